@@ -1,0 +1,141 @@
+"""Which samples make up a batch: a function of (seed, step) and of nothing else.
+
+The positions of a run are numbered 0, 1, 2, ... and global batch k holds the positions k*B to k*B + B - 1.
+Position p lies in epoch p // n at place p % n, and each epoch is a seeded permutation of the n samples. The
+permutation is computed place by place (a keyed Feistel network, cycle-walked into range), so no list of n
+numbers is ever made and step 100000 costs what step 0 costs. Ranks and workers only divide a batch among
+them: its content is the same for any number of either.
+
+A batch that spans the end of an epoch may hold a sample twice, once from each epoch.
+"""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from torch.utils.data import Sampler
+
+ROUNDS = 6  # pairs of half-rounds; three pairs already look random, six leave room
+
+
+def batch_indices(seed: int, step: int, batch_size: int, num_samples: int, group: int = 1) -> np.ndarray:
+    """Indices of the samples of global batch `step`: int64 [batch_size], each in [0, num_samples).
+
+    With group = g the blocks of g consecutive samples are permuted and stay whole and in order, so samples 2k
+    and 2k + 1 meet in one batch when g = 2. Every epoch visits every sample once.
+
+    Raises ValueError if the batch is larger than the data set, or if `group` does not divide both.
+    """
+    _check_sizes(batch_size, num_samples, group)
+    position_B = np.arange(step * batch_size, (step + 1) * batch_size, dtype=np.int64)
+    epoch_B, place_B = np.divmod(position_B, num_samples)
+    block_B = permute(place_B // group, epoch_B, num_samples // group, seed)
+    return block_B * group + place_B % group
+
+
+def permute(place_B: np.ndarray, epoch_B: np.ndarray, size: int, seed: int) -> np.ndarray:
+    """Where `place` lands in the permutation of range(size) of (seed, epoch): int64 [B] -> int64 [B].
+
+    The Feistel network permutes the smallest power of two that holds `size`, less than twice as many numbers.
+    Walking on from an image that is out of range until it comes back in range makes a permutation of
+    range(size) of it.
+    """
+    bits = max(size - 1, 0).bit_length()
+    keys_BR = _round_keys(seed, epoch_B)
+    value_B = _feistel(place_B.astype(np.uint64), keys_BR, bits)
+    while (outside_B := value_B >= size).any():
+        value_B[outside_B] = _feistel(value_B[outside_B], keys_BR[outside_B], bits)
+    return value_B.astype(np.int64)
+
+
+def row_rng(seed: int, step: int, row: int) -> np.random.Generator:
+    """The generator of global row `row` of batch `step`: draws its caption, then its augmentation."""
+    return np.random.default_rng((seed, step, row))
+
+
+class StepBatchSampler(Sampler[list[tuple[int, int, int]]]):
+    """The micro-batches of one rank, each a list of keys (step, global row, sample index).
+
+    Micro-batch a of a step takes rows [a*M, (a+1)*M) of the global batch, M = batch_size / accumulate, and
+    rank r the r-th of `world_size` equal runs of them: gathering a micro-batch over the ranks gives the rows
+    in order.
+
+    `len()` counts the micro-batches of the WHOLE run, because a trainer that resumes adds those already done
+    to its counter. Iteration starts at `start_step`: a number, or a function asked at each `iter()` for where
+    the run stands now.
+
+    Raises ValueError if batch_size is not a multiple of world_size * accumulate, if a group would be split
+    between two micro-batches, and wherever `batch_indices` does.
+    """
+
+    def __init__(
+        self,
+        num_samples: int,
+        batch_size: int,
+        seed: int,
+        start_step: int | Callable[[], int],
+        num_steps: int,
+        rank: int = 0,
+        world_size: int = 1,
+        accumulate: int = 1,
+        group: int = 1,
+    ):
+        _check_sizes(batch_size, num_samples, group)
+        if batch_size % (world_size * accumulate):
+            raise ValueError(
+                f"the global batch of {batch_size} does not divide over {world_size} ranks x {accumulate}"
+                f" accumulated micro-batches = {world_size * accumulate}: make batch_size a multiple of that"
+            )
+        if (batch_size // accumulate) % group:
+            raise ValueError(
+                f"micro-batches of {batch_size} / {accumulate} = {batch_size // accumulate} rows would split"
+                f" groups of {group}: choose batch_size as a multiple of accumulate x group = {accumulate * group}"
+            )
+        self.num_samples, self.batch_size, self.seed, self.group = num_samples, batch_size, seed, group
+        self.start_step, self.num_steps = start_step, num_steps
+        self.rank, self.world_size, self.accumulate = rank, world_size, accumulate
+
+    def __len__(self) -> int:
+        return self.num_steps * self.accumulate
+
+    def __iter__(self) -> Iterator[list[tuple[int, int, int]]]:
+        start = self.start_step() if callable(self.start_step) else self.start_step
+        for step in range(start, self.num_steps):
+            index_B = batch_indices(self.seed, step, self.batch_size, self.num_samples, self.group)
+            row_AWM = np.arange(self.batch_size).reshape(self.accumulate, self.world_size, -1)
+            for row_M in row_AWM[:, self.rank]:
+                yield [(step, row, index) for row, index in zip(row_M.tolist(), index_B[row_M].tolist())]
+
+
+def _check_sizes(batch_size: int, num_samples: int, group: int) -> None:
+    if not 0 < batch_size <= num_samples:
+        raise ValueError(
+            f"a batch of {batch_size} cannot be drawn from {num_samples} samples without repeating one:"
+            f" batch_size must lie in 1..{num_samples}"
+        )
+    if batch_size % group or num_samples % group:
+        raise ValueError(f"group={group} must divide batch_size={batch_size} and the {num_samples} samples")
+
+
+def _round_keys(seed: int, epoch_B: np.ndarray) -> np.ndarray:
+    """One 64-bit key per position and half-round, uint64 [B, 2 * ROUNDS]."""
+    epoch_key_B = _mix(_mix(np.full(1, seed % 2**64, np.uint64)) + epoch_B.astype(np.uint64))
+    return _mix(epoch_key_B[:, None] + np.arange(1, 2 * ROUNDS + 1, dtype=np.uint64))
+
+
+def _feistel(value_B: np.ndarray, keys_BR: np.ndarray, bits: int) -> np.ndarray:
+    """A bijection of range(2**bits), uint64 [B]: each half is xored with a hash of the other, in turn."""
+    low_bits = np.uint64(bits // 2)
+    low_mask, high_mask = np.uint64(2 ** (bits // 2) - 1), np.uint64(2 ** (bits - bits // 2) - 1)
+    high_B, low_B = value_B >> low_bits, value_B & low_mask
+    for r in range(0, 2 * ROUNDS, 2):
+        high_B = high_B ^ (_mix(low_B + keys_BR[:, r]) & high_mask)
+        low_B = low_B ^ (_mix(high_B + keys_BR[:, r + 1]) & low_mask)
+    return (high_B << low_bits) | low_B
+
+
+def _mix(x: np.ndarray) -> np.ndarray:
+    """splitmix64 (Steele et al., 2014), uint64 -> uint64: every input bit reaches every output bit."""
+    x = x + np.uint64(0x9E3779B97F4A7C15)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
