@@ -1,0 +1,283 @@
+"""The mini-world on disk, in the files of COCO captions and VQAv2, with scene graphs beside them."""
+
+import io
+import json
+import multiprocessing
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+from PIL import Image
+from rich.progress import track
+
+from lit_blip2.mini.grammar import (
+    RELATIONS,
+    UNSAID,
+    Caption,
+    Mention,
+    Question,
+    caption_text,
+    draw_questions,
+)
+from lit_blip2.mini.pairs import Described, described_pair
+from lit_blip2.mini.render import PIXELS, render
+from lit_blip2.mini.truth import match_matrix
+from lit_blip2.mini.world import COLOURS, PLACES, SHAPES, SIZES, Object, Scene, stream_rng
+
+VERSION = 1
+CAPTIONS_PER_IMAGE = 3
+TRAIN_IMAGES_WITH_QUESTIONS = 2000
+_PAIRS_A_TASK = 100
+_NOISE = 1  # purpose number of the pixel noise's generator
+
+
+class Entry(NamedTuple):
+    """One image to write: its id, the scene, its captions (none for a swapped partner) and questions."""
+
+    image_id: int
+    scene: Scene
+    captions: tuple[Caption, ...]
+    questions: tuple[Question, ...]
+
+
+class SceneFile(NamedTuple):
+    """What `scenes_{split}.json` holds, by image id."""
+
+    scenes: dict[int, Scene]
+    captions: dict[int, tuple[Caption, ...]]
+
+
+def write_world(
+    out: Path, train: int = 12000, val: int = 500, test: int = 500, seed: int = 0, workers: int = 2
+) -> None:
+    """Write the world into the folder `out`: images/, annotations/ and settings.json.
+
+    `train` (even), `val` and `test` count the captioned images; in val and test every image of two or more
+    objects has a colour-swapped partner besides. An existing world of the same settings is left as it is. Raises
+    ValueError on one of other settings, naming the difference, and on a folder that is no mini-world.
+    """
+    out = Path(out)
+    settings = {"version": VERSION, "train": train, "val": val, "test": test, "seed": seed}
+    if train % 2:
+        raise ValueError(f"train={train} images cannot be paired with swap partners: use an even number")
+    if out.exists():
+        return _check_existing(out, settings)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    try:
+        (partial / "annotations").mkdir()
+        _write_train(partial, train, seed, workers)
+        first = train + 1
+        for split, size in (("val", val), ("test", test)):
+            first += _write_evaluation(partial, split, size, seed, first, workers)
+        _dump(partial / "settings.json", settings)
+        partial.chmod(0o755)
+        partial.rename(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _check_existing(out: Path, settings: dict[str, int]) -> None:
+    path = out / "settings.json"
+    if not path.is_file():
+        raise ValueError(
+            f"{out} is no complete mini-world ({path} is missing): remove it, or write elsewhere"
+        )
+    found = json.loads(path.read_text())
+    wrong = [f"{k}={found.get(k)} (wanted {v})" for k, v in settings.items() if found.get(k) != v]
+    if wrong:
+        raise ValueError(f"{out} holds a mini-world of {', '.join(wrong)}: remove it, or write elsewhere")
+
+
+def _write_train(out: Path, size: int, seed: int, workers: int) -> None:
+    tasks = [(out, seed, k, min(k + _PAIRS_A_TASK, size // 2)) for k in range(0, size // 2, _PAIRS_A_TASK)]
+    parts = _parallel(_train_part, tasks, workers, "train")
+    _write_annotations(out, "train", [entry for part in parts for entry in part])
+
+
+def _train_part(task: tuple[Path, int, int, int]) -> list[Entry]:
+    out, seed, start, stop = task
+    entries = []
+    for k in range(start, stop):
+        pair, rng = described_pair(seed, "train", k, CAPTIONS_PER_IMAGE)
+        for i, (scene, captions) in enumerate(pair, start=2 * k):
+            questions = draw_questions(scene, rng) if i < TRAIN_IMAGES_WITH_QUESTIONS else ()
+            entries.append(Entry(i + 1, scene, captions, tuple(questions)))
+    _write_images((out, "train", seed, entries))
+    return entries
+
+
+def _write_evaluation(out: Path, split: str, size: int, seed: int, first: int, workers: int) -> int:
+    """Write a retrieval set and its swapped partners; return how many images that was."""
+    kept, partners = _distinct_pairs(split, size, seed)
+    entries = [Entry(first + i, d.scene, d.captions, tuple(q)) for i, (d, q) in enumerate(kept)]
+    swaps, pairs = [], []
+    for entry, partner in zip(entries, partners, strict=True):
+        if len(entry.scene.objects) > 1:
+            swaps.append(Entry(first + size + len(swaps), partner.scene, (), ()))
+            text = caption_text(entry.captions[0])
+            swapped = swaps[-1].image_id
+            pairs.append({"image_id": entry.image_id, "caption": text, "swapped_image_id": swapped})
+    everything = entries + swaps
+    tasks = [(out, split, seed, everything[k : k + 200]) for k in range(0, len(everything), 200)]
+    list(_parallel(_write_images, tasks, workers, split))
+    _write_annotations(out, split, entries, swaps)
+    paired = {i for pair in pairs for i in (pair["image_id"], pair["swapped_image_id"])}
+    images = [_image_record(split, entry.image_id) for entry in everything if entry.image_id in paired]
+    _dump(out / "annotations" / f"binding_{split}.json", {"images": images, "pairs": pairs})
+    return len(everything)
+
+
+def _distinct_pairs(
+    split: str, size: int, seed: int
+) -> tuple[list[tuple[Described, list[Question]]], list[Described]]:
+    """Scenes with one caption each, no caption true of two of them; and the partner of each."""
+    kept, partners, index = [], [], 0
+    while len(kept) < size:
+        (new, partner), rng = described_pair(seed, split, index, captions_per_image=1)
+        index += 1
+        scenes, captions = [d.scene for d, _ in kept], [d.captions[0] for d, _ in kept]
+        if not match_matrix(captions, [new.scene]).any() and not match_matrix(new.captions, scenes).any():
+            kept.append((new, draw_questions(new.scene, rng)))
+            partners.append(partner)
+    return kept, partners
+
+
+def _parallel(task: Callable, items: list, workers: int, what: str) -> Iterable:
+    show = {"description": f"mini-world, {what}", "total": len(items), "transient": True}
+    if workers < 2:
+        yield from track(map(task, items), **show)
+        return
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        yield from track(pool.map(task, items), **show)
+
+
+def _file_name(image_id: int) -> str:
+    return f"{image_id:012d}.png"
+
+
+def _image_record(split: str, image_id: int) -> dict:
+    return {"id": image_id, "file_name": _file_name(image_id), "width": PIXELS, "height": PIXELS}
+
+
+def _write_images(task: tuple[Path, str, int, list[Entry]]) -> None:
+    out, split, seed, entries = task
+    folder = out / "images" / split
+    folder.mkdir(parents=True, exist_ok=True)
+    for entry in entries:
+        pixels = render([entry.scene], stream_rng(seed, split, entry.image_id, _NOISE))[0]
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, format="png", compress_level=1)
+        (folder / _file_name(entry.image_id)).write_bytes(buffer.getvalue())
+
+
+def _write_annotations(out: Path, split: str, entries: list[Entry], swaps: list[Entry] = ()) -> None:
+    folder = out / "annotations"
+    captions, questions, answers, specs = [], [], [], []
+    for entry in entries:
+        for caption in entry.captions:
+            key = {"id": len(captions) + 1, "image_id": entry.image_id}
+            captions.append({**key, "caption": caption_text(caption)})
+            specs.append({**key, **caption_to_json(caption)})
+        for question in entry.questions:
+            key = {"question_id": len(questions) + 1, "image_id": entry.image_id}
+            questions.append({**key, "question": question.text})
+            answers.append({**key, **_answer(question)})
+    images = [_image_record(split, entry.image_id) for entry in entries]
+    scenes = [{"image_id": e.image_id, **scene_to_json(e.scene)} for e in [*entries, *swaps]]
+    _dump(folder / f"captions_{split}.json", {"images": images, "annotations": captions})
+    _dump(folder / f"questions_{split}.json", {"questions": questions})
+    _dump(folder / f"answers_{split}.json", {"annotations": answers})
+    _dump(folder / f"scenes_{split}.json", {"scenes": scenes, "captions": specs})
+
+
+def _answer(question: Question) -> dict:
+    kind = {"count": "number", "existence": "yes/no", "relation": "yes/no"}.get(question.type, "other")
+    one = {"answer": question.answer, "answer_confidence": "yes"}
+    return {
+        "question_type": question.type,
+        "answer_type": kind,
+        "multiple_choice_answer": question.answer,
+        "answers": [{**one, "answer_id": i} for i in range(1, 11)],
+    }
+
+
+def _dump(path: Path, content: dict) -> None:
+    path.write_text(json.dumps(content, separators=(",", ":")))
+
+
+def scene_to_json(scene: Scene) -> dict:
+    """Names for the attributes; `offset` is the jitter in pixels."""
+    objects = [
+        {
+            "shape": SHAPES[o.shape],
+            "colour": COLOURS[o.colour],
+            "size": SIZES[o.size],
+            "place": PLACES[o.cell],
+            "offset": [o.dx, o.dy],
+        }
+        for o in scene.objects
+    ]
+    return {"background": scene.background, "objects": objects}
+
+
+def scene_from_json(record: dict) -> Scene:
+    objects = (
+        Object(
+            SHAPES.index(o["shape"]),
+            COLOURS.index(o["colour"]),
+            SIZES.index(o["size"]),
+            PLACES.index(o["place"]),
+            *o["offset"],
+        )
+        for o in record["objects"]
+    )
+    return Scene(tuple(objects), record["background"])
+
+
+def caption_to_json(caption: Caption) -> dict:
+    """Names for what is said, null for what is not; the relation holds between the first two mentions."""
+    mentions = [
+        {
+            "shape": SHAPES[m.shape],
+            "colour": COLOURS[m.colour],
+            "size": None if m.size == UNSAID else SIZES[m.size],
+            "place": None if m.cell == UNSAID else PLACES[m.cell],
+        }
+        for m in caption.mentions
+    ]
+    relation = None if caption.relation == UNSAID else RELATIONS[caption.relation]
+    return {"kind": caption.kind, "mentions": mentions, "relation": relation}
+
+
+def caption_from_json(record: dict) -> Caption:
+    def number(names: tuple[str, ...], name: str | None) -> int:
+        return UNSAID if name is None else names.index(name)
+
+    mentions = (
+        Mention(
+            SHAPES.index(m["shape"]),
+            COLOURS.index(m["colour"]),
+            number(SIZES, m["size"]),
+            number(PLACES, m["place"]),
+        )
+        for m in record["mentions"]
+    )
+    return Caption(record["kind"], tuple(mentions), number(RELATIONS, record["relation"]))
+
+
+def load_scenes(path: Path) -> SceneFile:
+    """Read `scenes_{split}.json`. Raises FileNotFoundError naming the command that writes it."""
+    path = Path(path)
+    if not path.is_file():
+        command = f"python -m lit_blip2 data make-mini --out {path.parents[1]}"
+        raise FileNotFoundError(f"{path} is missing: {command}")
+    content = json.loads(path.read_text())
+    scenes = {record["image_id"]: scene_from_json(record) for record in content["scenes"]}
+    captions: dict[int, list[Caption]] = {}
+    for record in content["captions"]:
+        captions.setdefault(record["image_id"], []).append(caption_from_json(record))
+    return SceneFile(scenes, {i: tuple(found) for i, found in captions.items()})
