@@ -1,0 +1,65 @@
+"""Collectives that are the identity on one process.
+
+Convention: every rank returns a loss whose gradient, averaged over ranks as DDP does, is the gradient of the loss of
+the global batch. `gather` therefore sends the sum of all ranks' gradients back to the row's owner, and
+`global_mean` divides a local sum by the global count, times the number of ranks.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+_alone = False
+
+
+def world_size() -> int:
+    """Number of ranks; 1 without a process group, and inside `single_process()`."""
+    return dist.get_world_size() if not _alone and dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """This process's rank; 0 where `world_size()` is 1."""
+    return dist.get_rank() if world_size() > 1 else 0
+
+
+@contextmanager
+def single_process() -> Iterator[None]:
+    """Inside, no collective runs: for evaluation, where ranks may hold different numbers of batches."""
+    global _alone
+    before, _alone = _alone, True
+    try:
+        yield
+    finally:
+        _alone = before
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        ctx.rows = x.shape[0]
+        parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, x.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:
+        grad = grad.contiguous()
+        dist.all_reduce(grad)
+        first = dist.get_rank() * ctx.rows
+        return grad[first : first + ctx.rows]
+
+
+def gather(x: Tensor) -> Tensor:
+    """Rows of all ranks in rank order, [world * B, ...], with gradient. Every rank must bring the same shape."""
+    return _Gather.apply(x) if world_size() > 1 else x
+
+
+def global_mean(sum_: Tensor, count: Tensor) -> Tensor:
+    """Local sum over global count, scaled so that DDP's average over ranks is the global mean; 0 for count 0."""
+    count = count.detach().to(sum_.dtype).clone()
+    if world_size() > 1:
+        dist.all_reduce(count)
+    return world_size() * sum_ / count.clamp(min=1)

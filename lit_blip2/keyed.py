@@ -1,0 +1,11 @@
+"""Random numbers that depend on (seed, step, global row) alone: any number of ranks draws the same."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def row_uniforms(seed: int, step: int, rows_B: Tensor, count: int = 2) -> Tensor:
+    """Uniform numbers in [0, 1), float64 [B, count], for global rows `rows_B` (int64, on the CPU) of batch `step`."""
+    generator = np.random.Generator(np.random.Philox(key=[seed % 2**64, step % 2**64]))
+    return torch.from_numpy(generator.random((int(rows_B.max()) + 1, count)))[rows_B]

@@ -1,0 +1,73 @@
+"""The only place that makes an attention mask.
+
+A sequence is a list of segments, queries Q and text T; a rule says which segment sees which. Masks are bool,
+True = attends; rows look, columns are looked at. For two queries and three text tokens (paper, figure 2; NUMERICS):
+
+      ITC: uni-modal        ITM: bi-directional    ITG: multimodal causal
+        q q t t t             q q t t t              q q t t t
+      q x x . . .           q x x x x x            q x x . . .
+      q x x . . .           q x x x x x            q x x . . .
+      t . . x x x           t x x x x x            t x x x . .
+      t . . x x x           t x x x x x            t x x x x .
+      t . . x x x           t x x x x x            t x x x x x
+
+Padding is a column nobody sees. A padded row still sees what its segment sees, so that no softmax is empty; nothing
+reads its result.
+
+Legend: B sequences, R row positions, C column positions, S positions of one segment.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+Kind = Literal["query", "text"]
+Rule = Mapping[tuple[Kind, Kind], Literal["all", "causal"]]
+
+ITC: Rule = {("query", "query"): "all", ("text", "text"): "all"}
+ITM: Rule = {(a, b): "all" for a in ("query", "text") for b in ("query", "text")}
+ITG: Rule = {("query", "query"): "all", ("text", "query"): "all", ("text", "text"): "causal"}
+
+
+class Segment(NamedTuple):
+    """A run of positions of one kind.
+
+    kind: "query" or "text". size: number of positions, padding included.
+    valid_BS: bool, False where a position is padding; None when every position is real.
+    """
+
+    kind: Kind
+    size: int
+    valid_BS: Tensor | None = None
+
+
+def attention_mask(rule: Rule, rows: Sequence[Segment], columns: Sequence[Segment]) -> Tensor | None:
+    """Who attends to whom, bool [B or 1, 1, R, C] (the 1 is for heads); None when all attend to all."""
+    blocks = [[_block(rule.get((row.kind, column.kind)), row, column) for column in columns] for row in rows]
+    if all(block is None for line in blocks for block in line):
+        return None
+    device = next((s.valid_BS.device for s in (*rows, *columns) if s.valid_BS is not None), None)
+    filled = [
+        [_all(row, column, device) if block is None else block.to(device) for block, column in zip(line, columns)]
+        for line, row in zip(blocks, rows)
+    ]
+    batch = max(block.shape[0] for line in filled for block in line)
+    lines = [torch.cat([block.expand(batch, -1, -1) for block in line], dim=2) for line in filled]
+    return torch.cat(lines, dim=1).unsqueeze(1)
+
+
+def _all(row: Segment, column: Segment, device: torch.device | None = None) -> Tensor:
+    return torch.ones(1, row.size, column.size, dtype=torch.bool, device=device)
+
+
+def _block(sees: str | None, row: Segment, column: Segment) -> Tensor | None:
+    """One segment looking at one segment: bool [B or 1, R, C]; None where everything attends."""
+    if sees is None:
+        return ~_all(row, column)
+    block = _all(row, column).tril() if sees == "causal" else None
+    if column.valid_BS is None:
+        return block
+    padding = column.valid_BS.unsqueeze(1).expand(-1, row.size, -1)
+    return padding if block is None else padding & block.to(padding.device)

@@ -1,0 +1,243 @@
+"""The frozen language model behind one interface: a loss on target tokens, and generation, both after a soft prompt.
+
+Decoder (OPT, Llama, Qwen, GPT-2):  [soft prompt; prompt; target]  right-padded for the loss, the prompt
+                                    [padding; soft prompt; prompt] left-padded for generation
+Encoder-decoder (T5):               encoder [soft prompt; prompt], decoder: target
+
+Logits are made only where a target token is predicted. Soft prompt, prompt and padding are never targets.
+
+Legend: B samples, P soft prompt positions, T padded text positions, S = P + T, L targets of all samples, D width,
+V vocabulary.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lit_blip2.model.published import published
+from lit_blip2.model.text import PackedText
+from lit_blip2.paths import find
+
+
+@dataclass(frozen=True)
+class TargetText:
+    """Prompts and targets, tokenised on the host.
+
+    inputs: what is embedded after the soft prompt (decoder: prompt and target; encoder-decoder: prompt; may be None).
+    place_L: int64, for each target its place in the flattened [B, T + 1] grid of inputs with one position (the soft
+    prompt's last) in front; for an encoder-decoder in the [B, T] grid of `decoder_inputs`.
+    target_L: int64, the ids to predict. decoder_inputs: of an encoder-decoder.
+    """
+
+    inputs: PackedText | None
+    place_L: Tensor
+    target_L: Tensor
+    decoder_inputs: PackedText | None = None
+
+    def to(self, device: torch.device | str, **kwargs) -> "TargetText":
+        """The same on another device."""
+        return replace(self, **{k: v.to(device, **kwargs) for k, v in vars(self).items() if v is not None})
+
+
+class LanguageModel(nn.Module):
+    """A frozen Hugging Face causal or encoder-decoder language model. Building it is free: `load()` makes the network.
+
+    Args:
+        name: a folder with config.json, or a published name such as facebook/opt-2.7b.
+        weights: folder of weights and tokenizer; null: the folder `name`.
+        dtype: bfloat16 or float32 (T5 must not run in float16).
+        end: text that ends a target, such as a newline; null: the tokenizer's end token.
+    """
+
+    def __init__(self, name: str, weights: str | None = None, dtype: str = "bfloat16", end: str | None = None):
+        super().__init__()
+        if dtype not in ("bfloat16", "float32"):
+            raise ValueError(f"dtype={dtype!r} must be bfloat16 or float32")
+        self.name, self.weights, self.dtype, self.end = name, weights, getattr(torch, dtype), end
+        card = published().get(name)
+        if card is None:
+            from lit_blip2.model.published import language_card
+
+            card = language_card(_read_config(self._folder()))
+        self.width: int = card["width"]
+        self.num_parameters: int = card["parameters"]
+        self.model: nn.Module | None = None
+        self.tokenizer: Any = None
+
+    def _folder(self) -> Path:
+        known = published().get(self.name, {})
+        way_out = (
+            f"Get it ({known.get('download', 'hf download NAME --local-dir FOLDER')}) and point "
+            "--model.net.language.weights to the folder."
+        )
+        return find(self.weights or self.name, f"language model {self.name}", way_out)
+
+    def load(self) -> None:
+        """Read weights and tokenizer from disk, frozen; nothing is downloaded."""
+        if self.model is not None:
+            return
+        from transformers import AutoTokenizer
+
+        folder = self._folder()
+        self.model = build(_read_config(folder), folder, self.dtype).requires_grad_(False)
+        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "LanguageModel":
+        """Frozen means eval mode too."""
+        return super().train(False)
+
+    @property
+    def encoder_decoder(self) -> bool:
+        """True for a model with an encoder of its own."""
+        return self.model.config.is_encoder_decoder
+
+    def tokenise(self, prompts: Sequence[str], targets: Sequence[str]) -> TargetText:
+        """Prompts (an empty one is just the begin token) and targets, on the host; the mask is exact because both are
+        tokenised apart and joined as ids. Raises ValueError naming the place of an empty target."""
+        empty = [place for place, text in enumerate(targets) if not text.strip()]
+        if empty:
+            raise ValueError(f"targets {empty} of this batch are empty: a target needs at least one word")
+        prompt_ids = self.tokenizer(list(prompts))["input_ids"]
+        return self.join(prompt_ids, self.target_ids(targets, [bool(prompt.strip()) for prompt in prompts]))
+
+    def target_ids(self, targets: Sequence[str], after_words: Sequence[bool]) -> list[list[int]]:
+        """Ids of targets and the end mark; a target that follows words starts with a space."""
+        texts = [
+            (" " if after and not self.encoder_decoder else "") + text.strip() + (self.end or "")
+            for text, after in zip(targets, after_words)
+        ]
+        ids = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
+        return ids if self.end else [each + [self.tokenizer.eos_token_id] for each in ids]
+
+    def join(self, prompt_ids: list[list[int]], target_ids: list[list[int]]) -> TargetText:
+        """Prompt and target ids to what `loss` takes."""
+        targets = PackedText.from_lists(target_ids)
+        if self.encoder_decoder:
+            start = self.model.config.decoder_start_token_id
+            decoder_inputs = PackedText.from_lists([[start, *ids[:-1]] for ids in target_ids])
+            inputs = PackedText.from_lists(prompt_ids) if all(prompt_ids) else None
+            return TargetText(inputs, decoder_inputs.slot_L, targets.ids_L, decoder_inputs)
+        inputs = PackedText.from_lists([a + b for a, b in zip(prompt_ids, target_ids)])
+        prompt_B = torch.tensor([len(ids) for ids in prompt_ids])
+        # A target at text position j is predicted from position j - 1, which is j with one position in front.
+        place_L = targets.row_L * (inputs.max_length + 1) + prompt_B[targets.row_L] + targets.position_L
+        return TargetText(inputs, place_L, targets.ids_L)
+
+    def loss(self, prefix_BPD: Tensor | None, text: TargetText) -> tuple[Tensor, Tensor]:
+        """Negative log-likelihood (nats) of each target token [L], and the sample each belongs to, int64 [L].
+
+        Args: soft prompt in any float type, or None for text alone (every prompt then needs a token).
+        """
+        states_SD, places_L = self._states(prefix_BPD, text)
+        hidden_LD = states_SD.index_select(0, places_L)
+        logits_LV = self.model.get_output_embeddings()(hidden_LD)
+        width = text.inputs.max_length + 1 if text.decoder_inputs is None else text.decoder_inputs.max_length
+        return F.cross_entropy(logits_LV.float(), text.target_L, reduction="none"), text.place_L // width
+
+    def _states(self, prefix_BPD: Tensor | None, text: TargetText) -> tuple[Tensor, Tensor]:
+        """Last hidden states of all positions, flattened, and the places of the targets among them."""
+        embeds_BSD, mask_BS = self._embed(prefix_BPD, text.inputs)
+        if self.encoder_decoder:
+            memory = self.model.get_encoder()(inputs_embeds=embeds_BSD, attention_mask=mask_BS)
+            decoder = self.model.get_decoder()(
+                input_ids=text.decoder_inputs.padded(),
+                attention_mask=text.decoder_inputs.valid_BT.long(),
+                encoder_hidden_states=memory.last_hidden_state,
+                encoder_attention_mask=mask_BS,
+                use_cache=False,
+            )
+            states_BTD = decoder.last_hidden_state
+            if getattr(self.model.config, "scale_decoder_outputs", False):
+                states_BTD = states_BTD * self.model.config.d_model**-0.5
+            return states_BTD.flatten(0, 1), text.place_L
+        states_BSD = self.model.base_model(
+            inputs_embeds=embeds_BSD, attention_mask=mask_BS, use_cache=False
+        ).last_hidden_state
+        prefix = 0 if prefix_BPD is None else prefix_BPD.shape[1]
+        width = text.inputs.max_length + 1
+        places_L = (text.place_L // width) * (prefix + width - 1) + text.place_L % width + prefix - 1
+        return states_BSD.flatten(0, 1), places_L
+
+    def _embed(self, prefix_BPD: Tensor | None, text: PackedText | None) -> tuple[Tensor, Tensor]:
+        """[soft prompt; text], right-padded: embeddings [B, S, D] and mask int64 [B, S]."""
+        embeds, masks_ = [], []
+        if prefix_BPD is not None:
+            embeds.append(prefix_BPD.to(self.dtype))
+            masks_.append(torch.ones(prefix_BPD.shape[:2], dtype=torch.long, device=prefix_BPD.device))
+        if text is not None:
+            embeds.append(self.model.get_input_embeddings()(text.padded()))
+            masks_.append(text.valid_BT.long())
+        return torch.cat(embeds, dim=1), torch.cat(masks_, dim=1)
+
+    @torch.no_grad()
+    def generate(
+        self,
+        prefix_BPD: Tensor | None,
+        prompts: Sequence[str],
+        max_new_tokens: int = 30,
+        num_beams: int = 5,
+        length_penalty: float = 1.0,
+    ) -> list[str]:
+        """Greedy (one beam) or beam-search answers, one per prompt, stripped; the prompt is not repeated.
+
+        Args: soft prompt or None; prompts; see NUMERICS, stage 2, for the paper's settings.
+        """
+        prompt_ids = self.tokenizer(list(prompts))["input_ids"]
+        text = PackedText.from_lists(prompt_ids) if all(prompt_ids) else None
+        if text is not None:
+            text = text.to(self.model.device)
+        embeds_BSD, mask_BS = self._embed(prefix_BPD, text)
+        if not self.encoder_decoder:
+            embeds_BSD, mask_BS = _left_padded(embeds_BSD, mask_BS)
+        ids_BT = self.model.generate(
+            inputs_embeds=embeds_BSD,
+            attention_mask=mask_BS,
+            max_new_tokens=max_new_tokens,
+            num_beams=num_beams,
+            length_penalty=length_penalty,
+            do_sample=False,
+            pad_token_id=self._pad_id(),
+            eos_token_id=self._end_ids(),
+        )
+        texts = self.tokenizer.batch_decode(ids_BT, skip_special_tokens=True)
+        return [(text.split(self.end)[0] if self.end else text).strip() for text in texts]
+
+    def _pad_id(self) -> int:
+        pad = self.tokenizer.pad_token_id
+        return self.tokenizer.eos_token_id if pad is None else pad
+
+    def _end_ids(self) -> list[int]:
+        """Tokens that end generation: the tokenizer's end token, and the last token of the end mark."""
+        mark = self.tokenizer(self.end, add_special_tokens=False)["input_ids"][-1:] if self.end else []
+        return [self.tokenizer.eos_token_id, *mark]
+
+
+def _left_padded(embeds_BSD: Tensor, mask_BS: Tensor) -> tuple[Tensor, Tensor]:
+    """Right-padded to left-padded: each row is turned until its last real position is the last."""
+    size = mask_BS.shape[1]
+    source_BS = (torch.arange(size, device=mask_BS.device) + mask_BS.sum(1, keepdim=True)) % size
+    return embeds_BSD.take_along_dim(source_BS[..., None], dim=1), mask_BS.take_along_dim(source_BS, dim=1)
+
+
+def _read_config(folder: Path) -> dict:
+    import json
+
+    return json.loads((folder / "config.json").read_text())
+
+
+def build(config: dict, weights: Path | None = None, dtype: torch.dtype = torch.float32) -> nn.Module:
+    """The model class that `config` (Hugging Face's fields) asks for: on meta without weights, else read from disk."""
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+    config = AutoConfig.for_model(**config)
+    auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    if weights is not None:
+        return auto.from_pretrained(weights, dtype=dtype, local_files_only=True).eval()
+    with torch.device("meta"):
+        return auto.from_config(config)

@@ -1,0 +1,48 @@
+"""The Q-Former's own tokenizer: BERT's, with one more token, [DEC] (NUMERICS, Q-Former)."""
+
+from collections.abc import Sequence
+
+from lit_blip2.model.text import PackedText
+from lit_blip2.paths import find
+
+
+class BertTokenizer:
+    """Texts to packed ids [CLS] words [SEP], cut at `max_tokens` ([SEP] is kept).
+
+    Args:
+        path: folder of a BERT tokenizer (bert-base-uncased).
+        vocab_size: words the Q-Former was built for, [DEC] included.
+        max_tokens: longest text.
+    Raises:
+        FileNotFoundError: no such folder. ValueError: the vocabulary is of another size.
+    """
+
+    def __init__(self, path: str, vocab_size: int, max_tokens: int):
+        from transformers import AutoTokenizer
+
+        way_out = (
+            "Get it (hf download google-bert/bert-base-uncased --local-dir weights/bert-base-uncased) and point "
+            "--model.net.tokenizer to it."
+        )
+        self.tokenizer = AutoTokenizer.from_pretrained(find(path, "tokenizer of the Q-Former", way_out))
+        self.tokenizer.add_special_tokens({"bos_token": "[DEC]"})
+        self.max_tokens = max_tokens
+        if len(self.tokenizer) != vocab_size:
+            raise ValueError(
+                f"tokenizer {path} has {len(self.tokenizer)} words with [DEC], the Q-Former was built for "
+                f"vocab_size={vocab_size}: set it to the tokenizer's"
+            )
+
+    @property
+    def dec(self) -> int:
+        """Id of [DEC], which takes [CLS]'s place for generation."""
+        return self.tokenizer.bos_token_id
+
+    def __call__(self, texts: Sequence[str]) -> PackedText:
+        """Pack texts. Raises ValueError that names the place of an empty one."""
+        empty = [place for place, text in enumerate(texts) if not text.strip()]
+        if empty:
+            raise ValueError(f"texts {empty} of this batch are empty: a caption needs at least one word")
+        return PackedText.from_lists(
+            self.tokenizer(list(texts), truncation=True, max_length=self.max_tokens)["input_ids"]
+        )

@@ -1,0 +1,112 @@
+"""The image encoder: any timm ViT, cut after its second-to-last block (paper, 3.1; NUMERICS, image encoder).
+
+Legend: B images, N image tokens ([CLS] first), W width.
+"""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lit_blip2.model.published import published
+from lit_blip2.paths import find
+
+
+class VisionEncoder(nn.Module):
+    """Image tokens of a timm ViT, no final norm. Building it is free: `load()` makes the network.
+
+    Args:
+        name: timm's name, such as eva_giant_patch14_clip_224.
+        weights: safetensors or .pth file (timm's own or the original's, as timm reads it).
+        image_size: pixels; null: the model's own. Position embeddings are resized to it, as timm does.
+        model_args: more arguments for timm's create_model.
+        drop_last_blocks: 1 gives the second-to-last block's output, 0 the last's.
+        frozen: no gradients, and eval mode whatever `train()` is called on the parent.
+        dtype: of the frozen weights: float32, bfloat16 or float16. Trainable weights stay float32.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        weights: str | None = None,
+        image_size: int | None = None,
+        model_args: dict[str, Any] | None = None,
+        drop_last_blocks: int = 1,
+        frozen: bool = True,
+        dtype: str = "float32",
+    ):
+        super().__init__()
+        if dtype not in ("float32", "bfloat16", "float16"):
+            raise ValueError(f"dtype={dtype!r} must be float32, bfloat16 or float16")
+        if not frozen and dtype != "float32":
+            raise ValueError(f"dtype={dtype!r} with frozen=false: trainable weights stay float32")
+        self.name, self.weights, self.frozen = name, weights, frozen
+        self.model_args = dict(model_args or {}) | ({"img_size": image_size} if image_size else {})
+        self.drop_last_blocks, self.dtype = drop_last_blocks, getattr(torch, dtype)
+        self.encoder: nn.Module | None = None
+        card = published().get(name, {}) if not self.model_args and drop_last_blocks == 1 else {}
+        if not card:
+            meta = build(name, self.model_args, drop_last_blocks, device="meta")
+            card = {"width": meta.embed_dim, "parameters": sum(p.numel() for p in meta.parameters())}
+        self.width: int = card["width"]
+        self.num_parameters: int = card["parameters"]
+
+    def weights_file(self) -> Path:
+        """The weights on disk. Raises FileNotFoundError that says how to get them."""
+        download = published().get(self.name, {}).get("download", "any file that timm can read for this model")
+        way_out = f"Get it ({download}) and point --model.net.vision.weights to it."
+        if self.weights is None:
+            raise FileNotFoundError(f"weights of image encoder {self.name}: none given. {way_out}")
+        return find(self.weights, f"weights of image encoder {self.name}", way_out)
+
+    def load(self) -> None:
+        """Make the network and read its weights from disk; nothing is downloaded."""
+        if self.encoder is not None:
+            return
+        encoder = build(self.name, self.model_args, self.drop_last_blocks, weights=self.weights_file())
+        self.encoder = encoder.to(self.dtype).requires_grad_(not self.frozen)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "VisionEncoder":
+        """A frozen encoder stays in eval mode."""
+        return super().train(mode and not self.frozen)
+
+    def forward(self, images_BCHW: Tensor) -> Tensor:
+        """Normalised images [B, 3, height, width] to tokens [B, N, W] in the encoder's dtype."""
+        if self.encoder is None:
+            raise RuntimeError(f"image encoder {self.name} has no weights yet: call load() first")
+        if not self.frozen:
+            return self.encoder.forward_features(images_BCHW)
+        with torch.no_grad(), torch.autocast(images_BCHW.device.type, enabled=False):
+            return self.encoder.forward_features(images_BCHW.to(self.dtype))
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What the features depend on, for features kept on disk: a change makes them stale."""
+        digest = hashlib.sha256(self.weights_file().read_bytes()).hexdigest()
+        return {
+            "encoder": self.name,
+            "model_args": self.model_args,
+            "drop_last_blocks": self.drop_last_blocks,
+            "weights_sha256": digest,
+        }
+
+
+def build(
+    name: str,
+    model_args: dict[str, Any],
+    drop_last_blocks: int,
+    device: str | None = None,
+    weights: Path | None = None,
+) -> nn.Module:
+    """A timm ViT without head, final norm and last blocks; with weights from a file, or none."""
+    import timm
+
+    source = dict(pretrained=True, pretrained_cfg_overlay={"file": str(weights)}) if weights else {}
+    with torch.device(device or "cpu"):
+        encoder = timm.create_model(name, num_classes=0, **source, **model_args)
+    if not 0 <= drop_last_blocks < len(encoder.blocks):
+        raise ValueError(f"drop_last_blocks={drop_last_blocks}: {name} has {len(encoder.blocks)} blocks, drop fewer")
+    encoder.prune_intermediate_layers([len(encoder.blocks) - 1 - drop_last_blocks], prune_norm=True)
+    return encoder

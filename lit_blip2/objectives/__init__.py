@@ -1,0 +1,1 @@
+"""The objectives, each a part that YAML can drop, weigh or replace, and the two stages that feed them."""

@@ -1,0 +1,88 @@
+"""Image-text contrastive learning (paper, 3.1; NUMERICS, ITC).
+
+Legend: B rows of this rank, N rows of the global batch, Q query tokens, D Q-Former width, P projection width.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lit_blip2.distributed import gather
+
+MIN_TEMPERATURE, MAX_TEMPERATURE = 0.001, 0.5
+
+
+class ITC(nn.Module):
+    """Queries and text meet in a small space; an image-text pair is as similar as its best query.
+
+    Args:
+        hidden: Q-Former width.
+        projection: width of the shared space.
+        temperature: start of the learned temperature; clamped to [0.001, 0.5].
+        label_smoothing: mass spread evenly over the global batch.
+        weight: factor of this loss in the total.
+    """
+
+    def __init__(
+        self,
+        hidden: int,
+        projection: int = 256,
+        temperature: float = 0.07,
+        label_smoothing: float = 0.1,
+        weight: float = 1.0,
+    ):
+        super().__init__()
+        if not MIN_TEMPERATURE <= temperature <= MAX_TEMPERATURE:
+            raise ValueError(f"temperature={temperature} must lie in [{MIN_TEMPERATURE}, {MAX_TEMPERATURE}]")
+        self.image_projection = nn.Linear(hidden, projection)
+        self.text_projection = nn.Linear(hidden, projection)
+        self.temperature = nn.Parameter(torch.tensor(float(temperature)))
+        self.label_smoothing, self.weight = label_smoothing, weight
+        for linear in (self.image_projection, self.text_projection):
+            nn.init.normal_(linear.weight, std=0.02)
+            nn.init.zeros_(linear.bias)
+
+    def project_image(self, query_BQD: Tensor) -> Tensor:
+        """Query outputs to unit vectors [B, Q, P]."""
+        return F.normalize(self.image_projection(query_BQD), dim=-1)
+
+    def project_text(self, text_BD: Tensor) -> Tensor:
+        """[CLS] outputs to unit vectors [B, P]."""
+        return F.normalize(self.text_projection(text_BD), dim=-1)
+
+    def forward(self, query_BQD: Tensor, text_BD: Tensor, image_ids_B: Tensor) -> dict[str, Tensor]:
+        """Loss of the global batch, negatives from all ranks.
+
+        Args: query outputs, [CLS] outputs, image ids (int64; equal ids are matches of each other).
+        Returns: loss (scalar); image_to_text_BN and text_to_image_BN, the similarities over temperature.
+        """
+        image_BQP, text_BP = self.project_image(query_BQD), self.project_text(text_BD)
+        image_NQP, text_NP, ids_N = gather(image_BQP), gather(text_BP), gather(image_ids_B)
+        temperature = self.temperature.clamp(MIN_TEMPERATURE, MAX_TEMPERATURE)
+        image_to_text_BN = similarity(image_BQP, text_NP) / temperature
+        if len(image_NQP) == len(image_BQP):
+            text_to_image_BN = image_to_text_BN.T
+        else:
+            text_to_image_BN = similarity(image_NQP, text_BP).T / temperature
+        targets_BN = soft_targets(image_ids_B, ids_N, self.label_smoothing)
+        loss = (_cross_entropy(image_to_text_BN, targets_BN) + _cross_entropy(text_to_image_BN, targets_BN)) / 2
+        return {"loss": loss, "image_to_text_BN": image_to_text_BN, "text_to_image_BN": text_to_image_BN}
+
+
+def similarity(image_IQP: Tensor, text_TP: Tensor) -> Tensor:
+    """Cosine of each text with each image's best query: [I, T]. One product, then the maximum over queries."""
+    return (image_IQP.flatten(0, 1) @ text_TP.T).unflatten(0, image_IQP.shape[:2]).amax(dim=1)
+
+
+def soft_targets(ids_B: Tensor, ids_N: Tensor, label_smoothing: float) -> Tensor:
+    """Matches (equal image ids) share 1 - smoothing, the batch shares the rest: [B, N], rows summing to 1.
+
+    Where all ids differ these are the usual smoothed one-hot targets.
+    """
+    equal_BN = (ids_B[:, None] == ids_N[None]).float()
+    matches_BN = equal_BN / equal_BN.sum(1, keepdim=True)
+    return (1 - label_smoothing) * matches_BN + label_smoothing / len(ids_N)
+
+
+def _cross_entropy(logits_BN: Tensor, targets_BN: Tensor) -> Tensor:
+    return -(targets_BN * logits_BN.float().log_softmax(dim=1)).sum(1).mean()

@@ -1,0 +1,43 @@
+"""Image-grounded text generation (paper, 3.1; NUMERICS, ITG).
+
+Legend: L predicting tokens of all texts, D Q-Former width, V vocabulary.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lit_blip2.distributed import global_mean
+
+
+class ITG(nn.Module):
+    """BERT's prediction head, tied to the word embeddings; logits only where a token is predicted.
+
+    Args:
+        hidden: Q-Former width.
+        vocab_size: words, [DEC] included.
+        label_smoothing: mass spread evenly over the vocabulary.
+        weight: factor of this loss in the total.
+    """
+
+    def __init__(self, hidden: int, vocab_size: int, label_smoothing: float = 0.1, weight: float = 1.0):
+        super().__init__()
+        self.transform = nn.Linear(hidden, hidden)
+        self.norm = nn.LayerNorm(hidden, eps=1e-12)
+        self.bias = nn.Parameter(torch.zeros(vocab_size))
+        self.label_smoothing, self.weight = label_smoothing, weight
+        nn.init.normal_(self.transform.weight, std=0.02)
+        nn.init.zeros_(self.transform.bias)
+
+    def logits(self, hidden_LD: Tensor, embeddings_VD: Tensor) -> Tensor:
+        """[L, V] for hidden states [L, D] and the word embeddings [V, D]."""
+        return F.linear(self.norm(F.gelu(self.transform(hidden_LD))), embeddings_VD, self.bias)
+
+    def forward(self, hidden_LD: Tensor, targets_L: Tensor, embeddings_VD: Tensor) -> dict[str, Tensor]:
+        """Smoothed cross-entropy, mean over the tokens of all ranks.
+
+        Args: hidden states at the predicting places, the ids (int64) they must predict, word embeddings.
+        """
+        logits_LV = self.logits(hidden_LD, embeddings_VD).float()
+        sum_ = F.cross_entropy(logits_LV, targets_L, label_smoothing=self.label_smoothing, reduction="sum")
+        return {"loss": global_mean(sum_, torch.tensor(float(len(targets_L)), device=sum_.device))}

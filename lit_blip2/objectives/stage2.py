@@ -1,0 +1,46 @@
+"""Stage 2: a bridge learns to write a soft prompt that a frozen language model continues with the caption (paper, 3.2).
+
+Legend: B images, N image tokens, P soft prompt positions, W image width, D language model width.
+"""
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from lit_blip2.distributed import global_mean
+from lit_blip2.model.language import LanguageModel, TargetText
+from lit_blip2.model.vision import VisionEncoder
+
+
+class Stage2(nn.Module):
+    """Frozen image encoder, bridge, frozen language model.
+
+    Args:
+        vision: image encoder.
+        language: language model.
+        bridge: image features to soft prompt; gets (encoder width, language model width).
+        prompt: text before each caption in training, and for captioning; never a target.
+    """
+
+    def __init__(
+        self,
+        vision: VisionEncoder,
+        language: LanguageModel,
+        bridge: Callable[[int, int], nn.Module],
+        prompt: str = "",
+    ):
+        super().__init__()
+        self.vision, self.language, self.prompt = vision, language, prompt
+        self.bridge = bridge(vision.width, language.width)
+
+    def load(self, vision: bool = True) -> None:
+        """Read the language model and, unless features come from disk, the image encoder."""
+        self.language.load()
+        if vision:
+            self.vision.load()
+
+    def forward(self, features_BND: Tensor, text: TargetText) -> dict[str, Tensor]:
+        """Image features [B, N, W] and targets to {lm, total}: mean loss (nats) over the target tokens of all ranks."""
+        losses_L, _ = self.language.loss(self.bridge(features_BND), text)
+        lm = global_mean(losses_L.sum(), losses_L.new_tensor(float(len(losses_L))))
+        return {"lm": lm, "total": lm}

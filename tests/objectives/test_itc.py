@@ -1,0 +1,66 @@
+"""ITC on a batch worked by hand."""
+
+import math
+
+import pytest
+import torch
+
+from lit_blip2.objectives.itc import ITC, similarity, soft_targets
+
+IMAGES = torch.tensor([[[1.0, 0.0], [0.0, 1.0]], [[0.6, 0.8], [0.0, -1.0]]])  # two images of two queries
+TEXTS = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
+
+
+def identity_itc(**kwargs) -> ITC:
+    itc = ITC(hidden=2, projection=2, **kwargs)
+    with torch.no_grad():
+        itc.image_projection.weight.copy_(torch.eye(2))
+        itc.text_projection.weight.copy_(torch.eye(2))
+    return itc
+
+
+def test_similarity_takes_the_best_query():
+    assert torch.allclose(similarity(IMAGES, TEXTS), torch.tensor([[1.0, 1.0], [0.8, 0.6]]))
+
+
+def test_loss_by_hand():
+    """Cosines [[1, 1], [.8, .6]] over temperature .5, one-hot targets."""
+    loss = identity_itc(temperature=0.5, label_smoothing=0.0)(IMAGES, TEXTS, torch.tensor([1, 2]))["loss"]
+    image_to_text = (math.log(2) + math.log(1 + math.exp(0.4))) / 2
+    text_to_image = (math.log(1 + math.exp(-0.4)) + math.log(1 + math.exp(0.8))) / 2
+    assert loss.item() == pytest.approx((image_to_text + text_to_image) / 2, abs=1e-6)
+
+
+def test_targets_are_smoothed_one_hot_where_ids_differ():
+    expected = torch.nn.functional.one_hot(torch.arange(4)).float() * 0.9 + 0.1 / 4
+    assert torch.allclose(soft_targets(torch.arange(4), torch.arange(4), 0.1), expected)
+
+
+def test_equal_ids_share_the_target():
+    targets = soft_targets(torch.tensor([5, 5, 6]), torch.tensor([5, 5, 6]), 0.1)
+    assert torch.allclose(targets[0], torch.tensor([0.45, 0.45, 0.0]) + 0.1 / 3)
+    assert torch.allclose(targets.sum(1), torch.ones(3))
+
+
+def test_all_ids_equal_and_a_batch_of_one_stay_finite():
+    itc = identity_itc()
+    assert torch.isfinite(itc(IMAGES, TEXTS, torch.tensor([3, 3]))["loss"])
+    assert itc(IMAGES[:1], TEXTS[:1], torch.tensor([3]))["loss"].item() == pytest.approx(0.0, abs=1e-6)
+
+
+def test_start_is_near_ln_of_the_batch():
+    torch.manual_seed(0)
+    itc = ITC(hidden=16, projection=256)
+    common = torch.randn(16)
+    loss = itc((common + 0.01 * torch.randn(64, 4, 16)), common + 0.01 * torch.randn(64, 16), torch.arange(64))["loss"]
+    assert loss.item() == pytest.approx(math.log(64), abs=0.2)
+
+
+def test_temperature_is_clamped_and_checked():
+    itc = identity_itc(temperature=0.5, label_smoothing=0.0)
+    expected = itc(IMAGES, TEXTS, torch.tensor([1, 2]))["loss"]
+    with torch.no_grad():
+        itc.temperature.fill_(9.0)
+    assert torch.equal(itc(IMAGES, TEXTS, torch.tensor([1, 2]))["loss"], expected)
+    with pytest.raises(ValueError, match=r"temperature=0.7"):
+        ITC(hidden=2, temperature=0.7)
