@@ -88,7 +88,7 @@ class StepBatchSampler(Sampler[list[tuple[int, int, int]]]):
         if (batch_size // accumulate) % group:
             raise ValueError(
                 f"micro-batches of {batch_size} / {accumulate} = {batch_size // accumulate} rows would split"
-                f" groups of {group}: choose batch_size as a multiple of accumulate x group = {accumulate * group}"
+                f" groups of {group}: make batch_size a multiple of {accumulate * group}"
             )
         self.num_samples, self.batch_size, self.seed, self.group = num_samples, batch_size, seed, group
         self.start_step, self.num_steps = start_step, num_steps

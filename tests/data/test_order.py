@@ -37,8 +37,7 @@ def test_stream_visits_each_sample_once_per_epoch_and_keeps_groups(data, seed):
 def test_ranks_and_accumulation_only_divide_the_batch(world, accumulate, rows, start, seed):
     batch, n, steps = 2 * world * accumulate * rows, 101 * 2, 6
     samplers = [
-        StepBatchSampler(n, batch, seed, start, steps, rank, world, accumulate, group=2)
-        for rank in range(world)
+        StepBatchSampler(n, batch, seed, start, steps, rank, world, accumulate, group=2) for rank in range(world)
     ]
     assert all(len(sampler) == steps * accumulate for sampler in samplers)
     micro = list(zip(*samplers, strict=True))  # [step * accumulate][rank] -> list of keys
@@ -46,9 +45,7 @@ def test_ranks_and_accumulation_only_divide_the_batch(world, accumulate, rows, s
     for k in range(start, steps):
         parts = micro[(k - start) * accumulate : (k - start + 1) * accumulate]
         keys = [key for ranks in parts for part in ranks for key in part]
-        assert keys == [
-            (k, row, index) for row, index in enumerate(batch_indices(seed, k, batch, n, 2).tolist())
-        ]
+        assert keys == [(k, row, index) for row, index in enumerate(batch_indices(seed, k, batch, n, 2).tolist())]
 
 
 def test_iteration_asks_where_the_run_stands():

@@ -1,0 +1,262 @@
+"""The data of an experiment on COCO's files, as a LightningDataModule."""
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypedDict
+
+import lightning as L
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from lit_blip2.data.binding import Pairs, read_binding
+from lit_blip2.data.coco import Captions, read_captions
+from lit_blip2.data.datasets import BindingRows, CaptionRows, Features, Pixels, QuestionRows, TrainPairs
+from lit_blip2.data.features import FeatureStore
+from lit_blip2.data.order import StepBatchSampler
+from lit_blip2.data.vqa import Questions, read_questions
+
+HOW_TO_GET = (
+    "The mini-world is made by `python -m lit_blip2 data make-mini --out data/mini`. COCO's images and captions are at"
+    " https://cocodataset.org/#download, VQAv2's questions at https://visualqa.org/download.html."
+)
+
+
+class VQAFiles(TypedDict):
+    """The two files of one VQAv2 split."""
+
+    questions: str
+    annotations: str
+
+
+class TrainLoader(DataLoader):
+    """A DataLoader that needs no state to resume: its sampler asks the run where it stands. Lightning looks for both
+    methods before it trusts a loader with resuming in the middle of an epoch.
+    """
+
+    def state_dict(self) -> dict:
+        return {}
+
+    def load_state_dict(self, state: dict) -> None:
+        pass
+
+
+class COCO(L.LightningDataModule):
+    """Captions, questions and binding pairs in the files of COCO and VQAv2. The mini-world is written in the same ones.
+
+    Training is counted in optimiser steps. Global batch k is a function of (seed, k): the same for any number
+    of ranks, workers and accumulated micro-batches, and a resumed run goes on where it stopped. A training
+    row is an image with one of its captions, drawn anew each time. Evaluation rows are dealt to the ranks
+    without padding or repetition, so the trainer needs `use_distributed_sampler: false` on several devices.
+
+    Args:
+        root: The folder that every relative path below starts from. images: The folder of images. "{split}"
+        in it becomes train, val or test, as in "images/{split}" or "{split}2014". train: Captions to train
+        on: COCO's json, LAVIS' list or Karpathy's dataset_coco.json. val: Captions to validate on, in the
+        same layouts. Retrieval and caption metrics come from these. test: Captions to test on. vqa_val:
+        VQAv2's questions and annotations to validate on. Image files are named by the captions of the same
+            split, else as COCO names them.
+        vqa_test: The same for testing. binding_val: Captions with two images each, true and
+        attribute-swapped, to validate on. binding_test: The same for testing. features: A folder of frozen
+        features, made by `python -m lit_blip2 data features`. Given, no image is opened. image_size: Images
+        are made this many pixels high and wide. augment: Random crop and flip in training. Turn it off where
+        they make captions false: a flip "left of", a crop
+            the number of objects. It cannot act on features.
+        batch_size: The GLOBAL training batch of one optimiser step, over all ranks and accumulated
+        micro-batches. eval_batch_size: Rows of an evaluation batch on each rank. seed: Of the order, of the
+        captions drawn and of augmentation. group: This many consecutive images stay in one batch: 2 keeps the
+        mini-world's attribute-swapped partners together. num_workers: Processes that load batches beside the
+        training process. max_caption_words: Captions are cut after this many words.
+    """
+
+    def __init__(
+        self,
+        root: str = "data/mini",
+        images: str = "images/{split}",
+        train: str | None = None,
+        val: str | None = None,
+        test: str | None = None,
+        vqa_val: VQAFiles | None = None,
+        vqa_test: VQAFiles | None = None,
+        binding_val: str | None = None,
+        binding_test: str | None = None,
+        features: str | None = None,
+        image_size: int = 224,
+        augment: bool = True,
+        batch_size: int = 64,
+        eval_batch_size: int = 64,
+        seed: int = 0,
+        group: int = 1,
+        num_workers: int = 0,
+        max_caption_words: int = 50,
+    ):
+        super().__init__()
+        # Ranks may hold different numbers of evaluation rows, on tiny sets none.
+        self.allow_zero_length_dataloader_with_multiple_devices = True
+        self.root, self.images, self.features = Path(root), images, features
+        self.captions = {"train": train, "val": val, "test": test}
+        self.vqa = {"val": vqa_val, "test": vqa_test}
+        self.binding = {"val": binding_val, "test": binding_test}
+        self.image_size, self.augment, self.max_caption_words = image_size, augment, max_caption_words
+        self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
+        self.seed, self.group = seed, group
+
+    def setup(self, stage: str | None = None) -> None:
+        """Check all that `stage` needs and raise once, with everything that is missing. Then read the annotations.
+
+        Raises FileNotFoundError that lists the missing files and how to get them, or ValueError for what the
+        readers reject and for images that `features` does not cover.
+        """
+        splits = {"fit": ["train", "val"], "validate": ["val"], "test": ["test"], "predict": ["test"]}
+        wanted = splits.get(stage, ["train", "val", "test"])
+        if stage == "fit" and self.captions["train"] is None:
+            raise ValueError("fit needs captions to train on: set data.train to a caption file")
+        if self.features and self.augment and "train" in wanted:
+            warnings.warn("augment has no effect on frozen features: set augment to false", stacklevel=2)
+        self._require(self._annotation_files(wanted))
+        self.store = FeatureStore(self.root / self.features) if self.features else None
+        self.tables = {split: self._read(split) for split in wanted}
+        self._check_images()
+
+    def train_dataloader(self) -> TrainLoader:
+        """Batches from the trainer's current step to its last. See `TrainPairs` and `train_loader`."""
+        trainer = self._checked_trainer()
+        if trainer.max_steps < 1:
+            raise ValueError("training is counted in optimiser steps: set trainer.max_steps")
+        return train_loader(
+            TrainPairs(self.tables["train"]["caption"], self._source("train", self.augment), self.seed),
+            self.batch_size,
+            start_step=lambda: trainer.global_step,
+            num_steps=trainer.max_steps,
+            rank=trainer.global_rank,
+            world_size=trainer.world_size,
+            accumulate=trainer.accumulate_grad_batches,
+            group=self.group,
+            num_workers=self.num_workers,
+        )
+
+    def val_dataloader(self) -> dict[str, DataLoader]:
+        """One loader per task that has files, run one after the other: caption, vqa, binding."""
+        return self._eval_loaders("val")
+
+    def test_dataloader(self) -> dict[str, DataLoader]:
+        return self._eval_loaders("test")
+
+    def predict_dataloader(self) -> dict[str, DataLoader]:
+        return self._eval_loaders("test")
+
+    def _eval_loaders(self, split: str) -> dict[str, DataLoader]:
+        trainer = self._checked_trainer()
+        return eval_loaders(
+            self.tables[split],
+            self._source(split),
+            self.eval_batch_size,
+            trainer.global_rank,
+            trainer.world_size,
+            self.num_workers,
+        )
+
+    def _annotation_files(self, splits: list[str]) -> list[Path]:
+        files = [self.captions[split] for split in splits]
+        files += [(self.vqa.get(split) or {}).get(key) for split in splits for key in ("questions", "annotations")]
+        files += [self.binding.get(split) for split in splits]
+        files += [f"{self.features}/features.npy"] if self.features else []
+        return [self.root / file for file in files if file]
+
+    def _require(self, paths: list[Path]) -> None:
+        if missing := [str(path) for path in paths if not path.exists()]:
+            raise FileNotFoundError(f"missing: {', '.join(missing)}. {HOW_TO_GET}")
+
+    def _read(self, split: str) -> dict[str, Captions | Questions | Pairs]:
+        """task -> table, for those that have a file."""
+        tables: dict[str, Captions | Questions | Pairs] = {}
+        files: dict[int, str] = {}
+        if path := self.captions[split]:
+            captions = tables["caption"] = read_captions(self.root / path, split, self.max_caption_words)
+            files = dict(zip(captions.image_ids.tolist(), captions.files))
+        if paths := self.vqa.get(split):
+            questions, annotations = self.root / paths["questions"], self.root / paths["annotations"]
+            tables["vqa"] = read_questions(questions, annotations, files)
+        if path := self.binding.get(split):
+            tables["binding"] = read_binding(self.root / path, self.max_caption_words)
+        return tables
+
+    def _check_images(self) -> None:
+        """The first file of every table, or every image id in the features: a wrong folder shows before the run."""
+        tables = [(split, table) for split, tasks in self.tables.items() for table in tasks.values()]
+        if self.store is None:
+            self._require([self._source(split).path(table.files[0]) for split, table in tables])
+            return
+        ids = np.concatenate([table.image_ids for _, table in tables])
+        swapped = [table.swapped_image_ids for _, table in tables if isinstance(table, Pairs)]
+        if len(missing := self.store.missing(np.concatenate([ids, *swapped]))):
+            raise ValueError(
+                f"{self.store.folder} lacks the features of {len(missing)} images, among them {missing[:5].tolist()}:"
+                " write them for every split with `python -m lit_blip2 data features`"
+            )
+
+    def _source(self, split: str, augment: bool = False) -> Pixels | Features:
+        if self.store is not None:
+            return Features(self.store)
+        return Pixels(self.root / self.images.replace("{split}", split), self.image_size, augment)
+
+    def _checked_trainer(self) -> L.Trainer:
+        trainer = self.trainer
+        if trainer.world_size > 1 and trainer._accelerator_connector.use_distributed_sampler:
+            raise ValueError("rows are dealt to the ranks already: set trainer.use_distributed_sampler to false")
+        if trainer.overfit_batches:
+            raise ValueError(
+                "batches are a function of the step: point data.train at a small file, not overfit_batches"
+            )
+        return trainer
+
+
+def train_loader(
+    dataset: TrainPairs,
+    batch_size: int,
+    start_step: int | Callable[[], int],
+    num_steps: int,
+    rank: int = 0,
+    world_size: int = 1,
+    accumulate: int = 1,
+    group: int = 1,
+    num_workers: int = 0,
+) -> TrainLoader:
+    """This rank's micro-batches of the steps from start_step. `len()` counts the whole run (see StepBatchSampler)."""
+    sampler = StepBatchSampler(
+        len(dataset), batch_size, dataset.seed, start_step, num_steps, rank, world_size, accumulate, group
+    )
+    return _loader(dataset, num_workers, batch_sampler=sampler)
+
+
+def eval_loaders(
+    tables: dict[str, Captions | Questions | Pairs],
+    source: Pixels | Features,
+    batch_size: int,
+    rank: int = 0,
+    world_size: int = 1,
+    num_workers: int = 0,
+) -> dict[str, DataLoader]:
+    """task -> loader of rows rank, rank + world_size, ... of its table, none twice, in order."""
+    kinds = {"caption": CaptionRows, "vqa": QuestionRows, "binding": BindingRows}
+    rows = {task: np.arange(rank, len(table), world_size) for task, table in tables.items()}
+    datasets = {task: kinds[task](table, source, rows[task]) for task, table in tables.items()}
+    return {task: _loader(data, num_workers, batch_size=batch_size) for task, data in datasets.items()}
+
+
+def _loader(dataset: Dataset, num_workers: int, **how) -> DataLoader:
+    """Data sets answer with whole batches, so nothing is collated. A training loader keeps its workers."""
+    training = "batch_sampler" in how
+    return (TrainLoader if training else DataLoader)(
+        dataset,
+        num_workers=num_workers,
+        collate_fn=_as_is,
+        pin_memory=torch.cuda.is_available(),
+        persistent_workers=training and num_workers > 0,
+        **how,
+    )
+
+
+def _as_is(batch):  # a lambda could not travel to spawned workers
+    return batch

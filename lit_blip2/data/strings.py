@@ -1,0 +1,28 @@
+"""Many strings as two arrays, so that worker processes share them.
+
+A list of a million Python strings is copied page by page into every forked worker, because reading one
+touches its reference count. One buffer of bytes and one array of offsets are not.
+"""
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+
+class Strings:
+    """An immutable sequence of strings: `strings[i]`, `len(strings)`, iteration."""
+
+    def __init__(self, texts: Iterable[str]):
+        encoded = [text.encode() for text in texts]
+        self.offsets = np.concatenate([[0], np.cumsum([len(text) for text in encoded], dtype=np.int64)])
+        self.buffer = np.frombuffer(b"".join(encoded), dtype=np.uint8)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, index: int) -> str:
+        index = range(len(self))[index]
+        return self.buffer[self.offsets[index] : self.offsets[index + 1]].tobytes().decode()
+
+    def __iter__(self) -> Iterator[str]:
+        return (self[index] for index in range(len(self)))

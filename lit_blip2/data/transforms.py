@@ -1,0 +1,82 @@
+"""From an image file to a float tensor. Random choices come from a generator that the caller keys.
+
+Training: random resized crop, scale (0.5, 1), bicubic, and a horizontal flip. Evaluation: resized to the
+square, bicubic, no crop. Both end with CLIP's mean and standard deviation (NUMERICS, Images and text).
+"""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as F
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+class UnreadableImageError(OSError):
+    """An image file that is there but cannot be decoded. The message names the path."""
+
+
+def load_image(path: str | Path) -> Image.Image:
+    """Decode a file: turned as EXIF says, 8-bit RGB. An alpha channel is dropped, 16 bits are scaled to 8.
+
+    Raises FileNotFoundError, or UnreadableImageError for a file that is damaged, truncated or no image; both
+    name it.
+    """
+    try:
+        with Image.open(path) as file:
+            return _to_rgb(ImageOps.exif_transpose(file))
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and others
+        raise UnreadableImageError(f"cannot read image {path}: {error}") from error
+
+
+def train_transform(image: Image.Image, size: int, rng: np.random.Generator) -> torch.Tensor:
+    """A random crop, perhaps flipped: float32 [3, size, size]. A function of the image and `rng` only."""
+    top, left, height, width = random_crop(image.height, image.width, rng)
+    image = F.resized_crop(image, top, left, height, width, [size, size], InterpolationMode.BICUBIC, antialias=True)
+    if rng.random() < 0.5:
+        image = F.horizontal_flip(image)
+    return _to_tensor(image)
+
+
+def eval_transform(image: Image.Image, size: int) -> torch.Tensor:
+    """The whole image squeezed into a square: float32 [3, size, size]."""
+    return _to_tensor(F.resize(image, [size, size], InterpolationMode.BICUBIC, antialias=True))
+
+
+def random_crop(
+    height: int,
+    width: int,
+    rng: np.random.Generator,
+    scale: tuple[float, float] = (0.5, 1.0),
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+) -> tuple[int, int, int, int]:
+    """(top, left, height, width) of a crop: its share of the area uniform in `scale`, its width / height
+    log-uniform in `ratio`. After ten draws that do not fit: the largest centred crop within `ratio`.
+    """
+    for _ in range(10):
+        area = height * width * rng.uniform(*scale)
+        shape = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
+        w, h = round(math.sqrt(area * shape)), round(math.sqrt(area / shape))
+        if 0 < w <= width and 0 < h <= height:
+            return int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1)), h, w
+    w = min(width, max(1, round(height * ratio[1])))
+    h = min(height, max(1, round(width / ratio[0])))
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16-bit grey: convert("RGB") would clip at 255 instead of scaling
+        grey = np.asarray(image).astype(np.float64).clip(0, 65535) / 257
+        image = Image.fromarray(grey.round().astype(np.uint8))
+    return image.convert("RGB")
+
+
+def _to_tensor(image: Image.Image) -> torch.Tensor:
+    return F.normalize(F.to_dtype(F.pil_to_tensor(image), torch.float32, scale=True), CLIP_MEAN, CLIP_STD)

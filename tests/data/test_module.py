@@ -1,0 +1,244 @@
+import json
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from jsonargparse import ArgumentParser
+
+from lit_blip2.data.coco import read_captions
+from lit_blip2.data.datasets import Features, Pixels, TrainPairs
+from lit_blip2.data.features import FeatureStore, write_features
+from lit_blip2.data.module import COCO, eval_loaders, train_loader
+
+
+class Recorder(L.LightningModule):
+    """Learns nothing and notes every batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.seen, self.evaluated = [], []
+
+    def training_step(self, batch, batch_idx):
+        self.seen.append((batch["step"], batch["row"].tolist(), batch["image_id"].tolist(), batch["caption"]))
+        return self.weight * batch["image"].mean()
+
+    def validation_step(self, batch, batch_idx, dataloader_idx=0):
+        self.evaluated.append(batch["task"])
+
+    def test_step(self, batch, batch_idx, dataloader_idx=0):
+        self.evaluated.append(batch["task"])
+
+    def predict_step(self, batch, batch_idx, dataloader_idx=0):
+        return batch["image_id"].tolist()
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def trainer(folder, **options):
+    quiet = dict(logger=False, enable_progress_bar=False, enable_model_summary=False, accelerator="cpu", devices=1)
+    return L.Trainer(default_root_dir=folder, **{**quiet, "enable_checkpointing": False, **options})
+
+
+@pytest.fixture
+def pairs(tiny):
+    source = Pixels(tiny / "images/train", 8, augment=True)
+    return TrainPairs(read_captions(tiny / "annotations/captions_train.json"), source, seed=5)
+
+
+def test_training_batch(pairs):
+    batch = next(iter(train_loader(pairs, batch_size=4, start_step=3, num_steps=9)))
+    assert set(batch) == {"image", "caption", "image_id", "row", "step", "seed", "task"}
+    assert batch["image"].shape == (4, 3, 8, 8) and batch["image"].dtype == torch.float32
+    assert batch["image_id"].dtype == torch.int64 and batch["row"].tolist() == [0, 1, 2, 3]
+    assert (batch["step"], batch["seed"], batch["task"]) == (3, 5, "train")
+    for image_id, caption in zip(batch["image_id"].tolist(), batch["caption"]):
+        assert caption.startswith(f"image {image_id}, take ")
+
+
+def assert_equal_batches(first, second):
+    assert len(first) == len(second) > 0
+    for a, b in zip(first, second):
+        assert a["caption"] == b["caption"] and a["step"] == b["step"]
+        for name in ("image", "image_id", "row"):
+            assert torch.equal(a[name], b[name])
+
+
+def test_workers_change_nothing(pairs):
+    alone, helped = (list(train_loader(pairs, 4, 0, 5, num_workers=workers)) for workers in (0, 2))
+    assert_equal_batches(alone, helped)
+
+
+def test_ranks_hold_the_rows_of_the_same_global_batch(pairs):
+    whole = list(train_loader(pairs, 4, 0, 3))
+    first, second = (list(train_loader(pairs, 4, 0, 3, rank=rank, world_size=2)) for rank in (0, 1))
+    joined = [
+        {name: torch.cat([a[name], b[name]]) for name in ("image", "image_id", "row")}
+        | {"caption": a["caption"] + b["caption"], "step": a["step"]}
+        for a, b in zip(first, second, strict=True)
+    ]
+    assert_equal_batches(joined, whole)
+
+
+def test_captions_and_crops_change_with_the_epoch(pairs):
+    batches = list(train_loader(pairs, 8, 0, 20))  # the 8 images of the set, 20 times
+    captions = {c for batch in batches for i, c in zip(batch["image_id"].tolist(), batch["caption"]) if i == 101}
+    assert len(captions) == 3
+    views = torch.stack([batch["image"][batch["image_id"] == 101][0] for batch in batches])
+    assert len(views.unique(dim=0)) > 10
+
+
+def test_features_stand_in_for_images(tiny):
+    captions = read_captions(tiny / "annotations/captions_train.json")
+    batch = next(iter(train_loader(TrainPairs(captions, Features(FeatureStore(tiny / "features")), 0), 4, 0, 1)))
+    assert "image" not in batch and batch["features"].dtype == torch.float16
+    assert batch["features"].shape == (4, 3, 2)
+    assert batch["features"][:, 0, 0].tolist() == batch["image_id"].tolist()
+
+
+def test_evaluation_batches(arguments, tmp_path):
+    data = COCO(**arguments, augment=True)
+    data.trainer = trainer(tmp_path)
+    data.setup("validate")
+    batches = {task: list(loader) for task, loader in data.val_dataloader().items()}
+    assert list(batches) == ["caption", "vqa", "binding"]
+    for task, rows in batches.items():
+        assert {batch["task"] for batch in rows} == {task}
+    caption, vqa, binding = (batches[task][0] for task in batches)
+    assert caption["captions"][0] == [f"image 201, take {k}" for k in range(3)]
+    assert caption["image"].shape == (4, 3, 8, 8)
+    assert vqa["image_id"].tolist() == [201, 201, 202, 202]
+    assert torch.equal(vqa["image"][0], vqa["image"][1]) and torch.equal(vqa["image"][0], caption["image"][0])
+    assert vqa["question"][:2] == ["what 1 ?", "what 2 ?"] and vqa["question_id"][:2] == [1201, 2201]
+    assert vqa["question_type"][0] == "kind 1" and vqa["answers"][0] == ["red"] * 10
+    assert binding["caption"] == ["image 201"]
+    assert torch.equal(binding["image"][0], caption["image"][0])
+    assert torch.equal(binding["swapped_image"][0], caption["image"][1])
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 7])
+def test_ranks_share_evaluation_rows_without_repeats(tiny, arguments, tmp_path, world):
+    data = COCO(**arguments)
+    data.setup("validate")
+    source = Pixels(tiny / "images/val", 8)
+    for task, count in {"caption": 5, "vqa": 10, "binding": 1}.items():
+        rows = [
+            row
+            for rank in range(world)
+            for batch in eval_loaders(data.tables["val"], source, 2, rank, world)[task]
+            for row in batch["row"].tolist()
+        ]
+        assert sorted(rows) == list(range(count))
+
+
+def test_fit_runs_exactly_the_steps_and_resumes_where_it_stopped(arguments, tmp_path):
+    whole, first, rest = Recorder(), Recorder(), Recorder()
+    trainer(tmp_path, max_steps=6, limit_val_batches=0).fit(whole, COCO(**arguments))
+    assert [step for step, *_ in whole.seen] == list(range(6))
+    stopped = trainer(tmp_path, max_steps=6, limit_val_batches=0, callbacks=[StopAfter(3)])
+    stopped.fit(first, COCO(**arguments))
+    stopped.save_checkpoint(tmp_path / "three.ckpt")
+    resumed = trainer(tmp_path, max_steps=6, limit_val_batches=0)
+    resumed.fit(rest, COCO(**arguments), ckpt_path=tmp_path / "three.ckpt")
+    assert len(first.seen) == 3 and first.seen + rest.seen == whole.seen
+    assert resumed.global_step == 6
+
+
+class StopAfter(L.Callback):
+    def __init__(self, steps):
+        self.steps = steps
+
+    def on_train_batch_end(self, trainer, *_):
+        trainer.should_stop = trainer.global_step >= self.steps
+
+
+def test_a_finished_run_can_be_prolonged_without_a_warning(arguments, tmp_path, recwarn):
+    whole, first, rest = Recorder(), Recorder(), Recorder()
+    trainer(tmp_path, max_steps=5, limit_val_batches=0).fit(whole, COCO(**arguments))
+    short = trainer(tmp_path, max_steps=2, limit_val_batches=0)
+    short.fit(first, COCO(**arguments))
+    short.save_checkpoint(tmp_path / "two.ckpt")
+    trainer(tmp_path, max_steps=5, limit_val_batches=0).fit(rest, COCO(**arguments), ckpt_path=tmp_path / "two.ckpt")
+    assert first.seen + rest.seen == whole.seen
+    assert not [w for w in recwarn if "not resumable" in str(w.message)]
+
+
+def test_accumulation_splits_the_same_batches(arguments, tmp_path):
+    whole, split = Recorder(), Recorder()
+    trainer(tmp_path, max_steps=4, limit_val_batches=0).fit(whole, COCO(**arguments))
+    trainer(tmp_path, max_steps=4, limit_val_batches=0, accumulate_grad_batches=2).fit(split, COCO(**arguments))
+    halves = zip(split.seen[::2], split.seen[1::2], strict=True)
+    assert [(a[0], *(x + y for x, y in zip(a[1:], b[1:]))) for a, b in halves] == whole.seen
+    assert all(a[0] == b[0] for a, b in zip(split.seen[::2], split.seen[1::2]))
+
+
+def test_short_epochs_go_on_instead_of_starting_over(arguments, tmp_path):
+    recorder = Recorder()
+    trainer(tmp_path, max_steps=6, limit_train_batches=2, limit_val_batches=0).fit(recorder, COCO(**arguments))
+    assert [step for step, *_ in recorder.seen] == list(range(6))
+
+
+def test_validate_test_and_predict_run_all_tasks(arguments, tmp_path):
+    recorder, data = Recorder(), COCO(**arguments)
+    runner = trainer(tmp_path)
+    runner.validate(recorder, data, verbose=False)
+    assert recorder.evaluated == ["caption"] * 2 + ["vqa"] * 3 + ["binding"]
+    recorder.evaluated.clear()
+    runner.test(recorder, data, verbose=False)
+    assert recorder.evaluated == ["caption", "vqa", "vqa", "binding"]
+    captions, questions, pairs = runner.predict(recorder, data)
+    assert captions == [[301, 302, 303]] and questions == [[301, 301, 302, 302], [303, 303]] and pairs == [[301]]
+
+
+def test_a_fit_without_evaluation_files_trains(arguments, tmp_path):
+    recorder = Recorder()
+    data = COCO(root=arguments["root"], train=arguments["train"], image_size=8, batch_size=4)
+    trainer(tmp_path, max_steps=2).fit(recorder, data)
+    assert len(recorder.seen) == 2
+
+
+def test_all_missing_files_are_named_at_once(arguments, tmp_path):
+    arguments |= dict(root=str(tmp_path), features="kept")
+    with pytest.raises(FileNotFoundError) as error:
+        COCO(**arguments, augment=False).setup("fit")
+    message = str(error.value)
+    for name in ("captions_train", "captions_val", "questions_val", "answers_val", "binding_val", "kept/features.npy"):
+        assert name in message
+    assert "_test" not in message and "make-mini" in message
+
+
+def test_a_wrong_image_folder_shows_in_setup(arguments):
+    with pytest.raises(FileNotFoundError, match=r"elsewhere/train/000000000101\.png"):
+        COCO(**arguments | {"images": "elsewhere/{split}"}).setup("fit")
+
+
+def test_features_that_lack_images_are_refused(arguments, tiny, tmp_path):
+    write_features(tmp_path / "some", range(101, 109), [np.zeros((8, 1, 1))], 8, {})
+    with pytest.raises(ValueError, match=r"lacks the features of 5 images, among them \[201, 202"):
+        COCO(**arguments | {"features": str(tmp_path / "some"), "augment": False}).setup("fit")
+
+
+def test_augmenting_features_is_warned_about(arguments):
+    with pytest.warns(UserWarning, match="augment has no effect"):
+        COCO(**arguments, features="features").setup("fit")
+
+
+def test_fit_needs_training_captions_and_steps(arguments, tmp_path):
+    with pytest.raises(ValueError, match=r"set data\.train"):
+        COCO(**arguments | {"train": None}).setup("fit")
+    with pytest.raises(ValueError, match=r"set trainer\.max_steps"):
+        trainer(tmp_path, max_epochs=1, limit_val_batches=0).fit(Recorder(), COCO(**arguments))
+
+
+def test_the_constructor_is_a_schema(arguments):
+    parser = ArgumentParser()
+    parser.add_subclass_arguments(COCO, "data")
+    config = parser.parse_object({"data": {"class_path": "lit_blip2.data.module.COCO", "init_args": arguments}})
+    assert parser.instantiate(config).data.vqa["val"]["questions"] == "annotations/questions_val.json"
+    arguments["vqa_val"] = {"question": "a mistyped key"}
+    with pytest.raises(SystemExit):
+        parser.parse_args(
+            [f"--data={json.dumps({'class_path': 'lit_blip2.data.module.COCO', 'init_args': arguments})}"]
+        )
