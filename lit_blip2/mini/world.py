@@ -1,7 +1,7 @@
 """Scenes of the mini-world as data: which objects, where, on what background, and the colour-swapped partner.
 
 A scene is a pure function of (seed, stream, index). Splits never share a scene graph, colour swaps included:
-a graph belongs to one of eight buckets by a checksum that a swap leaves alone, and a stream draws from its own.
+a graph belongs to one of eight buckets by a checksum that a swap leaves alone; a stream draws from its own.
 """
 
 import itertools

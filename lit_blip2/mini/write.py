@@ -56,8 +56,8 @@ def write_world(
     """Write the world into the folder `out`: images/, annotations/ and settings.json.
 
     `train` (even), `val` and `test` count the captioned images; in val and test every image of two or more
-    objects has a colour-swapped partner besides. An existing world of the same settings is left as it is. Raises
-    ValueError on one of other settings, naming the difference, and on a folder that is no mini-world.
+    objects has a colour-swapped partner besides. An existing world of the same settings is left as it is.
+    Raises ValueError on one of other settings, naming the difference, and on a folder that is no mini-world.
     """
     out = Path(out)
     settings = {"version": VERSION, "train": train, "val": val, "test": test, "seed": seed}
@@ -83,9 +83,7 @@ def write_world(
 def _check_existing(out: Path, settings: dict[str, int]) -> None:
     path = out / "settings.json"
     if not path.is_file():
-        raise ValueError(
-            f"{out} is no complete mini-world ({path} is missing): remove it, or write elsewhere"
-        )
+        raise ValueError(f"{out} is no complete mini-world ({path} is missing): remove it, or write elsewhere")
     found = json.loads(path.read_text())
     wrong = [f"{k}={found.get(k)} (wanted {v})" for k, v in settings.items() if found.get(k) != v]
     if wrong:
@@ -131,9 +129,7 @@ def _write_evaluation(out: Path, split: str, size: int, seed: int, first: int, w
     return len(everything)
 
 
-def _distinct_pairs(
-    split: str, size: int, seed: int
-) -> tuple[list[tuple[Described, list[Question]]], list[Described]]:
+def _distinct_pairs(split: str, size: int, seed: int) -> tuple[list[tuple[Described, list[Question]]], list[Described]]:
     """Scenes with one caption each, no caption true of two of them; and the partner of each."""
     kept, partners, index = [], [], 0
     while len(kept) < size:
