@@ -10,6 +10,7 @@ Legend: B samples, P soft prompt positions, T padded text positions, S = P + T, 
 V vocabulary.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -226,8 +227,6 @@ def _left_padded(embeds_BSD: Tensor, mask_BS: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _read_config(folder: Path) -> dict:
-    import json
-
     return json.loads((folder / "config.json").read_text())
 
 
@@ -235,9 +234,14 @@ def build(config: dict, weights: Path | None = None, dtype: torch.dtype = torch.
     """The model class that `config` (Hugging Face's fields) asks for: on meta without weights, else read from disk."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
+    untied = config.get("tie_word_embeddings") is False
     config = AutoConfig.for_model(**config)
     auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     if weights is not None:
         return auto.from_pretrained(weights, dtype=dtype, local_files_only=True).eval()
     with torch.device("meta"):
-        return auto.from_config(config)
+        model = auto.from_config(config)
+        if untied and config.tie_word_embeddings:
+            # transformers 5 ties every T5 until it meets a file; Flan-T5 has an output matrix of its own.
+            model.set_output_embeddings(nn.Linear(config.hidden_size, config.vocab_size, bias=False))
+        return model

@@ -1,0 +1,190 @@
+"""The language model interface on tiny random models of both kinds, against transformers' own loss."""
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    T5Config,
+    T5ForConditionalGeneration,
+)
+
+from lit_blip2.model.language import LanguageModel
+from lit_blip2.objectives.lm import caption_text, split_prefix
+
+WORDS = ["<pad>", "</s>", "<unk>", *(f"w{i}" for i in range(30))]
+SMALL = dict(vocab_size=len(WORDS), pad_token_id=0, bos_token_id=1, eos_token_id=1)
+LLAMA = dict(hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2)
+FAMILIES = {
+    "opt": lambda: OPTForCausalLM(
+        OPTConfig(
+            **SMALL, hidden_size=16, ffn_dim=24, num_hidden_layers=2, num_attention_heads=2,
+            max_position_embeddings=64, word_embed_proj_dim=12,
+        )
+    ),
+    "llama": lambda: LlamaForCausalLM(LlamaConfig(**SMALL, **LLAMA)),
+    "qwen": lambda: Qwen2ForCausalLM(Qwen2Config(**SMALL, **LLAMA)),
+    "gpt2": lambda: GPT2LMHeadModel(GPT2Config(**SMALL, n_embd=16, n_layer=2, n_head=2, n_positions=64)),
+    "t5": lambda: T5ForConditionalGeneration(
+        T5Config(
+            **SMALL, d_model=16, d_kv=8, d_ff=24, num_layers=2, num_heads=2, decoder_start_token_id=0,
+            feed_forward_proj="gated-gelu", tie_word_embeddings=False,
+        )
+    ),
+}  # fmt: skip
+
+
+def word_tokenizer(encoder_decoder: bool) -> PreTrainedTokenizerFast:
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    template = "$A </s>" if encoder_decoder else "</s> $A"
+    tokenizer.post_processor = processors.TemplateProcessing(single=template, special_tokens=[("</s>", 1)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", bos_token="</s>", unk_token="<unk>"
+    )
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def language(request, tmp_path_factory):
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp(request.param)
+    model = FAMILIES[request.param]()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    model.save_pretrained(folder)
+    word_tokenizer(request.param == "t5").save_pretrained(folder)
+    language = LanguageModel(str(folder), dtype="float32")
+    language.load()
+    if request.param == "qwen":  # transformers puts Qwen's own byte-level tokenizer over any file of this model type
+        language.tokenizer = word_tokenizer(False)
+    return language
+
+
+@pytest.fixture
+def prefix_BPD(language):
+    return torch.randn(3, 4, language.width, generator=torch.Generator().manual_seed(1))
+
+
+PROMPTS = ["w1 w2 w3", "w4", "w5 w6"]
+TARGETS = ["w7", "w8 w9 w10 w11", "w12 w13"]
+
+
+def per_sample(language, prefix_BPD, prompts, targets):
+    losses_L, row_L = language.loss(prefix_BPD, language.tokenise(prompts, targets))
+    return torch.zeros(len(prompts)).index_add(0, row_L, losses_L), torch.bincount(row_L)
+
+
+def test_loss_is_transformers_own(language, prefix_BPD):
+    """One sample at a time, no padding, labels -100 outside the target."""
+    model, embed = language.model, language.model.get_input_embeddings()
+    sums, counts = per_sample(language, prefix_BPD, PROMPTS, TARGETS)
+    for i, (prompt, target) in enumerate(zip(PROMPTS, TARGETS)):
+        prompt_ids = torch.tensor([language.tokenizer(prompt)["input_ids"]])
+        target_ids = torch.tensor([[*language.tokenizer(target, add_special_tokens=False)["input_ids"], 1]])
+        if language.encoder_decoder:
+            inputs = torch.cat([prefix_BPD[i : i + 1], embed(prompt_ids)], dim=1)
+            theirs = model(inputs_embeds=inputs, labels=target_ids).loss
+        else:
+            inputs = torch.cat([prefix_BPD[i : i + 1], embed(prompt_ids), embed(target_ids)], dim=1)
+            ignored = torch.full((1, 4 + prompt_ids.shape[1]), -100)
+            theirs = model(inputs_embeds=inputs, labels=torch.cat([ignored, target_ids], dim=1)).loss
+        assert counts[i] == target_ids.shape[1]
+        torch.testing.assert_close(sums[i] / counts[i], theirs, atol=1e-5, rtol=1e-5)
+
+
+def test_loss_of_a_batch_is_that_of_its_samples(language, prefix_BPD):
+    sums, _ = per_sample(language, prefix_BPD, PROMPTS, TARGETS)
+    for i in range(3):
+        alone, _ = per_sample(language, prefix_BPD[i : i + 1], PROMPTS[i : i + 1], TARGETS[i : i + 1])
+        torch.testing.assert_close(sums[i : i + 1], alone, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_answers_of_a_batch_are_those_of_its_samples(language, prefix_BPD, beams):
+    together = language.generate(prefix_BPD, PROMPTS, max_new_tokens=6, num_beams=beams)
+    alone = [
+        language.generate(prefix_BPD[i : i + 1], PROMPTS[i : i + 1], max_new_tokens=6, num_beams=beams)[0]
+        for i in range(3)
+    ]
+    assert together == alone and any(together)
+
+
+def test_text_alone(language):
+    sums, _ = per_sample(language, None, PROMPTS, TARGETS)
+    alone, _ = per_sample(language, None, PROMPTS[1:2], TARGETS[1:2])
+    torch.testing.assert_close(sums[1:2], alone, atol=1e-5, rtol=1e-5)
+    assert len(language.generate(None, PROMPTS, max_new_tokens=2, num_beams=1)) == 3
+
+
+def test_greedy_answer_is_the_likeliest_next_word(language, prefix_BPD):
+    """Generation and loss see the same sequence: the first word generated has the least loss of all."""
+    language.model.generation_config.min_new_tokens = None
+    first = language.generate(prefix_BPD[:1], ["w1 w2"], max_new_tokens=1, num_beams=1)[0]
+    if first:
+        candidates = WORDS[3:]
+        losses_L, row_L = language.loss(
+            prefix_BPD[:1].expand(len(candidates), -1, -1), language.tokenise(["w1 w2"] * len(candidates), candidates)
+        )
+        best = losses_L[torch.cat([torch.tensor([True]), row_L[1:] != row_L[:-1]])].argmin()
+        assert candidates[best] == first
+
+
+def test_gradient_reaches_the_soft_prompt_and_nothing_frozen(language, prefix_BPD):
+    prefix_BPD.requires_grad_()
+    losses_L, _ = language.loss(prefix_BPD, language.tokenise(PROMPTS, TARGETS))
+    losses_L.sum().backward()
+    assert prefix_BPD.grad.abs().sum() > 0
+    assert all(p.grad is None and not p.requires_grad for p in language.parameters())
+
+
+def test_frozen_means_eval_mode(language):
+    torch.nn.ModuleList([language]).train()
+    assert not any(module.training for module in language.model.modules())
+
+
+def test_empty_target_is_named(language):
+    with pytest.raises(ValueError, match=r"targets \[1\]"):
+        language.tokenise(["w1", "w1"], ["w2", " "])
+
+
+def test_captions_split_between_the_first_token_and_the_middle(language):
+    captions = ["w1 w2 w3 w4 w5 w6"] * 3 + ["w7"]
+    prefixes, suffixes = split_prefix(language.tokenizer, captions, [0.0, 0.5, 0.999, 0.5])
+    assert [len(each) for each in prefixes] == [1, 2, 3, 0]
+    assert [len(each) for each in suffixes] == [5, 4, 3, 1]
+    whole = language.tokenizer(captions, add_special_tokens=False)["input_ids"]
+    assert [a + b for a, b in zip(prefixes, suffixes)] == whole
+
+
+def test_caption_targets_count_every_word_once(language):
+    text = caption_text(language, ["w1 w2 w3 w4", "w5"], "", torch.tensor([0.0, 0.0]))
+    expected = 3 + 1 + 1 + 1 if language.encoder_decoder else 4 + 1 + 1 + 1
+    assert len(text.target_L) == expected
+
+
+def test_a_prompt_is_never_a_target(language):
+    text = language.tokenise(["w1 w2", "w3"], ["w4", "w5 w6"])
+    assert sorted(text.target_L.tolist()) == sorted(language.tokenizer.convert_tokens_to_ids(
+        ["w4", "w5", "w6", "</s>", "</s>"]
+    ))  # fmt: skip
+
+
+def test_missing_weights_say_how_to_get_them():
+    language = LanguageModel("facebook/opt-2.7b")
+    assert language.width == 2560
+    with pytest.raises(FileNotFoundError, match=r"opt-2.7b.*hf download facebook/opt-2.7b.*language.weights"):
+        language.load()
+
+
+def test_unknown_name_is_an_error_at_once():
+    with pytest.raises(FileNotFoundError, match="no/such-model"):
+        LanguageModel("no/such-model")

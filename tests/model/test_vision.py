@@ -1,0 +1,92 @@
+"""The image encoder: second-to-last block, frozen or not."""
+
+import pytest
+import safetensors.torch
+import timm
+import torch
+
+from lit_blip2.model.vision import VisionEncoder
+
+NAME = "vit_tiny_patch16_224"
+ARGS = dict(img_size=32, patch_size=16, embed_dim=24, depth=3, num_heads=2)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    torch.manual_seed(0)
+    file = tmp_path_factory.mktemp("vit") / "vit.safetensors"
+    safetensors.torch.save_file(timm.create_model(NAME, num_classes=0, **ARGS).state_dict(), file)
+    return str(file)
+
+
+def loaded(weights, **kwargs) -> VisionEncoder:
+    encoder = VisionEncoder(NAME, weights, model_args=ARGS, **kwargs)
+    encoder.load()
+    return encoder
+
+
+def test_output_is_that_of_the_second_to_last_block(weights):
+    full = timm.create_model(NAME, num_classes=0, **ARGS).eval()
+    full.load_state_dict(safetensors.torch.load_file(weights))
+    images = torch.randn(2, 3, 32, 32)
+    second_to_last = full.forward_intermediates(images, indices=[1], norm=False, return_prefix_tokens=True)[1][0]
+    patches = second_to_last[0].flatten(2).transpose(1, 2)
+    expected = torch.cat([second_to_last[1], patches], dim=1)
+    torch.testing.assert_close(loaded(weights)(images), expected)
+    assert loaded(weights).width == 24
+
+
+def test_last_block_on_request(weights):
+    images = torch.randn(2, 3, 32, 32)
+    assert not torch.allclose(loaded(weights)(images), loaded(weights, drop_last_blocks=0)(images))
+
+
+def test_parameters_are_known_before_loading(weights):
+    encoder = VisionEncoder(NAME, weights, model_args=ARGS)
+    assert encoder.encoder is None
+    counted = encoder.num_parameters
+    encoder.load()
+    assert counted == sum(p.numel() for p in encoder.parameters())
+
+
+def test_frozen_stays_in_eval_without_gradients(weights):
+    encoder = loaded(weights)
+    torch.nn.ModuleList([encoder]).train()
+    assert not any(module.training for module in encoder.modules())
+    assert not encoder(torch.randn(1, 3, 32, 32)).requires_grad
+    assert not any(p.requires_grad for p in encoder.parameters())
+
+
+def test_unfrozen_learns(weights):
+    encoder = loaded(weights, frozen=False).train()
+    encoder(torch.randn(1, 3, 32, 32)).sum().backward()
+    assert all(p.grad is not None for p in encoder.parameters())
+
+
+def test_fingerprint_follows_weights_and_layer(weights, tmp_path):
+    other = tmp_path / "other.safetensors"
+    torch.manual_seed(1)
+    safetensors.torch.save_file(timm.create_model(NAME, num_classes=0, **ARGS).state_dict(), other)
+    prints = [
+        VisionEncoder(NAME, file, model_args=ARGS, drop_last_blocks=drop).fingerprint()
+        for file, drop in ((weights, 1), (str(other), 1), (weights, 0))
+    ]
+    assert prints[0] != prints[1] and prints[0] != prints[2]
+    assert prints[0] == VisionEncoder(NAME, weights, model_args=ARGS).fingerprint()
+
+
+def test_missing_weights_say_how_to_get_them():
+    with pytest.raises(FileNotFoundError, match=r"eva_giant.*hf download timm/eva_giant.*vision.weights"):
+        VisionEncoder("eva_giant_patch14_clip_224").load()
+    with pytest.raises(FileNotFoundError, match="no file or folder 'nowhere.safetensors'"):
+        VisionEncoder("eva_giant_patch14_clip_224", "nowhere.safetensors").load()
+
+
+def test_too_many_blocks_dropped_is_named(weights):
+    with pytest.raises(ValueError, match=r"drop_last_blocks=3.*3 blocks"):
+        VisionEncoder(NAME, weights, model_args=ARGS, drop_last_blocks=3)
+
+
+def test_low_precision_is_for_frozen_weights():
+    with pytest.raises(ValueError, match="trainable weights stay float32"):
+        VisionEncoder("eva_giant_patch14_clip_224", frozen=False, dtype="bfloat16")
