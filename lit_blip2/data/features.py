@@ -103,6 +103,6 @@ def _fill(path: Path, batches: Iterable[np.ndarray], ids: np.ndarray) -> None:
         if not (finite := np.isfinite(array[done:end]).all((1, 2))).all():
             raise ValueError(f"features of image {ids[done + int(finite.argmin())]} are not finite in float16")
         done = end
-    if done != len(ids):
+    if done != len(ids) or array is None:
         raise ValueError(f"{done} rows of features for {len(ids)} images")
     array.flush()

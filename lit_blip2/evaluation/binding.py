@@ -1,0 +1,18 @@
+"""Binding: is a caption matched to its image rather than to the one with swapped attributes?"""
+
+import torch
+
+
+def binding_accuracy(true_P: torch.Tensor, swapped_P: torch.Tensor) -> float:
+    """Share of pairs whose true image scores higher than the swapped one; a tie counts half, so chance is 0.5.
+
+    Raises ValueError for nan, no pairs, or shapes that differ.
+    """
+    if true_P.shape != swapped_P.shape or not true_P.numel():
+        raise ValueError(
+            f"{tuple(true_P.shape)} scores against {tuple(swapped_P.shape)}: equal numbers of pairs are needed"
+        )
+    if torch.isnan(true_P).any() or torch.isnan(swapped_P).any():
+        raise ValueError("a score is nan: no image can be preferred")
+    wins, ties = (true_P > swapped_P).double(), (true_P == swapped_P).double()
+    return (wins + ties / 2).mean().item()

@@ -1,0 +1,178 @@
+"""VQAv2's accuracy, with the quirks of the official evaluation.
+
+An answer scores min(1, annotators who gave it / 3), averaged over the ten ways to leave one annotator out: 0, .3, .6,
+.9 and 1 for 0, 1, 2, 3 and more of ten. Texts are normalised (case, punctuation, articles, number words, apostrophes)
+only if the annotators disagree: where all ten say "cat", "The Cat" is wrong (TRAPS, Evaluation).
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+_PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
+_COMMA_IN_NUMBER = re.compile(r"\d,\d")
+_PERIOD = re.compile(r"\.(?!\d)")
+_MAX_PERIODS = 32  # the official code passes a flag where re.sub takes a count
+_ARTICLES = {"a", "an", "the"}
+_NUMBERS = {"none": "0"} | {
+    word: str(i)
+    for i, word in enumerate(["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"])
+}
+# Spelt without one of its apostrophes, each of these gets it back. Forms with a capital I never match lower-cased text.
+_APOSTROPHES = [
+    "ain't",
+    "aren't",
+    "can't",
+    "could've",
+    "couldn't",
+    "couldn't've",
+    "didn't",
+    "doesn't",
+    "don't",
+    "hadn't",
+    "hadn't've",
+    "hasn't",
+    "haven't",
+    "he'd",
+    "he'd've",
+    "he's",
+    "how'd",
+    "how'll",
+    "how's",
+    "isn't",
+    "it'd",
+    "it'd've",
+    "it'll",
+    "ma'am",
+    "mightn't",
+    "mightn't've",
+    "might've",
+    "mustn't",
+    "must've",
+    "needn't",
+    "not've",
+    "o'clock",
+    "oughtn't",
+    "'ow's'at",
+    "shan't",
+    "she'd've",
+    "should've",
+    "shouldn't",
+    "shouldn't've",
+    "somebody'd've",
+    "somebody'll",
+    "somebody's",
+    "someone'd",
+    "someone'd've",
+    "someone'll",
+    "someone's",
+    "something'd",
+    "something'd've",
+    "something'll",
+    "that's",
+    "there'd",
+    "there'd've",
+    "there're",
+    "there's",
+    "they'd",
+    "they'd've",
+    "they'll",
+    "they're",
+    "they've",
+    "'twas",
+    "wasn't",
+    "we'd've",
+    "we've",
+    "weren't",
+    "what'll",
+    "what're",
+    "what's",
+    "what've",
+    "when's",
+    "where'd",
+    "where's",
+    "where've",
+    "who'd",
+    "who'd've",
+    "who'll",
+    "who's",
+    "who've",
+    "why'll",
+    "why're",
+    "why's",
+    "won't",
+    "would've",
+    "wouldn't",
+    "wouldn't've",
+    "y'all",
+    "y'all'll",
+    "y'all'd've",
+    "you'd",
+    "you'd've",
+    "you'll",
+    "you're",
+    "you've",
+]
+_CONTRACTIONS = {"somebody'd": "somebodyd"} | {
+    word[: mark.start()] + word[mark.end() :]: word for word in _APOSTROPHES for mark in re.finditer("'", word)
+}
+
+
+def vqa_scores(predictions: Sequence[str], answers: Sequence[Sequence[str]]) -> list[float]:
+    """The accuracy of each prediction against its annotators' answers, 0..1.
+
+    Raises ValueError for unequal numbers, or fewer than two answers to a question (one cannot be left out of one).
+    """
+    if len(predictions) != len(answers):
+        raise ValueError(f"{len(predictions)} predictions for {len(answers)} questions")
+    if few := [i for i, given in enumerate(answers) if len(given) < 2]:
+        raise ValueError(f"question {few[0]} has {len(answers[few[0]])} answers: at least 2 are needed, VQAv2 has 10")
+    return [_score(prediction, given) for prediction, given in zip(predictions, answers)]
+
+
+def summarise(scores: Sequence[float], types: Sequence[str]) -> dict[str, float]:
+    """{"vqa/accuracy", "vqa/mean_over_types", "vqa/type_<name>"}, 0..1. Spaces in a type's name become underscores."""
+    if not scores or len(scores) != len(types):
+        raise ValueError(f"{len(scores)} scores for {len(types)} question types")
+    by_type: dict[str, list[float]] = defaultdict(list)
+    for score, name in zip(scores, types):
+        by_type[name].append(score)
+    means = {name: _mean(values) for name, values in sorted(by_type.items())}
+    return {
+        "vqa/accuracy": _mean(scores),
+        "vqa/mean_over_types": _mean(means.values()),
+        **{f"vqa/type_{'_'.join(name.split())}": mean for name, mean in means.items()},
+    }
+
+
+def normalise(text: str) -> str:
+    """An answer as the official evaluation compares it, once annotators disagree."""
+    words = [_NUMBERS.get(word, word) for word in _strip_punctuation(text).lower().split()]
+    return " ".join(_CONTRACTIONS.get(word, word) for word in words if word not in _ARTICLES)
+
+
+def _score(prediction: str, answers: Sequence[str]) -> float:
+    prediction, answers = _one_line(prediction), [_one_line(answer) for answer in answers]
+    if len(set(answers)) > 1:
+        prediction, answers = normalise(prediction), [normalise(answer) for answer in answers]
+    total, same = len(answers), answers.count(prediction)
+    # Leaving out one of the `same` that agree leaves same - 1 of them; leaving out any other leaves all.
+    return (same * min(1, max(same - 1, 0) / 3) + (total - same) * min(1, same / 3)) / total
+
+
+def _strip_punctuation(text: str) -> str:
+    """A mark vanishes beside a space, or if a number with a comma stands anywhere; else it becomes a space."""
+    stripped, has_number = text, _COMMA_IN_NUMBER.search(text)
+    for mark in _PUNCTUATION:
+        vanishes = has_number or f"{mark} " in text or f" {mark}" in text
+        stripped = stripped.replace(mark, "" if vanishes else " ")
+    return _PERIOD.sub("", stripped, count=_MAX_PERIODS)
+
+
+def _one_line(text: str) -> str:
+    return text.replace("\n", " ").replace("\t", " ").strip()
+
+
+def _mean(values: Iterable[float]) -> float:
+    values = list(values)
+    return sum(values) / len(values)

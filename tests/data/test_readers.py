@@ -1,0 +1,219 @@
+import json
+import pickle
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lit_blip2.data.binding import read_binding
+from lit_blip2.data.coco import clean_caption, read_captions
+from lit_blip2.data.strings import Strings
+from lit_blip2.data.vqa import read_questions
+
+
+def write_json(path, content):
+    path.write_text(json.dumps(content))
+    return path
+
+
+def listed(ids):
+    return [{"id": i, "file_name": f"{i:012d}.png"} for i in ids]
+
+
+def table(captions):
+    """What a Captions holds, in plain Python."""
+    ids = captions.image_ids.tolist()
+    return {i: (captions.files[k], captions.of(k)) for k, i in enumerate(ids)}
+
+
+def coco(*rows, ids=(1, 2)):
+    return {
+        "images": [{"id": i, "file_name": f"{i}.jpg"} for i in ids],
+        "annotations": [{"id": k, "image_id": i, "caption": text} for k, (i, text) in enumerate(rows)],
+    }
+
+
+@given(st.lists(st.text()))
+def test_strings_come_back(texts):
+    strings = Strings(texts)
+    assert list(strings) == texts and len(strings) == len(texts)
+    assert list(pickle.loads(pickle.dumps(strings))) == texts
+    if texts:
+        assert strings[-1] == texts[-1]
+    with pytest.raises(IndexError):
+        strings[len(texts)]
+
+
+@pytest.mark.parametrize(
+    ("text", "cleaned"),
+    [
+        ("A Red, red ROSE.", "a red, red rose"),
+        ('a.b!c"d(e)f*g#h:i;j~k', "a b c d e f g h i j k"),
+        ("  two\n lines\t here ", "two lines here"),
+        ("it's 3-d / fine?", "it's 3-d / fine?"),
+        ("...", ""),
+    ],
+)
+def test_clean_caption(text, cleaned):
+    assert clean_caption(text) == cleaned
+
+
+def test_captions_are_cut_at_fifty_words():
+    assert clean_caption("word " * 60) == " ".join(["word"] * 50)
+    assert clean_caption("a b c d", max_words=2) == "a b"
+
+
+def test_coco_layout(tmp_path):
+    path = write_json(tmp_path / "c.json", coco((2, "Two."), (1, "One!"), (2, "Zwei")))
+    assert table(read_captions(path)) == {1: ("1.jpg", ["one"]), 2: ("2.jpg", ["two", "zwei"])}
+
+
+def test_lavis_layouts(tmp_path):
+    train = [
+        {"image": "val2014/COCO_val2014_000000000042.jpg", "caption": "One.", "image_id": "coco_42"},
+        {"image": "train2014/x.jpg", "caption": "Other.", "image_id": 7},
+        {"image": "val2014/COCO_val2014_000000000042.jpg", "caption": "Two.", "image_id": "coco_42"},
+    ]
+    path = write_json(tmp_path / "train.json", train)
+    assert table(read_captions(path)) == {
+        42: ("val2014/COCO_val2014_000000000042.jpg", ["one", "two"]),
+        7: ("train2014/x.jpg", ["other"]),
+    }
+    val = [{"image": "val2014/COCO_val2014_000000000042.jpg", "caption": ["One", "Two"]}]
+    assert table(read_captions(write_json(tmp_path / "val.json", val)))[42][1] == ["one", "two"]
+    unnamed = write_json(tmp_path / "unnamed.json", [{"image": "rose.jpg", "caption": "a rose"}])
+    with pytest.raises(ValueError, match="no number at the end of 'rose'"):
+        read_captions(unnamed)
+    twice = [{"image": f"{name}.jpg", "caption": "x", "image_id": 3} for name in "ab"]
+    with pytest.raises(ValueError, match=r"image id 3 stands for both a\.jpg and b\.jpg"):
+        read_captions(write_json(tmp_path / "twice.json", twice))
+
+
+def test_karpathy_layout(tmp_path):
+    images = [
+        {
+            "filepath": "val2014",
+            "filename": f"{i}.jpg",
+            "cocoid": i,
+            "imgid": 99,
+            "split": split,
+            "sentences": [{"raw": "A."}],
+        }
+        for i, split in enumerate(["train", "restval", "val", "test"])
+    ]
+    path = write_json(tmp_path / "dataset_coco.json", {"images": images, "dataset": "coco"})
+    assert read_captions(path, "train").image_ids.tolist() == [0, 1]
+    assert table(read_captions(path, "test")) == {3: ("val2014/3.jpg", ["a"])}
+
+
+def test_an_empty_caption_is_left_out_if_another_stays(tmp_path):
+    path = write_json(tmp_path / "c.json", coco((1, ""), (1, "one"), (1, " . "), (2, "two")))
+    with pytest.warns(UserWarning, match="2 empty captions left out") as caught:
+        captions = read_captions(path)
+    assert len(caught) == 1 and captions.of(0) == ["one"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (coco((1, "one"), (2, "...")), "image 2 has no caption, or only empty"),
+        (coco((1, "one")), "image 2 has no caption"),
+        (coco((1, "one"), (2, "two"), (5, "five")), "annotation 2 belongs to image 5"),
+        (coco((1, "one"), ids=(1, 1)), "image id 1 is listed twice"),
+        (coco(ids=()), "no images of split 'train'"),
+        ({"pictures": []}, r"its keys are \['pictures'\]"),
+    ],
+)
+def test_faults_name_the_file_and_the_id(tmp_path, content, message):
+    with pytest.raises(ValueError, match=message) as error:
+        read_captions(write_json(tmp_path / "faulty.json", content))
+    assert "faulty.json" in str(error.value)
+
+
+def test_missing_and_broken_files_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"gone\.json"):
+        read_captions(tmp_path / "gone.json")
+    (tmp_path / "half.json").write_text('{"images": [')
+    with pytest.raises(ValueError, match=r"half\.json is not JSON"):
+        read_captions(tmp_path / "half.json")
+
+
+def test_drawn_captions_are_all_reached_and_cost_one_draw(tmp_path):
+    captions = read_captions(write_json(tmp_path / "c.json", coco((1, "a"), (1, "b"), (1, "c"), (2, "only"))))
+    drawn = [captions.draw(0, np.random.default_rng(i)) for i in range(300)]
+    assert {text: 70 < drawn.count(text) < 130 for text in "abc"} == dict.fromkeys("abc", True)
+    one, three = np.random.default_rng(0), np.random.default_rng(0)
+    captions.draw(1, one), captions.draw(0, three)
+    assert one.random() == three.random()
+
+
+def vqa_files(folder, asked, answered, **extra):
+    questions = [{"question_id": q, "image_id": i, "question": f"q{q} ?"} for q, i in asked]
+    marks = [
+        {
+            "question_id": q,
+            "image_id": i,
+            "question_type": "what",
+            "answers": [{"answer": f"a{q}{k}"} for k in range(n)],
+        }
+        for q, i, n in answered
+    ]
+    first = write_json(folder / "questions.json", {"questions": questions, **extra})
+    return first, write_json(folder / "answers.json", {"annotations": marks})
+
+
+def test_questions_are_sorted_by_image_with_their_own_answers(tmp_path):
+    asked, answered = [(5, 20), (3, 10), (4, 20)], [(3, 10, 2), (4, 20, 2), (5, 20, 2)]
+    questions = read_questions(*vqa_files(tmp_path, asked, answered), files={10: "ten.png", 20: "twenty.png"})
+    assert questions.question_ids.tolist() == [3, 4, 5] and questions.image_ids.tolist() == [10, 20, 20]
+    assert list(questions.texts) == ["q3 ?", "q4 ?", "q5 ?"] and list(questions.types) == ["what"] * 3
+    assert questions.answers_of(2) == ["a50", "a51"]
+    assert list(questions.files) == ["ten.png", "twenty.png", "twenty.png"]
+
+
+def test_image_files_are_named_as_coco_does(tmp_path):
+    paths = vqa_files(tmp_path, [(1, 42)], [(1, 42, 10)], data_subtype="val2014")
+    assert read_questions(*paths).files[0] == "val2014/COCO_val2014_000000000042.jpg"
+    with pytest.raises(ValueError, match="no file name is known for image 42"):
+        read_questions(*vqa_files(tmp_path, [(1, 42)], [(1, 42, 10)]))
+
+
+@pytest.mark.parametrize(
+    ("asked", "answered", "message"),
+    [
+        ([(1, 7), (1, 7)], [(1, 7, 10)], "questions.json: question id 1 stands there twice"),
+        ([(1, 7)], [(1, 7, 10), (1, 7, 10)], "answers.json: question id 1 stands there twice"),
+        ([(1, 7), (2, 7)], [(1, 7, 10), (3, 7, 10)], r"2 question ids stand in only one of .*\[2, 3\]"),
+        ([(1, 7)], [(1, 8, 10)], "question 1 belongs to image 7 .* image 8"),
+        ([(1, 7), (2, 7)], [(1, 7, 10), (2, 7, 9)], "numbers of answers differ.*{10: 1, 9: 2}"),
+        ([], [], "questions.json holds no questions"),
+    ],
+)
+def test_question_faults_name_the_ids(tmp_path, asked, answered, message):
+    with pytest.raises(ValueError, match=message):
+        read_questions(*vqa_files(tmp_path, asked, answered), files={7: "x"})
+
+
+def test_binding_pairs(tmp_path):
+    rows = [{"image_id": 2, "swapped_image_id": 1, "caption": "Red, blue."}]
+    pairs = read_binding(write_json(tmp_path / "b.json", {"images": listed([1, 2]), "pairs": rows}))
+    assert (pairs.image_ids.tolist(), pairs.swapped_image_ids.tolist()) == ([2], [1])
+    assert (pairs.files[0], pairs.swapped_files[0]) == ("000000000002.png", "000000000001.png")
+    assert pairs.captions[0] == "red, blue"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"swapped_image_id": 3}, r"image 3 of pair \(2, 3\) is not in"),
+        ({"swapped_image_id": 2}, r"pair \(2, 2\) needs two images"),
+        ({"caption": "."}, r"pair \(2, 1\) needs two images and a caption"),
+    ],
+)
+def test_binding_faults(tmp_path, change, message):
+    row = {"image_id": 2, "swapped_image_id": 1, "caption": "red"} | change
+    with pytest.raises(ValueError, match=message):
+        read_binding(write_json(tmp_path / "b.json", {"images": listed([1, 2]), "pairs": [row]}))
+    with pytest.raises(ValueError, match="holds no pairs"):
+        read_binding(write_json(tmp_path / "none.json", {"images": [], "pairs": []}))

@@ -1,0 +1,116 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.transforms import v2
+
+from lit_blip2.data.transforms import (
+    CLIP_MEAN,
+    CLIP_STD,
+    UnreadableImageError,
+    eval_transform,
+    load_image,
+    random_crop,
+    train_transform,
+)
+
+
+def rng(seed=0):
+    return np.random.default_rng(seed)
+
+
+@pytest.fixture
+def noise():
+    return Image.fromarray(rng().integers(0, 256, (40, 60, 3), dtype=np.uint8))
+
+
+def plain(image, size):
+    """The same pixels by torchvision's own pipeline on a PIL image."""
+    steps = [v2.Resize((size, size), v2.InterpolationMode.BICUBIC), v2.PILToTensor()]
+    return v2.Compose([*steps, v2.ToDtype(torch.float32, scale=True), v2.Normalize(CLIP_MEAN, CLIP_STD)])(image)
+
+
+def test_evaluation_equals_torchvision(noise):
+    assert torch.equal(eval_transform(noise, 16), plain(noise, 16))
+    grey = torch.tensor(CLIP_MEAN).view(3, 1, 1) * torch.ones(3, 5, 5)
+    mean = Image.fromarray((grey * 255).round().byte().permute(1, 2, 0).numpy())
+    assert eval_transform(mean, 5).abs().max() < 0.01
+
+
+def test_training_is_a_function_of_the_generator(noise):
+    first, again, other = (train_transform(noise, 16, rng(seed)) for seed in (1, 1, 2))
+    assert first.shape == (3, 16, 16) and first.dtype == torch.float32
+    assert torch.equal(first, again) and not torch.equal(first, other)
+    torch.manual_seed(7)
+    assert torch.equal(first, train_transform(noise, 16, rng(1)))
+
+
+def test_training_view_is_the_crop_it_drew(noise):
+    for seed in range(6):
+        generator = rng(seed)
+        top, left, height, width = random_crop(40, 60, generator)
+        crop = noise.crop((left, top, left + width, top + height))
+        if generator.random() < 0.5:
+            crop = crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        # resizing first and flipping after differs from this only by rounding
+        assert (train_transform(noise, 16, rng(seed)) - plain(crop, 16)).abs().max() < 0.03
+
+
+def test_crops_lie_inside_and_have_the_right_areas():
+    generator, areas, shapes = rng(), [], []
+    for _ in range(3000):
+        top, left, height, width = random_crop(200, 240, generator)
+        assert 0 <= top <= 200 - height and 0 <= left <= 240 - width
+        areas.append(height * width / (200 * 240))
+        shapes.append(width / height)
+    assert 0.49 < min(areas) < 0.51 and 0.97 < max(areas) <= 1
+    assert min(shapes) > 0.74 and max(shapes) < 1.35
+
+
+@pytest.mark.parametrize(("height", "width"), [(5, 500), (500, 5), (1, 1), (1, 30)])
+def test_extreme_shapes_fall_back_to_a_centred_crop(height, width):
+    top, left, h, w = random_crop(height, width, rng())
+    assert 0 < h <= height and 0 < w <= width and (top, left) == ((height - h) // 2, (width - w) // 2)
+    assert train_transform(Image.new("RGB", (width, height)), 8, rng()).shape == (3, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("mode", "suffix"),
+    [("L", "png"), ("LA", "png"), ("P", "png"), ("RGB", "png"), ("RGBA", "png"), ("CMYK", "tif"), ("YCbCr", "tif")],
+)
+def test_every_mode_becomes_rgb(tmp_path, mode, suffix):
+    Image.new("L", (6, 4), 200).convert("RGB").convert(mode).save(tmp_path / f"x.{suffix}")
+    with Image.open(tmp_path / f"x.{suffix}") as written:
+        assert written.mode == mode
+    image = load_image(tmp_path / f"x.{suffix}")
+    assert (image.mode, image.size) == ("RGB", (6, 4))
+    assert np.abs(np.asarray(image).astype(int) - 200).max() <= 4  # palettes and YCbCr round
+
+
+@pytest.mark.parametrize(("dtype", "mode"), [(np.uint16, "I;16"), (np.int32, "I")])
+def test_sixteen_bits_are_scaled(tmp_path, dtype, mode):
+    Image.fromarray(np.array([[0, 100 * 257, 65535]], dtype=dtype)).save(tmp_path / "deep.tif")
+    with Image.open(tmp_path / "deep.tif") as written:
+        assert written.mode == mode
+    assert np.asarray(load_image(tmp_path / "deep.tif"))[0, :, 0].tolist() == [0, 100, 255]
+
+
+def test_exif_turns_the_image(tmp_path):
+    image, exif = Image.new("RGB", (6, 4)), Image.Exif()
+    exif[0x0112] = 6
+    image.save(tmp_path / "turned.jpg", exif=exif)
+    assert load_image(tmp_path / "turned.jpg").size == (4, 6)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_damaged_files_are_named(tmp_path, noise, suffix):
+    path = tmp_path / f"damaged.{suffix}"
+    noise.save(path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(UnreadableImageError, match=f"damaged.{suffix}"):
+        load_image(path)
+    path.write_bytes(b"no image")
+    with pytest.raises(UnreadableImageError, match=f"damaged.{suffix}"):
+        load_image(path)
+    with pytest.raises(FileNotFoundError, match=r"gone\.png"):
+        load_image(tmp_path / "gone.png")

@@ -1,0 +1,88 @@
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lit_blip2.evaluation.vqa import normalise, summarise, vqa_scores
+
+
+def leave_one_out(prediction, answers):
+    """The definition, spelt out: agreement with every nine of ten, averaged."""
+    parts = []
+    for i in range(len(answers)):
+        others = answers[:i] + answers[i + 1 :]
+        parts.append(min(1, sum(other == prediction for other in others) / 3))
+    return sum(parts) / len(parts)
+
+
+@pytest.mark.parametrize(("agree", "score"), [(0, 0), (1, 0.3), (2, 0.6), (3, 0.9), (4, 1), (7, 1), (10, 1)])
+def test_scores_of_ten_annotators(agree, score):
+    assert vqa_scores(["cat"], [["cat"] * agree + ["dog"] * (10 - agree)]) == [pytest.approx(score)]
+
+
+words = st.sampled_from(["red", "blue", "green"])
+
+
+@given(words, st.lists(words, min_size=2, max_size=12))
+def test_equals_the_definition(prediction, answers):
+    assert vqa_scores([prediction], [answers])[0] == pytest.approx(leave_one_out(prediction, answers))
+
+
+def test_every_split_of_ten_between_two_answers():
+    for answers in itertools.product("ab", repeat=10):
+        assert vqa_scores(["a"], [list(answers)])[0] == pytest.approx(leave_one_out("a", list(answers)))
+
+
+def test_normalises_only_where_annotators_disagree():
+    assert vqa_scores(["The Cat"], [["cat"] * 10]) == [0]
+    assert vqa_scores(["The Cat"], [["cat"] * 9 + ["dog"]]) == [1]
+    assert vqa_scores(["cat\n"], [["cat "] * 10]) == [1]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("1,000", "1000"),
+        ("3.5", "3.5"),
+        ("u.s.a.", "usa"),
+        ("black/white", "black white"),
+        ("two", "2"),
+        ("dont", "don't"),
+        ("a man's hat", "man's hat"),
+        ("none", "0"),
+        ("The Cat", "cat"),
+        ("left - right", "left right"),
+        ("1,000 - 2/3", "1000 23"),
+        ("couldnt've", "couldn't've"),
+        ("couldn'tve", "couldn't've"),
+        ("couldntve", "couldntve"),
+        ("twas", "'twas"),
+        ("somebody'd", "somebodyd"),
+        ("lets", "lets"),
+        ("wow!!", "wow"),
+        ("it: is", "it: is"),
+        ("", ""),
+    ],
+)
+def test_normalisation(text, expected):
+    assert normalise(text) == expected
+
+
+def test_summary_gives_every_type_the_same_weight():
+    summary = summarise([1, 1, 1, 0], ["what color", "what color", "what color", "count"])
+    assert summary == {
+        "vqa/accuracy": 0.75,
+        "vqa/mean_over_types": 0.5,
+        "vqa/type_count": 0,
+        "vqa/type_what_color": 1,
+    }
+
+
+def test_errors_name_the_numbers():
+    with pytest.raises(ValueError, match="1 predictions for 2"):
+        vqa_scores(["a"], [["a"] * 10] * 2)
+    with pytest.raises(ValueError, match="question 1 has 1 answers"):
+        vqa_scores(["a", "a"], [["a"] * 10, ["a"]])
+    with pytest.raises(ValueError, match="0 scores"):
+        summarise([], [])
