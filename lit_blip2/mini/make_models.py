@@ -1,0 +1,53 @@
+"""One seeded command that makes the two frozen models and the tokenizers again, one core each.
+
+    python -m lit_blip2.mini.make_models --out DIR [--seed 0] [--only lm|vit]
+
+DIR/opt is a Hugging Face folder, DIR/bert a tokenizer, DIR/vit.safetensors a timm state dict; the figures are in
+DIR/opt/figures.json and DIR/vit_figures.json.
+"""
+
+import argparse
+import multiprocessing
+from pathlib import Path
+
+
+def make_lm(out: Path, seed: int) -> None:
+    import torch
+
+    from lit_blip2.mini.train_lm import train_lm
+
+    torch.set_num_threads(1)
+    print(train_lm(out / "opt", seed))
+
+
+def make_vit(out: Path, seed: int) -> None:
+    import torch
+
+    from lit_blip2.mini.train_vit import train_vit
+    from lit_blip2.mini.vocabulary import save_bert_tokenizer
+
+    torch.set_num_threads(1)
+    save_bert_tokenizer(out / "bert")
+    print(train_vit(out, seed))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", choices=("lm", "vit"))
+    args = parser.parse_args()
+    makers = {"lm": make_lm, "vit": make_vit}
+    chosen = [makers[args.only]] if args.only else list(makers.values())
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=make, args=(args.out, args.seed)) for make in chosen]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    if any(process.exitcode for process in processes):
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()
