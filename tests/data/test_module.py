@@ -174,6 +174,32 @@ def test_accumulation_splits_the_same_batches(arguments, tmp_path):
     assert all(a[0] == b[0] for a, b in zip(split.seen[::2], split.seen[1::2]))
 
 
+class Notes(Recorder):
+    """Leaves what its rank saw in a file."""
+
+    def __init__(self, folder):
+        super().__init__()
+        self.folder = folder
+
+    def on_fit_end(self):
+        (self.folder / f"rank{self.global_rank}.json").write_text(json.dumps(self.seen))
+
+
+def test_two_processes_see_the_batches_of_one(arguments, tmp_path):
+    whole = Recorder()
+    trainer(tmp_path, max_steps=3, limit_val_batches=0).fit(whole, COCO(**arguments))
+    options = dict(devices=2, strategy="ddp_fork", use_distributed_sampler=False)
+    trainer(tmp_path, max_steps=3, **options).fit(Notes(tmp_path), COCO(**arguments))
+    ranks = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1)]
+    joined = [(a[0], *(x + y for x, y in zip(a[1:], b[1:]))) for a, b in zip(*ranks, strict=True)]
+    assert joined == whole.seen
+
+
+def test_dealing_rows_twice_is_refused(arguments, tmp_path):
+    with pytest.raises(Exception, match=r"set trainer\.use_distributed_sampler to false"):
+        trainer(tmp_path, max_steps=3, devices=2, strategy="ddp_fork").fit(Recorder(), COCO(**arguments))
+
+
 def test_short_epochs_go_on_instead_of_starting_over(arguments, tmp_path):
     recorder = Recorder()
     trainer(tmp_path, max_steps=6, limit_train_batches=2, limit_val_batches=0).fit(recorder, COCO(**arguments))
