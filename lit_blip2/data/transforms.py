@@ -15,6 +15,8 @@ from torchvision.transforms.v2 import functional as F
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+_SCALE = (1 / 255 / torch.tensor(CLIP_STD, dtype=torch.float64)).float().view(3, 1, 1)
+_SHIFT = (-torch.tensor(CLIP_MEAN, dtype=torch.float64).view(3, 1, 1) * 255 * _SCALE).float()
 
 
 class UnreadableImageError(OSError):
@@ -79,4 +81,6 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _to_tensor(image: Image.Image) -> torch.Tensor:
-    return F.normalize(F.to_dtype(F.pil_to_tensor(image), torch.float32, scale=True), CLIP_MEAN, CLIP_STD)
+    """(value / 255 - mean) / std as one product and one sum in place, channels first: quicker than step by step."""
+    pixels_3HW = F.pil_to_tensor(image).to(torch.float32, memory_format=torch.contiguous_format)
+    return pixels_3HW.mul_(_SCALE).add_(_SHIFT)
