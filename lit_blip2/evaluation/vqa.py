@@ -8,6 +8,7 @@ only if the annotators disagree: where all ten say "cat", "The Cat" is wrong (TR
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 _PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 _COMMA_IN_NUMBER = re.compile(r"\d,\d")
@@ -145,6 +146,7 @@ def summarise(scores: Sequence[float], types: Sequence[str]) -> dict[str, float]
     }
 
 
+@lru_cache(maxsize=65536)  # annotators repeat each other
 def normalise(text: str) -> str:
     """An answer as the official evaluation compares it, once annotators disagree."""
     words = [_NUMBERS.get(word, word) for word in _strip_punctuation(text).lower().split()]
