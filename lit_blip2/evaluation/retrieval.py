@@ -84,12 +84,12 @@ def _text_ranks(scores_IT: torch.Tensor, image_of_text_T: torch.Tensor) -> torch
     best_I = own_T.new_full((len(scores_IT),), float("-inf")).scatter_reduce(0, image_of_text_T, own_T, "amax")
     own_at_best_T = (own_T >= best_I[image_of_text_T]).long()
     own_at_best_I = torch.zeros_like(best_I, dtype=torch.long).scatter_add(0, image_of_text_T, own_at_best_T)
-    return 1 + (scores_IT >= best_I[:, None]).count_nonzero(1) - own_at_best_I
+    return 1 + (scores_IT >= best_I[:, None]).sum(1, dtype=torch.int32) - own_at_best_I
 
 
 def _image_ranks(scores_TI: torch.Tensor, image_of_text_T: torch.Tensor) -> torch.Tensor:
     """Rank, from 1, of the image of each text among all images."""
-    return (scores_TI >= scores_TI.gather(1, image_of_text_T[:, None])).count_nonzero(1)
+    return (scores_TI >= scores_TI.gather(1, image_of_text_T[:, None])).sum(1, dtype=torch.int32)
 
 
 def _check(scores_IT: torch.Tensor, image_of_text_T: torch.Tensor) -> None:
