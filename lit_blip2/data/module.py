@@ -7,7 +7,6 @@ from typing import TypedDict
 
 import lightning as L
 import numpy as np
-import torch
 from torch.utils.data import DataLoader, Dataset
 
 from lit_blip2.data.binding import Pairs, read_binding
@@ -134,6 +133,7 @@ class COCO(L.LightningDataModule):
             accumulate=trainer.accumulate_grad_batches,
             group=self.group,
             num_workers=self.num_workers,
+            pin_memory=trainer.strategy.root_device.type == "cuda",
         )
 
     def val_dataloader(self) -> dict[str, DataLoader]:
@@ -155,6 +155,7 @@ class COCO(L.LightningDataModule):
             trainer.global_rank,
             trainer.world_size,
             self.num_workers,
+            trainer.strategy.root_device.type == "cuda",
         )
 
     def _annotation_files(self, splits: list[str]) -> list[Path]:
@@ -222,12 +223,13 @@ def train_loader(
     accumulate: int = 1,
     group: int = 1,
     num_workers: int = 0,
+    pin_memory: bool = False,
 ) -> TrainLoader:
     """This rank's micro-batches of the steps from start_step. `len()` counts the whole run (see StepBatchSampler)."""
     sampler = StepBatchSampler(
         len(dataset), batch_size, dataset.seed, start_step, num_steps, rank, world_size, accumulate, group
     )
-    return _loader(dataset, num_workers, batch_sampler=sampler)
+    return _loader(dataset, num_workers, pin_memory, batch_sampler=sampler)
 
 
 def eval_loaders(
@@ -237,22 +239,23 @@ def eval_loaders(
     rank: int = 0,
     world_size: int = 1,
     num_workers: int = 0,
+    pin_memory: bool = False,
 ) -> dict[str, DataLoader]:
     """task -> loader of rows rank, rank + world_size, ... of its table, none twice, in order."""
     kinds = {"caption": CaptionRows, "vqa": QuestionRows, "binding": BindingRows}
     rows = {task: np.arange(rank, len(table), world_size) for task, table in tables.items()}
     datasets = {task: kinds[task](table, source, rows[task]) for task, table in tables.items()}
-    return {task: _loader(data, num_workers, batch_size=batch_size) for task, data in datasets.items()}
+    return {task: _loader(data, num_workers, pin_memory, batch_size=batch_size) for task, data in datasets.items()}
 
 
-def _loader(dataset: Dataset, num_workers: int, **how) -> DataLoader:
+def _loader(dataset: Dataset, num_workers: int, pin_memory: bool, **how) -> DataLoader:
     """Data sets answer with whole batches, so nothing is collated. A training loader keeps its workers."""
     training = "batch_sampler" in how
     return (TrainLoader if training else DataLoader)(
         dataset,
         num_workers=num_workers,
         collate_fn=_as_is,
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=pin_memory,
         persistent_workers=training and num_workers > 0,
         **how,
     )
