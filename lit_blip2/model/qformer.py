@@ -228,12 +228,13 @@ class SelfAttention(nn.Module):
 
     def forward(self, rows_MD: Tensor, plan: "_Plan") -> Tensor:
         """[M, D] to [M, D]."""
-        qkv_MF = self.qkv(rows_MD)
+        query_MF, text_MF = self.qkv(rows_MD).split([plan.query_rows, len(rows_MD) - plan.query_rows])
+        queries = iter(query_MF.split(plan.query_counts))
         dropout = self.attention_dropout if self.training else 0.0
         contexts, attended = {}, []
         for number, part in enumerate(plan.parts):
-            qkv_RSHE = part.gather(qkv_MF).unflatten(-1, (3, self.heads, -1)).unbind(2)
-            query, key, value = (x.transpose(1, 2) for x in qkv_RSHE)
+            qkv_RSF = part.gather(next(queries) if part.queries else None, text_MF)
+            query, key, value = (x.transpose(1, 2) for x in qkv_RSF.unflatten(-1, (3, self.heads, -1)).unbind(2))
             contexts[number] = key, value
             if part.context is not None:
                 seen = [x[:, :, : plan.num_queries] for x in contexts[part.context]]
@@ -301,20 +302,18 @@ class _Part(NamedTuple):
 
     sequences: int
     queries: int
-    query_start: int
     text: PackedText | None
     source_RT: Tensor | None
     context: int | None
     mask: Tensor | None
 
-    def gather(self, rows_MF: Tensor) -> Tensor:
-        """[M, F] to this pass' padded sequences [R, S, F]."""
+    def gather(self, query_MF: Tensor | None, text_MF: Tensor) -> Tensor:
+        """This pass' query rows and the text rows of all passes to its padded sequences [R, S, F]."""
         parts = []
-        if self.queries:
-            stop = self.query_start + self.sequences * self.queries
-            parts.append(rows_MF[self.query_start : stop].view(self.sequences, self.queries, -1))
+        if query_MF is not None:
+            parts.append(query_MF.view(self.sequences, self.queries, -1))
         if self.text is not None:
-            parts.append(rows_MF.index_select(0, self.source_RT.flatten()).view(*self.source_RT.shape, -1))
+            parts.append(text_MF.index_select(0, self.source_RT.flatten()).view(*self.source_RT.shape, -1))
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
     def scatter(self, x_RSD: Tensor) -> tuple[Tensor, Tensor]:
@@ -334,15 +333,14 @@ class _Plan:
         self.images = [each.image for each in passes if each.image is not None]
         self.query_counts = [len(image) * num_queries for image in self.images]
         self.query_sequences = sum(map(len, self.images))
+        self.query_rows = sum(self.query_counts)
         self.parts: list[_Part] = []
-        query_start, text_start = 0, sum(self.query_counts)
+        text_start = 0
         for each in passes:
-            part = self._part(each, query_start, text_start)
-            self.parts.append(part)
-            query_start += part.sequences * part.queries
+            self.parts.append(self._part(each, text_start))
             text_start += 0 if each.text is None else len(each.text.ids_L)
 
-    def _part(self, each: Pass, query_start: int, text_start: int) -> _Part:
+    def _part(self, each: Pass, text_start: int) -> _Part:
         if each.image is None and each.text is None:
             raise ValueError("a pass needs an image, a text or both")
         if None not in (each.image, each.text) and len(each.image) != len(each.text):
@@ -356,7 +354,6 @@ class _Plan:
         return _Part(
             sequences=len(each.image if each.text is None else each.text),
             queries=0 if each.image is None else self.num_queries,
-            query_start=query_start,
             text=each.text,
             source_RT=None if each.text is None else each.text.source_BT + text_start,
             context=each.context,

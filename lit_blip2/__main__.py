@@ -1,0 +1,66 @@
+"""The command line. Only the command that is asked for is imported, so that `--help` and `params` stay light."""
+
+import sys
+
+TRAINER = {
+    "fit": "train an experiment: fit --config experiments/mini_stage1.yaml",
+    "validate": "evaluate a checkpoint on the validation sets: validate --config FILE --ckpt_path RUN",
+    "test": "evaluate a checkpoint on the test sets: test --config FILE --ckpt_path RUN",
+    "predict": "write a checkpoint's captions and answers: predict --config FILE --ckpt_path RUN",
+}
+OTHERS = {
+    "params": "table of trainable and frozen parameters: params --config FILE (no weights needed)",
+    "data": "make the mini-world: data make-mini --out data/mini",
+    "ask": 'answer a question about an image: ask --checkpoint RUN IMAGE "what shape is red ?"',
+    "caption": "describe an image: caption --checkpoint RUN IMAGE",
+}
+
+
+def usage() -> str:
+    """All commands, one line each."""
+    lines = [f"  {name:9} {text}" for name, text in (TRAINER | OTHERS).items()]
+    return "\n".join(
+        [
+            "usage: python -m lit_blip2 COMMAND ...",
+            "",
+            "BLIP-2 in two stages: train, evaluate, ablate. An experiment is one YAML file in experiments/; any of its",
+            "keys can be set behind it, such as --model.net.itm=null or --trainer.max_steps=100.",
+            "",
+            *lines,
+            "",
+            "python -m lit_blip2 COMMAND --help says more about one.",
+        ]
+    )
+
+
+def main() -> int:
+    """Dispatch; the exit status."""
+    arguments = sys.argv[1:]
+    command, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
+    if command in ("-h", "--help"):
+        print(usage())
+        return 0
+    if command in TRAINER:
+        from lit_blip2.cli import main as run
+
+        run()  # reads the command line itself, as LightningCLI wants it
+    elif command == "params":
+        from lit_blip2.params import main as run
+
+        run(rest)
+    elif command == "data":
+        from lit_blip2.mini.command import main as run
+
+        run(rest)
+    elif command in ("ask", "caption"):
+        from lit_blip2.ask import main as run
+
+        run(command, rest)
+    else:
+        print(f"unknown command {command!r}\n\n{usage()}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

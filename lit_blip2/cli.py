@@ -1,0 +1,59 @@
+"""fit, validate, test and predict: LightningCLI with this suite's defaults (a run's folder, its config in each
+checkpoint, results beside the run they belong to)."""
+
+from pathlib import Path
+
+from lightning import LightningDataModule
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+
+from lit_blip2.lit.callbacks import HParams, MetricsFile, StopOnNonFinite
+from lit_blip2.lit.checkpoint import find_checkpoint
+from lit_blip2.lit.module import LitBLIP2
+
+EVALUATIONS = ("validate", "test", "predict")
+
+
+class SuiteCLI(LightningCLI):
+    """`python -m lit_blip2 fit|validate|test|predict --config experiments/NAME.yaml`."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.set_defaults({"trainer.use_distributed_sampler": False})
+
+    def before_instantiate_classes(self) -> None:
+        """Evaluation of a checkpoint writes into that run's folder; a folder stands for its last checkpoint."""
+        config = self.config[self.subcommand]
+        if config.get("ckpt_path") is None or config.ckpt_path in ("best", "last", "hpc", "registry"):
+            return
+        config.ckpt_path = str(find_checkpoint(config.ckpt_path))
+        run = Path(config.ckpt_path).resolve().parent.parent
+        logger = config.trainer.logger
+        if self.subcommand in EVALUATIONS and (run / "config.yaml").exists() and hasattr(logger, "init_args"):
+            logger.init_args.save_dir = str(run.parent.parent)
+            logger.init_args.name, logger.init_args.version = run.parent.name, run.name
+
+    def after_instantiate_classes(self) -> None:
+        self.model.config = self._parser(self.subcommand).dump(self.config[self.subcommand], skip_none=False)
+
+
+class SaveConfigOnFit(SaveConfigCallback):
+    """config.yaml in the run's folder, written by fit alone: evaluating a run must not change it."""
+
+    def setup(self, trainer, pl_module, stage: str) -> None:
+        if stage == "fit":
+            super().setup(trainer, pl_module, stage)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run one of LightningCLI's commands."""
+    SuiteCLI(
+        LitBLIP2,
+        LightningDataModule,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        save_config_callback=SaveConfigOnFit,
+        save_config_kwargs={"overwrite": True},
+        auto_configure_optimizers=False,
+        seed_everything_default=0,
+        trainer_defaults={"callbacks": [MetricsFile(), StopOnNonFinite(), HParams()]},
+        args=arguments,
+    )

@@ -1,0 +1,82 @@
+"""Checkpoints hold what trains and the resolved config, nothing frozen and nothing pickled; what does not fit exactly
+is an error that names it."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+
+def trainable_state(module: nn.Module) -> dict[str, Tensor]:
+    """State-dict entries of the parameters that train."""
+    return {name: p.detach() for name, p in module.named_parameters() if p.requires_grad}
+
+
+def check_fits(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], what: str) -> None:
+    """Raise ValueError unless `state` has exactly the keys and shapes of `wanted`; all problems named at once."""
+    problems = [f"missing {key}" for key in wanted if key not in state]
+    problems += [f"unexpected {key}" for key in state if key not in wanted]
+    problems += [
+        f"{key} is {tuple(state[key].shape)}, the model's is {tuple(wanted[key].shape)}"
+        for key in wanted
+        if key in state and state[key].shape != wanted[key].shape
+    ]
+    if problems:
+        shown = "; ".join(problems[:10]) + (f"; and {len(problems) - 10} more" if len(problems) > 10 else "")
+        raise ValueError(f"{what} does not fit this model: {shown}. Use the config that it was trained with.")
+
+
+def find_checkpoint(path: str | Path) -> Path:
+    """A checkpoint file, or the last one of a run's folder (or of an experiment's newest run).
+
+    Raises FileNotFoundError that says what was looked for.
+    """
+    path = Path(path)
+    if path.is_file():
+        return path
+    found = sorted(path.glob("**/last.ckpt"), key=lambda file: file.stat().st_mtime)
+    if not found:
+        raise FileNotFoundError(
+            f"no checkpoint: {str(path)!r} is neither a file nor a folder with a last.ckpt in it. Train the run "
+            "first, or point to one that is there."
+        )
+    return found[-1]
+
+
+def read_checkpoint(path: str | Path) -> dict:
+    """The contents of a checkpoint; tensors and plain containers only, no code is run.
+
+    Raises ValueError for a file that is damaged or was not written by this package.
+    """
+    file = find_checkpoint(path)
+    try:
+        checkpoint = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ValueError(f"{file} cannot be read as a checkpoint: {str(error).splitlines()[0]}") from error
+    if "state_dict" not in checkpoint:
+        raise ValueError(f"{file} holds no state_dict: it is not a checkpoint of this package")
+    return checkpoint
+
+
+def qformer_state(checkpoint: Mapping, source: str | Path) -> dict[str, Tensor]:
+    """The Q-Former's weights in a stage-1 checkpoint, without its text half (stage 2 has none).
+
+    Raises ValueError for a checkpoint without a stage-1 Q-Former.
+    """
+    prefix = "net.qformer."
+    state = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
+    if not state:
+        raise ValueError(f"{source} holds no {prefix}* weights: init_from needs a stage-1 checkpoint")
+    return {key: value for key, value in state.items() if not is_text_half(key)}
+
+
+def is_text_half(key: str) -> bool:
+    """Whether a Q-Former weight belongs to its text half."""
+    return ".text_mlp." in f".{key}" or key.startswith(("word_embeddings", "position_embeddings"))
+
+
+def frozen_part(names: Iterable[str], module: nn.Module) -> set[str]:
+    """Those state-dict names that do not train."""
+    trains = trainable_state(module).keys()
+    return {name for name in names if name not in trains}

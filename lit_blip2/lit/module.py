@@ -1,0 +1,63 @@
+"""What both stages share as Lightning systems: features, losses to log, the optimiser, and lean checkpoints."""
+
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+
+from lit_blip2.lit.checkpoint import check_fits, trainable_state
+from lit_blip2.lit.optim import AdamWCosine
+
+
+class LitBLIP2(L.LightningModule):
+    """A stage's network under Lightning. Subclasses say how a batch becomes losses, and how to evaluate.
+
+    config: the resolved configuration as YAML, set by the command line, kept in every checkpoint.
+    """
+
+    def __init__(self, net: nn.Module, optimization: AdamWCosine):
+        super().__init__()
+        self.net, self.optimization = net, optimization
+        self.strict_loading = False
+        self.config = ""
+
+    def setup(self, stage: str) -> None:
+        """Read frozen weights and tokenizers from disk; kept features need no image encoder, but the same one."""
+        store = getattr(self.trainer.datamodule, "store", None)
+        self.net.load(vision=store is None)
+        if store is not None:
+            store.check(self.net.vision.fingerprint() | {"image_size": self.trainer.datamodule.image_size})
+
+    def features(self, batch: dict[str, Any], name: str = "image") -> Tensor:
+        """Image features [B, N, W]: those of the batch, else the encoder's."""
+        kept = "features" if name == "image" else name.replace("image", "features")
+        return batch[kept] if kept in batch else self.net.vision(batch[name])
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        losses = self.losses(batch)
+        self.last_batch = batch["step"], batch["image_id"]
+        self.log_dict({f"train/loss_{name}": loss.detach() for name, loss in losses.items()}, prog_bar=True)
+        return losses["total"]
+
+    def losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Named losses of a training batch, their weighted sum as `total`."""
+        raise NotImplementedError
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        if self.trainer.global_step % self.trainer.log_every_n_steps == 0:
+            grads = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+            self.log("train/grad_norm", nn.utils.get_total_norm(grads))
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        optimizer, schedule = self.optimization(self, self.trainer.max_steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what trains, and the config."""
+        checkpoint["state_dict"] = trainable_state(self)
+        checkpoint["config"] = self.config
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Raises ValueError naming every missing, unexpected or misshapen weight."""
+        check_fits(checkpoint["state_dict"], trainable_state(self), "the checkpoint")

@@ -1,0 +1,67 @@
+"""AdamW with linear warm-up and a cosine, both per optimiser step (NUMERICS, optimisation)."""
+
+from collections.abc import Mapping
+
+from torch import nn
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, SequentialLR
+
+
+class AdamWCosine:
+    """What `configure_optimizers` returns, for the trainable parameters of a module.
+
+    Args:
+        lr: peak learning rate.
+        min_lr: learning rate at the end of the cosine.
+        warmup_steps: optimiser steps from nearly 0 to the peak.
+        betas: AdamW's.
+        weight_decay: on matrices; none on biases, norms, the temperature and the query tokens.
+        lr_scale: factors of lr by the start of a parameter's name, such as {net.bridge.projection: 20}.
+    """
+
+    def __init__(
+        self,
+        lr: float = 1e-4,
+        min_lr: float = 0.0,
+        warmup_steps: int = 2000,
+        betas: tuple[float, float] = (0.9, 0.98),
+        weight_decay: float = 0.05,
+        lr_scale: Mapping[str, float] | None = None,
+    ):
+        self.lr, self.min_lr, self.warmup_steps = lr, min_lr, warmup_steps
+        self.betas, self.weight_decay, self.lr_scale = betas, weight_decay, dict(lr_scale or {})
+
+    def __call__(self, module: nn.Module, max_steps: int) -> tuple[Optimizer, LRScheduler]:
+        """Raises ValueError for a run of unknown length, or no longer than its warm-up, and for an unused lr_scale."""
+        if max_steps < 1:
+            raise ValueError("training is counted in optimiser steps: set trainer.max_steps")
+        if self.warmup_steps >= max_steps:
+            raise ValueError(
+                f"warmup_steps={self.warmup_steps} must be less than trainer.max_steps={max_steps}: "
+                "shorten the warm-up or lengthen the run"
+            )
+        optimizer = AdamW(self.groups(module), lr=self.lr, betas=self.betas, fused=True)
+        return optimizer, self.schedule(optimizer, max_steps)
+
+    def groups(self, module: nn.Module) -> list[dict]:
+        """Parameter groups by weight decay and learning rate."""
+        groups: dict[tuple[float, float], list] = {}
+        unused = set(self.lr_scale)
+        for name, parameter in module.named_parameters():
+            if parameter.requires_grad:
+                prefix = next((prefix for prefix in self.lr_scale if name.startswith(prefix)), None)
+                unused.discard(prefix)
+                plain = parameter.ndim < 2 or name.endswith("query_tokens")
+                key = (0.0 if plain else self.weight_decay, self.lr * self.lr_scale.get(prefix, 1.0))
+                groups.setdefault(key, []).append(parameter)
+        if unused:
+            raise ValueError(f"lr_scale names no trainable parameter: {sorted(unused)}")
+        return [{"params": each, "weight_decay": decay, "lr": lr} for (decay, lr), each in groups.items()]
+
+    def schedule(self, optimizer: Optimizer, max_steps: int) -> LRScheduler:
+        """Step s of the warm-up uses lr * (s + 1) / (warmup_steps + 1); after it, a cosine down to min_lr."""
+        cosine = CosineAnnealingLR(optimizer, max_steps - self.warmup_steps, eta_min=self.min_lr)
+        if self.warmup_steps == 0:
+            return cosine
+        warmup = LinearLR(optimizer, 1 / (self.warmup_steps + 1), 1.0, total_iters=self.warmup_steps)
+        return SequentialLR(optimizer, [warmup, cosine], milestones=[self.warmup_steps])

@@ -1,0 +1,103 @@
+"""Retrieval and binding with a stage-1 network: collected batch by batch, scored at the end.
+
+Legend: B images of a batch, I images, T texts, N image tokens, Q query tokens, P projection width, W image width.
+"""
+
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lit_blip2.evaluation.binding import binding_accuracy
+from lit_blip2.evaluation.retrieval import candidate_pairs, candidates, recalls, rerank
+from lit_blip2.lit.gather import gather_lists
+from lit_blip2.model.text import PackedText
+from lit_blip2.objectives.itc import similarity
+from lit_blip2.objectives.stage1 import Stage1
+
+PAIRS_PER_PASS = 512
+
+
+class RetrievalSet:
+    """Images and texts seen so far. `rerank`: candidates per image and per text that ITM scores."""
+
+    def __init__(self, net: Stage1, rerank: int):
+        self.net, self.rerank = net, rerank
+        self.rows: list[dict[str, Any]] = []
+        self.binding: list[dict[str, Any]] = []
+
+    @torch.no_grad()
+    def add(self, features_BND: Tensor, text: PackedText, image_ids_B: Tensor, counts: list[int]) -> None:
+        """A batch: image features, all texts of its images one after another, and how many each image has."""
+        row = {"features": features_BND.cpu(), "counts": counts, "image_ids": image_ids_B.tolist()}
+        row["ids"] = [ids[:n] for ids, n in zip(text.padded().tolist(), text.lengths_B.tolist())]
+        if self.net.itc is not None:
+            row["image"] = self.net.encode_images(features_BND)[0].cpu()
+            row["text"] = self.net.encode_texts(text).cpu()
+        self.rows.append(row)
+
+    @torch.no_grad()
+    def add_binding(self, features_BND: Tensor, swapped_BND: Tensor, text: PackedText) -> None:
+        """Texts with the scene they describe and the one with attributes swapped."""
+        scores = {}
+        for features, name in ((features_BND, "true"), (swapped_BND, "swapped")):
+            image_BQP, image = self.net.encode_images(features)
+            if image_BQP is not None:
+                text_BP = self.net.encode_texts(text)
+                scores["itc", name] = torch.einsum("bqp,bp->bq", image_BQP, text_BP).amax(1).tolist()
+            if self.net.itm is not None:
+                scores["itm", name] = self.net.match_logits(image, text)[:, 1].tolist()
+        self.binding.append(scores)
+
+    def metrics(self) -> dict[str, float]:
+        """retrieval/{itc,itm,sum}_{txt,img}_r{1,5,10} and binding/{itc,itm}_accuracy, as far as the net has heads."""
+        rows, binding = gather_lists(self.rows), gather_lists(self.binding)
+        metrics = self._retrieval(rows) if rows and self.net.itc is not None else {}
+        for head in ("itc", "itm"):
+            true, swapped = (list(chain(*(b.get((head, name), []) for b in binding))) for name in ("true", "swapped"))
+            if true:
+                metrics[f"binding/{head}_accuracy"] = binding_accuracy(torch.tensor(true), torch.tensor(swapped))
+        return metrics
+
+    def query_wins(self) -> Tensor | None:
+        """Which query wins the maximum for each image and its own first text, int64 [I]; None without ITC."""
+        rows = [row for row in self.rows if "image" in row]
+        if not rows:
+            return None
+        image_IQP = torch.cat([row["image"] for row in rows])
+        text_TP = torch.cat([row["text"] for row in rows])
+        first = torch.tensor([0, *chain(*(row["counts"] for row in rows))][:-1]).cumsum(0)
+        return torch.einsum("iqp,ip->iq", image_IQP, text_TP[first]).argmax(1)
+
+    def _retrieval(self, rows: list[dict[str, Any]]) -> dict[str, float]:
+        image_IQP, text_TP = (torch.cat([row[name] for row in rows]) for name in ("image", "text"))
+        counts = torch.tensor(list(chain(*(row["counts"] for row in rows))))
+        image_of_text_T = torch.repeat_interleave(counts)
+        cosine_IT = similarity(image_IQP, text_TP)
+        metrics = recalls(cosine_IT, image_of_text_T, "retrieval/itc")
+        if self.net.itm is None:
+            return metrics
+        texts_IK, images_TK = candidates(cosine_IT, self.rerank)
+        pairs_R2 = candidate_pairs(texts_IK, images_TK)
+        match_R = self._match(rows, pairs_R2)
+        for mode in ("itm", "sum"):
+            by_image_IT, by_text_TI = rerank(cosine_IT, texts_IK, images_TK, pairs_R2, match_R, mode)
+            metrics |= recalls(by_image_IT, image_of_text_T, f"retrieval/{mode}", by_text_TI)
+        return metrics
+
+    @torch.no_grad()
+    def _match(self, rows: list[dict[str, Any]], pairs_R2: Tensor) -> Tensor:
+        """ITM's logit of "match" for (image, text) pairs sorted by image, float [R]; an image is projected once."""
+        text = PackedText.from_lists(list(chain(*(row["ids"] for row in rows))))
+        device = self.net.qformer.query_tokens.device
+        logits, first = [], 0
+        for row in rows:
+            images = len(row["counts"])
+            begin, end = torch.searchsorted(pairs_R2[:, 0].contiguous(), torch.tensor([first, first + images]))
+            image = self.net.qformer.project_image(row["features"].to(device))
+            for pairs in pairs_R2[begin:end].split(PAIRS_PER_PASS):
+                chosen = image.select((pairs[:, 0] - first).to(device))
+                logits.append(self.net.match_logits(chosen, text.select(pairs[:, 1]).to(device))[:, 1].float().cpu())
+            first += images
+        return torch.cat(logits)

@@ -1,0 +1,83 @@
+"""Stage 1 as a Lightning system: representation learning, with retrieval and binding as its evaluation."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lit_blip2.distributed import single_process
+from lit_blip2.keyed import row_uniforms
+from lit_blip2.lit.module import LitBLIP2
+from lit_blip2.lit.optim import AdamWCosine
+from lit_blip2.lit.retrieval import RetrievalSet
+from lit_blip2.objectives.stage1 import Stage1
+
+
+class LitStage1(LitBLIP2):
+    """Representation learning (paper, 3.1).
+
+    Args:
+        net: encoder, Q-Former and objectives.
+        optimization: optimiser and schedule.
+        bert: folder of BERT weights that the Q-Former starts from; null: random.
+        rerank: candidates per image and per text that ITM scores again (the paper's k is 128).
+    """
+
+    def __init__(self, net: Stage1, optimization: AdamWCosine, bert: str | None = None, rerank: int = 128):
+        super().__init__(net, optimization)
+        if rerank < 1:
+            raise ValueError(f"rerank={rerank} must be at least 1")
+        self.bert, self.rerank = bert, rerank
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        if stage == "fit" and self.bert is not None:
+            from lit_blip2.model.bert import load_bert
+
+            load_bert(self.net.qformer, self.net.itg, self.bert)
+
+    def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
+        """Tokenise and draw random numbers while the batch is on the host."""
+        if batch["task"] == "train":
+            batch["uniform_B2"] = row_uniforms(batch["seed"], batch["step"], batch["row"])
+            batch["text"] = self.net.tokenizer(batch["caption"])
+        elif batch["task"] == "caption":
+            batch["text"] = self.net.tokenizer([text for texts in batch["captions"] for text in texts])
+            batch["first_text"] = self.net.tokenizer([texts[0] for texts in batch["captions"]])
+        elif batch["task"] == "binding":
+            batch["text"] = self.net.tokenizer(batch["caption"])
+        return batch
+
+    def losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        return self.net(self.features(batch), batch["text"], batch["image_id"], batch["uniform_B2"])
+
+    def on_validation_epoch_start(self) -> None:
+        self.retrieval = RetrievalSet(self.net, self.rerank)
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> None:
+        features_BND = self.features(batch)
+        if batch["task"] == "caption":
+            self._log_losses(features_BND, batch)
+            counts = [len(texts) for texts in batch["captions"]]
+            self.retrieval.add(features_BND, batch["text"], batch["image_id"], counts)
+        elif batch["task"] == "binding":
+            self.retrieval.add_binding(features_BND, self.features(batch, "swapped_image"), batch["text"])
+
+    def _log_losses(self, features_BND: Tensor, batch: dict[str, Any]) -> None:
+        """Losses of an evaluation batch by itself, negatives drawn as for step 0 of seed 0."""
+        uniform_B2 = row_uniforms(0, 0, torch.arange(len(features_BND))).to(features_BND.device)
+        with single_process():
+            losses = self.net(features_BND, batch["first_text"], batch["image_id"], uniform_B2)
+        self.log_dict(
+            {f"loss/{name}": loss for name, loss in losses.items()},
+            batch_size=len(features_BND), add_dataloader_idx=False, sync_dist=True,
+        )  # fmt: skip
+
+    def on_validation_epoch_end(self) -> None:
+        self.log_dict(self.retrieval.metrics(), rank_zero_only=False, sync_dist=False)
+        self.query_wins = self.retrieval.query_wins()
+        del self.retrieval
+
+    on_test_epoch_start = on_validation_epoch_start
+    test_step = validation_step
+    on_test_epoch_end = on_validation_epoch_end

@@ -1,0 +1,147 @@
+"""Stage 2 as a Lightning system: generative learning, with captions and zero-shot answers as its evaluation."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lit_blip2.distributed import single_process
+from lit_blip2.evaluation.captioning import caption_scores
+from lit_blip2.evaluation.vqa import summarise, vqa_scores
+from lit_blip2.keyed import row_uniforms
+from lit_blip2.lit.checkpoint import check_fits, qformer_state, read_checkpoint
+from lit_blip2.lit.gather import gather_lists
+from lit_blip2.lit.module import LitBLIP2
+from lit_blip2.lit.optim import AdamWCosine
+from lit_blip2.model.bridge import QFormerBridge
+from lit_blip2.objectives.lm import caption_text
+from lit_blip2.objectives.stage2 import Stage2
+
+
+class LitStage2(LitBLIP2):
+    """Generative learning (paper, 3.2).
+
+    Args:
+        net: encoder, bridge and language model.
+        optimization: optimiser and schedule.
+        init_from: stage-1 checkpoint or run folder that the Q-Former starts from; null: stage 1 is skipped.
+        bert: where stage 1 is skipped, folder of BERT weights that the Q-Former starts from; null: random.
+        question: prompt of a question, {} being its place.
+        vqa_max_new_tokens: longest answer, in tokens. vqa_num_beams: beams. vqa_length_penalty: see the paper.
+        caption_max_new_tokens: longest caption, in tokens. caption_num_beams: beams.
+        no_image: also answer every question without the image (vqa/no_image), in `test`.
+    """
+
+    def __init__(
+        self,
+        net: Stage2,
+        optimization: AdamWCosine,
+        init_from: str | None = None,
+        bert: str | None = None,
+        question: str = "Question: {} Answer:",
+        vqa_max_new_tokens: int = 10,
+        vqa_num_beams: int = 5,
+        vqa_length_penalty: float = -1.0,
+        caption_max_new_tokens: int = 30,
+        caption_num_beams: int = 5,
+        no_image: bool = True,
+    ):
+        super().__init__(net, optimization)
+        if question.count("{}") != 1:
+            raise ValueError(f"question={question!r} must have one {{}}, the place of the question")
+        if init_from and bert:
+            raise ValueError(f"init_from={init_from!r}, bert={bert!r}: the Q-Former starts from one, set one to null")
+        self.init_from, self.bert, self.question, self.no_image = init_from, bert, question, no_image
+        self.answering = dict(
+            max_new_tokens=vqa_max_new_tokens, num_beams=vqa_num_beams, length_penalty=vqa_length_penalty
+        )
+        self.captioning = dict(max_new_tokens=caption_max_new_tokens, num_beams=caption_num_beams)
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        if stage != "fit" or not isinstance(self.net.bridge, QFormerBridge):
+            return
+        qformer = self.net.bridge.qformer
+        if self.init_from is not None:
+            state = qformer_state(read_checkpoint(self.init_from), self.init_from)
+            check_fits(state, qformer.state_dict(), f"init_from={self.init_from!r}")
+            qformer.load_state_dict(state)
+        elif self.bert is not None:
+            from lit_blip2.model.bert import load_bert
+
+            load_bert(qformer, None, self.bert)
+
+    def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
+        """Tokenise and draw random numbers while the batch is on the host."""
+        if batch["task"] == "train":
+            uniform_B = row_uniforms(batch["seed"], batch["step"], batch["row"])[:, 0]
+            batch["text"] = caption_text(self.net.language, batch["caption"], self.net.prompt, uniform_B)
+        elif batch["task"] == "caption":
+            captions = [texts[0] for texts in batch["captions"]]
+            uniform_B = row_uniforms(0, 0, torch.arange(len(captions)))[:, 0]
+            batch["text"] = caption_text(self.net.language, captions, self.net.prompt, uniform_B)
+        return batch
+
+    def losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        return self.net(self.features(batch), batch["text"])
+
+    def on_validation_epoch_start(self) -> None:
+        self.predictions: list[dict[str, Any]] = []
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> None:
+        if batch["task"] == "caption":
+            self._caption(batch)
+        elif batch["task"] == "vqa":
+            self._answer(batch)
+
+    def _caption(self, batch: dict[str, Any]) -> None:
+        soft_prompt = self.net.bridge(self.features(batch))
+        with single_process():
+            losses = self.net(self.features(batch), batch["text"])
+        self.log("loss/lm", losses["lm"], batch_size=len(soft_prompt), add_dataloader_idx=False, sync_dist=True)
+        texts = self.net.language.generate(soft_prompt, [self.net.prompt] * len(soft_prompt), **self.captioning)
+        self.predictions += [
+            {"task": "caption", "image_id": image_id, "caption": text, "references": references}
+            for image_id, text, references in zip(batch["image_id"].tolist(), texts, batch["captions"])
+        ]
+
+    def _answer(self, batch: dict[str, Any]) -> None:
+        prompts = [self.question.format(question) for question in batch["question"]]
+        soft_prompt = self.net.bridge(self.features(batch))
+        answers = self.net.language.generate(soft_prompt, prompts, **self.answering)
+        blind = [None] * len(prompts)
+        if self.no_image and self.trainer.testing:
+            blind = self.net.language.generate(None, prompts, **self.answering)
+        columns = (batch["question_id"], batch["question"], batch["question_type"], batch["answers"], answers, blind)
+        self.predictions += [
+            dict(task="vqa", question_id=i, question=q, question_type=t, answers=a, answer=p, no_image=n)
+            for i, q, t, a, p, n in zip(*columns)
+        ]
+
+    def on_validation_epoch_end(self) -> None:
+        """Scores of the predictions of all ranks; the predictions themselves go beside the metrics."""
+        self.predictions = gather_lists(self.predictions)
+        captions = [each for each in self.predictions if each["task"] == "caption"]
+        answers = [each for each in self.predictions if each["task"] == "vqa"]
+        metrics = {}
+        if captions:
+            pairs = [(each["caption"], each["references"]) for each in captions]
+            metrics |= caption_scores([text for text, _ in pairs], [references for _, references in pairs])
+        if answers:
+            truths, types = [each["answers"] for each in answers], [each["question_type"] for each in answers]
+            metrics |= summarise(vqa_scores([each["answer"] for each in answers], truths), types)
+            if answers[0]["no_image"] is not None:
+                blind = summarise(vqa_scores([each["no_image"] for each in answers], truths), types)
+                metrics["vqa/no_image"] = blind["vqa/mean_over_types"]
+        self.log_dict(metrics)
+
+    def on_test_epoch_end(self) -> None:
+        self.on_validation_epoch_end()
+        if self.trainer.is_global_zero and self.trainer.log_dir:
+            lines = "".join(json.dumps(each) + "\n" for each in self.predictions)
+            Path(self.trainer.log_dir, "predictions.jsonl").write_text(lines)
+
+    on_test_epoch_start = on_validation_epoch_start
+    test_step = validation_step

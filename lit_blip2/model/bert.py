@@ -1,0 +1,72 @@
+"""The Q-Former's start from BERT (NUMERICS, Q-Former, initialisation): the text half and self-attention are BERT's,
+the query feed-forward copies its text twin, cross-attention stays random."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from lit_blip2.model.qformer import QFormer
+from lit_blip2.paths import find
+
+WAY_OUT = (
+    "Get it (hf download google-bert/bert-base-uncased --local-dir weights/bert-base-uncased) and point --model.bert "
+    "to it, or set it to null for a random start."
+)
+
+
+def read_bert(folder: str) -> dict[str, Tensor]:
+    """BERT's weights under their names without `bert.`, from safetensors or a .bin without pickled code."""
+    path = find(folder, "BERT", WAY_OUT)
+    if (path / "model.safetensors").exists():
+        from safetensors.torch import load_file
+
+        state = load_file(path / "model.safetensors")
+    else:
+        state = torch.load(find(Path(path, "pytorch_model.bin"), "BERT", WAY_OUT), weights_only=True)
+    names = {key: key.removeprefix("bert.").replace("gamma", "weight").replace("beta", "bias") for key in state}
+    return {names[key]: value for key, value in state.items()}
+
+
+@torch.no_grad()
+def load_bert(qformer: QFormer, head: nn.Module | None, folder: str) -> None:
+    """Copy BERT into a Q-Former, with or without text half, and into ITG's head where there is one.
+
+    Raises FileNotFoundError, KeyError naming a weight the folder lacks, or ValueError for sizes that differ.
+    """
+    state = read_bert(folder)
+    _copy(qformer.embedding_norm, state, "embeddings.LayerNorm")
+    if qformer.word_embeddings is not None:
+        words = state["embeddings.word_embeddings.weight"]
+        if len(words) != qformer.word_embeddings.num_embeddings - 1:
+            raise ValueError(
+                f"BERT in {folder} has {len(words)} words, the Q-Former needs one less than vocab_size="
+                f"{qformer.word_embeddings.num_embeddings} ([DEC] is its own)"
+            )
+        qformer.word_embeddings.weight[:-1] = words
+        qformer.position_embeddings.weight.copy_(state["embeddings.position_embeddings.weight"])
+    for index, layer in enumerate(qformer.layers):
+        _copy_layer(layer, state, f"encoder.layer.{index}.")
+    if head is not None and "cls.predictions.bias" in state:
+        _copy(head.transform, state, "cls.predictions.transform.dense")
+        _copy(head.norm, state, "cls.predictions.transform.LayerNorm")
+        head.bias[:-1] = state["cls.predictions.bias"]
+
+
+def _copy_layer(layer: nn.Module, state: dict[str, Tensor], prefix: str) -> None:
+    attention = prefix + "attention.self."
+    for kind in ("weight", "bias"):
+        parts = [state[f"{attention}{name}.{kind}"] for name in ("query", "key", "value")]
+        getattr(layer.attention.qkv, kind).copy_(torch.cat(parts))
+    _copy(layer.attention.output, state, prefix + "attention.output.dense")
+    _copy(layer.attention.norm, state, prefix + "attention.output.LayerNorm")
+    for feed_forward in (layer.query_mlp, layer.text_mlp):
+        if feed_forward is not None:
+            _copy(feed_forward.expand, state, prefix + "intermediate.dense")
+            _copy(feed_forward.output, state, prefix + "output.dense")
+            _copy(feed_forward.norm, state, prefix + "output.LayerNorm")
+
+
+def _copy(module: nn.Module, state: dict[str, Tensor], name: str) -> None:
+    module.weight.copy_(state[f"{name}.weight"])
+    module.bias.copy_(state[f"{name}.bias"])
