@@ -43,9 +43,9 @@ class SaveConfigOnFit(SaveConfigCallback):
             super().setup(trainer, pl_module, stage)
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Run one of LightningCLI's commands."""
-    SuiteCLI(
+def main(arguments: list[str] | None = None, cli: type[SuiteCLI] = SuiteCLI) -> None:
+    """Run one of LightningCLI's commands; without arguments those of the command line."""
+    cli(
         LitBLIP2,
         LightningDataModule,
         subclass_mode_model=True,

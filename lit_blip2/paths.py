@@ -1,5 +1,6 @@
 """Where a path in a YAML points to."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 PACKAGE_PARENT = Path(__file__).resolve().parent.parent
@@ -14,3 +15,15 @@ def find(path: str | Path, what: str, way_out: str) -> Path:
         if candidate.exists():
             return candidate
     raise FileNotFoundError(f"{what}: no file or folder {str(path)!r}. {way_out}")
+
+
+def run_all(*steps: Callable[[], object]) -> None:
+    """Run every step; then raise one FileNotFoundError with all that was missing, if anything was."""
+    missing = []
+    for step in steps:
+        try:
+            step()
+        except FileNotFoundError as error:
+            missing.append(str(error))
+    if missing:
+        raise FileNotFoundError("\n".join(missing))

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from lit_blip2.lit.checkpoint import check_fits, trainable_state
 from lit_blip2.lit.optim import AdamWCosine
+from lit_blip2.paths import run_all
 
 
 class LitBLIP2(L.LightningModule):
@@ -23,11 +24,15 @@ class LitBLIP2(L.LightningModule):
         self.config = ""
 
     def setup(self, stage: str) -> None:
-        """Read frozen weights and tokenizers from disk; kept features need no image encoder, but the same one."""
+        """Read frozen weights and tokenizers from disk, and what training starts from. Kept features need no image
+        encoder, but must come from the same one. Raises FileNotFoundError with all that is missing."""
         store = getattr(self.trainer.datamodule, "store", None)
-        self.net.load(vision=store is None)
+        run_all(lambda: self.net.load(vision=store is None), *([self.start] if stage == "fit" else []))
         if store is not None:
             store.check(self.net.vision.fingerprint() | {"image_size": self.trainer.datamodule.image_size})
+
+    def start(self) -> None:
+        """Put the Q-Former where training starts from."""
 
     def features(self, batch: dict[str, Any], name: str = "image") -> Tensor:
         """Image features [B, N, W]: those of the batch, else the encoder's."""

@@ -10,6 +10,7 @@ from lit_blip2.keyed import row_uniforms
 from lit_blip2.lit.module import LitBLIP2
 from lit_blip2.lit.optim import AdamWCosine
 from lit_blip2.lit.retrieval import RetrievalSet
+from lit_blip2.model.bert import load_bert
 from lit_blip2.objectives.stage1 import Stage1
 
 
@@ -29,11 +30,8 @@ class LitStage1(LitBLIP2):
             raise ValueError(f"rerank={rerank} must be at least 1")
         self.bert, self.rerank = bert, rerank
 
-    def setup(self, stage: str) -> None:
-        super().setup(stage)
-        if stage == "fit" and self.bert is not None:
-            from lit_blip2.model.bert import load_bert
-
+    def start(self) -> None:
+        if self.bert is not None:
             load_bert(self.net.qformer, self.net.itg, self.bert)
 
     def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:

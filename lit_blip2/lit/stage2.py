@@ -15,6 +15,7 @@ from lit_blip2.lit.checkpoint import check_fits, qformer_state, read_checkpoint
 from lit_blip2.lit.gather import gather_lists
 from lit_blip2.lit.module import LitBLIP2
 from lit_blip2.lit.optim import AdamWCosine
+from lit_blip2.model.bert import load_bert
 from lit_blip2.model.bridge import QFormerBridge
 from lit_blip2.objectives.lm import caption_text
 from lit_blip2.objectives.stage2 import Stage2
@@ -59,9 +60,8 @@ class LitStage2(LitBLIP2):
         )
         self.captioning = dict(max_new_tokens=caption_max_new_tokens, num_beams=caption_num_beams)
 
-    def setup(self, stage: str) -> None:
-        super().setup(stage)
-        if stage != "fit" or not isinstance(self.net.bridge, QFormerBridge):
+    def start(self) -> None:
+        if not isinstance(self.net.bridge, QFormerBridge):
             return
         qformer = self.net.bridge.qformer
         if self.init_from is not None:
@@ -69,8 +69,6 @@ class LitStage2(LitBLIP2):
             check_fits(state, qformer.state_dict(), f"init_from={self.init_from!r}")
             qformer.load_state_dict(state)
         elif self.bert is not None:
-            from lit_blip2.model.bert import load_bert
-
             load_bert(qformer, None, self.bert)
 
     def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:

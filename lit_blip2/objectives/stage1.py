@@ -23,6 +23,7 @@ from lit_blip2.model.vision import VisionEncoder
 from lit_blip2.objectives.itc import ITC
 from lit_blip2.objectives.itg import ITG
 from lit_blip2.objectives.itm import ITM, draw_negatives
+from lit_blip2.paths import run_all
 
 
 class Stage1(nn.Module):
@@ -63,11 +64,11 @@ class Stage1(nn.Module):
 
     def load(self, vision: bool = True) -> None:
         """Read the tokenizer and, unless features come from disk, the image encoder."""
-        if self.tokenizer is None:
-            vocabulary = self.qformer.word_embeddings.num_embeddings
-            self.tokenizer = BertTokenizer(self.tokenizer_path, vocabulary, self.max_text_tokens)
-        if vision:
-            self.vision.load()
+        run_all(self._load_tokenizer, *([self.vision.load] if vision else []))
+
+    def _load_tokenizer(self) -> None:
+        vocabulary = self.qformer.word_embeddings.num_embeddings
+        self.tokenizer = self.tokenizer or BertTokenizer(self.tokenizer_path, vocabulary, self.max_text_tokens)
 
     def forward(
         self, features_BND: Tensor, text: PackedText, image_ids_B: Tensor, uniform_B2: Tensor

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from lit_blip2.distributed import global_mean
 from lit_blip2.model.language import LanguageModel, TargetText
 from lit_blip2.model.vision import VisionEncoder
+from lit_blip2.paths import run_all
 
 
 class Stage2(nn.Module):
@@ -35,9 +36,7 @@ class Stage2(nn.Module):
 
     def load(self, vision: bool = True) -> None:
         """Read the language model and, unless features come from disk, the image encoder."""
-        self.language.load()
-        if vision:
-            self.vision.load()
+        run_all(self.language.load, *([self.vision.load] if vision else []))
 
     def forward(self, features_BND: Tensor, text: TargetText) -> dict[str, Tensor]:
         """Image features [B, N, W] and targets to {lm, total}: mean loss (nats) over the target tokens of all ranks."""

@@ -1,0 +1,26 @@
+# make demo: BLIP-2's whole recipe on the embedded mini-world.   make test: every test.
+# Both create .venv and install first. PYTHON chooses the interpreter (3.11 or newer).
+PYTHON ?= python3
+
+.PHONY: demo test unit lint clean
+
+.venv/installed: requirements.txt
+	$(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+demo: .venv/installed
+	.venv/bin/python -m lit_blip2.mini.demo
+
+test: .venv/installed lint
+	.venv/bin/python -m pytest
+
+unit: .venv/installed
+	.venv/bin/python -m pytest -m "not slow"
+
+lint: .venv/installed
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+
+clean:
+	rm -rf .venv data runs

@@ -1,0 +1,79 @@
+"""`params`: what an experiment trains and what it keeps frozen, counted on the meta device without weights."""
+
+from pathlib import Path
+
+import torch
+import yaml
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from lit_blip2.objectives.stage1 import Stage1
+from lit_blip2.objectives.stage2 import Stage2
+
+
+class NoDraws(TorchFunctionMode):
+    """Meta tensors hold no numbers: leaving normal_ out spares its imports, half of the command's time."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function.__name__ == "normal_":
+            return args[0] if args else kwargs["tensor"]
+        return function(*args, **(kwargs or {}))
+
+
+def build_net(experiment: dict) -> nn.Module:
+    """The network of an experiment's YAML (its `model.init_args.net`), on the meta device: no memory, no weights.
+
+    Raises ValueError for a YAML without a network, SystemExit with the reason for one that does not fit.
+    """
+    from jsonargparse import ArgumentParser
+
+    net = (experiment.get("model") or {}).get("init_args", {}).get("net")
+    if net is None:
+        raise ValueError("no model.init_args.net in this file: params needs an experiment, see experiments/")
+    parser = ArgumentParser(prog="params", usage="python -m lit_blip2 params --config FILE")
+    parser.add_argument("--net", type=Stage1 | Stage2)
+    with torch.device("meta"), NoDraws():
+        return parser.instantiate(parser.parse_object({"net": net})).net
+
+
+def count(net: nn.Module) -> list[tuple[str, int, int]]:
+    """(part, trainable, frozen) for each part of a network that has not been loaded."""
+    rows = [_frozen_part("vision", net.vision)]
+    if isinstance(net, Stage2):
+        rows.append(("language", 0, net.language.num_parameters))
+        children = {f"bridge.{name}": part for name, part in net.bridge.named_children()}
+    else:
+        children = {name: getattr(net, name) for name in ("qformer", "itc", "itm", "itg")}
+    rows += [
+        (name, sum(p.numel() for p in part.parameters()), 0) for name, part in children.items() if part is not None
+    ]
+    return rows
+
+
+def _frozen_part(name: str, part: nn.Module) -> tuple[str, int, int]:
+    return (name, 0, part.num_parameters) if part.frozen else (name, part.num_parameters, 0)
+
+
+def main(arguments: list[str]) -> None:
+    """Parse the command line and print the table."""
+    from jsonargparse import ArgumentParser
+    from rich.console import Console
+    from rich.table import Table
+
+    parser = ArgumentParser(prog="python -m lit_blip2 params", description=__doc__)
+    parser.add_argument("--config", type=str, required=True, help="an experiment, such as experiments/vitg_opt27.yaml")
+    file = Path(parser.parse_args(arguments).config)
+    if not file.is_file():
+        parser.error(f"no file {str(file)!r}: give an experiment, such as experiments/vitg_opt27.yaml")
+    try:
+        rows = count(build_net(yaml.safe_load(file.read_text()) or {}))
+    except (ValueError, FileNotFoundError) as error:
+        parser.error(str(error))
+    rows.append(("total", sum(row[1] for row in rows), sum(row[2] for row in rows)))
+    table = Table(title=str(file))
+    table.add_column("part")
+    table.add_column("trainable", justify="right")
+    table.add_column("frozen", justify="right")
+    for name, trainable, frozen in rows:
+        table.add_row(name, f"{trainable:,}", f"{frozen:,}", end_section=name == rows[-2][0])
+    Console().print(table)

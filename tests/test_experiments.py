@@ -1,0 +1,73 @@
+"""Every shipped experiment parses against the real signatures and counts as the paper says."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lit_blip2.cli import SuiteCLI, main
+from lit_blip2.params import build_net, count
+
+FILES = sorted(Path("experiments").glob("*.yaml"))
+
+
+class Parsed(Exception):
+    """Raised where building would begin."""
+
+
+class ParseOnly(SuiteCLI):
+    """Parses, and stops there."""
+
+    def before_instantiate_classes(self):
+        raise Parsed
+
+
+def test_they_are_found():
+    assert len(FILES) >= 12
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_it_parses(file):
+    with pytest.raises(Parsed):
+        main(["fit", "--config", str(file)], cli=ParseOnly)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_its_first_lines_tell_its_command_and_its_name(file):
+    text = file.read_text()
+    assert f"python -m lit_blip2 fit --config experiments/{file.name}" in text.replace("fit  --", "fit --")
+    assert yaml.safe_load(text)["trainer"]["logger"]["init_args"]["name"] == file.stem
+
+
+TRAINABLE = {
+    "vitg_stage1": 186_705_470,
+    "vitl_stage1": 183_165_758,
+    "vitg_opt27": 107_133_696,
+    "vitg_opt67": 108_314_880,
+    "vitg_flant5xl": 106_739_968,
+    "vitg_flant5xxl": 108_314_880,
+    "vitl_opt27": 103_593_984,
+    "vitl_flant5xl": 103_200_256,
+}
+
+
+@pytest.mark.parametrize("name", TRAINABLE)
+def test_trainable_parameters_are_those_of_the_paper(name):
+    """NUMERICS, trainable parameters."""
+    rows = count(build_net(yaml.safe_load(Path(f"experiments/{name}.yaml").read_text())))
+    assert sum(trainable for _, trainable, _ in rows) == TRAINABLE[name]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model.net.itc.wieght=2"], "wieght"),
+        (["--data.batch_size=many"], "batch_size"),
+        (["--model.net.qformer.num_query=3"], "num_query"),
+    ],
+)
+def test_a_wrong_key_or_value_is_named(arguments, message, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["fit", "--config", "experiments/mini_stage1.yaml", *arguments], cli=ParseOnly)
+    assert stopped.value.code != 0
+    assert message in capsys.readouterr().err
