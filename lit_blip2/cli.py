@@ -6,8 +6,8 @@ from pathlib import Path
 from lightning import LightningDataModule
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
+from lit_blip2.checkpoint import find_checkpoint
 from lit_blip2.lit.callbacks import HParams, MetricsFile, StopOnNonFinite
-from lit_blip2.lit.checkpoint import find_checkpoint
 from lit_blip2.lit.module import LitBLIP2
 
 EVALUATIONS = ("validate", "test", "predict")

@@ -6,7 +6,7 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
-from lit_blip2.lit.checkpoint import check_fits, trainable_state
+from lit_blip2.checkpoint import check_fits, trainable_state
 from lit_blip2.lit.optim import AdamWCosine
 from lit_blip2.paths import run_all
 

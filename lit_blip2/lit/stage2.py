@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lit_blip2.checkpoint import check_fits, qformer_state, read_checkpoint
 from lit_blip2.distributed import single_process
 from lit_blip2.evaluation.captioning import caption_scores
 from lit_blip2.evaluation.vqa import summarise, vqa_scores
 from lit_blip2.keyed import row_uniforms
-from lit_blip2.lit.checkpoint import check_fits, qformer_state, read_checkpoint
 from lit_blip2.lit.gather import gather_lists
 from lit_blip2.lit.module import LitBLIP2
 from lit_blip2.lit.optim import AdamWCosine
