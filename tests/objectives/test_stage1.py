@@ -1,0 +1,132 @@
+"""Stage 1's passes and losses: parts on and off, and two processes against one."""
+
+from itertools import combinations
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import nn
+
+from lit_blip2.model.text import PackedText
+from lit_blip2.objectives.stage1 import Stage1
+
+NAMES = ("itc", "itm", "itg")
+SUBSETS = [subset for size in (1, 2, 3) for subset in combinations(NAMES, size)]
+
+
+@pytest.mark.parametrize("subset", SUBSETS, ids="+".join)
+def test_every_subset_trains_all_that_it_has(subset, make_stage1, make_batch):
+    """No parameter is left without a gradient: DDP would stop there."""
+    net = make_stage1(*subset)
+    losses = net(*make_batch(4))
+    assert set(losses) == {*subset, "total"}
+    losses["total"].backward()
+    assert all(p.grad is not None for p in net.parameters())
+    torch.testing.assert_close(losses["total"], sum(losses[name] for name in subset))
+
+
+def test_an_objective_that_is_off_has_no_parameters(make_stage1):
+    names = {name.split(".")[0] for name, _ in make_stage1("itm").named_parameters()}
+    assert names == {"qformer", "itm"}
+
+
+def test_no_objective_is_refused(make_stage1):
+    with pytest.raises(ValueError, match="itc, itm and itg are all null"):
+        make_stage1()
+
+
+def test_losses_do_not_depend_on_which_others_are_on(make_stage1, make_batch):
+    batch, both = make_batch(4), make_stage1("itc", "itg")
+    together = both(*batch)
+    for name in ("itc", "itg"):
+        alone = make_stage1(name)
+        alone.load_state_dict({k: v for k, v in both.state_dict().items() if k in alone.state_dict()})
+        torch.testing.assert_close(alone(*batch)[name], together[name])
+
+
+def test_weights_scale_the_total(make_stage1, make_batch):
+    net, batch = make_stage1(*NAMES), make_batch(4)
+    before = net(*batch)
+    net.itm.weight = 3.0
+    torch.testing.assert_close(net(*batch)["total"], before["total"] + 2 * before["itm"])
+
+
+@pytest.mark.parametrize("queries", [1, 3])
+def test_a_batch_of_one(queries, make_stage1, make_batch):
+    losses = make_stage1(*NAMES, num_queries=queries)(*make_batch(1))
+    assert torch.isfinite(losses["total"]) and losses["itc"].abs() < 1e-6
+
+
+def test_all_image_ids_equal(make_stage1, make_batch):
+    """No negative is left: ITM learns from the true pairs alone."""
+    net, (features, text, ids, uniform) = make_stage1(*NAMES), make_batch(4)
+    losses = net(features, text, torch.zeros_like(ids), uniform)
+    image = net.qformer.project_image(features)
+    true_pairs = nn.functional.cross_entropy(net.match_logits(image, text), torch.ones(4, dtype=torch.long))
+    torch.testing.assert_close(losses["itm"], true_pairs)
+
+
+def test_matching_loss_is_that_of_the_drawn_pairs(make_stage1, make_batch):
+    """Pairs formed by hand from the negatives that the draw gives."""
+    from lit_blip2.objectives.itm import draw_negatives
+
+    net, (features, text, ids, uniform) = make_stage1(*NAMES), make_batch(5)
+    losses = net(features, text, ids, uniform)
+    image = net.qformer.project_image(features)
+    image_BQP, text_BP = net.encode_images(features)[0], net.encode_texts(text)
+    cosine = torch.einsum("iqp,tp->itq", image_BQP, text_BP).amax(-1) / net.itc.temperature
+    texts, _ = draw_negatives(cosine, ids, ids, uniform[:, 0])
+    images, _ = draw_negatives(cosine.T, ids, ids, uniform[:, 1])
+    logits = [net.match_logits(image.select(i), text.select(t)) for i, t in ((ids, ids), (ids, texts), (images, ids))]
+    labels = torch.tensor([1] * 5 + [0] * 10)
+    torch.testing.assert_close(losses["itm"], nn.functional.cross_entropy(torch.cat(logits), labels))
+    assert (texts != ids).all() and (images != ids).all()
+
+
+class Lossy(nn.Module):
+    """DDP wants forward() to give one loss."""
+
+    def __init__(self, net: Stage1):
+        super().__init__()
+        self.net = net
+
+    def forward(self, *batch):
+        return self.net(*batch)["total"]
+
+
+def half(batch, rank: int):
+    features, text, ids, uniform = batch
+    rows = slice(2 * rank, 2 * rank + 2)
+    texts = [row[:n].tolist() for row, n in zip(text.padded(), text.lengths_B)]
+    return features[rows], PackedText.from_lists(texts[rows]), ids[rows], uniform[rows]
+
+
+def train_on_half(rank: int, file: str, nets: list[Stage1], batch, out: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
+    found = []
+    for net in nets:
+        model = nn.parallel.DistributedDataParallel(Lossy(net))
+        loss = model(*half(batch, rank))
+        loss.backward()
+        mean = loss.detach() / 2
+        dist.all_reduce(mean)
+        found.append({"loss": mean, "grads": {name: p.grad for name, p in net.named_parameters()}})
+    if rank == 0:
+        torch.save(found, out)
+    dist.destroy_process_group()
+
+
+def test_two_processes_are_one_with_the_double_batch(make_stage1, make_batch, tmp_path):
+    """Loss and gradients, each objective on or off; texts of unequal lengths: the ranks hold 6 and 21 tokens."""
+    batch = make_batch(4, lengths=[3, 3, 11, 10])
+    nets = [make_stage1(*subset) for subset in SUBSETS]
+    mp.spawn(train_on_half, (str(tmp_path / "store"), nets, batch, str(tmp_path / "out.pt")), nprocs=2)
+    for subset, net, found in zip(SUBSETS, nets, torch.load(tmp_path / "out.pt", weights_only=True)):
+        loss = net(*batch)["total"]
+        loss.backward()
+        torch.testing.assert_close(found["loss"], loss.detach(), atol=1e-5, rtol=1e-5, msg=str(subset))
+        for name, parameter in net.named_parameters():
+            difference = (found["grads"][name] - parameter.grad).norm()
+            assert difference <= 1e-5 + 1e-4 * parameter.grad.norm(), (subset, name)
