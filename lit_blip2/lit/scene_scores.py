@@ -1,0 +1,82 @@
+"""The mini-world's own figures for stage 2: captions scored against the scene graph, and the language model answering
+from a description instead of the image."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import lightning as L
+
+from lit_blip2.evaluation.vqa import summarise, vqa_scores
+from lit_blip2.lit.gather import gather_lists
+from lit_blip2.lit.stage2 import LitStage2
+from lit_blip2.mini.grammar import UNSAID, Caption, Mention, caption_text
+from lit_blip2.mini.scores import mean_scores, score_caption
+from lit_blip2.mini.world import Scene
+from lit_blip2.mini.write import load_scenes
+
+
+class SceneScores(L.Callback):
+    """Logs caption/{precision,recall,exact} (mini/scores.py), and in `test` llm/text_qa.
+
+    llm/text_qa is the reference above vqa/mean_over_types, as vqa/no_image is the one below: the frozen language model
+    answers the same questions, put in the same way, after a full and true description of the scene. Mean over types.
+
+    Args:
+        scenes_val: scene graphs of the validation images, in the data's root. scenes_test: of the test images.
+    Raises:
+        FileNotFoundError: no such scene graphs. ValueError: another stage, or an image without a scene.
+    """
+
+    def __init__(
+        self, scenes_val: str = "annotations/scenes_val.json", scenes_test: str = "annotations/scenes_test.json"
+    ):
+        self.files = {"val": scenes_val, "test": scenes_test}
+        self.scenes: dict[int, Scene] = {}
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if not isinstance(pl_module, LitStage2):
+            raise ValueError(f"SceneScores reads generated captions, {type(pl_module).__name__} has none: leave it out")
+        file = self.files["val" if stage in ("fit", "validate") else "test"]
+        self.scenes = load_scenes(trainer.datamodule.root / file).scenes
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: LitStage2) -> None:
+        """Runs before the module's own epoch end: `predictions` holds this rank's, so the scores are gathered here."""
+        captions = [each for each in pl_module.predictions if each["task"] == "caption"]
+        own = [score_caption(each["caption"], self._scene(each["image_id"])) for each in captions]
+        if scores := gather_lists(own):
+            pl_module.log_dict(mean_scores(scores))
+
+    def on_test_epoch_end(self, trainer: L.Trainer, pl_module: LitStage2) -> None:
+        self.on_validation_epoch_end(trainer, pl_module)
+        asked = [each for each in pl_module.predictions if each["task"] == "vqa"]
+        if answers := gather_lists(self._read(trainer, pl_module, asked)):
+            given, truths, types = zip(*answers, strict=True)
+            pl_module.log("llm/text_qa", summarise(vqa_scores(given, truths), types)["vqa/mean_over_types"])
+
+    def _read(
+        self, trainer: L.Trainer, pl_module: LitStage2, asked: Sequence[dict[str, Any]]
+    ) -> list[tuple[str, list[str], str]]:
+        """(answer from the description, the annotators' answers, type) of each question that this rank has asked."""
+        if not asked:
+            return []
+        table = trainer.datamodule.tables["test"]["vqa"]
+        image_of = dict(zip(table.question_ids.tolist(), table.image_ids.tolist(), strict=True))
+        prompts = [
+            f"{description(self._scene(image_of[each['question_id']]))} {pl_module.question.format(each['question'])}"
+            for each in asked
+        ]
+        answers, block = [], trainer.datamodule.eval_batch_size
+        for first in range(0, len(prompts), block):
+            batch = prompts[first : first + block]
+            answers += pl_module.net.language.generate(None, batch, **pl_module.answering)
+        return [(answer, each["answers"], each["question_type"]) for answer, each in zip(answers, asked, strict=True)]
+
+    def _scene(self, image_id: int) -> Scene:
+        if image_id not in self.scenes:
+            raise ValueError(f"image {image_id} has no scene in {self.files}: they must belong to the same mini-world")
+        return self.scenes[image_id]
+
+
+def description(scene: Scene) -> str:
+    """All that words can say of the scene's objects."""
+    return caption_text(Caption("full", tuple(Mention(*each[:4]) for each in scene.objects), UNSAID))

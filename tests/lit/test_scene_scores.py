@@ -1,0 +1,134 @@
+"""SceneScores inside a real test run, with a language model that can read but not see."""
+
+import json
+
+import lightning as L
+import pytest
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import nn
+
+from lit_blip2.data.module import COCO
+from lit_blip2.lit import LitStage1, LitStage2
+from lit_blip2.lit.callbacks import MetricsFile
+from lit_blip2.lit.optim import AdamWCosine
+from lit_blip2.lit.scene_scores import SceneScores, description
+from lit_blip2.mini.grammar import UNSAID
+from lit_blip2.mini.scores import read_caption, score_caption
+from lit_blip2.mini.write import load_scenes, write_world
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+IMAGES = 6
+
+
+class Reader(nn.Module):
+    """Says the given captions in turn, knows nothing of images, and answers rightly after a full description."""
+
+    encoder_decoder = False
+
+    def __init__(self, captions: list[str], answers: dict[tuple[frozenset, str], str]):
+        super().__init__()
+        self.captions, self.answers = iter(captions), answers
+
+    def tokenise(self, prompts, targets):
+        return None
+
+    def generate(self, prefix_BPD, prompts, **how):
+        if prefix_BPD is None:
+            return [self.read(prompt) for prompt in prompts]
+        return [next(self.captions) if prompt == "" else "unseen" for prompt in prompts]
+
+    def read(self, prompt: str) -> str:
+        told, question = prompt.removesuffix(" Answer:").split("Question: ")
+        return self.answers[frozenset(read_caption(told).mentions), question] if told else "unread"
+
+
+class Net(nn.Module):
+    """What LitStage2 asks of Stage2."""
+
+    prompt = ""
+
+    def __init__(self, language: nn.Module):
+        super().__init__()
+        self.language = language
+
+    def load(self, vision: bool) -> None:
+        pass
+
+    def vision(self, images_BCHW):
+        return images_BCHW.flatten(1)[:, None, :2]
+
+    def bridge(self, features_BND):
+        return features_BND
+
+    def forward(self, features_BND, text):
+        return {"lm": torch.tensor(1.0)}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("scenes") / "mini"
+    write_world(root, train=2, val=2, test=IMAGES, workers=1)
+    return root
+
+
+def data(root) -> COCO:
+    questions = {"questions": "annotations/questions_test.json", "annotations": "annotations/answers_test.json"}
+    test = "annotations/captions_test.json"
+    return COCO(str(root), test=test, vqa_test=questions, image_size=8, augment=False, eval_batch_size=4)
+
+
+def trainer(folder, *callbacks) -> L.Trainer:
+    logger = TensorBoardLogger(folder, default_hp_metric=False)
+    quiet = dict(enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False)
+    return L.Trainer(accelerator="cpu", logger=logger, callbacks=list(callbacks), **quiet)
+
+
+def answers_by_scene(root) -> dict[tuple[frozenset, str], str]:
+    scenes = load_scenes(root / "annotations/scenes_test.json").scenes
+    asked = json.loads((root / "annotations/questions_test.json").read_text())["questions"]
+    marks = json.loads((root / "annotations/answers_test.json").read_text())["annotations"]
+    truth = {mark["question_id"]: mark["multiple_choice_answer"] for mark in marks}
+    objects = {i: frozenset(o[:4] for o in scene.objects) for i, scene in scenes.items()}
+    return {(objects[row["image_id"]], row["question"]): truth[row["question_id"]] for row in asked}
+
+
+def test_figures_of_a_test_run(root, tmp_path):
+    """One caption of six is right: the first image's own. Reading is perfect, seeing and guessing are not."""
+    scenes = load_scenes(root / "annotations/scenes_test.json").scenes
+    order = json.loads((root / "annotations/captions_test.json").read_text())["images"]
+    captions = [description(scenes[order[0]["id"]]), *["nonsense"] * (IMAGES - 1)]
+    module = LitStage2(Net(Reader(captions, answers_by_scene(root))), AdamWCosine())
+    run = trainer(tmp_path, SceneScores(), MetricsFile())
+    run.test(module, data(root), verbose=False)
+    metrics = json.loads((tmp_path / "lightning_logs/version_0/metrics.json").read_text())
+    for name in ("precision", "recall", "exact"):
+        assert metrics[f"caption/{name}"] == pytest.approx(1 / IMAGES) == run.callback_metrics[f"caption/{name}"].item()
+    assert metrics["llm/text_qa"] == 1.0
+    assert metrics["vqa/no_image"] == metrics["vqa/accuracy"] == 0.0
+
+
+def test_a_description_says_all(root):
+    for scene in load_scenes(root / "annotations/scenes_test.json").scenes.values():
+        said = read_caption(description(scene))
+        assert score_caption(description(scene), scene) == (1.0, 1.0, 1.0)
+        assert not any(UNSAID in mention for mention in said.mentions)
+
+
+def test_without_questions_there_is_no_reading(root, tmp_path):
+    module = LitStage2(Net(Reader(["a red ring"] * IMAGES, {})), AdamWCosine())
+    captions_only = data(root)
+    captions_only.vqa = {"test": None}
+    run = trainer(tmp_path, SceneScores())
+    run.test(module, captions_only, verbose=False)
+    assert "caption/exact" in run.callback_metrics and "llm/text_qa" not in run.callback_metrics
+
+
+def test_what_does_not_belong_together_is_named(root, tmp_path, make_stage1):
+    module = LitStage2(Net(Reader(["a red ring"] * IMAGES, {})), AdamWCosine())
+    with pytest.raises(ValueError, match=r"image .* has no scene in .*the same mini-world"):
+        trainer(tmp_path, SceneScores(scenes_test="annotations/scenes_val.json")).test(module, data(root))
+    with pytest.raises(FileNotFoundError, match=r"scenes_nowhere\.json is missing: python -m lit_blip2 data make-mini"):
+        trainer(tmp_path, SceneScores(scenes_test="annotations/scenes_nowhere.json")).test(module, data(root))
+    with pytest.raises(ValueError, match="LitStage1 has none"):
+        trainer(tmp_path, SceneScores()).test(LitStage1(make_stage1("itc"), AdamWCosine()), data(root))
