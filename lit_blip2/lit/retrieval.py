@@ -61,14 +61,13 @@ class RetrievalSet:
         return metrics
 
     def query_wins(self) -> Tensor | None:
-        """Which query wins the maximum for each image and its own first text, int64 [I]; None without ITC."""
-        rows = [row for row in self.rows if "image" in row]
-        if not rows:
-            return None
-        image_IQP = torch.cat([row["image"] for row in rows])
-        text_TP = torch.cat([row["text"] for row in rows])
-        first = torch.tensor([0, *chain(*(row["counts"] for row in rows))][:-1]).cumsum(0)
-        return torch.einsum("iqp,ip->iq", image_IQP, text_TP[first]).argmax(1)
+        """Which query wins the maximum for each image of all ranks and its first text, int64 [I]; None without ITC."""
+        wins = gather_lists(list(chain(*(self._winners(row) for row in self.rows if "image" in row))))
+        return torch.tensor(wins) if wins else None
+
+    def _winners(self, row: dict[str, Any]) -> list[int]:
+        first = torch.tensor([0, *row["counts"]][:-1]).cumsum(0)
+        return torch.einsum("iqp,ip->iq", row["image"], row["text"][first]).argmax(1).tolist()
 
     def _retrieval(self, rows: list[dict[str, Any]]) -> dict[str, float]:
         image_IQP, text_TP = (torch.cat([row[name] for row in rows]) for name in ("image", "text"))

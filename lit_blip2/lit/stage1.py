@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from lit_blip2.distributed import single_process
+from lit_blip2.evaluation.queries import query_usage
 from lit_blip2.keyed import row_uniforms
 from lit_blip2.lit.module import LitBLIP2
 from lit_blip2.lit.optim import AdamWCosine
@@ -72,8 +73,11 @@ class LitStage1(LitBLIP2):
         )  # fmt: skip
 
     def on_validation_epoch_end(self) -> None:
-        self.log_dict(self.retrieval.metrics(), rank_zero_only=False, sync_dist=False)
+        metrics = self.retrieval.metrics()
         self.query_wins = self.retrieval.query_wins()
+        if self.query_wins is not None:
+            metrics["queries/entropy"] = query_usage(self.query_wins, self.net.qformer.num_queries)[2]
+        self.log_dict(metrics, rank_zero_only=False, sync_dist=False)
         del self.retrieval
 
     on_test_epoch_start = on_validation_epoch_start
