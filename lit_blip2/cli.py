@@ -9,6 +9,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lit_blip2.checkpoint import find_checkpoint
 from lit_blip2.lit.callbacks import HParams, MetricsFile, StopOnNonFinite
 from lit_blip2.lit.module import LitBLIP2
+from lit_blip2.lit.pictures import Pictures
 
 EVALUATIONS = ("validate", "test", "predict")
 
@@ -54,6 +55,6 @@ def main(arguments: list[str] | None = None, cli: type[SuiteCLI] = SuiteCLI) -> 
         save_config_kwargs={"overwrite": True},
         auto_configure_optimizers=False,
         seed_everything_default=0,
-        trainer_defaults={"callbacks": [MetricsFile(), StopOnNonFinite(), HParams()]},
+        trainer_defaults={"callbacks": [MetricsFile(), StopOnNonFinite(), HParams(), Pictures()]},
         args=arguments,
     )
