@@ -1,6 +1,8 @@
 """fit, validate, test and predict: LightningCLI with this suite's defaults (a run's folder, its config in each
 checkpoint, results beside the run they belong to)."""
 
+import json
+import sys
 from pathlib import Path
 
 from lightning import LightningDataModule
@@ -20,6 +22,9 @@ class SuiteCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.set_defaults({"trainer.use_distributed_sampler": False})
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: list[str] | None) -> None:
+        self.config = parser.parse_args(nulls_as_config(sys.argv[1:] if args is None else args))
+
     def before_instantiate_classes(self) -> None:
         """Evaluation of a checkpoint writes into that run's folder; a folder stands for its last checkpoint."""
         config = self.config[self.subcommand]
@@ -34,6 +39,34 @@ class SuiteCLI(LightningCLI):
 
     def after_instantiate_classes(self) -> None:
         self.model.config = self._parser(self.subcommand).dump(self.config[self.subcommand], skip_none=False)
+
+
+def nulls_as_config(arguments: list[str]) -> list[str]:
+    """`--model.net.itm=null` as the piece of YAML it stands for: jsonargparse takes a null below the first class
+    of a path for the word "None"."""
+    joined = iter(arguments)
+    result = []
+    for argument in joined:
+        key, equals, value = argument.partition("=")
+        nested = key.startswith(("--model.", "--data.")) and key.count(".") > 1
+        if nested and not equals:
+            value = next(joined, "")
+        if not nested:
+            result.append(argument)
+        elif value in ("null", "~"):
+            result += ["--config", json.dumps(_nested(key.removeprefix("--").split(".")))]
+        else:
+            result.append(f"{key}={value}")
+    return result
+
+
+def _nested(path: list[str]) -> dict:
+    """{model: {init_args: {net: {init_args: {itm: null}}}}} for [model, net, itm]; every level but the last a class."""
+    names = [name for name in path if name != "init_args"]
+    value: dict | None = None
+    for name in reversed(names):
+        value = {name: value} if name == names[0] else {"init_args": {name: value}}
+    return value
 
 
 class SaveConfigOnFit(SaveConfigCallback):

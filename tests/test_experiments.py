@@ -19,7 +19,19 @@ class ParseOnly(SuiteCLI):
     """Parses, and stops there."""
 
     def before_instantiate_classes(self):
-        raise Parsed
+        raise Parsed(self.config[self.subcommand])
+
+
+def parsed(*arguments: str):
+    with pytest.raises(Parsed) as stop:
+        main(["fit", "--config", "experiments/mini_stage1.yaml", *arguments], cli=ParseOnly)
+    return stop.value.args[0].model.init_args.net.init_args
+
+
+@pytest.mark.parametrize("arguments", [["--model.net.itm=null"], ["--model.net.itm", "null"], ["--model.net.itm=~"]])
+def test_an_objective_is_switched_off_on_the_command_line(arguments):
+    net = parsed(*arguments, "--model.net.qformer.num_queries", "5")
+    assert net.itm is None and net.itc is not None and net.qformer.init_args.num_queries == 5
 
 
 def test_they_are_found():

@@ -27,7 +27,7 @@ from lit_blip2.mini.render import PIXELS, render
 from lit_blip2.mini.truth import match_matrix
 from lit_blip2.mini.world import COLOURS, PLACES, SHAPES, SIZES, Object, Scene, stream_rng
 
-VERSION = 1
+VERSION = 2
 CAPTIONS_PER_IMAGE = 3
 TRAIN_IMAGES_WITH_QUESTIONS = 2000
 _PAIRS_A_TASK = 100
@@ -93,7 +93,19 @@ def _check_existing(out: Path, settings: dict[str, int]) -> None:
 def _write_train(out: Path, size: int, seed: int, workers: int) -> None:
     tasks = [(out, seed, k, min(k + _PAIRS_A_TASK, size // 2)) for k in range(0, size // 2, _PAIRS_A_TASK)]
     parts = _parallel(_train_part, tasks, workers, "train")
-    _write_annotations(out, "train", [entry for part in parts for entry in part])
+    _write_annotations(out, "train", seated([entry for part in parts for entry in part]))
+
+
+def seated(entries: list[Entry]) -> list[Entry]:
+    """Half of the partners sit side by side, a, b, and meet in a batch that keeps groups of two; of the others,
+    a, b and c, d, the order is a, c, b, d.
+
+    With every partner in its batch, telling partners apart is all that is left to learn for a hard negative, and
+    matching never starts.
+    """
+    table = [entries[i : i + 4] for i in range(0, len(entries), 4)]
+    parted = [[four[i] for i in (0, 2, 1, 3)] if n % 2 and len(four) == 4 else four for n, four in enumerate(table)]
+    return [entry for four in parted for entry in four]
 
 
 def _train_part(task: tuple[Path, int, int, int]) -> list[Entry]:

@@ -1,0 +1,60 @@
+"""A small world on disk and a short run of stage 1 on it, made once a session."""
+
+import pytest
+import torch
+from transformers import OPTConfig, OPTForCausalLM
+
+from lit_blip2.cli import main
+from lit_blip2.mini.command import make_mini
+from lit_blip2.mini.vocabulary import opt_tokenizer
+
+SHORT = [
+    "--model.optimization.warmup_steps=1", "--trainer.max_steps=4", "--trainer.val_check_interval=2",
+    "--trainer.log_every_n_steps=1", "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false",
+    "--trainer.callbacks=[{class_path: ModelCheckpoint, "
+    "init_args: {save_last: true, save_top_k: -1, every_n_train_steps: 2}}]",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data") / "mini"
+    make_mini(folder, train=24, val=6, test=6, workers=1)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def opt_folder(tmp_path_factory):
+    """A random OPT with the mini-world's words."""
+    torch.manual_seed(0)
+    folder, tokenizer = tmp_path_factory.mktemp("opt"), opt_tokenizer()
+    sizes = dict(hidden_size=16, ffn_dim=24, num_hidden_layers=1, num_attention_heads=2, word_embed_proj_dim=16)
+    ids = dict(bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=0)
+    OPTForCausalLM(OPTConfig(vocab_size=len(tokenizer), max_position_embeddings=128, **sizes, **ids)).save_pretrained(
+        folder
+    )
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def fit(world, opt_folder, tmp_path_factory):
+    """Run a command of an experiment on the small world; gives the run's folder."""
+
+    def run(experiment: str, *arguments: str, command: str = "fit", runs=None):
+        runs = runs or tmp_path_factory.mktemp("runs")
+        common = [f"--trainer.logger.save_dir={runs}", f"--data.root={world}", "--data.eval_batch_size=4"]
+        if experiment == "mini_stage1":
+            common += ["--model.rerank=3"]
+        else:
+            common += [f"--model.net.language.name={opt_folder}"]
+        size = ["--data.batch_size=8"]
+        main([command, "--config", f"experiments/{experiment}.yaml", *common, *size, *SHORT, *arguments])
+        return max((runs / experiment).glob("version_*"), key=lambda folder: int(folder.name.split("_")[1]))
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def stage1_run(fit):
+    return fit("mini_stage1")

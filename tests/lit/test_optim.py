@@ -1,0 +1,64 @@
+"""AdamW's groups and the schedule, by hand."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from lit_blip2.lit.optim import AdamWCosine
+
+
+class Small(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.query_tokens = nn.Parameter(torch.zeros(3, 4))
+        self.linear, self.norm, self.frozen = nn.Linear(4, 4), nn.LayerNorm(4), nn.Linear(4, 4).requires_grad_(False)
+        self.temperature = nn.Parameter(torch.tensor(0.07))
+
+
+def rates(optimization: AdamWCosine, steps: int) -> list[float]:
+    optimizer, schedule = optimization(Small(), steps)
+    seen = []
+    for _ in range(steps):
+        seen.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    return [*seen, optimizer.param_groups[0]["lr"]]
+
+
+def test_decay_is_for_matrices_alone():
+    module = Small()
+    groups = {group["weight_decay"]: group["params"] for group in AdamWCosine().groups(module)}
+    assert [id(p) for p in groups[0.05]] == [id(module.linear.weight)]
+    assert len(groups[0.0]) == 5  # queries, bias, two of the norm, temperature; nothing frozen
+
+
+def test_warm_up_then_cosine_per_step():
+    seen = rates(AdamWCosine(lr=1.0, min_lr=0.5, warmup_steps=3), 7)
+    assert seen[:4] == pytest.approx([0.25, 0.5, 0.75, 1.0])
+    cosine = [0.5 + 0.25 * (1 + math.cos(math.pi * i / 4)) for i in range(5)]
+    assert seen[3:] == pytest.approx(cosine)
+
+
+def test_no_warm_up():
+    assert rates(AdamWCosine(lr=1.0, warmup_steps=0), 4) == pytest.approx([1, 0.8535534, 0.5, 0.1464466, 0])
+
+
+def test_betas_are_set():
+    optimizer, _ = AdamWCosine(betas=(0.9, 0.98), warmup_steps=1)(Small(), 5)
+    assert all(group["betas"] == (0.9, 0.98) for group in optimizer.param_groups)
+
+
+def test_rates_by_name():
+    groups = AdamWCosine(lr=1.0, lr_scale={"linear": 20.0}).groups(Small())
+    assert {(group["weight_decay"], group["lr"]) for group in groups} == {(0.05, 20.0), (0.0, 20.0), (0.0, 1.0)}
+
+
+def test_what_cannot_be_is_refused():
+    with pytest.raises(ValueError, match=r"warmup_steps=5 must be less than trainer.max_steps=5"):
+        AdamWCosine(warmup_steps=5)(Small(), 5)
+    with pytest.raises(ValueError, match=r"set trainer.max_steps"):
+        AdamWCosine()(Small(), -1)
+    with pytest.raises(ValueError, match="nothing"):
+        AdamWCosine(lr_scale={"nothing": 2.0}).groups(Small())

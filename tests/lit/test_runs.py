@@ -1,0 +1,138 @@
+"""Runs of both stages end to end at a small size: what they leave behind, resuming, and what does not fit."""
+
+import json
+
+import pytest
+import torch
+import yaml
+
+from lit_blip2.checkpoint import find_checkpoint, read_checkpoint
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+def test_stage1_leaves_its_figures(stage1_run):
+    metrics = json.loads((stage1_run / "metrics.json").read_text())
+    for name in (
+        "loss/itc", "loss/itm", "loss/itg", "loss/total", "train/loss_itc", "retrieval/itc_txt_r1",
+        "retrieval/itm_img_r10", "retrieval/sum_txt_r5", "binding/itc_accuracy", "binding/itm_accuracy",
+    ):  # fmt: skip
+        assert isinstance(metrics[name], float), name
+    assert (stage1_run / "config.yaml").exists() and list(stage1_run.glob("events.out.tfevents*"))
+
+
+def test_a_checkpoint_holds_what_trains_and_the_config(stage1_run):
+    checkpoint = read_checkpoint(stage1_run)
+    assert not [key for key in checkpoint["state_dict"] if "vision." in key.replace("ln_vision", "")]
+    assert sum(v.numel() for v in checkpoint["state_dict"].values()) < 3e6
+    config = yaml.safe_load(checkpoint["config"])
+    assert config["model"]["init_args"]["net"]["init_args"]["qformer"]["init_args"]["num_queries"] == 8
+    assert "hyper_parameters" not in checkpoint
+
+
+def test_an_objective_that_is_off_leaves_no_figures_and_no_weights(fit):
+    run = fit("mini_stage1", "--model.net.itm=null", "--model.net.itg=null")
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert "loss/itc" in metrics
+    assert not [name for name in metrics if "itm" in name or "itg" in name or "sum" in name]
+    assert not [key for key in read_checkpoint(run)["state_dict"] if key.startswith(("net.itm", "net.itg"))]
+
+
+@pytest.mark.parametrize("experiment", ["mini_stage1", "mini_opt"])
+def test_resuming_gives_the_unbroken_run(experiment, fit, stage1_run):
+    start = [] if experiment == "mini_stage1" else [f"--model.init_from={stage1_run}"]
+    whole = fit(experiment, *start)
+    middle = next((whole / "checkpoints").glob("*step=2.ckpt"))
+    resumed = fit(experiment, *start, f"--ckpt_path={middle}")
+    expected, found = (read_checkpoint(run)["state_dict"] for run in (whole, resumed))
+    assert expected.keys() == found.keys()
+    for key, value in expected.items():
+        assert torch.equal(found[key], value), key
+
+
+def test_stage2_starts_from_stage1_and_answers(fit, stage1_run):
+    run = fit("mini_opt", f"--model.init_from={stage1_run}")
+    fit("mini_opt", f"--ckpt_path={run}", command="test", runs=run.parent.parent)
+    metrics = json.loads((run / "metrics.json").read_text())
+    for name in ("loss/lm", "vqa/accuracy", "vqa/mean_over_types", "vqa/no_image", "caption/cider", "caption/bleu4"):
+        assert isinstance(metrics[name], float), name
+    predictions = [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
+    assert {each["task"] for each in predictions} == {"caption", "vqa"}
+    assert len({each["image_id"] for each in predictions if each["task"] == "caption"}) == 6
+
+
+def test_stage2_takes_over_every_query_weight(stage1_run, fit):
+    run = fit("mini_opt", f"--model.init_from={stage1_run}", "--trainer.max_steps=2", "--model.optimization.lr=0.0")
+    before, after = (read_checkpoint(run)["state_dict"] for run in (stage1_run, run))
+    taken = {k.removeprefix("net.bridge.qformer."): v for k, v in after.items() if k.startswith("net.bridge.qformer.")}
+    assert len(taken) > 30
+    for key, value in taken.items():
+        assert torch.equal(before[f"net.qformer.{key}"], value), key
+
+
+def test_a_stage1_of_another_size_is_refused(stage1_run, fit):
+    with pytest.raises(ValueError, match=r"init_from.*query_tokens is \(8, 128\), the model's is \(4, 128\)"):
+        fit(
+            "mini_opt", f"--model.init_from={stage1_run}",
+            "--model.net.bridge.init_args.qformer.init_args.num_queries=4",
+        )  # fmt: skip
+
+
+def test_a_stage1_that_is_not_there_is_said(fit):
+    with pytest.raises(FileNotFoundError, match="no checkpoint: 'nowhere'"):
+        fit("mini_opt", "--model.init_from=nowhere")
+
+
+def test_resuming_with_other_sizes_names_the_keys(stage1_run, fit):
+    with pytest.raises(ValueError, match=r"query_tokens is \(8, 128\), the model's is \(5, 128\)"):
+        fit("mini_stage1", "--model.net.qformer.num_queries=5", f"--ckpt_path={stage1_run}")
+
+
+def test_a_stage2_checkpoint_is_no_start_for_stage2(fit, stage1_run):
+    run = fit("mini_opt", f"--model.init_from={stage1_run}", "--trainer.max_steps=2")
+    with pytest.raises(ValueError, match="needs a stage-1 checkpoint"):
+        fit("mini_opt", f"--model.init_from={run}")
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_names_the_batch(fit):
+    with pytest.raises(FloatingPointError, match=r"the loss is nan at step \d+, images \["):
+        fit("mini_stage1", "--model.optimization.lr=1e30", "--model.optimization.warmup_steps=0")
+
+
+def test_stale_features_are_refused(fit, tmp_path, world):
+    import shutil
+
+    other = tmp_path / "mini"
+    shutil.copytree(world, other)
+    fingerprint = json.loads((other / "features" / "fingerprint.json").read_text())
+    (other / "features" / "fingerprint.json").write_text(json.dumps(fingerprint | {"weights_sha256": "0"}))
+    with pytest.raises(ValueError, match="weights_sha256"):
+        fit("mini_stage1", f"--data.root={other}")
+
+
+def test_live_images_give_the_losses_of_kept_features(fit, stage1_run):
+    """Features are kept in 16 bits: equal to three digits."""
+    run = fit("mini_stage1", "--data.features=null")
+    kept, live = (json.loads((r / "metrics.json").read_text()) for r in (stage1_run, run))
+    assert live["train/loss_total"] == pytest.approx(kept["train/loss_total"], rel=2e-3)
+
+
+def test_a_damaged_checkpoint_is_an_error_that_names_it(tmp_path):
+    (tmp_path / "last.ckpt").write_bytes(b"not a checkpoint")
+    with pytest.raises(ValueError, match=r"last.ckpt cannot be read"):
+        read_checkpoint(tmp_path)
+
+
+def test_a_checkpoint_with_code_in_it_is_not_run(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return open, (str(tmp_path / "was_run"), "w")
+
+    torch.save({"state_dict": {}, "x": Evil()}, tmp_path / "last.ckpt")
+    with pytest.raises(ValueError, match="cannot be read"):
+        read_checkpoint(tmp_path)
+    assert not (tmp_path / "was_run").exists()
+
+
+def test_the_newest_run_of_an_experiment_is_found(stage1_run):
+    assert find_checkpoint(stage1_run.parent) == stage1_run / "checkpoints" / "last.ckpt"
