@@ -6,15 +6,15 @@ a document, and in half of them stands between description and question, as it d
 
 import numpy as np
 
-from lit_blip2.mini.grammar import Question, caption_text, draw_caption, draw_questions
+from lit_blip2.mini.grammar import Question, caption_text, draw_caption, draw_questions, with_article
 from lit_blip2.mini.pairs import Described, described_pair
+from lit_blip2.mini.world import COLOURS, SHAPES, STREAMS, bucket
 
 END = "</s>"
 Piece = tuple[str, float]
 ANSWER, REPEAT, RETELL, TELL, ASK = 1.0, 0.5, 0.3, 0.05, 0.02
 MOST_QUESTIONS = 5
-# How eagerly a type is asked: what takes two look-ups takes longer to learn.
-PRACTICE = {"colour": 2, "shape": 1, "size": 2, "place": 2, "count": 1, "existence": 3, "relation": 4}
+HARD, HARD_MORE = ("existence", "relation"), 2  # two look-ups and a comparison: learnt last
 
 
 def prompt(question: str) -> str:
@@ -28,13 +28,34 @@ def _asked(questions: list[Question]) -> list[Piece]:
     return pieces
 
 
+def cut(told: Described, rng: np.random.Generator) -> Described:
+    """One or two of a scene's objects, with a caption of their own: what to start with.
+
+    Where that would be a scene of another split, the scene stays whole.
+    """
+    some = rng.permutation(len(told.scene.objects))[: int(rng.integers(1, 3))]
+    scene = told.scene._replace(objects=tuple(told.scene.objects[i] for i in some))
+    return Described(scene, (draw_caption(scene, rng),)) if bucket(scene) in STREAMS["text"][1] else told
+
+
+def half_existence(told: Described, rng: np.random.Generator) -> Question:
+    """A step towards existence, never asked elsewhere: a shape of any colour, or a colour of any shape."""
+    field, names, rest = ((0, SHAPES, ""), (1, COLOURS, " object"))[int(rng.integers(2))]
+    present = sorted({o[field] for o in told.scene.objects})
+    yes = rng.random() < 0.5
+    choices = present if yes else [i for i in range(len(names)) if i not in present]
+    name = names[choices[int(rng.integers(len(choices)))]]
+    return Question("half", f"is there {with_article(name + rest)} ?", "yes" if yes else "no")
+
+
 def comprehension(told: Described, rng: np.random.Generator) -> list[Piece]:
-    """A description, and up to five questions that it answers."""
+    """A description, and up to five questions that it answers; hard types have more chances to be drawn."""
     caption = told.captions[0]
-    questions = draw_questions(told.scene, rng, caption)
+    questions = [*draw_questions(told.scene, rng, caption), half_existence(told, rng)]
+    for _ in range(HARD_MORE):
+        questions += [q for q in draw_questions(told.scene, rng, caption) if q.type in HARD]
     most = int(rng.integers(1, MOST_QUESTIONS + 1))
-    haste = rng.exponential(size=len(questions)) / [PRACTICE[q.type] for q in questions]
-    questions = [questions[i] for i in np.argsort(haste)[:most]]
+    questions = [questions[i] for i in rng.permutation(len(questions))[:most]]
     text = caption_text(caption)
     opening = f"{text} {END}" if rng.random() < 0.5 else f"{END} {text}"
     return [(opening, TELL), *_asked(questions)]
@@ -58,27 +79,30 @@ def description(told: Described, _rng: np.random.Generator) -> list[Piece]:
 
 
 def repetition(vocabulary: list[str], rng: np.random.Generator) -> list[Piece]:
-    """Random words twice, the second time backwards in half of the cases.
-
-    So that looking back for what followed a word, and for what stood before it, pays from the start: a shape is
-    asked for by the colour before it, a colour by the shape behind it.
-    """
-    chosen = [vocabulary[i] for i in rng.integers(len(vocabulary), size=int(rng.integers(6, 25)))]
-    again = chosen if rng.random() < 0.5 else chosen[::-1]
-    return [(" ".join(chosen), 0.0), (f"{' '.join(again)} {END}", REPEAT)]
+    """Random words twice, so that looking back for what followed a word pays from the start."""
+    chosen = " ".join(vocabulary[i] for i in rng.integers(len(vocabulary), size=int(rng.integers(6, 25))))
+    return [(chosen, 0.0), (f"{chosen} {END}", REPEAT)]
 
 
 _WRITE = (comprehension, retelling, guesswork, description)
 _SHARES = np.cumsum((0.72, 0.12, 0.11, 0.05))
 
 
-def draw_documents(seed: int, index: int, vocabulary: list[str], repeated: float) -> tuple[list[Piece], list[Piece]]:
-    """Documents 2 * index and 2 * index + 1; a share `repeated` of them is random words."""
+def draw_documents(
+    seed: int, index: int, vocabulary: list[str], repeated: float, small: float
+) -> tuple[list[Piece], list[Piece]]:
+    """Documents 2 * index and 2 * index + 1.
+
+    A share `repeated` of them is random words; of the others, a share `small` is about one or two objects.
+    """
     pair, rng = described_pair(seed, "text", index, captions_per_image=1)
     documents = []
     for told in pair:
         if rng.random() < repeated:
             documents.append(repetition(vocabulary, rng))
         else:
-            documents.append(_WRITE[int(np.searchsorted(_SHARES, rng.random(), side="right"))](told, rng))
+            write = _WRITE[int(np.searchsorted(_SHARES, rng.random(), side="right"))]
+            if write is not guesswork and rng.random() < small:
+                told = cut(told, rng)
+            documents.append(write(told, rng))
     return documents[0], documents[1]

@@ -27,7 +27,7 @@ def answers(pieces) -> list[str]:
 def test_comprehension_opens_in_both_orders_and_ends():
     openings = set()
     for seed in range(40):
-        pieces = comprehension(told(), np.random.default_rng(seed), 0)
+        pieces = comprehension(told(), np.random.default_rng(seed))
         text = caption_text(told().captions[0])
         assert pieces[0][0] in (f"{text} {END}", f"{END} {text}")
         assert answers(pieces) and all(a.endswith(f" {END}") for a in answers(pieces))
@@ -37,13 +37,13 @@ def test_comprehension_opens_in_both_orders_and_ends():
 
 
 def test_guesswork_describes_nothing():
-    pieces = guesswork(told(), np.random.default_rng(0), 0)
+    pieces = guesswork(told(), np.random.default_rng(0))
     assert pieces[0][0] == END and len(pieces) == 3
 
 
 def test_retelling_gives_away_places_first():
     for k in range(20):
-        first, second = retelling(told(k), np.random.default_rng(k), 0)
+        first, second = retelling(told(k), np.random.default_rng(k))
         assert first[0].count(" at ") == len(told(k).scene.objects)
         assert second[0] == f"{caption_text(told(k).captions[0])} {END}"
 
@@ -55,9 +55,9 @@ def test_repetition_says_the_words_twice():
 
 
 def test_documents_are_reproducible_and_the_share_counts():
-    assert draw_documents(0, 5, VOCABULARY, 0.5) == draw_documents(0, 5, VOCABULARY, 0.5)
-    everything = [d for k in range(50) for d in draw_documents(0, k, VOCABULARY, 1.0)]
+    assert draw_documents(0, 5, VOCABULARY, 0.5, 0.5) == draw_documents(0, 5, VOCABULARY, 0.5, 0.5)
+    everything = [d for k in range(50) for d in draw_documents(0, k, VOCABULARY, 1.0, 0.5)]
     assert all(set(text.split()) <= {*VOCABULARY, END} for d in everything for text, _ in d)
-    nothing = [d for k in range(50) for d in draw_documents(0, k, VOCABULARY, 0.0)]
+    nothing = [d for k in range(50) for d in draw_documents(0, k, VOCABULARY, 0.0, 0.5)]
     assert all(d[-1][0].endswith(END) for d in nothing)
     assert not any(weight == REPEAT for d in nothing for _, weight in d)
