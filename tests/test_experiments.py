@@ -11,7 +11,7 @@ from lit_blip2.params import build_net, count
 FILES = sorted(Path("experiments").glob("*.yaml"))
 
 
-class Parsed(Exception):
+class ParsedError(Exception):
     """Raised where building would begin."""
 
 
@@ -19,11 +19,11 @@ class ParseOnly(SuiteCLI):
     """Parses, and stops there."""
 
     def before_instantiate_classes(self):
-        raise Parsed(self.config[self.subcommand])
+        raise ParsedError(self.config[self.subcommand])
 
 
 def parsed(*arguments: str):
-    with pytest.raises(Parsed) as stop:
+    with pytest.raises(ParsedError) as stop:
         main(["fit", "--config", "experiments/mini_stage1.yaml", *arguments], cli=ParseOnly)
     return stop.value.args[0].model.init_args.net.init_args
 
@@ -40,7 +40,7 @@ def test_they_are_found():
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_it_parses(file):
-    with pytest.raises(Parsed):
+    with pytest.raises(ParsedError):
         main(["fit", "--config", str(file)], cli=ParseOnly)
 
 

@@ -26,9 +26,10 @@ class MetricsFile(L.Callback):
     on_test_end = on_validation_end
 
     def _write(self, trainer: L.Trainer) -> None:
-        if not (trainer.is_global_zero and trainer.log_dir):
+        folder = trainer.log_dir  # asks all ranks, so it comes before any of them leaves
+        if not (trainer.is_global_zero and folder):
             return
-        file = Path(trainer.log_dir) / "metrics.json"
+        file = Path(folder) / "metrics.json"
         file.parent.mkdir(parents=True, exist_ok=True)
         metrics = json.loads(file.read_text()) if file.exists() else {}
         metrics |= {name: float(value) for name, value in trainer.callback_metrics.items()}

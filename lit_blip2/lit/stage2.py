@@ -137,9 +137,10 @@ class LitStage2(LitBLIP2):
 
     def on_test_epoch_end(self) -> None:
         self.on_validation_epoch_end()
-        if self.trainer.is_global_zero and self.trainer.log_dir:
+        folder = self.trainer.log_dir  # asks all ranks, so it comes before any of them leaves
+        if self.trainer.is_global_zero and folder:
             lines = "".join(json.dumps(each) + "\n" for each in self.predictions)
-            Path(self.trainer.log_dir, "predictions.jsonl").write_text(lines)
+            Path(folder, "predictions.jsonl").write_text(lines)
 
     on_test_epoch_start = on_validation_epoch_start
     test_step = validation_step

@@ -5,14 +5,20 @@ from lit_blip2.mini.documents import (
     END,
     REPEAT,
     comprehension,
+    cut,
     draw_documents,
     guesswork,
+    half_existence,
+    half_relation,
     repetition,
     retelling,
 )
-from lit_blip2.mini.grammar import caption_text
-from lit_blip2.mini.pairs import described_pair
+from lit_blip2.mini.grammar import caption_text, draw_caption
+from lit_blip2.mini.pairs import Described, described_pair
+from lit_blip2.mini.truth import is_true
+from lit_blip2.mini.world import STREAMS, Object, Scene, bucket
 
+RED, CIRCLE, TOP_LEFT = 0, 0, 0
 VOCABULARY = [chr(ord("a") + i) for i in range(24)]
 
 
@@ -61,3 +67,27 @@ def test_documents_are_reproducible_and_the_share_counts():
     nothing = [d for k in range(50) for d in draw_documents(0, k, VOCABULARY, 0.0, 0.5)]
     assert all(d[-1][0].endswith(END) for d in nothing)
     assert not any(weight == REPEAT for d in nothing for _, weight in d)
+
+
+def test_half_questions_by_hand():
+    scene = Scene((Object(CIRCLE, RED, 0, TOP_LEFT, 0, 0),), 0)
+    lone = Described(scene, (draw_caption(scene, np.random.default_rng(0), "full"),))
+    halves = {}
+    for seed in range(300):
+        rng = np.random.default_rng(seed)
+        for q in (half_existence(lone, rng), *half_relation(lone, rng)):
+            halves[q.text] = q.answer
+    assert halves["is there a circle ?"] == halves["is there a red object ?"] == "yes"
+    assert halves["is there an orange object ?"] == halves["is there a square ?"] == "no"
+    sides = {side: halves[f"is the red circle at the {side} ?"] for side in ("left", "top", "right", "bottom")}
+    assert sides == {"left": "yes", "top": "yes", "right": "no", "bottom": "no"}
+
+
+def test_cut_keeps_to_the_objects_and_the_split():
+    for k in range(60):
+        whole = told(k)
+        part = cut(whole, np.random.default_rng(k))
+        assert set(part.scene.objects) <= set(whole.scene.objects)
+        assert bucket(part.scene) in STREAMS["text"][1]
+        assert is_true(part.captions[0], whole.scene)
+        assert part == whole or len(part.scene.objects) <= 2

@@ -78,7 +78,7 @@ def test_fingerprint_follows_weights_and_layer(weights, tmp_path):
 def test_missing_weights_say_how_to_get_them():
     with pytest.raises(FileNotFoundError, match=r"eva_giant.*hf download timm/eva_giant.*vision.weights"):
         VisionEncoder("eva_giant_patch14_clip_224").load()
-    with pytest.raises(FileNotFoundError, match="no file or folder 'nowhere.safetensors'"):
+    with pytest.raises(FileNotFoundError, match=r"no file or folder 'nowhere.safetensors'"):
         VisionEncoder("eva_giant_patch14_clip_224", "nowhere.safetensors").load()
 
 

@@ -1,0 +1,46 @@
+"""The command line on two ranks: the same training and the same figures as on one."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from lit_blip2.checkpoint import read_checkpoint
+
+
+def command(world, opt_folder, runs, name, experiment, devices, *arguments):
+    """Run it in a process of its own: DDP starts its ranks by running the command line again."""
+    own = ["--model.rerank=3"] if experiment == "mini_stage1" else [f"--model.net.language.name={opt_folder}"]
+    code = subprocess.run(
+        [
+            sys.executable, "-m", "lit_blip2", name, "--config", f"experiments/{experiment}.yaml", *own,
+            f"--data.root={world}", "--data.batch_size=8", "--data.eval_batch_size=2", f"--trainer.devices={devices}",
+            "--trainer.strategy=auto", f"--trainer.logger.save_dir={runs / str(devices)}", "--trainer.max_steps=3",
+            "--trainer.val_check_interval=3", "--model.optimization.warmup_steps=1", *arguments,
+        ],
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert code.returncode == 0, code.stderr[-2000:]
+    return runs / str(devices) / experiment / "version_0"
+
+
+@pytest.mark.slow
+def test_two_ranks_train_and_evaluate_as_one(world, opt_folder, tmp_path):
+    stage1 = [command(world, opt_folder, tmp_path, "fit", "mini_stage1", devices) for devices in (1, 2)]
+    one, two = (read_checkpoint(run)["state_dict"] for run in stage1)
+    for key in one:  # in norm: Adam turns the sign of a gradient of 1e-9 into a whole step
+        assert (two[key] - one[key]).norm() <= 0.02 * one[key].norm() + 1e-3, key
+    one, two = (json.loads((run / "metrics.json").read_text()) for run in stage1)
+    assert one.keys() == two.keys()
+    for name in one:
+        if name.startswith(("retrieval", "binding")):
+            assert two[name] == pytest.approx(one[name], abs=0.2), name
+    start = f"--model.init_from={stage1[0]}"
+    run = command(world, opt_folder, tmp_path, "fit", "mini_opt", 2, start)
+    command(world, opt_folder, tmp_path, "test", "mini_opt", 2, start, f"--ckpt_path={run}")
+    predictions = [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
+    ids = [each["image_id"] for each in predictions if each["task"] == "caption"]
+    assert len(ids) == len(set(ids)) == 6
+    questions = [each["question_id"] for each in predictions if each["task"] == "vqa"]
+    assert len(questions) == len(set(questions)) > 6
