@@ -43,7 +43,8 @@ class ImageKV:
         keys, values = self.layers[index]
         if self.rows_R is None:
             return keys, values
-        return keys.index_select(0, self.rows_R), values.index_select(0, self.rows_R)
+        # As they lie in memory, [B, N, H, E]: the way back adds whole rows too.
+        return tuple(x.transpose(1, 2).index_select(0, self.rows_R).transpose(1, 2) for x in (keys, values))
 
 
 class Pass(NamedTuple):
@@ -228,12 +229,12 @@ class SelfAttention(nn.Module):
 
     def forward(self, rows_MD: Tensor, plan: "_Plan") -> Tensor:
         """[M, D] to [M, D]."""
-        query_MF, text_MF = self.qkv(rows_MD).split([plan.query_rows, len(rows_MD) - plan.query_rows])
-        queries = iter(query_MF.split(plan.query_counts))
+        pieces = self.qkv(rows_MD).split(plan.query_counts + plan.text_counts)
+        queries, texts = iter(pieces[: len(plan.query_counts)]), iter(pieces[len(plan.query_counts) :])
         dropout = self.attention_dropout if self.training else 0.0
         contexts, attended = {}, []
         for number, part in enumerate(plan.parts):
-            qkv_RSF = part.gather(next(queries) if part.queries else None, text_MF)
+            qkv_RSF = part.gather(next(queries) if part.queries else None, next(texts) if part.text is not None else None)
             query, key, value = (x.transpose(1, 2) for x in qkv_RSF.unflatten(-1, (3, self.heads, -1)).unbind(2))
             contexts[number] = key, value
             if part.context is not None:
@@ -303,25 +304,27 @@ class _Part(NamedTuple):
     sequences: int
     queries: int
     text: PackedText | None
-    source_RT: Tensor | None
+    source_L: Tensor | None
+    slot_L: Tensor | None
     context: int | None
     mask: Tensor | None
 
-    def gather(self, query_MF: Tensor | None, text_MF: Tensor) -> Tensor:
-        """This pass' query rows and the text rows of all passes to its padded sequences [R, S, F]."""
+    def gather(self, query_MF: Tensor | None, text_LF: Tensor | None) -> Tensor:
+        """This pass' query rows and text rows to its padded sequences [R, S, F]."""
         parts = []
         if query_MF is not None:
             parts.append(query_MF.view(self.sequences, self.queries, -1))
-        if self.text is not None:
-            parts.append(text_MF.index_select(0, self.source_RT.flatten()).view(*self.source_RT.shape, -1))
+        if text_LF is not None:
+            text_LF = text_LF if self.source_L is None else text_LF.index_select(0, self.source_L)
+            parts.append(text_LF.view(self.sequences, self.text.max_length, -1))
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
     def scatter(self, x_RSD: Tensor) -> tuple[Tensor, Tensor]:
         """Padded sequences back to (query rows, real text rows)."""
         query_RQD, text_RTD = x_RSD.split([self.queries, x_RSD.shape[1] - self.queries], dim=1)
         text_LD = text_RTD.flatten(0, 1)
-        if self.text is not None and not self.text.dense:
-            text_LD = text_LD.index_select(0, self.text.slot_L)
+        if self.slot_L is not None:
+            text_LD = text_LD.index_select(0, self.slot_L)
         return query_RQD.flatten(0, 1), text_LD
 
 
@@ -333,14 +336,10 @@ class _Plan:
         self.images = [each.image for each in passes if each.image is not None]
         self.query_counts = [len(image) * num_queries for image in self.images]
         self.query_sequences = sum(map(len, self.images))
-        self.query_rows = sum(self.query_counts)
-        self.parts: list[_Part] = []
-        text_start = 0
-        for each in passes:
-            self.parts.append(self._part(each, text_start))
-            text_start += 0 if each.text is None else len(each.text.ids_L)
+        self.text_counts = [len(each.text.ids_L) for each in passes if each.text is not None]
+        self.parts = [self._part(each) for each in passes]
 
-    def _part(self, each: Pass, text_start: int) -> _Part:
+    def _part(self, each: Pass) -> _Part:
         if each.image is None and each.text is None:
             raise ValueError("a pass needs an image, a text or both")
         if None not in (each.image, each.text) and len(each.image) != len(each.text):
@@ -355,7 +354,8 @@ class _Plan:
             sequences=len(each.image if each.text is None else each.text),
             queries=0 if each.image is None else self.num_queries,
             text=each.text,
-            source_RT=None if each.text is None else each.text.source_BT + text_start,
+            source_L=None if each.text is None or each.text.full else each.text.source_BT.flatten(),
+            slot_L=None if each.text is None or each.text.full else each.text.slot_L,
             context=each.context,
             mask=masks.attention_mask(each.rule, rows, [*seen, *rows]),
         )
@@ -363,7 +363,7 @@ class _Plan:
     def split(self, query_MD: Tensor, text_MD: Tensor) -> list[Output]:
         """Rows of all passes to one Output per pass."""
         queries = iter(query_MD.split(self.query_counts))
-        texts = iter(text_MD.split([len(each.text.ids_L) for each in self.passes if each.text is not None]))
+        texts = iter(text_MD.split(self.text_counts))
         return [
             Output(
                 None if each.image is None else next(queries).view(len(each.image), self.num_queries, -1),

@@ -50,6 +50,11 @@ class PackedText:
         return len(self.lengths_B)
 
     @property
+    def full(self) -> bool:
+        """True where the packed order is the padded one: every slot is taken, by padding or because lengths agree."""
+        return len(self.ids_L) == len(self) * self.max_length
+
+    @property
     def valid_BT(self) -> Tensor:
         """bool, True where a position holds a real token."""
         return torch.arange(self.max_length, device=self.ids_L.device) < self.lengths_B[:, None]
