@@ -4,12 +4,14 @@ Layout. A forward takes several passes (sequences of [queries; text] under one r
 real tokens lie in one matrix, query rows first, so each linear layer runs once for all passes and never on padding.
 Only attention works per pass. The image comes as keys and values, projected once and shared by every pass.
 
-Legend: B images, R sequences of a pass, Q query tokens, T padded text positions, L real text tokens, N image tokens,
-S positions of a sequence (Q + T), M rows of the one matrix, D width, H heads, E head width, W image width.
+Legend: B images, P passes, R sequences of a pass, Q query tokens, T padded text positions, L real text tokens,
+N image tokens, S positions of a sequence (Q + T), M rows of the one matrix, D width, H heads, E head width,
+W image width.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import NamedTuple
 
 import torch
@@ -234,7 +236,7 @@ class SelfAttention(nn.Module):
         dropout = self.attention_dropout if self.training else 0.0
         contexts, attended = {}, []
         for number, part in enumerate(plan.parts):
-            qkv_RSF = part.gather(next(queries) if part.queries else None, next(texts) if part.text is not None else None)
+            qkv_RSF = part.gather(next(queries) if part.queries else None, None if part.text is None else next(texts))
             query, key, value = (x.transpose(1, 2) for x in qkv_RSF.unflatten(-1, (3, self.heads, -1)).unbind(2))
             contexts[number] = key, value
             if part.context is not None:
@@ -269,10 +271,12 @@ class CrossAttention(nn.Module):
         """Query rows of all passes [M, D] to the same."""
         dropout = self.attention_dropout if self.training else 0.0
         attended = []
-        for query_RD, image in zip(self.query(query_MD).split(plan.query_counts), plan.images):
-            query_RHQE = query_RD.view(len(image), -1, self.heads, query_RD.shape[1] // self.heads).transpose(1, 2)
-            out_RHQE = F.scaled_dot_product_attention(query_RHQE, *image.layer(cross_index), dropout_p=dropout)
-            attended.append(out_RHQE.transpose(1, 2).reshape(query_RD.shape))
+        for looking_MD, (image, passes) in zip(self.query(query_MD).split(plan.look_counts), plan.looks):
+            query_PBQHE = looking_MD.view(passes, len(image), plan.num_queries, self.heads, -1)
+            query_BHSE = query_PBQHE.permute(1, 3, 0, 2, 4).flatten(2, 3)
+            out_BHSE = F.scaled_dot_product_attention(query_BHSE, *image.layer(cross_index), dropout_p=dropout)
+            out_PBQHE = out_BHSE.unflatten(2, (passes, -1)).permute(2, 0, 3, 1, 4)
+            attended.append(out_PBQHE.reshape(looking_MD.shape))
         return self.norm(query_MD + self.dropout(self.output(torch.cat(attended))))
 
     @torch.no_grad()
@@ -335,6 +339,10 @@ class _Plan:
         self.passes, self.num_queries = passes, num_queries
         self.images = [each.image for each in passes if each.image is not None]
         self.query_counts = [len(image) * num_queries for image in self.images]
+        # Passes in a row that look at the same images look together: keys and values are read once.
+        runs = [list(run) for _, run in groupby(self.images, key=id)]
+        self.looks = [(run[0], len(run)) for run in runs]
+        self.look_counts = [len(image) * passes * num_queries for image, passes in self.looks]
         self.query_sequences = sum(map(len, self.images))
         self.text_counts = [len(each.text.ids_L) for each in passes if each.text is not None]
         self.parts = [self._part(each) for each in passes]
