@@ -13,10 +13,10 @@ demo: .venv/installed
 	.venv/bin/python -m lit_blip2.mini.demo
 
 test: .venv/installed lint
-	.venv/bin/python -m pytest
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 --dist loadfile
 
 unit: .venv/installed
-	.venv/bin/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 lint: .venv/installed
 	.venv/bin/ruff check .

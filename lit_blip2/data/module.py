@@ -50,23 +50,26 @@ class COCO(L.LightningDataModule):
     without padding or repetition, so the trainer needs `use_distributed_sampler: false` on several devices.
 
     Args:
-        root: The folder that every relative path below starts from. images: The folder of images. "{split}"
-        in it becomes train, val or test, as in "images/{split}" or "{split}2014". train: Captions to train
-        on: COCO's json, LAVIS' list or Karpathy's dataset_coco.json. val: Captions to validate on, in the
-        same layouts. Retrieval and caption metrics come from these. test: Captions to test on. vqa_val:
-        VQAv2's questions and annotations to validate on. Image files are named by the captions of the same
+        root: folder that every relative path below starts from.
+        images: folder of images; "{split}" in it becomes train, val or test, as in "images/{split}" or "{split}2014".
+        train: captions to train on: COCO's json, LAVIS' list or Karpathy's dataset_coco.json.
+        val: captions to validate on, in the same layouts; retrieval and caption figures come from these.
+        test: captions to test on.
+        vqa_val: VQAv2's questions and annotations to validate on. Image files are named by the captions of the same
             split, else as COCO names them.
-        vqa_test: The same for testing. binding_val: Captions with two images each, true and
-        attribute-swapped, to validate on. binding_test: The same for testing. features: A folder of frozen
-        features, made by `python -m lit_blip2 data features`. Given, no image is opened. image_size: Images
-        are made this many pixels high and wide. augment: Random crop and flip in training. Turn it off where
-        they make captions false: a flip "left of", a crop
-            the number of objects. It cannot act on features.
-        batch_size: The GLOBAL training batch of one optimiser step, over all ranks and accumulated
-        micro-batches. eval_batch_size: Rows of an evaluation batch on each rank. seed: Of the order, of the
-        captions drawn and of augmentation. group: This many consecutive images stay in one batch: 2 keeps the
-        mini-world's attribute-swapped partners together. num_workers: Processes that load batches beside the
-        training process. max_caption_words: Captions are cut after this many words.
+        vqa_test: questions and annotations to test on.
+        binding_val: captions with two images each, the true one and one with attributes swapped, to validate on.
+        binding_test: the same to test on.
+        features: folder of kept frozen features; given, no image is opened.
+        image_size: images are made this many pixels high and wide.
+        augment: random crop and flip in training. Turn it off where they make captions false: a flip "left of", a
+            crop the number of objects. It cannot act on features.
+        batch_size: the GLOBAL training batch of one optimiser step, over all ranks and accumulated micro-batches.
+        eval_batch_size: rows of an evaluation batch on each rank.
+        seed: of the order, of the captions drawn and of augmentation.
+        group: this many consecutive images stay in one batch; 2 keeps the mini-world's swap partners together.
+        num_workers: processes that load batches beside the training process.
+        max_caption_words: captions are cut after this many words.
     """
 
     def __init__(
