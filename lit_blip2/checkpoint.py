@@ -1,7 +1,7 @@
 """Checkpoints hold what trains and the resolved config, nothing frozen and nothing pickled; what does not fit exactly
 is an error that names it."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -74,9 +74,3 @@ def qformer_state(checkpoint: Mapping, source: str | Path) -> dict[str, Tensor]:
 def is_text_half(key: str) -> bool:
     """Whether a Q-Former weight belongs to its text half."""
     return ".text_mlp." in f".{key}" or key.startswith(("word_embeddings", "position_embeddings"))
-
-
-def frozen_part(names: Iterable[str], module: nn.Module) -> set[str]:
-    """Those state-dict names that do not train."""
-    trains = trainable_state(module).keys()
-    return {name for name in names if name not in trains}

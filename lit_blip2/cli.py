@@ -28,6 +28,10 @@ class SuiteCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Evaluation of a checkpoint writes into that run's folder; a folder stands for its last checkpoint."""
         config = self.config[self.subcommand]
+        if self.subcommand in EVALUATIONS and config.get("ckpt_path") is None:
+            raise SystemExit(
+                f"{self.subcommand} needs --ckpt_path, a checkpoint or a run's folder such as runs/mini_opt"
+            )
         if config.get("ckpt_path") is None or config.ckpt_path in ("best", "last", "hpc", "registry"):
             return
         config.ckpt_path = str(find_checkpoint(config.ckpt_path))

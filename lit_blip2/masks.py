@@ -45,12 +45,12 @@ class Segment(NamedTuple):
 
 def attention_mask(rule: Rule, rows: Sequence[Segment], columns: Sequence[Segment]) -> Tensor | None:
     """Who attends to whom, bool [B or 1, 1, R, C] (the 1 is for heads); None when all attend to all."""
-    blocks = [[_block(rule.get((row.kind, column.kind)), row, column) for column in columns] for row in rows]
+    device = next((s.valid_BS.device for s in (*rows, *columns) if s.valid_BS is not None), None)
+    blocks = [[_block(rule.get((row.kind, column.kind)), row, column, device) for column in columns] for row in rows]
     if all(block is None for line in blocks for block in line):
         return None
-    device = next((s.valid_BS.device for s in (*rows, *columns) if s.valid_BS is not None), None)
     filled = [
-        [_all(row, column, device) if block is None else block.to(device) for block, column in zip(line, columns)]
+        [_all(row, column, device) if block is None else block for block, column in zip(line, columns)]
         for line, row in zip(blocks, rows)
     ]
     batch = max(block.shape[0] for line in filled for block in line)
@@ -58,16 +58,16 @@ def attention_mask(rule: Rule, rows: Sequence[Segment], columns: Sequence[Segmen
     return torch.cat(lines, dim=1).unsqueeze(1)
 
 
-def _all(row: Segment, column: Segment, device: torch.device | None = None) -> Tensor:
+def _all(row: Segment, column: Segment, device: torch.device | None) -> Tensor:
     return torch.ones(1, row.size, column.size, dtype=torch.bool, device=device)
 
 
-def _block(sees: str | None, row: Segment, column: Segment) -> Tensor | None:
+def _block(sees: str | None, row: Segment, column: Segment, device: torch.device | None) -> Tensor | None:
     """One segment looking at one segment: bool [B or 1, R, C]; None where everything attends."""
     if sees is None:
-        return ~_all(row, column)
-    block = _all(row, column).tril() if sees == "causal" else None
+        return ~_all(row, column, device)
+    block = _all(row, column, device).tril() if sees == "causal" else None
     if column.valid_BS is None:
         return block
     padding = column.valid_BS.unsqueeze(1).expand(-1, row.size, -1)
-    return padding if block is None else padding & block.to(padding.device)
+    return padding if block is None else padding & block

@@ -119,6 +119,10 @@ class COCO(L.LightningDataModule):
         self._require(self._annotation_files(wanted))
         self.store = FeatureStore(self.root / self.features) if self.features else None
         self.tables = {split: self._read(split) for split in wanted}
+        if not any(self.tables.values()):
+            raise ValueError(
+                f"no files for {' or '.join(wanted)}: set data.{wanted[-1]}, data.vqa_{wanted[-1]} or both"
+            )
         self._check_images()
 
     def train_dataloader(self) -> TrainLoader:
@@ -197,7 +201,7 @@ class COCO(L.LightningDataModule):
         if len(missing := self.store.missing(np.concatenate([ids, *swapped]))):
             raise ValueError(
                 f"{self.store.folder} lacks the features of {len(missing)} images, among them {missing[:5].tolist()}:"
-                " write them for every split with `python -m lit_blip2 data features`"
+                " remove the folder and write it again (for the mini-world: `python -m lit_blip2 data make-mini`)"
             )
 
     def _source(self, split: str, augment: bool = False) -> Pixels | Features:

@@ -32,7 +32,7 @@ class MetricsFile(L.Callback):
         file = Path(folder) / "metrics.json"
         file.parent.mkdir(parents=True, exist_ok=True)
         metrics = json.loads(file.read_text()) if file.exists() else {}
-        metrics |= {name: float(value) for name, value in trainer.callback_metrics.items()}
+        metrics |= {name: float(value) for name, value in trainer.callback_metrics.items() if name != "step"}
         temporary = file.with_suffix(".tmp")
         temporary.write_text(json.dumps(dict(sorted(metrics.items())), indent=2) + "\n")
         temporary.replace(file)
@@ -113,6 +113,6 @@ def curated(config: dict[str, Any]) -> dict[str, Any]:
     settings |= {name: qformer[name] for name in ("num_queries", "hidden", "layers") if name in qformer}
     settings |= {name: optimization[name] for name in ("lr", "warmup_steps") if name in optimization}
     settings |= {name: data[name] for name in ("batch_size",) if name in data}
-    settings["seed"] = config.get("seed_everything", 0)
+    settings["seed"], settings["data_seed"] = config.get("seed_everything", 0), data.get("seed", 0)
     settings["steps"] = config.get("trainer", {}).get("max_steps", -1)
     return settings

@@ -22,12 +22,15 @@ class LitBLIP2(L.LightningModule):
         self.net, self.optimization = net, optimization
         self.strict_loading = False
         self.config = ""
+        self.trained_steps = 0
 
     def setup(self, stage: str) -> None:
         """Read frozen weights and tokenizers from disk, and what training starts from. Kept features need no image
         encoder, but must come from the same one. Raises FileNotFoundError with all that is missing."""
         store = getattr(self.trainer.datamodule, "store", None)
         run_all(lambda: self.net.load(vision=store is None), *([self.start] if stage == "fit" else []))
+        if store is not None and not self.net.vision.frozen:
+            raise ValueError("data.features holds frozen features: set it to null, or model.net.vision.frozen to true")
         if store is not None:
             store.check(self.net.vision.fingerprint() | {"image_size": self.trainer.datamodule.image_size})
 
@@ -45,12 +48,17 @@ class LitBLIP2(L.LightningModule):
         self.log_dict({f"train/loss_{name}": loss.detach() for name, loss in losses.items()}, prog_bar=True)
         return losses["total"]
 
+    def log_test_step(self) -> None:
+        """Test figures stand in TensorBoard at the step that the checkpoint had reached, not at 0."""
+        self.log("step", float(self.trained_steps))
+
     def losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Named losses of a training batch, their weighted sum as `total`."""
         raise NotImplementedError
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        if self.trainer.global_step % self.trainer.log_every_n_steps == 0:
+        if (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0:
+            self.log("train/lr", optimizer.param_groups[0]["lr"])
             grads = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
             self.log("train/grad_norm", nn.utils.get_total_norm(grads))
 
@@ -66,3 +74,4 @@ class LitBLIP2(L.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Raises ValueError naming every missing, unexpected or misshapen weight."""
         check_fits(checkpoint["state_dict"], trainable_state(self), "the checkpoint")
+        self.trained_steps = checkpoint["global_step"]

@@ -1,10 +1,11 @@
 """AdamW with linear warm-up and a cosine, both per optimiser step (NUMERICS, optimisation)."""
 
+import math
 from collections.abc import Mapping
 
 from torch import nn
 from torch.optim import AdamW, Optimizer
-from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, SequentialLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 
 class AdamWCosine:
@@ -59,9 +60,13 @@ class AdamWCosine:
         return [{"params": each, "weight_decay": decay, "lr": lr} for (decay, lr), each in groups.items()]
 
     def schedule(self, optimizer: Optimizer, max_steps: int) -> LRScheduler:
-        """Step s of the warm-up uses lr * (s + 1) / (warmup_steps + 1); after it, a cosine down to min_lr."""
-        cosine = CosineAnnealingLR(optimizer, max_steps - self.warmup_steps, eta_min=self.min_lr)
-        if self.warmup_steps == 0:
-            return cosine
-        warmup = LinearLR(optimizer, 1 / (self.warmup_steps + 1), 1.0, total_iters=self.warmup_steps)
-        return SequentialLR(optimizer, [warmup, cosine], milestones=[self.warmup_steps])
+        """`share` at every step. A function of the step alone: a prolonged run takes the longer run's course."""
+        return LambdaLR(optimizer, lambda step: self.share(step, max_steps))
+
+    def share(self, step: int, max_steps: int) -> float:
+        """Share of a group's peak rate: (step + 1) / (warmup_steps + 1), then a cosine to min_lr / lr."""
+        if step < self.warmup_steps:
+            return (step + 1) / (self.warmup_steps + 1)
+        done = min(1.0, (step - self.warmup_steps) / (max_steps - self.warmup_steps))
+        floor = self.min_lr / self.lr
+        return floor + (1 - floor) * (1 + math.cos(math.pi * done)) / 2

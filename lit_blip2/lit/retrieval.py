@@ -70,10 +70,11 @@ class RetrievalSet:
         return torch.einsum("iqp,ip->iq", row["image"], row["text"][first]).argmax(1).tolist()
 
     def _retrieval(self, rows: list[dict[str, Any]]) -> dict[str, float]:
-        image_IQP, text_TP = (torch.cat([row[name] for row in rows]) for name in ("image", "text"))
+        text_TP = torch.cat([row["text"] for row in rows])
         counts = torch.tensor(list(chain(*(row["counts"] for row in rows))))
         image_of_text_T = torch.repeat_interleave(counts)
-        cosine_IT = similarity(image_IQP, text_TP)
+        # Image batch by image batch: all images, queries and texts at once would not fit.
+        cosine_IT = torch.cat([similarity(row["image"], text_TP) for row in rows])
         metrics = recalls(cosine_IT, image_of_text_T, "retrieval/itc")
         if self.net.itm is None:
             return metrics

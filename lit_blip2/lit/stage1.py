@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from lit_blip2.distributed import single_process
@@ -64,7 +63,7 @@ class LitStage1(LitBLIP2):
 
     def _log_losses(self, features_BND: Tensor, batch: dict[str, Any]) -> None:
         """Losses of an evaluation batch by itself, negatives drawn as for step 0 of seed 0."""
-        uniform_B2 = row_uniforms(0, 0, torch.arange(len(features_BND))).to(features_BND.device)
+        uniform_B2 = row_uniforms(0, 0, batch["row"].cpu()).to(features_BND.device)
         with single_process():
             losses = self.net(features_BND, batch["first_text"], batch["image_id"], uniform_B2)
         self.log_dict(
@@ -82,4 +81,13 @@ class LitStage1(LitBLIP2):
 
     on_test_epoch_start = on_validation_epoch_start
     test_step = validation_step
-    on_test_epoch_end = on_validation_epoch_end
+
+    def on_test_epoch_end(self) -> None:
+        self.on_validation_epoch_end()
+        self.log_test_step()
+
+    def on_predict_start(self) -> None:
+        raise ValueError("predict writes captions and answers, and stage 1 has none: use a stage-2 experiment")
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Never reached; Lightning asks for it before it says why."""

@@ -4,11 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from lit_blip2.checkpoint import check_fits, qformer_state, read_checkpoint
-from lit_blip2.distributed import single_process
 from lit_blip2.evaluation.captioning import caption_scores
 from lit_blip2.evaluation.vqa import summarise, vqa_scores
 from lit_blip2.keyed import row_uniforms
@@ -65,7 +63,13 @@ class LitStage2(LitBLIP2):
             return
         qformer = self.net.bridge.qformer
         if self.init_from is not None:
-            state = qformer_state(read_checkpoint(self.init_from), self.init_from)
+            checkpoint = read_checkpoint(self.init_from)
+            if any(key.startswith("net.vision.") for key in checkpoint["state_dict"]):
+                raise ValueError(
+                    f"init_from={self.init_from!r} trained its image encoder too, and stage 2 would go on with the "
+                    "original one: export the encoder and point model.net.vision.weights to it"
+                )
+            state = qformer_state(checkpoint, self.init_from)
             check_fits(state, qformer.state_dict(), f"init_from={self.init_from!r}")
             qformer.load_state_dict(state)
         elif self.bert is not None:
@@ -78,7 +82,7 @@ class LitStage2(LitBLIP2):
             batch["text"] = caption_text(self.net.language, batch["caption"], self.net.prompt, uniform_B)
         elif batch["task"] == "caption":
             captions = [texts[0] for texts in batch["captions"]]
-            uniform_B = row_uniforms(0, 0, torch.arange(len(captions)))[:, 0]
+            uniform_B = row_uniforms(0, 0, batch["row"])[:, 0]
             batch["text"] = caption_text(self.net.language, captions, self.net.prompt, uniform_B)
         return batch
 
@@ -96,9 +100,9 @@ class LitStage2(LitBLIP2):
 
     def _caption(self, batch: dict[str, Any]) -> None:
         soft_prompt = self.net.bridge(self.features(batch))
-        with single_process():
-            losses = self.net(self.features(batch), batch["text"])
-        self.log("loss/lm", losses["lm"], batch_size=len(soft_prompt), add_dataloader_idx=False, sync_dist=True)
+        losses_L, _ = self.net.language.loss(soft_prompt, batch["text"])
+        if not self.trainer.predicting:
+            self.log("loss/lm", losses_L.mean(), batch_size=len(losses_L), add_dataloader_idx=False, sync_dist=True)
         texts = self.net.language.generate(soft_prompt, [self.net.prompt] * len(soft_prompt), **self.captioning)
         self.predictions += [
             {"task": "caption", "image_id": image_id, "caption": text, "references": references}
@@ -107,7 +111,7 @@ class LitStage2(LitBLIP2):
 
     def _answer(self, batch: dict[str, Any]) -> None:
         prompts = [self.question.format(question) for question in batch["question"]]
-        soft_prompt = self.net.bridge(self.features(batch))
+        soft_prompt = self._soft_prompts(batch)
         answers = self.net.language.generate(soft_prompt, prompts, **self.answering)
         blind = [None] * len(prompts)
         if self.no_image and self.trainer.testing:
@@ -117,6 +121,16 @@ class LitStage2(LitBLIP2):
             dict(task="vqa", question_id=i, question=q, question_type=t, answers=a, answer=p, no_image=n)
             for i, q, t, a, p, n in zip(*columns)
         ]
+
+    def _soft_prompts(self, batch: dict[str, Any]) -> Tensor:
+        """One soft prompt per question; an image with several questions is looked at once."""
+        ids = batch["image_id"].tolist()
+        places = {image_id: place for place, image_id in enumerate(ids)}
+        distinct = list(places)
+        name = "features" if "features" in batch else "image"
+        images = {name: batch[name][[places[image_id] for image_id in distinct]]}
+        rows = {image_id: row for row, image_id in enumerate(distinct)}
+        return self.net.bridge(self.features(images))[[rows[image_id] for image_id in ids]]
 
     def on_validation_epoch_end(self) -> None:
         """Scores of the predictions of all ranks; the predictions themselves go beside the metrics."""
@@ -137,6 +151,10 @@ class LitStage2(LitBLIP2):
 
     def on_test_epoch_end(self) -> None:
         self.on_validation_epoch_end()
+        self.log_test_step()
+        self._write_predictions()
+
+    def _write_predictions(self) -> None:
         folder = self.trainer.log_dir  # asks all ranks, so it comes before any of them leaves
         if self.trainer.is_global_zero and folder:
             lines = "".join(json.dumps(each) + "\n" for each in self.predictions)
@@ -144,3 +162,13 @@ class LitStage2(LitBLIP2):
 
     on_test_epoch_start = on_validation_epoch_start
     test_step = validation_step
+
+    on_predict_epoch_start = on_validation_epoch_start
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Captions and answers, for predictions.jsonl."""
+        self.validation_step(batch, batch_idx, dataloader_idx)
+
+    def on_predict_epoch_end(self) -> None:
+        self.predictions = gather_lists(self.predictions)
+        self._write_predictions()

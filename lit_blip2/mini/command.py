@@ -33,8 +33,12 @@ def make_mini(
     A complete world of the same settings is left as it is; one of other settings is an error.
 
     Args:
-        out: folder to write. train: training images, an even number. val: images. test: images.
-        seed: of scenes, captions and questions. workers: processes that draw.
+        out: folder to write.
+        train: training images, an even number.
+        val: validation images.
+        test: test images.
+        seed: of scenes, captions and questions.
+        workers: processes that draw.
         features: also keep the frozen encoder's output for every image, in OUT/features.
         vision_weights: the frozen encoder's weights.
     """

@@ -99,8 +99,11 @@ class LanguageModel(nn.Module):
         return self.model.config.is_encoder_decoder
 
     def tokenise(self, prompts: Sequence[str], targets: Sequence[str]) -> TargetText:
-        """Prompts (an empty one is just the begin token) and targets, on the host; the mask is exact because both are
-        tokenised apart and joined as ids. Raises ValueError naming the place of an empty target."""
+        """Prompts (an empty one is the tokenizer's begin token, if it adds one) and targets, on the host.
+
+        The mask is exact because both are tokenised apart and joined as ids. Raises ValueError naming the place of an
+        empty target.
+        """
         empty = [place for place, text in enumerate(targets) if not text.strip()]
         if empty:
             raise ValueError(f"targets {empty} of this batch are empty: a target needs at least one word")
@@ -122,7 +125,7 @@ class LanguageModel(nn.Module):
         if self.encoder_decoder:
             start = self.model.config.decoder_start_token_id
             decoder_inputs = PackedText.from_lists([[start, *ids[:-1]] for ids in target_ids])
-            inputs = PackedText.from_lists(prompt_ids) if all(prompt_ids) else None
+            inputs = _pack_prompts(prompt_ids)
             return TargetText(inputs, decoder_inputs.slot_L, targets.ids_L, decoder_inputs)
         inputs = PackedText.from_lists([a + b for a, b in zip(prompt_ids, target_ids)])
         prompt_B = torch.tensor([len(ids) for ids in prompt_ids])
@@ -190,7 +193,7 @@ class LanguageModel(nn.Module):
         Args: soft prompt or None; prompts; see NUMERICS, stage 2, for the paper's settings.
         """
         prompt_ids = self.tokenizer(list(prompts))["input_ids"]
-        text = PackedText.from_lists(prompt_ids) if all(prompt_ids) else None
+        text = _pack_prompts(prompt_ids)
         if text is not None:
             text = text.to(self.model.device)
         embeds_BSD, mask_BS = self._embed(prefix_BPD, text)
@@ -201,7 +204,7 @@ class LanguageModel(nn.Module):
             attention_mask=mask_BS,
             max_new_tokens=max_new_tokens,
             num_beams=num_beams,
-            length_penalty=length_penalty,
+            **({"length_penalty": length_penalty} if num_beams > 1 else {}),
             do_sample=False,
             pad_token_id=self._pad_id(),
             eos_token_id=self._end_ids(),
@@ -217,6 +220,14 @@ class LanguageModel(nn.Module):
         """Tokens that end generation: the tokenizer's end token, and the last token of the end mark."""
         mark = self.tokenizer(self.end, add_special_tokens=False)["input_ids"][-1:] if self.end else []
         return [self.tokenizer.eos_token_id, *mark]
+
+
+def _pack_prompts(prompt_ids: list[list[int]]) -> PackedText | None:
+    """Packed prompts; None where all are empty. Raises ValueError for a batch where some are: none is dropped."""
+    empty = [place for place, ids in enumerate(prompt_ids) if not ids]
+    if empty and len(empty) < len(prompt_ids):
+        raise ValueError(f"prompts {empty} of this batch have no token and the others do: give all a prompt, or none")
+    return None if empty else PackedText.from_lists(prompt_ids)
 
 
 def _left_padded(embeds_BSD: Tensor, mask_BS: Tensor) -> tuple[Tensor, Tensor]:

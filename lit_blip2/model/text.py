@@ -83,8 +83,10 @@ class PackedText:
         return torch.nn.functional.pad(ids_BT, (0, (length or self.max_length) - self.max_length), value=fill)
 
     def to(self, device: torch.device | str, **kwargs) -> "PackedText":
-        """The same on another device."""
-        return replace(self, **{k: v.to(device, **kwargs) for k, v in vars(self).items() if isinstance(v, Tensor)})
+        """The same on another device. Host memory is pinned first, so that the copy does not stall a step."""
+        pin = torch.device(device).type == "cuda" and self.ids_L.device.type == "cpu"
+        tensors = {k: v.pin_memory() if pin else v for k, v in vars(self).items() if isinstance(v, Tensor)}
+        return replace(self, **{k: v.to(device, non_blocking=pin, **kwargs) for k, v in tensors.items()})
 
     def select(self, rows_R: Tensor) -> "PackedText":
         """Texts `rows_R` (int64), repetition allowed. On the CPU packed again; on a device padded to T, because

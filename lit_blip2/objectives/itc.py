@@ -58,7 +58,9 @@ class ITC(nn.Module):
         """
         image_BQP, text_BP = self.project_image(query_BQD), self.project_text(text_BD)
         image_NQP, text_NP, ids_N = gather(image_BQP), gather(text_BP), gather(image_ids_B)
-        temperature = self.temperature.clamp(MIN_TEMPERATURE, MAX_TEMPERATURE)
+        with torch.no_grad():  # clamped in place: clamped in the graph, a value outside would never get a gradient
+            self.temperature.clamp_(MIN_TEMPERATURE, MAX_TEMPERATURE)
+        temperature = self.temperature.clone()
         image_to_text_BN = similarity(image_BQP, text_NP) / temperature
         if len(image_NQP) == len(image_BQP):
             text_to_image_BN = image_to_text_BN.T

@@ -40,4 +40,4 @@ class ITG(nn.Module):
         """
         logits_LV = self.logits(hidden_LD, embeddings_VD).float()
         sum_ = F.cross_entropy(logits_LV, targets_L, label_smoothing=self.label_smoothing, reduction="sum")
-        return {"loss": global_mean(sum_, torch.tensor(float(len(targets_L)), device=sum_.device))}
+        return {"loss": global_mean(sum_, sum_.new_full((), len(targets_L)))}

@@ -9,6 +9,7 @@
 Legend: B rows of this rank, N rows of the global batch, R pairs, Q query tokens, D Q-Former width, W image width.
 """
 
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -59,6 +60,8 @@ class Stage1(nn.Module):
         self.itc = None if itc is None else itc(hidden)
         self.itm = None if itm is None else itm(hidden)
         self.itg = None if itg is None else itg(hidden, vocabulary)
+        if self.itm is not None and self.itm.hard_negatives and self.itc is None:
+            warnings.warn("itm without itc: negatives are drawn uniformly", stacklevel=2)
         self.tokenizer_path, self.max_text_tokens = tokenizer, max_text_tokens
         self.tokenizer: BertTokenizer | None = None
 

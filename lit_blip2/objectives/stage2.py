@@ -41,5 +41,5 @@ class Stage2(nn.Module):
     def forward(self, features_BND: Tensor, text: TargetText) -> dict[str, Tensor]:
         """Image features [B, N, W] and targets to {lm, total}: mean loss (nats) over the target tokens of all ranks."""
         losses_L, _ = self.language.loss(self.bridge(features_BND), text)
-        lm = global_mean(losses_L.sum(), losses_L.new_tensor(float(len(losses_L))))
+        lm = global_mean(losses_L.sum(), losses_L.new_full((), len(losses_L)))
         return {"lm": lm, "total": lm}

@@ -55,6 +55,20 @@ def test_rates_by_name():
     assert {(group["weight_decay"], group["lr"]) for group in groups} == {(0.05, 20.0), (0.0, 20.0), (0.0, 1.0)}
 
 
+def test_a_prolonged_run_takes_the_longer_course():
+    short, long = (AdamWCosine(lr=1.0, warmup_steps=2) for _ in range(2))
+    optimizer, schedule = short(Small(), 6)
+    for _ in range(6):
+        optimizer.step()
+        schedule.step()
+    resumed, course = long(Small(), 12)
+    resumed.load_state_dict(optimizer.state_dict())
+    course.load_state_dict(schedule.state_dict())
+    resumed.step()
+    course.step()
+    assert resumed.param_groups[0]["lr"] == pytest.approx(rates(AdamWCosine(lr=1.0, warmup_steps=2), 12)[7])
+
+
 def test_what_cannot_be_is_refused():
     with pytest.raises(ValueError, match=r"warmup_steps=5 must be less than trainer.max_steps=5"):
         AdamWCosine(warmup_steps=5)(Small(), 5)

@@ -62,7 +62,13 @@ def test_stage2_starts_from_stage1_and_answers(fit, stage1_run):
 
 
 def test_stage2_takes_over_every_query_weight(stage1_run, fit):
-    run = fit("mini_opt", f"--model.init_from={stage1_run}", "--trainer.max_steps=2", "--model.optimization.lr=0.0")
+    run = fit(
+        "mini_opt",
+        f"--model.init_from={stage1_run}",
+        "--trainer.max_steps=2",
+        "--model.optimization.lr=1e-30",
+        "--model.optimization.min_lr=0",
+    )
     before, after = (read_checkpoint(run)["state_dict"] for run in (stage1_run, run))
     taken = {k.removeprefix("net.bridge.qformer."): v for k, v in after.items() if k.startswith("net.bridge.qformer.")}
     assert len(taken) > 30
@@ -115,6 +121,42 @@ def test_live_images_give_the_losses_of_kept_features(fit, stage1_run):
     run = fit("mini_stage1", "--data.features=null")
     kept, live = (json.loads((r / "metrics.json").read_text()) for r in (stage1_run, run))
     assert live["train/loss_total"] == pytest.approx(kept["train/loss_total"], rel=2e-3)
+
+
+def test_an_evaluation_without_a_checkpoint_is_refused(fit):
+    with pytest.raises(SystemExit, match="needs --ckpt_path"):
+        fit("mini_stage1", command="test")
+
+
+def test_predict_writes_captions_and_answers(fit, stage1_run):
+    run = fit("mini_opt", f"--model.init_from={stage1_run}", "--trainer.max_steps=2")
+    fit("mini_opt", f"--ckpt_path={run}", command="predict", runs=run.parent.parent)
+    lines = [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
+    assert {each["task"] for each in lines} == {"caption", "vqa"}
+
+
+def test_predict_of_stage1_says_why_not(fit, stage1_run):
+    with pytest.raises(ValueError, match="use a stage-2 experiment"):
+        fit("mini_stage1", f"--ckpt_path={stage1_run}", command="predict")
+
+
+def test_frozen_features_and_an_encoder_that_trains_exclude_each_other(fit):
+    with pytest.raises(ValueError, match=r"data.features.*null"):
+        fit("mini_stage1", "--model.net.vision.frozen=false")
+
+
+def test_the_hparams_table_holds_the_settings_and_the_final_figures(fit, stage1_run):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    fit("mini_stage1", f"--ckpt_path={stage1_run}", command="test", runs=stage1_run.parent.parent)
+    events = EventAccumulator(str(stage1_run))
+    events.Reload()
+    found = json.loads((stage1_run / "metrics.json").read_text())
+    name = "retrieval/itc_txt_r1"
+    assert events.Scalars(name)[-1].value == pytest.approx(found[name])
+    assert events.Scalars(name)[-1].step == 4
+    content = events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
+    assert b"itc" in content and b"data_seed" in content
 
 
 def test_a_damaged_checkpoint_is_an_error_that_names_it(tmp_path):

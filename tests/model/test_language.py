@@ -151,6 +151,16 @@ def test_frozen_means_eval_mode(language):
     assert not any(module.training for module in language.model.modules())
 
 
+def test_no_prompt_of_a_batch_is_dropped(language, prefix_BPD, monkeypatch):
+    """A tokenizer without a begin token gives an empty prompt no token at all."""
+    plain = language.tokenizer
+    monkeypatch.setattr(
+        language, "tokenizer", lambda texts, **kwargs: {"input_ids": [plain(t).input_ids if t else [] for t in texts]}
+    )
+    with pytest.raises(ValueError, match=r"prompts \[1\]"):
+        language.generate(prefix_BPD, ["w1", "", "w2"], max_new_tokens=1, num_beams=1)
+
+
 def test_empty_target_is_named(language):
     with pytest.raises(ValueError, match=r"targets \[1\]"):
         language.tokenise(["w1", "w1"], ["w2", " "])

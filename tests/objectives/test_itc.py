@@ -61,6 +61,9 @@ def test_temperature_is_clamped_and_checked():
     expected = itc(IMAGES, TEXTS, torch.tensor([1, 2]))["loss"]
     with torch.no_grad():
         itc.temperature.fill_(9.0)
-    assert torch.equal(itc(IMAGES, TEXTS, torch.tensor([1, 2]))["loss"], expected)
+    loss = itc(IMAGES, TEXTS, torch.tensor([1, 2]))["loss"]
+    assert torch.equal(loss, expected)
+    loss.backward()
+    assert itc.temperature.grad != 0, "a clamped temperature must find its way back"
     with pytest.raises(ValueError, match=r"temperature=0.7"):
         ITC(hidden=2, temperature=0.7)
