@@ -15,7 +15,6 @@ from lit_blip2.lit.module import LitBLIP2
 from lit_blip2.lit.optim import AdamWCosine
 from lit_blip2.model.bert import load_bert
 from lit_blip2.model.bridge import QFormerBridge
-from lit_blip2.objectives.lm import caption_text
 from lit_blip2.objectives.stage2 import Stage2
 
 
@@ -79,11 +78,11 @@ class LitStage2(LitBLIP2):
         """Tokenise and draw random numbers while the batch is on the host."""
         if batch["task"] == "train":
             uniform_B = row_uniforms(batch["seed"], batch["step"], batch["row"])[:, 0]
-            batch["text"] = caption_text(self.net.language, batch["caption"], self.net.prompt, uniform_B)
+            batch["text"] = self.net.objective.text(self.net.language, batch["caption"], self.net.prompt, uniform_B)
         elif batch["task"] == "caption":
             captions = [texts[0] for texts in batch["captions"]]
             uniform_B = row_uniforms(0, 0, batch["row"])[:, 0]
-            batch["text"] = caption_text(self.net.language, captions, self.net.prompt, uniform_B)
+            batch["text"] = self.net.objective.text(self.net.language, captions, self.net.prompt, uniform_B)
         return batch
 
     def losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:

@@ -1,28 +1,69 @@
-"""Stage 2's language modelling: on captions for decoders, on suffixes for encoder-decoders (paper, 3.2).
+"""Stage 2's language modelling: LM on whole captions for decoders, prefix LM for encoder-decoders (paper, 3.2).
 
-Legend: B captions.
+Legend: B captions, L target tokens of all captions.
 """
 
 from collections.abc import Sequence
 
-from torch import Tensor
+from torch import Tensor, nn
 
+from lit_blip2.distributed import global_mean
 from lit_blip2.model.language import LanguageModel, TargetText
 
 
-def caption_text(language: LanguageModel, captions: Sequence[str], prompt: str, uniform_B: Tensor) -> TargetText:
-    """What the language model must predict for each caption.
+class LM(nn.Module):
+    """The language model predicts the whole caption after the prompt.
 
-    A decoder predicts the caption after the prompt. An encoder-decoder predicts its suffix; the prefix goes to the
-    encoder after the prompt, the split lying between the first token and the middle (NUMERICS, stage 2), drawn by
-    `uniform_B` (numbers in [0, 1), on the host). A one-word caption has nothing to split: all of it is suffix.
+    Args:
+        weight: factor of this loss in the total.
     """
-    if not language.encoder_decoder:
+
+    def __init__(self, weight: float = 1.0):
+        super().__init__()
+        self.weight = weight
+
+    def text(self, language: LanguageModel, captions: Sequence[str], prompt: str, uniform_B: Tensor) -> TargetText:
+        """Prompt and caption, tokenised on the host; the random numbers are not needed."""
         return language.tokenise([prompt] * len(captions), captions)
-    prefixes, suffixes = split_prefix(language.tokenizer, captions, uniform_B.tolist())
-    prompt_ids = language.tokenizer([prompt] * len(captions), add_special_tokens=False)["input_ids"]
-    end = [language.tokenizer.eos_token_id]
-    return language.join([a + b + end for a, b in zip(prompt_ids, prefixes)], [ids + end for ids in suffixes])
+
+    def forward(self, losses_L: Tensor) -> dict[str, Tensor]:
+        """Loss of each target token (nats) to its mean over the target tokens of all ranks."""
+        return {"loss": mean_over_tokens(losses_L)}
+
+
+class PrefixLM(nn.Module):
+    """The caption is split: its prefix follows the prompt, the language model predicts its suffix.
+
+    The split lies between the first token and the middle (NUMERICS, stage 2). A one-word caption has nothing to
+    split: all of it is suffix.
+
+    Args:
+        weight: factor of this loss in the total.
+    """
+
+    def __init__(self, weight: float = 1.0):
+        super().__init__()
+        self.weight = weight
+
+    def text(self, language: LanguageModel, captions: Sequence[str], prompt: str, uniform_B: Tensor) -> TargetText:
+        """Prompt, prefix and suffix, tokenised on the host; `uniform_B`, numbers in [0, 1), draws the splits."""
+        prefixes, suffixes = split_prefix(language.tokenizer, captions, uniform_B.tolist())
+        end = [language.tokenizer.eos_token_id]
+        if language.encoder_decoder:
+            (prompt_ids,), after = language.tokenizer([prompt], add_special_tokens=False)["input_ids"], end
+        else:
+            (prompt_ids,), after = language.tokenizer([prompt])["input_ids"], []
+        inputs = [prompt_ids + prefix + after for prefix in prefixes]
+        return language.join(inputs, [suffix + end for suffix in suffixes])
+
+    def forward(self, losses_L: Tensor) -> dict[str, Tensor]:
+        """Loss of each target token (nats) to its mean over the target tokens of all ranks."""
+        return {"loss": mean_over_tokens(losses_L)}
+
+
+def mean_over_tokens(losses_L: Tensor) -> Tensor:
+    """Sum over the global count of target tokens."""
+    return global_mean(losses_L.sum(), losses_L.new_full((), len(losses_L)))
 
 
 def split_prefix(
@@ -34,6 +75,6 @@ def split_prefix(
     empty = [place for place, each in enumerate(ids) if not each]
     if empty:
         raise ValueError(f"captions {empty} of this batch are empty: a caption needs at least one word")
-    cuts = [1 + int(u * (len(each) // 2)) if len(each) > 1 else 0 for each, u in zip(ids, uniforms)]
-    cuts = [min(cut, len(each) // 2) for cut, each in zip(cuts, ids)]
+    # u < 1 gives 1 + floor(u * (n // 2)) <= n // 2; a single token has n // 2 = 0 and stays whole.
+    cuts = [min(1 + int(u * (len(each) // 2)), len(each) // 2) for each, u in zip(ids, uniforms)]
     return [each[:cut] for each, cut in zip(ids, cuts)], [each[cut:] for each, cut in zip(ids, cuts)]

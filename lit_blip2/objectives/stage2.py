@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from lit_blip2.distributed import global_mean
 from lit_blip2.model.language import LanguageModel, TargetText
 from lit_blip2.model.vision import VisionEncoder
+from lit_blip2.objectives.lm import LM, PrefixLM
 from lit_blip2.paths import run_all
 
 
@@ -20,6 +20,7 @@ class Stage2(nn.Module):
         vision: image encoder.
         language: language model.
         bridge: image features to soft prompt; gets (encoder width, language model width).
+        objective: LM, or PrefixLM for an encoder-decoder.
         prompt: text before each caption in training, and for captioning; never a target.
     """
 
@@ -28,11 +29,12 @@ class Stage2(nn.Module):
         vision: VisionEncoder,
         language: LanguageModel,
         bridge: Callable[[int, int], nn.Module],
+        objective: LM | PrefixLM,
         prompt: str = "",
     ):
         super().__init__()
         self.vision, self.language, self.prompt = vision, language, prompt
-        self.bridge = bridge(vision.width, language.width)
+        self.objective, self.bridge = objective, bridge(vision.width, language.width)
 
     def load(self, vision: bool = True) -> None:
         """Read the language model and, unless features come from disk, the image encoder."""
@@ -41,5 +43,5 @@ class Stage2(nn.Module):
     def forward(self, features_BND: Tensor, text: TargetText) -> dict[str, Tensor]:
         """Image features [B, N, W] and targets to {lm, total}: mean loss (nats) over the target tokens of all ranks."""
         losses_L, _ = self.language.loss(self.bridge(features_BND), text)
-        lm = global_mean(losses_L.sum(), losses_L.new_full((), len(losses_L)))
-        return {"lm": lm, "total": lm}
+        lm = self.objective(losses_L)["loss"]
+        return {"lm": lm, "total": self.objective.weight * lm}

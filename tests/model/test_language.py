@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from lit_blip2.model.language import LanguageModel
-from lit_blip2.objectives.lm import caption_text, split_prefix
+from lit_blip2.objectives.lm import LM, PrefixLM, split_prefix
 
 WORDS = ["<pad>", "</s>", "<unk>", *(f"w{i}" for i in range(30))]
 SMALL = dict(vocab_size=len(WORDS), pad_token_id=0, bos_token_id=1, eos_token_id=1)
@@ -176,9 +176,19 @@ def test_captions_split_between_the_first_token_and_the_middle(language):
 
 
 def test_caption_targets_count_every_word_once(language):
-    text = caption_text(language, ["w1 w2 w3 w4", "w5"], "", torch.tensor([0.0, 0.0]))
-    expected = 3 + 1 + 1 + 1 if language.encoder_decoder else 4 + 1 + 1 + 1
-    assert len(text.target_L) == expected
+    """Each with its end mark; the prefix, one token of four here, is no target."""
+    captions = ["w1 w2 w3 w4", "w5"]
+    whole, split = (part.text(language, captions, "", torch.tensor([0.0, 0.0])) for part in (LM(), PrefixLM()))
+    assert (len(whole.target_L), len(split.target_L)) == (4 + 1 + 1 + 1, 3 + 1 + 1 + 1)
+
+
+def test_prefix_lm_is_the_loss_of_the_suffix_after_the_prefix(language, prefix_BPD):
+    """The same sequence either way: the suffix's tokens are predicted after soft prompt, prompt and prefix."""
+    text = PrefixLM().text(language, ["w1 w2 w3 w4"] * 3, "w7", torch.tensor([0.9, 0.9, 0.9]))
+    losses_L, _ = language.loss(prefix_BPD, text)
+    by_hand, _ = language.loss(prefix_BPD, language.tokenise(["w7 w1 w2"] * 3, ["w3 w4"] * 3))
+    torch.testing.assert_close(losses_L, by_hand)
+    torch.testing.assert_close(PrefixLM()(losses_L)["loss"], losses_L.mean())
 
 
 def test_a_prompt_is_never_a_target(language):
