@@ -6,15 +6,15 @@ a document, and in half of them stands between description and question, as it d
 
 import numpy as np
 
-from lit_blip2.mini.grammar import Question, caption_text, draw_caption, draw_questions, with_article
+from lit_blip2.mini.grammar import UNSAID, Question, caption_text, draw_caption, draw_questions, with_article
 from lit_blip2.mini.pairs import Described, described_pair
-from lit_blip2.mini.world import COLOURS, SHAPES, STREAMS, bucket
+from lit_blip2.mini.world import COLOURS, PLACES, SHAPES, STREAMS, bucket
 
 END = "</s>"
 Piece = tuple[str, float]
 ANSWER, REPEAT, RETELL, TELL, ASK = 1.0, 0.5, 0.3, 0.05, 0.02
 MOST_QUESTIONS = 5
-HARD, HARD_MORE = ("existence", "relation"), 2  # two look-ups and a comparison: learnt last
+SIDES = ("left", "right", "top", "bottom")
 
 
 def prompt(question: str) -> str:
@@ -28,12 +28,12 @@ def _asked(questions: list[Question]) -> list[Piece]:
     return pieces
 
 
-def cut(told: Described, rng: np.random.Generator) -> Described:
-    """One or two of a scene's objects, with a caption of their own: what to start with.
+def cut(told: Described, rng: np.random.Generator, most: int) -> Described:
+    """At most `most` of a scene's objects, with a caption of their own: what to start with.
 
     Where that would be a scene of another split, the scene stays whole.
     """
-    some = rng.permutation(len(told.scene.objects))[: int(rng.integers(1, 3))]
+    some = rng.permutation(len(told.scene.objects))[:most]
     scene = told.scene._replace(objects=tuple(told.scene.objects[i] for i in some))
     return Described(scene, (draw_caption(scene, rng),)) if bucket(scene) in STREAMS["text"][1] else told
 
@@ -48,17 +48,58 @@ def half_existence(told: Described, rng: np.random.Generator) -> Question:
     return Question("half", f"is there {with_article(name + rest)} ?", "yes" if yes else "no")
 
 
+def half_relation(told: Described, rng: np.random.Generator) -> list[Question]:
+    """A step towards relation, never asked elsewhere: is this object in that outer row or column?"""
+    mentions = told.captions[0].mentions
+    names = [f"{COLOURS[m.colour]} {SHAPES[m.shape]}" for m in mentions]
+    side, yes = SIDES[int(rng.integers(len(SIDES)))], rng.random() < 0.5
+    choices = [
+        name
+        for name, m in zip(names, mentions, strict=True)
+        if names.count(name) == 1 and m.cell != UNSAID and (side in PLACES[m.cell].split()) == yes
+    ]
+    if not choices:
+        return []
+    name = choices[int(rng.integers(len(choices)))]
+    return [Question("half", f"is the {name} at the {side} ?", "yes" if yes else "no")]
+
+
+def _examination(description: str, questions: list[Question], most: int, rng: np.random.Generator) -> list[Piece]:
+    """The description, closed by `</s>` or opened by it, and at most `most` of the questions in random order."""
+    asked = _asked([questions[i] for i in rng.permutation(len(questions))[:most]])
+    opening = f"{description} {END}" if rng.random() < 0.5 else f"{END} {description}"
+    return [(opening, TELL), *asked]
+
+
 def comprehension(told: Described, rng: np.random.Generator) -> list[Piece]:
-    """A description, and up to five questions that it answers; hard types have more chances to be drawn."""
+    """A description, and up to five questions that it answers."""
     caption = told.captions[0]
-    questions = [*draw_questions(told.scene, rng, caption), half_existence(told, rng)]
-    for _ in range(HARD_MORE):
-        questions += [q for q in draw_questions(told.scene, rng, caption) if q.type in HARD]
-    most = int(rng.integers(1, MOST_QUESTIONS + 1))
-    questions = [questions[i] for i in rng.permutation(len(questions))[:most]]
-    text = caption_text(caption)
-    opening = f"{text} {END}" if rng.random() < 0.5 else f"{END} {text}"
-    return [(opening, TELL), *_asked(questions)]
+    questions = draw_questions(told.scene, rng, caption)
+    return _examination(caption_text(caption), questions, int(rng.integers(1, MOST_QUESTIONS + 1)), rng)
+
+
+def existence_drill(told: Described, rng: np.random.Generator, small: bool) -> list[Piece]:
+    """Existence and its halves over and over, of one or two objects if `small`."""
+    if small:
+        told = cut(told, rng, int(rng.integers(1, 3)))
+    caption = told.captions[0]
+    questions = [half_existence(told, rng) for _ in range(2)]
+    for _ in range(3):
+        questions += [q for q in draw_questions(told.scene, rng, caption) if q.type == "existence"]
+    return _examination(caption_text(caption), questions, MOST_QUESTIONS, rng)
+
+
+def relation_drill(told: Described, rng: np.random.Generator, small: bool) -> list[Piece]:
+    """Relations, their halves and places over and over, of two objects if `small`."""
+    if small:
+        told = cut(told, rng, 2)
+    caption = draw_caption(told.scene, rng, ("full", "no size")[int(rng.integers(2))])
+    told = Described(told.scene, (caption,))
+    questions = [q for q in draw_questions(told.scene, rng, caption) if q.type == "place"]
+    for _ in range(3):
+        questions += half_relation(told, rng)
+        questions += [q for q in draw_questions(told.scene, rng, caption) if q.type == "relation"]
+    return _examination(caption_text(caption), questions, MOST_QUESTIONS + 1, rng)
 
 
 def retelling(told: Described, rng: np.random.Generator) -> list[Piece]:
@@ -89,20 +130,22 @@ _SHARES = np.cumsum((0.72, 0.12, 0.11, 0.05))
 
 
 def draw_documents(
-    seed: int, index: int, vocabulary: list[str], repeated: float, small: float
+    seed: int, index: int, vocabulary: list[str], repeated: float, drilled: float, small: float
 ) -> tuple[list[Piece], list[Piece]]:
     """Documents 2 * index and 2 * index + 1.
 
-    A share `repeated` of them is random words; of the others, a share `small` is about one or two objects.
+    A share `repeated` of them is random words and a share `drilled` of the others drills, of which a share `small`
+    is about one or two objects.
     """
     pair, rng = described_pair(seed, "text", index, captions_per_image=1)
     documents = []
     for told in pair:
         if rng.random() < repeated:
             documents.append(repetition(vocabulary, rng))
+        elif rng.random() < drilled:
+            drill = (existence_drill, relation_drill)[int(rng.integers(2))]
+            documents.append(drill(told, rng, rng.random() < small))
         else:
             write = _WRITE[int(np.searchsorted(_SHARES, rng.random(), side="right"))]
-            if write is not guesswork and rng.random() < small:
-                told = cut(told, rng)
             documents.append(write(told, rng))
     return documents[0], documents[1]

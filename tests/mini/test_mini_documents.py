@@ -7,14 +7,17 @@ from lit_blip2.mini.documents import (
     comprehension,
     cut,
     draw_documents,
+    existence_drill,
     guesswork,
     half_existence,
     half_relation,
+    relation_drill,
     repetition,
     retelling,
 )
 from lit_blip2.mini.grammar import caption_text, draw_caption
 from lit_blip2.mini.pairs import Described, described_pair
+from lit_blip2.mini.train_lm import curriculum
 from lit_blip2.mini.truth import is_true
 from lit_blip2.mini.world import STREAMS, Object, Scene, bucket
 
@@ -61,10 +64,10 @@ def test_repetition_says_the_words_twice():
 
 
 def test_documents_are_reproducible_and_the_share_counts():
-    assert draw_documents(0, 5, VOCABULARY, 0.5, 0.5) == draw_documents(0, 5, VOCABULARY, 0.5, 0.5)
-    everything = [d for k in range(50) for d in draw_documents(0, k, VOCABULARY, 1.0, 0.5)]
+    assert draw_documents(0, 5, VOCABULARY, 0.5, 0.5, 0.5) == draw_documents(0, 5, VOCABULARY, 0.5, 0.5, 0.5)
+    everything = [d for k in range(50) for d in draw_documents(0, k, VOCABULARY, 1.0, 0.5, 0.5)]
     assert all(set(text.split()) <= {*VOCABULARY, END} for d in everything for text, _ in d)
-    nothing = [d for k in range(50) for d in draw_documents(0, k, VOCABULARY, 0.0, 0.5)]
+    nothing = [d for k in range(50) for d in draw_documents(0, k, VOCABULARY, 0.0, 0.5, 0.5)]
     assert all(d[-1][0].endswith(END) for d in nothing)
     assert not any(weight == REPEAT for d in nothing for _, weight in d)
 
@@ -86,8 +89,26 @@ def test_half_questions_by_hand():
 def test_cut_keeps_to_the_objects_and_the_split():
     for k in range(60):
         whole = told(k)
-        part = cut(whole, np.random.default_rng(k))
+        part = cut(whole, np.random.default_rng(k), 2)
         assert set(part.scene.objects) <= set(whole.scene.objects)
         assert bucket(part.scene) in STREAMS["text"][1]
         assert is_true(part.captions[0], whole.scene)
         assert part == whole or len(part.scene.objects) <= 2
+
+
+def test_drills_ask_hard_questions_of_few_objects():
+    for k in range(40):
+        rng = np.random.default_rng(k)
+        for drill, starts in ((existence_drill, ("is there",)), (relation_drill, ("is the", "where is"))):
+            pieces = drill(told(k), rng, small=True)
+            questions = [text.removeprefix("Question: ") for text, weight in pieces[1:] if weight != ANSWER]
+            assert all(q.startswith(starts) for q in questions)
+    pieces = relation_drill(told(), np.random.default_rng(0), small=False)
+    assert pieces[0][0].count(" at ") == len(told().scene.objects)
+
+
+def test_curriculum_drills_small_scenes_in_the_middle():
+    assert curriculum(0.0) == (0.5, 0.0, 0.0)
+    repeated, drilled, small = curriculum(0.5)
+    assert repeated == 0.05 and drilled > 0.5 and small == 1.0
+    assert curriculum(0.9)[1] < drilled and curriculum(0.9)[2] < 0.5
