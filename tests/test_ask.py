@@ -47,6 +47,7 @@ def config_of(folder, **settings) -> dict:
         vision=dict(name="vit_tiny_patch16_224", weights=str(folder / "vit.pth"), model_args=VISION),
         language=dict(name=str(folder / "opt"), dtype="float32"),
         bridge=dict(class_path="lit_blip2.model.bridge.QFormerBridge", init_args=dict(qformer=qformer)),
+        objective=dict(class_path="lit_blip2.objectives.lm.LM"),
         prompt="a",
     )
     how = dict(vqa_max_new_tokens=4, vqa_num_beams=2, vqa_length_penalty=-1.0)
