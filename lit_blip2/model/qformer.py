@@ -12,7 +12,7 @@ W image width.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -54,16 +54,19 @@ class Pass(NamedTuple):
 
     context: number of an earlier pass of the same call; the text rows also see its queries where the rule lets text
     see queries. So captions are generated from the query rows that the contrastive pass has computed anyway.
+    read: which text rows of the output anybody reads: all, each text's first, none. The last layer computes no others.
     """
 
     rule: masks.Rule
     image: ImageKV | None = None
     text: PackedText | None = None
     context: int | None = None
+    read: Literal["all", "first", "none"] = "all"
 
 
 class Output(NamedTuple):
-    """Last hidden states of a pass: query_RQD, and text_LD in the packed order of the pass' text; None if absent."""
+    """Last hidden states of a pass: query_RQD, and text_LD in the packed order of the pass' text ([R, D] where only
+    first tokens are read); None for what is absent or not read."""
 
     query_RQD: Tensor | None
     text_LD: Tensor | None
@@ -159,7 +162,8 @@ class QFormer(nn.Module):
         query_MD, text_MD = self._embed_queries(plan), self._embed_texts(plan)
         cross_index = 0
         for layer in self.layers:
-            query_MD, text_MD = layer(query_MD, text_MD, plan, cross_index)
+            last = layer is self.layers[-1]
+            query_MD, text_MD = layer(query_MD, text_MD, plan, cross_index, last)
             cross_index += layer.cross is not None
         return plan.split(query_MD, text_MD)
 
@@ -205,10 +209,12 @@ class QFormerLayer(nn.Module):
         self.query_mlp = FeedForward(hidden, intermediate, dropout)
         self.text_mlp = FeedForward(hidden, intermediate, dropout) if text else None
 
-    def forward(self, query_MD: Tensor, text_MD: Tensor, plan: "_Plan", cross_index: int) -> tuple[Tensor, Tensor]:
-        """Query rows and text rows of all passes, [M, D] each, to the same."""
-        rows_MD = self.attention(torch.cat([query_MD, text_MD]), plan)
-        query_MD, text_MD = rows_MD.split([len(query_MD), len(text_MD)])
+    def forward(
+        self, query_MD: Tensor, text_MD: Tensor, plan: "_Plan", cross_index: int, last: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Query rows and text rows of all passes, [M, D] each, to the same; the last layer makes what is read."""
+        rows_MD = self.attention(torch.cat([query_MD, text_MD]), plan, last)
+        query_MD, text_MD = rows_MD.split([plan.query_rows, len(rows_MD) - plan.query_rows])
         if len(query_MD):
             if self.cross is not None:
                 query_MD = self.cross(query_MD, plan, cross_index)
@@ -229,8 +235,8 @@ class SelfAttention(nn.Module):
         self.norm = nn.LayerNorm(hidden, eps=1e-12)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, rows_MD: Tensor, plan: "_Plan") -> Tensor:
-        """[M, D] to [M, D]."""
+    def forward(self, rows_MD: Tensor, plan: "_Plan", last: bool) -> Tensor:
+        """[M, D] to [M, D]; in the last layer, to the rows that are read."""
         pieces = self.qkv(rows_MD).split(plan.query_counts + plan.text_counts)
         queries, texts = iter(pieces[: len(plan.query_counts)]), iter(pieces[len(plan.query_counts) :])
         dropout = self.attention_dropout if self.training else 0.0
@@ -243,8 +249,10 @@ class SelfAttention(nn.Module):
                 seen = [x[:, :, : plan.num_queries] for x in contexts[part.context]]
                 key, value = torch.cat([seen[0], key], dim=2), torch.cat([seen[1], value], dim=2)
             out_RHSE = F.scaled_dot_product_attention(query, key, value, part.mask, dropout)
-            attended.append(part.scatter(out_RHSE.transpose(1, 2).flatten(2)))
+            attended.append(part.scatter(out_RHSE.transpose(1, 2).flatten(2), part.read_L if last else part.slot_L))
         out_MD = torch.cat([rows for rows, _ in attended] + [rows for _, rows in attended])
+        if last and plan.read_M is not None:
+            rows_MD = rows_MD.index_select(0, plan.read_M)
         return self.norm(rows_MD + self.dropout(self.output(out_MD)))
 
 
@@ -310,6 +318,7 @@ class _Part(NamedTuple):
     text: PackedText | None
     source_L: Tensor | None
     slot_L: Tensor | None
+    read_L: Tensor | None
     context: int | None
     mask: Tensor | None
 
@@ -323,12 +332,12 @@ class _Part(NamedTuple):
             parts.append(text_LF.view(self.sequences, self.text.max_length, -1))
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
-    def scatter(self, x_RSD: Tensor) -> tuple[Tensor, Tensor]:
+    def scatter(self, x_RSD: Tensor, slot_L: Tensor | None) -> tuple[Tensor, Tensor]:
         """Padded sequences back to (query rows, real text rows)."""
         query_RQD, text_RTD = x_RSD.split([self.queries, x_RSD.shape[1] - self.queries], dim=1)
         text_LD = text_RTD.flatten(0, 1)
-        if self.slot_L is not None:
-            text_LD = text_LD.index_select(0, self.slot_L)
+        if slot_L is not None:
+            text_LD = text_LD.index_select(0, slot_L)
         return query_RQD.flatten(0, 1), text_LD
 
 
@@ -343,9 +352,22 @@ class _Plan:
         runs = [list(run) for _, run in groupby(self.images, key=id)]
         self.looks = [(run[0], len(run)) for run in runs]
         self.look_counts = [len(image) * passes * num_queries for image, passes in self.looks]
+        self.query_rows = sum(self.query_counts)
         self.query_sequences = sum(map(len, self.images))
         self.text_counts = [len(each.text.ids_L) for each in passes if each.text is not None]
         self.parts = [self._part(each) for each in passes]
+        self.read_counts, self.read_M = self._read()
+
+    def _read(self) -> tuple[list[int], Tensor | None]:
+        """Text rows that are read: how many of each pass; and their places among all rows, None if that is all."""
+        texts = [each for each in self.passes if each.text is not None]
+        if all(each.read == "all" for each in texts):
+            return self.text_counts, None
+        device = texts[0].text.ids_L.device
+        places_M = torch.arange(self.query_rows + sum(self.text_counts), device=device)
+        query_M, *texts_M = places_M.split([self.query_rows, *self.text_counts])
+        texts_M = [_read_rows(each, rows_M) for each, rows_M in zip(texts, texts_M)]
+        return [len(rows_M) for rows_M in texts_M], torch.cat([query_M, *texts_M])
 
     def _part(self, each: Pass) -> _Part:
         if each.image is None and each.text is None:
@@ -358,12 +380,14 @@ class _Plan:
         if each.text is not None:
             rows.append(masks.Segment("text", each.text.max_length, each.text.valid_BT))
         seen = [masks.Segment("query", self.num_queries)] if each.context is not None else []
+        slot_L = None if each.text is None or each.text.full else each.text.slot_L
         return _Part(
             sequences=len(each.image if each.text is None else each.text),
             queries=0 if each.image is None else self.num_queries,
             text=each.text,
             source_L=None if each.text is None or each.text.full else each.text.source_BT.flatten(),
-            slot_L=None if each.text is None or each.text.full else each.text.slot_L,
+            slot_L=slot_L,
+            read_L=slot_L if each.text is None or each.read == "all" else _read_rows(each, each.text.slot_L),
             context=each.context,
             mask=masks.attention_mask(each.rule, rows, [*seen, *rows]),
         )
@@ -371,11 +395,16 @@ class _Plan:
     def split(self, query_MD: Tensor, text_MD: Tensor) -> list[Output]:
         """Rows of all passes to one Output per pass."""
         queries = iter(query_MD.split(self.query_counts))
-        texts = iter(text_MD.split(self.text_counts))
+        texts = iter(text_MD.split([count for count in self.read_counts if count]))
         return [
             Output(
                 None if each.image is None else next(queries).view(len(each.image), self.num_queries, -1),
-                None if each.text is None else next(texts),
+                None if each.text is None or each.read == "none" else next(texts),
             )
             for each in self.passes
         ]
+
+
+def _read_rows(each: Pass, rows_L: Tensor) -> Tensor:
+    """Of one number per text row of a pass, those of the rows that are read."""
+    return {"all": rows_L, "first": rows_L[each.text.starts_B], "none": rows_L[:0]}[each.read]

@@ -94,7 +94,7 @@ class Stage1(nn.Module):
             outputs = self.qformer(pairs)
             query_RQD = torch.cat([output.query_RQD for output in outputs])
             losses["itm"] = self.itm(query_RQD, labels_R, weights_R)["loss"]
-            idle += [output.text_LD for output in outputs]
+            idle += [output.text_LD for output in outputs if output.text_LD is not None]
         if self.itg is not None:
             places_L, targets_L = text.next_tokens()
             words_VD = self.qformer.word_embeddings.weight
@@ -111,11 +111,11 @@ class Stage1(nn.Module):
             return None, None, None
         passes = [Pass(masks.ITC, image=image)]
         if self.itc is not None:
-            passes.append(Pass(masks.ITC, text=text))
+            passes.append(Pass(masks.ITC, text=text, read="first"))
         if self.itg is not None:
             passes.append(Pass(masks.ITG, text=text.with_first_token(self.tokenizer.dec), context=0))
         outputs = self.qformer(passes)
-        cls_BD = None if self.itc is None else outputs[1].text_LD.index_select(0, text.starts_B)
+        cls_BD = None if self.itc is None else outputs[1].text_LD
         return outputs[0], cls_BD, None if self.itg is None else outputs[-1].text_LD
 
     def _pairs(
@@ -136,10 +136,12 @@ class Stage1(nn.Module):
         texts_B, text_ok_B = draw_negatives(image_to_text_BN, ids_B, ids_N, uniform_B2[:, 0])
         images_B, image_ok_B = draw_negatives(text_to_image_BN, ids_B, ids_N, uniform_B2[:, 1])
         other_text, other_image = self._negatives(features_BND, image, text, texts_B, images_B)
+        # By itself, ITM reads the last text rows after all, for the parameters that they alone use.
+        read = "all" if self.itc is None and self.itg is None else "none"
         pairs = [
-            Pass(masks.ITM, image=image, text=text),
-            Pass(masks.ITM, image=image, text=other_text),
-            Pass(masks.ITM, image=other_image, text=text),
+            Pass(masks.ITM, image=image, text=text, read=read),
+            Pass(masks.ITM, image=image, text=other_text, read=read),
+            Pass(masks.ITM, image=other_image, text=text, read=read),
         ]
         labels_R = torch.cat([torch.ones_like(ids_B), torch.zeros_like(ids_B), torch.zeros_like(ids_B)])
         return pairs, labels_R, torch.cat([torch.ones_like(text_ok_B), text_ok_B, image_ok_B])
@@ -164,10 +166,10 @@ class Stage1(nn.Module):
 
     def encode_texts(self, text: PackedText) -> Tensor:
         """For retrieval: unit vectors [B, P]. Needs ITC."""
-        (output,) = self.qformer([Pass(masks.ITC, text=text)])
-        return self.itc.project_text(output.text_LD.index_select(0, text.starts_B))
+        (output,) = self.qformer([Pass(masks.ITC, text=text, read="first")])
+        return self.itc.project_text(output.text_LD)
 
     def match_logits(self, image: ImageKV, text: PackedText) -> Tensor:
         """ITM's two logits for each (image, text) pair, [R, 2]; class 1 is a match. Needs ITM."""
-        (output,) = self.qformer([Pass(masks.ITM, image=image, text=text)])
+        (output,) = self.qformer([Pass(masks.ITM, image=image, text=text, read="none")])
         return self.itm.logits(output.query_RQD)

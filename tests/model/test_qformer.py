@@ -137,6 +137,18 @@ def test_lockstep_equals_one_pass_at_a_time(qformer, features_BND, text):
                 torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-6)
 
 
+def test_rows_that_are_not_read_change_nothing_else(qformer, features_BND, text):
+    image = qformer.project_image(features_BND)
+    whole = [Pass(masks.ITC, text=text), Pass(masks.ITM, image=image, text=text), Pass(masks.ITG, text=text)]
+    reads = ["first", "none", "all"]
+    first, none, all_ = qformer([each._replace(read=read) for each, read in zip(whole, reads)])
+    expected = qformer(whole)
+    torch.testing.assert_close(first.text_LD, expected[0].text_LD[text.starts_B], atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(none.query_RQD, expected[1].query_RQD, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(all_.text_LD, expected[2].text_LD, atol=1e-6, rtol=1e-6)
+    assert none.text_LD is None
+
+
 def test_no_future_token_changes_an_earlier_output(qformer, features_BND):
     image = qformer.project_image(features_BND)
     base, changed = ([[3, 4, 5, 6]] * 3, [[3, 4, 9, 6]] * 3)
