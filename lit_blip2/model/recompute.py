@@ -1,0 +1,23 @@
+"""Memory for a little work: autograd keeps the way to make a tensor, not the tensor."""
+
+from collections.abc import Callable
+
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+
+
+def recomputed(makers: list[tuple[Tensor, Callable[[], Tensor]]]) -> saved_tensors_hooks:
+    """Context in which autograd, asked to keep one of these tensors for the backward, keeps its function instead.
+
+    For tensors that are large and quick to make again from others that are kept anyway. What a function reads must be
+    detached, and must not change before the backward.
+    """
+    by_place = {(made.data_ptr(), made.shape): make for made, make in makers}
+
+    def pack(kept: Tensor) -> Tensor | Callable[[], Tensor]:
+        return by_place.get((kept.data_ptr(), kept.shape), kept)
+
+    def unpack(kept: Tensor | Callable[[], Tensor]) -> Tensor:
+        return kept if isinstance(kept, Tensor) else kept()
+
+    return saved_tensors_hooks(pack, unpack)
