@@ -1,0 +1,55 @@
+"""How the benchmarks measure: times of interleaved sides, matrix work, and live memory."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+
+from torch.utils.flop_counter import FlopCounterMode
+
+
+def interleave(sides: Mapping[str, Callable[[], object]], repetitions: int) -> dict[str, list[float]]:
+    """Seconds of each side, one list per side; sides take turns, the order turned round each time.
+
+    A first turn, not counted, pays for what happens once. What else the machine does falls on all sides alike.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for turn in range(-1, repetitions):
+        for name in list(sides) if turn % 2 else reversed(sides):
+            start = time.perf_counter()
+            sides[name]()
+            if turn >= 0:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def ratio(slow: list[float], fast: list[float]) -> tuple[float, float, float]:
+    """Median, least and greatest of the ratios turn by turn."""
+    ratios = [a / b for a, b in zip(slow, fast)]
+    return statistics.median(ratios), min(ratios), max(ratios)
+
+
+def gflop(step: Callable[[], object]) -> float:
+    """Floating point operations of the matrix products of `step` (a multiply-add is two), in 1e9."""
+    with FlopCounterMode(display=False) as counter:
+        step()
+    return counter.get_total_flops() / 1e9
+
+
+def allocated(work: Callable[[], object]) -> tuple[int, int]:
+    """Bytes that torch's CPU allocator holds beyond what it held before: (at the end of `work`, at most).
+
+    At the end, what `work` returns is alive: for a forward, that is what it leaves for its backward. Sums the
+    profiler's record of every allocation and release, so it is exact, repeatable, and blind to what the C library
+    keeps back. Buffers inside MKL are not counted.
+    """
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        result = work()
+    events = [event for event in recorded.profiler.kineto_results.events() if event.name() == "[memory]"]
+    held = peak = 0
+    for event in sorted(events, key=lambda each: each.start_ns()):
+        held += event.nbytes()
+        peak = max(peak, held)
+    del result
+    return held, peak
