@@ -165,6 +165,11 @@ class Plan:
             mask=masks.attention_mask(each.rule, rows, [*seen, *rows]),
         )
 
+    def to_rows(self, parts_RSD: Sequence[Tensor], last: bool) -> Tensor:
+        """Padded sequences of all passes to the matrix of rows [M, D]; in the last layer, of rows that are read."""
+        rows = [part.scatter(x, part.read_L if last else part.slot_L) for part, x in zip(self.parts, parts_RSD)]
+        return torch.cat([query_MD for query_MD, _ in rows] + [text_LD for _, text_LD in rows])
+
     def split(self, query_MD: Tensor, text_MD: Tensor) -> list[Output]:
         """Rows of all passes to one Output per pass."""
         queries = iter(query_MD.split(self.query_counts))

@@ -197,11 +197,13 @@ class SelfAttention(nn.Module):
                 seen = [x[:, :, : plan.num_queries] for x in contexts[part.context]]
                 key, value = torch.cat([seen[0], key], dim=2), torch.cat([seen[1], value], dim=2)
             out_RHSE = F.scaled_dot_product_attention(query, key, value, part.mask, dropout)
-            attended.append(part.scatter(out_RHSE.transpose(1, 2).flatten(2), part.read_L if last else part.slot_L))
-        out_MD = torch.cat([rows for rows, _ in attended] + [rows for _, rows in attended])
+            attended.append(out_RHSE.transpose(1, 2).flatten(2))
+        out_MD = plan.to_rows(attended, last)
+        with recomputed([(out_MD, lambda: plan.to_rows([x_RSD.detach() for x_RSD in attended], last))]):
+            out_MD = self.output(out_MD)
         if last and plan.read_M is not None:
             rows_MD = rows_MD.index_select(0, plan.read_M)
-        return self.norm(rows_MD + self.dropout(self.output(out_MD)))
+        return self.norm(rows_MD + self.dropout(out_MD))
 
 
 class CrossAttention(nn.Module):
@@ -233,9 +235,11 @@ class CrossAttention(nn.Module):
             key, value = image.layer(cross_index)
             with recomputed(image.makers(cross_index, key, value)):
                 out_BHSE = F.scaled_dot_product_attention(query_BHSE, key, value, dropout_p=dropout)
-            out_PBQHE = out_BHSE.unflatten(2, (passes, -1)).permute(2, 0, 3, 1, 4)
-            attended.append(out_PBQHE.reshape(looking_MD.shape))
-        return self.norm(query_MD + self.dropout(self.output(torch.cat(attended))))
+            attended.append(out_BHSE.unflatten(2, (passes, -1)).permute(2, 0, 3, 1, 4))
+        out_MD = _to_rows(attended)
+        with recomputed([(out_MD, lambda: _to_rows([x_PBQHE.detach() for x_PBQHE in attended]))]):
+            out_MD = self.output(out_MD)
+        return self.norm(query_MD + self.dropout(out_MD))
 
     @torch.no_grad()
     def attention_map(self, query_BQD: Tensor, key_BHNE: Tensor) -> Tensor:
@@ -243,6 +247,11 @@ class CrossAttention(nn.Module):
         query_BHQE = self.query(query_BQD).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         scores = query_BHQE @ key_BHNE.transpose(-1, -2) / query_BHQE.shape[-1] ** 0.5
         return scores.softmax(-1).mean(1)
+
+
+def _to_rows(parts_PBQHE: list[Tensor]) -> Tensor:
+    """What each run of passes saw to the rows of all, [M, D]."""
+    return torch.cat([x_PBQHE.flatten(3).flatten(0, 2) for x_PBQHE in parts_PBQHE])
 
 
 class FeedForward(nn.Module):
