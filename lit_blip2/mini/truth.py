@@ -1,16 +1,11 @@
-"""Is a caption true of a scene? And how often is one true of somebody else's image in a batch?
+"""Is a caption true of a scene?
 
 Inclusive reading: a caption is true of a scene when its mentions can be matched to distinct objects of the
 scene that have everything said of them, and the relation holds. Further objects do no harm.
-
-    python -m lit_blip2.mini.truth --data data/mini
 """
 
-import argparse
 import itertools
-import json
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -76,54 +71,3 @@ def _match(captions: Sequence[Caption], objects_I44: np.ndarray) -> np.ndarray:
         )
         true_TI |= ok_TI & held_5I[relation_T]  # UNSAID is -1: the last row
     return true_TI
-
-
-def false_negative_shares(
-    captions: Sequence[Sequence[Caption]],
-    scenes: Sequence[Scene],
-    batch: int = 64,
-    batches: int = 200,
-    seed: int = 0,
-) -> dict[str, float]:
-    """Shares over random batches of adjacent pairs (scenes 2k and 2k+1 together), one caption an image.
-
-    `texts_with_false_negative` is the share of texts true of another image of the batch: what a hard negative
-    drawn by a perfect ITC would meet. `pairwise` is the share of true (text, other image) pairs.
-    """
-    rng = np.random.default_rng(seed)
-    texts, pairs = [], []
-    for _ in range(batches):
-        group = rng.permutation(len(scenes) // 2)[: batch // 2]
-        rows = np.stack([2 * group, 2 * group + 1], axis=1).ravel()
-        drawn = [captions[i][int(rng.integers(len(captions[i])))] for i in rows]
-        true_TI = match_matrix(drawn, [scenes[i] for i in rows])
-        np.fill_diagonal(true_TI, False)
-        texts.append(true_TI.any(1).mean())
-        pairs.append(true_TI.sum() / (len(rows) * (len(rows) - 1)))
-    return {
-        "batch": batch,
-        "batches": batches,
-        "texts_with_false_negative": round(float(np.mean(texts)), 5),
-        "standard_error": round(float(np.std(texts) / len(texts) ** 0.5), 5),
-        "pairwise": round(float(np.mean(pairs)), 7),
-    }
-
-
-def main() -> None:
-    from lit_blip2.mini.write import load_scenes
-
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path("data/mini"))
-    parser.add_argument("--split", default="train")
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--batches", type=int, default=200)
-    args = parser.parse_args()
-    world = load_scenes(args.data / "annotations" / f"scenes_{args.split}.json")
-    ids = sorted(world.scenes)
-    captions = [world.captions[i] for i in ids]
-    scenes = [world.scenes[i] for i in ids]
-    print(json.dumps(false_negative_shares(captions, scenes, args.batch, args.batches)))
-
-
-if __name__ == "__main__":
-    main()

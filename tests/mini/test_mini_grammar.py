@@ -12,7 +12,7 @@ from lit_blip2.mini.grammar import (
     words,
 )
 from lit_blip2.mini.pairs import described_pair
-from lit_blip2.mini.truth import false_negative_shares, is_true, match_matrix
+from lit_blip2.mini.truth import is_true, match_matrix
 from lit_blip2.mini.world import SHAPES, Object, Scene
 
 RED, GREEN, ORANGE = 0, 1, 5
@@ -78,15 +78,6 @@ def test_match_matrix_agrees_with_trying_every_matching():
     expected = np.array([[is_true(c, s) for s in scenes] for c in vague])
     assert (match_matrix(vague, scenes, block=37) == expected).all()
     assert expected.sum() > 2 * len(vague)
-
-
-def test_false_negative_shares_by_hand():
-    twin = (caption((CIRCLE, RED, -1, -1)),)
-    lone = (caption((RING, ORANGE, -1, -1)),)
-    other = Scene((Object(CIRCLE, RED, SMALL, CENTER, 0, 0),), 0)
-    shares = false_negative_shares([lone, twin], [SCENE, other], batch=2, batches=3)
-    assert shares["texts_with_false_negative"] == 0.5  # the twin's circle is in both scenes, the ring in one
-    assert shares["pairwise"] == 0.5
 
 
 def test_drawn_captions_are_true_and_of_every_kind():

@@ -5,7 +5,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from torch.nn import functional as F
 
 import lit_blip2.mini
 from lit_blip2.mini import train_lm, train_vit
@@ -73,17 +72,6 @@ def test_greedy_answers_stop_at_the_end_mark():
     items.append(("", "", "left", "colour"))
     scores = train_lm.text_qa(model, tokenizer, items, "{prompt}")
     assert scores["colour"] == 0.5 and scores["mean"] == pytest.approx(6.5 / 7, abs=1e-4)
-
-
-def test_similarity_by_loops():
-    torch.manual_seed(0)
-    images, texts = F.normalize(torch.randn(3, 5, 4), dim=-1), F.normalize(torch.randn(2, 6, 4), dim=-1)
-    pad = torch.arange(6)[None] >= torch.tensor([[4], [6]])
-    expected = [
-        [sum(max(t @ p for p in image) for t in text[~gone]) / (~gone).sum() for image in images]
-        for text, gone in zip(texts, pad, strict=True)
-    ]
-    torch.testing.assert_close(train_vit.similarity(images, texts, pad), torch.tensor(expected))
 
 
 def test_lm_training_leaves_a_folder_that_loads(tmp_path, monkeypatch):
