@@ -28,6 +28,9 @@ class SuiteCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Evaluation of a checkpoint writes into that run's folder; a folder stands for its last checkpoint."""
         config = self.config[self.subcommand]
+        if config.trainer.enable_progress_bar is False:  # Lightning refuses a bar that an experiment brings along
+            callbacks = config.trainer.callbacks or []
+            config.trainer.callbacks = [each for each in callbacks if not each.class_path.endswith("ProgressBar")]
         if self.subcommand in EVALUATIONS and config.get("ckpt_path") is None:
             raise SystemExit(
                 f"{self.subcommand} needs --ckpt_path, a checkpoint or a run's folder such as runs/mini_opt"

@@ -35,9 +35,9 @@ VIT_KWARGS = {
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 CAPTION_WEIGHT = 2.0
-STEPS, BATCH, PEAK_LR, WARMUP = 2500, 64, 1e-3, 60
+STEPS, BATCH, PEAK_LR, WARMUP = 1600, 64, 1e-3, 60
 # Share of the steps before which scenes have at most so many objects: which word means what is learned on lone ones.
-CURRICULUM = ((0.12, 1), (0.24, 2), (1.0, 4))
+CURRICULUM = ((0.18, 1), (0.36, 2), (1.0, 4))
 CHECK_PAIRS = 500
 _NOISE = 1
 

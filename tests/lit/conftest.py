@@ -11,7 +11,7 @@ from lit_blip2.mini.vocabulary import opt_tokenizer
 SHORT = [
     "--model.optimization.warmup_steps=1", "--trainer.max_steps=4", "--trainer.val_check_interval=2",
     "--trainer.log_every_n_steps=1", "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false",
-    "--trainer.callbacks=[{class_path: ModelCheckpoint, "
+    "--trainer.callbacks=[{class_path: RichProgressBar}, {class_path: ModelCheckpoint, "  # the bar must not clash
     "init_args: {save_last: true, save_top_k: -1, every_n_train_steps: 2}}]",
 ]  # fmt: skip
 
