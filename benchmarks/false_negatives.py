@@ -9,12 +9,15 @@ Prints one line of JSON: the share of texts true of another image of their batch
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
 import torch
 import yaml
 from rich.progress import track
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout need not be installed
 
 from lit_blip2.checkpoint import read_checkpoint
 from lit_blip2.data.features import FeatureStore

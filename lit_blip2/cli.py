@@ -56,11 +56,13 @@ def nulls_as_config(arguments: list[str]) -> list[str]:
     for argument in joined:
         key, equals, value = argument.partition("=")
         nested = key.startswith(("--model.", "--data.")) and key.count(".") > 1
-        if nested and not equals:
-            value = next(joined, "")
         if not nested:
             result.append(argument)
-        elif value in ("null", "~"):
+            continue
+        value = value if equals else next(joined, "--")
+        if value.startswith("--"):  # the value was forgotten: what follows is an option of its own
+            raise SystemExit(f"{key} needs a value, such as {key}=VALUE")
+        if value in ("null", "~"):
             result += ["--config", json.dumps(_nested(key.removeprefix("--").split(".")))]
         else:
             result.append(f"{key}={value}")

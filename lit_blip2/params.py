@@ -67,8 +67,8 @@ def main(arguments: list[str]) -> None:
         parser.error(f"no file {str(file)!r}: give an experiment, such as experiments/vitg_opt27.yaml")
     try:
         rows = count(build_net(yaml.safe_load(file.read_text()) or {}))
-    except (ValueError, FileNotFoundError) as error:
-        parser.error(str(error))
+    except (ValueError, AttributeError, FileNotFoundError, yaml.YAMLError) as error:
+        parser.error(f"{file}: {error}")
     rows.append(("total", sum(row[1] for row in rows), sum(row[2] for row in rows)))
     table = Table(title=str(file))
     table.add_column("part")

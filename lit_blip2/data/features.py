@@ -56,7 +56,8 @@ class FeatureStore:
             raise ValueError(
                 f"the features in {self.folder} were made by something else. "
                 + "; ".join(differing)
-                + ". Write them anew, or use the encoder that made them."
+                + f". Delete {self.folder} and write them anew (the mini-world's: data make-mini), or use the encoder "
+                "that made them."
             )
 
 

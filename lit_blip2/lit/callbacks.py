@@ -9,13 +9,15 @@ from typing import Any
 import lightning as L
 import torch
 import yaml
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 
 class MetricsFile(L.Callback):
     """`metrics.json` in the run's folder: flat, metric name -> number, the names of TensorBoard's tags.
 
-    Written after validation and after testing; a test's figures replace validation's of the same name.
+    Written after validation and after testing; a test's figures replace validation's of the same name. The command
+    `validate` writes `validate.json`: its figures must not mix with those of a test.
     """
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -29,7 +31,7 @@ class MetricsFile(L.Callback):
         folder = trainer.log_dir  # asks all ranks, so it comes before any of them leaves
         if not (trainer.is_global_zero and folder):
             return
-        file = Path(folder) / "metrics.json"
+        file = Path(folder) / ("validate.json" if trainer.state.fn == TrainerFn.VALIDATING else "metrics.json")
         file.parent.mkdir(parents=True, exist_ok=True)
         metrics = json.loads(file.read_text()) if file.exists() else {}
         metrics |= {name: float(value) for name, value in trainer.callback_metrics.items() if name != "step"}

@@ -29,6 +29,11 @@ class AdamWCosine:
         weight_decay: float = 0.05,
         lr_scale: Mapping[str, float] | None = None,
     ):
+        if not 0 <= min_lr <= lr or lr == 0 or warmup_steps < 0:
+            raise ValueError(
+                f"lr={lr}, min_lr={min_lr}, warmup_steps={warmup_steps}: lr must be positive, min_lr between 0 and lr, "
+                "warmup_steps not negative"
+            )
         self.lr, self.min_lr, self.warmup_steps = lr, min_lr, warmup_steps
         self.betas, self.weight_decay, self.lr_scale = betas, weight_decay, dict(lr_scale or {})
 

@@ -63,9 +63,10 @@ class Pictures(L.Callback):
 
         with trainer.precision_plugin.val_step_context():
             figures = list(self._figures(trainer, pl_module, split))
+        step = pl_module.trained_steps if trainer.testing else trainer.global_step
         for name, figure in figures:
             image_HW3 = render(figure)
-            trainer.logger.experiment.add_image(f"{split}/{name}", image_HW3, trainer.global_step, dataformats="HWC")
+            trainer.logger.experiment.add_image(f"{split}/{name}", image_HW3, step, dataformats="HWC")
 
     def _figures(self, trainer: L.Trainer, pl_module: LitBLIP2, split: str) -> Iterator[tuple[str, "Figure"]]:
         from lit_blip2.lit.drawing import attention_sheet, query_bars, sample_sheet, to_rgb

@@ -109,7 +109,7 @@ class LitStage2(LitBLIP2):
         ]
 
     def _answer(self, batch: dict[str, Any]) -> None:
-        prompts = [self.question.format(question) for question in batch["question"]]
+        prompts = [self.question.replace("{}", question) for question in batch["question"]]
         soft_prompt = self._soft_prompts(batch)
         answers = self.net.language.generate(soft_prompt, prompts, **self.answering)
         blind = [None] * len(prompts)
@@ -151,13 +151,13 @@ class LitStage2(LitBLIP2):
     def on_test_epoch_end(self) -> None:
         self.on_validation_epoch_end()
         self.log_test_step()
-        self._write_predictions()
+        self._write_predictions("predictions.jsonl")
 
-    def _write_predictions(self) -> None:
+    def _write_predictions(self, name: str) -> None:
         folder = self.trainer.log_dir  # asks all ranks, so it comes before any of them leaves
         if self.trainer.is_global_zero and folder:
             lines = "".join(json.dumps(each) + "\n" for each in self.predictions)
-            Path(folder, "predictions.jsonl").write_text(lines)
+            Path(folder, name).write_text(lines)
 
     on_test_epoch_start = on_validation_epoch_start
     test_step = validation_step
@@ -165,9 +165,9 @@ class LitStage2(LitBLIP2):
     on_predict_epoch_start = on_validation_epoch_start
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Captions and answers, for predictions.jsonl."""
+        """Captions and answers, for predict.jsonl; those of a test, in predictions.jsonl, stay."""
         self.validation_step(batch, batch_idx, dataloader_idx)
 
     def on_predict_epoch_end(self) -> None:
         self.predictions = gather_lists(self.predictions)
-        self._write_predictions()
+        self._write_predictions("predict.jsonl")

@@ -35,6 +35,7 @@ def load_bert(qformer: QFormer, head: nn.Module | None, folder: str) -> None:
     Raises FileNotFoundError, KeyError naming a weight the folder lacks, or ValueError for sizes that differ.
     """
     state = read_bert(folder)
+    _check_sizes(qformer, state, folder)
     _copy(qformer.embedding_norm, state, "embeddings.LayerNorm")
     if qformer.word_embeddings is not None:
         words = state["embeddings.word_embeddings.weight"]
@@ -51,6 +52,24 @@ def load_bert(qformer: QFormer, head: nn.Module | None, folder: str) -> None:
         _copy(head.transform, state, "cls.predictions.transform.dense")
         _copy(head.norm, state, "cls.predictions.transform.LayerNorm")
         head.bias[:-1] = state["cls.predictions.bias"]
+
+
+def _check_sizes(qformer: QFormer, state: dict[str, Tensor], folder: str) -> None:
+    """ValueError that names every size in which BERT and the Q-Former differ."""
+    intermediate, hidden = state["encoder.layer.0.intermediate.dense.weight"].shape
+    layers = len({key.split(".")[2] for key in state if key.startswith("encoder.layer.")})
+    sizes = {
+        "hidden": (hidden, qformer.hidden),
+        "layers": (layers, len(qformer.layers)),
+        "intermediate": (intermediate, qformer.layers[0].query_mlp.expand.out_features),
+    }
+    if qformer.position_embeddings is not None:
+        positions = len(state["embeddings.position_embeddings.weight"])
+        sizes["max_positions"] = (positions, qformer.position_embeddings.num_embeddings)
+    if differing := [
+        f"{name} {theirs}, the Q-Former's is {ours}" for name, (theirs, ours) in sizes.items() if theirs != ours
+    ]:
+        raise ValueError(f"BERT in {folder} has {'; '.join(differing)}: give the Q-Former BERT's sizes")
 
 
 def _copy_layer(layer: nn.Module, state: dict[str, Tensor], prefix: str) -> None:

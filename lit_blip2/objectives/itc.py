@@ -34,6 +34,8 @@ class ITC(nn.Module):
         super().__init__()
         if not MIN_TEMPERATURE <= temperature <= MAX_TEMPERATURE:
             raise ValueError(f"temperature={temperature} must lie in [{MIN_TEMPERATURE}, {MAX_TEMPERATURE}]")
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"label_smoothing={label_smoothing} must lie in [0, 1)")
         self.image_projection = nn.Linear(hidden, projection)
         self.text_projection = nn.Linear(hidden, projection)
         self.temperature = nn.Parameter(torch.tensor(float(temperature)))
@@ -44,11 +46,11 @@ class ITC(nn.Module):
 
     def project_image(self, query_BQD: Tensor) -> Tensor:
         """Query outputs to unit vectors [B, Q, P]."""
-        return F.normalize(self.image_projection(query_BQD), dim=-1)
+        return F.normalize(self.image_projection(query_BQD).float(), dim=-1)
 
     def project_text(self, text_BD: Tensor) -> Tensor:
         """[CLS] outputs to unit vectors [B, P]."""
-        return F.normalize(self.text_projection(text_BD), dim=-1)
+        return F.normalize(self.text_projection(text_BD).float(), dim=-1)
 
     def forward(self, query_BQD: Tensor, text_BD: Tensor, image_ids_B: Tensor) -> dict[str, Tensor]:
         """Loss of the global batch, negatives from all ranks.
@@ -72,8 +74,12 @@ class ITC(nn.Module):
 
 
 def similarity(image_IQP: Tensor, text_TP: Tensor) -> Tensor:
-    """Cosine of each text with each image's best query: [I, T]. One product, then the maximum over queries."""
-    return (image_IQP.flatten(0, 1) @ text_TP.T).unflatten(0, image_IQP.shape[:2]).amax(dim=1)
+    """Cosine of each text with each image's best query: [I, T]. One product, then the maximum over queries.
+
+    In the vectors' own precision: bf16 would blur cosines that a temperature of 0.01 then multiplies by 100.
+    """
+    with torch.autocast(image_IQP.device.type, enabled=False):
+        return (image_IQP.flatten(0, 1) @ text_TP.T).unflatten(0, image_IQP.shape[:2]).amax(dim=1)
 
 
 def soft_targets(ids_B: Tensor, ids_N: Tensor, label_smoothing: float) -> Tensor:

@@ -37,7 +37,7 @@ class Stage1(nn.Module):
         itc: image-text contrastive learning. itm: image-text matching. itg: image-grounded text generation.
         max_text_tokens: longest caption, [CLS] and [SEP] included.
     Raises:
-        ValueError: no objective.
+        ValueError: no objective, or texts that the Q-Former has no positions for.
     """
 
     def __init__(
@@ -62,6 +62,12 @@ class Stage1(nn.Module):
         self.itg = None if itg is None else itg(hidden, vocabulary)
         if self.itm is not None and self.itm.hard_negatives and self.itc is None:
             warnings.warn("itm without itc: negatives are drawn uniformly", stacklevel=2)
+        places = self.qformer.position_embeddings.num_embeddings
+        if not 3 <= max_text_tokens <= places:
+            raise ValueError(
+                f"max_text_tokens={max_text_tokens} must be at least 3 ([CLS], a word, [SEP]) and at most "
+                f"max_positions={places}, what the Q-Former has room for"
+            )
         self.tokenizer_path, self.max_text_tokens = tokenizer, max_text_tokens
         self.tokenizer: BertTokenizer | None = None
 

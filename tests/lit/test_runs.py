@@ -26,7 +26,7 @@ def test_a_checkpoint_holds_what_trains_and_the_config(stage1_run):
     assert not [key for key in checkpoint["state_dict"] if "vision." in key.replace("ln_vision", "")]
     assert sum(v.numel() for v in checkpoint["state_dict"].values()) < 3e6
     config = yaml.safe_load(checkpoint["config"])
-    assert config["model"]["init_args"]["net"]["init_args"]["qformer"]["init_args"]["num_queries"] == 8
+    assert config["model"]["init_args"]["net"]["init_args"]["qformer"]["init_args"]["num_queries"] == 24
     assert "hyper_parameters" not in checkpoint
 
 
