@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from transformers import OPTConfig, OPTForCausalLM
+from tokenizers.processors import TemplateProcessing
+from transformers import OPTConfig, OPTForCausalLM, T5Config, T5ForConditionalGeneration
 
 from lit_blip2.cli import main
 from lit_blip2.mini.command import make_mini
@@ -38,16 +39,30 @@ def opt_folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def t5_folder(tmp_path_factory):
+    """A random T5 with the mini-world's words."""
+    torch.manual_seed(0)
+    folder, tokenizer = tmp_path_factory.mktemp("t5"), opt_tokenizer()
+    end = ("</s>", tokenizer.eos_token_id)
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="$A </s>", special_tokens=[end])
+    sizes = dict(d_model=16, d_kv=8, d_ff=24, num_layers=1, num_heads=2)
+    ids = dict(eos_token_id=tokenizer.eos_token_id, pad_token_id=0, decoder_start_token_id=0)
+    T5ForConditionalGeneration(T5Config(vocab_size=len(tokenizer), **sizes, **ids)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def fit(world, opt_folder, tmp_path_factory):
     """Run a command of an experiment on the small world; gives the run's folder."""
 
-    def run(experiment: str, *arguments: str, command: str = "fit", runs=None):
+    def run(experiment: str, *arguments: str, command: str = "fit", runs=None, language=opt_folder):
         runs = runs or tmp_path_factory.mktemp("runs")
         common = [f"--trainer.logger.save_dir={runs}", f"--data.root={world}", "--data.eval_batch_size=4"]
         if experiment == "mini_stage1":
             common += ["--model.rerank=3"]
         else:
-            common += [f"--model.net.language.name={opt_folder}"]
+            common += [f"--model.net.language.name={language}"]
         size = ["--data.batch_size=8"]
         main([command, "--config", f"experiments/{experiment}.yaml", *common, *size, *SHORT, *arguments])
         return max((runs / experiment).glob("version_*"), key=lambda folder: int(folder.name.split("_")[1]))

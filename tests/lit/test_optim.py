@@ -76,3 +76,9 @@ def test_what_cannot_be_is_refused():
         AdamWCosine()(Small(), -1)
     with pytest.raises(ValueError, match="nothing"):
         AdamWCosine(lr_scale={"nothing": 2.0}).groups(Small())
+
+
+@pytest.mark.parametrize("values", [dict(lr=0.0), dict(lr=-1.0), dict(lr=1e-4, min_lr=2e-4), dict(warmup_steps=-1)])
+def test_rates_that_make_no_schedule_are_refused(values):
+    with pytest.raises(ValueError, match="lr must be positive, min_lr between 0 and lr, warmup_steps not negative"):
+        AdamWCosine(**values)

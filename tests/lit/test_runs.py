@@ -1,6 +1,8 @@
 """Runs of both stages end to end at a small size: what they leave behind, resuming, and what does not fit."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -61,6 +63,14 @@ def test_stage2_starts_from_stage1_and_answers(fit, stage1_run):
     assert len({each["image_id"] for each in predictions if each["task"] == "caption"}) == 6
 
 
+def test_an_encoder_decoder_learns_prefixes_and_answers(fit, stage1_run, t5_folder):
+    prefixes = "--model.net.objective={class_path: lit_blip2.objectives.lm.PrefixLM}"
+    run = fit("mini_opt", f"--model.init_from={stage1_run}", prefixes, language=t5_folder)
+    fit("mini_opt", f"--ckpt_path={run}", prefixes, command="test", runs=run.parent.parent, language=t5_folder)
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert {"loss/lm", "vqa/mean_over_types", "vqa/no_image", "caption/cider", "llm/text_qa"} <= metrics.keys()
+
+
 def test_stage2_takes_over_every_query_weight(stage1_run, fit):
     run = fit(
         "mini_opt",
@@ -90,7 +100,7 @@ def test_a_stage1_that_is_not_there_is_said(fit):
 
 
 def test_resuming_with_other_sizes_names_the_keys(stage1_run, fit):
-    with pytest.raises(ValueError, match=r"query_tokens is \(8, 128\), the model's is \(5, 128\)"):
+    with pytest.raises(ValueError, match=r"query_tokens is \(24, 128\), the model's is \(5, 128\)"):
         fit("mini_stage1", "--model.net.qformer.num_queries=5", f"--ckpt_path={stage1_run}")
 
 
@@ -131,8 +141,34 @@ def test_an_evaluation_without_a_checkpoint_is_refused(fit):
 def test_predict_writes_captions_and_answers(fit, stage1_run):
     run = fit("mini_opt", f"--model.init_from={stage1_run}", "--trainer.max_steps=2")
     fit("mini_opt", f"--ckpt_path={run}", command="predict", runs=run.parent.parent)
-    lines = [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (run / "predict.jsonl").read_text().splitlines()]
     assert {each["task"] for each in lines} == {"caption", "vqa"}
+    assert not (run / "predictions.jsonl").exists()  # a test's: predict leaves them alone
+
+
+def test_validate_leaves_a_tests_figures_alone(fit, stage1_run):
+    before = (stage1_run / "metrics.json").read_text()
+    fit("mini_stage1", f"--ckpt_path={stage1_run}", command="validate", runs=stage1_run.parent.parent)
+    assert (stage1_run / "metrics.json").read_text() == before
+    assert "retrieval/itc_txt_r1" in json.loads((stage1_run / "validate.json").read_text())
+
+
+def test_resuming_asks_for_no_start(fit, stage1_run):
+    run = fit("mini_opt", f"--model.init_from={stage1_run}", "--trainer.max_steps=2")
+    resumed = fit("mini_opt", "--model.init_from=gone", f"--ckpt_path={run}", "--trainer.max_steps=3")
+    assert read_checkpoint(resumed)["global_step"] == 3
+
+
+def test_an_option_does_not_swallow_the_next(fit):
+    with pytest.raises(SystemExit, match=r"--model\.net\.prompt needs a value"):
+        fit("mini_opt", "--model.net.prompt", "--data.seed=3")
+
+
+def test_drawn_negatives_of_a_run_can_be_counted(stage1_run):
+    script = [sys.executable, "benchmarks/false_negatives.py", "--checkpoint", str(stage1_run), "--batches", "2"]
+    done = subprocess.run(script, capture_output=True, text=True, timeout=120)
+    shares = json.loads(done.stdout.splitlines()[-1])
+    assert shares["batches"] == 2 and 0 <= shares["drawn_negatives_true"] <= shares["texts_true_of_another_image"] <= 1
 
 
 def test_predict_of_stage1_says_why_not(fit, stage1_run):

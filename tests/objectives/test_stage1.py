@@ -31,6 +31,11 @@ def test_an_objective_that_is_off_has_no_parameters(make_stage1):
     assert names == {"qformer", "itm"}
 
 
+def test_texts_without_room_are_refused(make_stage1):
+    with pytest.raises(ValueError, match=r"max_text_tokens=12 must be at least 3 .* at most max_positions=11"):
+        make_stage1("itc", max_positions=11)
+
+
 def test_no_objective_is_refused(make_stage1):
     with pytest.raises(ValueError, match="itc, itm and itg are all null"):
         make_stage1()
