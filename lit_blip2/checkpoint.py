@@ -3,8 +3,10 @@ is an error that names it."""
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
+import yaml
 from torch import Tensor, nn
 
 
@@ -69,6 +71,14 @@ def qformer_state(checkpoint: Mapping, source: str | Path) -> dict[str, Tensor]:
     if not state:
         raise ValueError(f"{source} holds no {prefix}* weights: init_from needs a stage-1 checkpoint")
     return {key: value for key, value in state.items() if not is_text_half(key)}
+
+
+def encoder_settings(checkpoint: Mapping) -> dict[str, Any]:
+    """Which image encoder a checkpoint's run looked through: name and drop_last_blocks; empty where it does not say."""
+    settings = yaml.safe_load(checkpoint.get("config") or "") or {}
+    for key in ("model", "init_args", "net", "init_args", "vision", "init_args"):
+        settings = settings.get(key) or {}
+    return {key: settings[key] for key in ("name", "drop_last_blocks") if key in settings}
 
 
 def is_text_half(key: str) -> bool:

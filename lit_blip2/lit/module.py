@@ -28,8 +28,7 @@ class LitBLIP2(L.LightningModule):
         """Read frozen weights and tokenizers from disk, and what training starts from. Kept features need no image
         encoder, but must come from the same one. Raises FileNotFoundError with all that is missing."""
         store = getattr(self.trainer.datamodule, "store", None)
-        fresh = stage == "fit" and self.trainer.ckpt_path is None  # a resumed run brings its weights along
-        run_all(lambda: self.net.load(vision=store is None), *([self.start] if fresh else []))
+        run_all(lambda: self.net.load(vision=store is None), *([self.start] if stage == "fit" else []))
         if store is not None and not self.net.vision.frozen:
             raise ValueError("data.features holds frozen features: set it to null, or model.net.vision.frozen to true")
         if store is not None:

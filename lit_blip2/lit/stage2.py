@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lit_blip2.checkpoint import check_fits, qformer_state, read_checkpoint
+from lit_blip2.checkpoint import check_fits, encoder_settings, qformer_state, read_checkpoint
 from lit_blip2.evaluation.captioning import caption_scores
 from lit_blip2.evaluation.vqa import summarise, vqa_scores
 from lit_blip2.keyed import row_uniforms
@@ -68,6 +68,13 @@ class LitStage2(LitBLIP2):
                     f"init_from={self.init_from!r} trained its image encoder too, and stage 2 would go on with the "
                     "original one: export the encoder and point model.net.vision.weights to it"
                 )
+            vision = self.net.vision
+            for key, theirs in encoder_settings(checkpoint).items():
+                if theirs != (ours := getattr(vision, key)):
+                    raise ValueError(
+                        f"init_from={self.init_from!r} was trained with vision.{key}={theirs!r}, this run has "
+                        f"{ours!r}: its Q-Former knows no other features"
+                    )
             state = qformer_state(checkpoint, self.init_from)
             check_fits(state, qformer.state_dict(), f"init_from={self.init_from!r}")
             qformer.load_state_dict(state)

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PreTrainedTokenizerFast
 
+from lit_blip2.data.transforms import CLIP_MEAN, CLIP_STD
 from lit_blip2.mini.coca import CoCa
 from lit_blip2.mini.grammar import caption_text
 from lit_blip2.mini.groups import GROUP, described_group
@@ -31,9 +32,6 @@ VIT_KWARGS = {
     "num_heads": 4,
     "num_classes": 0,
 }
-# CLIP's, as the package's evaluation transform has them.
-MEAN = (0.48145466, 0.4578275, 0.40821073)
-STD = (0.26862954, 0.26130258, 0.27577711)
 CAPTION_WEIGHT = 2.0
 STEPS, BATCH, PEAK_LR, WARMUP = 1600, 64, 1e-3, 60
 # Share of the steps before which scenes have at most so many objects: which word means what is learned on lone ones.
@@ -45,7 +43,7 @@ _NOISE = 1
 def pixels(scenes: list[Scene], rng: np.random.Generator) -> torch.Tensor:
     """float32 [B, C, H, W], rendered and normalised with CLIP's mean and deviation."""
     x_BCHH = torch.from_numpy(render(scenes, rng)).permute(0, 3, 1, 2).float() / 255
-    return (x_BCHH - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
+    return (x_BCHH - torch.tensor(CLIP_MEAN)[:, None, None]) / torch.tensor(CLIP_STD)[:, None, None]
 
 
 def batch_of(
@@ -70,7 +68,7 @@ def train_vit(out: Path, seed: int = 0, steps: int = STEPS) -> dict:
     figures = check(model, tokenizer, seed, CHECK_PAIRS)
     figures |= {"seed": seed, "steps": steps, "batch": BATCH, "seconds": round(seconds)}
     figures["parameters"] = sum(p.numel() for p in model.vit.parameters())
-    figures |= {"timm_name": VIT_NAME, "timm_kwargs": VIT_KWARGS, "mean": MEAN, "std": STD}
+    figures |= {"timm_name": VIT_NAME, "timm_kwargs": VIT_KWARGS, "mean": CLIP_MEAN, "std": CLIP_STD}
     (out / "vit_figures.json").write_text(json.dumps(figures, indent=1) + "\n")
     return figures
 

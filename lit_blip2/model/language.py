@@ -177,6 +177,10 @@ class LanguageModel(nn.Module):
         if text is not None:
             embeds.append(self.model.get_input_embeddings()(text.padded()))
             masks_.append(text.valid_BT.long())
+        length = sum(each.shape[1] for each in embeds)
+        longest = getattr(self.model.config, "max_position_embeddings", None)
+        if longest is not None and length > longest:
+            raise ValueError(f"soft prompt and text are {length} tokens long, {self.name} has {longest} positions")
         return torch.cat(embeds, dim=1), torch.cat(masks_, dim=1)
 
     @torch.no_grad()

@@ -48,9 +48,10 @@ class PrefixLM(nn.Module):
     def text(self, language: LanguageModel, captions: Sequence[str], prompt: str, uniform_B: Tensor) -> TargetText:
         """Prompt, prefix and suffix, tokenised on the host; `uniform_B`, numbers in [0, 1), draws the splits."""
         prefixes, suffixes = split_prefix(language.tokenizer, captions, uniform_B.tolist())
-        end = [language.tokenizer.eos_token_id]
+        stop = [language.tokenizer.eos_token_id]
+        end = language.tokenizer(language.end, add_special_tokens=False)["input_ids"] if language.end else stop
         if language.encoder_decoder:
-            (prompt_ids,), after = language.tokenizer([prompt], add_special_tokens=False)["input_ids"], end
+            (prompt_ids,), after = language.tokenizer([prompt], add_special_tokens=False)["input_ids"], stop
         else:
             (prompt_ids,), after = language.tokenizer([prompt])["input_ids"], []
         inputs = [prompt_ids + prefix + after for prefix in prefixes]

@@ -29,8 +29,8 @@ def command(world, opt_folder, runs, name, experiment, devices, *arguments):
 def test_two_ranks_train_and_evaluate_as_one(world, opt_folder, tmp_path):
     stage1 = [command(world, opt_folder, tmp_path, "fit", "mini_stage1", devices) for devices in (1, 2)]
     one, two = (read_checkpoint(run)["state_dict"] for run in stage1)
-    for key in one:  # in norm: Adam turns the sign of a gradient of 1e-9 into a whole step
-        assert (two[key] - one[key]).norm() <= 0.02 * one[key].norm() + 1e-3, key
+    for key in one:  # in norm: Adam turns the sign of a gradient of 1e-9, as key biases have, into a whole step
+        assert (two[key] - one[key]).norm() <= 0.02 * one[key].norm() + 5e-3, key
     one, two = (json.loads((run / "metrics.json").read_text()) for run in stage1)
     assert one.keys() == two.keys()
     for name in one:
