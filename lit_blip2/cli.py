@@ -59,9 +59,10 @@ def nulls_as_config(arguments: list[str]) -> list[str]:
         if not nested:
             result.append(argument)
             continue
-        value = value if equals else next(joined, "--")
-        if value.startswith("--"):  # the value was forgotten: what follows is an option of its own
-            raise SystemExit(f"{key} needs a value, such as {key}=VALUE")
+        if not equals:
+            value = next(joined, "--")
+            if value.startswith("--"):  # the value was forgotten: what follows is an option of its own
+                raise SystemExit(f"{key} needs a value, such as {key}=VALUE")
         if value in ("null", "~"):
             result += ["--config", json.dumps(_nested(key.removeprefix("--").split(".")))]
         else:

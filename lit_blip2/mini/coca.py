@@ -35,7 +35,7 @@ class CoCa(nn.Module):
         self.text_head = nn.Linear(width, common, bias=False)
         self.log_scale = nn.Parameter(torch.tensor(1 / 0.07).log())
         nn.init.normal_(self.words.weight, std=0.02)
-        # timm's start, 0.02 beside patches of 0.5, leaves places unlearned for thousands of steps.
+        # timm's start, 0.02, is lost beside patches of 0.5: places would have to be learned from almost nothing.
         vit.pos_embed.data[0, 1:] = build_sincos2d_pos_embed(list(vit.patch_embed.grid_size), width, temperature=20.0)
 
     def encode_texts(self, tokens_TL: torch.Tensor) -> torch.Tensor:

@@ -1,6 +1,6 @@
 """Groups of scenes that differ in one thing each: what makes an encoder trained on captions look at every attribute.
 
-Among scenes drawn at random, colours and places alone tell nearly all captions apart, and shapes are never learned.
+Among scenes drawn at random, colours and places alone tell nearly all captions apart; shapes would hardly count.
 """
 
 import numpy as np

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from lit_blip2.checkpoint import read_checkpoint
 
@@ -25,12 +26,21 @@ def command(world, opt_folder, runs, name, experiment, devices, *arguments):
     return runs / str(devices) / experiment / "version_0"
 
 
+def without_key_bias(key, value):
+    """Softmax forgets a bias on keys: its gradient is noise around 0, and so is what Adam makes of it."""
+    if key.endswith("attention.qkv.bias"):
+        query, _, value_bias = value.chunk(3)
+        return torch.cat([query, value_bias])
+    return value.chunk(2)[1] if key.endswith("cross.kv.bias") else value
+
+
 @pytest.mark.slow
 def test_two_ranks_train_and_evaluate_as_one(world, opt_folder, tmp_path):
     stage1 = [command(world, opt_folder, tmp_path, "fit", "mini_stage1", devices) for devices in (1, 2)]
     one, two = (read_checkpoint(run)["state_dict"] for run in stage1)
-    for key in one:  # in norm: Adam turns the sign of a gradient of 1e-9, as key biases have, into a whole step
-        assert (two[key] - one[key]).norm() <= 0.02 * one[key].norm() + 5e-3, key
+    for key in one:  # in norm: Adam turns the sign of a gradient of 1e-9 into a whole step
+        ours, theirs = without_key_bias(key, one[key]), without_key_bias(key, two[key])
+        assert (theirs - ours).norm() <= 0.02 * ours.norm() + 1e-3, key
     one, two = (json.loads((run / "metrics.json").read_text()) for run in stage1)
     assert one.keys() == two.keys()
     for name in one:

@@ -16,6 +16,7 @@ def model() -> CoCa:
     return CoCa(vit, vocabulary=20, common=8, longest=10).eval()
 
 
+@torch.no_grad()
 def test_similarity_by_loops(model):
     patches, texts = torch.randn(3, 5, 128), torch.randn(2, 6, 128)
     pad = torch.arange(6)[None] >= torch.tensor([[4], [6]])

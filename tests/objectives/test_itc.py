@@ -67,3 +67,16 @@ def test_temperature_is_clamped_and_checked():
     assert itc.temperature.grad != 0, "a clamped temperature must find its way back"
     with pytest.raises(ValueError, match=r"temperature=0.7"):
         ITC(hidden=2, temperature=0.7)
+
+
+@pytest.mark.parametrize("label_smoothing", [-0.1, 1.0])
+def test_smoothing_that_leaves_no_target_is_refused(label_smoothing):
+    with pytest.raises(ValueError, match=f"label_smoothing={label_smoothing}"):
+        ITC(hidden=2, label_smoothing=label_smoothing)
+
+
+def test_similarities_are_not_blurred_by_autocast():
+    images, texts = torch.rand(3, 2, 8), torch.rand(5, 8)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        kept = similarity(images, texts)
+    torch.testing.assert_close(kept, similarity(images, texts), rtol=0, atol=0)
