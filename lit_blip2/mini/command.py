@@ -15,7 +15,7 @@ from lit_blip2.mini.write import write_world
 from lit_blip2.model.vision import VisionEncoder
 
 WEIGHTS = "lit_blip2/mini/weights/vit.safetensors"
-BATCH = 250
+BATCH = 50
 
 
 def make_mini(

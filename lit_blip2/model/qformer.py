@@ -11,6 +11,7 @@ F width of queries, keys and values together, H heads, E head width, W image wid
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from torch.nn import functional as F
 
 from lit_blip2.model.passes import ImageKV, Output, Pass, Plan
 from lit_blip2.model.recompute import recomputed
+from lit_blip2.model.text import PackedText
 
 
 class QFormer(nn.Module):
@@ -110,7 +112,7 @@ class QFormer(nn.Module):
     def forward(self, passes: Sequence[Pass]) -> list[Output]:
         """Run all passes in lockstep; one Output each. Raises ValueError for a text where the text half is absent."""
         plan = Plan(passes, self.num_queries)
-        query_MD, text_MD = self._embed_queries(plan), self._embed_texts(plan)
+        query_MD, text_MD = self._query_rows(plan), self._text_rows(plan)
         cross_index = 0
         for layer in self.layers:
             last = layer is self.layers[-1]
@@ -118,20 +120,29 @@ class QFormer(nn.Module):
             cross_index += layer.cross is not None
         return plan.split(query_MD, text_MD)
 
-    def _embed_queries(self, plan: Plan) -> Tensor:
+    def _query_rows(self, plan: Plan) -> Tensor:
         normed_QD = self.embedding_norm(self.query_tokens)
         return self.dropout(normed_QD.expand(plan.query_sequences, -1, -1)).reshape(-1, self.hidden)
 
-    def _embed_texts(self, plan: Plan) -> Tensor:
-        texts = [each.text for each in plan.passes if each.text is not None]
-        if not texts:
-            return self.query_tokens.new_empty(0, self.hidden)
+    def embed_texts(self, texts: Sequence[PackedText]) -> list[PackedText]:
+        """The texts with their words' and positions' embeddings, normed. One look-up serves all, and every later pass:
+        each one's gradient is as large as the vocabulary. Raises ValueError where the text half is absent.
+        """
         if self.word_embeddings is None:
             raise ValueError("this Q-Former has no text half: build it with vocab_size to give it texts")
         ids_L = torch.cat([text.ids_L for text in texts])
         position_L = torch.cat([text.position_L for text in texts])
-        embedded_LD = self.word_embeddings(ids_L) + self.position_embeddings(position_L)
-        return self.dropout(self.embedding_norm(embedded_LD))
+        embedded_LD = self.embedding_norm(self.word_embeddings(ids_L) + self.position_embeddings(position_L))
+        parts = embedded_LD.split([len(text.ids_L) for text in texts])
+        return [replace(text, embedded_LD=part_LD) for text, part_LD in zip(texts, parts)]
+
+    def _text_rows(self, plan: Plan) -> Tensor:
+        texts = [each.text for each in plan.passes if each.text is not None]
+        if not texts:
+            return self.query_tokens.new_empty(0, self.hidden)
+        if any(text.embedded_LD is None for text in texts):
+            texts = self.embed_texts(texts)
+        return self.dropout(torch.cat([text.embedded_LD for text in texts]))
 
 
 def _check_sizes(num_queries: int, hidden: int, layers: int, heads: int, cross_every: int, dropout: float) -> None:

@@ -89,7 +89,8 @@ class Stage1(nn.Module):
         Returns: itc, itm, itg (those that are on) and total, their weighted sum; scalars.
         """
         image = self.qformer.project_image(features_BND)
-        query, text_cls_BD, caption_LD = self._first_passes(image, text)
+        text, caption = self.qformer.embed_texts([text, text.with_first_token(self.tokenizer.dec)])
+        query, text_cls_BD, caption_LD = self._first_passes(image, text, caption)
         losses, idle = {}, []
         itc = None
         if self.itc is not None:
@@ -111,7 +112,9 @@ class Stage1(nn.Module):
         losses["total"] = losses["total"] + 0 * sum(rows.sum() for rows in idle)
         return losses
 
-    def _first_passes(self, image: ImageKV, text: PackedText) -> tuple[Output | None, Tensor | None, Tensor | None]:
+    def _first_passes(
+        self, image: ImageKV, text: PackedText, caption: PackedText
+    ) -> tuple[Output | None, Tensor | None, Tensor | None]:
         """Query pass, [CLS] outputs [B, D] for ITC, text outputs [L, D] for ITG; None for what nobody asked."""
         if self.itc is None and self.itg is None:
             return None, None, None
@@ -119,7 +122,7 @@ class Stage1(nn.Module):
         if self.itc is not None:
             passes.append(Pass(masks.ITC, text=text, read="first"))
         if self.itg is not None:
-            passes.append(Pass(masks.ITG, text=text.with_first_token(self.tokenizer.dec), context=0))
+            passes.append(Pass(masks.ITG, text=caption, context=0))
         outputs = self.qformer(passes)
         cls_BD = None if self.itc is None else outputs[1].text_LD
         return outputs[0], cls_BD, None if self.itg is None else outputs[-1].text_LD
