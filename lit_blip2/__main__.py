@@ -2,6 +2,8 @@
 
 import sys
 
+from lit_blip2.allocator import keep_freed_memory
+
 TRAINER = {
     "fit": "train an experiment: fit --config experiments/mini_stage1.yaml",
     "validate": "evaluate a checkpoint on the validation sets: validate --config FILE --ckpt_path RUN",
@@ -41,6 +43,7 @@ def main() -> int:
         print(usage())
         return 0
     if command in TRAINER:
+        keep_freed_memory()
         from lit_blip2.cli import main as run
 
         run()  # reads the command line itself, as LightningCLI wants it
