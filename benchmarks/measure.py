@@ -6,14 +6,17 @@ from collections.abc import Callable, Mapping
 
 from torch.utils.flop_counter import FlopCounterMode
 
+WARM_UP = 2  # turns: after them a step's page faults have fallen to a tenth
+
 
 def interleave(sides: Mapping[str, Callable[[], object]], repetitions: int) -> dict[str, list[float]]:
     """Seconds of each side, one list per side; sides take turns, the order turned round each time.
 
-    A first turn, not counted, pays for what happens once. What else the machine does falls on all sides alike.
+    The first turns, not counted, pay for what happens once: above all for the memory that a process takes from the
+    system. What else the machine does falls on all sides alike.
     """
     seconds: dict[str, list[float]] = {name: [] for name in sides}
-    for turn in range(-1, repetitions):
+    for turn in range(-WARM_UP, repetitions):
         for name in list(sides) if turn % 2 else reversed(sides):
             start = time.perf_counter()
             sides[name]()

@@ -4,7 +4,7 @@ A step is forward, backward and AdamW of ITC, ITM and ITG together, image featur
 the same weights, the same negatives, losses and gradients equal (checked before anything is timed), another order of
 work. Sides take turns in one run and only ratios are reported. Then each saving is taken away in turn (`savings.py`).
 
-    OMP_NUM_THREADS=2 python benchmarks/stage1_step.py            # true size: 10 to 15 minutes on two cores
+    OMP_NUM_THREADS=2 python benchmarks/stage1_step.py            # true size: 15 to 20 minutes on two cores
     python benchmarks/stage1_step.py --quick                      # tiny size, seconds: does it all run?
 
 Memory is what torch's CPU allocator holds, from the profiler's record, each side in a process of its own:
@@ -219,7 +219,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="tiny sizes, two repetitions: a smoke test, no result")
     parser.add_argument("--batch", type=int, help="images per step (default: 8; --quick: 4)")
-    parser.add_argument("--repetitions", type=int, help="counted turns (default: 7; --quick: 2)")
+    parser.add_argument(
+        "--repetitions", type=int, help="counted turns, half as many in the breakdown (default: 7; --quick: 2)"
+    )
     parser.add_argument(
         "--texts", nargs="+", choices=("coco", "full"), default=("coco", "full"),
         help="coco: 9 to 19 tokens; full: 32 (default: both)",
@@ -248,7 +250,7 @@ def main(arguments: list[str] | None = None) -> None:
             figures |= compare_memory(chosen.quick, size, lengths)
         result |= {name + suffix: value for name, value in figures.items()}
     if not chosen.no_breakdown:
-        result["slower_without"] = break_down(size, repetitions)
+        result["slower_without"] = break_down(size, max(2, repetitions // 2))
     result |= {"repetitions": repetitions, "threads": torch.get_num_threads(), "torch": torch.__version__}
     print(json.dumps(result | asdict(size)))
 

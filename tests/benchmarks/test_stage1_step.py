@@ -78,7 +78,7 @@ def test_ratio_is_taken_turn_by_turn():
 def test_sides_take_turns():
     calls = []
     seconds = measure.interleave({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 2)
-    assert "".join(calls) == "abbaab" and [len(each) for each in seconds.values()] == [2, 2]
+    assert "".join(calls) == "baabbaab" and [len(each) for each in seconds.values()] == [2, 2]
 
 
 def test_matrix_work_by_hand():
