@@ -219,9 +219,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="tiny sizes, two repetitions: a smoke test, no result")
     parser.add_argument("--batch", type=int, help="images per step (default: 8; --quick: 4)")
-    parser.add_argument(
-        "--repetitions", type=int, help="counted turns, half as many in the breakdown (default: 7; --quick: 2)"
-    )
+    parser.add_argument("--repetitions", type=int, help="counted turns (7; --quick: 2), half as many in the breakdown")
     parser.add_argument(
         "--texts", nargs="+", choices=("coco", "full"), default=("coco", "full"),
         help="coco: 9 to 19 tokens; full: 32 (default: both)",
