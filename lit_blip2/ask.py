@@ -19,13 +19,13 @@ from lit_blip2.checkpoint import check_fits, find_checkpoint, read_checkpoint, t
 HELP = {
     "ask": """Answer a question about an image. The answer goes to standard output, alone.
 
-  python -m lit_blip2 ask --checkpoint runs/mini_stage2 image.png "what shape is the red object ?"
+  python -m lit_blip2 ask --checkpoint runs/mini_opt image.png "what shape is the red object ?"
 
 The mini-world's model knows the words of its own questions only: what color is the star ? what shape is the red
 object ? where is the blue ring ? how many objects are there ? is there a red star ? is the ring above the star ?""",
     "caption": """Describe an image. The caption goes to standard output, alone.
 
-  python -m lit_blip2 caption --checkpoint runs/mini_stage2 image.png""",
+  python -m lit_blip2 caption --checkpoint runs/mini_opt image.png""",
 }
 CHECKPOINT_HELP = (
     "a stage-2 checkpoint: a file, or a run's folder (its last checkpoint). Frozen weights are read from where the run "
@@ -91,7 +91,7 @@ def generate(loaded: Loaded, pixels_1CHW: Tensor, question: str | None = None) -
     """One normalised image to its answer, or to its caption."""
     net, settings = loaded.net, loaded.settings
     task = "caption" if question is None else "vqa"
-    prompt = net.prompt if question is None else settings["question"].format(question)
+    prompt = net.prompt if question is None else settings["question"].replace("{}", question)
     how = {name: settings[f"{task}_{name}"] for name in ("max_new_tokens", "num_beams")}
     if question is not None:
         how["length_penalty"] = settings["vqa_length_penalty"]

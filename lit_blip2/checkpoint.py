@@ -55,7 +55,7 @@ def read_checkpoint(path: str | Path) -> dict:
     try:
         checkpoint = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise ValueError(f"{file} cannot be read as a checkpoint: {str(error).splitlines()[0]}") from error
+        raise ValueError(f"{file} cannot be read as a checkpoint: it is damaged, or another kind of file") from error
     if "state_dict" not in checkpoint:
         raise ValueError(f"{file} holds no state_dict: it is not a checkpoint of this package")
     return checkpoint

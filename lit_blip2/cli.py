@@ -35,7 +35,7 @@ class SuiteCLI(LightningCLI):
             raise SystemExit(
                 f"{self.subcommand} needs --ckpt_path, a checkpoint or a run's folder such as runs/mini_opt"
             )
-        if config.get("ckpt_path") is None or config.ckpt_path in ("best", "last", "hpc", "registry"):
+        if config.get("ckpt_path") is None:
             return
         config.ckpt_path = str(find_checkpoint(config.ckpt_path))
         run = Path(config.ckpt_path).resolve().parent.parent
@@ -45,7 +45,9 @@ class SuiteCLI(LightningCLI):
             logger.init_args.name, logger.init_args.version = run.parent.name, run.name
 
     def after_instantiate_classes(self) -> None:
-        self.model.config = self._parser(self.subcommand).dump(self.config[self.subcommand], skip_none=False)
+        config = self.config[self.subcommand]
+        self.model.config = self._parser(self.subcommand).dump(config, skip_none=False)
+        self.model.resumed = config.get("ckpt_path") is not None
 
 
 def nulls_as_config(arguments: list[str]) -> list[str]:
@@ -74,9 +76,9 @@ def _nested(path: list[str]) -> dict:
     """{model: {init_args: {net: {init_args: {itm: null}}}}} for [model, net, itm]; every level but the last a class."""
     names = [name for name in path if name != "init_args"]
     value: dict | None = None
-    for name in reversed(names):
-        value = {name: value} if name == names[0] else {"init_args": {name: value}}
-    return value
+    for name in reversed(names[1:]):
+        value = {"init_args": {name: value}}
+    return {names[0]: value}
 
 
 class SaveConfigOnFit(SaveConfigCallback):

@@ -27,7 +27,9 @@ def build_net(experiment: dict) -> nn.Module:
     """
     from jsonargparse import ArgumentParser
 
-    net = (experiment.get("model") or {}).get("init_args", {}).get("net")
+    net = experiment
+    for key in ("model", "init_args", "net"):
+        net = net.get(key) if isinstance(net, dict) else None
     if net is None:
         raise ValueError("no model.init_args.net in this file: params needs an experiment, see experiments/")
     parser = ArgumentParser(prog="params", usage="python -m lit_blip2 params --config FILE")

@@ -117,7 +117,7 @@ def test_question_form_and_length_come_from_the_run(folder, run_folder, image):
         (["--checkpoint", "{run}", "no.png", QUESTION], 1, "ask: no image file 'no.png'"),
         (["--checkpoint", "{run}", "{folder}/vit.pth", QUESTION], 1, "ask: cannot read image .*vit.pth"),
         (["--checkpoint", "no/run", "{image}", QUESTION], 1, "ask: no checkpoint: 'no/run'"),
-        (["--checkpoint", "{image}", "{image}", QUESTION], 1, "image.png cannot be read as a checkpoint"),
+        (["--checkpoint", "{image}", "{image}", QUESTION], 1, "image.png cannot be read as a checkpoint: it"),
     ],
 )
 def test_errors_say_what_is_wrong(folder, run_folder, image, arguments, status, says, capsys):
@@ -155,7 +155,7 @@ def test_help_teaches(command, capsys):
     with pytest.raises(SystemExit) as stopped:
         ask.main(command, ["--help"])
     shown = capsys.readouterr().out
-    assert stopped.value.code == 0 and f"python -m lit_blip2 {command} --checkpoint runs/mini_stage2 image.png" in shown
+    assert stopped.value.code == 0 and f"python -m lit_blip2 {command} --checkpoint runs/mini_opt image.png" in shown
 
 
 @pytest.mark.slow

@@ -94,6 +94,9 @@ class COCO(L.LightningDataModule):
         max_caption_words: int = 50,
     ):
         super().__init__()
+        sizes = dict(image_size=image_size, eval_batch_size=eval_batch_size, max_caption_words=max_caption_words)
+        if small := [f"data.{name}={value}" for name, value in sizes.items() if value < 1]:
+            raise ValueError(f"{', '.join(small)}: each must be at least 1")
         # Ranks may hold different numbers of evaluation rows, on tiny sets none.
         self.allow_zero_length_dataloader_with_multiple_devices = True
         self.root, self.images, self.features = Path(root), images, features

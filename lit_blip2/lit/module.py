@@ -1,5 +1,6 @@
 """What both stages share as Lightning systems: features, losses to log, the optimiser, and lean checkpoints."""
 
+import warnings
 from typing import Any
 
 import lightning as L
@@ -15,6 +16,7 @@ class LitBLIP2(L.LightningModule):
     """A stage's network under Lightning. Subclasses say how a batch becomes losses, and how to evaluate.
 
     config: the resolved configuration as YAML, set by the command line, kept in every checkpoint.
+    resumed: training goes on from a checkpoint, which holds all that `start` would read; set by the command line.
     """
 
     def __init__(self, net: nn.Module, optimization: AdamWCosine):
@@ -22,13 +24,16 @@ class LitBLIP2(L.LightningModule):
         self.net, self.optimization = net, optimization
         self.strict_loading = False
         self.config = ""
+        self.resumed = False
         self.trained_steps = 0
 
     def setup(self, stage: str) -> None:
         """Read frozen weights and tokenizers from disk, and what training starts from. Kept features need no image
         encoder, but must come from the same one. Raises FileNotFoundError with all that is missing."""
         store = getattr(self.trainer.datamodule, "store", None)
-        run_all(lambda: self.net.load(vision=store is None), *([self.start] if stage == "fit" else []))
+        run_all(
+            lambda: self.net.load(vision=store is None), *([self.start] if stage == "fit" and not self.resumed else [])
+        )
         if store is not None and not self.net.vision.frozen:
             raise ValueError("data.features holds frozen features: set it to null, or model.net.vision.frozen to true")
         if store is not None:
@@ -36,6 +41,16 @@ class LitBLIP2(L.LightningModule):
 
     def start(self) -> None:
         """Put the Q-Former where training starts from."""
+
+    def on_fit_start(self) -> None:
+        """Warn where a run would end after its last validation: its figures would not be those of its checkpoint."""
+        steps, interval = self.trainer.max_steps * self.trainer.accumulate_grad_batches, self.trainer.val_check_interval
+        if isinstance(interval, int) and steps % interval and self.trainer.enable_validation:
+            warnings.warn(
+                f"trainer.val_check_interval={interval} does not divide the run's {steps} batches: what comes after "
+                "the last validation has no figures. Set it to a divisor.",
+                stacklevel=2,
+            )
 
     def features(self, batch: dict[str, Any], name: str = "image") -> Tensor:
         """Image features [B, N, W]: those of the batch, else the encoder's."""

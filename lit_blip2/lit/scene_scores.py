@@ -62,7 +62,8 @@ class SceneScores(L.Callback):
         table = trainer.datamodule.tables["test"]["vqa"]
         image_of = dict(zip(table.question_ids.tolist(), table.image_ids.tolist(), strict=True))
         prompts = [
-            f"{description(self._scene(image_of[each['question_id']]))} {pl_module.question.format(each['question'])}"
+            f"{description(self._scene(image_of[each['question_id']]))} "
+            + pl_module.question.replace("{}", each["question"])
             for each in asked
         ]
         answers, block = [], trainer.datamodule.eval_batch_size

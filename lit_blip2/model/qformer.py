@@ -54,7 +54,7 @@ class QFormer(nn.Module):
         init_std: float = 0.02,
     ):
         super().__init__()
-        _check_sizes(num_queries, hidden, layers, heads, cross_every, dropout)
+        _check_sizes(num_queries, hidden, layers, heads, intermediate, cross_every, dropout)
         self.num_queries, self.hidden, self.vision_width = num_queries, hidden, vision_width
         self.dropout = nn.Dropout(dropout)
         self.query_tokens = nn.Parameter(torch.empty(num_queries, hidden))
@@ -140,17 +140,20 @@ class QFormer(nn.Module):
         texts = [each.text for each in plan.passes if each.text is not None]
         if not texts:
             return self.query_tokens.new_empty(0, self.hidden)
-        if any(text.embedded_LD is None for text in texts):
-            texts = self.embed_texts(texts)
+        new = [text for text in texts if text.embedded_LD is None]
+        fresh = iter(self.embed_texts(new) if new else [])
+        texts = [next(fresh) if text.embedded_LD is None else text for text in texts]
         return self.dropout(torch.cat([text.embedded_LD for text in texts]))
 
 
-def _check_sizes(num_queries: int, hidden: int, layers: int, heads: int, cross_every: int, dropout: float) -> None:
-    problems = [
-        f"{name}={value} must be at least 1"
-        for name, value in dict(num_queries=num_queries, layers=layers, heads=heads, cross_every=cross_every).items()
-        if value < 1
-    ]
+def _check_sizes(
+    num_queries: int, hidden: int, layers: int, heads: int, intermediate: int, cross_every: int, dropout: float
+) -> None:
+    counts = dict(
+        num_queries=num_queries, hidden=hidden, layers=layers, heads=heads, intermediate=intermediate,
+        cross_every=cross_every,
+    )  # fmt: skip
+    problems = [f"{name}={value} must be at least 1" for name, value in counts.items() if value < 1]
     if heads >= 1 and hidden % heads:
         problems.append(f"hidden={hidden} cannot be split into heads={heads}: choose a multiple")
     if not 0 <= dropout < 1:

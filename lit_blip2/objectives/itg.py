@@ -22,6 +22,8 @@ class ITG(nn.Module):
 
     def __init__(self, hidden: int, vocab_size: int, label_smoothing: float = 0.1, weight: float = 1.0):
         super().__init__()
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"label_smoothing={label_smoothing} must lie in [0, 1)")
         self.transform = nn.Linear(hidden, hidden)
         self.norm = nn.LayerNorm(hidden, eps=1e-12)
         self.bias = nn.Parameter(torch.zeros(vocab_size))

@@ -60,6 +60,9 @@ class Stage1(nn.Module):
         self.itc = None if itc is None else itc(hidden)
         self.itm = None if itm is None else itm(hidden)
         self.itg = None if itg is None else itg(hidden, vocabulary)
+        for name in ("itc", "itm", "itg"):
+            if (objective := getattr(self, name)) is not None and objective.weight < 0:
+                raise ValueError(f"{name}.weight={objective.weight} must not be negative; {name}=null drops the loss")
         if self.itm is not None and self.itm.hard_negatives and self.itc is None:
             warnings.warn("itm without itc: negatives are drawn uniformly", stacklevel=2)
         places = self.qformer.position_embeddings.num_embeddings
@@ -89,8 +92,9 @@ class Stage1(nn.Module):
         Returns: itc, itm, itg (those that are on) and total, their weighted sum; scalars.
         """
         image = self.qformer.project_image(features_BND)
-        text, caption = self.qformer.embed_texts([text, text.with_first_token(self.tokenizer.dec)])
-        query, text_cls_BD, caption_LD = self._first_passes(image, text, caption)
+        captions = [] if self.itg is None else [text.with_first_token(self.tokenizer.dec)]
+        text, *captions = self.qformer.embed_texts([text, *captions])
+        query, text_cls_BD, caption_LD = self._first_passes(image, text, *captions)
         losses, idle = {}, []
         itc = None
         if self.itc is not None:
@@ -113,7 +117,7 @@ class Stage1(nn.Module):
         return losses
 
     def _first_passes(
-        self, image: ImageKV, text: PackedText, caption: PackedText
+        self, image: ImageKV, text: PackedText, caption: PackedText | None = None
     ) -> tuple[Output | None, Tensor | None, Tensor | None]:
         """Query pass, [CLS] outputs [B, D] for ITC, text outputs [L, D] for ITG; None for what nobody asked."""
         if self.itc is None and self.itg is None:

@@ -33,6 +33,8 @@ class Stage2(nn.Module):
         prompt: str = "",
     ):
         super().__init__()
+        if objective.weight < 0:
+            raise ValueError(f"objective.weight={objective.weight} must not be negative")
         self.vision, self.language, self.prompt = vision, language, prompt
         self.objective, self.bridge = objective, bridge(vision.width, language.width)
 

@@ -45,7 +45,8 @@ def test_resuming_gives_the_unbroken_run(experiment, fit, stage1_run):
     start = [] if experiment == "mini_stage1" else [f"--model.init_from={stage1_run}"]
     whole = fit(experiment, *start)
     middle = next((whole / "checkpoints").glob("*step=2.ckpt"))
-    resumed = fit(experiment, *start, f"--ckpt_path={middle}")
+    gone = [] if experiment == "mini_stage1" else ["--model.init_from=gone"]  # the checkpoint holds all of it
+    resumed = fit(experiment, *gone, f"--ckpt_path={middle}")
     expected, found = (read_checkpoint(run)["state_dict"] for run in (whole, resumed))
     assert expected.keys() == found.keys()
     for key, value in expected.items():
@@ -141,6 +142,30 @@ def test_live_images_give_the_losses_of_kept_features(fit, stage1_run):
     run = fit("mini_stage1", "--data.features=null")
     kept, live = (json.loads((r / "metrics.json").read_text()) for r in (stage1_run, run))
     assert live["train/loss_total"] == pytest.approx(kept["train/loss_total"], rel=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--model.net.itc.weight=-1", "itc.weight=-1.0 must not be negative"),
+        ("--model.net.itg.label_smoothing=3", "label_smoothing=3.0"),
+        ("--model.net.qformer.intermediate=0", "intermediate=0 must be at least 1"),
+        ("--data.max_caption_words=0", "data.max_caption_words=0: each must be at least 1"),
+    ],
+)
+def test_values_out_of_range_are_named(fit, argument, message):
+    with pytest.raises(ValueError, match=message):
+        fit("mini_stage1", argument)
+
+
+def test_a_run_without_a_last_validation_warns(fit):
+    with pytest.warns(UserWarning, match="val_check_interval=2 does not divide the run's 3 batches"):
+        fit("mini_stage1", "--trainer.max_steps=3")
+
+
+def test_a_checkpoint_that_is_not_there_is_never_left_out(fit):
+    with pytest.raises(FileNotFoundError, match="no checkpoint: 'last'"):
+        fit("mini_stage1", "--ckpt_path=last", command="test")
 
 
 def test_an_evaluation_without_a_checkpoint_is_refused(fit):
