@@ -7,6 +7,7 @@ Every step is an ordinary command, shown before it runs. Ends with a table of te
 
 import argparse
 import json
+import resource
 import subprocess
 import sys
 import time
@@ -84,6 +85,8 @@ def main() -> int:
     console.print(shown)
     for row in seconds:
         console.print(f"{row[0]:28} {row[1]:>6}", highlight=False)
+    largest = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20  # Linux counts in KiB
+    console.print(f"{'memory of the largest process':28} {largest:.2f} GiB", highlight=False)
     console.print(f"tensorboard --logdir {args.runs} shows the curves and pictures.")
     lines = ["| figure | value |", "|---|---|", *(f"| {title.strip()} | {value} |" for title, value in figures)]
     (args.runs / "demo.md").write_text("\n".join(lines) + "\n")

@@ -17,7 +17,8 @@ def test_demo_ends_with_its_table(world, tmp_path, monkeypatch, capfd):
     assert demo.main() == 0
     rows = (tmp_path / "demo.md").read_text().splitlines()[2:]
     assert len(rows) == len(demo.ROWS) and not [row for row in rows if row.endswith("| - |")]
-    assert "tensorboard --logdir" in capfd.readouterr().out
+    shown = capfd.readouterr().out
+    assert "tensorboard --logdir" in shown and "GiB" in shown
 
 
 def test_demo_stops_at_the_first_failure(tmp_path, monkeypatch):

@@ -158,6 +158,11 @@ def test_values_out_of_range_are_named(fit, argument, message):
         fit("mini_stage1", argument)
 
 
+def test_a_negative_weight_of_stage_2_is_refused(fit):
+    with pytest.raises(ValueError, match=r"objective\.weight=-1.0 must not be negative"):
+        fit("mini_opt", "--model.net.objective.weight=-1")
+
+
 def test_a_run_without_a_last_validation_warns(fit):
     with pytest.warns(UserWarning, match="val_check_interval=2 does not divide the run's 3 batches"):
         fit("mini_stage1", "--trainer.max_steps=3")
