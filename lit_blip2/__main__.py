@@ -11,6 +11,7 @@ TRAINER = {
     "predict": "write a checkpoint's captions and answers: predict --config FILE --ckpt_path RUN",
 }
 OTHERS = {
+    "sweep": "run an ablation, a grid of experiments: sweep --config ablations/objectives.yaml --workers 2",
     "params": "table of trainable and frozen parameters: params --config FILE (no weights needed)",
     "data": "make the mini-world: data make-mini --out data/mini",
     "ask": 'answer a question about an image: ask --checkpoint RUN IMAGE "what shape is red ?"',
@@ -47,6 +48,10 @@ def main() -> int:
         from lit_blip2.cli import main as run
 
         run()  # reads the command line itself, as LightningCLI wants it
+    elif command == "sweep":
+        from lit_blip2.ablation.sweep import main as run
+
+        return run(rest)
     elif command == "params":
         from lit_blip2.params import main as run
 

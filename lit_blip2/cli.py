@@ -26,7 +26,8 @@ class SuiteCLI(LightningCLI):
         self.config = parser.parse_args(nulls_as_config(sys.argv[1:] if args is None else args))
 
     def before_instantiate_classes(self) -> None:
-        """Evaluation of a checkpoint writes into that run's folder; a folder stands for its last checkpoint."""
+        """Evaluation of a checkpoint writes into that run's folder, unless the logger names a version; a folder stands
+        for its last checkpoint."""
         config = self.config[self.subcommand]
         if config.trainer.enable_progress_bar is False:  # Lightning refuses a bar that an experiment brings along
             callbacks = config.trainer.callbacks or []
@@ -40,7 +41,8 @@ class SuiteCLI(LightningCLI):
         config.ckpt_path = str(find_checkpoint(config.ckpt_path))
         run = Path(config.ckpt_path).resolve().parent.parent
         logger = config.trainer.logger
-        if self.subcommand in EVALUATIONS and (run / "config.yaml").exists() and hasattr(logger, "init_args"):
+        unplaced = hasattr(logger, "init_args") and logger.init_args.get("version") is None
+        if self.subcommand in EVALUATIONS and (run / "config.yaml").exists() and unplaced:
             logger.init_args.save_dir = str(run.parent.parent)
             logger.init_args.name, logger.init_args.version = run.parent.name, run.name
 
@@ -89,9 +91,9 @@ class SaveConfigOnFit(SaveConfigCallback):
             super().setup(trainer, pl_module, stage)
 
 
-def main(arguments: list[str] | None = None, cli: type[SuiteCLI] = SuiteCLI) -> None:
-    """Run one of LightningCLI's commands; without arguments those of the command line."""
-    cli(
+def build(cli: type[SuiteCLI], arguments: list[str] | None = None, run: bool = True) -> SuiteCLI:
+    """The command line with this suite's defaults; `run` as LightningCLI has it."""
+    return cli(
         LitBLIP2,
         LightningDataModule,
         subclass_mode_model=True,
@@ -102,4 +104,10 @@ def main(arguments: list[str] | None = None, cli: type[SuiteCLI] = SuiteCLI) -> 
         seed_everything_default=0,
         trainer_defaults={"callbacks": [MetricsFile(), StopOnNonFinite(), HParams(), Pictures()]},
         args=arguments,
+        run=run,
     )
+
+
+def main(arguments: list[str] | None = None, cli: type[SuiteCLI] = SuiteCLI) -> None:
+    """Run one of LightningCLI's commands; without arguments those of the command line."""
+    build(cli, arguments)

@@ -16,6 +16,8 @@ from lit_blip2.data.features import FeatureStore
 from lit_blip2.data.order import StepBatchSampler
 from lit_blip2.data.vqa import Questions, read_questions
 
+# Which splits a command reads.
+SPLITS = {"fit": ["train", "val"], "validate": ["val"], "test": ["test"], "predict": ["test"]}
 HOW_TO_GET = (
     "The mini-world is made by `python -m lit_blip2 data make-mini --out data/mini`. COCO's images and captions are at"
     " https://cocodataset.org/#download, VQAv2's questions at https://visualqa.org/download.html."
@@ -113,13 +115,12 @@ class COCO(L.LightningDataModule):
         Raises FileNotFoundError that lists the missing files and how to get them, or ValueError for what the
         readers reject and for images that `features` does not cover.
         """
-        splits = {"fit": ["train", "val"], "validate": ["val"], "test": ["test"], "predict": ["test"]}
-        wanted = splits.get(stage, ["train", "val", "test"])
+        wanted = SPLITS.get(stage, ["train", "val", "test"])
         if stage == "fit" and self.captions["train"] is None:
             raise ValueError("fit needs captions to train on: set data.train to a caption file")
         if self.features and self.augment and "train" in wanted:
             warnings.warn("augment has no effect on frozen features: set augment to false", stacklevel=2)
-        self._require(self._annotation_files(wanted))
+        self.check_files(stage)
         self.store = FeatureStore(self.root / self.features) if self.features else None
         self.tables = {split: self._read(split) for split in wanted}
         if not any(self.tables.values()):
@@ -127,6 +128,15 @@ class COCO(L.LightningDataModule):
                 f"no files for {' or '.join(wanted)}: set data.{wanted[-1]}, data.vqa_{wanted[-1]} or both"
             )
         self._check_images()
+
+    def check_files(self, stage: str | None = None) -> None:
+        """Raises FileNotFoundError that lists every annotation or feature file that `stage` needs and is not there."""
+        self._require(self._annotation_files(SPLITS.get(stage, ["train", "val", "test"])))
+
+    def tasks(self, split: str) -> set[str]:
+        """Which of caption, vqa and binding the split (train, val, test) has files for."""
+        files = {"caption": self.captions, "vqa": self.vqa, "binding": self.binding}
+        return {task for task, of_split in files.items() if of_split.get(split)}
 
     def train_dataloader(self) -> TrainLoader:
         """Batches from the trainer's current step to its last. See `TrainPairs` and `train_loader`."""

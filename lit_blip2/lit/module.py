@@ -81,6 +81,13 @@ class LitBLIP2(L.LightningModule):
         optimizer, schedule = self.optimization(self, self.trainer.max_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    def metric_names(self, tasks: set[str], command: str) -> set[str]:
+        """Names, with * for a part that the data decide, of what `validate` (within fit too) or `test` logs.
+
+        Args: the data module's tasks (caption, vqa, binding) of the split; the command.
+        """
+        raise NotImplementedError
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what trains, and the config."""
         checkpoint["state_dict"] = trainable_state(self)

@@ -38,7 +38,13 @@ class AdamWCosine:
         self.betas, self.weight_decay, self.lr_scale = betas, weight_decay, dict(lr_scale or {})
 
     def __call__(self, module: nn.Module, max_steps: int) -> tuple[Optimizer, LRScheduler]:
-        """Raises ValueError for a run of unknown length, or no longer than its warm-up, and for an unused lr_scale."""
+        """Raises ValueError for what `check` refuses, and for an unused lr_scale."""
+        self.check(max_steps)
+        optimizer = AdamW(self.groups(module), lr=self.lr, betas=self.betas, fused=True)
+        return optimizer, self.schedule(optimizer, max_steps)
+
+    def check(self, max_steps: int) -> None:
+        """Raises ValueError for a run of unknown length, or no longer than its warm-up."""
         if max_steps < 1:
             raise ValueError("training is counted in optimiser steps: set trainer.max_steps")
         if self.warmup_steps >= max_steps:
@@ -46,8 +52,6 @@ class AdamWCosine:
                 f"warmup_steps={self.warmup_steps} must be less than trainer.max_steps={max_steps}: "
                 "shorten the warm-up or lengthen the run"
             )
-        optimizer = AdamW(self.groups(module), lr=self.lr, betas=self.betas, fused=True)
-        return optimizer, self.schedule(optimizer, max_steps)
 
     def groups(self, module: nn.Module) -> list[dict]:
         """Parameter groups by weight decay and learning rate."""

@@ -10,7 +10,7 @@ from lit_blip2.evaluation.vqa import summarise, vqa_scores
 from lit_blip2.lit.gather import gather_lists
 from lit_blip2.lit.stage2 import LitStage2
 from lit_blip2.mini.grammar import UNSAID, Caption, Mention, caption_text
-from lit_blip2.mini.scores import mean_scores, score_caption
+from lit_blip2.mini.scores import Score, mean_scores, score_caption
 from lit_blip2.mini.world import Scene
 from lit_blip2.mini.write import load_scenes
 
@@ -32,6 +32,11 @@ class SceneScores(L.Callback):
     ):
         self.files = {"val": scenes_val, "test": scenes_test}
         self.scenes: dict[int, Scene] = {}
+
+    def metric_names(self, tasks: set[str], command: str) -> set[str]:
+        """See LitBLIP2.metric_names."""
+        names = {f"caption/{name}" for name in Score._fields} if "caption" in tasks else set()
+        return names | ({"llm/text_qa"} if "vqa" in tasks and command == "test" else set())
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if not isinstance(pl_module, LitStage2):

@@ -46,6 +46,17 @@ class LitStage1(LitBLIP2):
             batch["text"] = self.net.tokenizer(batch["caption"])
         return batch
 
+    def metric_names(self, tasks: set[str], command: str) -> set[str]:
+        on = [name for name in ("itc", "itm", "itg") if getattr(self.net, name) is not None]
+        names = {f"loss/{name}" for name in (*on, "total")} if "caption" in tasks else set()
+        if "caption" in tasks and "itc" in on:
+            modes = ("itc", "itm", "sum") if "itm" in on else ("itc",)
+            names |= {f"retrieval/{mode}_{way}_r{k}" for mode in modes for way in ("txt", "img") for k in (1, 5, 10)}
+            names.add("queries/entropy")
+        if "binding" in tasks:
+            names |= {f"binding/{name}_accuracy" for name in on if name != "itg"}
+        return names
+
     def losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         return self.net(self.features(batch), batch["text"], batch["image_id"], batch["uniform_B2"])
 

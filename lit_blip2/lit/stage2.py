@@ -92,6 +92,13 @@ class LitStage2(LitBLIP2):
             batch["text"] = self.net.objective.text(self.net.language, captions, self.net.prompt, uniform_B)
         return batch
 
+    def metric_names(self, tasks: set[str], command: str) -> set[str]:
+        names = {"loss/lm", "caption/cider", "caption/bleu4"} if "caption" in tasks else set()
+        if "vqa" in tasks:
+            names |= {"vqa/accuracy", "vqa/mean_over_types", "vqa/type_*"}
+            names |= {"vqa/no_image"} if self.no_image and command == "test" else set()
+        return names
+
     def losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         return self.net(self.features(batch), batch["text"])
 

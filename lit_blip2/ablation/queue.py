@@ -1,0 +1,130 @@
+"""The queue of cells: an Optuna study, one trial per cell, shared by any number of workers.
+
+A trial waits, runs, and ends once: COMPLETE, FAIL or PRUNED. While it runs its worker holds the cell's lock; a trial
+that runs without one belonged to a killed worker, and is taken over by whoever comes next.
+"""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from lit_blip2.ablation.folder import Folder, try_lock
+from lit_blip2.ablation.grid import Cell, Grid
+from lit_blip2.ablation.plan import Plan
+
+JOURNAL = "journal:"
+OPEN = (TrialState.WAITING, TrialState.RUNNING)
+BUSY_SECONDS = 120  # how long SQLite waits for another worker's write
+
+
+def open_storage(url: str) -> optuna.storages.BaseStorage:
+    """SQLite, PostgreSQL (any SQLAlchemy URL), or `journal:FILE` for a file on a shared file system.
+
+    Raises ConnectionError that names the storage and why it cannot be reached.
+    """
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        if url.startswith(JOURNAL):
+            file = Path(url.removeprefix(JOURNAL))
+            file.parent.mkdir(parents=True, exist_ok=True)
+            return optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(file)))
+        connect = {"timeout": BUSY_SECONDS} if url.startswith("sqlite") else {}
+        engine = {"connect_args": connect, "pool_pre_ping": True}
+        return optuna.storages.RDBStorage(url, engine_kwargs=engine)
+    except Exception as error:
+        shown = url if "@" not in url else url.partition("://")[0] + "://...@" + url.rpartition("@")[2]
+        reason = str(error).strip().splitlines()[0]
+        raise ConnectionError(
+            f"--storage {shown} cannot be used ({reason}). It may be sqlite:///FILE, postgresql://USER@HOST/DATABASE "
+            f"(needs psycopg2-binary) or {JOURNAL}FILE"
+        ) from error
+
+
+class Queue:
+    """The cells of one sweep in a storage."""
+
+    def __init__(self, storage: optuna.storages.BaseStorage, grid: Grid, identity: str, folder: Folder):
+        """Join the study of this name, or make it. Raises ValueError if it belongs to another grid or folder."""
+        self.folder, self.storage = folder, storage
+        sampler = optuna.samplers.TPESampler(seed=grid.seeds[0]) if grid.ranges else optuna.samplers.RandomSampler()
+        self.study = optuna.create_study(
+            study_name=grid.name, storage=storage, load_if_exists=True, direction=grid.direction, sampler=sampler
+        )
+        self.study_id = storage.get_study_id_from_name(grid.name)
+        own = {"identity": identity, "folder": str(folder.root.resolve())}
+        for what, value in own.items():
+            if self.study.user_attrs.get(what, value) != value:
+                raise ValueError(
+                    f"the storage already holds a sweep {grid.name!r} with another {what} "
+                    f"({self.study.user_attrs[what]}; this one: {value}): give this one another name or --storage"
+                )
+            self.study.set_user_attr(what, value)
+
+    def fill(self, plan: Plan) -> None:
+        """A waiting trial for each cell that has none yet. The caller keeps others from filling at the same time."""
+        there = {trial.user_attrs.get("cell") for trial in self.trials()}
+        for cell in plan.cells:
+            if cell.name not in there:
+                self.study.enqueue_trial(cell.labels | {"seed": cell.seed}, user_attrs={"cell": cell.name})
+
+    def trials(self, states: tuple[TrialState, ...] | None = None) -> list[FrozenTrial]:
+        return self.storage.get_all_trials(self.study_id, deepcopy=False, states=states)
+
+    def states(self) -> dict[str, TrialState]:
+        """Cell -> state of its newest trial."""
+        return {trial.user_attrs["cell"]: trial.state for trial in self.trials() if "cell" in trial.user_attrs}
+
+    @contextmanager
+    def take(self, blocked) -> Iterator[tuple[str, int] | None]:
+        """(cell, trial id) to be run within the context, or None: nothing is open, or all that is open is `blocked`.
+
+        The cell is this worker's alone: a waiting trial is taken by the storage's own exchange of states, and a killed
+        worker's by its lock, which is held to the end of the context.
+        """
+        for trial in self.trials(OPEN):
+            cell, number = trial.user_attrs["cell"], trial.number
+            if blocked(cell):
+                continue
+            with try_lock(self.folder.lock(f"cells/{cell}")) as lock:
+                if lock is None:
+                    continue
+                trial_id = self.storage.get_trial_id_from_study_id_trial_number(self.study_id, number)
+                state = self.storage.get_trial(trial_id).state
+                if state not in OPEN:
+                    continue
+                if state == TrialState.WAITING and not self.storage.set_trial_state_values(
+                    trial_id, TrialState.RUNNING
+                ):
+                    continue
+                yield cell, trial_id
+                return
+        yield None
+
+    def end(self, trial_id: int, state: TrialState, value: float | None = None) -> None:
+        """Close a trial; `value` is the headline metric, None where the cell cannot have it."""
+        self.storage.set_trial_state_values(trial_id, state, None if value is None else [value])
+
+    def put_back(self, trial_id: int) -> None:
+        """The worker stops before the cell ended: it waits again."""
+        self.storage.set_trial_state_values(trial_id, TrialState.WAITING)
+
+    def record(self, trial_id: int, cell: Cell, axes: dict[str, list[str]], seeds: list[int]) -> None:
+        """Labels and seed as the trial's parameters, for whoever looks at the study with Optuna's own tools."""
+        trial = optuna.trial.Trial(self.study, trial_id)
+        for axis, labels in axes.items():
+            trial.suggest_categorical(axis, labels)
+        trial.suggest_categorical("seed", seeds)
+
+    def retry_failed(self) -> list[str]:
+        """A new waiting trial for each cell whose newest one failed; their names."""
+        newest = {trial.user_attrs["cell"]: trial for trial in self.trials()}
+        failed = [trial for trial in newest.values() if trial.state == TrialState.FAIL]
+        for trial in failed:
+            fixed = trial.system_attrs.get("fixed_params", trial.params)
+            self.study.enqueue_trial(fixed, user_attrs={"cell": trial.user_attrs["cell"]})
+        return [trial.user_attrs["cell"] for trial in failed]

@@ -1,0 +1,62 @@
+"""plan.json: what a sweep runs, and on what, for its report and for those who go on with it."""
+
+import argparse
+import dataclasses
+import importlib.metadata
+import os
+import platform
+import shlex
+import subprocess
+from typing import Any
+
+from lit_blip2.ablation.fingerprint import PACKAGE
+from lit_blip2.ablation.grid import Grid
+from lit_blip2.ablation.plan import Plan
+
+LIBRARIES = ("torch", "lightning", "transformers", "timm", "numpy", "optuna")
+
+
+def describe(grid: Grid, plan: Plan, options: argparse.Namespace) -> dict[str, Any]:
+    """The contents of plan.json."""
+    return {
+        "name": grid.name,
+        "question": grid.question,
+        "expect": grid.expect,
+        "command": command_line(options),
+        "axes": {axis: list(labels) for axis, labels in grid.axes.items()},
+        "seeds": grid.seeds,
+        "metrics": grid.metrics,
+        "control": grid.control,
+        "identity": plan.identity,
+        "sources": plan.sources,
+        **commit(),
+        "versions": {"python": platform.python_version()} | {each: _version(each) for each in LIBRARIES},
+        "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, {platform.system()}",
+        "workers": options.workers,
+        "cells": [dataclasses.asdict(cell) for cell in plan.cells],
+        "steps": {name: dataclasses.asdict(run) for name, run in plan.steps.items()},
+    }
+
+
+def command_line(options: argparse.Namespace) -> str:
+    """The command that makes the sweep again, without what is particular to one machine."""
+    return shlex.join(
+        ["python", "-m", "lit_blip2", "sweep", "--config", options.config, "--workers", str(options.workers)]
+    )
+
+
+def commit() -> dict[str, Any]:
+    """The commit of the package's repository, and whether files differ from it; None outside a repository."""
+    git = ["git", "-C", str(PACKAGE.parent)]
+    head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True)
+    if head.returncode:
+        return {"commit": None, "dirty": None}
+    changed = subprocess.run([*git, "status", "--porcelain", str(PACKAGE)], capture_output=True, text=True).stdout
+    return {"commit": head.stdout.strip(), "dirty": bool(changed.strip())}
+
+
+def _version(library: str) -> str | None:
+    try:
+        return importlib.metadata.version(library)
+    except importlib.metadata.PackageNotFoundError:
+        return None

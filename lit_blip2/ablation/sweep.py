@@ -1,0 +1,158 @@
+"""`python -m lit_blip2 sweep`: check a grid, queue its cells, run them with local workers or hand them to SLURM."""
+
+import argparse
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+from rich.console import Console
+
+from lit_blip2.ablation.folder import Folder, read_json, wait_lock, write_json
+from lit_blip2.ablation.grid import Grid, read_grid
+from lit_blip2.ablation.machine import device_of, run_prepare, thread_share
+from lit_blip2.ablation.plan import Plan, make_plan
+from lit_blip2.ablation.progress import Progress, plan_table
+from lit_blip2.ablation.queue import JOURNAL, Queue, open_storage
+from lit_blip2.ablation.record import describe
+from lit_blip2.ablation.step import StoppedError
+from lit_blip2.ablation.worker import work
+
+EXAMPLES = """
+examples:
+  python -m lit_blip2 sweep --config ablations/objectives.yaml --dry-run        what would run, and what is shared
+  python -m lit_blip2 sweep --config ablations/objectives.yaml --workers 2      run it; again: go on where it stopped
+  python -m lit_blip2 sweep --config ablations/objectives.yaml --retry-failed   run what failed once more
+  python -m lit_blip2 sweep --config ablations/objectives.yaml --storage postgresql://user@host/optuna --out /shared/a
+                            the same line on every machine: all of them take cells from one queue
+  python -m lit_blip2 sweep --config ablations/objectives.yaml --launcher slurm --workers 8 --out /shared/a
+  python -m lit_blip2 report sweeps/objectives                                  its report, at any time
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options of `sweep`."""
+    made = argparse.ArgumentParser(
+        prog="python -m lit_blip2 sweep",
+        description="Run an ablation: every cell of a grid, each a chain of ordinary commands; equal steps run once.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    made.add_argument("--config", required=True, help="the ablation, a YAML file in ablations/")
+    made.add_argument(
+        "--workers", type=int, default=1, help="cells that run at the same time (with GPUs: one GPU each)"
+    )
+    made.add_argument("--out", help="folder that all workers see; default sweeps/NAME")
+    made.add_argument(
+        "--storage",
+        help="the queue: sqlite:///FILE (default, in the folder; one machine), postgresql://USER@HOST/DATABASE, or "
+        "journal:FILE on a shared file system (default with SLURM)",
+    )
+    made.add_argument("--launcher", choices=("local", "slurm"), default="local", help="who starts the workers")
+    made.add_argument("--dry-run", action="store_true", help="check every cell, list what would run and what is shared")
+    made.add_argument("--retry-failed", action="store_true", help="put failed cells back into the queue")
+    return made
+
+
+def main(arguments: list[str]) -> int:
+    """Parse and run; 0 if every cell is done, 1 if some failed, 2 for what cannot be begun, 130 if interrupted."""
+    options = parser().parse_args(arguments)
+    try:
+        if options.workers < 1:
+            raise ValueError(f"--workers {options.workers} must be at least 1")
+        return run(options)
+    except (ValueError, OSError, RuntimeError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def run(options: argparse.Namespace) -> int:
+    """Everything between the command line and the exit status."""
+    grid = read_grid(options.config)
+    console = Console()
+    if options.dry_run:
+        console.print(plan_table(grid, make_plan(grid)))
+        return 0
+    folder = Folder(options.out or Path("sweeps") / grid.name)
+    folder.root.mkdir(parents=True, exist_ok=True)
+    plan, queue = begin(grid, folder, options, console)
+    if options.launcher == "slurm":
+        from lit_blip2.ablation.slurm import submit
+
+        return submit(grid, folder, options, console)
+    return run_workers(grid, plan, queue, folder, options.workers, console)
+
+
+def begin(grid: Grid, folder: Folder, options: argparse.Namespace, console: Console) -> tuple[Plan, Queue]:
+    """Prepare, plan and fill the queue; who starts at the same time waits for the first to do it."""
+    with wait_lock(folder.lock("begin")):
+        for line in grid.prepare:
+            console.print(f"python -m lit_blip2 {line}", style="dim", highlight=False, soft_wrap=True)
+            run_prepare(line)
+        with console.status("Resolving and checking every cell"):
+            plan = make_plan(grid)
+        _check_same(plan, folder)
+        default = f"{JOURNAL}{folder.root / 'study.log'}" if options.launcher == "slurm" else None
+        url = options.storage or default or f"sqlite:///{folder.root / 'study.db'}"
+        queue = Queue(open_storage(url), grid, plan.identity, folder)
+        if not folder.plan.exists():
+            write_json(folder.plan, describe(grid, plan, options))
+        queue.fill(plan)
+        if options.retry_failed:
+            _retry(plan, queue, folder, console)
+    return plan, queue
+
+
+def _check_same(plan: Plan, folder: Folder) -> None:
+    """Raises ValueError where the folder belongs to another grid, other data or other sources, saying which."""
+    known = read_json(folder.plan)
+    if known is None or known["identity"] == plan.identity:
+        return
+    cells = {cell["name"] for cell in known["cells"]}, {cell.name for cell in plan.cells}
+    if cells[0] != cells[1]:
+        gone, new = len(cells[0] - cells[1]), len(cells[1] - cells[0])
+        what = f"another grid: {gone} of its cells are not in this one, {new} are new"
+    elif known["sources"] != plan.sources:
+        what = (
+            f"other sources of lit_blip2 (it was begun at commit {known['commit']}): its cells would not be comparable"
+        )
+    else:
+        what = "other settings or other data files in its steps"
+    raise ValueError(f"{folder.root} holds a sweep of this name with {what}. Give another --out, or remove the folder")
+
+
+def _retry(plan: Plan, queue: Queue, folder: Folder, console: Console) -> None:
+    cells = {cell.name: cell for cell in plan.cells}
+    for name in queue.retry_failed():
+        folder.cell(name).unlink(missing_ok=True)
+        for step in cells[name].steps:
+            folder.failed(step).unlink(missing_ok=True)
+        console.print(f"{name}: back in the queue", highlight=False)
+
+
+def run_workers(grid: Grid, plan: Plan, queue: Queue, folder: Folder, workers: int, console: Console) -> int:
+    """Local workers, a live table of the cells, and the exit status."""
+    stop, problems = threading.Event(), []
+    progress = Progress(grid, plan, queue, folder, workers, console)
+
+    def one(place: int) -> None:
+        environment = os.environ | thread_share(workers) | device_of(place)
+        try:
+            work(grid, plan, queue, folder, environment, stop.is_set, progress.tell)
+        except StoppedError:
+            pass
+        except Exception as error:
+            problems.append(error)
+            stop.set()
+
+    interrupted = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: (interrupted.append(True), stop.set()))
+    threads = [threading.Thread(target=one, args=(place,)) for place in range(workers)]
+    for thread in threads:
+        thread.start()
+    progress.show_until(lambda: not any(thread.is_alive() for thread in threads))
+    if problems:
+        raise problems[0]
+    return 130 if interrupted else progress.finish()

@@ -1,0 +1,79 @@
+"""Experiments resolved and checked without weights, many in one process: what a sweep asks before it starts anything.
+
+Reads a JSON list of requests from stdin and writes a JSON list of answers, in order:
+
+    {"command": "fit" | "test", "arguments": ["--config", FILE, "--model.net.itm=null", ...]}
+    {"config": the resolved config, "metrics": names (patterns) that the command can write, "steps": max_steps}
+    or {"error": why this experiment cannot be run}
+"""
+
+import json
+import re
+import sys
+import warnings
+from contextlib import redirect_stderr
+from io import StringIO
+from typing import Any
+
+import torch
+import yaml
+
+from lit_blip2.cli import SuiteCLI, build, nulls_as_config
+from lit_blip2.params import NoDraws
+
+
+class ParserOnly(SuiteCLI):
+    """The command line's parser, with nothing parsed, built or run."""
+
+    def parse_arguments(self, parser, args) -> None:
+        self.config = parser.get_defaults()
+
+    def before_instantiate_classes(self) -> None: ...
+
+    def instantiate_classes(self) -> None: ...
+
+    def after_instantiate_classes(self) -> None: ...
+
+
+def resolve(cli: ParserOnly, command: str, arguments: list[str]) -> dict[str, Any]:
+    """One request's answer. What the model, the data module or a callback refuses is an error here already."""
+    parser = cli.parser
+    complaint = StringIO()
+    try:
+        with redirect_stderr(complaint), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            cli.config = config = parser.parse_args(nulls_as_config(arguments))
+            with torch.device("meta"), NoDraws():
+                built = parser.instantiate_classes(config)
+            model, data = built.model, built.data
+            model.optimization.check(config.trainer.max_steps)
+            data.check_files(command)
+    except SystemExit:
+        return {"error": reason(complaint.getvalue().partition("error: ")[2])}
+    except Exception as error:
+        return {"error": reason(str(error))}
+    tasks = data.tasks("test" if command == "test" else "val")
+    writers = [model, *(each for each in built.trainer.callbacks or [] if hasattr(each, "metric_names"))]
+    return {
+        "config": yaml.safe_load(parser.dump(config, skip_none=False)),
+        "metrics": sorted({name for writer in writers for name in writer.metric_names(tasks, command)}),
+        "steps": config.trainer.max_steps,
+    }
+
+
+def reason(complaint: str) -> str:
+    """What is wrong, in one line: jsonargparse's first innermost complaint, and the class that it is about."""
+    nested = re.search(r"Errors:\n\s*- (.*?)(?:\n\s*- Expected a <class 'NoneType'>|\Z)", complaint, re.DOTALL)
+    lines = [line.strip() for line in (nested[1] if nested else complaint).strip().splitlines()]
+    classes = [found[1] for line in lines if (found := re.match(r"Problem with given class_path '(.+)':", line))]
+    return ": ".join([*classes[-1:], lines[-1].split("callable class: ")[-1].split(". Got value: Namespace")[0]])
+
+
+def main() -> None:
+    cli = build(ParserOnly, run=False)
+    answers = [resolve(cli, each["command"], each["arguments"]) for each in json.load(sys.stdin)]
+    json.dump(answers, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()
