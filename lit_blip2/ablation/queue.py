@@ -10,10 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import optuna
+from optuna.distributions import CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from lit_blip2.ablation.folder import Folder, try_lock
-from lit_blip2.ablation.grid import Cell, Grid
+from lit_blip2.ablation.grid import Grid
 from lit_blip2.ablation.plan import Plan
 
 JOURNAL = "journal:"
@@ -113,12 +114,14 @@ class Queue:
         """The worker stops before the cell ended: it waits again."""
         self.storage.set_trial_state_values(trial_id, TrialState.WAITING)
 
-    def record(self, trial_id: int, cell: Cell, axes: dict[str, list[str]], seeds: list[int]) -> None:
+    def record(self, trial_id: int, labels: dict[str, str], seed: int, grid: Grid) -> None:
         """Labels and seed as the trial's parameters, for whoever looks at the study with Optuna's own tools."""
-        trial = optuna.trial.Trial(self.study, trial_id)
-        for axis, labels in axes.items():
-            trial.suggest_categorical(axis, labels)
-        trial.suggest_categorical("seed", seeds)
+        there = self.storage.get_trial(trial_id).params
+        choices = {axis: list(of_axis) for axis, of_axis in grid.axes.items()} | {"seed": grid.seeds}
+        for name, value in (labels | {"seed": seed}).items():
+            if name not in there:  # a killed worker may have got this far
+                distribution = CategoricalDistribution(choices[name])
+                self.storage.set_trial_param(trial_id, name, distribution.to_internal_repr(value), distribution)
 
     def retry_failed(self) -> list[str]:
         """A new waiting trial for each cell whose newest one failed; their names."""

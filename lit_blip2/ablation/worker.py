@@ -11,7 +11,7 @@ from optuna.trial import TrialState
 
 from lit_blip2.ablation.board import write_cell
 from lit_blip2.ablation.folder import Folder, is_locked, write_json
-from lit_blip2.ablation.grid import Cell, Grid
+from lit_blip2.ablation.grid import Grid
 from lit_blip2.ablation.plan import Plan, PlannedCell
 from lit_blip2.ablation.queue import OPEN, Queue
 from lit_blip2.ablation.step import StepError, StoppedError, metrics_of, run_step
@@ -63,7 +63,7 @@ def _run_cell(
     began = datetime.now(UTC)
     record: dict[str, Any] = {"state": "done", "metrics": {}, "error": None}
     try:
-        queue.record(trial_id, Cell(cell.labels, cell.seed), {a: list(b) for a, b in grid.axes.items()}, grid.seeds)
+        queue.record(trial_id, cell.labels, cell.seed, grid)
         for name in cell.steps:
             run_step(plan.steps[name], folder, environment, stopping)
         record["metrics"] = _metrics(cell, plan, folder)
