@@ -11,6 +11,7 @@ TRAINER = {
     "predict": "write a checkpoint's captions and answers: predict --config FILE --ckpt_path RUN",
 }
 OTHERS = {
+    "report": "tables and plots of an ablation sweep: report DIR (md, html, csv, png; also while it runs)",
     "params": "table of trainable and frozen parameters: params --config FILE (no weights needed)",
     "data": "make the mini-world: data make-mini --out data/mini",
     "ask": 'answer a question about an image: ask --checkpoint RUN IMAGE "what shape is red ?"',
@@ -47,6 +48,10 @@ def main() -> int:
         from lit_blip2.cli import main as run
 
         run()  # reads the command line itself, as LightningCLI wants it
+    elif command == "report":
+        from lit_blip2.ablation.report import main as run
+
+        run(rest)
     elif command == "params":
         from lit_blip2.params import main as run
 
