@@ -13,7 +13,7 @@ CAPTION_LOSS = "loss/lm"
 
 @dataclass(frozen=True)
 class Line:
-    """steps, mean and sd are of one length; sd is None where one seed has validated. first: label of the first axis."""
+    """steps, mean and sd are of one length; sd is None where one seed has validated. first: axis=label of the first axis."""
 
     name: str
     first: str
@@ -86,7 +86,8 @@ def _groups(sweep: Sweep, kind: str) -> dict[frozenset[str], list[dict[str, str]
 
 def _name(sweep: Sweep, settings: list[dict[str, str]]) -> tuple[str, str]:
     common = {k: v for k, v in settings[0].items() if all(other.get(k) == v for other in settings)}
-    first = settings[0].get(next(iter(sweep.axes), ""), "")
+    axis = next(iter(sweep.axes), "")
+    first = f"{axis}={settings[0].get(axis, '')}"
     if len(settings) == 1:
         return setting_name(common), first
     if len(settings) == len(sweep.settings()):

@@ -30,9 +30,11 @@ def _picture(pair: tuple[bytes, bytes], text: str) -> str:
     light, dark = ("data:image/png;base64," + base64.b64encode(png).decode() for png in pair)
     source = f'<source media="(prefers-color-scheme: dark)" srcset="{dark}">'
     width = int.from_bytes(pair[0][16:20], "big") * 2 // 3  # of the PNG at 144 dots to the inch, in CSS's 96
-    return f'<picture>{source}<img src="{light}" width="{width}" alt="{html.escape(text)}"></picture>'
+    broad = ' class="broad"' if width > BROAD else ""
+    return f'<picture{broad}>{source}<img src="{light}" width="{width}" alt="{html.escape(text)}"></picture>'
 
 
+BROAD = 560  # pixels; broader pictures are scrolled on a phone, not shrunk until nobody can read them
 PAGE = """<!doctype html>
 <html lang="en">
 <head>
@@ -89,5 +91,7 @@ td { white-space: nowrap; }
 td:first-child { white-space: normal; min-width: 8rem; }
 td.better { color: var(--better); font-weight: 600; }
 td.worse { color: var(--worse); font-weight: 600; }
+picture { display: inline-block; max-width: 100%; overflow-x: auto; }
+picture.broad img { max-width: max(100%, 38rem); }
 img { max-width: 100%; height: auto; vertical-align: top; margin: .3rem .6rem .3rem 0; }
 """

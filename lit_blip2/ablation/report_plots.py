@@ -22,7 +22,8 @@ from lit_blip2.ablation.results import Result, Row
 from lit_blip2.ablation.statistics import BETTER, LEVEL, WORSE, smaller_is_better
 
 MOST_LINES = 8
-MARKERS = "osD^vPX*"
+MARKERS = "sD^vPX*<"
+CONTROL = {"marker": "o", "linestyle": "--"}
 LABEL_WIDTH = 30  # characters
 UNITS = {"loss": "nats", "retrieval": "share", "binding": "share", "vqa": "share", "llm": "share"}
 
@@ -129,7 +130,15 @@ def _seeds(axes: Axes, y: int, row: Row, paper: Paper) -> None:
     colour = paper.ink if row.is_control else paper.colours[0]
     seeds = sorted(row.values)
     lift = np.linspace(-0.16, 0.16, len(seeds)) if len(seeds) > 1 else [0.0]
-    axes.scatter([row.values[seed] for seed in seeds], y + np.asarray(lift), s=26, color=colour, alpha=0.6, linewidth=0)
+    axes.scatter(
+        [row.values[seed] for seed in seeds],
+        y + np.asarray(lift),
+        s=26,
+        color=colour,
+        alpha=0.65,
+        linewidth=0,
+        zorder=3,
+    )
     axes.plot([row.summary.mean] * 2, [y - 0.28, y + 0.28], color=colour, linewidth=2.2, solid_capstyle="butt")
 
 
@@ -162,10 +171,10 @@ def _differences(axes: Axes, rows: Sequence[Row], paper: Paper) -> None:
 def curve_figure(paper: Paper, lines: Sequence[Line], metric: str, control: str | None) -> Figure:
     """Mean over seeds against step, a band of one standard deviation to either side."""
     figure, axes = _panel(lines)
-    for line, colour, marker in _styled(lines, paper, control):
+    for line, colour, look in _styled(lines, paper, control):
         steps, mean = np.array(line.steps), np.array(line.mean)
         few = len(steps) <= 25
-        axes.plot(steps, mean, color=colour, marker=marker if few else None, markersize=4.5, linewidth=1.6)
+        axes.plot(steps, mean, color=colour, markersize=4.5, linewidth=1.6, **look if few else look | {"marker": None})
         spread = np.array([np.nan if sd is None else sd for sd in line.sd])
         if len(lines) <= MOST_LINES:
             axes.fill_between(steps, mean - spread, mean + spread, color=colour, alpha=0.16, linewidth=0)
@@ -177,9 +186,9 @@ def curve_figure(paper: Paper, lines: Sequence[Line], metric: str, control: str 
 def forgetting_figure(paper: Paper, tracks: Sequence[Track], metric: str, control: str | None) -> Figure:
     """The metric against the caption loss, which falls to the right; the last validation is the large marker."""
     figure, axes = _panel(tracks)
-    for track, colour, marker in _styled(tracks, paper, control):
-        axes.plot(track.loss, track.metric, color=colour, marker=marker, markersize=3, linewidth=1.4)
-        axes.plot(track.loss[-1], track.metric[-1], color=colour, marker=marker, markersize=8)
+    for track, colour, look in _styled(tracks, paper, control):
+        axes.plot(track.loss, track.metric, color=colour, markersize=3, linewidth=1.4, **look)
+        axes.plot(track.loss[-1], track.metric[-1], color=colour, markersize=8, **look)
     axes.invert_xaxis()
     axes.set(xlabel=f"{CAPTION_LOSS}, nats, falling to the right", ylabel=axis_name(metric))
     _legend(figure, tracks, paper, control, "large: the last validation")
@@ -195,8 +204,10 @@ def search_figure(paper: Paper, cells: Sequence[Cell], search: Search, name: str
         if value is not None and place is not None:
             face = paper.colours[0] if cell.state == DONE else "none"
             axes.plot(place, value, "o", color=paper.colours[0], markerfacecolor=face, markersize=6, alpha=0.85)
-    if search.ranges[name].get("log"):
+    if isinstance(search.ranges[name], dict) and search.ranges[name].get("log"):
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter("")
     axes.grid()
     axes.set(xlabel=name, ylabel=axis_name(search.objective))
     axes.set_title("hollow: pruned or failed, at its last value", loc="left", color=paper.faint, fontsize=8.5)
@@ -223,27 +234,31 @@ def _key(line: Line | Track, many: bool) -> str:
 
 
 def _styled(lines: Sequence[Line | Track], paper: Paper, control: str | None):
-    """(line, colour, marker). More lines than colours are coloured by the label of the first axis."""
+    """(line, colour, look), the control last, so that it lies on top, dashed.
+
+    More lines than colours are coloured by the label of the first axis.
+    """
     many = len(lines) > MOST_LINES
     styles = _styles(lines, paper, control)
-    return [(line, *styles[_key(line, many)]) for line in lines]
+    return [(line, *styles[_key(line, many)]) for line in sorted(lines, key=lambda line: line.name == control)]
 
 
-def _styles(lines: Sequence[Line | Track], paper: Paper, control: str | None) -> dict[str, tuple[str, str]]:
+def _styles(lines: Sequence[Line | Track], paper: Paper, control: str | None) -> dict[str, tuple[str, dict[str, str]]]:
     many = len(lines) > MOST_LINES
     keys = list(dict.fromkeys(_key(line, many) for line in lines))
     others = [key for key in keys if key != control]
-    styles = {key: (paper.colours[i % len(paper.colours)], MARKERS[i % len(MARKERS)]) for i, key in enumerate(others)}
-    return {key: styles.get(key, (paper.ink, "o")) for key in keys}
+    styles = {
+        key: (paper.colours[i % len(paper.colours)], {"marker": MARKERS[i % len(MARKERS)]})
+        for i, key in enumerate(others)
+    }
+    return {key: styles.get(key, (paper.ink, CONTROL)) for key in keys}
 
 
 def _legend(figure: Figure, lines: Sequence[Line | Track], paper: Paper, control: str | None, title: str) -> None:
     handles = [
-        Line2D(
-            [], [], color=colour, marker=marker, markersize=4.5, label=name + (" (control)" if name == control else "")
-        )
-        for name, (colour, marker) in _styles(lines, paper, control).items()
+        Line2D([], [], color=colour, **look, markersize=4.5, label=name + (" (control)" if name == control else ""))
+        for name, (colour, look) in _styles(lines, paper, control).items()
     ]
-    title = "coloured by the first axis" if len(lines) > MOST_LINES else title
+    title = "coloured by the first axis; each line is one setting" if len(lines) > MOST_LINES else title
     legend = figure.legend(handles=handles, loc="outside lower left", title=title, alignment="left")
     legend.get_title().set(color=paper.faint, fontsize=8.5)

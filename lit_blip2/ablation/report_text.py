@@ -46,7 +46,16 @@ def opening(sweep: Sweep, folder: str) -> str:
         seeds = ", ".join(str(seed) for seed in about.get("seeds") or []) or "none"
         control = code(sweep.control) if sweep.control else "none"
         lines.append(f"**Axes:** {', '.join(axes)}. **Seeds:** {seeds}. **Control:** {control}.")
+    if sweep.search:
+        ranges = [f"{code(name)} ({_range(each)})" for name, each in sweep.search.ranges.items()]
+        lines.append(f"**Ranges:** {', '.join(ranges)}.")
     return "\n\n".join(lines + [plain(note) for note in sweep.notes])
+
+
+def _range(bounds: Any) -> str:
+    if not isinstance(bounds, dict) or not {"low", "high"} <= bounds.keys():
+        return plain(json.dumps(bounds))
+    return f"{bounds['low']:g} to {bounds['high']:g}" + (", in logarithms" if bounds.get("log") else "")
 
 
 def overview(results: list[Result]) -> str:
