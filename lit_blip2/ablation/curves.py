@@ -13,7 +13,10 @@ CAPTION_LOSS = "loss/lm"
 
 @dataclass(frozen=True)
 class Line:
-    """steps, mean and sd are of one length; sd is None where one seed has validated. first: axis=label of the first axis."""
+    """steps, mean and sd are of one length; sd is None where one seed has validated.
+
+    first: the label of the first axis, as axis=label.
+    """
 
     name: str
     first: str

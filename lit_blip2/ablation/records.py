@@ -138,6 +138,7 @@ def read_sweep(folder: str | Path) -> Sweep:
     if problems:
         raise SweepError("\n".join(problems))
     ended = {file.stem: _load(file, problems) for file in _in_order((folder / "cells").glob("*.json"))}
+    ended = {name: entry for name, entry in ended.items() if entry}  # the others are problems already
     steps = {name: _step(folder, name, entry, problems) for name, entry in plan["steps"].items()}
     search = Search(*(plan["search"][key] for key in SEARCH)) if plan.get("search") else None
     planned = _trials(ended, plan, problems) if search else plan["cells"]
@@ -165,7 +166,6 @@ def read_sweep(folder: str | Path) -> Sweep:
 
 PLAN = {"name": str, "axes": dict, "metrics": list, "cells": list, "steps": dict}
 CELL = {"name": str, "labels": dict, "steps": list}
-ENDED = {"state": str}
 TRIAL = {"state": str, "labels": dict}
 SEARCH = {"objective": str, "direction": str, "ranges": dict}
 STEP = {"step": str, "command": str, "folder": str}
@@ -173,13 +173,14 @@ WAY_OUT = "remove it, and run the sweep again to have it made anew"
 
 
 def _load(file: Path, problems: list[str]) -> dict:
+    """Never empty, unless there is a problem."""
     try:
         content = json.loads(file.read_text())
     except (ValueError, OSError) as error:
         problems.append(f"{file} cannot be read as JSON ({error}): {WAY_OUT}")
         return {}
-    if not isinstance(content, dict):
-        problems.append(f"{file} holds a {type(content).__name__} where an object is wanted: {WAY_OUT}")
+    if not isinstance(content, dict) or not content:
+        problems.append(f"{file} holds {json.dumps(content)[:80]}, not an object with entries: {WAY_OUT}")
         return {}
     return content
 
@@ -237,7 +238,6 @@ def _cell(entry: dict, ended: dict | None, problems: list[str]) -> Cell:
 
 def _ended(cell: Cell, entry: dict, problems: list[str]) -> Cell:
     where = f"cells/{cell.name}.json"
-    problems += _wrong_keys(where, entry, ENDED)
     if entry.get("state") not in (DONE, FAILED, PRUNED):
         problems.append(f"{where}: state {entry.get('state')!r} is none of {DONE}, {FAILED}, {PRUNED}: {WAY_OUT}")
     given = entry.get("metrics") or {}

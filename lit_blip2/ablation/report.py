@@ -140,7 +140,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("folder", type=str, metavar="DIR", help="a sweep's folder, which holds plan.json")
     try:
         written = write_report(parser.parse_args(arguments).folder)
-    except SweepError as error:
+    except (SweepError, OSError) as error:
         parser.error(str(error))
     for file in written:
         print(file)

@@ -91,7 +91,8 @@ td { white-space: nowrap; }
 td:first-child { white-space: normal; min-width: 8rem; }
 td.better { color: var(--better); font-weight: 600; }
 td.worse { color: var(--worse); font-weight: 600; }
-picture { display: inline-block; max-width: 100%; overflow-x: auto; }
-picture.broad img { max-width: max(100%, 38rem); }
-img { max-width: 100%; height: auto; vertical-align: top; margin: .3rem .6rem .3rem 0; }
+picture { display: inline-block; max-width: 100%; vertical-align: top; margin: .4rem 0; }
+picture.broad { overflow-x: auto; }
+img { max-width: 100%; height: auto; vertical-align: top; }
+.broad img { max-width: max(100%, 38rem); }
 """

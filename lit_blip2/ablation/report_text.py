@@ -1,6 +1,7 @@
 """The words and tables of a report, as Markdown: one function for each section."""
 
 import json
+import shlex
 from typing import Any
 
 from lit_blip2.ablation.costs import cell_cost, total_cost
@@ -26,7 +27,7 @@ def opening(sweep: Sweep, folder: str) -> str:
     """The commands that make it again, the question, what was expected, how far it has come."""
     about, states = sweep.about, {state: sweep.count(state) for state in (DONE, FAILED, PRUNED, WAITING)}
     made_by = f"Sweep: {code(about['command'])}; this page: " if about.get("command") else "This page: "
-    lines = [made_by + code(f"python -m lit_blip2 report {folder}"), f"# {plain(sweep.name)}"]
+    lines = [made_by + code(f"python -m lit_blip2 report {shlex.quote(folder)}"), f"# {plain(sweep.name)}"]
     if about.get("question"):
         lines.append(plain(about["question"]))
     if about.get("expect"):
@@ -39,7 +40,8 @@ def opening(sweep: Sweep, folder: str) -> str:
     if not sweep.cells:
         lines.append("> **This sweep is still running** (or was stopped): no cell has ended yet.")
     counts = [f"{states[DONE]} done", f"{states[FAILED]} failed"]
-    counts += [f"{states[PRUNED]} pruned"] if sweep.search else [f"{states[WAITING]} running or waiting"]
+    counts += [f"{states[PRUNED]} pruned"] if sweep.search or states[PRUNED] else []
+    counts += [] if sweep.search else [f"{states[WAITING]} running or waiting"]
     lines.append(f"**Status:** {', '.join(counts)}, of {len(sweep.cells)} {'trials' if sweep.search else 'cells'}.")
     if sweep.axes:
         axes = [f"{code(axis)} ({', '.join(plain(value) for value in values)})" for axis, values in sweep.axes.items()]
@@ -55,7 +57,7 @@ def opening(sweep: Sweep, folder: str) -> str:
 def _range(bounds: Any) -> str:
     if not isinstance(bounds, dict) or not {"low", "high"} <= bounds.keys():
         return plain(json.dumps(bounds))
-    return f"{bounds['low']:g} to {bounds['high']:g}" + (", in logarithms" if bounds.get("log") else "")
+    return f"{plain(bounds['low'])} to {plain(bounds['high'])}" + (", in logarithms" if bounds.get("log") else "")
 
 
 def overview(results: list[Result]) -> str:
