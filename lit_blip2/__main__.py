@@ -12,6 +12,7 @@ TRAINER = {
 }
 OTHERS = {
     "sweep": "run an ablation, a grid of experiments: sweep --config ablations/objectives.yaml --workers 2",
+    "report": "tables and plots of an ablation sweep: report DIR (md, html, csv, png; also while it runs)",
     "params": "table of trainable and frozen parameters: params --config FILE (no weights needed)",
     "data": "make the mini-world: data make-mini --out data/mini",
     "ask": 'answer a question about an image: ask --checkpoint RUN IMAGE "what shape is red ?"',
@@ -52,6 +53,10 @@ def main() -> int:
         from lit_blip2.ablation.sweep import main as run
 
         return run(rest)
+    elif command == "report":
+        from lit_blip2.ablation.report import main as run
+
+        run(rest)
     elif command == "params":
         from lit_blip2.params import main as run
 

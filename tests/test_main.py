@@ -59,6 +59,11 @@ def test_the_mini_world_knows_model_and_data_alone():
         assert not uses(file, "objectives", "lit", "cli", "ablation"), file
 
 
+def test_ablations_know_the_command_line_alone():
+    for file in files("ablation"):
+        assert not uses(file, "model", "objectives", "data", "lit", "mini", "cli"), file
+
+
 def test_lightning_stays_in_its_rooms():
     allowed = {PACKAGE / "cli.py", PACKAGE / "data" / "module.py", *files("lit")}
     for file in set(PACKAGE.rglob("*.py")) - allowed:
@@ -90,7 +95,7 @@ def test_params_of_a_missing_file_says_so():
 
 def test_help_names_every_command():
     out = run("--help").stdout
-    for command in ("fit", "validate", "test", "predict", "params", "data", "ask", "caption"):
+    for command in ("fit", "validate", "test", "predict", "params", "data", "ask", "caption", "report"):
         assert f"  {command} " in out
 
 

@@ -1,36 +1,122 @@
-"""A sweep without training: a hand-made plan whose steps are small scripts, run by real workers in real processes."""
+"""Sweeps written by hand: what the runner would leave in a folder, with known figures."""
 
-import os
-import subprocess
-import sys
+import json
 from pathlib import Path
 
 import pytest
 
-HERE = Path(__file__).parent
+STAGE1 = {"seed_everything": 0, "model": {"net": {"itc": {"projection": 8}, "itg": {}}}, "data": {"root": "data/mini"}}
+
+
+class SweepFolder:
+    """Builds plan.json, cells/ and the steps' files; `plan` may be edited before `write`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.plan = {
+            "name": "objectives",
+            "question": "Which of *ITC* and ITG does stage 2 need?",
+            "expect": "Without ITC, VQA falls by .05.",
+            "command": "python -m lit_blip2 sweep --config ablations/objectives.yaml --out runs/objectives",
+            "axes": {},
+            "seeds": [],
+            "metrics": [],
+            "control": None,
+            "commit": "0123abcd",
+            "dirty": False,
+            "versions": {"python": "3.11.4", "torch": "2.11.0"},
+            "machine": "2 cores",
+            "workers": 2,
+            "cells": [],
+            "steps": {},
+        }
+
+    def step(self, name: str, command: str = "fit", config: dict | None = None, **done) -> None:
+        """A step; with any figure of done.json it has ended."""
+        kind, folder = name.split("/")[0], f"runs/{name}"
+        entry = {"step": kind, "command": command, "folder": folder, "config": config or {}, "max_steps": None}
+        self.plan["steps"][name] = entry
+        if done:
+            entry = {"seconds": 1.0, "steps": None, "peak_memory_gib": 1.0, "attempts": 1, "reused": False} | done
+            self.put(f"{folder}/done.json", json.dumps(entry))
+
+    def cell(self, labels: dict, seed: int, steps: list[str], metrics: dict) -> str:
+        name = ",".join([*(f"{axis}={value}" for axis, value in labels.items()), f"seed={seed}"])
+        self.plan["cells"].append(dict(name=name, labels=labels, seed=seed, steps=steps, metrics=metrics))
+        return name
+
+    def ended(self, name: str, state: str = "done", error: dict | None = None, extra: dict | None = None, **metrics):
+        entry = {"state": state, "metrics": metrics, "error": error, "began": "2026-01-01T00:00:00"}
+        self.put(f"cells/{name}.json", json.dumps(entry | {"ended": "2026-01-01T00:01:00"} | (extra or {})))
+
+    def validated(self, step: str, records: list[dict]) -> None:
+        self.put(f"runs/{step}/validation.jsonl", "".join(json.dumps(record) + "\n" for record in records))
+
+    def put(self, path: str, text: str) -> None:
+        file = self.folder / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+
+    def write(self) -> Path:
+        self.put("plan.json", json.dumps(self.plan))
+        return self.folder
 
 
 @pytest.fixture
-def start_worker():
-    """Start a worker process on a hand-made plan (see `hand_made.py`); it is a process group of its own."""
-    started = []
+def new_sweep(tmp_path):
+    return SweepFolder(tmp_path / "sweep")
 
-    def start(out: Path, storage: str, cells: int = 6, *options: str) -> subprocess.Popen:
-        command = [sys.executable, str(HERE / "hand_made.py"), str(out), storage, str(cells), *options]
-        environment = os.environ | {"PYTHONPATH": str(HERE.parent.parent)}
-        process = subprocess.Popen(
-            command,
-            start_new_session=True,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        started.append(process)
-        return process
 
-    yield start
-    for process in started:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
+VQA = {("on", "on"): [0.60, 0.62, 0.58], ("off", "on"): [0.50, 0.53, 0.47], ("on", "off"): [0.61, 0.61, 0.58]}
+
+
+@pytest.fixture
+def sweep(new_sweep):
+    """Axes itc x bridge at three seeds, control (on, on). Stage 1 depends on itc and seed, so two bridges share it.
+
+    done: the VQA figures above; bridge off, itc off: failed at seed 0, waiting at 1 and 2. Retrieval by ITC is n/a
+    without ITC, and "not finite" for itc=on,bridge=off at seed 2. The time of a stage 1 is 100 s, of a stage 2 30 s.
+    """
+    plan = new_sweep.plan
+    plan.update(
+        axes={"itc": ["on", "off"], "bridge": ["on", "off"]}, seeds=[0, 1, 2], control={"itc": "on", "bridge": "on"}
+    )
+    plan["metrics"] = ["vqa/mean_over_types", "retrieval/itc_txt_r1", "loss/lm"]
+    for itc in ("on", "off"):
+        for seed in (0, 1, 2):
+            config = STAGE1 | {"seed_everything": seed, "trainer": {"logger": {"name": f"{itc}{seed}"}}}
+            config = config | {"model": {"net": {"itc": {"projection": 8} if itc == "on" else None, "itg": {}}}}
+            new_sweep.step(
+                f"stage1/itc={itc},seed={seed}", config=config, seconds=100.0, steps=680, peak_memory_gib=1.5
+            )
+    for itc, bridge in (("on", "on"), ("off", "on"), ("on", "off"), ("off", "off")):
+        for seed in (0, 1, 2):
+            add_cell(new_sweep, itc, bridge, seed)
+    return new_sweep
+
+
+def add_cell(sweep: SweepFolder, itc: str, bridge: str, seed: int) -> None:
+    labels = {"itc": itc, "bridge": bridge}
+    stage1, stage2 = f"stage1/itc={itc},seed={seed}", f"stage2/itc={itc},bridge={bridge},seed={seed}"
+    ended = (itc, bridge) in VQA
+    config = {"model": {"init_from": f"/work/sweep/runs/{stage1}/last.ckpt", "bridge": bridge == "on"}}
+    sweep.step(stage2, config=config, **(dict(seconds=30.0, steps=780, peak_memory_gib=2.5) if ended else {}))
+    metrics = {
+        "vqa/mean_over_types": stage2,
+        "loss/lm": stage2,
+        "retrieval/itc_txt_r1": stage1 if itc == "on" else None,
+    }
+    name = sweep.cell(labels, seed, [stage1, stage2], metrics)
+    if not ended:
+        if seed == 0:
+            message = "loss is nan at step 3 | of 780"
+            error = {"step": stage2, "message": message, "log_tail": ["step 2 loss 9.1\n", "<b>step 3 loss nan</b>\n"]}
+            sweep.ended(name, "failed", error=error)
+        return
+    vqa = VQA[itc, bridge][seed]
+    figures = {"vqa/mean_over_types": vqa, "loss/lm": 2.0 - vqa}
+    if itc == "on":
+        figures["retrieval/itc_txt_r1"] = None if (bridge, seed) == ("off", 2) else 0.9 + seed / 100
+    sweep.ended(name, **figures)
+    curve = [{"step": s, "loss/lm": 3 - s / 780 - vqa, "vqa/mean_over_types": vqa * s / 780} for s in (260, 520, 780)]
+    sweep.validated(stage2, curve)

@@ -6,6 +6,7 @@ import random
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -15,7 +16,34 @@ from optuna.trial import TrialState
 
 from lit_blip2.ablation.queue import open_storage
 
+HERE = Path(__file__).parent
 POSTGRES = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+
+
+@pytest.fixture
+def start_worker():
+    """Start a worker process on a hand-made plan (see `hand_made.py`); it is a process group of its own."""
+    started = []
+
+    def start(out: Path, storage: str, cells: int = 6, *options: str) -> subprocess.Popen:
+        command = [sys.executable, str(HERE / "hand_made.py"), str(out), storage, str(cells), *options]
+        environment = os.environ | {"PYTHONPATH": str(HERE.parent.parent)}
+        process = subprocess.Popen(
+            command,
+            start_new_session=True,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
 
 
 def states(storage: str) -> list[tuple[str, TrialState]]:
