@@ -17,7 +17,8 @@
     metrics: [vqa/mean_over_types]                  # of the last step that can write them; the first is the headline
 
 A search has ranges in place of labels, and a number of trials: `lr: {key: stage1.model.optimization.lr, low: 1.0e-4,
-high: 1.0e-2, log: true}`, `trials: 40`.
+high: 1.0e-2, log: true}`, `trials: 40`, `direction: maximize` of the first metric; whole numbers stay whole. Optuna's
+TPE chooses, trials that fall behind the median at a validation are pruned.
 """
 
 import difflib
@@ -228,6 +229,10 @@ def _check_search(grid: Grid, problems: list[str]) -> None:
     if grid.axes:
         problems.append(
             f"axes {', '.join(grid.axes)} have labels, {', '.join(grid.ranges)} ranges: a search has ranges only"
+        )
+    if tests := [step.name for step in grid.steps.values() if step.command == "test"]:
+        problems.append(
+            f"steps {', '.join(tests)} test: a search is guided by validation figures, leave tests to a grid"
         )
     if type(grid.trials) is not int or grid.trials < 1:
         problems.append(f"trials={grid.trials} must be at least 1 in a search")

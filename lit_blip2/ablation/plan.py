@@ -82,24 +82,27 @@ def make_plan(grid: Grid) -> Plan:
     Raises ValueError with every step that the models or the parser refuse, and every metric that no cell can write.
     """
     settings = {run_name(cell.labels, 0): cell.labels for cell in grid.cells()}
-    answers = _resolved(grid, settings)
+    answers = resolved(grid, settings)
     chains = {name: {step: answers[name, step] for step in grid.steps} for name in settings}
-    providers = {name: _providers(grid, chain) for name, chain in chains.items()}
+    providers = {name: providers_of(grid, chain) for name, chain in chains.items()}
     if lost := [metric for metric in grid.metrics if not any(each[metric] for each in providers.values())]:
         known = sorted({name for chain in chains.values() for answer in chain.values() for name in answer["metrics"]})
         raise ValueError(f"metrics that no cell can write: {', '.join(lost)}. Its steps write {', '.join(known)}")
+    chain_of = [(cell, chains[run_name(cell.labels, 0)], providers[run_name(cell.labels, 0)]) for cell in grid.cells()]
+    return plan_of(grid, chain_of)
+
+
+def plan_of(grid: Grid, cells: list[tuple[Cell, dict[str, Any], dict[str, str | None]]]) -> Plan:
+    """A plan of cells, each with its resolved steps and with metric -> step."""
     drafts: dict[str, _Draft] = {}
-    cells = [
-        _draft_cell(grid, cell, chains[run_name(cell.labels, 0)], providers[run_name(cell.labels, 0)], drafts)
-        for cell in grid.cells()
-    ]
-    names = _names(grid, drafts)
+    drafted = [_draft_cell(grid, cell, chain, providers, drafts) for cell, chain, providers in cells]
+    names = _names(drafts)
     steps = {names[key]: _named(draft, names) for key, draft in drafts.items()}
     planned = [
         PlannedCell(
             cell.name, cell.labels, cell.seed, [names[key] for key in keys], {m: names.get(k) for m, k in of.items()}
         )
-        for cell, keys, of in cells
+        for cell, keys, of in drafted
     ]
     identity = _digest([[cell.name, [steps[name].key for name in cell.steps]] for cell in planned])
     return Plan(planned, steps, identity, fingerprint.sources())
@@ -119,7 +122,7 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _resolved(grid: Grid, settings: dict[str, dict[str, str]]) -> dict[tuple[str, str], dict[str, Any]]:
+def resolved(grid: Grid, settings: dict[str, dict[str, str]]) -> dict[tuple[str, str], dict[str, Any]]:
     """(setting, step) -> the answer of lit_blip2.resolve; equal requests are asked once."""
     wanted = {(name, step): (grid.steps[step].command, *arguments(grid, labels, step))
               for name, labels in settings.items() for step in grid.steps}  # fmt: skip
@@ -144,7 +147,7 @@ def ask(requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return json.loads(done.stdout)
 
 
-def _providers(grid: Grid, chain: dict[str, dict[str, Any]]) -> dict[str, str | None]:
+def providers_of(grid: Grid, chain: dict[str, dict[str, Any]]) -> dict[str, str | None]:
     """Metric -> the last step that can write it."""
     return {
         metric: next(
@@ -221,7 +224,7 @@ def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _names(grid: Grid, drafts: dict[str, _Draft]) -> dict[str, str]:
+def _names(drafts: dict[str, _Draft]) -> dict[str, str]:
     """Key -> name: the labels that all users agree on; two runs of one name get numbers behind it."""
     names: dict[str, str] = {}
     for key, draft in drafts.items():

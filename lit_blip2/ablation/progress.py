@@ -71,17 +71,19 @@ class Progress:
         for head in ("cell", "state", "steps"):
             table.add_column(head, overflow="fold")
         order = ("running", "failed", "waiting", "pruned", "done")
-        cells = sorted(self.plan.cells, key=lambda cell: order.index(states.get(cell.name, "waiting")))
+        cells = sorted(states, key=lambda cell: order.index(states[cell]))
+        planned = {cell.name: cell for cell in self.plan.cells}
         for cell in cells[:MOST_ROWS]:
-            state = states.get(cell.name, "waiting")
-            table.add_row(cell.name, f"[{STYLES.get(state, 'default')}]{state}[/]", self._steps(cell))
+            style = STYLES.get(states[cell], "default")
+            table.add_row(cell, f"[{style}]{states[cell]}[/]", self._steps(planned.get(cell)))
         if len(cells) > MOST_ROWS:
             table.add_row(f"and {len(cells) - MOST_ROWS} more", "", "")
         return table
 
-    def _steps(self, cell: PlannedCell) -> str:
+    def _steps(self, cell: PlannedCell | None) -> str:
+        """The cell's steps, coloured by how far they are; a search's trials have none that are planned."""
         words = []
-        for name in cell.steps:
+        for name in cell.steps if cell else []:
             step = self.plan.steps[name].step
             if self.folder.done(name).exists():
                 words.append(f"[green]{step}[/]")
@@ -93,6 +95,8 @@ class Progress:
 
     def time_left(self) -> str:
         """From the mean seconds of the steps that are done, spread over this command's workers."""
+        if self.grid.ranges:
+            return f"{self.grid.trials} trials in all"
         seconds: dict[str, list[float]] = {}
         undone = Counter()
         for name, run in self.plan.steps.items():

@@ -13,12 +13,13 @@ import optuna
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from lit_blip2.ablation.folder import Folder, try_lock
+from lit_blip2.ablation.folder import Folder, is_locked, try_lock
 from lit_blip2.ablation.grid import Grid
 from lit_blip2.ablation.plan import Plan
 
 JOURNAL = "journal:"
 OPEN = (TrialState.WAITING, TrialState.RUNNING)
+STARTUP_TRIALS = 4  # of a search, before any is pruned
 BUSY_SECONDS = 120  # how long SQLite waits for another worker's write
 
 
@@ -54,7 +55,12 @@ class Queue:
         self.folder, self.storage = folder, storage
         sampler = optuna.samplers.TPESampler(seed=grid.seeds[0]) if grid.ranges else optuna.samplers.RandomSampler()
         self.study = optuna.create_study(
-            study_name=grid.name, storage=storage, load_if_exists=True, direction=grid.direction, sampler=sampler
+            study_name=grid.name,
+            storage=storage,
+            load_if_exists=True,
+            direction=grid.direction,
+            sampler=sampler,
+            pruner=optuna.pruners.MedianPruner(n_startup_trials=STARTUP_TRIALS),
         )
         self.study_id = storage.get_study_id_from_name(grid.name)
         own = {"identity": identity, "folder": str(folder.root.resolve())}
@@ -73,12 +79,28 @@ class Queue:
             if cell.name not in there:
                 self.study.enqueue_trial(cell.labels | {"seed": cell.seed}, user_attrs={"cell": cell.name})
 
+    def trial(self, number: int) -> optuna.trial.Trial:
+        """A trial to draw from, to report to and to prune."""
+        self.study.get_trials(deepcopy=False)  # or the study's cache does not know another worker's trial
+        return optuna.trial.Trial(self.study, self.trial_id(number))
+
+    def trial_id(self, number: int) -> int:
+        """The storage's id of a trial."""
+        return self.storage.get_trial_id_from_study_id_trial_number(self.study_id, number)
+
+    def trial_lock(self, number: int) -> Path:
+        return self.folder.lock(f"cells/trial={number}")
+
+    def is_held(self, number: int) -> bool:
+        """Whether a worker is at this trial."""
+        return is_locked(self.trial_lock(number))
+
     def trials(self, states: tuple[TrialState, ...] | None = None) -> list[FrozenTrial]:
         return self.storage.get_all_trials(self.study_id, deepcopy=False, states=states)
 
     def states(self) -> dict[str, TrialState]:
-        """Cell -> state of its newest trial."""
-        return {trial.user_attrs["cell"]: trial.state for trial in self.trials() if "cell" in trial.user_attrs}
+        """Cell (of a search `trial=7`) -> state of its newest trial."""
+        return {trial.user_attrs.get("cell", f"trial={trial.number}"): trial.state for trial in self.trials()}
 
     @contextmanager
     def take(self, blocked) -> Iterator[tuple[str, int] | None]:
@@ -94,7 +116,7 @@ class Queue:
             with try_lock(self.folder.lock(f"cells/{cell}")) as lock:
                 if lock is None:
                     continue
-                trial_id = self.storage.get_trial_id_from_study_id_trial_number(self.study_id, number)
+                trial_id = self.trial_id(number)
                 state = self.storage.get_trial(trial_id).state
                 if state not in OPEN:
                     continue
@@ -125,7 +147,7 @@ class Queue:
 
     def retry_failed(self) -> list[str]:
         """A new waiting trial for each cell whose newest one failed; their names."""
-        newest = {trial.user_attrs["cell"]: trial for trial in self.trials()}
+        newest = {trial.user_attrs["cell"]: trial for trial in self.trials() if "cell" in trial.user_attrs}
         failed = [trial for trial in newest.values() if trial.state == TrialState.FAIL]
         for trial in failed:
             fixed = trial.system_attrs.get("fixed_params", trial.params)

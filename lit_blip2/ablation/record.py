@@ -33,9 +33,16 @@ def describe(grid: Grid, plan: Plan, options: argparse.Namespace) -> dict[str, A
         "versions": {"python": platform.python_version()} | {each: _version(each) for each in LIBRARIES},
         "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, {platform.system()}",
         "workers": options.workers,
-        "cells": [dataclasses.asdict(cell) for cell in plan.cells],
-        "steps": {name: dataclasses.asdict(run) for name, run in plan.steps.items()},
+        **({"search": search(grid)} if grid.ranges else {}),
+        "cells": [] if grid.ranges else [dataclasses.asdict(cell) for cell in plan.cells],
+        "steps": {} if grid.ranges else {name: dataclasses.asdict(run) for name, run in plan.steps.items()},
     }
+
+
+def search(grid: Grid) -> dict[str, Any]:
+    """What a search looks for, and where."""
+    ranges = {name: dataclasses.asdict(each) for name, each in grid.ranges.items()}
+    return {"objective": grid.metrics[0], "direction": grid.direction, "ranges": ranges}
 
 
 def command_line(options: argparse.Namespace) -> str:

@@ -5,6 +5,8 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -16,6 +18,7 @@ from lit_blip2.ablation.plan import Plan, make_plan
 from lit_blip2.ablation.progress import Progress, plan_table
 from lit_blip2.ablation.queue import JOURNAL, Queue, open_storage
 from lit_blip2.ablation.record import describe
+from lit_blip2.ablation.search import make_space, search, trial_plan
 from lit_blip2.ablation.step import StoppedError
 from lit_blip2.ablation.worker import work
 
@@ -72,36 +75,48 @@ def run(options: argparse.Namespace) -> int:
     grid = read_grid(options.config)
     console = Console()
     if options.dry_run:
-        console.print(plan_table(grid, make_plan(grid)))
+        console.print(plan_table(grid, plan_or_space(grid)[0]))
         return 0
     folder = Folder(options.out or Path("sweeps") / grid.name)
     folder.root.mkdir(parents=True, exist_ok=True)
-    plan, queue = begin(grid, folder, options, console)
+    plan, queue, worker = begin(grid, folder, options, console)
     if options.launcher == "slurm":
         from lit_blip2.ablation.slurm import submit
 
         return submit(grid, folder, options, console)
-    return run_workers(grid, plan, queue, folder, options.workers, console)
+    return run_workers(grid, plan, queue, folder, options.workers, console, worker)
 
 
-def begin(grid: Grid, folder: Folder, options: argparse.Namespace, console: Console) -> tuple[Plan, Queue]:
+def plan_or_space(grid: Grid) -> tuple[Plan, Callable[..., None]]:
+    """What will be run, and what a worker does: cells of a grid, or trials of a search, whose plan shows the first."""
+    if not grid.ranges:
+        plan = make_plan(grid)
+        return plan, partial(work, grid, plan)
+    space = make_space(grid)
+    return trial_plan(grid, space, {name: each.low for name, each in grid.ranges.items()}), partial(search, grid, space)
+
+
+def begin(
+    grid: Grid, folder: Folder, options: argparse.Namespace, console: Console
+) -> tuple[Plan, Queue, Callable[..., None]]:
     """Prepare, plan and fill the queue; who starts at the same time waits for the first to do it."""
     with wait_lock(folder.lock("begin")):
         for line in grid.prepare:
             console.print(f"python -m lit_blip2 {line}", style="dim", highlight=False, soft_wrap=True)
             run_prepare(line)
         with console.status("Resolving and checking every cell"):
-            plan = make_plan(grid)
+            plan, worker = plan_or_space(grid)
         _check_same(plan, folder)
         default = f"{JOURNAL}{folder.root / 'study.log'}" if options.launcher == "slurm" else None
         url = options.storage or default or f"sqlite:///{folder.root / 'study.db'}"
         queue = Queue(open_storage(url), grid, plan.identity, folder)
         if not folder.plan.exists():
             write_json(folder.plan, describe(grid, plan, options))
-        queue.fill(plan)
+        if not grid.ranges:
+            queue.fill(plan)
         if options.retry_failed:
             _retry(plan, queue, folder, console)
-    return plan, queue
+    return plan, queue, worker
 
 
 def _check_same(plan: Plan, folder: Folder) -> None:
@@ -110,7 +125,7 @@ def _check_same(plan: Plan, folder: Folder) -> None:
     if known is None or known["identity"] == plan.identity:
         return
     cells = {cell["name"] for cell in known["cells"]}, {cell.name for cell in plan.cells}
-    if cells[0] != cells[1]:
+    if known["cells"] and cells[0] != cells[1]:
         gone, new = len(cells[0] - cells[1]), len(cells[1] - cells[0])
         what = f"another grid: {gone} of its cells are not in this one, {new} are new"
     elif known["sources"] != plan.sources:
@@ -131,15 +146,17 @@ def _retry(plan: Plan, queue: Queue, folder: Folder, console: Console) -> None:
         console.print(f"{name}: back in the queue", highlight=False)
 
 
-def run_workers(grid: Grid, plan: Plan, queue: Queue, folder: Folder, workers: int, console: Console) -> int:
-    """Local workers, a live table of the cells, and the exit status."""
+def run_workers(
+    grid: Grid, plan: Plan, queue: Queue, folder: Folder, workers: int, console: Console, worker: Callable[..., None]
+) -> int:
+    """Local workers, a live table of the cells, and the exit status. `worker`: see `plan_or_space`."""
     stop, problems = threading.Event(), []
     progress = Progress(grid, plan, queue, folder, workers, console)
 
     def one(place: int) -> None:
         environment = os.environ | thread_share(workers) | device_of(place)
         try:
-            work(grid, plan, queue, folder, environment, stop.is_set, progress.tell)
+            worker(queue, folder, environment, stop.is_set, progress.tell)
         except StoppedError:
             pass
         except Exception as error:

@@ -5,6 +5,7 @@ leaves a checkpoint as it goes. With `broken`, the script of own/1 ends with exi
 """
 
 import sys
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -50,7 +51,7 @@ def main() -> int:
         queue.fill(plan)
         if "retry" in options:
             _retry(plan, queue, folder, Console())
-    return run_workers(grid, plan, queue, folder, 1, Console())
+    return run_workers(grid, plan, queue, folder, 1, Console(), partial(worker.work, grid, plan))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,212 @@
+"""A search: settings drawn from ranges by Optuna's TPE, each one trial, pruned by its validation figures.
+
+A trial is planned beside a template, the chain with every range at its low end: what the ranges do not touch has the
+template's key, and is run once for all trials.
+"""
+
+import copy
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from optuna.trial import Trial, TrialState
+
+from lit_blip2.ablation.folder import Folder, try_lock, wait_lock, write_json
+from lit_blip2.ablation.grid import Cell, Grid
+from lit_blip2.ablation.plan import Plan, StepRun, ask, plan_of, providers_of
+from lit_blip2.ablation.queue import Queue
+from lit_blip2.ablation.step import StepError, metrics_of, run_step
+
+WAIT_SECONDS = 1.0
+
+
+class PrunedError(Exception):
+    """The pruner gave the trial up."""
+
+
+@dataclass(frozen=True)
+class Space:
+    """The resolved chain at the ranges' low ends; range -> step and path of its value in that step's config."""
+
+    chain: dict[str, Any]
+    places: dict[str, tuple[str, tuple[str, ...]]]
+
+
+def make_space(grid: Grid) -> Space:
+    """Resolve and check the chain with each range at both ends. Raises ValueError with what the models refuse."""
+    ends = [{}, *({name: each.high} for name, each in grid.ranges.items())]
+    requests = [_request(grid, step, high) for high in ends for step in grid.steps]
+    answers = iter(ask(requests))
+    chains = [{step: next(answers) for step in grid.steps} for _ in ends]
+    faults = {answer["error"] for chain in chains for answer in chain.values() if "error" in answer}
+    if faults:
+        raise ValueError(
+            "a range has an end that cannot be run:\n" + "\n".join(f"  - {each}" for each in sorted(faults))
+        )
+    if not providers_of(grid, chains[0])[grid.metrics[0]]:
+        raise ValueError(f"no step can write {grid.metrics[0]!r}, by which the search is to be guided")
+    places = {}
+    for (name, each), chain in zip(grid.ranges.items(), chains[1:]):
+        step = each.key.partition(".")[0]
+        places[name] = step, _difference(chains[0][step]["config"], chain[step]["config"], each.key)
+    return Space(chains[0], places)
+
+
+def _request(grid: Grid, step: str, high: dict[str, float]) -> dict[str, Any]:
+    """The step with all ranges low but those in `high`."""
+    values = {each.key: high.get(name, each.low) for name, each in grid.ranges.items()}
+    overrides = grid.steps[step].overrides | {
+        key.partition(".")[2]: value for key, value in values.items() if key.startswith(f"{step}.")
+    }
+    options = [f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in overrides.items()]
+    return {"command": "fit", "arguments": ["--config", grid.steps[step].target, *options]}
+
+
+def _difference(low: Any, high: Any, key: str, path: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """Where two configs differ, in one place."""
+    if not (isinstance(low, dict) and isinstance(high, dict)):
+        return path
+    found = [name for name in low if low[name] != high.get(name)]
+    if len(found) != 1:
+        raise ValueError(f"range of {key}: its ends give configs that differ in {found or 'nothing'}, not in one value")
+    return _difference(low[found[0]], high[found[0]], key, (*path, found[0]))
+
+
+def trial_plan(grid: Grid, space: Space, values: dict[str, float | int]) -> Plan:
+    """The one cell of a trial, and its steps."""
+    seed, chain = grid.seeds[0], copy.deepcopy(space.chain)
+    for name, value in values.items():
+        step, path = space.places[name]
+        place = chain[step]["config"]
+        for part in path[:-1]:
+            place = place[part]
+        place[path[-1]] = value
+    providers = providers_of(grid, chain)
+    trial, template = (
+        Cell({name: word(values[name]) for name in values}, seed),
+        Cell(dict.fromkeys(values, "*"), seed),
+    )
+    both = plan_of(grid, [(trial, chain, providers), (template, space.chain, providers)])
+    cell = both.cells[0]
+    return Plan([cell], {name: both.steps[name] for name in cell.steps}, both.identity, both.sources)
+
+
+def word(value: float | int) -> str:
+    """How a drawn value is called, and what it is: floats have six digits."""
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def search(
+    grid: Grid,
+    space: Space,
+    queue: Queue,
+    folder: Folder,
+    environment: Mapping[str, str],
+    stopping: Callable[[], bool],
+    tell: Callable[[str], None],
+) -> None:
+    """Run trials until there are grid.trials, or `stopping()`; `tell` gets a line for each start and end."""
+    while not stopping():
+        with take_trial(grid, queue, folder) as trial:
+            if trial is not None:
+                name = f"trial={trial.number}"
+                plan = trial_plan(grid, space, draw(grid, trial))
+                tell(f"{name} ({plan.cells[0].name}): begins")
+                tell(f"{name}: {_run_trial(grid, plan, trial, queue, folder, environment, stopping)}")
+                continue
+        if all(each.state.is_finished() for each in queue.trials()):
+            return
+        time.sleep(WAIT_SECONDS)
+
+
+def draw(grid: Grid, trial: Trial) -> dict[str, float | int]:
+    """The trial's value in each range."""
+    values = {}
+    for name, each in grid.ranges.items():
+        if isinstance(each.low, int) and isinstance(each.high, int):
+            values[name] = trial.suggest_int(name, each.low, each.high, log=each.log)
+        else:
+            values[name] = float(word(trial.suggest_float(name, each.low, each.high, log=each.log)))
+    return values
+
+
+@contextmanager
+def take_trial(grid: Grid, queue: Queue, folder: Folder) -> Iterator[Trial | None]:
+    """A killed worker's trial, or a new one while there are fewer than grid.trials; held within the context."""
+    with ExitStack() as held:
+        with wait_lock(folder.lock("ask")):
+            orphans = [each.number for each in queue.trials((TrialState.RUNNING,)) if not queue.is_held(each.number)]
+            number = next(iter(orphans), None)
+            if number is None and len(queue.trials()) < grid.trials:
+                number = queue.study.ask().number
+            taken = number is not None and held.enter_context(try_lock(queue.trial_lock(number))) is not None
+        yield queue.trial(number) if taken else None
+
+
+def _run_trial(
+    grid: Grid,
+    plan: Plan,
+    trial: Trial,
+    queue: Queue,
+    folder: Folder,
+    environment: Mapping[str, str],
+    stopping: Callable[[], bool],
+) -> str:
+    """Run the trial's steps, record how it ended, and say so in a word."""
+    (cell,), objective = plan.cells, grid.metrics[0]
+    record: dict[str, Any] = {"state": "done", "metrics": {}, "error": None, "began": _now()}
+    state, value = TrialState.COMPLETE, None
+    try:
+        for name in cell.steps:
+            own = name == cell.metrics[objective]
+            watch = _watch(trial, objective) if own else lambda run_folder: None
+            run_step(plan.steps[name], folder, environment, stopping, watch)
+            record["metrics"] |= metrics_of(plan.steps[name], folder)
+        value = record["metrics"].get(objective)
+        if value is None:
+            raise StepError({"step": cell.steps[-1], "message": f"wrote no {objective}", "log_tail": []})
+    except StepError as failure:
+        record |= {"state": "failed", "error": failure.record}
+        state = TrialState.FAIL
+    except PrunedError:
+        record["state"], state = "pruned", TrialState.PRUNED
+        value = record["metrics"][objective] = _last_point(folder, plan.steps[cell.metrics[objective]], objective)
+    record |= {"labels": cell.labels, "seed": cell.seed, "steps": cell.steps, "ended": _now()}
+    write_json(folder.cell(f"trial={trial.number}"), record)
+    queue.end(queue.trial_id(trial.number), state, value)
+    return record["state"] + (f", {objective} {value:.4f}" if value is not None else f": {record['error']['message']}")
+
+
+def _watch(trial: Trial, objective: str) -> Callable[[Path], None]:
+    """Reports each new validation to the pruner. Raises PrunedError where it gives up."""
+    seen: set[int] = set()
+
+    def look(run_folder: Path) -> None:
+        for point in points(run_folder):
+            if point["step"] not in seen and point.get(objective) is not None:
+                seen.add(point["step"])
+                trial.report(point[objective], point["step"])
+                if trial.should_prune():
+                    raise PrunedError
+
+    return look
+
+
+def points(run_folder: Path) -> list[dict[str, Any]]:
+    """The lines of validation.jsonl that are whole."""
+    file = run_folder / "validation.jsonl"
+    text = file.read_text(encoding="utf-8") if file.exists() else ""
+    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+
+
+def _last_point(folder: Folder, run: StepRun, objective: str) -> float:
+    return points(folder.run(run.name))[-1][objective]
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
