@@ -4,7 +4,9 @@ checkpoint, results beside the run they belong to)."""
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
+import yaml
 from lightning import LightningDataModule
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
@@ -53,8 +55,8 @@ class SuiteCLI(LightningCLI):
 
 
 def nulls_as_config(arguments: list[str]) -> list[str]:
-    """`--model.net.itm=null` as the piece of YAML it stands for: jsonargparse takes a null below the first class
-    of a path for the word "None"."""
+    """`--model.net.itm=null` and `--model.net.bridge={..., init_args: {hidden: null}}` as the pieces of YAML they stand
+    for: jsonargparse takes a null below the first class of a path for the word "None"."""
     joined = iter(arguments)
     result = []
     for argument in joined:
@@ -67,17 +69,21 @@ def nulls_as_config(arguments: list[str]) -> list[str]:
             value = next(joined, "--")
             if value.startswith("--"):  # the value was forgotten: what follows is an option of its own
                 raise SystemExit(f"{key} needs a value, such as {key}=VALUE")
-        if value in ("null", "~"):
-            result += ["--config", json.dumps(_nested(key.removeprefix("--").split(".")))]
+        if value in ("null", "~") or (value.startswith("{") and _holds_null(yaml.safe_load(value))):
+            result += ["--config", json.dumps(_nested(key.removeprefix("--").split("."), yaml.safe_load(value)))]
         else:
             result.append(f"{key}={value}")
     return result
 
 
-def _nested(path: list[str]) -> dict:
-    """{model: {init_args: {net: {init_args: {itm: null}}}}} for [model, net, itm]; every level but the last a class."""
+def _holds_null(value: Any) -> bool:
+    return value is None or (isinstance(value, dict) and any(map(_holds_null, value.values())))
+
+
+def _nested(path: list[str], value: dict | None) -> dict:
+    """{model: {init_args: {net: {init_args: {itm: null}}}}} for [model, net, itm] and null; every level but the last
+    a class."""
     names = [name for name in path if name != "init_args"]
-    value: dict | None = None
     for name in reversed(names[1:]):
         value = {"init_args": {name: value}}
     return {names[0]: value}

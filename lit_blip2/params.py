@@ -44,6 +44,8 @@ def count(net: nn.Module) -> list[tuple[str, int, int]]:
     if isinstance(net, Stage2):
         rows.append(("language", 0, net.language.num_parameters))
         children = {f"bridge.{name}": part for name, part in net.bridge.named_children()}
+        if own := list(net.bridge.parameters(recurse=False)):
+            children["bridge"] = nn.ParameterList(own)
     else:
         children = {name: getattr(net, name) for name in ("qformer", "itc", "itm", "itg")}
     rows += [

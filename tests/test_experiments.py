@@ -34,6 +34,14 @@ def test_an_objective_is_switched_off_on_the_command_line(arguments):
     assert net.itm is None and net.itc is not None and net.qformer.init_args.num_queries == 5
 
 
+def test_a_null_inside_a_class_on_the_command_line():
+    itc = "{class_path: lit_blip2.objectives.itc.ITC, init_args: {weight: 2}}"
+    qformer = "{class_path: lit_blip2.model.qformer.QFormer, init_args: {num_queries: 5, vocab_size: null}}"
+    net = parsed(f"--model.net.itc={itc}", f"--model.net.qformer={qformer}")
+    assert net.itc.init_args.weight == 2
+    assert net.qformer.init_args.vocab_size is None and net.qformer.init_args.num_queries == 5
+
+
 def test_they_are_found():
     assert len(FILES) >= 12
 

@@ -3,12 +3,11 @@
 Legend: B images, Q query tokens, N image tokens, D Q-Former width, G patches along a side, W image width.
 """
 
-from math import isqrt
-
 import torch
 from torch import Tensor
 
 from lit_blip2 import masks
+from lit_blip2.model.patches import on_grid
 from lit_blip2.model.qformer import Pass, QFormer
 
 
@@ -27,10 +26,3 @@ def query_maps(qformer: QFormer, features_BND: Tensor) -> Tensor:
     query_BQD = inputs[0].view(len(image), qformer.num_queries, qformer.hidden)
     keys_BHNE, _ = image.layers[-1]
     return on_grid(last.attention_map(query_BQD, keys_BHNE).float())
-
-
-def on_grid(maps_BQN: Tensor) -> Tensor:
-    """Token weights to the square of patches [B, Q, G, G]. The tokens in front that do not fill it are no patches:
-    [CLS], registers."""
-    side = isqrt(maps_BQN.shape[-1])
-    return maps_BQN[..., -side * side :].unflatten(-1, (side, side))

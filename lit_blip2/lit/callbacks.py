@@ -103,14 +103,15 @@ def curated(config: dict[str, Any]) -> dict[str, Any]:
     """The settings that people compare: objectives on or off, sizes, the optimiser, the data's seed and batch."""
     model, data = (config.get(part, {}).get("init_args", {}) for part in ("model", "data"))
     net = model.get("net", {}).get("init_args", {})
-    bridge = (net.get("bridge") or {}).get("init_args", {})
-    qformer = (net.get("qformer") or bridge.get("qformer") or {}).get("init_args", {})
+    bridge = net.get("bridge") or {}
+    qformer = (net.get("qformer") or bridge.get("init_args", {}).get("qformer") or {}).get("init_args", {})
     optimization = (model.get("optimization") or {}).get("init_args", {})
     settings: dict[str, Any] = {}
     if "bridge" not in net:
         settings |= {name: "on" if net.get(name) else "off" for name in ("itc", "itm", "itg")}
     else:
         settings["stage1"] = "on" if model.get("init_from") else "off"
+        settings["bridge"] = bridge.get("class_path", "").rpartition(".")[2]
         settings["llm"] = net.get("language", {}).get("init_args", {}).get("name", "")
     settings |= {name: qformer[name] for name in ("num_queries", "hidden", "layers") if name in qformer}
     settings |= {name: optimization[name] for name in ("lr", "warmup_steps") if name in optimization}

@@ -14,7 +14,6 @@ from lit_blip2.lit.gather import gather_lists
 from lit_blip2.lit.module import LitBLIP2
 from lit_blip2.lit.optim import AdamWCosine
 from lit_blip2.model.bert import load_bert
-from lit_blip2.model.bridge import QFormerBridge
 from lit_blip2.objectives.stage2 import Stage2
 
 
@@ -24,7 +23,8 @@ class LitStage2(LitBLIP2):
     Args:
         net: encoder, bridge and language model.
         optimization: optimiser and schedule.
-        init_from: stage-1 checkpoint or run folder that the Q-Former starts from; null: stage 1 is skipped.
+        init_from: stage-1 checkpoint or run folder that the Q-Former starts from; null: stage 1 is skipped, as it must
+            be for a bridge without a Q-Former.
         bert: where stage 1 is skipped, folder of BERT weights that the Q-Former starts from; null: random.
         question: prompt of a question, {} being its place.
         vqa_max_new_tokens: longest answer, in tokens. vqa_num_beams: beams. vqa_length_penalty: see the paper.
@@ -51,6 +51,12 @@ class LitStage2(LitBLIP2):
             raise ValueError(f"question={question!r} must have one {{}}, the place of the question")
         if init_from and bert:
             raise ValueError(f"init_from={init_from!r}, bert={bert!r}: the Q-Former starts from one, set one to null")
+        for name, value in (("init_from", init_from), ("bert", bert)):
+            if value is not None and not hasattr(net.bridge, "qformer"):
+                raise ValueError(
+                    f"{name}={value!r} is what a Q-Former starts from, and {type(net.bridge).__name__} has none: "
+                    f"--model.{name}=null"
+                )
         self.init_from, self.bert, self.question, self.no_image = init_from, bert, question, no_image
         self.answering = dict(
             max_new_tokens=vqa_max_new_tokens, num_beams=vqa_num_beams, length_penalty=vqa_length_penalty
@@ -58,10 +64,8 @@ class LitStage2(LitBLIP2):
         self.captioning = dict(max_new_tokens=caption_max_new_tokens, num_beams=caption_num_beams)
 
     def start(self) -> None:
-        if not isinstance(self.net.bridge, QFormerBridge):
-            return
-        qformer = self.net.bridge.qformer
         if self.init_from is not None:
+            qformer = self.net.bridge.qformer
             checkpoint = read_checkpoint(self.init_from)
             if any(key.startswith("net.vision.") for key in checkpoint["state_dict"]):
                 raise ValueError(
@@ -79,7 +83,7 @@ class LitStage2(LitBLIP2):
             check_fits(state, qformer.state_dict(), f"init_from={self.init_from!r}")
             qformer.load_state_dict(state)
         elif self.bert is not None:
-            load_bert(qformer, None, self.bert)
+            load_bert(self.net.bridge.qformer, None, self.bert)
 
     def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         """Tokenise and draw random numbers while the batch is on the host."""

@@ -1,14 +1,26 @@
-"""From image features to a soft prompt for the language model (paper, 3.2).
+"""From image features to a soft prompt for the language model: the Q-Former (paper, 3.2), and what it is measured
+against at equal tokens. `class_path` chooses; only the Q-Former has weights of stage 1 or BERT to start from:
 
-Legend: B images, N image tokens, Q query tokens, D Q-Former width, P language model width.
+    model:
+      init_args:
+        init_from: null
+        net:
+          bridge: {class_path: lit_blip2.model.bridge.LinearBridge, init_args: {num_tokens: 32}}
+
+Every bridge begins with a trainable LayerNorm, ln_vision: the encoder's output has none (NUMERICS, image encoder).
+
+Legend: B images, N image tokens, Q query tokens, T soft prompt tokens, D bridge width, P language model width.
 """
 
 from collections.abc import Callable
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from lit_blip2 import masks
+from lit_blip2.model.patches import pool
 from lit_blip2.model.qformer import Pass, QFormer
+from lit_blip2.model.resampler import Resampler
 
 
 class QFormerBridge(nn.Module):
@@ -30,12 +42,111 @@ class QFormerBridge(nn.Module):
     ):
         super().__init__()
         self.qformer = qformer(vision_width)
-        self.projection = nn.Linear(self.qformer.hidden, language_width)
-        if projection_std is not None:
-            nn.init.normal_(self.projection.weight, std=projection_std)
+        self.projection = _projection(self.qformer.hidden, language_width, projection_std)
 
     def forward(self, features_BND: Tensor) -> Tensor:
         """Image features to a soft prompt [B, Q, P]."""
         image = self.qformer.project_image(features_BND)
         (output,) = self.qformer([Pass(masks.ITC, image=image)])
         return self.projection(output.query_RQD)
+
+
+class LinearBridge(nn.Module):
+    """Averages over boxes of patches, then one linear layer.
+
+    LLaVA's (arXiv 2304.08485) is this with as many tokens as patches, and without the norm.
+
+    Args:
+        vision_width: width of the image features. language_width: width of the language model's input embeddings.
+        num_tokens: tokens of the soft prompt; model/patches.py says how the patches are averaged.
+        projection_std: deviation of the linear layer's fresh weights; null: nn.Linear's start. See QFormerBridge.
+    """
+
+    def __init__(
+        self, vision_width: int, language_width: int, num_tokens: int = 32, projection_std: float | None = None
+    ):
+        super().__init__()
+        _check_counts(num_tokens=num_tokens)
+        self.num_tokens = num_tokens
+        self.ln_vision = nn.LayerNorm(vision_width, eps=1e-5)
+        self.projection = _projection(vision_width, language_width, projection_std)
+
+    def forward(self, features_BND: Tensor) -> Tensor:
+        """Image features to a soft prompt [B, T, P]."""
+        return self.projection(pool(self.ln_vision(features_BND.float()), self.num_tokens))
+
+
+class MLPBridge(nn.Module):
+    """Averages over boxes of patches, then two linear layers with a GELU between them.
+
+    LLaVA-1.5's (arXiv 2310.03744) is this with as many tokens as patches, and without the norm.
+
+    Args:
+        vision_width: width of the image features. language_width: width of the language model's input embeddings.
+        num_tokens: tokens of the soft prompt; model/patches.py says how the patches are averaged.
+        hidden: width between the layers; null: the language model's.
+        projection_std: deviation of the second layer's fresh weights; null: nn.Linear's start. See QFormerBridge.
+    """
+
+    def __init__(
+        self,
+        vision_width: int,
+        language_width: int,
+        num_tokens: int = 32,
+        hidden: int | None = None,
+        projection_std: float | None = None,
+    ):
+        super().__init__()
+        hidden = language_width if hidden is None else hidden
+        _check_counts(num_tokens=num_tokens, hidden=hidden)
+        self.num_tokens = num_tokens
+        self.ln_vision = nn.LayerNorm(vision_width, eps=1e-5)
+        self.expand = nn.Linear(vision_width, hidden)
+        self.projection = _projection(hidden, language_width, projection_std)
+
+    def forward(self, features_BND: Tensor) -> Tensor:
+        """Image features to a soft prompt [B, T, P]."""
+        pooled_BTD = pool(self.ln_vision(features_BND.float()), self.num_tokens)
+        return self.projection(F.gelu(self.expand(pooled_BTD)))
+
+
+class ResamplerBridge(nn.Module):
+    """Flamingo's Perceiver resampler (arXiv 2204.14198, 3.1), projected to the language model's width.
+
+    Args:
+        vision_width: width of the image features. language_width: width of the language model's input embeddings.
+        num_tokens: learned queries, so tokens of the soft prompt.
+        hidden: width. layers: number of blocks. heads: attention heads. intermediate: feed-forward width.
+        projection_std: deviation of the projection's fresh weights; null: nn.Linear's start. See QFormerBridge.
+    """
+
+    def __init__(
+        self,
+        vision_width: int,
+        language_width: int,
+        num_tokens: int = 32,
+        hidden: int = 768,
+        layers: int = 6,
+        heads: int = 12,
+        intermediate: int = 3072,
+        projection_std: float | None = None,
+    ):
+        super().__init__()
+        self.resampler = Resampler(vision_width, num_tokens, hidden, layers, heads, intermediate)
+        self.projection = _projection(hidden, language_width, projection_std)
+
+    def forward(self, features_BND: Tensor) -> Tensor:
+        """Image features to a soft prompt [B, T, P]."""
+        return self.projection(self.resampler(features_BND))
+
+
+def _projection(width: int, language_width: int, std: float | None) -> nn.Linear:
+    projection = nn.Linear(width, language_width)
+    if std is not None:
+        nn.init.normal_(projection.weight, std=std)
+    return projection
+
+
+def _check_counts(**counts: int) -> None:
+    if problems := [f"{name}={count} must be at least 1" for name, count in counts.items() if count < 1]:
+        raise ValueError("; ".join(problems))

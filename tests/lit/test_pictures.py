@@ -17,7 +17,7 @@ from lit_blip2.data.features import write_features
 from lit_blip2.data.module import COCO
 from lit_blip2.data.transforms import eval_transform
 from lit_blip2.lit import LitStage1
-from lit_blip2.lit.attention import on_grid, query_maps
+from lit_blip2.lit.attention import query_maps
 from lit_blip2.lit.drawing import attention_sheet, query_bars, render, sample_sheet, to_rgb
 from lit_blip2.lit.optim import AdamWCosine
 from lit_blip2.lit.pictures import Pictures
@@ -86,13 +86,6 @@ def test_maps_are_the_attention_that_ran(make_stage1, make_batch, monkeypatch):
     weights_BQN = (query @ key.mT / query.shape[-1] ** 0.5).softmax(-1).mean(1)
     torch.testing.assert_close(maps_BQGG.flatten(2), weights_BQN[..., 1:].detach())
     assert not any(layer.cross._forward_pre_hooks for layer in net.qformer.layers if layer.cross is not None)
-
-
-def test_grid_leaves_out_what_is_no_patch():
-    """[CLS] and four patches; without [CLS]; row by row as the encoder reads them."""
-    assert on_grid(torch.tensor([[[9.0, 1, 2, 3, 4]]])).tolist() == [[[[1, 2], [3, 4]]]]
-    assert on_grid(torch.tensor([[[1.0, 2, 3, 4]]])).tolist() == [[[[1, 2], [3, 4]]]]
-    assert on_grid(torch.zeros(1, 1, 14 * 14 + 5)).shape == (1, 1, 14, 14)
 
 
 def test_scores_are_of_image_and_text(stage1, make_batch):

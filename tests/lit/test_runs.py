@@ -9,6 +9,7 @@ import torch
 import yaml
 
 from lit_blip2.checkpoint import find_checkpoint, read_checkpoint
+from lit_blip2.objectives import stage1
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -38,6 +39,16 @@ def test_an_objective_that_is_off_leaves_no_figures_and_no_weights(fit):
     assert "loss/itc" in metrics
     assert not [name for name in metrics if "itm" in name or "itg" in name or "sum" in name]
     assert not [key for key in read_checkpoint(run)["state_dict"] if key.startswith(("net.itm", "net.itg"))]
+
+
+def test_a_run_without_hard_negatives_draws_them_uniformly(fit, monkeypatch):
+    """Training and validation give the draw no similarities, though ITC has some; and nothing else is gone."""
+    given, draw = [], stage1.draw_negatives
+    monkeypatch.setattr(stage1, "draw_negatives", lambda logits, *rest: given.append(logits) or draw(logits, *rest))
+    run = fit("mini_stage1", "--model.net.itm.hard_negatives=false", "--trainer.max_steps=2")
+    assert len(given) >= 2 * 2 and not any(logits.any() for logits in given)
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics.keys() >= {"loss/itc", "loss/itm", "train/loss_itm", "retrieval/itm_txt_r1", "binding/itm_accuracy"}
 
 
 @pytest.mark.parametrize("experiment", ["mini_stage1", "mini_opt"])

@@ -1,6 +1,7 @@
 """SceneScores inside a real test run, with a language model that can read but not see."""
 
 import json
+from collections.abc import Iterable
 
 import lightning as L
 import pytest
@@ -12,7 +13,7 @@ from lit_blip2.data.module import COCO
 from lit_blip2.lit import LitStage1, LitStage2
 from lit_blip2.lit.callbacks import MetricsFile
 from lit_blip2.lit.optim import AdamWCosine
-from lit_blip2.lit.scene_scores import SceneScores, description
+from lit_blip2.lit.scene_scores import SceneScores, accuracy_by_objects, description
 from lit_blip2.mini.grammar import UNSAID
 from lit_blip2.mini.scores import read_caption, score_caption
 from lit_blip2.mini.write import load_scenes, write_world
@@ -23,13 +24,14 @@ IMAGES = 6
 
 
 class Reader(nn.Module):
-    """Says the given captions in turn, knows nothing of images, and answers rightly after a full description."""
+    """Says the given captions in turn, and answers rightly after a full description. What it says with an image before
+    it is given too, in the questions' order; without that it sees nothing."""
 
     encoder_decoder = False
 
-    def __init__(self, captions: list[str], answers: dict[tuple[frozenset, str], str]):
+    def __init__(self, captions: list[str], answers: dict[tuple[frozenset, str], str], seen: Iterable[str] = ()):
         super().__init__()
-        self.captions, self.answers = iter(captions), answers
+        self.captions, self.answers, self.seen = iter(captions), answers, iter(seen)
 
     def tokenise(self, prompts, targets):
         return None
@@ -40,7 +42,7 @@ class Reader(nn.Module):
     def generate(self, prefix_BPD, prompts, **how):
         if prefix_BPD is None:
             return [self.read(prompt) for prompt in prompts]
-        return [next(self.captions) if prompt == "" else "unseen" for prompt in prompts]
+        return [next(self.captions) if prompt == "" else next(self.seen, "unseen") for prompt in prompts]
 
     def read(self, prompt: str) -> str:
         told, question = prompt.removesuffix(" Answer:").split("Question: ")
@@ -109,6 +111,36 @@ def test_figures_of_a_test_run(root, tmp_path):
     assert metrics["vqa/no_image"] == metrics["vqa/accuracy"] == 0.0
 
 
+def test_accuracy_by_objects_by_hand():
+    scores = [(1, 1.0), (3, 0.3), (1, 0.0), (3, 0.9), (1, 0.5), (4, 0.0)]
+    wanted = {"vqa/objects_1": 0.5, "vqa/objects_3": 0.6, "vqa/objects_4": 0.0}
+    assert accuracy_by_objects(scores) == pytest.approx(wanted)
+    assert accuracy_by_objects([]) == {}
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_a_run_scores_questions_by_the_objects_of_their_scene(split, root, tmp_path):
+    """Of two objects all questions are answered rightly, of others none, but for one of three objects."""
+    files = dict(questions=f"annotations/questions_{split}.json", annotations=f"annotations/answers_{split}.json")
+    scenes = load_scenes(root / f"annotations/scenes_{split}.json").scenes
+    asked = json.loads((root / files["questions"]).read_text())["questions"]
+    marks = json.loads((root / files["annotations"]).read_text())["annotations"]
+    truth = {mark["question_id"]: mark["multiple_choice_answer"] for mark in marks}
+    objects = [len(scenes[row["image_id"]].objects) for row in asked]
+    right = [count == 2 or (count == 3 and place == objects.index(3)) for place, count in enumerate(objects)]
+    seen = [truth[row["question_id"]] if yes else "unseen" for row, yes in zip(asked, right)]
+    module = LitStage2(Net(Reader(["a red ring"] * IMAGES, answers_by_scene(root), seen)), AdamWCosine())
+    run = trainer(tmp_path, SceneScores())
+    given = {split: f"annotations/captions_{split}.json", f"vqa_{split}": files}
+    loaded = COCO(str(root), **given, image_size=8, augment=False, eval_batch_size=4)
+    getattr(run, {"val": "validate", "test": "test"}[split])(module, loaded, verbose=False)
+    found = {name: value.item() for name, value in run.callback_metrics.items() if "objects" in name}
+    wanted = {f"vqa/objects_{count}": float(count == 2) for count in objects}
+    if 3 in objects:
+        wanted["vqa/objects_3"] = 1 / objects.count(3)
+    assert found == pytest.approx(wanted)
+
+
 def test_a_description_says_all(root):
     for scene in load_scenes(root / "annotations/scenes_test.json").scenes.values():
         said = read_caption(description(scene))
@@ -123,6 +155,7 @@ def test_without_questions_there_is_no_reading(root, tmp_path):
     run = trainer(tmp_path, SceneScores())
     run.test(module, captions_only, verbose=False)
     assert "caption/exact" in run.callback_metrics and "llm/text_qa" not in run.callback_metrics
+    assert not [name for name in run.callback_metrics if "objects" in name]
 
 
 def test_what_does_not_belong_together_is_named(root, tmp_path, make_stage1):

@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from lit_blip2.checkpoint import read_checkpoint
+from lit_blip2.evaluation.vqa import vqa_scores
+from lit_blip2.mini.write import load_scenes
 
 
 def command(world, opt_folder, runs, name, experiment, devices, *arguments):
@@ -54,3 +56,11 @@ def test_two_ranks_train_and_evaluate_as_one(world, opt_folder, tmp_path):
     assert len(ids) == len(set(ids)) == 6
     questions = [each["question_id"] for each in predictions if each["task"] == "vqa"]
     assert len(questions) == len(set(questions)) > 6
+    scenes = load_scenes(world / "annotations/scenes_test.json").scenes
+    table = json.loads((world / "annotations/questions_test.json").read_text())["questions"]
+    objects = {row["question_id"]: len(scenes[row["image_id"]].objects) for row in table}
+    metrics = json.loads((run / "metrics.json").read_text())
+    for count in range(1, 5):
+        asked = [each for each in predictions if each["task"] == "vqa" and objects[each["question_id"]] == count]
+        right = vqa_scores([each["answer"] for each in asked], [each["answers"] for each in asked])
+        assert metrics.get(f"vqa/objects_{count}") == (pytest.approx(sum(right) / len(right)) if right else None)

@@ -89,6 +89,21 @@ def test_matching_loss_is_that_of_the_drawn_pairs(make_stage1, make_batch):
     assert (texts != ids).all() and (images != ids).all()
 
 
+def test_without_hard_negatives_each_other_row_is_as_likely(make_stage1, make_batch):
+    """Of the 4 others, number floor(4 u) is drawn, however sure ITC is of another."""
+    net, (features, text, ids, _) = make_stage1(*NAMES), make_batch(5)
+    uniform = torch.tensor([[0.1, 0.9], [0.3, 0.6], [0.6, 0.3], [0.9, 0.1], [0.1, 0.6]], dtype=torch.float64)
+    texts, images = torch.tensor([1, 2, 3, 4, 0]), torch.tensor([4, 3, 1, 0, 2])
+    net.itm.hard_negatives, net.itc.temperature.data = False, torch.tensor(0.001)
+    image = net.qformer.project_image(features)
+    logits = [net.match_logits(image.select(i), text.select(t)) for i, t in ((ids, ids), (ids, texts), (images, ids))]
+    labels = torch.tensor([1] * 5 + [0] * 10)
+    by_hand = nn.functional.cross_entropy(torch.cat(logits), labels)
+    torch.testing.assert_close(net(features, text, ids, uniform)["itm"], by_hand)
+    net.itm.hard_negatives = True
+    assert not torch.isclose(net(features, text, ids, uniform)["itm"], by_hand)
+
+
 class Lossy(nn.Module):
     """DDP wants forward() to give one loss."""
 

@@ -1,0 +1,61 @@
+"""Each bridge in a short run of stage 2, and the start that only a Q-Former has."""
+
+import json
+
+import pytest
+
+from lit_blip2.checkpoint import read_checkpoint
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+SMALL = {"hidden": 16, "layers": 1, "heads": 2, "intermediate": 16}
+BRIDGES = {"LinearBridge": {}, "MLPBridge": {"hidden": 8}, "ResamplerBridge": SMALL}
+
+
+def chosen(name: str) -> list[str]:
+    arguments = {"num_tokens": 6, "projection_std": None} | BRIDGES[name]
+    bridge = {"class_path": f"lit_blip2.model.bridge.{name}", "init_args": arguments}
+    return ["--model.init_from=null", f"--model.net.bridge={json.dumps(bridge)}"]
+
+
+@pytest.mark.parametrize("name", BRIDGES)
+def test_a_run_with_another_bridge_trains_answers_and_is_drawn(name, fit):
+    """All callbacks of a run are on: pictures show samples, and no attention where no Q-Former is."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = fit("mini_opt", *chosen(name), "--trainer.val_check_interval=4", "--model.caption_max_new_tokens=5")
+    steps = read_checkpoint(next((run / "checkpoints").glob("*step=2.ckpt")))["state_dict"]
+    last = read_checkpoint(run)["state_dict"]
+    assert last.keys() and all(key.startswith("net.bridge.") for key in last)
+    assert not any((last[key] == value).all() for key, value in steps.items())
+    assert json.loads((run / "metrics.json").read_text()).keys() >= {"loss/lm", "vqa/accuracy", "caption/cider"}
+    events = EventAccumulator(str(run))
+    events.Reload()
+    assert events.Tags()["images"] == ["val/samples"]
+    assert name.encode() in events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
+
+
+def test_a_bridge_from_a_file_of_overrides(fit, tmp_path):
+    """As an ablation writes it; the command line then changes one argument. A test of the run finds it again."""
+    bridge = {"class_path": "lit_blip2.model.bridge.LinearBridge", "init_args": {"num_tokens": 64}}
+    file = tmp_path / "cell.yaml"
+    file.write_text(json.dumps({"model": {"init_args": {"init_from": None, "net": {"init_args": {"bridge": bridge}}}}}))
+    chosen = [f"--config={file}", "--model.net.bridge.num_tokens=4"]
+    run = fit("mini_opt", *chosen)
+    config = read_checkpoint(run)["config"]
+    assert "num_tokens: 4" in config and "num_queries" not in config
+    fit("mini_opt", *chosen, f"--ckpt_path={run}", command="test", runs=run.parent.parent)
+    assert (run / "predictions.jsonl").exists()
+
+
+def test_tokens_that_the_patches_do_not_give_are_refused(fit):
+    with pytest.raises(ValueError, match="num_tokens=31 would be 1 x 31 boxes on 8 x 8 patches"):
+        fit("mini_opt", *chosen("LinearBridge"), "--model.net.bridge.num_tokens=31")
+
+
+@pytest.mark.parametrize("start", ["init_from", "bert"])
+@pytest.mark.parametrize("command", ["fit", "test"])
+def test_a_start_for_a_q_former_is_refused_without_one(start, command, fit, stage1_run):
+    message = rf"{start}='.*' is what a Q-Former starts from, and MLPBridge has none: --model\.{start}=null"
+    checkpoint = [] if command == "fit" else [f"--ckpt_path={stage1_run}"]
+    with pytest.raises(ValueError, match=message):
+        fit("mini_opt", *chosen("MLPBridge"), f"--model.{start}=somewhere", *checkpoint, command=command)
