@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_blip2.checkpoint import check_fits, trainable_state
+from lit_blip2.keyed import seed_dropout
 from lit_blip2.lit.optim import AdamWCosine
 from lit_blip2.paths import run_all
 
@@ -58,6 +59,8 @@ class LitBLIP2(L.LightningModule):
         return batch[kept] if kept in batch else self.net.vision(batch[name])
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        micro_batch = batch_idx % self.trainer.accumulate_grad_batches
+        seed_dropout(batch["seed"], batch["step"], micro_batch, self.trainer.global_rank)
         losses = self.losses(batch)
         self.last_batch = batch["step"], batch["image_id"]
         self.log_dict({f"train/loss_{name}": loss.detach() for name, loss in losses.items()}, prog_bar=True)

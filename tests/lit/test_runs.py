@@ -72,6 +72,15 @@ def test_an_encoder_decoder_learns_prefixes_and_answers(fit, stage1_run, t5_fold
     assert {"loss/lm", "vqa/mean_over_types", "vqa/no_image", "caption/cider"} <= metrics.keys()
 
 
+def test_dropout_resumes_too(fit):
+    drops = ["--model.net.qformer.dropout=0.2", "--model.net.itm=null"]
+    whole = fit("mini_stage1", *drops)
+    resumed = fit("mini_stage1", *drops, f"--ckpt_path={next((whole / 'checkpoints').glob('*step=2.ckpt'))}")
+    expected, found = (read_checkpoint(run)["state_dict"] for run in (whole, resumed))
+    for key, value in expected.items():
+        assert torch.equal(found[key], value), key
+
+
 def test_stage2_takes_over_every_query_weight(stage1_run, fit):
     run = fit(
         "mini_opt",
