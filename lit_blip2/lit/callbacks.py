@@ -111,7 +111,11 @@ def curated(config: dict[str, Any]) -> dict[str, Any]:
         settings |= {name: "on" if net.get(name) else "off" for name in ("itc", "itm", "itg")}
     else:
         settings["stage1"] = "on" if model.get("init_from") else "off"
-        settings["llm"] = net.get("language", {}).get("init_args", {}).get("name", "")
+        language = net.get("language", {}).get("init_args", {})
+        settings["llm"], settings["llm_frozen"] = (
+            language.get("name", ""),
+            "on" if language.get("frozen", True) else "off",
+        )
     settings |= {name: qformer[name] for name in ("num_queries", "hidden", "layers") if name in qformer}
     settings |= {name: optimization[name] for name in ("lr", "warmup_steps") if name in optimization}
     settings |= {name: data[name] for name in ("batch_size",) if name in data}

@@ -1,4 +1,4 @@
-"""The frozen language model behind one interface: a loss on target tokens, and generation, both after a soft prompt.
+"""The language model behind one interface: a loss on target tokens, and generation, both after a soft prompt.
 
 Decoder (OPT, Llama, Qwen, GPT-2):  [soft prompt; prompt; target]  right-padded for the loss, the prompt
                                     [padding; soft prompt; prompt] left-padded for generation
@@ -46,20 +46,31 @@ class TargetText:
 
 
 class LanguageModel(nn.Module):
-    """A frozen Hugging Face causal or encoder-decoder language model. Building it is free: `load()` makes the network.
+    """A Hugging Face causal or encoder-decoder language model. Building it is free: `load()` makes the network.
 
     Args:
         name: a folder with config.json, or a published name such as facebook/opt-2.7b.
         weights: folder of weights and tokenizer; null: the folder `name`.
-        dtype: bfloat16 or float32 (T5 must not run in float16).
+        dtype: of the frozen weights: bfloat16 or float32 (T5 must not run in float16). Trainable weights stay float32.
         end: text that ends a target, such as a newline; null: the tokenizer's end token.
+        frozen: no gradients for its weights, and eval mode whatever `train()` is called on the parent.
     """
 
-    def __init__(self, name: str, weights: str | None = None, dtype: str = "bfloat16", end: str | None = None):
+    def __init__(
+        self,
+        name: str,
+        weights: str | None = None,
+        dtype: str = "bfloat16",
+        end: str | None = None,
+        frozen: bool = True,
+    ):
         super().__init__()
         if dtype not in ("bfloat16", "float32"):
             raise ValueError(f"dtype={dtype!r} must be bfloat16 or float32")
+        if not frozen and dtype != "float32":
+            raise ValueError(f"dtype={dtype!r} with frozen=false: trainable weights stay float32")
         self.name, self.weights, self.dtype, self.end = name, weights, getattr(torch, dtype), end
+        self.frozen = frozen
         card = published().get(name)
         if card is None:
             from lit_blip2.model.published import language_card
@@ -79,19 +90,19 @@ class LanguageModel(nn.Module):
         return find(self.weights or self.name, f"language model {self.name}", way_out)
 
     def load(self) -> None:
-        """Read weights and tokenizer from disk, frozen; nothing is downloaded."""
+        """Read weights and tokenizer from disk; nothing is downloaded."""
         if self.model is not None:
             return
         from transformers import AutoTokenizer
 
         folder = self._folder()
-        self.model = build(_read_config(folder), folder, self.dtype).requires_grad_(False)
+        self.model = build(_read_config(folder), folder, self.dtype).requires_grad_(not self.frozen)
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> "LanguageModel":
-        """Frozen means eval mode too."""
-        return super().train(False)
+        """A frozen language model stays in eval mode."""
+        return super().train(mode and not self.frozen)
 
     @property
     def encoder_decoder(self) -> bool:

@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 import yaml
+from transformers import OPTForCausalLM
 
 from lit_blip2.checkpoint import find_checkpoint, read_checkpoint
 
@@ -70,6 +71,33 @@ def test_an_encoder_decoder_learns_prefixes_and_answers(fit, stage1_run, t5_fold
     fit("mini_opt", f"--ckpt_path={run}", prefixes, command="test", runs=run.parent.parent, language=t5_folder)
     metrics = json.loads((run / "metrics.json").read_text())
     assert {"loss/lm", "vqa/mean_over_types", "vqa/no_image", "caption/cider"} <= metrics.keys()
+
+
+def test_a_trained_language_model_stands_in_the_checkpoint(fit, stage1_run, opt_folder):
+    """It has moved, resumes exactly (its dropout too), and a test on the validation files finds validation's loss."""
+    trained = [f"--model.init_from={stage1_run}", "--model.net.language.frozen=false"]
+    trained += ["--model.optimization.lr_scale={net.bridge.projection: 5, net.language: 0.5}"]
+    whole = fit("mini_opt", *trained)
+    state, before = read_checkpoint(whole)["state_dict"], OPTForCausalLM.from_pretrained(opt_folder)
+    for name, weight in before.named_parameters():  # tied weights once
+        assert not torch.equal(state.pop(f"net.language.model.{name}"), weight), name
+    assert not [key for key in state if key.startswith("net.language")]
+
+    resumed = fit("mini_opt", *trained, f"--ckpt_path={next((whole / 'checkpoints').glob('*step=2.ckpt'))}")
+    expected, found = (read_checkpoint(run)["state_dict"] for run in (whole, resumed))
+    for key, value in expected.items():
+        assert torch.equal(found[key], value), key
+
+    validated = json.loads((whole / "metrics.json").read_text())["loss/lm"]
+    same = [f"--ckpt_path={whole}", "--data.test=annotations/captions_val.json", "--data.vqa_test="]
+    same[-1] += "{questions: annotations/questions_val.json, annotations: annotations/answers_val.json}"
+    fit("mini_opt", *trained, *same, command="test", runs=whole.parent.parent)
+    assert json.loads((whole / "metrics.json").read_text())["loss/lm"] == validated
+    with pytest.raises(ValueError, match=r"unexpected net\.language\.model\.model\.decoder"):
+        fit("mini_opt", f"--ckpt_path={whole}", command="test", runs=whole.parent.parent)
+    fit("mini_opt", f"--model.init_from={stage1_run}", "--trainer.max_steps=2", runs=whole.parent.parent)
+    frozen = read_checkpoint(whole.parent / "version_1")["state_dict"]
+    assert frozen and not [key for key in frozen if key.startswith("net.language")]
 
 
 def test_dropout_resumes_too(fit):

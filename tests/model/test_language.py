@@ -151,6 +151,39 @@ def test_frozen_means_eval_mode(language):
     assert not any(module.training for module in language.model.modules())
 
 
+@pytest.fixture
+def trained(language):
+    """The same weights, to be trained."""
+    trained = LanguageModel(language.name, dtype="float32", frozen=False)
+    trained.load()
+    trained.tokenizer = language.tokenizer
+    return trained
+
+
+def test_every_weight_learns_where_it_is_not_frozen(trained, prefix_BPD):
+    losses_L, _ = trained.loss(prefix_BPD, trained.tokenise(PROMPTS, TARGETS))
+    losses_L.sum().backward()
+    assert all(p.grad is not None for p in trained.parameters())
+    assert sum(p.numel() for p in trained.parameters()) == trained.num_parameters
+
+
+def test_what_trains_follows_its_parents_mode(trained, language, prefix_BPD):
+    """In eval mode it is the frozen one; in train mode its dropout is on."""
+    parent, text = torch.nn.ModuleList([trained]), trained.tokenise(PROMPTS, TARGETS)
+    assert all(module.training for module in trained.modules())
+    frozen_L, _ = language.loss(prefix_BPD, text)
+    parent.eval()
+    torch.testing.assert_close(trained.loss(prefix_BPD, text)[0], frozen_L)
+    parent.train()
+    drops = any(isinstance(module, torch.nn.Dropout) for module in trained.modules()) or "opt" in language.name
+    assert torch.allclose(trained.loss(prefix_BPD, text)[0], frozen_L, atol=1e-4) != drops
+
+
+def test_low_precision_is_for_frozen_weights(language):
+    with pytest.raises(ValueError, match="dtype='bfloat16' with frozen=false: trainable weights stay float32"):
+        LanguageModel(language.name, frozen=False)
+
+
 def test_no_prompt_of_a_batch_is_dropped(language, prefix_BPD, monkeypatch):
     """A tokenizer without a begin token gives an empty prompt no token at all."""
     plain = language.tokenizer
