@@ -2,9 +2,10 @@
 from a description instead of the image."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning as L
+import torch
 
 from lit_blip2.evaluation.vqa import summarise, vqa_scores
 from lit_blip2.lit.gather import gather_lists
@@ -15,11 +16,28 @@ from lit_blip2.mini.world import Scene
 from lit_blip2.mini.write import load_scenes
 
 
-class SceneScores(L.Callback):
-    """Logs caption/{precision,recall,exact} (mini/scores.py), and in `test` llm/text_qa.
+class Reading(NamedTuple):
+    """A question answered from a description: the answer, the annotators' answers, the question's type, the gold
+    answer's nats and its number of tokens."""
 
-    llm/text_qa is the reference above vqa/mean_over_types, as vqa/no_image is the one below: the frozen language model
-    answers the same questions, put in the same way, after a full and true description of the scene. Mean over types.
+    answer: str
+    truth: list[str]
+    type: str
+    nats: float
+    tokens: int
+
+
+class SceneScores(L.Callback):
+    """Logs caption/{precision,recall,exact} (mini/scores.py), and how well the language model reads: in `test`, and
+    where it is not frozen at every validation too, which then asks each question twice.
+
+    The language model gets the same questions, put in the same way, after a full and true description of the scene
+    instead of the image:
+
+        llm/text_qa     the accuracy of its answers, mean over types: the reference above vqa/mean_over_types, as
+                        vqa/no_image is the one below.
+        llm/text_loss   nats per token of the answers that most annotators gave, end mark included: the sum over all
+                        questions' tokens by their number. It shows forgetting before an answer turns.
 
     Args:
         scenes_val: scene graphs of the validation images, in the data's root. scenes_test: of the test images.
@@ -45,37 +63,52 @@ class SceneScores(L.Callback):
         own = [score_caption(each["caption"], self._scene(each["image_id"])) for each in captions]
         if scores := gather_lists(own):
             pl_module.log_dict(mean_scores(scores))
+        if trainer.testing or not pl_module.net.language.frozen:
+            asked = [each for each in pl_module.predictions if each["task"] == "vqa"]
+            if readings := gather_lists(self._read(trainer, pl_module, asked)):
+                pl_module.log_dict(reading_scores(readings))
 
-    def on_test_epoch_end(self, trainer: L.Trainer, pl_module: LitStage2) -> None:
-        self.on_validation_epoch_end(trainer, pl_module)
-        asked = [each for each in pl_module.predictions if each["task"] == "vqa"]
-        if answers := gather_lists(self._read(trainer, pl_module, asked)):
-            given, truths, types = zip(*answers, strict=True)
-            pl_module.log("llm/text_qa", summarise(vqa_scores(given, truths), types)["vqa/mean_over_types"])
+    on_test_epoch_end = on_validation_epoch_end
 
-    def _read(
-        self, trainer: L.Trainer, pl_module: LitStage2, asked: Sequence[dict[str, Any]]
-    ) -> list[tuple[str, list[str], str]]:
-        """(answer from the description, the annotators' answers, type) of each question that this rank has asked."""
+    def _read(self, trainer: L.Trainer, pl_module: LitStage2, asked: Sequence[dict[str, Any]]) -> list[Reading]:
+        """Each question that this rank has asked, read."""
         if not asked:
             return []
-        table = trainer.datamodule.tables["test"]["vqa"]
+        table = trainer.datamodule.tables["test" if trainer.testing else "val"]["vqa"]
         image_of = dict(zip(table.question_ids.tolist(), table.image_ids.tolist(), strict=True))
         prompts = [
             f"{description(self._scene(image_of[each['question_id']]))} "
             + pl_module.question.replace("{}", each["question"])
             for each in asked
         ]
-        answers, block = [], trainer.datamodule.eval_batch_size
+        readings, block = [], trainer.datamodule.eval_batch_size
         for first in range(0, len(prompts), block):
-            batch = prompts[first : first + block]
-            answers += pl_module.net.language.generate(None, batch, **pl_module.answering)
-        return [(answer, each["answers"], each["question_type"]) for answer, each in zip(answers, asked, strict=True)]
+            readings += read(pl_module, prompts[first : first + block], asked[first : first + block])
+        return readings
 
     def _scene(self, image_id: int) -> Scene:
         if image_id not in self.scenes:
             raise ValueError(f"image {image_id} has no scene in {self.files}: they must belong to the same mini-world")
         return self.scenes[image_id]
+
+
+def read(pl_module: LitStage2, prompts: Sequence[str], asked: Sequence[dict[str, Any]]) -> list[Reading]:
+    """Prompts that hold a description and a question, answered; `asked` holds their predictions."""
+    language, truths = pl_module.net.language, [each["answers"] for each in asked]
+    answers = language.generate(None, prompts, **pl_module.answering)
+    gold = [max(truth, key=truth.count) for truth in truths]
+    losses_L, row_L = language.loss(None, language.tokenise(prompts, gold).to(pl_module.device))
+    nats_B = torch.zeros(len(prompts), device=row_L.device).index_add(0, row_L, losses_L).tolist()
+    tokens_B = torch.bincount(row_L, minlength=len(prompts)).tolist()
+    types = [each["question_type"] for each in asked]
+    return [Reading(*each) for each in zip(answers, truths, types, nats_B, tokens_B, strict=True)]
+
+
+def reading_scores(readings: Sequence[Reading]) -> dict[str, float]:
+    """llm/text_qa and llm/text_loss."""
+    answers, truths, types, nats, tokens = zip(*readings, strict=True)
+    accuracy = summarise(vqa_scores(answers, truths), types)["vqa/mean_over_types"]
+    return {"llm/text_qa": accuracy, "llm/text_loss": sum(nats) / sum(tokens)}
 
 
 def description(scene: Scene) -> str:
