@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ import yaml
 from transformers import OPTForCausalLM
 
 from lit_blip2.checkpoint import find_checkpoint, read_checkpoint
+from lit_blip2.lit.callbacks import MetricsFile
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -228,6 +230,43 @@ def test_validate_leaves_a_tests_figures_alone(fit, stage1_run):
     fit("mini_stage1", f"--ckpt_path={stage1_run}", command="validate", runs=stage1_run.parent.parent)
     assert (stage1_run / "metrics.json").read_text() == before
     assert "retrieval/itc_txt_r1" in json.loads((stage1_run / "validate.json").read_text())
+
+
+def curve(run) -> list[dict]:
+    return [json.loads(line) for line in (run / "validation.jsonl").read_text().splitlines()]
+
+
+def test_every_validation_of_a_fit_leaves_a_line(fit, stage1_run):
+    """Those of other commands leave none."""
+    fit("mini_stage1", f"--ckpt_path={stage1_run}", command="validate", runs=stage1_run.parent.parent)
+    assert [line["step"] for line in curve(stage1_run)] == [2, 4]
+    metrics = json.loads((stage1_run / "metrics.json").read_text())
+    last = curve(stage1_run)[-1]
+    assert last.keys() - {"step"} <= metrics.keys() and {"loss/itc", "retrieval/sum_txt_r1"} <= last.keys()
+    assert curve(stage1_run)[0]["loss/itc"] != last["loss/itc"]
+
+
+def test_a_resumed_run_has_one_line_of_a_step(fit):
+    """Resumed in its own folder at step 2: that line stays, what came later is written anew."""
+    own = ["--model.net.itm=null", "--trainer.logger.version=version_0"]
+    run = fit("mini_stage1", *own)
+    before = curve(run)
+    old = [before[0], {"step": 3, "old": 1}, {"step": 4, "old": 1}, {"step": 9, "old": 1}]
+    (run / "validation.jsonl").write_text("".join(json.dumps(line) + "\n" for line in old))
+    middle = next((run / "checkpoints").glob("*step=2.ckpt"))
+    fit("mini_stage1", *own, f"--ckpt_path={middle}", runs=run.parent.parent)
+    assert curve(run) == before
+    fit("mini_stage1", *own, "--trainer.val_check_interval=4", runs=run.parent.parent)
+    assert [line["step"] for line in curve(run)] == [4]  # a new run in an old folder
+
+
+def test_a_figure_that_is_not_finite_is_null_in_the_curve(tmp_path):
+    trainer = SimpleNamespace(
+        log_dir=str(tmp_path), is_global_zero=True, sanity_checking=False, global_step=7,
+        state=SimpleNamespace(fn="fit"), callback_metrics={"b": torch.tensor(torch.inf), "a": torch.tensor(0.5)},
+    )  # fmt: skip
+    MetricsFile().on_validation_end(trainer, None)
+    assert (tmp_path / "validation.jsonl").read_text() == '{"step": 7, "a": 0.5, "b": null}\n'
 
 
 def test_an_option_does_not_swallow_the_next(fit):
