@@ -111,6 +111,18 @@ def test_dropout_resumes_too(fit):
         assert torch.equal(found[key], value), key
 
 
+def test_examples_in_the_prompt_are_validation_questions(fit, stage1_run, world):
+    run = fit("mini_opt", f"--model.init_from={stage1_run}", "--trainer.max_steps=2")
+    fit("mini_opt", f"--ckpt_path={run}", "--model.in_context=2", command="test", runs=run.parent.parent)
+    solved = json.loads((world / "annotations" / "questions_val.json").read_text())["questions"]
+    predictions = [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
+    shown = [set(each["examples"]) for each in predictions if each["task"] == "vqa"]
+    assert all(len(ids) == 2 and ids <= {row["question_id"] for row in solved} for ids in shown)
+    assert len(set(map(frozenset, shown))) > 6
+    with pytest.raises(ValueError, match=r"128 positions: put fewer examples \(in_context\) in front"):
+        fit("mini_opt", f"--ckpt_path={run}", "--model.in_context=4", command="test", runs=run.parent.parent)
+
+
 def test_stage2_takes_over_every_query_weight(stage1_run, fit):
     run = fit(
         "mini_opt",
