@@ -76,7 +76,8 @@ class LitBLIP2(L.LightningModule):
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         if (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0:
-            self.log("train/lr", optimizer.param_groups[0]["lr"])
+            schedule = self.optimization  # of parameters that lr_scale does not name
+            self.log("train/lr", schedule.lr * schedule.share(self.trainer.global_step, self.trainer.max_steps))
             grads = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
             self.log("train/grad_norm", nn.utils.get_total_norm(grads))
 

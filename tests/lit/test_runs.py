@@ -97,8 +97,10 @@ def test_a_trained_language_model_stands_in_the_checkpoint(fit, stage1_run, opt_
     assert json.loads((whole / "metrics.json").read_text())["loss/lm"] == validated
     with pytest.raises(ValueError, match=r"unexpected net\.language\.model\.model\.decoder"):
         fit("mini_opt", f"--ckpt_path={whole}", command="test", runs=whole.parent.parent)
-    fit("mini_opt", f"--model.init_from={stage1_run}", "--trainer.max_steps=2", runs=whole.parent.parent)
+    fit("mini_opt", f"--model.init_from={stage1_run}", runs=whole.parent.parent)
     frozen = read_checkpoint(whole.parent / "version_1")["state_dict"]
+    metrics = [json.loads((whole.parent / f"version_{i}" / "metrics.json").read_text()) for i in range(2)]
+    assert metrics[0]["train/lr"] == metrics[1]["train/lr"] > 0
     assert frozen and not [key for key in frozen if key.startswith("net.language")]
 
 
