@@ -1,4 +1,5 @@
-"""Random numbers that depend on (seed, step, global row) alone: any number of ranks draws the same."""
+"""Random numbers that depend on (seed, step, global row) alone: any number of ranks draws the same. Dropout's, which
+torch draws by itself, depend on (seed, step, micro-batch, rank)."""
 
 import numpy as np
 import torch
@@ -9,3 +10,10 @@ def row_uniforms(seed: int, step: int, rows_B: Tensor, count: int = 2) -> Tensor
     """Uniform numbers in [0, 1), float64 [B, count], for global rows `rows_B` (int64, on the CPU) of batch `step`."""
     generator = np.random.Generator(np.random.Philox(key=[seed % 2**64, step % 2**64]))
     return torch.from_numpy(generator.random((int(rows_B.max()) + 1, count)))[rows_B]
+
+
+def seed_dropout(seed: int, step: int, micro_batch: int, rank: int) -> None:
+    """Put torch's own generators, which dropout draws from, where they are in this part of step `step` of any run:
+    a resumed run then drops what the unbroken one does."""
+    state = np.random.SeedSequence([seed % 2**64, step, micro_batch, rank]).generate_state(1, np.uint64)
+    torch.manual_seed(int(state[0]))

@@ -40,9 +40,9 @@ def build_net(experiment: dict) -> nn.Module:
 
 def count(net: nn.Module) -> list[tuple[str, int, int]]:
     """(part, trainable, frozen) for each part of a network that has not been loaded."""
-    rows = [_frozen_part("vision", net.vision)]
+    rows = [_loaded_part("vision", net.vision)]
     if isinstance(net, Stage2):
-        rows.append(("language", 0, net.language.num_parameters))
+        rows.append(_loaded_part("language", net.language))
         children = {f"bridge.{name}": part for name, part in net.bridge.named_children()}
         if own := list(net.bridge.parameters(recurse=False)):
             children["bridge"] = nn.ParameterList(own)
@@ -54,7 +54,8 @@ def count(net: nn.Module) -> list[tuple[str, int, int]]:
     return rows
 
 
-def _frozen_part(name: str, part: nn.Module) -> tuple[str, int, int]:
+def _loaded_part(name: str, part: nn.Module) -> tuple[str, int, int]:
+    """A part whose network `load()` would make: it knows its size before."""
     return (name, 0, part.num_parameters) if part.frozen else (name, part.num_parameters, 0)
 
 

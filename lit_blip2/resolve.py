@@ -53,10 +53,13 @@ def resolve(cli: ParserOnly, command: str, arguments: list[str]) -> dict[str, An
     except Exception as error:
         return {"error": reason(str(error))}
     tasks = data.tasks("test" if command == "test" else "val")
-    writers = [model, *(each for each in built.trainer.callbacks or [] if hasattr(each, "metric_names"))]
+    names = model.metric_names(tasks, command)
+    for callback in built.trainer.callbacks or []:
+        if hasattr(callback, "metric_names"):
+            names |= callback.metric_names(model, tasks, command)
     return {
         "config": yaml.safe_load(parser.dump(config, skip_none=False)),
-        "metrics": sorted({name for writer in writers for name in writer.metric_names(tasks, command)}),
+        "metrics": sorted(names),
         "steps": config.trainer.max_steps,
     }
 

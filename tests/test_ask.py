@@ -100,6 +100,38 @@ def test_weights_are_the_checkpoints(folder, run_folder):
     assert not net.training and set(state) == {f"net.{name}" for name in trainable_state(net)}
 
 
+def test_a_trained_language_model_answers(folder, image, tmp_path):
+    """The weights that the checkpoint holds, not those on disk; a checkpoint that lacks one is refused."""
+    config = config_of(folder)
+    language = config["model"]["init_args"]["net"]["init_args"]["language"]
+    language["frozen"] = False
+    file = tmp_path / "last.ckpt"
+    net = ask._build(config["model"]["init_args"]["net"]["init_args"], file)
+    net.load()
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for weight in net.language.parameters():
+            weight.copy_(torch.randn_like(weight))
+    state = {f"net.{name}": value for name, value in trainable_state(net).items()}
+    torch.save({"state_dict": state, "config": yaml.safe_dump(config)}, file)
+    loaded = ask.load(file)
+    assert not loaded.net.language.model.training
+    for name, weight in net.language.named_parameters():
+        assert torch.equal(loaded.net.language.get_parameter(name), weight), name
+    head = loaded.net.language.model.get_output_embeddings().weight
+    assert head is loaded.net.language.model.get_input_embeddings().weight
+    with torch.no_grad():
+        pixels = eval_transform(load_image(image), SIZE)[None]
+        wanted = net.eval().language.generate(
+            net.bridge(net.vision(pixels)), [f"Question: {QUESTION} Answer:"], 4, 2, -1.0
+        )
+    assert ask.answer(file, image, QUESTION) == wanted[0]
+    del state["net.language.model.model.decoder.final_layer_norm.weight"]
+    torch.save({"state_dict": state, "config": yaml.safe_dump(config)}, file)
+    with pytest.raises(ValueError, match=r"missing language\.model\.model\.decoder\.final_layer_norm\.weight"):
+        ask.load(file)
+
+
 def test_question_form_and_length_come_from_the_run(folder, run_folder, image):
     try:
         write_checkpoint(folder, question="{} Short answer:", vqa_max_new_tokens=1)

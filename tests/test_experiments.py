@@ -78,6 +78,14 @@ def test_trainable_parameters_are_those_of_the_paper(name):
     assert sum(trainable for _, trainable, _ in rows) == TRAINABLE[name]
 
 
+def test_what_is_not_frozen_counts_as_trainable():
+    experiment = yaml.safe_load(Path("experiments/mini_opt.yaml").read_text())
+    (frozen,) = [row for row in count(build_net(experiment)) if row[0] == "language"]
+    experiment["model"]["init_args"]["net"]["language"]["frozen"] = False
+    (trained,) = [row for row in count(build_net(experiment)) if row[0] == "language"]
+    assert frozen[1] == trained[2] == 0 and frozen[2] == trained[1] > 800_000
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from lit_blip2.data.binding import Pairs, read_binding
 from lit_blip2.data.coco import Captions, read_captions
 from lit_blip2.data.datasets import BindingRows, CaptionRows, Features, Pixels, QuestionRows, TrainPairs
+from lit_blip2.data.examples import Examples
 from lit_blip2.data.features import FeatureStore
 from lit_blip2.data.order import StepBatchSampler
 from lit_blip2.data.vqa import Questions, read_questions
@@ -165,6 +166,18 @@ class COCO(L.LightningDataModule):
 
     def predict_dataloader(self) -> dict[str, DataLoader]:
         return self._eval_loaders("test")
+
+    def examples(self, count: int) -> Examples:
+        """Solved questions to put in front of those of `test`: of the validation questions, so that no test answer is
+        given away; where there are none, of the test questions about other images."""
+        split = "val" if self.vqa["val"] else "test"
+        if split not in self.tables:
+            self._require(self._annotation_files([split]))
+            self.tables[split] = self._read(split)
+            self._check_images()
+        if "vqa" not in self.tables[split]:
+            raise ValueError(f"{count} examples in a prompt need solved questions: set data.vqa_val")
+        return Examples(self.tables[split]["vqa"], self._source(split), count, self.seed)
 
     def _eval_loaders(self, split: str) -> dict[str, DataLoader]:
         trainer = self._checked_trainer()

@@ -1,5 +1,5 @@
-"""What every run leaves behind: metrics.json, a row in TensorBoard's HParams table; and an early end where a loss is
-not finite."""
+"""What every run leaves behind: metrics.json, validation.jsonl, a row in TensorBoard's HParams table; and an early end
+where a loss is not finite."""
 
 import json
 import math
@@ -18,14 +18,27 @@ class MetricsFile(L.Callback):
 
     Written after validation and after testing; a test's figures replace validation's of the same name. The command
     `validate` writes `validate.json`: its figures must not mix with those of a test.
+
+    `validation.jsonl`: one line of JSON for each validation of `fit`, {"step": steps taken, metric: number, ...} with
+    the metrics of metrics.json; null for what is not finite. Steps rise: training that starts from step k drops the
+    lines beyond k, which belong to a course that was left, and a line replaces its own step's. The file is never seen
+    half written. A resumed run that gets a new folder has its own validations there.
     """
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        folder = trainer.log_dir
+        if trainer.is_global_zero and folder and (file := Path(folder, "validation.jsonl")).exists():
+            write_whole(file, "".join(lines_before(file, trainer.global_step + 1)))
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not trainer.sanity_checking:
             self._write(trainer)
+            self._append(trainer)
 
-    on_fit_end = on_validation_end
-    on_test_end = on_validation_end
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._write(trainer)
+
+    on_fit_end = on_test_end
 
     def _write(self, trainer: L.Trainer) -> None:
         folder = trainer.log_dir  # asks all ranks, so it comes before any of them leaves
@@ -34,10 +47,34 @@ class MetricsFile(L.Callback):
         file = Path(folder) / ("validate.json" if trainer.state.fn == TrainerFn.VALIDATING else "metrics.json")
         file.parent.mkdir(parents=True, exist_ok=True)
         metrics = json.loads(file.read_text()) if file.exists() else {}
-        metrics |= {name: float(value) for name, value in trainer.callback_metrics.items() if name != "step"}
-        temporary = file.with_suffix(".tmp")
-        temporary.write_text(json.dumps(dict(sorted(metrics.items())), indent=2) + "\n")
-        temporary.replace(file)
+        write_whole(file, json.dumps(dict(sorted((metrics | numbers(trainer)).items())), indent=2) + "\n")
+
+    def _append(self, trainer: L.Trainer) -> None:
+        folder = trainer.log_dir
+        if not (trainer.is_global_zero and folder and trainer.state.fn == TrainerFn.FITTING):
+            return
+        finite = {name: value if math.isfinite(value) else None for name, value in sorted(numbers(trainer).items())}
+        line = json.dumps({"step": trainer.global_step} | finite, allow_nan=False) + "\n"
+        file = Path(folder, "validation.jsonl")
+        write_whole(file, "".join([*lines_before(file, trainer.global_step), line]))
+
+
+def numbers(trainer: L.Trainer) -> dict[str, float]:
+    """All that has been logged so far."""
+    return {name: float(value) for name, value in trainer.callback_metrics.items() if name != "step"}
+
+
+def lines_before(file: Path, step: int) -> list[str]:
+    """The lines of a validation.jsonl whose step is less than `step`; none where there is no file."""
+    lines = file.read_text().splitlines(keepends=True) if file.exists() else []
+    return [line for line in lines if json.loads(line)["step"] < step]
+
+
+def write_whole(file: Path, text: str) -> None:
+    """Replace a file at once."""
+    temporary = file.with_suffix(".tmp")
+    temporary.write_text(text)
+    temporary.replace(file)
 
 
 class StopOnNonFinite(L.Callback):
@@ -111,8 +148,10 @@ def curated(config: dict[str, Any]) -> dict[str, Any]:
         settings |= {name: "on" if net.get(name) else "off" for name in ("itc", "itm", "itg")}
     else:
         settings["stage1"] = "on" if model.get("init_from") else "off"
+        language = net.get("language", {}).get("init_args", {})
         settings["bridge"] = bridge.get("class_path", "").rpartition(".")[2]
-        settings["llm"] = net.get("language", {}).get("init_args", {}).get("name", "")
+        settings["llm"] = language.get("name", "")
+        settings["llm_frozen"] = "on" if language.get("frozen", True) else "off"
     settings |= {name: qformer[name] for name in ("num_queries", "hidden", "layers") if name in qformer}
     settings |= {name: optimization[name] for name in ("lr", "warmup_steps") if name in optimization}
     settings |= {name: data[name] for name in ("batch_size",) if name in data}

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_blip2.checkpoint import check_fits, trainable_state
+from lit_blip2.keyed import seed_dropout
 from lit_blip2.lit.optim import AdamWCosine
 from lit_blip2.paths import run_all
 
@@ -58,6 +59,8 @@ class LitBLIP2(L.LightningModule):
         return batch[kept] if kept in batch else self.net.vision(batch[name])
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        micro_batch = batch_idx % self.trainer.accumulate_grad_batches
+        seed_dropout(batch["seed"], batch["step"], micro_batch, self.trainer.global_rank)
         losses = self.losses(batch)
         self.last_batch = batch["step"], batch["image_id"]
         self.log_dict({f"train/loss_{name}": loss.detach() for name, loss in losses.items()}, prog_bar=True)
@@ -73,7 +76,8 @@ class LitBLIP2(L.LightningModule):
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         if (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0:
-            self.log("train/lr", optimizer.param_groups[0]["lr"])
+            schedule = self.optimization  # of parameters that lr_scale does not name
+            self.log("train/lr", schedule.lr * schedule.share(self.trainer.global_step, self.trainer.max_steps))
             grads = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
             self.log("train/grad_norm", nn.utils.get_total_norm(grads))
 

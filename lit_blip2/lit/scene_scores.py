@@ -3,9 +3,10 @@ and the language model answering from a description instead of the image."""
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning as L
+import torch
 
 from lit_blip2.evaluation.vqa import summarise, vqa_scores
 from lit_blip2.lit.gather import gather_lists
@@ -16,14 +17,31 @@ from lit_blip2.mini.world import Scene
 from lit_blip2.mini.write import load_scenes
 
 
+class Reading(NamedTuple):
+    """A question answered from a description: the answer, the annotators' answers, the question's type, the gold
+    answer's nats and its number of tokens."""
+
+    answer: str
+    truth: list[str]
+    type: str
+    nats: float
+    tokens: int
+
+
 class SceneScores(L.Callback):
-    """Logs caption/{precision,recall,exact} (mini/scores.py), vqa/objects_<n>, and in `test` llm/text_qa.
+    """Logs caption/{precision,recall,exact} (mini/scores.py), vqa/objects_<n>, and how well the language model reads:
+    in `test`, and where it is not frozen at every validation too, which then asks each question twice.
 
     vqa/objects_<n> is the accuracy over all questions on scenes of n objects. Which types of question there are depends
     on n, so compare runs at one n, not one n with another.
 
-    llm/text_qa is the reference above vqa/mean_over_types, as vqa/no_image is the one below: the frozen language model
-    answers the same questions, put in the same way, after a full and true description of the scene. Mean over types.
+    The language model gets the same questions, put in the same way, after a full and true description of the scene
+    instead of the image:
+
+        llm/text_qa     the accuracy of its answers, mean over types: the reference above vqa/mean_over_types, as
+                        vqa/no_image is the one below.
+        llm/text_loss   nats per token of the answers that most annotators gave, end mark included: the sum over all
+                        questions' tokens by their number. It shows forgetting before an answer turns.
 
     Args:
         scenes_val: scene graphs of the validation images, in the data's root. scenes_test: of the test images.
@@ -37,10 +55,13 @@ class SceneScores(L.Callback):
         self.files = {"val": scenes_val, "test": scenes_test}
         self.scenes: dict[int, Scene] = {}
 
-    def metric_names(self, tasks: set[str], command: str) -> set[str]:
-        """See LitBLIP2.metric_names."""
+    def metric_names(self, pl_module: LitStage2, tasks: set[str], command: str) -> set[str]:
+        """What this callback adds to LitBLIP2.metric_names."""
         names = {f"caption/{name}" for name in Score._fields} if "caption" in tasks else set()
-        return names | ({"llm/text_qa"} if "vqa" in tasks and command == "test" else set())
+        if "vqa" not in tasks:
+            return names
+        reads = command == "test" or not pl_module.net.language.frozen
+        return names | {"vqa/objects_*"} | ({"llm/text_qa", "llm/text_loss"} if reads else set())
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if not isinstance(pl_module, LitStage2):
@@ -58,12 +79,12 @@ class SceneScores(L.Callback):
         right = vqa_scores([each["answer"] for each, _ in asked], [each["answers"] for each, _ in asked])
         counts = [len(scene.objects) for _, scene in asked]
         pl_module.log_dict(accuracy_by_objects(gather_lists(list(zip(counts, right, strict=True)))))
+        if (trainer.testing or not pl_module.net.language.frozen) and (
+            readings := gather_lists(self._read(trainer, pl_module, asked))
+        ):
+            pl_module.log_dict(reading_scores(readings))
 
-    def on_test_epoch_end(self, trainer: L.Trainer, pl_module: LitStage2) -> None:
-        self.on_validation_epoch_end(trainer, pl_module)
-        if answers := gather_lists(self._read(trainer, pl_module)):
-            given, truths, types = zip(*answers, strict=True)
-            pl_module.log("llm/text_qa", summarise(vqa_scores(given, truths), types)["vqa/mean_over_types"])
+    on_test_epoch_end = on_validation_epoch_end
 
     def _asked(self, trainer: L.Trainer, pl_module: LitStage2) -> list[tuple[dict[str, Any], Scene]]:
         """The questions that this rank has asked, as its predictions have them, each with the scene it is about."""
@@ -74,19 +95,18 @@ class SceneScores(L.Callback):
         image_of = dict(zip(table.question_ids.tolist(), table.image_ids.tolist(), strict=True))
         return [(each, self._scene(image_of[each["question_id"]])) for each in asked]
 
-    def _read(self, trainer: L.Trainer, pl_module: LitStage2) -> list[tuple[str, list[str], str]]:
-        """(answer from the description, the annotators' answers, type) of each question that this rank has asked."""
-        asked = self._asked(trainer, pl_module)
+    def _read(
+        self, trainer: L.Trainer, pl_module: LitStage2, asked: Sequence[tuple[dict[str, Any], Scene]]
+    ) -> list[Reading]:
+        """Each question that this rank has asked, read."""
         prompts = [
             f"{description(scene)} " + pl_module.question.replace("{}", each["question"]) for each, scene in asked
         ]
-        answers, block = [], trainer.datamodule.eval_batch_size
+        readings, block = [], trainer.datamodule.eval_batch_size
         for first in range(0, len(prompts), block):
-            batch = prompts[first : first + block]
-            answers += pl_module.net.language.generate(None, batch, **pl_module.answering)
-        return [
-            (answer, each["answers"], each["question_type"]) for answer, (each, _) in zip(answers, asked, strict=True)
-        ]
+            given = [each for each, _ in asked[first : first + block]]
+            readings += read(pl_module, prompts[first : first + block], given)
+        return readings
 
     def _scene(self, image_id: int) -> Scene:
         if image_id not in self.scenes:
@@ -100,6 +120,25 @@ def accuracy_by_objects(scores: Sequence[tuple[int, float]]) -> dict[str, float]
     for count, score in scores:
         by_count[count].append(score)
     return {f"vqa/objects_{count}": sum(values) / len(values) for count, values in sorted(by_count.items())}
+
+
+def read(pl_module: LitStage2, prompts: Sequence[str], asked: Sequence[dict[str, Any]]) -> list[Reading]:
+    """Prompts that hold a description and a question, answered; `asked` holds their predictions."""
+    language, truths = pl_module.net.language, [each["answers"] for each in asked]
+    answers = language.generate(None, prompts, **pl_module.answering)
+    gold = [max(truth, key=truth.count) for truth in truths]
+    losses_L, row_L = language.loss(None, language.tokenise(prompts, gold).to(pl_module.device))
+    nats_B = torch.zeros(len(prompts), device=row_L.device).index_add(0, row_L, losses_L).tolist()
+    tokens_B = torch.bincount(row_L, minlength=len(prompts)).tolist()
+    types = [each["question_type"] for each in asked]
+    return [Reading(*each) for each in zip(answers, truths, types, nats_B, tokens_B, strict=True)]
+
+
+def reading_scores(readings: Sequence[Reading]) -> dict[str, float]:
+    """llm/text_qa and llm/text_loss."""
+    answers, truths, types, nats, tokens = zip(*readings, strict=True)
+    accuracy = summarise(vqa_scores(answers, truths), types)["vqa/mean_over_types"]
+    return {"llm/text_qa": accuracy, "llm/text_loss": sum(nats) / sum(tokens)}
 
 
 def description(scene: Scene) -> str:

@@ -14,6 +14,7 @@ from lit_blip2.lit.gather import gather_lists
 from lit_blip2.lit.module import LitBLIP2
 from lit_blip2.lit.optim import AdamWCosine
 from lit_blip2.model.bert import load_bert
+from lit_blip2.model.language import Example
 from lit_blip2.objectives.stage2 import Stage2
 
 
@@ -30,6 +31,10 @@ class LitStage2(LitBLIP2):
         vqa_max_new_tokens: longest answer, in tokens. vqa_num_beams: beams. vqa_length_penalty: see the paper.
         caption_max_new_tokens: longest caption, in tokens. caption_num_beams: beams.
         no_image: also answer every question without the image (vqa/no_image), in `test`.
+        in_context: solved examples in front of every question, in `test` and `predict`; 0 is zero-shot. Each is put as
+            the question is: its image's soft prompt, the question, the answer. They are validation questions about
+            other images (test questions where there are no others), drawn by (data.seed, question id); without the
+            image (vqa/no_image) theirs are left out too.
     """
 
     def __init__(
@@ -45,8 +50,11 @@ class LitStage2(LitBLIP2):
         caption_max_new_tokens: int = 30,
         caption_num_beams: int = 5,
         no_image: bool = True,
+        in_context: int = 0,
     ):
         super().__init__(net, optimization)
+        if in_context < 0:
+            raise ValueError(f"in_context={in_context} must not be negative")
         if question.count("{}") != 1:
             raise ValueError(f"question={question!r} must have one {{}}, the place of the question")
         if init_from and bert:
@@ -58,6 +66,7 @@ class LitStage2(LitBLIP2):
                     f"--model.{name}=null"
                 )
         self.init_from, self.bert, self.question, self.no_image = init_from, bert, question, no_image
+        self.in_context, self.examples = in_context, None
         self.answering = dict(
             max_new_tokens=vqa_max_new_tokens, num_beams=vqa_num_beams, length_penalty=vqa_length_penalty
         )
@@ -86,7 +95,7 @@ class LitStage2(LitBLIP2):
             load_bert(self.net.bridge.qformer, None, self.bert)
 
     def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
-        """Tokenise and draw random numbers while the batch is on the host."""
+        """Tokenise, draw random numbers and find examples while the batch is on the host."""
         if batch["task"] == "train":
             uniform_B = row_uniforms(batch["seed"], batch["step"], batch["row"])[:, 0]
             batch["text"] = self.net.objective.text(self.net.language, batch["caption"], self.net.prompt, uniform_B)
@@ -94,6 +103,8 @@ class LitStage2(LitBLIP2):
             captions = [texts[0] for texts in batch["captions"]]
             uniform_B = row_uniforms(0, 0, batch["row"])[:, 0]
             batch["text"] = self.net.objective.text(self.net.language, captions, self.net.prompt, uniform_B)
+        elif batch["task"] == "vqa" and self.examples is not None:
+            batch["examples"] = self.examples.batches(batch["question_id"], batch["image_id"].tolist())
         return batch
 
     def metric_names(self, tasks: set[str], command: str) -> set[str]:
@@ -108,6 +119,14 @@ class LitStage2(LitBLIP2):
 
     def on_validation_epoch_start(self) -> None:
         self.predictions: list[dict[str, Any]] = []
+        self.examples = None
+
+    def on_test_epoch_start(self) -> None:
+        self.on_validation_epoch_start()
+        if self.in_context:
+            self.examples = self.trainer.datamodule.examples(self.in_context)
+
+    on_predict_epoch_start = on_test_epoch_start
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> None:
         if batch["task"] == "caption":
@@ -127,17 +146,24 @@ class LitStage2(LitBLIP2):
         ]
 
     def _answer(self, batch: dict[str, Any]) -> None:
-        prompts = [self.question.replace("{}", question) for question in batch["question"]]
-        soft_prompt = self._soft_prompts(batch)
-        answers = self.net.language.generate(soft_prompt, prompts, **self.answering)
+        prompts, examples = self._prompts(batch), batch.get("examples", [])
+        solved = [Example(self._soft_prompts(each), self._prompts(each), each["answer"]) for each in examples]
+        answers = self.net.language.generate(self._soft_prompts(batch), prompts, examples=solved, **self.answering)
         blind = [None] * len(prompts)
         if self.no_image and self.trainer.testing:
-            blind = self.net.language.generate(None, prompts, **self.answering)
+            unseen = [each._replace(prefix_BPD=None) for each in solved]
+            blind = self.net.language.generate(None, prompts, examples=unseen, **self.answering)
         columns = (batch["question_id"], batch["question"], batch["question_type"], batch["answers"], answers, blind)
-        self.predictions += [
+        own = [
             dict(task="vqa", question_id=i, question=q, question_type=t, answers=a, answer=p, no_image=n)
             for i, q, t, a, p, n in zip(*columns)
         ]
+        for row, ids in zip(own, zip(*(each["question_id"] for each in examples))):
+            row["examples"] = list(ids)
+        self.predictions += own
+
+    def _prompts(self, batch: dict[str, Any]) -> list[str]:
+        return [self.question.replace("{}", question) for question in batch["question"]]
 
     def _soft_prompts(self, batch: dict[str, Any]) -> Tensor:
         """One soft prompt per question; an image with several questions is looked at once."""
@@ -177,10 +203,7 @@ class LitStage2(LitBLIP2):
             lines = "".join(json.dumps(each) + "\n" for each in self.predictions)
             Path(folder, name).write_text(lines)
 
-    on_test_epoch_start = on_validation_epoch_start
     test_step = validation_step
-
-    on_predict_epoch_start = on_validation_epoch_start
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> None:
         """Captions and answers, for predict.jsonl; those of a test, in predictions.jsonl, stay."""

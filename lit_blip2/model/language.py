@@ -1,7 +1,8 @@
-"""The frozen language model behind one interface: a loss on target tokens, and generation, both after a soft prompt.
+"""The language model behind one interface: a loss on target tokens, and generation, both after a soft prompt.
 
 Decoder (OPT, Llama, Qwen, GPT-2):  [soft prompt; prompt; target]  right-padded for the loss, the prompt
-                                    [padding; soft prompt; prompt] left-padded for generation
+                                    [padding; soft prompt; prompt] left-padded for generation, where solved examples
+                                    [soft prompt; prompt; answer] may come before
 Encoder-decoder (T5):               encoder [soft prompt; prompt], decoder: target
 
 Logits are made only where a target token is predicted. Soft prompt, prompt and padding are never targets.
@@ -14,7 +15,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -45,21 +46,40 @@ class TargetText:
         return replace(self, **{k: v.to(device, **kwargs) for k, v in vars(self).items() if v is not None})
 
 
+class Example(NamedTuple):
+    """A solved question for each of B prompts, to come before it: soft prompt (or None), prompts and answers."""
+
+    prefix_BPD: Tensor | None
+    prompts: Sequence[str]
+    answers: Sequence[str]
+
+
 class LanguageModel(nn.Module):
-    """A frozen Hugging Face causal or encoder-decoder language model. Building it is free: `load()` makes the network.
+    """A Hugging Face causal or encoder-decoder language model. Building it is free: `load()` makes the network.
 
     Args:
         name: a folder with config.json, or a published name such as facebook/opt-2.7b.
         weights: folder of weights and tokenizer; null: the folder `name`.
-        dtype: bfloat16 or float32 (T5 must not run in float16).
+        dtype: of the frozen weights: bfloat16 or float32 (T5 must not run in float16). Trainable weights stay float32.
         end: text that ends a target, such as a newline; null: the tokenizer's end token.
+        frozen: no gradients for its weights, and eval mode whatever `train()` is called on the parent.
     """
 
-    def __init__(self, name: str, weights: str | None = None, dtype: str = "bfloat16", end: str | None = None):
+    def __init__(
+        self,
+        name: str,
+        weights: str | None = None,
+        dtype: str = "bfloat16",
+        end: str | None = None,
+        frozen: bool = True,
+    ):
         super().__init__()
         if dtype not in ("bfloat16", "float32"):
             raise ValueError(f"dtype={dtype!r} must be bfloat16 or float32")
+        if not frozen and dtype != "float32":
+            raise ValueError(f"dtype={dtype!r} with frozen=false: trainable weights stay float32")
         self.name, self.weights, self.dtype, self.end = name, weights, getattr(torch, dtype), end
+        self.frozen = frozen
         card = published().get(name)
         if card is None:
             from lit_blip2.model.published import language_card
@@ -79,19 +99,19 @@ class LanguageModel(nn.Module):
         return find(self.weights or self.name, f"language model {self.name}", way_out)
 
     def load(self) -> None:
-        """Read weights and tokenizer from disk, frozen; nothing is downloaded."""
+        """Read weights and tokenizer from disk; nothing is downloaded."""
         if self.model is not None:
             return
         from transformers import AutoTokenizer
 
         folder = self._folder()
-        self.model = build(_read_config(folder), folder, self.dtype).requires_grad_(False)
+        self.model = build(_read_config(folder), folder, self.dtype).requires_grad_(not self.frozen)
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> "LanguageModel":
-        """Frozen means eval mode too."""
-        return super().train(False)
+        """A frozen language model stays in eval mode."""
+        return super().train(mode and not self.frozen)
 
     @property
     def encoder_decoder(self) -> bool:
@@ -146,7 +166,8 @@ class LanguageModel(nn.Module):
 
     def _states(self, prefix_BPD: Tensor | None, text: TargetText) -> tuple[Tensor, Tensor]:
         """Last hidden states of all positions, flattened, and the places of the targets among them."""
-        embeds_BSD, mask_BS = self._embed(prefix_BPD, text.inputs)
+        embeds_BSD, mask_BS = self._embed([(prefix_BPD, text.inputs)])
+        self._check_length(embeds_BSD.shape[1])
         if self.encoder_decoder:
             memory = self.model.get_encoder()(inputs_embeds=embeds_BSD, attention_mask=mask_BS)
             decoder = self.model.get_decoder()(
@@ -168,20 +189,26 @@ class LanguageModel(nn.Module):
         places_L = (text.place_L // width) * (prefix + width - 1) + text.place_L % width + prefix - 1
         return states_BSD.flatten(0, 1), places_L
 
-    def _embed(self, prefix_BPD: Tensor | None, text: PackedText | None) -> tuple[Tensor, Tensor]:
-        """[soft prompt; text], right-padded: embeddings [B, S, D] and mask int64 [B, S]."""
+    def _embed(self, segments: Sequence[tuple[Tensor | None, PackedText | None]]) -> tuple[Tensor, Tensor]:
+        """[soft prompt; text; soft prompt; ...], each text right-padded: embeddings [B, S, D] and mask int64 [B, S]."""
         embeds, masks_ = [], []
-        if prefix_BPD is not None:
-            embeds.append(prefix_BPD.to(self.dtype))
-            masks_.append(torch.ones(prefix_BPD.shape[:2], dtype=torch.long, device=prefix_BPD.device))
-        if text is not None:
-            embeds.append(self.model.get_input_embeddings()(text.padded()))
-            masks_.append(text.valid_BT.long())
-        length = sum(each.shape[1] for each in embeds)
-        longest = getattr(self.model.config, "max_position_embeddings", None)
-        if longest is not None and length > longest:
-            raise ValueError(f"soft prompt and text are {length} tokens long, {self.name} has {longest} positions")
+        for prefix_BPD, text in segments:
+            if prefix_BPD is not None:
+                embeds.append(prefix_BPD.to(self.dtype))
+                masks_.append(torch.ones(prefix_BPD.shape[:2], dtype=torch.long, device=prefix_BPD.device))
+            if text is not None:
+                embeds.append(self.model.get_input_embeddings()(text.padded()))
+                masks_.append(text.valid_BT.long())
         return torch.cat(embeds, dim=1), torch.cat(masks_, dim=1)
+
+    def _check_length(self, length: int, new: int = 0) -> None:
+        """Raises ValueError for a sequence of `length`, to which `new` tokens are added, beyond the last position."""
+        longest = getattr(self.model.config, "max_position_embeddings", None)
+        if longest is not None and length + new > longest:
+            raise ValueError(
+                f"soft prompt and text are {length} tokens long, with room for {new} more; {self.name} has {longest} "
+                "positions: put fewer examples (in_context) in front, or use shorter texts or fewer queries"
+            )
 
     @torch.no_grad()
     def generate(
@@ -191,18 +218,20 @@ class LanguageModel(nn.Module):
         max_new_tokens: int = 30,
         num_beams: int = 5,
         length_penalty: float = 1.0,
+        examples: Sequence[Example] = (),
     ) -> list[str]:
         """Greedy (one beam) or beam-search answers, one per prompt, stripped; the prompt is not repeated.
 
-        Args: soft prompt or None; prompts; see NUMERICS, stage 2, for the paper's settings.
+        Args: soft prompt or None; prompts; see NUMERICS, stage 2, for the paper's settings. examples: solved ones that
+        come before, in this order.
         """
-        prompt_ids = self.tokenizer(list(prompts))["input_ids"]
-        text = _pack_prompts(prompt_ids)
-        if text is not None:
-            text = text.to(self.model.device)
-        embeds_BSD, mask_BS = self._embed(prefix_BPD, text)
-        if not self.encoder_decoder:
-            embeds_BSD, mask_BS = _left_padded(embeds_BSD, mask_BS)
+        ids = [self._solved_ids(each.prompts, each.answers) for each in examples]
+        texts = [_pack_prompts(each) for each in [*ids, self.tokenizer(list(prompts))["input_ids"]]]
+        texts = [text if text is None else text.to(self.model.device) for text in texts]
+        prefixes = [*(each.prefix_BPD for each in examples), prefix_BPD]
+        embeds_BSD, mask_BS = _packed(*self._embed(list(zip(prefixes, texts))), left=not self.encoder_decoder)
+        # The last token made is never read. An encoder's positions hold none that are made.
+        self._check_length(embeds_BSD.shape[1], 0 if self.encoder_decoder else max_new_tokens - 1)
         ids_BT = self.model.generate(
             inputs_embeds=embeds_BSD,
             attention_mask=mask_BS,
@@ -215,6 +244,13 @@ class LanguageModel(nn.Module):
         )
         texts = self.tokenizer.batch_decode(ids_BT, skip_special_tokens=True)
         return [(text.split(self.end)[0] if self.end else text).strip() for text in texts]
+
+    def _solved_ids(self, prompts: Sequence[str], answers: Sequence[str]) -> list[list[int]]:
+        """Each prompt with its answer as training has them, end mark included; for an encoder one text."""
+        if self.encoder_decoder:
+            return self.tokenizer([f"{prompt} {answer}" for prompt, answer in zip(prompts, answers)])["input_ids"]
+        answer_ids = self.target_ids(answers, [bool(prompt.strip()) for prompt in prompts])
+        return [a + b for a, b in zip(self.tokenizer(list(prompts))["input_ids"], answer_ids)]
 
     def _pad_id(self) -> int:
         pad = self.tokenizer.pad_token_id
@@ -234,10 +270,11 @@ def _pack_prompts(prompt_ids: list[list[int]]) -> PackedText | None:
     return None if empty else PackedText.from_lists(prompt_ids)
 
 
-def _left_padded(embeds_BSD: Tensor, mask_BS: Tensor) -> tuple[Tensor, Tensor]:
-    """Right-padded to left-padded: each row is turned until its last real position is the last."""
-    size = mask_BS.shape[1]
-    source_BS = (torch.arange(size, device=mask_BS.device) + mask_BS.sum(1, keepdim=True)) % size
+def _packed(embeds_BSD: Tensor, mask_BS: Tensor, left: bool) -> tuple[Tensor, Tensor]:
+    """Padding, wherever it stands, to the left end (or the right one), as little as the longest row leaves."""
+    size = int(mask_BS.sum(1).max())
+    source_BS = mask_BS.argsort(dim=1, descending=not left, stable=True)  # real positions keep their order
+    source_BS = source_BS[:, -size:] if left else source_BS[:, :size]
     return embeds_BSD.take_along_dim(source_BS[..., None], dim=1), mask_BS.take_along_dim(source_BS, dim=1)
 
 

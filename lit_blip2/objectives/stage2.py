@@ -1,4 +1,5 @@
-"""Stage 2: a bridge learns to write a soft prompt that a frozen language model continues with the caption (paper, 3.2).
+"""Stage 2: a bridge learns to write a soft prompt that a language model, frozen in the paper, continues with the
+caption (paper, 3.2).
 
 Legend: B images, N image tokens, P soft prompt positions, W image width, D language model width.
 """
@@ -14,7 +15,7 @@ from lit_blip2.paths import run_all
 
 
 class Stage2(nn.Module):
-    """Frozen image encoder, bridge, frozen language model.
+    """Image encoder, bridge, language model: the bridge trains, the others where they are not frozen.
 
     Args:
         vision: image encoder.

@@ -3,12 +3,15 @@
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 import yaml
+from transformers import OPTForCausalLM
 
 from lit_blip2.checkpoint import find_checkpoint, read_checkpoint
+from lit_blip2.lit.callbacks import MetricsFile
 from lit_blip2.objectives import stage1
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -81,6 +84,56 @@ def test_an_encoder_decoder_learns_prefixes_and_answers(fit, stage1_run, t5_fold
     fit("mini_opt", f"--ckpt_path={run}", prefixes, command="test", runs=run.parent.parent, language=t5_folder)
     metrics = json.loads((run / "metrics.json").read_text())
     assert {"loss/lm", "vqa/mean_over_types", "vqa/no_image", "caption/cider"} <= metrics.keys()
+
+
+def test_a_trained_language_model_stands_in_the_checkpoint(fit, stage1_run, opt_folder):
+    """It has moved, resumes exactly (its dropout too), and a test on the validation files finds validation's loss."""
+    trained = [f"--model.init_from={stage1_run}", "--model.net.language.frozen=false"]
+    trained += ["--model.optimization.lr_scale={net.bridge.projection: 5, net.language: 0.5}"]
+    whole = fit("mini_opt", *trained)
+    state, before = read_checkpoint(whole)["state_dict"], OPTForCausalLM.from_pretrained(opt_folder)
+    for name, weight in before.named_parameters():  # tied weights once
+        assert not torch.equal(state.pop(f"net.language.model.{name}"), weight), name
+    assert not [key for key in state if key.startswith("net.language")]
+
+    resumed = fit("mini_opt", *trained, f"--ckpt_path={next((whole / 'checkpoints').glob('*step=2.ckpt'))}")
+    expected, found = (read_checkpoint(run)["state_dict"] for run in (whole, resumed))
+    for key, value in expected.items():
+        assert torch.equal(found[key], value), key
+
+    validated = json.loads((whole / "metrics.json").read_text())["loss/lm"]
+    same = [f"--ckpt_path={whole}", "--data.test=annotations/captions_val.json", "--data.vqa_test="]
+    same[-1] += "{questions: annotations/questions_val.json, annotations: annotations/answers_val.json}"
+    fit("mini_opt", *trained, *same, command="test", runs=whole.parent.parent)
+    assert json.loads((whole / "metrics.json").read_text())["loss/lm"] == validated
+    with pytest.raises(ValueError, match=r"unexpected net\.language\.model\.model\.decoder"):
+        fit("mini_opt", f"--ckpt_path={whole}", command="test", runs=whole.parent.parent)
+    fit("mini_opt", f"--model.init_from={stage1_run}", runs=whole.parent.parent)
+    frozen = read_checkpoint(whole.parent / "version_1")["state_dict"]
+    metrics = [json.loads((whole.parent / f"version_{i}" / "metrics.json").read_text()) for i in range(2)]
+    assert metrics[0]["train/lr"] == metrics[1]["train/lr"] > 0
+    assert frozen and not [key for key in frozen if key.startswith("net.language")]
+
+
+def test_dropout_resumes_too(fit):
+    drops = ["--model.net.qformer.dropout=0.2", "--model.net.itm=null"]
+    whole = fit("mini_stage1", *drops)
+    resumed = fit("mini_stage1", *drops, f"--ckpt_path={next((whole / 'checkpoints').glob('*step=2.ckpt'))}")
+    expected, found = (read_checkpoint(run)["state_dict"] for run in (whole, resumed))
+    for key, value in expected.items():
+        assert torch.equal(found[key], value), key
+
+
+def test_examples_in_the_prompt_are_validation_questions(fit, stage1_run, world):
+    run = fit("mini_opt", f"--model.init_from={stage1_run}", "--trainer.max_steps=2")
+    fit("mini_opt", f"--ckpt_path={run}", "--model.in_context=2", command="test", runs=run.parent.parent)
+    solved = json.loads((world / "annotations" / "questions_val.json").read_text())["questions"]
+    predictions = [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
+    shown = [set(each["examples"]) for each in predictions if each["task"] == "vqa"]
+    assert all(len(ids) == 2 and ids <= {row["question_id"] for row in solved} for ids in shown)
+    assert len(set(map(frozenset, shown))) > 6
+    with pytest.raises(ValueError, match=r"128 positions: put fewer examples \(in_context\) in front"):
+        fit("mini_opt", f"--ckpt_path={run}", "--model.in_context=4", command="test", runs=run.parent.parent)
 
 
 def test_stage2_takes_over_every_query_weight(stage1_run, fit):
@@ -202,6 +255,43 @@ def test_validate_leaves_a_tests_figures_alone(fit, stage1_run):
     fit("mini_stage1", f"--ckpt_path={stage1_run}", command="validate", runs=stage1_run.parent.parent)
     assert (stage1_run / "metrics.json").read_text() == before
     assert "retrieval/itc_txt_r1" in json.loads((stage1_run / "validate.json").read_text())
+
+
+def curve(run) -> list[dict]:
+    return [json.loads(line) for line in (run / "validation.jsonl").read_text().splitlines()]
+
+
+def test_every_validation_of_a_fit_leaves_a_line(fit, stage1_run):
+    """Those of other commands leave none."""
+    fit("mini_stage1", f"--ckpt_path={stage1_run}", command="validate", runs=stage1_run.parent.parent)
+    assert [line["step"] for line in curve(stage1_run)] == [2, 4]
+    metrics = json.loads((stage1_run / "metrics.json").read_text())
+    last = curve(stage1_run)[-1]
+    assert last.keys() - {"step"} <= metrics.keys() and {"loss/itc", "retrieval/sum_txt_r1"} <= last.keys()
+    assert curve(stage1_run)[0]["loss/itc"] != last["loss/itc"]
+
+
+def test_a_resumed_run_has_one_line_of_a_step(fit):
+    """Resumed in its own folder at step 2: that line stays, what came later is written anew."""
+    own = ["--model.net.itm=null", "--trainer.logger.version=version_0"]
+    run = fit("mini_stage1", *own)
+    before = curve(run)
+    old = [before[0], {"step": 3, "old": 1}, {"step": 4, "old": 1}, {"step": 9, "old": 1}]
+    (run / "validation.jsonl").write_text("".join(json.dumps(line) + "\n" for line in old))
+    middle = next((run / "checkpoints").glob("*step=2.ckpt"))
+    fit("mini_stage1", *own, f"--ckpt_path={middle}", runs=run.parent.parent)
+    assert curve(run) == before
+    fit("mini_stage1", *own, "--trainer.val_check_interval=4", runs=run.parent.parent)
+    assert [line["step"] for line in curve(run)] == [4]  # a new run in an old folder
+
+
+def test_a_figure_that_is_not_finite_is_null_in_the_curve(tmp_path):
+    trainer = SimpleNamespace(
+        log_dir=str(tmp_path), is_global_zero=True, sanity_checking=False, global_step=7,
+        state=SimpleNamespace(fn="fit"), callback_metrics={"b": torch.tensor(torch.inf), "a": torch.tensor(0.5)},
+    )  # fmt: skip
+    MetricsFile().on_validation_end(trainer, None)
+    assert (tmp_path / "validation.jsonl").read_text() == '{"step": 7, "a": 0.5, "b": null}\n'
 
 
 def test_an_option_does_not_swallow_the_next(fit):

@@ -23,21 +23,41 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 IMAGES = 6
 
 
+class Pairs(list):
+    """(prompt, target) in place of tokens."""
+
+    def to(self, device):
+        return self
+
+
 class Reader(nn.Module):
     """Says the given captions in turn, and answers rightly after a full description. What it says with an image before
-    it is given too, in the questions' order; without that it sees nothing."""
+    it is given too, in the questions' order; without that it sees nothing. A right answer's first word costs it 2 nats,
+    what follows (its end mark at least) half a nat each, a wrong one's 9 each."""
 
     encoder_decoder = False
 
-    def __init__(self, captions: list[str], answers: dict[tuple[frozenset, str], str], seen: Iterable[str] = ()):
+    def __init__(
+        self,
+        captions: list[str],
+        answers: dict[tuple[frozenset, str], str],
+        seen: Iterable[str] = (),
+        frozen: bool = True,
+    ):
         super().__init__()
-        self.captions, self.answers, self.seen = iter(captions), answers, iter(seen)
+        self.captions, self.answers, self.seen, self.frozen = iter(captions), answers, iter(seen), frozen
 
     def tokenise(self, prompts, targets):
-        return None
+        return Pairs(zip(prompts, targets))
 
     def loss(self, prefix_BPD, text):
-        return torch.ones(1), torch.zeros(1, dtype=torch.long)
+        if prefix_BPD is not None:
+            return torch.ones(1), torch.zeros(1, dtype=torch.long)
+        costs = [
+            [2.0, *[0.5] * len(target.split())] if self.read(prompt) == target else [9.0] * 2 for prompt, target in text
+        ]
+        rows = [row for row, cost in enumerate(costs) for _ in cost]
+        return torch.tensor([each for cost in costs for each in cost]), torch.tensor(rows)
 
     def generate(self, prefix_BPD, prompts, **how):
         if prefix_BPD is None:
@@ -76,9 +96,12 @@ def root(tmp_path_factory):
 
 
 def data(root) -> COCO:
-    questions = {"questions": "annotations/questions_test.json", "annotations": "annotations/answers_test.json"}
-    test = "annotations/captions_test.json"
-    return COCO(str(root), test=test, vqa_test=questions, image_size=8, augment=False, eval_batch_size=4)
+    files = {}
+    for split in ("val", "test"):
+        files[split] = f"annotations/captions_{split}.json"
+        answers = f"annotations/answers_{split}.json"
+        files[f"vqa_{split}"] = {"questions": f"annotations/questions_{split}.json", "annotations": answers}
+    return COCO(str(root), **files, image_size=8, augment=False, eval_batch_size=4)
 
 
 def trainer(folder, *callbacks) -> L.Trainer:
@@ -87,10 +110,10 @@ def trainer(folder, *callbacks) -> L.Trainer:
     return L.Trainer(accelerator="cpu", logger=logger, callbacks=list(callbacks), **quiet)
 
 
-def answers_by_scene(root) -> dict[tuple[frozenset, str], str]:
-    scenes = load_scenes(root / "annotations/scenes_test.json").scenes
-    asked = json.loads((root / "annotations/questions_test.json").read_text())["questions"]
-    marks = json.loads((root / "annotations/answers_test.json").read_text())["annotations"]
+def answers_by_scene(root, split: str = "test") -> dict[tuple[frozenset, str], str]:
+    scenes = load_scenes(root / f"annotations/scenes_{split}.json").scenes
+    asked = json.loads((root / f"annotations/questions_{split}.json").read_text())["questions"]
+    marks = json.loads((root / f"annotations/answers_{split}.json").read_text())["annotations"]
     truth = {mark["question_id"]: mark["multiple_choice_answer"] for mark in marks}
     objects = {i: frozenset(o[:4] for o in scene.objects) for i, scene in scenes.items()}
     return {(objects[row["image_id"]], row["question"]): truth[row["question_id"]] for row in asked}
@@ -108,6 +131,12 @@ def test_figures_of_a_test_run(root, tmp_path):
     for name in ("precision", "recall", "exact"):
         assert metrics[f"caption/{name}"] == pytest.approx(1 / IMAGES) == run.callback_metrics[f"caption/{name}"].item()
     assert metrics["llm/text_qa"] == 1.0
+    marks = json.loads((root / "annotations/answers_test.json").read_text())["annotations"]
+    words = sum(
+        len(mark["multiple_choice_answer"].split()) for mark in marks
+    )  # each but the first costs 1/2, as the end
+    by_hand = (2 * len(marks) + 0.5 * words) / (words + len(marks))
+    assert metrics["llm/text_loss"] == pytest.approx(by_hand, rel=1e-5)
     assert metrics["vqa/no_image"] == metrics["vqa/accuracy"] == 0.0
 
 
@@ -141,6 +170,22 @@ def test_a_run_scores_questions_by_the_objects_of_their_scene(split, root, tmp_p
     assert found == pytest.approx(wanted)
 
 
+@pytest.mark.parametrize("frozen", [True, False])
+def test_validation_reads_where_the_language_model_can_forget(root, tmp_path, frozen):
+    """One answer is wrong: it costs the accuracy and the loss."""
+    answers = answers_by_scene(root, "val")
+    known = answers | {next(iter(answers)): "wrong"}
+    module = LitStage2(Net(Reader(["a red ring"] * 2, known, frozen=frozen)), AdamWCosine())
+    run = trainer(tmp_path, SceneScores())
+    run.validate(module, data(root), verbose=False)
+    assert ("llm/text_qa" in run.callback_metrics) == ("llm/text_loss" in run.callback_metrics) == (not frozen)
+    if not frozen:
+        words = [len(answer.split()) for answer in list(answers.values())[1:]]
+        by_hand = (18 + sum(2 + 0.5 * n for n in words)) / (2 + sum(n + 1 for n in words))
+        assert run.callback_metrics["llm/text_loss"].item() == pytest.approx(by_hand, rel=1e-5)
+        assert 0 < run.callback_metrics["llm/text_qa"] < 1
+
+
 def test_a_description_says_all(root):
     for scene in load_scenes(root / "annotations/scenes_test.json").scenes.values():
         said = read_caption(description(scene))
@@ -151,7 +196,7 @@ def test_a_description_says_all(root):
 def test_without_questions_there_is_no_reading(root, tmp_path):
     module = LitStage2(Net(Reader(["a red ring"] * IMAGES, {})), AdamWCosine())
     captions_only = data(root)
-    captions_only.vqa = {"test": None}
+    captions_only.vqa = {"val": None, "test": None}
     run = trainer(tmp_path, SceneScores())
     run.test(module, captions_only, verbose=False)
     assert "caption/exact" in run.callback_metrics and "llm/text_qa" not in run.callback_metrics

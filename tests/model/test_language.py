@@ -17,7 +17,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from lit_blip2.model.language import LanguageModel
+from lit_blip2.model.language import Example, LanguageModel
 from lit_blip2.objectives.lm import LM, PrefixLM, split_prefix
 
 WORDS = ["<pad>", "</s>", "<unk>", *(f"w{i}" for i in range(30))]
@@ -118,6 +118,60 @@ def test_answers_of_a_batch_are_those_of_its_samples(language, prefix_BPD, beams
     assert together == alone and any(together)
 
 
+def examples_of(language) -> list[Example]:
+    """Two for each of the three prompts, of unequal lengths."""
+    generator = torch.Generator().manual_seed(2)
+    soft_2BPD = torch.randn(2, 3, 4, language.width, generator=generator)
+    first = Example(soft_2BPD[0], ["w9 w8", "w7", "w1 w2 w3 w4"], ["w5", "w6 w7 w8", "w9"])
+    return [first, Example(soft_2BPD[1], ["w1", "w2 w3", "w4"], ["w5 w6", "w7", "w8"])]
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_examples_come_before_the_prompt(language, prefix_BPD, count, monkeypatch):
+    """Each row is what one would lay out by hand, padding at its left end (for an encoder at its right)."""
+    given, embed, tokenizer = {}, language.model.get_input_embeddings(), language.tokenizer
+    monkeypatch.setattr(
+        language.model, "generate", lambda **how: given.update(how) or torch.ones(3, 1, dtype=torch.long)
+    )
+    examples = examples_of(language)[:count]
+    language.generate(prefix_BPD, PROMPTS, examples=examples)
+    rows = []
+    for i, prompt in enumerate(PROMPTS):
+        parts = []
+        for example in examples:
+            solved = f"{example.prompts[i]} {example.answers[i]}"
+            ids = tokenizer(solved)["input_ids"] + ([] if language.encoder_decoder else [tokenizer.eos_token_id])
+            parts += [example.prefix_BPD[i], embed(torch.tensor(ids))]
+        rows.append(torch.cat([*parts, prefix_BPD[i], embed(torch.tensor(tokenizer(prompt)["input_ids"]))]))
+    longest = max(map(len, rows))
+    assert given["inputs_embeds"].shape[1] == given["attention_mask"].shape[1] == longest
+    for row, mask, wanted in zip(given["inputs_embeds"], given["attention_mask"].tolist(), rows):
+        padding, real = [0] * (longest - len(wanted)), [1] * len(wanted)
+        assert mask == (real + padding if language.encoder_decoder else padding + real)
+        assert torch.equal(row[torch.tensor(mask, dtype=torch.bool)], wanted)
+
+
+def test_answers_after_examples_are_those_of_samples_alone(language, prefix_BPD):
+    examples = examples_of(language)
+    together = language.generate(prefix_BPD, PROMPTS, max_new_tokens=6, num_beams=2, examples=examples)
+    for i in range(3):
+        own = [Example(*(each[i : i + 1] for each in example)) for example in examples]
+        alone = language.generate(prefix_BPD[i : i + 1], PROMPTS[i : i + 1], 6, 2, examples=own)
+        assert alone == together[i : i + 1]
+
+
+def test_too_long_a_prompt_names_the_ways_out(language, prefix_BPD):
+    """What is still to be generated counts too; an encoder has no last position."""
+    longest = getattr(language.model.config, "max_position_embeddings", None)
+    if longest is None:
+        return
+    few = longest - 4 - len(language.tokenizer("w1")["input_ids"]) + 1
+    with pytest.raises(ValueError, match=rf"{few} more.*{longest} positions: put fewer examples \(in_context\)"):
+        language.generate(prefix_BPD[:1], ["w1"], max_new_tokens=few + 1)
+    if longest == 64:
+        language.generate(prefix_BPD[:1], ["w1"], max_new_tokens=few, num_beams=1)
+
+
 def test_text_alone(language):
     sums, _ = per_sample(language, None, PROMPTS, TARGETS)
     alone, _ = per_sample(language, None, PROMPTS[1:2], TARGETS[1:2])
@@ -149,6 +203,39 @@ def test_gradient_reaches_the_soft_prompt_and_nothing_frozen(language, prefix_BP
 def test_frozen_means_eval_mode(language):
     torch.nn.ModuleList([language]).train()
     assert not any(module.training for module in language.model.modules())
+
+
+@pytest.fixture
+def trained(language):
+    """The same weights, to be trained."""
+    trained = LanguageModel(language.name, dtype="float32", frozen=False)
+    trained.load()
+    trained.tokenizer = language.tokenizer
+    return trained
+
+
+def test_every_weight_learns_where_it_is_not_frozen(trained, prefix_BPD):
+    losses_L, _ = trained.loss(prefix_BPD, trained.tokenise(PROMPTS, TARGETS))
+    losses_L.sum().backward()
+    assert all(p.grad is not None for p in trained.parameters())
+    assert sum(p.numel() for p in trained.parameters()) == trained.num_parameters
+
+
+def test_what_trains_follows_its_parents_mode(trained, language, prefix_BPD):
+    """In eval mode it is the frozen one; in train mode its dropout is on."""
+    parent, text = torch.nn.ModuleList([trained]), trained.tokenise(PROMPTS, TARGETS)
+    assert all(module.training for module in trained.modules())
+    frozen_L, _ = language.loss(prefix_BPD, text)
+    parent.eval()
+    torch.testing.assert_close(trained.loss(prefix_BPD, text)[0], frozen_L)
+    parent.train()
+    drops = any(isinstance(module, torch.nn.Dropout) for module in trained.modules()) or "opt" in language.name
+    assert torch.allclose(trained.loss(prefix_BPD, text)[0], frozen_L, atol=1e-4) != drops
+
+
+def test_low_precision_is_for_frozen_weights(language):
+    with pytest.raises(ValueError, match="dtype='bfloat16' with frozen=false: trainable weights stay float32"):
+        LanguageModel(language.name, frozen=False)
 
 
 def test_no_prompt_of_a_batch_is_dropped(language, prefix_BPD, monkeypatch):
