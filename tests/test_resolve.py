@@ -1,0 +1,77 @@
+"""Experiments resolved without weights: what they would write, and what keeps them from running."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from lit_blip2.resolve import reason
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """Only the names of the files that are looked for."""
+    root = tmp_path_factory.mktemp("world")
+    (root / "annotations").mkdir()
+    for split in ("train", "val", "test"):
+        for kind in ("captions", "questions", "answers", "binding", "scenes"):
+            (root / "annotations" / f"{kind}_{split}.json").touch()
+    return root
+
+
+@pytest.fixture(scope="module")
+def answers(world):
+    """One process for all requests, as a sweep has it."""
+    stage1, opt = ["--config", "experiments/mini_stage1.yaml"], ["--config", "experiments/mini_opt.yaml"]
+    here = [f"--data.root={world}", "--data.features=null"]
+    asked = {
+        "no itm": ("fit", [*stage1, *here, "--model.net.itm=null"]),
+        "itm alone": ("test", [*stage1, *here, "--model.net.itc=null", "--model.net.itg=null"]),
+        "stage 2": ("test", [*opt, *here, "--model.init_from=$stage1"]),
+        "misspelt": ("fit", [*stage1, *here, "--model.net.itmm=null"]),
+        "refused": ("fit", [*stage1, *here, "--model.net.qformer.num_queries=0"]),
+        "nested": ("fit", [*stage1, *here, "--model.net.qformer.hiden=4"]),
+        "trainer": ("fit", [*stage1, *here, "--trainer.max_stepss=4"]),
+        "warm-up": ("fit", [*stage1, *here, "--trainer.max_steps=4"]),
+        "no data": ("fit", [*stage1, "--data.root=nowhere"]),
+        "no file": ("fit", ["--config", "experiments/nowhere.yaml"]),
+    }
+    requests = json.dumps([{"command": command, "arguments": arguments} for command, arguments in asked.values()])
+    done = subprocess.run([sys.executable, "-m", "lit_blip2.resolve"], input=requests, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return dict(zip(asked, json.loads(done.stdout), strict=True))
+
+
+def test_a_config_is_resolved_with_every_default(answers):
+    net = answers["no itm"]["config"]["model"]["init_args"]["net"]["init_args"]
+    assert net["itm"] is None and net["itc"]["init_args"]["temperature"] == 0.07
+    assert answers["no itm"]["steps"] == 680
+    assert answers["stage 2"]["config"]["model"]["init_args"]["init_from"] == "$stage1"
+
+
+def test_it_says_what_can_be_written(answers):
+    assert "retrieval/itc_txt_r1" in answers["no itm"]["metrics"]
+    assert not {"loss/itm", "retrieval/itm_txt_r1", "binding/itm_accuracy"} & set(answers["no itm"]["metrics"])
+    assert set(answers["itm alone"]["metrics"]) == {"loss/itm", "loss/total", "binding/itm_accuracy"}
+    assert {"vqa/type_*", "vqa/no_image", "caption/exact", "llm/text_qa"} <= set(answers["stage 2"]["metrics"])
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("misspelt", "lit_blip2.objectives.stage1.Stage1: Option 'itmm' is not accepted"),
+        ("refused", "num_queries=0 must be at least 1"),
+        ("nested", "Option 'hiden' is not accepted"),
+        ("trainer", "unrecognized arguments: --trainer.max_stepss=4"),
+        ("warm-up", "warmup_steps=60 must be less than trainer.max_steps=4"),
+        ("no data", "missing: nowhere/annotations/captions_train.json"),
+        ("no file", "experiments/nowhere.yaml"),
+    ],
+)
+def test_what_cannot_be_run_says_why_in_one_line(answers, name, message):
+    assert message in answers[name]["error"] and "\n" not in answers[name]["error"]
+
+
+def test_a_plain_complaint_stays_as_it_is():
+    assert reason("lr=0 must be positive") == "lr=0 must be positive"
