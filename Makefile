@@ -1,8 +1,9 @@
 # make demo: BLIP-2's whole recipe on the embedded mini-world.   make test: every test.
-# Both create .venv and install first. PYTHON chooses the interpreter (3.11 or newer).
+# make ablation: the grid of stage 1's objectives at a reduced size, with its report.
+# All create .venv and install first. PYTHON chooses the interpreter (3.11 or newer).
 PYTHON ?= python3
 
-.PHONY: demo test unit lint clean
+.PHONY: demo ablation test unit lint clean
 
 .venv/installed: requirements.txt
 	$(PYTHON) -m venv .venv
@@ -11,6 +12,9 @@ PYTHON ?= python3
 
 demo: .venv/installed
 	.venv/bin/python -m lit_blip2.mini.demo
+
+ablation: .venv/installed
+	.venv/bin/python -m lit_blip2 sweep --config ablations/objectives_small.yaml --workers 2
 
 test: .venv/installed lint
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 --dist loadfile
@@ -23,4 +27,4 @@ lint: .venv/installed
 	.venv/bin/ruff format --check .
 
 clean:
-	rm -rf .venv data runs
+	rm -rf .venv data runs sweeps
