@@ -1,8 +1,11 @@
 # make demo: BLIP-2's whole recipe on the embedded mini-world.   make test: every test.
 # Both create .venv and install first. PYTHON chooses the interpreter (3.11 or newer).
+# make system: what some tests use beside Python, a database and a browser (Debian, as root); they are skipped without.
 PYTHON ?= python3
+APT = DEBIAN_FRONTEND=noninteractive apt-get -qq
+PACKAGES = postgresql chromium chromium-driver
 
-.PHONY: demo test unit lint clean
+.PHONY: demo test unit lint system clean
 
 .venv/installed: requirements.txt
 	$(PYTHON) -m venv .venv
@@ -21,6 +24,10 @@ unit: .venv/installed
 lint: .venv/installed
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+
+system:
+	dpkg -s $(PACKAGES) > /dev/null 2>&1 || \
+		($(APT) update && $(APT) install --yes --no-install-recommends $(PACKAGES)) > /dev/null
 
 clean:
 	rm -rf .venv data runs
