@@ -1,9 +1,12 @@
 # make demo: BLIP-2's whole recipe on the embedded mini-world.   make test: every test.
 # make ablation: the grid of stage 1's objectives at a reduced size, with its report.
 # All create .venv and install first. PYTHON chooses the interpreter (3.11 or newer).
+# make system: what some tests use beside Python, a database and a browser (Debian, as root); they are skipped without.
 PYTHON ?= python3
+APT = DEBIAN_FRONTEND=noninteractive apt-get -qq
+PACKAGES = postgresql chromium chromium-driver
 
-.PHONY: demo ablation test unit lint clean
+.PHONY: demo ablation test unit lint system clean
 
 .venv/installed: requirements.txt
 	$(PYTHON) -m venv .venv
@@ -25,6 +28,10 @@ unit: .venv/installed
 lint: .venv/installed
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+
+system:
+	dpkg -s $(PACKAGES) > /dev/null 2>&1 || \
+		($(APT) update && $(APT) install --yes --no-install-recommends $(PACKAGES)) > /dev/null
 
 clean:
 	rm -rf .venv data runs sweeps
