@@ -24,13 +24,11 @@ def world(tmp_path_factory):
     return root
 
 
-def requests_of(grid: Grid, world: Path) -> list[dict]:
+def requests_of(grid: Grid, world: Path) -> list[tuple[str, ...]]:
+    """(command, arguments...) of each step of each setting."""
     settings = {tuple(cell.labels.items()): cell.labels for cell in grid.cells()}
     return [
-        {
-            "command": grid.steps[step].command,
-            "arguments": [*plan.arguments(grid, labels, step), f"--data.root={world}"],
-        }
+        (grid.steps[step].command, *plan.arguments(grid, labels, step), f"--data.root={world}")
         for labels in settings.values()
         for step in grid.steps
     ]
@@ -38,11 +36,12 @@ def requests_of(grid: Grid, world: Path) -> list[dict]:
 
 @pytest.fixture(scope="module")
 def answers(world):
-    """(ablation, place) -> answer, of all ablations in one process."""
-    grids = {file.stem: read_grid(file) for file in FILES}
-    wanted = {name: requests_of(grid, world) for name, grid in grids.items()}
-    found = iter(plan.ask([request for requests in wanted.values() for request in requests]))
-    return {name: [(request, next(found)) for request in requests] for name, requests in wanted.items()}
+    """Ablation -> its requests with their answers; equal requests of all ablations once, in one process."""
+    wanted = {file.stem: requests_of(read_grid(file), world) for file in FILES}
+    distinct = list(dict.fromkeys(request for requests in wanted.values() for request in requests))
+    found = plan.ask([{"command": request[0], "arguments": list(request[1:])} for request in distinct])
+    answered = dict(zip(distinct, found, strict=True))
+    return {name: [(request, answered[request]) for request in requests] for name, requests in wanted.items()}
 
 
 @pytest.mark.slow
