@@ -130,10 +130,10 @@ class HParams(L.Callback):
             trainer.logger.log_hyperparams(settings, {name: math.nan for name in self.metrics_of(pl_module)})
 
     def metrics_of(self, pl_module: L.LightningModule) -> list[str]:
-        """The metrics that this module's stage can have."""
-        stage2 = hasattr(pl_module.net, "bridge")
+        """The metrics that this module can have."""
         own = ("loss/lm", "vqa/accuracy", "vqa/mean_over_types", "caption/cider")
-        return [name for name in self.METRICS if (name in own) == stage2]
+        generates, represents = pl_module.generation is not None, pl_module.representation is not None
+        return [name for name in self.METRICS if (generates if name in own else represents)]
 
 
 def curated(config: dict[str, Any]) -> dict[str, Any]:
@@ -144,12 +144,13 @@ def curated(config: dict[str, Any]) -> dict[str, Any]:
     qformer = (net.get("qformer") or bridge.get("init_args", {}).get("qformer") or {}).get("init_args", {})
     optimization = (model.get("optimization") or {}).get("init_args", {})
     settings: dict[str, Any] = {}
+    objectives = ("itc", "itm", "itg", "lm") if "lm" in net else ("itc", "itm", "itg")
     if "bridge" not in net:
-        settings |= {name: "on" if net.get(name) else "off" for name in ("itc", "itm", "itg")}
+        settings |= {name: "on" if net.get(name) else "off" for name in objectives}
     else:
         settings["stage1"] = "on" if model.get("init_from") else "off"
-        language = net.get("language", {}).get("init_args", {})
         settings["bridge"] = bridge.get("class_path", "").rpartition(".")[2]
+    if language := net.get("language", {}).get("init_args", {}):
         settings["llm"] = language.get("name", "")
         settings["llm_frozen"] = "on" if language.get("frozen", True) else "off"
     settings |= {name: qformer[name] for name in ("num_queries", "hidden", "layers") if name in qformer}

@@ -1,4 +1,5 @@
-"""What both stages share as Lightning systems: features, losses to log, the optimiser, and lean checkpoints."""
+"""What the stages, and both at once, share as Lightning systems: features, losses to log, evaluation, the optimiser,
+and lean checkpoints."""
 
 import warnings
 from typing import Any
@@ -9,13 +10,18 @@ from torch import Tensor, nn
 
 from lit_blip2.checkpoint import check_fits, trainable_state
 from lit_blip2.keyed import seed_dropout
+from lit_blip2.lit.generation import Generation
 from lit_blip2.lit.optim import AdamWCosine
+from lit_blip2.lit.representation import Representation
 from lit_blip2.paths import run_all
 
 
 class LitBLIP2(L.LightningModule):
-    """A stage's network under Lightning. Subclasses say how a batch becomes losses, and how to evaluate.
+    """A stage's network under Lightning. Subclasses say how a batch becomes losses, and which of the two parts below
+    they have.
 
+    representation: what prepares texts for stage 1's objectives, and evaluates them; or None.
+    generation: the same for the language model; or None.
     config: the resolved configuration as YAML, set by the command line, kept in every checkpoint.
     resumed: training goes on from a checkpoint, which holds all that `start` would read; set by the command line.
     """
@@ -23,6 +29,8 @@ class LitBLIP2(L.LightningModule):
     def __init__(self, net: nn.Module, optimization: AdamWCosine):
         super().__init__()
         self.net, self.optimization = net, optimization
+        self.representation: Representation | None = None
+        self.generation: Generation | None = None
         self.strict_loading = False
         self.config = ""
         self.resumed = False
@@ -54,9 +62,21 @@ class LitBLIP2(L.LightningModule):
             )
 
     def features(self, batch: dict[str, Any], name: str = "image") -> Tensor:
-        """Image features [B, N, W]: those of the batch, else the encoder's."""
+        """Image features [B, N, W]: those of the batch, else the encoder's, which the batch then keeps."""
         kept = "features" if name == "image" else name.replace("image", "features")
-        return batch[kept] if kept in batch else self.net.vision(batch[name])
+        if kept not in batch:
+            batch[kept] = self.net.vision(batch[name])
+        return batch[kept]
+
+    @property
+    def parts(self) -> list[Representation | Generation]:
+        """Those that there are."""
+        return [part for part in (self.representation, self.generation) if part is not None]
+
+    def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
+        for part in self.parts:
+            part.prepare(batch)
+        return batch
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         micro_batch = batch_idx % self.trainer.accumulate_grad_batches
@@ -64,18 +84,65 @@ class LitBLIP2(L.LightningModule):
         losses = self.losses(batch)
         self.last_batch = batch["step"], batch["image_id"]
         self.log_dict({f"train/loss_{name}": loss.detach() for name, loss in losses.items()}, prog_bar=True)
+        if self.logs_this_step() and micro_batch + 1 == self.trainer.accumulate_grad_batches:
+            self.watch(losses)
         return losses["total"]
-
-    def log_test_step(self) -> None:
-        """Test figures stand in TensorBoard at the step that the checkpoint had reached, not at 0."""
-        self.log("step", float(self.trained_steps))
 
     def losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Named losses of a training batch, their weighted sum as `total`."""
         raise NotImplementedError
 
+    def logs_this_step(self) -> bool:
+        """Whether the step under way is one of every `log_every_n_steps`."""
+        return (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0
+
+    def watch(self, losses: dict[str, Tensor]) -> None:
+        """What a subclass has to log of the losses before their backward, in the last micro-batch of such a step."""
+
+    def on_validation_epoch_start(self) -> None:
+        for part in self.parts:
+            part.begin(self)
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> None:
+        totals = [total for part in self.parts if (total := part.step(self, batch)) is not None]
+        if totals and self.representation is not None:  # without it there is one loss
+            self.log_losses({"total": sum(totals)}, len(batch["image_id"]))
+
+    def log_losses(self, losses: dict[str, Tensor], rows: int) -> None:
+        """Losses of an evaluation batch, means over so many rows."""
+        named = {f"loss/{name}": loss for name, loss in losses.items()}
+        self.log_dict(named, batch_size=rows, add_dataloader_idx=False, sync_dist=True)
+
+    def on_validation_epoch_end(self) -> None:
+        for part in self.parts:
+            self.log_dict(part.metrics())
+
+    on_test_epoch_start = on_predict_epoch_start = on_validation_epoch_start
+    test_step = validation_step
+
+    def on_test_epoch_end(self) -> None:
+        """Test figures stand in TensorBoard at the step that the checkpoint had reached, not at 0."""
+        self.on_validation_epoch_end()
+        self.log("step", float(self.trained_steps))
+        if self.generation is not None:
+            self.generation.write(self, "predictions.jsonl")
+
+    def on_predict_start(self) -> None:
+        if self.generation is None:
+            raise ValueError(
+                "predict writes captions and answers, without a language model there are none: use a stage-2 experiment"
+            )
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Captions and answers, for predict.jsonl; those of a test, in predictions.jsonl, stay."""
+        self.generation.step(self, batch)
+
+    def on_predict_epoch_end(self) -> None:
+        self.generation.gather()
+        self.generation.write(self, "predict.jsonl")
+
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        if (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0:
+        if self.logs_this_step():
             schedule = self.optimization  # of parameters that lr_scale does not name
             self.log("train/lr", schedule.lr * schedule.share(self.trainer.global_step, self.trainer.max_steps))
             grads = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
@@ -90,7 +157,7 @@ class LitBLIP2(L.LightningModule):
 
         Args: the data module's tasks (caption, vqa, binding) of the split; the command.
         """
-        raise NotImplementedError
+        return set().union(*(part.metric_names(tasks, command) for part in self.parts))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what trains, and the config."""

@@ -14,8 +14,6 @@ from lit_blip2.evaluation.queries import query_usage
 from lit_blip2.lit.attention import query_maps
 from lit_blip2.lit.module import LitBLIP2
 from lit_blip2.lit.sample_texts import Line, stage1_lines, stage2_lines
-from lit_blip2.lit.stage1 import LitStage1
-from lit_blip2.lit.stage2 import LitStage2
 from lit_blip2.model.qformer import QFormer
 
 if TYPE_CHECKING:
@@ -35,10 +33,10 @@ class Pictures(L.Callback):
     """After validation (val/...) and testing (test/...), where TensorBoard is the logger:
 
         samples     the first images with their captions. Stage 1: what ITC and ITM prefer among those captions.
-                    Stage 2: the caption and answers that the evaluation has generated.
+                    Stage 2: the caption and answers that the evaluation has generated. Joint training: both.
         attention   where each query looks (lit/attention.py); networks with a Q-Former.
-        queries     which query wins ITC's maximum how often; stage 1 with ITC. The scalar queries/entropy says how
-                    evenly, and is logged by LitStage1 with its other metrics.
+        queries     which query wins ITC's maximum how often; networks with ITC. The scalar queries/entropy says how
+                    evenly, and is logged with the other metrics.
 
     Images are read from their files, also where the run reads kept features; if they are gone, there are no pictures.
 
@@ -77,23 +75,27 @@ class Pictures(L.Callback):
             yield "samples", sample_sheet(images_BHW3, self._lines(trainer, pl_module, split, samples))
             if (qformer := qformer_of(pl_module)) is not None:
                 yield "attention", attention_sheet(images_BHW3, query_maps(qformer, samples.features_BND))
-        if (wins := getattr(pl_module, "query_wins", None)) is not None:
+        represents = pl_module.representation
+        if represents is not None and (wins := represents.query_wins) is not None:
             wins_Q, _, evenness = query_usage(wins, pl_module.net.qformer.num_queries)
             yield "queries", query_bars(wins_Q, evenness)
 
     def _lines(self, trainer: L.Trainer, pl_module: LitBLIP2, split: str, samples: Samples) -> list[list[Line]]:
-        if isinstance(pl_module, LitStage1):
-            return stage1_lines(pl_module.net, samples.features_BND, samples.captions)
-        if not isinstance(pl_module, LitStage2):
-            return [[Line(caption)] for caption in samples.captions]
+        represents, generates = pl_module.representation, pl_module.generation
+        first = [[Line(caption)] for caption in samples.captions]
+        if represents is not None:
+            first = stage1_lines(represents.net, samples.features_BND, samples.captions)
+        if generates is None:
+            return first
         table, image_of = trainer.datamodule.tables[split].get("vqa"), {}
         if table is not None:
             image_of = dict(zip(table.question_ids.tolist(), table.image_ids.tolist(), strict=True))
-        return stage2_lines(pl_module.predictions, samples.image_ids, samples.captions, image_of, self.questions)
+        second = stage2_lines(generates.predictions, samples.image_ids, samples.captions, image_of, self.questions)
+        return second if represents is None else [one + two[1:] for one, two in zip(first, second, strict=True)]
 
 
 def qformer_of(pl_module: LitBLIP2) -> QFormer | None:
-    """The Q-Former of either stage, if there is one."""
+    """The Q-Former, if there is one."""
     return getattr(getattr(pl_module.net, "bridge", pl_module.net), "qformer", None)
 
 

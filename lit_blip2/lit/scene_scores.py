@@ -1,5 +1,5 @@
-"""The mini-world's own figures for stage 2: captions scored against the scene graph, answers by the number of objects,
-and the language model answering from a description instead of the image."""
+"""The mini-world's own figures for the language model: captions scored against the scene graph, answers by the number
+of objects, and its answers from a description instead of the image."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -10,7 +10,8 @@ import torch
 
 from lit_blip2.evaluation.vqa import summarise, vqa_scores
 from lit_blip2.lit.gather import gather_lists
-from lit_blip2.lit.stage2 import LitStage2
+from lit_blip2.lit.module import LitBLIP2
+from lit_blip2.lit.stage1 import LitStage1
 from lit_blip2.mini.grammar import UNSAID, Caption, Mention, caption_text
 from lit_blip2.mini.scores import Score, mean_scores, score_caption
 from lit_blip2.mini.world import Scene
@@ -46,7 +47,7 @@ class SceneScores(L.Callback):
     Args:
         scenes_val: scene graphs of the validation images, in the data's root. scenes_test: of the test images.
     Raises:
-        FileNotFoundError: no such scene graphs. ValueError: another stage, or an image without a scene.
+        FileNotFoundError: no such scene graphs. ValueError: stage 1, or an image without a scene.
     """
 
     def __init__(
@@ -55,23 +56,27 @@ class SceneScores(L.Callback):
         self.files = {"val": scenes_val, "test": scenes_test}
         self.scenes: dict[int, Scene] = {}
 
-    def metric_names(self, pl_module: LitStage2, tasks: set[str], command: str) -> set[str]:
+    def metric_names(self, pl_module: LitBLIP2, tasks: set[str], command: str) -> set[str]:
         """What this callback adds to LitBLIP2.metric_names."""
+        if pl_module.generation is None:
+            return set()
         names = {f"caption/{name}" for name in Score._fields} if "caption" in tasks else set()
         if "vqa" not in tasks:
             return names
-        reads = command == "test" or not pl_module.net.language.frozen
+        reads = command == "test" or not pl_module.generation.net.language.frozen
         return names | {"vqa/objects_*"} | ({"llm/text_qa", "llm/text_loss"} if reads else set())
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        if not isinstance(pl_module, LitStage2):
+        if isinstance(pl_module, LitStage1):
             raise ValueError(f"SceneScores reads generated captions, {type(pl_module).__name__} has none: leave it out")
         file = self.files["val" if stage in ("fit", "validate") else "test"]
         self.scenes = load_scenes(trainer.datamodule.root / file).scenes
 
-    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: LitStage2) -> None:
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: LitBLIP2) -> None:
         """Runs before the module's own epoch end: `predictions` holds this rank's, so the scores are gathered here."""
-        captions = [each for each in pl_module.predictions if each["task"] == "caption"]
+        if (generation := pl_module.generation) is None:
+            return
+        captions = [each for each in generation.predictions if each["task"] == "caption"]
         own = [score_caption(each["caption"], self._scene(each["image_id"])) for each in captions]
         if scores := gather_lists(own):
             pl_module.log_dict(mean_scores(scores))
@@ -79,16 +84,16 @@ class SceneScores(L.Callback):
         right = vqa_scores([each["answer"] for each, _ in asked], [each["answers"] for each, _ in asked])
         counts = [len(scene.objects) for _, scene in asked]
         pl_module.log_dict(accuracy_by_objects(gather_lists(list(zip(counts, right, strict=True)))))
-        if (trainer.testing or not pl_module.net.language.frozen) and (
+        if (trainer.testing or not generation.net.language.frozen) and (
             readings := gather_lists(self._read(trainer, pl_module, asked))
         ):
             pl_module.log_dict(reading_scores(readings))
 
     on_test_epoch_end = on_validation_epoch_end
 
-    def _asked(self, trainer: L.Trainer, pl_module: LitStage2) -> list[tuple[dict[str, Any], Scene]]:
+    def _asked(self, trainer: L.Trainer, pl_module: LitBLIP2) -> list[tuple[dict[str, Any], Scene]]:
         """The questions that this rank has asked, as its predictions have them, each with the scene it is about."""
-        asked = [each for each in pl_module.predictions if each["task"] == "vqa"]
+        asked = [each for each in pl_module.generation.predictions if each["task"] == "vqa"]
         if not asked:
             return []
         table = trainer.datamodule.tables["test" if trainer.testing else "val"]["vqa"]
@@ -96,12 +101,11 @@ class SceneScores(L.Callback):
         return [(each, self._scene(image_of[each["question_id"]])) for each in asked]
 
     def _read(
-        self, trainer: L.Trainer, pl_module: LitStage2, asked: Sequence[tuple[dict[str, Any], Scene]]
+        self, trainer: L.Trainer, pl_module: LitBLIP2, asked: Sequence[tuple[dict[str, Any], Scene]]
     ) -> list[Reading]:
         """Each question that this rank has asked, read."""
-        prompts = [
-            f"{description(scene)} " + pl_module.question.replace("{}", each["question"]) for each, scene in asked
-        ]
+        question = pl_module.generation.question
+        prompts = [f"{description(scene)} " + question.replace("{}", each["question"]) for each, scene in asked]
         readings, block = [], trainer.datamodule.eval_batch_size
         for first in range(0, len(prompts), block):
             given = [each for each, _ in asked[first : first + block]]
@@ -122,10 +126,11 @@ def accuracy_by_objects(scores: Sequence[tuple[int, float]]) -> dict[str, float]
     return {f"vqa/objects_{count}": sum(values) / len(values) for count, values in sorted(by_count.items())}
 
 
-def read(pl_module: LitStage2, prompts: Sequence[str], asked: Sequence[dict[str, Any]]) -> list[Reading]:
+def read(pl_module: LitBLIP2, prompts: Sequence[str], asked: Sequence[dict[str, Any]]) -> list[Reading]:
     """Prompts that hold a description and a question, answered; `asked` holds their predictions."""
-    language, truths = pl_module.net.language, [each["answers"] for each in asked]
-    answers = language.generate(None, prompts, **pl_module.answering)
+    generation, truths = pl_module.generation, [each["answers"] for each in asked]
+    language = generation.net.language
+    answers = language.generate(None, prompts, **generation.answering)
     gold = [max(truth, key=truth.count) for truth in truths]
     losses_L, row_L = language.loss(None, language.tokenise(prompts, gold).to(pl_module.device))
     nats_B = torch.zeros(len(prompts), device=row_L.device).index_add(0, row_L, losses_L).tolist()

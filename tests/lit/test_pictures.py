@@ -185,7 +185,7 @@ def test_validation_and_test_leave_pictures(kept, stage1, root, tmp_path):
         f"{split}/{name}" for split in ("val", "test") for name in ("samples", "attention", "queries")
     }
     assert all(np.asarray(picture).std() > 10 for picture in pictures.values())
-    assert "queries/entropy" in scalars and module.query_wins.shape == (4,)
+    assert "queries/entropy" in scalars and module.representation.query_wins.shape == (4,)
 
 
 def keep_features(net, root, folder) -> None:

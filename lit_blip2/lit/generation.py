@@ -1,0 +1,168 @@
+"""What stage 2's language model makes of a batch: targets on the host; in evaluation captions and zero-shot answers."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from lit_blip2.evaluation.captioning import caption_scores
+from lit_blip2.evaluation.vqa import summarise, vqa_scores
+from lit_blip2.keyed import row_uniforms
+from lit_blip2.lit.gather import gather_lists
+from lit_blip2.model.language import Example
+from lit_blip2.objectives.stage2 import Stage2
+
+if TYPE_CHECKING:
+    from lit_blip2.lit.module import LitBLIP2
+
+
+class Generation:
+    """A part of LitStage2 and LitJoint; LitBLIP2 calls its methods.
+
+    predictions: captions and answers so far, of this rank; after `metrics`, of all ranks.
+
+    Args:
+        net: encoder, bridge and language model.
+        question: prompt of a question, {} being its place.
+        vqa_max_new_tokens: longest answer, in tokens.
+        vqa_num_beams: beams that look for an answer.
+        vqa_length_penalty: see the paper.
+        caption_max_new_tokens: longest caption, in tokens.
+        caption_num_beams: beams that look for a caption.
+        no_image: also answer every question without the image (vqa/no_image), in `test`.
+        in_context: solved examples in front of every question, in `test` and `predict`; 0 is zero-shot. Each is put as
+            the question is: its image's soft prompt, the question, the answer. They are validation questions about
+            other images (test questions where there are no others), drawn by (data.seed, question id); without the
+            image (vqa/no_image) theirs are left out too.
+    """
+
+    def __init__(
+        self,
+        net: Stage2,
+        question: str = "Question: {} Answer:",
+        vqa_max_new_tokens: int = 10,
+        vqa_num_beams: int = 5,
+        vqa_length_penalty: float = -1.0,
+        caption_max_new_tokens: int = 30,
+        caption_num_beams: int = 5,
+        no_image: bool = True,
+        in_context: int = 0,
+    ):
+        if in_context < 0:
+            raise ValueError(f"in_context={in_context} must not be negative")
+        if question.count("{}") != 1:
+            raise ValueError(f"question={question!r} must have one {{}}, the place of the question")
+        self.net, self.question, self.no_image = net, question, no_image
+        self.in_context, self.examples = in_context, None
+        self.answering = dict(
+            max_new_tokens=vqa_max_new_tokens, num_beams=vqa_num_beams, length_penalty=vqa_length_penalty
+        )
+        self.captioning = dict(max_new_tokens=caption_max_new_tokens, num_beams=caption_num_beams)
+        self.predictions: list[dict[str, Any]] = []
+
+    def prepare(self, batch: dict[str, Any]) -> None:
+        """Tokenise, draw random numbers and find examples."""
+        if batch["task"] == "train":
+            self._add_target(batch, batch["caption"], row_uniforms(batch["seed"], batch["step"], batch["row"]))
+        elif batch["task"] == "caption":
+            self._add_target(batch, [texts[0] for texts in batch["captions"]], row_uniforms(0, 0, batch["row"]))
+        elif batch["task"] == "vqa" and self.examples is not None:
+            batch["examples"] = self.examples.batches(batch["question_id"], batch["image_id"].tolist())
+
+    def _add_target(self, batch: dict[str, Any], captions: list[str], uniform_B2: Tensor) -> None:
+        net = self.net
+        batch["target"] = net.objective.text(net.language, captions, net.prompt, uniform_B2[:, 0])
+
+    def metric_names(self, tasks: set[str], command: str) -> set[str]:
+        """See LitBLIP2.metric_names."""
+        names = {"loss/lm", "caption/cider", "caption/bleu4"} if "caption" in tasks else set()
+        if "vqa" in tasks:
+            names |= {"vqa/accuracy", "vqa/mean_over_types", "vqa/type_*"}
+            names |= {"vqa/no_image"} if self.no_image and command == "test" else set()
+        return names
+
+    def begin(self, module: "LitBLIP2") -> None:
+        """An evaluation begins."""
+        trainer, self.predictions, self.examples = module.trainer, [], None
+        if self.in_context and (trainer.testing or trainer.predicting):
+            self.examples = trainer.datamodule.examples(self.in_context)
+
+    def step(self, module: "LitBLIP2", batch: dict[str, Any]) -> Tensor | None:
+        """Look at an evaluation batch. Returns its weighted loss where it has captions."""
+        if batch["task"] == "caption":
+            return self._caption(module, batch)
+        if batch["task"] == "vqa":
+            self._answer(module, batch)
+        return None
+
+    def _caption(self, module: "LitBLIP2", batch: dict[str, Any]) -> Tensor:
+        soft_prompt = self.net.bridge(module.features(batch))
+        losses_L, _ = self.net.language.loss(soft_prompt, batch["target"])
+        if not module.trainer.predicting:
+            module.log_losses({"lm": losses_L.mean()}, len(losses_L))
+        texts = self.net.language.generate(soft_prompt, [self.net.prompt] * len(soft_prompt), **self.captioning)
+        self.predictions += [
+            {"task": "caption", "image_id": image_id, "caption": text, "references": references}
+            for image_id, text, references in zip(batch["image_id"].tolist(), texts, batch["captions"])
+        ]
+        return self.net.objective.weight * losses_L.mean()
+
+    def _answer(self, module: "LitBLIP2", batch: dict[str, Any]) -> None:
+        prompts, examples = self._prompts(batch), batch.get("examples", [])
+        solved = [Example(self._soft_prompts(module, each), self._prompts(each), each["answer"]) for each in examples]
+        soft_prompt = self._soft_prompts(module, batch)
+        answers = self.net.language.generate(soft_prompt, prompts, examples=solved, **self.answering)
+        blind = [None] * len(prompts)
+        if self.no_image and module.trainer.testing:
+            unseen = [each._replace(prefix_BPD=None) for each in solved]
+            blind = self.net.language.generate(None, prompts, examples=unseen, **self.answering)
+        columns = (batch["question_id"], batch["question"], batch["question_type"], batch["answers"], answers, blind)
+        own = [
+            dict(task="vqa", question_id=i, question=q, question_type=t, answers=a, answer=p, no_image=n)
+            for i, q, t, a, p, n in zip(*columns)
+        ]
+        for row, ids in zip(own, zip(*(each["question_id"] for each in examples))):
+            row["examples"] = list(ids)
+        self.predictions += own
+
+    def _prompts(self, batch: dict[str, Any]) -> list[str]:
+        return [self.question.replace("{}", question) for question in batch["question"]]
+
+    def _soft_prompts(self, module: "LitBLIP2", batch: dict[str, Any]) -> Tensor:
+        """One soft prompt per question; an image with several questions is looked at once."""
+        ids = batch["image_id"].tolist()
+        places = {image_id: place for place, image_id in enumerate(ids)}
+        distinct = list(places)
+        name = "features" if "features" in batch else "image"
+        images = {name: batch[name][[places[image_id] for image_id in distinct]]}
+        rows = {image_id: row for row, image_id in enumerate(distinct)}
+        return self.net.bridge(module.features(images))[[rows[image_id] for image_id in ids]]
+
+    def metrics(self) -> dict[str, float]:
+        """Scores of the predictions of all ranks."""
+        self.gather()
+        captions = [each for each in self.predictions if each["task"] == "caption"]
+        answers = [each for each in self.predictions if each["task"] == "vqa"]
+        metrics = {}
+        if captions:
+            pairs = [(each["caption"], each["references"]) for each in captions]
+            metrics |= caption_scores([text for text, _ in pairs], [references for _, references in pairs])
+        if answers:
+            truths, types = [each["answers"] for each in answers], [each["question_type"] for each in answers]
+            metrics |= summarise(vqa_scores([each["answer"] for each in answers], truths), types)
+            if answers[0]["no_image"] is not None:
+                blind = summarise(vqa_scores([each["no_image"] for each in answers], truths), types)
+                metrics["vqa/no_image"] = blind["vqa/mean_over_types"]
+        return metrics
+
+    def gather(self) -> None:
+        """Predictions of all ranks, once."""
+        self.predictions = gather_lists(self.predictions)
+
+    def write(self, module: "LitBLIP2", name: str) -> None:
+        """The gathered predictions to a file beside the metrics."""
+        folder = module.trainer.log_dir  # asks all ranks, so it comes before any of them leaves
+        if module.trainer.is_global_zero and folder:
+            lines = "".join(json.dumps(each) + "\n" for each in self.predictions)
+            Path(folder, name).write_text(lines)
