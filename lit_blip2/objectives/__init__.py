@@ -1,1 +1,2 @@
-"""The objectives, each a part that YAML can drop, weigh or replace, and the two stages that feed them."""
+"""The objectives, each a part that YAML can drop, weigh or replace, and the two stages that feed them, apart or at
+once."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from lit_blip2 import masks
 from lit_blip2.distributed import gather, world_size
-from lit_blip2.model.qformer import ImageKV, Output, Pass, QFormer
+from lit_blip2.model.qformer import ImageKV, Pass, QFormer
 from lit_blip2.model.text import PackedText
 from lit_blip2.model.tokenizer import BertTokenizer
 from lit_blip2.model.vision import VisionEncoder
@@ -91,14 +91,29 @@ class Stage1(nn.Module):
         row, which draw ITM's negatives.
         Returns: itc, itm, itg (those that are on) and total, their weighted sum; scalars.
         """
+        return self.losses(features_BND, text, image_ids_B, uniform_B2)[0]
+
+    def losses(
+        self,
+        features_BND: Tensor,
+        text: PackedText,
+        image_ids_B: Tensor,
+        uniform_B2: Tensor,
+        reads_queries: bool = False,
+    ) -> tuple[dict[str, Tensor], Tensor | None]:
+        """forward's losses, and the outputs of the pass of queries alone [B, Q, D].
+
+        reads_queries: the caller makes a loss of these outputs too; otherwise they are None where neither ITC nor ITG
+        needs the pass.
+        """
         image = self.qformer.project_image(features_BND)
         captions = [] if self.itg is None else [text.with_first_token(self.tokenizer.dec)]
         text, *captions = self.qformer.embed_texts([text, *captions])
-        query, text_cls_BD, caption_LD = self._first_passes(image, text, *captions)
+        query_BQD, text_cls_BD, caption_LD = self._first_passes(reads_queries, image, text, *captions)
         losses, idle = {}, []
         itc = None
         if self.itc is not None:
-            itc = self.itc(query.query_RQD, text_cls_BD, image_ids_B)
+            itc = self.itc(query_BQD, text_cls_BD, image_ids_B)
             losses["itc"] = itc["loss"]
         if self.itm is not None:
             pairs, labels_R, weights_R = self._pairs(features_BND, image, text, image_ids_B, uniform_B2, itc)
@@ -110,17 +125,18 @@ class Stage1(nn.Module):
             places_L, targets_L = text.next_tokens()
             words_VD = self.qformer.word_embeddings.weight
             losses["itg"] = self.itg(caption_LD.index_select(0, places_L), targets_L, words_VD)["loss"]
-            idle += [] if self.itc is not None else [query.query_RQD]
+            idle += [] if self.itc is not None or reads_queries else [query_BQD]
         losses["total"] = sum(getattr(self, name).weight * loss for name, loss in losses.items())
         # Last-layer rows that no loss reads still get a gradient, zero, or DDP would miss their parameters.
         losses["total"] = losses["total"] + 0 * sum(rows.sum() for rows in idle)
-        return losses
+        return losses, query_BQD
 
     def _first_passes(
-        self, image: ImageKV, text: PackedText, caption: PackedText | None = None
-    ) -> tuple[Output | None, Tensor | None, Tensor | None]:
-        """Query pass, [CLS] outputs [B, D] for ITC, text outputs [L, D] for ITG; None for what nobody asked."""
-        if self.itc is None and self.itg is None:
+        self, reads_queries: bool, image: ImageKV, text: PackedText, caption: PackedText | None = None
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Query outputs [B, Q, D], [CLS] outputs [B, D] for ITC, text outputs [L, D] for ITG; None for what nobody
+        asked."""
+        if self.itc is None and self.itg is None and not reads_queries:
             return None, None, None
         passes = [Pass(masks.ITC, image=image)]
         if self.itc is not None:
@@ -129,7 +145,7 @@ class Stage1(nn.Module):
             passes.append(Pass(masks.ITG, text=caption, context=0))
         outputs = self.qformer(passes)
         cls_BD = None if self.itc is None else outputs[1].text_LD
-        return outputs[0], cls_BD, None if self.itg is None else outputs[-1].text_LD
+        return outputs[0].query_RQD, cls_BD, None if self.itg is None else outputs[-1].text_LD
 
     def _pairs(
         self,

@@ -45,6 +45,10 @@ class Stage2(nn.Module):
 
     def forward(self, features_BND: Tensor, text: TargetText) -> dict[str, Tensor]:
         """Image features [B, N, W] and targets to {lm, total}: mean loss (nats) over the target tokens of all ranks."""
-        losses_L, _ = self.language.loss(self.bridge(features_BND), text)
+        return self.losses(self.bridge(features_BND), text)
+
+    def losses(self, prefix_BPD: Tensor, text: TargetText) -> dict[str, Tensor]:
+        """forward's losses, from soft prompts that are made already."""
+        losses_L, _ = self.language.loss(prefix_BPD, text)
         lm = self.objective(losses_L)["loss"]
         return {"lm": lm, "total": self.objective.weight * lm}

@@ -1,0 +1,113 @@
+"""Both stages at once: one Q-Former serves ITC, ITM, ITG and the language model's loss, in one step from one batch.
+
+                        images --> keys and values (once)
+    lockstep:   [queries]            serves ITC, ITG and, projected to a soft prompt, the language model
+                [text]               ITC
+                [text], sees queries ITG
+    then:       [queries; text] x 3  ITM
+
+The paper trains one stage after the other. This is what it is measured against.
+
+Legend: B images, N image tokens, Q query tokens, D Q-Former width, W image width.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+from torch import Tensor, nn
+
+from lit_blip2.model.bridge import QFormerBridge
+from lit_blip2.model.language import LanguageModel, TargetText
+from lit_blip2.model.qformer import QFormer
+from lit_blip2.model.text import PackedText
+from lit_blip2.model.vision import VisionEncoder
+from lit_blip2.objectives.itc import ITC
+from lit_blip2.objectives.itg import ITG
+from lit_blip2.objectives.itm import ITM
+from lit_blip2.objectives.lm import LM, PrefixLM
+from lit_blip2.objectives.stage1 import Stage1
+from lit_blip2.objectives.stage2 import Stage2
+from lit_blip2.paths import run_all
+
+
+class Joint(nn.Module):
+    """A Stage1 and a Stage2 that share image encoder and Q-Former; an objective set to null costs nothing.
+
+    `stage1` is None without ITC, ITM and ITG: the Q-Former has no text half then. `stage2` is None without LM.
+
+    Args:
+        vision: image encoder.
+        qformer: Q-Former with its text half; gets the encoder's width.
+        tokenizer: folder of the Q-Former's tokenizer (bert-base-uncased).
+        language: language model; not read where lm is null.
+        itc: image-text contrastive learning. itm: image-text matching. itg: image-grounded text generation.
+        lm: LM, or PrefixLM for an encoder-decoder.
+        prompt: text before each caption in training, and for captioning; never a target.
+        projection_std: see QFormerBridge.
+        max_text_tokens: longest caption for the Q-Former, [CLS] and [SEP] included.
+    Raises:
+        ValueError: no objective, or what Stage1 and Stage2 refuse.
+    """
+
+    def __init__(
+        self,
+        vision: VisionEncoder,
+        qformer: Callable[[int], QFormer],
+        tokenizer: str,
+        language: LanguageModel,
+        itc: Callable[[int], ITC] | None = None,
+        itm: Callable[[int], ITM] | None = None,
+        itg: Callable[[int, int], ITG] | None = None,
+        lm: LM | PrefixLM | None = None,
+        prompt: str = "",
+        projection_std: float | None = None,
+        max_text_tokens: int = 32,
+    ):
+        super().__init__()
+        if (itc, itm, itg, lm) == (None, None, None, None):
+            raise ValueError("itc, itm, itg and lm are all null: joint training needs at least one objective")
+        if (itc, itm, itg) == (None, None, None):
+            stage1, self.qformer = None, qformer(vision.width, vocab_size=None)
+        else:
+            stage1 = Stage1(vision, qformer, tokenizer, itc, itm, itg, max_text_tokens)
+            self.qformer = stage1.qformer
+        # Encoder and Q-Former come first, so that a checkpoint has them under the same names whatever is off.
+        self.vision, self.stage1, self.stage2 = vision, stage1, None
+        if lm is not None:
+            bridge = partial(QFormerBridge, qformer=lambda width: self.qformer, projection_std=projection_std)
+            self.stage2 = Stage2(vision, language, bridge, lm, prompt)
+
+    def load(self, vision: bool = True) -> None:
+        """Read tokenizer, language model and, unless features come from disk, the image encoder."""
+        stages = [stage for stage in (self.stage1, self.stage2) if stage is not None]
+        run_all(*(partial(stage.load, vision=False) for stage in stages), *([self.vision.load] if vision else []))
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Factor in the total of each objective that is on, by the name of its loss."""
+        parts = {name: getattr(self.stage1, name, None) for name in ("itc", "itm", "itg")}
+        parts["lm"] = getattr(self.stage2, "objective", None)
+        return {name: part.weight for name, part in parts.items() if part is not None}
+
+    def forward(
+        self,
+        features_BND: Tensor,
+        image_ids_B: Tensor,
+        text: PackedText | None = None,
+        uniform_B2: Tensor | None = None,
+        target: TargetText | None = None,
+    ) -> dict[str, Tensor]:
+        """Losses of the global batch.
+
+        Args: image features [B, N, W]; image ids int64 [B]; for ITC, ITM and ITG captions, packed on the host, and two
+        uniform numbers per row; for LM its targets.
+        Returns: itc, itm, itg, lm (those that are on) and total, their weighted sum; scalars.
+        """
+        if self.stage1 is None:
+            return self.stage2(features_BND, target)
+        on = self.stage2 is not None
+        losses, query_BQD = self.stage1.losses(features_BND, text, image_ids_B, uniform_B2, reads_queries=on)
+        if on:
+            second = self.stage2.losses(self.stage2.bridge.projection(query_BQD), target)
+            losses |= second | {"total": losses["total"] + second["total"]}
+        return losses
