@@ -1,4 +1,4 @@
-"""`ask` and `caption`: a stage-2 checkpoint looks at an image and writes one line.
+"""`ask` and `caption`: a checkpoint of stage 2, or of joint training, looks at an image and writes one line.
 
 The checkpoint carries the configuration it was trained with: which network to build, where its frozen weights are, how
 a question is put and how many beams look for the answer. Nothing of the trainer is needed.
@@ -28,13 +28,13 @@ object ? where is the blue ring ? how many objects are there ? is there a red st
   python -m lit_blip2 caption --checkpoint runs/mini_opt image.png""",
 }
 CHECKPOINT_HELP = (
-    "a stage-2 checkpoint: a file, or a run's folder (its last checkpoint). Frozen weights are read from where the run "
-    "read them: relative paths start in the working folder, else beside the package."
+    "a checkpoint of stage 2 or of joint training: a file, or a run's folder (its last checkpoint). Frozen weights are "
+    "read from where the run read them: relative paths start in the working folder, else beside the package."
 )
 
 
 class Loaded(NamedTuple):
-    """A network ready to answer, and the settings of its run: LitStage2's arguments and the images' size in pixels."""
+    """A Stage2 ready to answer, and the settings of its run: its module's arguments and the images' size in pixels."""
 
     net: Any
     settings: dict[str, Any]
@@ -73,7 +73,7 @@ def answer(checkpoint: str | Path, image: str | Path, question: str | None = Non
     """The answer to a question about an image file, or without one its caption, as the run's evaluation makes them.
 
     Raises FileNotFoundError for a missing image, checkpoint or frozen weights; OSError for an image that cannot be
-    read; ValueError for a checkpoint that is damaged, of stage 1, or does not fit its configuration.
+    read; ValueError for a checkpoint that is damaged, without a language model, or does not fit its configuration.
     """
     from lit_blip2.data.transforms import eval_transform, load_image
 
@@ -99,16 +99,19 @@ def generate(loaded: Loaded, pixels_1CHW: Tensor, question: str | None = None) -
 
 
 def load(checkpoint: str | Path) -> Loaded:
-    """The network of a stage-2 checkpoint or run folder, frozen weights and trained ones, in eval mode."""
+    """The Stage2 of a checkpoint or run folder, frozen weights and trained ones, in eval mode."""
     file = find_checkpoint(checkpoint)
     contents = read_checkpoint(file)
     settings, data = _sections(contents, file)
     net = _build(settings["net"], file)
+    stage2 = getattr(net, "stage2", net)
+    if stage2 is None:
+        raise ValueError(f"{file} comes from joint training with lm=null: its Q-Former speaks to no language model")
     net.load()
     state = {name.removeprefix("net."): value for name, value in contents["state_dict"].items()}
     check_fits(state, trainable_state(net), str(file))
     net.load_state_dict(state, strict=False)  # what is missing is what is frozen: check_fits saw to the rest
-    return Loaded(net.eval(), settings, data["image_size"])
+    return Loaded(stage2.eval(), settings, data["image_size"])
 
 
 def _sections(contents: dict, file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -127,14 +130,15 @@ def _sections(contents: dict, file: Path) -> tuple[dict[str, Any], dict[str, Any
 
 
 def _build(config: dict[str, Any], file: Path):
-    """Stage2 from its part of the configuration, without weights."""
+    """Stage2 or Joint from its part of the configuration, without weights."""
     from jsonargparse import ArgumentError
     from jsonargparse import ArgumentParser as TypedParser
 
+    from lit_blip2.objectives.joint import Joint
     from lit_blip2.objectives.stage2 import Stage2
 
     parser = TypedParser(exit_on_error=False)
-    parser.add_argument("--net", type=Stage2)
+    parser.add_argument("--net", type=Joint if "lm" in config.get("init_args", config) else Stage2)
     try:
         return parser.instantiate(parser.parse_object({"net": config})).net
     except ArgumentError as error:

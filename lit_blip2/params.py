@@ -7,6 +7,7 @@ import yaml
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from lit_blip2.objectives.joint import Joint
 from lit_blip2.objectives.stage1 import Stage1
 from lit_blip2.objectives.stage2 import Stage2
 
@@ -33,7 +34,7 @@ def build_net(experiment: dict) -> nn.Module:
     if net is None:
         raise ValueError("no model.init_args.net in this file: params needs an experiment, see experiments/")
     parser = ArgumentParser(prog="params", usage="python -m lit_blip2 params --config FILE")
-    parser.add_argument("--net", type=Stage1 | Stage2)
+    parser.add_argument("--net", type=Stage1 | Stage2 | Joint)
     with torch.device("meta"), NoDraws():
         return parser.instantiate(parser.parse_object({"net": net})).net
 
@@ -41,13 +42,16 @@ def build_net(experiment: dict) -> nn.Module:
 def count(net: nn.Module) -> list[tuple[str, int, int]]:
     """(part, trainable, frozen) for each part of a network that has not been loaded."""
     rows = [_loaded_part("vision", net.vision)]
-    if isinstance(net, Stage2):
-        rows.append(_loaded_part("language", net.language))
-        children = {f"bridge.{name}": part for name, part in net.bridge.named_children()}
-        if own := list(net.bridge.parameters(recurse=False)):
+    stage1, stage2 = (net.stage1, net.stage2) if isinstance(net, Joint) else (net, net)
+    children = {}
+    if hasattr(stage2, "language"):
+        rows.append(_loaded_part("language", stage2.language))
+        children |= {f"bridge.{name}": part for name, part in stage2.bridge.named_children()}
+        if own := list(stage2.bridge.parameters(recurse=False)):
             children["bridge"] = nn.ParameterList(own)
-    else:
-        children = {name: getattr(net, name) for name in ("qformer", "itc", "itm", "itg")}
+    if hasattr(stage1, "qformer"):
+        children.pop("bridge.qformer", None)  # the same one
+        children |= {name: getattr(stage1, name) for name in ("qformer", "itc", "itm", "itg")}
     rows += [
         (name, sum(p.numel() for p in part.parameters()), 0) for name, part in children.items() if part is not None
     ]

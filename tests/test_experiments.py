@@ -86,6 +86,16 @@ def test_what_is_not_frozen_counts_as_trainable():
     assert frozen[1] == trained[2] == 0 and frozen[2] == trained[1] > 800_000
 
 
+def test_joint_training_counts_one_q_former():
+    """Stage 1's parts, and stage 2's projection of them."""
+    stage1, stage2, joint = (
+        {name: trainable + frozen for name, trainable, frozen in count(build_net(yaml.safe_load(file.read_text())))}
+        for file in (Path(f"experiments/mini_{name}.yaml") for name in ("stage1", "opt", "joint"))
+    )
+    second = {name: stage2[name] for name in ("language", "bridge.projection")}
+    assert joint == stage1 | second
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -24,11 +24,16 @@ def world(tmp_path_factory):
 def answers(world):
     """One process for all requests, as a sweep has it."""
     stage1, opt = ["--config", "experiments/mini_stage1.yaml"], ["--config", "experiments/mini_opt.yaml"]
+    joint = ["--config", "experiments/mini_joint.yaml"]
     here = [f"--data.root={world}", "--data.features=null"]
     asked = {
         "no itm": ("fit", [*stage1, *here, "--model.net.itm=null"]),
         "itm alone": ("test", [*stage1, *here, "--model.net.itc=null", "--model.net.itg=null"]),
         "stage 2": ("test", [*opt, *here, "--model.init_from=$stage1"]),
+        "joint": ("test", [*joint, *here]),
+        "joint without lm": ("test", [*joint, *here, "--model.net.lm=null"]),
+        "joint lm alone": ("fit", [*joint, *here, *(f"--model.net.{name}=null" for name in ("itc", "itm", "itg"))]),
+        "joint of nothing": ("fit", [*joint, *here, *(f"--model.net.{n}=null" for n in ("itc", "itm", "itg", "lm"))]),
         "misspelt": ("fit", [*stage1, *here, "--model.net.itmm=null"]),
         "refused": ("fit", [*stage1, *here, "--model.net.qformer.num_queries=0"]),
         "nested": ("fit", [*stage1, *here, "--model.net.qformer.hiden=4"]),
@@ -55,6 +60,15 @@ def test_it_says_what_can_be_written(answers):
     assert not {"loss/itm", "retrieval/itm_txt_r1", "binding/itm_accuracy"} & set(answers["no itm"]["metrics"])
     assert set(answers["itm alone"]["metrics"]) == {"loss/itm", "loss/total", "binding/itm_accuracy"}
     assert {"vqa/type_*", "vqa/no_image", "caption/exact", "llm/text_qa"} <= set(answers["stage 2"]["metrics"])
+
+
+def test_joint_training_writes_what_its_objectives_can(answers):
+    whole, first, second = (set(answers[f"joint{which}"]["metrics"]) for which in ("", " without lm", " lm alone"))
+    both = {"loss/total", "loss/lm", "retrieval/sum_img_r1", "binding/itm_accuracy", "vqa/no_image", "llm/text_qa"}
+    assert both <= whole and first < whole
+    assert first >= {"loss/total", "retrieval/sum_img_r1"} and not {"loss/lm", "vqa/accuracy", "caption/exact"} & first
+    assert second >= {"loss/lm", "caption/exact"} and not {"loss/total", "binding/itm_accuracy"} & second
+    assert "itc, itm, itg and lm are all null" in answers["joint of nothing"]["error"]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """LightningModules of the stages, their optimisation, checkpoints and callbacks."""
 
+from lit_blip2.lit.joint import LitJoint
 from lit_blip2.lit.stage1 import LitStage1
 from lit_blip2.lit.stage2 import LitStage2
 
-__all__ = ["LitStage1", "LitStage2"]
+__all__ = ["LitJoint", "LitStage1", "LitStage2"]

@@ -1,0 +1,63 @@
+"""Both stages at once as a Lightning system, with the evaluations of both on one checkpoint."""
+
+from typing import Any
+
+from torch import Tensor
+
+from lit_blip2.checkpoint import is_text_half
+from lit_blip2.lit.generation import Generation
+from lit_blip2.lit.module import LitBLIP2
+from lit_blip2.lit.optim import AdamWCosine
+from lit_blip2.lit.representation import Representation
+from lit_blip2.model.bert import load_bert
+from lit_blip2.objectives.gradients import gradient_figures, gradients
+from lit_blip2.objectives.joint import Joint
+
+
+class LitJoint(LitBLIP2):
+    """Representation and generative learning in one pass.
+
+    Evaluation is that of the stages whose objectives are on: retrieval and binding, captions and answers.
+
+    Args:
+        net: encoder, Q-Former, language model and objectives.
+        optimization: optimiser and schedule.
+        bert: folder of BERT weights that the Q-Former starts from; null: random.
+        rerank: candidates per image and per text that ITM scores again (the paper's k is 128).
+        grad_norms: every log_every_n_steps, log train/grad_norm_<objective>, the norm of the gradient that a weighted
+            loss gives to the Q-Former's weights that all objectives share (its text half left out), and
+            train/grad_cos_<one>_<other>, the cosine between two of them; of a step's last micro-batch. Such a step
+            costs a backward more for each objective, and memory for as many gradients; other steps cost nothing.
+        generation: how captions and answers are made: Generation's arguments.
+    """
+
+    def __init__(
+        self,
+        net: Joint,
+        optimization: AdamWCosine,
+        bert: str | None = None,
+        rerank: int = 128,
+        grad_norms: bool = True,
+        **generation: Any,
+    ):
+        super().__init__(net, optimization)
+        self.bert, self.grad_norms = bert, grad_norms
+        # Made for an absent stage too: what they refuse is wrong whichever objectives are on.
+        representation, generation = Representation(net.stage1, rerank), Generation(net.stage2, **generation)
+        self.representation = None if net.stage1 is None else representation
+        self.generation = None if net.stage2 is None else generation
+
+    def start(self) -> None:
+        if self.bert is not None:
+            load_bert(self.net.qformer, getattr(self.net.stage1, "itg", None), self.bert)
+
+    def losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        made = {name: batch.get(name) for name in ("text", "uniform_B2", "target")}
+        return self.net(self.features(batch), batch["image_id"], **made)
+
+    def watch(self, losses: dict[str, Tensor]) -> None:
+        if self.grad_norms:
+            shared = [weight for name, weight in self.net.qformer.named_parameters() if not is_text_half(name)]
+            weighted = {name: weight * losses[name] for name, weight in self.net.weights.items()}
+            figures = gradient_figures(list(weighted), gradients(weighted, shared))
+            self.log_dict({f"train/{name}": figure for name, figure in figures.items()})
