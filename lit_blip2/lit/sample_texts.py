@@ -58,7 +58,7 @@ def stage2_lines(
 ) -> list[list[Line]]:
     """Each image's reference, the caption generated, and its first `questions` questions with answers.
 
-    predictions: LitStage2's. image_of: question id -> image id. What was not predicted is left out.
+    predictions: Generation's. image_of: question id -> image id. What was not predicted is left out.
     """
     lines = {image_id: [Line(f"reference: {text}")] for image_id, text in zip(image_ids, references, strict=True)}
     asked = dict.fromkeys(lines, 0)
