@@ -12,12 +12,14 @@ from pathlib import Path
 import optuna
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
 from lit_blip2.ablation.folder import Folder, is_locked, try_lock
 from lit_blip2.ablation.grid import Grid
 from lit_blip2.ablation.plan import Plan
 
 JOURNAL = "journal:"
+STORAGE_ERRORS = (optuna.exceptions.StorageInternalError, SQLAlchemyError)
 OPEN = (TrialState.WAITING, TrialState.RUNNING)
 STARTUP_TRIALS = 4  # of a search, before any is pruned
 BUSY_SECONDS = 120  # how long SQLite waits for another worker's write

@@ -16,7 +16,7 @@ from lit_blip2.ablation.grid import Grid, read_grid
 from lit_blip2.ablation.machine import device_of, run_prepare, thread_share
 from lit_blip2.ablation.plan import Plan, make_plan
 from lit_blip2.ablation.progress import Progress, plan_table
-from lit_blip2.ablation.queue import JOURNAL, Queue, open_storage
+from lit_blip2.ablation.queue import JOURNAL, STORAGE_ERRORS, Queue, open_storage
 from lit_blip2.ablation.record import describe
 from lit_blip2.ablation.report import write_report
 from lit_blip2.ablation.search import make_space, search, trial_plan
@@ -24,6 +24,7 @@ from lit_blip2.ablation.step import StoppedError
 from lit_blip2.ablation.worker import work
 
 INTERRUPTED = 130
+LOST_STORAGE = "the queue's storage failed; what is done stays done: start the same command again when it is back"
 EXAMPLES = """
 examples:
   python -m lit_blip2 sweep --config ablations/objectives.yaml --dry-run        what would run, and what is shared
@@ -156,8 +157,11 @@ def _retry(plan: Plan, queue: Queue, folder: Folder, console: Console) -> None:
 def run_workers(
     grid: Grid, plan: Plan, queue: Queue, folder: Folder, workers: int, console: Console, worker: Callable[..., None]
 ) -> int:
-    """Local workers, a live table of the cells, and the exit status. `worker`: see `plan_or_space`."""
-    stop, problems = threading.Event(), []
+    """Local workers, a live table of the cells, and the exit status. `worker`: see `plan_or_space`.
+
+    Raises what stopped a worker; a storage's own errors as ConnectionError, with what to do.
+    """
+    stop, problems, interrupted = threading.Event(), [], []
     progress = Progress(grid, plan, queue, folder, workers, console)
 
     def one(place: int) -> None:
@@ -170,13 +174,20 @@ def run_workers(
             problems.append(error)
             stop.set()
 
-    interrupted = []
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: (interrupted.append(True), stop.set()))
     threads = [threading.Thread(target=one, args=(place,)) for place in range(workers)]
     for thread in threads:
         thread.start()
-    progress.show_until(lambda: not any(thread.is_alive() for thread in threads))
+    try:
+        progress.show_until(lambda: not any(thread.is_alive() for thread in threads))
+    except Exception as error:
+        problems.append(error)
+    stop.set()
+    for thread in threads:
+        thread.join()
     if problems:
+        if isinstance(problems[0], STORAGE_ERRORS):
+            raise ConnectionError(f"{LOST_STORAGE} ({str(problems[0]).splitlines()[0]})") from problems[0]
         raise problems[0]
     return INTERRUPTED if interrupted else progress.finish()

@@ -5,6 +5,7 @@ import os
 import random
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -190,3 +191,17 @@ def test_a_storage_that_cannot_be_reached_says_so():
         open_storage("postgresql://me:secret@nowhere/x")
     with pytest.raises(ConnectionError, match=r"--storage nonsense cannot be used"):
         open_storage("nonsense")
+
+
+def test_a_storage_that_is_lost_on_the_way_says_what_to_do(start_worker, tmp_path):
+    storage, out = f"sqlite:///{tmp_path}/study.db", tmp_path / "out"
+    worker = start_worker(out, storage, 3)
+    deadline = time.monotonic() + 60
+    while not list(out.glob("runs/shared/0/progress.txt")):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    with sqlite3.connect(tmp_path / "study.db") as connection:
+        connection.execute("DROP TABLE trial_params")
+        connection.execute("DROP TABLE trials")
+    assert worker.wait(60) == 1
+    assert "the queue's storage failed; what is done stays done" in worker.stdout.read()
