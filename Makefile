@@ -1,8 +1,12 @@
 # make demo: BLIP-2's whole recipe on the embedded mini-world.   make test: every test.
-# Both create .venv and install first. PYTHON chooses the interpreter (3.11 or newer).
+# make ablation: the grid of stage 1's objectives at a reduced size, with its report.
+# All create .venv and install first. PYTHON chooses the interpreter (3.11 or newer).
+# make system: what some tests use beside Python, a database and a browser (Debian, as root); they are skipped without.
 PYTHON ?= python3
+APT = DEBIAN_FRONTEND=noninteractive apt-get -qq
+PACKAGES = postgresql chromium chromium-driver
 
-.PHONY: demo test unit lint clean
+.PHONY: demo ablation test unit lint system clean
 
 .venv/installed: requirements.txt
 	$(PYTHON) -m venv .venv
@@ -11,6 +15,9 @@ PYTHON ?= python3
 
 demo: .venv/installed
 	.venv/bin/python -m lit_blip2.mini.demo
+
+ablation: .venv/installed
+	.venv/bin/python -m lit_blip2 sweep --config ablations/objectives_small.yaml --workers 2
 
 test: .venv/installed lint
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 --dist loadfile
@@ -22,5 +29,9 @@ lint: .venv/installed
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 
+system:
+	dpkg -s $(PACKAGES) > /dev/null 2>&1 || \
+		($(APT) update && $(APT) install --yes --no-install-recommends $(PACKAGES)) > /dev/null
+
 clean:
-	rm -rf .venv data runs
+	rm -rf .venv data runs sweeps

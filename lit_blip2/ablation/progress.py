@@ -119,6 +119,5 @@ class Progress:
                 self.console.print(f"    {line}", style="dim", highlight=False, markup=False)
         counts = Counter(states.values())
         self.console.print(", ".join(f"{counts[word]} {word}" for word in WORDS.values() if counts[word]))
-        self.console.print(f"python -m lit_blip2 report {self.folder.root}", highlight=False)
         self.console.print(f"tensorboard --logdir {self.folder.root / 'tensorboard'}", highlight=False)
         return 1 if counts["failed"] else 0

@@ -18,10 +18,12 @@ from lit_blip2.ablation.plan import Plan, make_plan
 from lit_blip2.ablation.progress import Progress, plan_table
 from lit_blip2.ablation.queue import JOURNAL, Queue, open_storage
 from lit_blip2.ablation.record import describe
+from lit_blip2.ablation.report import write_report
 from lit_blip2.ablation.search import make_space, search, trial_plan
 from lit_blip2.ablation.step import StoppedError
 from lit_blip2.ablation.worker import work
 
+INTERRUPTED = 130
 EXAMPLES = """
 examples:
   python -m lit_blip2 sweep --config ablations/objectives.yaml --dry-run        what would run, and what is shared
@@ -84,7 +86,12 @@ def run(options: argparse.Namespace) -> int:
         from lit_blip2.ablation.slurm import submit
 
         return submit(grid, folder, options, console)
-    return run_workers(grid, plan, queue, folder, options.workers, console, worker)
+    status = run_workers(grid, plan, queue, folder, options.workers, console, worker)
+    if status != INTERRUPTED:
+        with wait_lock(folder.lock("report")):  # several machines may end at one time
+            write_report(folder.root)
+        console.print(f"report: {folder.root / 'report.md'}, {folder.root / 'report.html'}", highlight=False)
+    return status
 
 
 def plan_or_space(grid: Grid) -> tuple[Plan, Callable[..., None]]:
@@ -172,4 +179,4 @@ def run_workers(
     progress.show_until(lambda: not any(thread.is_alive() for thread in threads))
     if problems:
         raise problems[0]
-    return 130 if interrupted else progress.finish()
+    return INTERRUPTED if interrupted else progress.finish()

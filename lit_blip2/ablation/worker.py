@@ -1,5 +1,6 @@
 """A worker: takes cells from the queue one by one and runs their steps, until none is open."""
 
+import math
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -91,7 +92,7 @@ def _metrics(cell: PlannedCell, plan: Plan, folder: Folder) -> dict[str, float]:
     for name in cell.steps:
         found |= metrics_of(plan.steps[name], folder)
     for metric, name in cell.metrics.items():
-        if name is not None and not isinstance(found.get(metric), int | float):
-            message = f"ended well, and its metrics.json holds no {metric}"
+        if name is not None and not math.isfinite(found.get(metric, math.nan)):
+            message = f"ended well, and in its metrics.json {metric} is {found.get(metric, 'missing')}"
             raise StepError({"step": name, "message": message, "log_tail": []})
     return found

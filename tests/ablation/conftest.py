@@ -5,6 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from lit_blip2.ablation.board import write_cell
+from lit_blip2.ablation.folder import Folder
+from lit_blip2.ablation.grid import Grid, Step
+from lit_blip2.ablation.plan import PlannedCell
+
 STAGE1 = {"seed_everything": 0, "model": {"net": {"itc": {"projection": 8}, "itg": {}}}, "data": {"root": "data/mini"}}
 
 
@@ -120,3 +125,60 @@ def add_cell(sweep: SweepFolder, itc: str, bridge: str, seed: int) -> None:
     sweep.ended(name, **figures)
     curve = [{"step": s, "loss/lm": 3 - s / 780 - vqa, "vqa/mean_over_types": vqa * s / 780} for s in (260, 520, 780)]
     sweep.validated(stage2, curve)
+
+
+class Board:
+    """A sweep of itc x itm with a run in TensorBoard for each cell. stage1 writes retrieval's figures, stage2 VQA's."""
+
+    vqa, retrieval = METRICS = ("vqa/accuracy", "retrieval/itc_txt_r1")
+
+    def __init__(self, folder: Path) -> None:
+        self.sweep, self.folder = SweepFolder(folder), Folder(folder)
+        axes = {"itc": ["on", "off"], "itm": ["on", "off"]}
+        control = {"itc": "on", "itm": "on"}
+        steps = {name: Step(name, "fit", f"experiments/{name}.yaml", {}) for name in ("stage1", "stage2")}
+        labels = {axis: {label: {} for label in of_axis} for axis, of_axis in axes.items()}
+        self.grid = Grid("objectives", steps, labels, list(self.METRICS), control, [0])
+        self.sweep.plan.update(axes=axes, control=control, seeds=[0], metrics=list(self.METRICS))
+
+    def run(self, cell: str) -> Path:
+        return self.folder.root / "tensorboard" / cell
+
+    def cell(self, itc: str, itm: str, curves: dict[str, list[dict]], state: str = "done", **ended) -> str:
+        """An ended cell with the validations of its steps; ended: metrics, error. Its name."""
+        labels = {"itc": itc, "itm": itm}
+        runs = {kind: f"{kind}/itc={itc},itm={itm},seed=0" for kind in ("stage1", "stage2")}
+        metrics = {self.vqa: runs["stage2"], self.retrieval: runs["stage1"] if itc == "on" else None}
+        for kind, run in runs.items():
+            done = state == "done" or kind == "stage1"
+            self.sweep.step(run, **(dict(seconds=10.0, steps=300) if done else {}))
+            if kind in curves:
+                self.sweep.validated(run, curves[kind])
+        name = self.sweep.cell(labels, 0, list(runs.values()), metrics)
+        figures = ended.get("metrics", {})
+        self.sweep.ended(name, state, ended.get("error"), **figures)
+        self.write(PlannedCell(name, labels, 0, list(runs.values()), metrics), state, figures)
+        return name
+
+    def write(self, cell: PlannedCell, state: str, figures: dict) -> None:
+        write_cell(self.folder, self.grid, cell, {"state": state, "metrics": figures})
+
+    def three_cells(self) -> Path:
+        """The control; one that cannot have retrieval's metric; one that failed in its second step."""
+        losses = [{"step": step, "loss/total": 300 / step} for step in (100, 200, 300)]
+        vqa = [losses[i] | {self.vqa: value} for i, value in enumerate((0.25, 0.375, 0.625))]
+        retrieval = [losses[i] | {self.retrieval: value} for i, value in enumerate((0.5, 0.75, 0.875))]
+        self.cell("on", "on", {"stage1": retrieval, "stage2": vqa}, metrics={self.vqa: 0.625, self.retrieval: 0.875})
+        lower = [point | {self.vqa: point[self.vqa] - 0.125} for point in vqa]
+        self.cell("off", "on", {"stage1": losses, "stage2": lower}, metrics={self.vqa: 0.5})
+        failed = "itc=on,itm=off,seed=0"
+        error = {"step": f"stage2/{failed}", "message": "fit ended: exit code 1", "log_tail": ["loss is nan"]}
+        falling = [point | {self.retrieval: 1.0 - point[self.retrieval]} for point in retrieval]
+        self.cell("on", "off", {"stage1": falling, "stage2": vqa[:2]}, "failed", error=error)
+        return self.sweep.write()
+
+
+@pytest.fixture(scope="session")
+def new_board():
+    """Board, for tests of any scope."""
+    return Board
