@@ -53,19 +53,19 @@ def make_mini(
 def keep_features(encoder: Path, root: Path = Path("data/mini"), out: Path | None = None) -> None:
     """Keep another frozen encoder's output for every image of the mini-world; what is there and fits is left.
 
-    A run reads it with `--data.features`, which counts from `--data.root`: ../mini_vit_small.
+    A run reads it with `--data.features`, which counts from `--data.root`: ../mini_features_vit_small.
 
     Args:
         encoder: folder that make-models wrote, such as data/models/vit_small.
         root: the mini-world.
-        out: folder to write; null: beside the world, such as data/mini_vit_small. Inside it, sweeps that were begun
-            without it would take the world for another one.
+        out: folder to write; null: beside the world, such as data/mini_features_vit_small. Inside it, sweeps that were
+            begun without it would take the world for another one.
     """
     figures = encoder / "figures.json"
     if not figures.is_file():
         raise FileNotFoundError(f"{figures} is missing: python -m lit_blip2 data make-models --only {encoder.name}")
     args = json.loads(figures.read_text())["timm_kwargs"]
-    out = out or root.with_name(f"{root.name}_{encoder.name}")
+    out = out or root.with_name(f"{root.name}_features_{encoder.name}")
     write_mini_features(root, str(encoder / "vit.safetensors"), out, args)
     print(f"The features are in {out}.")
 

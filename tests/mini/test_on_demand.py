@@ -156,7 +156,7 @@ def test_features_of_another_encoder(made, tmp_path):
         command.keep_features(tmp_path / "models" / "vit_small", root)
     encoder = made("vit_small")
     command.keep_features(encoder, root)
-    store = FeatureStore(tmp_path / "mini_vit_small")
+    store = FeatureStore(tmp_path / "mini_features_vit_small")
     assert store.features_NTW.shape[1:] == (65, 64)
     grid = read_grid("ablations/encoder_size.yaml")
     small = grid.axes["encoder"]["small"]
@@ -164,7 +164,7 @@ def test_features_of_another_encoder(made, tmp_path):
         train_vit.VIT_NAME, str(encoder / "vit.safetensors"), model_args=small["stage1.model.net.vision.model_args"]
     )
     store.check(vision.fingerprint() | {"image_size": 64})
-    assert root / small["stage1.data.features"] == root / ".." / "mini_vit_small"
+    assert root / small["stage1.data.features"] == root / ".." / "mini_features_vit_small"
     command.keep_features(encoder, root)  # what is there and fits stays
 
 
