@@ -14,7 +14,7 @@ OTHERS = {
     "sweep": "run an ablation, a grid of experiments: sweep --config ablations/objectives.yaml --workers 2",
     "report": "tables and plots of an ablation sweep: report DIR (md, html, csv, png; also while it runs)",
     "params": "table of trainable and frozen parameters: params --config FILE (no weights needed)",
-    "data": "make the mini-world: data make-mini --out data/mini",
+    "data": "make the mini-world, more models for it, their features: data make-mini|make-models|features --help",
     "ask": 'answer a question about an image: ask --checkpoint RUN IMAGE "what shape is red ?"',
     "caption": "describe an image: caption --checkpoint RUN IMAGE",
 }

@@ -85,6 +85,11 @@ def caption_text(caption: Caption) -> str:
     parts = [_mention_text(m) for m in caption.mentions]
     if caption.relation != UNSAID:
         parts[:2] = [f"{parts[0]} {RELATIONS[caption.relation]} {parts[1]}"]
+    return listed(parts)
+
+
+def listed(parts: list[str]) -> str:
+    """One, `a and b`, or `a , b and c`."""
     return parts[0] if len(parts) == 1 else f"{' , '.join(parts[:-1])} and {parts[-1]}"
 
 

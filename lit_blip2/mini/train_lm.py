@@ -5,6 +5,7 @@ Legend: B documents, L tokens, V words.
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -27,15 +28,15 @@ REPEATED_FIRST, REPEATED_LAST = 0.5, 0.05  # shares of random-word documents, at
 CHECK_PAIRS = 250
 
 
-def opt_config(tokenizer: PreTrainedTokenizerFast) -> OPTConfig:
-    """OPT, 128 wide, 4 layers, 0.8 M parameters."""
+def opt_config(tokenizer: PreTrainedTokenizerFast, width: int = 128, layers: int = 4) -> OPTConfig:
+    """OPT with heads 32 wide; the shipped one, 128 wide and 4 layers deep, has 0.8 M parameters."""
     return OPTConfig(
         vocab_size=len(tokenizer),
-        hidden_size=128,
-        word_embed_proj_dim=128,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        ffn_dim=512,
+        hidden_size=width,
+        word_embed_proj_dim=width,
+        num_hidden_layers=layers,
+        num_attention_heads=width // 32,
+        ffn_dim=4 * width,
         max_position_embeddings=256,
         dropout=0.0,
         attention_dropout=0.0,
@@ -116,8 +117,8 @@ def check_items(seed: int, pairs: int) -> list[tuple[str, str, str, str]]:
 def text_qa(
     model: nn.Module, tokenizer: PreTrainedTokenizerFast, items: list[tuple[str, str, str, str]], form: str
 ) -> dict[str, float]:
-    """Exact-match accuracy per question type and its mean. `form` holds {description} and {prompt}."""
-    prompts = [form.format(description=d, prompt=prompt(q)) for d, q, _, _ in items]
+    """Exact-match accuracy per question type and its mean. `form` holds {description} and {prompt} or {question}."""
+    prompts = [form.format(description=d, prompt=prompt(q), question=q) for d, q, _, _ in items]
     answers = greedy_answers(model, tokenizer, prompts)
     right = [given == wanted for given, (_, _, wanted, _) in zip(answers, items, strict=True)]
     per_type = {}
@@ -134,19 +135,33 @@ FORMS = {
 }
 
 
-def train_lm(out: Path, seed: int = 0, steps: int = STEPS) -> dict:
-    """Train, write the folder `out` as Hugging Face does, in fp16, with figures.json; return the figures."""
+Draw = Callable[..., tuple[list[Piece], list[Piece]]]  # as draw_documents
+
+
+def train_lm(
+    out: Path,
+    seed: int = 0,
+    steps: int = STEPS,
+    make: Callable[[PreTrainedTokenizerFast], OPTForCausalLM] = lambda tokenizer: OPTForCausalLM(opt_config(tokenizer)),
+    draw: Draw = draw_documents,
+    peak_lr: float = PEAK_LR,
+    forms: dict[str, str] = FORMS,
+) -> dict:
+    """Train, write the folder `out` as Hugging Face does, in fp16, with figures.json; return the figures.
+
+    The defaults give the shipped model. make: the model to begin with. draw: what it reads.
+    """
     torch.manual_seed(seed)
     tokenizer = opt_tokenizer()
-    model = OPTForCausalLM(opt_config(tokenizer)).train()
+    model = make(tokenizer).train()
     began = time.process_time()
-    _fit(model, tokenizer, seed, steps)
+    _fit(model, tokenizer, seed, steps, draw, peak_lr)
     seconds = time.process_time() - began
     model.half().save_pretrained(out)
     tokenizer.save_pretrained(out)
     items = check_items(seed, CHECK_PAIRS)
     model = OPTForCausalLM.from_pretrained(out, dtype=torch.float32).eval()
-    figures = {name: text_qa(model, tokenizer, items, form) for name, form in FORMS.items()}
+    figures = {name: text_qa(model, tokenizer, items, form) for name, form in forms.items()}
     figures["n_per_type"] = {kind: sum(item[3] == kind for item in items) for kind in QUESTION_TYPES}
     parameters = sum(p.numel() for p in model.parameters())
     figures |= {
@@ -160,8 +175,10 @@ def train_lm(out: Path, seed: int = 0, steps: int = STEPS) -> dict:
     return figures
 
 
-def _fit(model: nn.Module, tokenizer: PreTrainedTokenizerFast, seed: int, steps: int) -> None:
-    optimiser = torch.optim.AdamW(model.parameters(), lr=PEAK_LR, betas=(0.9, 0.98), weight_decay=0.01)
+def _fit(
+    model: nn.Module, tokenizer: PreTrainedTokenizerFast, seed: int, steps: int, draw: Draw, peak_lr: float
+) -> None:
+    optimiser = torch.optim.AdamW(model.parameters(), lr=peak_lr, betas=(0.9, 0.98), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: trapezium(step, steps))
     ids = tokenizer.get_vocab()
     vocabulary = sorted(set(ids) - {"<pad>", "<unk>", "</s>", ","})
@@ -169,7 +186,7 @@ def _fit(model: nn.Module, tokenizer: PreTrainedTokenizerFast, seed: int, steps:
     for step in range(steps):
         first = step * BATCH // 2
         stage = curriculum(step / steps)
-        pairs = (draw_documents(seed, k, vocabulary, *stage) for k in range(first, first + BATCH // 2))
+        pairs = (draw(seed, k, vocabulary, *stage) for k in range(first, first + BATCH // 2))
         documents = sorted((d for pair in pairs for d in pair), key=n_words)
         groups = [documents[i : i + GROUP] for i in range(0, len(documents), GROUP)]
         batches = [collate(group, ids, tokenizer.pad_token_id) for group in groups]

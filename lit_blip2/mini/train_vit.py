@@ -32,6 +32,7 @@ VIT_KWARGS = {
     "num_heads": 4,
     "num_classes": 0,
 }
+SMALL = {"embed_dim": 64, "depth": 3, "num_heads": 2}  # a fifth of the parameters; the text encoder shrinks with it
 CAPTION_WEIGHT = 2.0
 STEPS, BATCH, PEAK_LR, WARMUP = 1600, 64, 1e-3, 60
 # Share of the steps before which scenes have at most so many objects: which word means what is learned on lone ones.
@@ -54,11 +55,16 @@ def batch_of(
     return pixels([d.scene for d in told], rng), tokens.input_ids, tokens.attention_mask == 0
 
 
-def train_vit(out: Path, seed: int = 0, steps: int = STEPS) -> dict:
-    """Train, write vit.safetensors (fp16, timm's keys) and vit_figures.json to `out`; return the figures."""
+def train_vit(
+    out: Path, seed: int = 0, steps: int = STEPS, size: dict[str, int] | None = None, name: str = "vit_figures.json"
+) -> dict:
+    """Train, write vit.safetensors (fp16, timm's keys) and the figures under `name` to `out`; return the figures.
+
+    size: what differs from VIT_KWARGS.
+    """
     torch.manual_seed(seed)
-    tokenizer = bert_tokenizer()
-    model = CoCa(timm.create_model(VIT_NAME, **VIT_KWARGS), len(tokenizer))
+    tokenizer, kwargs = bert_tokenizer(), VIT_KWARGS | (size or {})
+    model = CoCa(timm.create_model(VIT_NAME, **kwargs), len(tokenizer))
     began = time.perf_counter()
     _fit(model, tokenizer, seed, steps)
     seconds = time.perf_counter() - began
@@ -68,8 +74,8 @@ def train_vit(out: Path, seed: int = 0, steps: int = STEPS) -> dict:
     figures = check(model, tokenizer, seed, CHECK_PAIRS)
     figures |= {"seed": seed, "steps": steps, "batch": BATCH, "seconds": round(seconds)}
     figures["parameters"] = sum(p.numel() for p in model.vit.parameters())
-    figures |= {"timm_name": VIT_NAME, "timm_kwargs": VIT_KWARGS, "mean": CLIP_MEAN, "std": CLIP_STD}
-    (out / "vit_figures.json").write_text(json.dumps(figures, indent=1) + "\n")
+    figures |= {"timm_name": VIT_NAME, "timm_kwargs": kwargs, "mean": CLIP_MEAN, "std": CLIP_STD}
+    (out / name).write_text(json.dumps(figures, indent=1) + "\n")
     return figures
 
 

@@ -39,19 +39,20 @@ def load_bert(qformer: QFormer, head: nn.Module | None, folder: str) -> None:
     _copy(qformer.embedding_norm, state, "embeddings.LayerNorm")
     if qformer.word_embeddings is not None:
         words = state["embeddings.word_embeddings.weight"]
-        if len(words) != qformer.word_embeddings.num_embeddings - 1:
+        if qformer.word_embeddings.num_embeddings - len(words) not in (0, 1):
             raise ValueError(
-                f"BERT in {folder} has {len(words)} words, the Q-Former needs one less than vocab_size="
-                f"{qformer.word_embeddings.num_embeddings} ([DEC] is its own)"
+                f"BERT in {folder} has {len(words)} words, the Q-Former needs vocab_size="
+                f"{qformer.word_embeddings.num_embeddings}, or one less ([DEC] is then its own)"
             )
-        qformer.word_embeddings.weight[:-1] = words
+        qformer.word_embeddings.weight[: len(words)] = words
         qformer.position_embeddings.weight.copy_(state["embeddings.position_embeddings.weight"])
     for index, layer in enumerate(qformer.layers):
         _copy_layer(layer, state, f"encoder.layer.{index}.")
     if head is not None and "cls.predictions.bias" in state:
         _copy(head.transform, state, "cls.predictions.transform.dense")
         _copy(head.norm, state, "cls.predictions.transform.LayerNorm")
-        head.bias[:-1] = state["cls.predictions.bias"]
+        bias = state["cls.predictions.bias"]
+        head.bias[: len(bias)] = bias
 
 
 def _check_sizes(qformer: QFormer, state: dict[str, Tensor], folder: str) -> None:
