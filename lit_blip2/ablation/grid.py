@@ -9,7 +9,7 @@
       vqa: {test: stage2}
     axes:                                           # axis: {label: {step.key: value}}
       itc: {on: {}, off: {stage1.model.net.itc: null}}
-      itm: {on: {}, off: {stage1.model.net.itm: null}}
+      itm: {on: {}, off: {stage1.model.net.itm: null}}          # stage1.fit: FILE is another experiment altogether
     vary: product                                   # or one: each axis by itself, the others as in the control
     without: [{itc: off, itm: off}]                 # cells to leave out
     control: {itc: on, itm: on}

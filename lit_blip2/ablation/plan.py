@@ -114,7 +114,7 @@ def arguments(grid: Grid, labels: dict[str, str], step: str) -> list[str]:
     overrides = grid.overrides(labels, step)
     if one.command == "test":
         overrides = grid.overrides(labels, one.target) | overrides
-    file = one.target if one.command == "fit" else grid.steps[one.target].target
+    file = overrides.pop("fit", one.target if one.command == "fit" else grid.steps[one.target].target)
     return ["--config", file, *(f"--{key}={_text(value)}" for key, value in overrides.items())]
 
 

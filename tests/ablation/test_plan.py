@@ -7,7 +7,7 @@ from lit_blip2.ablation import fingerprint, plan
 from lit_blip2.ablation.grid import read_grid
 from lit_blip2.ablation.step import write_config
 
-METRICS = {"a.yaml": ["retrieval/itc_txt_r1"], "b.yaml": ["vqa/accuracy", "vqa/type_*"]}
+METRICS = {"a.yaml": ["retrieval/itc_txt_r1"], "b.yaml": ["vqa/accuracy", "vqa/type_*"], "c.yaml": ["vqa/accuracy"]}
 GRID = """
 steps:
   stage1: {fit: a.yaml}
@@ -70,6 +70,12 @@ def test_a_step_that_no_metric_needs_is_not_run(planned):
 def test_both_seeds_are_set(planned):
     config = planned().steps["stage1/itc=on,seed=1"].config
     assert config["seed_everything"] == 1 and config["data"]["init_args"]["seed"] == 1
+
+
+def test_a_label_may_take_another_experiment(planned):
+    made = planned(GRID.replace("none: {stage2.model.init_from: null}", "none: {stage2.fit: c.yaml}"))
+    runs = made.steps["stage2/itc=on,start=none,seed=0"], made.steps["vqa/itc=on,start=none,seed=0"]
+    assert [run.config["model"] for run in runs] == [{"file": "c.yaml", "init_from": "$stage1"}] * 2
 
 
 def test_equal_requests_are_resolved_once(planned):
