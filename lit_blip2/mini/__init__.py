@@ -1,1 +1,1 @@
-"""The embedded mini-world: scenes, captions, questions, and the two small frozen models beside it."""
+"""The embedded mini-world: scenes, captions, questions, and the small frozen models beside it."""

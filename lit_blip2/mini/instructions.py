@@ -17,7 +17,8 @@ import numpy as np
 from lit_blip2.mini.documents import ANSWER, END, RETELL, Piece, draw_documents
 from lit_blip2.mini.grammar import UNSAID, caption_text, draw_caption, draw_questions, listed, with_article
 from lit_blip2.mini.pairs import Described, described_pair
-from lit_blip2.mini.train_lm import BATCH, FORMS, STEPS, curriculum
+from lit_blip2.mini.train_lm import BATCH, curriculum
+from lit_blip2.mini.train_opt import FORMS, STEPS
 from lit_blip2.mini.world import COLOURS, PLACES, SHAPES
 
 Request = tuple[str, str, float]  # what is asked, the answer, the weight of each of its words

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import torch
 from transformers import OPTForCausalLM, PreTrainedTokenizerFast
 
-from lit_blip2.mini import train_bert, train_lm, train_vit
+from lit_blip2.mini import train_bert, train_lm, train_opt, train_vit
 from lit_blip2.mini.instructions import CHECKED_FORMS, draw_instructed, draw_plain
 from lit_blip2.paths import PACKAGE_PARENT
 
@@ -46,11 +46,15 @@ class Maker(NamedTuple):
 
 
 def _small_opt(tokenizer: PreTrainedTokenizerFast) -> OPTForCausalLM:
-    return OPTForCausalLM(train_lm.opt_config(tokenizer, **OPT_SMALL))
+    return OPTForCausalLM(train_opt.opt_config(tokenizer, **OPT_SMALL))
 
 
 def _shipped_opt(_tokenizer: PreTrainedTokenizerFast) -> OPTForCausalLM:
     return OPTForCausalLM.from_pretrained(SHIPPED_OPT, dtype=torch.float32)
+
+
+def _train_opt(recipe: train_lm.Recipe, folder: Path, seed: int, steps: int) -> dict[str, Any]:
+    return train_lm.train(recipe, folder, seed, steps)
 
 
 def _vit(size: dict[str, int]) -> Maker:
@@ -60,14 +64,14 @@ def _vit(size: dict[str, int]) -> Maker:
 
 def _opt(size: dict[str, int], **changes: Any) -> Maker:
     recipe = size | {"batch": train_lm.BATCH, "peak_lr": train_lm.PEAK_LR}
-    return Maker(partial(train_lm.train_lm, **changes), train_lm.STEPS, recipe)
+    return Maker(partial(_train_opt, train_opt.RECIPE._replace(**changes)), train_opt.STEPS, recipe)
 
 
 def _continued_opt(draw: train_lm.Draw) -> Maker:
     digest = hashlib.sha256((SHIPPED_OPT / "model.safetensors").read_bytes()).hexdigest()
     recipe = {"from_sha256": digest, "reads": draw.__name__, "batch": train_lm.BATCH, "peak_lr": TUNING_LR}
-    changes = dict(make=_shipped_opt, draw=draw, peak_lr=TUNING_LR, forms=CHECKED_FORMS)
-    return Maker(partial(train_lm.train_lm, **changes), TUNING_STEPS, recipe)
+    changes = dict(model=_shipped_opt, draw=draw, peak_lr=TUNING_LR, forms=CHECKED_FORMS)
+    return Maker(partial(_train_opt, train_opt.RECIPE._replace(**changes)), TUNING_STEPS, recipe)
 
 
 def _bert() -> Maker:
@@ -79,7 +83,7 @@ MAKERS: dict[str, Callable[[], Maker]] = {
     "vit": partial(_vit, {}),
     "vit_small": partial(_vit, train_vit.SMALL),
     "opt": partial(_opt, {"width": 128, "layers": 4}),
-    "opt_small": partial(_opt, OPT_SMALL, make=_small_opt),
+    "opt_small": partial(_opt, OPT_SMALL, model=_small_opt),
     "opt_instruct": partial(_continued_opt, draw_instructed),
     "opt_longer": partial(_continued_opt, draw_plain),
     "bert": _bert,

@@ -1,4 +1,4 @@
-"""Two word-level tokenizers over the words of the mini-world: one in OPT's form, one in BERT's."""
+"""Word-level tokenizers over the words of the mini-world, in the form of OPT's, T5's and BERT's."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from transformers import PreTrainedTokenizerFast
 
 from lit_blip2.mini.grammar import words
 
-OPT_SPECIAL = ("<pad>", "</s>", "<unk>")
+LM_SPECIAL = ("<pad>", "</s>", "<unk>")
 BERT_SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[DEC]")
 PROMPT_WORDS = ("Question:", "Answer:", "Short", "answer:", "photo")
 
@@ -21,11 +21,12 @@ def _word_level(vocabulary: tuple[str, ...], unknown: str) -> Tokenizer:
     return tokenizer
 
 
-def opt_tokenizer() -> PreTrainedTokenizerFast:
-    """OPT's habits: `</s>` is put in front of every text, and is the end mark too."""
-    tokenizer = _word_level((*OPT_SPECIAL, *PROMPT_WORDS, *words()), "<unk>")
-    start = ("</s>", tokenizer.token_to_id("</s>"))
-    tokenizer.post_processor = processors.TemplateProcessing("</s> $A", "</s> $A </s> $B", [start])
+def _lm_tokenizer(template: str) -> PreTrainedTokenizerFast:
+    """The language models' words, the same ids for both; `template` puts `</s>` to a text A and a pair A, B."""
+    tokenizer = _word_level((*LM_SPECIAL, *PROMPT_WORDS, *words()), "<unk>")
+    end = ("</s>", tokenizer.token_to_id("</s>"))
+    pair = f"{template} {template.replace('$A', '$B')}"
+    tokenizer.post_processor = processors.TemplateProcessing(template, pair, [end])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token="</s>",
@@ -35,6 +36,16 @@ def opt_tokenizer() -> PreTrainedTokenizerFast:
         clean_up_tokenization_spaces=False,
         model_input_names=["input_ids", "attention_mask"],
     )
+
+
+def opt_tokenizer() -> PreTrainedTokenizerFast:
+    """OPT's habits: `</s>` is put in front of every text, and is the end mark too."""
+    return _lm_tokenizer("</s> $A")
+
+
+def t5_tokenizer() -> PreTrainedTokenizerFast:
+    """T5's habits: every text is closed by `</s>`, nothing stands in front, and the decoder starts from pad, id 0."""
+    return _lm_tokenizer("$A </s>")
 
 
 def bert_tokenizer() -> PreTrainedTokenizerFast:

@@ -22,7 +22,7 @@ COUNT_SHARES = (0.08, 0.25, 0.33, 0.34)
 
 _TRAIN, _VAL, _TEST = (0, 1, 2, 3, 4, 5), (6,), (7,)
 N_BUCKETS = 8
-# stream -> (number that enters the seed, buckets); the last four are for the two frozen models.
+# stream -> (number that enters the seed, buckets); the last four are for the frozen models.
 STREAMS = {
     "train": (0, _TRAIN),
     "val": (1, _VAL),

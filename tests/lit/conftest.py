@@ -2,12 +2,11 @@
 
 import pytest
 import torch
-from tokenizers.processors import TemplateProcessing
 from transformers import T5Config, T5ForConditionalGeneration
 
 from lit_blip2.cli import main
 from lit_blip2.mini.command import make_mini
-from lit_blip2.mini.vocabulary import opt_tokenizer
+from lit_blip2.mini.vocabulary import t5_tokenizer
 
 SHORT = [
     "--model.optimization.warmup_steps=1", "--trainer.max_steps=4", "--trainer.val_check_interval=2",
@@ -28,9 +27,7 @@ def world(tmp_path_factory):
 def t5_folder(tmp_path_factory):
     """A random T5 with the mini-world's words."""
     torch.manual_seed(0)
-    folder, tokenizer = tmp_path_factory.mktemp("t5"), opt_tokenizer()
-    end = ("</s>", tokenizer.eos_token_id)
-    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="$A </s>", special_tokens=[end])
+    folder, tokenizer = tmp_path_factory.mktemp("t5"), t5_tokenizer()
     sizes = dict(d_model=16, d_kv=8, d_ff=24, num_layers=1, num_heads=2)
     ids = dict(eos_token_id=tokenizer.eos_token_id, pad_token_id=0, decoder_start_token_id=0)
     T5ForConditionalGeneration(T5Config(vocab_size=len(tokenizer), **sizes, **ids)).save_pretrained(folder)
@@ -45,7 +42,7 @@ def fit(world, opt_folder, tmp_path_factory):
     def run(experiment: str, *arguments: str, command: str = "fit", runs=None, language=opt_folder):
         runs = runs or tmp_path_factory.mktemp("runs")
         common = [f"--trainer.logger.save_dir={runs}", f"--data.root={world}", "--data.eval_batch_size=4"]
-        if experiment != "mini_opt":
+        if experiment in ("mini_stage1", "mini_joint"):
             common += ["--model.rerank=3"]
         if experiment != "mini_stage1":
             common += [f"--model.net.language.name={language}"]

@@ -1,13 +1,15 @@
 import json
 import math
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from transformers import OPTForCausalLM, T5ForConditionalGeneration
 
 import lit_blip2.mini
-from lit_blip2.mini import train_lm, train_vit
+from lit_blip2.mini import lm_check, train_lm, train_opt, train_t5, train_vit
 from lit_blip2.mini.vocabulary import bert_tokenizer, opt_tokenizer
 
 WEIGHTS = Path(lit_blip2.mini.__file__).parent / "weights"
@@ -36,25 +38,26 @@ def test_bert_tokenizer_has_berts_form():
 
 def test_collate_pads_with_no_weight():
     ids = {"<pad>": 0, "a": 1, "b": 2}
-    tokens, weights = train_lm.collate([[("a b", 0.5), ("a", 1.0)], [("b", 1.0)]], ids, 0)
-    assert tokens.tolist() == [[1, 2, 1], [2, 0, 0]]
-    assert weights.tolist() == [[0.5, 0.5, 1.0], [1.0, 0.0, 0.0]]
+    inputs, targets, weights = train_opt.collate([[("a b", 0.5), ("a", 1.0)], [("b", 1.0)]], ids, 0)
+    assert inputs["input_ids"].tolist() == [[1, 2, 1], [2, 0, 0]]
+    assert targets.tolist() == [[2, 1], [0, 0]]  # the first token is never a target
+    assert weights.tolist() == [[0.5, 1.0], [0.0, 0.0]]
 
 
 def test_weighted_loss_by_hand():
     logits = torch.tensor([[[0.0, math.log(3)], [0.0, 0.0], [9.0, 9.0]]])
-    tokens, weights = torch.tensor([[0, 1, 0]]), torch.tensor([[5.0, 1.0, 3.0]])
-    expected = 1 * -math.log(3 / 4) + 3 * math.log(2)  # the first token is never a target
-    assert train_lm.weighted_loss(logits, tokens, weights).item() == pytest.approx(expected)
+    targets, weights = torch.tensor([[1, 0]]), torch.tensor([[1.0, 3.0]])
+    expected = 1 * -math.log(3 / 4) + 3 * math.log(2)  # the last logits predict nothing
+    assert train_lm.weighted_loss(logits, targets, weights).item() == pytest.approx(expected)
 
 
 def test_greedy_answers_do_not_depend_on_the_batch():
     tokenizer = opt_tokenizer()
     torch.manual_seed(0)
-    model = train_lm.OPTForCausalLM(train_lm.opt_config(tokenizer)).eval()
+    model = train_opt.fresh_opt(tokenizer).eval()
     prompts = ["</s> red", "</s> a large red circle at top </s> red", "</s> a ring"]
-    together = train_lm.greedy_answers(model, tokenizer, prompts)
-    assert together == [train_lm.greedy_answers(model, tokenizer, [p])[0] for p in prompts]
+    together = train_opt.greedy_answers(model, tokenizer, prompts)
+    assert together == [train_opt.greedy_answers(model, tokenizer, [p])[0] for p in prompts]
 
 
 def test_greedy_answers_stop_at_the_end_mark():
@@ -67,19 +70,33 @@ def test_greedy_answers_stop_at_the_end_mark():
     def model(input_ids):
         return SimpleNamespace(logits=table[input_ids])
 
-    assert train_lm.greedy_answers(model, tokenizer, ["Question: Answer:"]) == ["top left"]
-    items = [("", "", "top left", kind) for kind in train_lm.QUESTION_TYPES]
-    items.append(("", "", "left", "colour"))
-    scores = train_lm.text_qa(model, tokenizer, items, "{prompt}")
+    assert train_opt.greedy_answers(model, tokenizer, ["Question: Answer:"]) == ["top left"]
+
+
+def test_text_qa_counts_exact_matches_per_type():
+    items = [("red", "", "top left", kind) for kind in lm_check.QUESTION_TYPES]
+    items.append(("red", "", "left", "colour"))
+
+    def answer(prompts):
+        assert prompts == ["Question:  Answer: red"] * 8
+        return ["top left"] * 8
+
+    scores = lm_check.text_qa(answer, items, "{prompt} {description}")
     assert scores["colour"] == 0.5 and scores["mean"] == pytest.approx(6.5 / 7, abs=1e-4)
+    assert lm_check.count_per_type(items)["colour"] == 2
 
 
-def test_lm_training_leaves_a_folder_that_loads(tmp_path, monkeypatch):
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
+@pytest.fixture
+def brief(monkeypatch):
+    """Few documents a step and few questions at the end."""
     monkeypatch.setattr(train_lm, "BATCH", 4)
     monkeypatch.setattr(train_lm, "CHECK_PAIRS", 20)
-    figures = train_lm.train_lm(tmp_path, seed=1, steps=2)
+
+
+def test_opt_training_leaves_a_folder_that_loads(tmp_path, brief):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    figures = train_opt.train_opt(tmp_path, seed=1, steps=2)
     model, tokenizer = AutoModelForCausalLM.from_pretrained(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
     assert len(tokenizer) == model.config.vocab_size
     assert json.loads((tmp_path / "figures.json").read_text()) == figures
@@ -101,12 +118,16 @@ def test_vit_training_leaves_timm_weights(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_shipped_language_model_has_its_figures():
-    model = train_lm.OPTForCausalLM.from_pretrained(WEIGHTS / "opt", dtype=torch.float32).eval()
-    figures = json.loads((WEIGHTS / "opt" / "figures.json").read_text())
-    items = train_lm.check_items(figures["seed"], train_lm.CHECK_PAIRS)
-    for name, form in train_lm.FORMS.items():
-        found = train_lm.text_qa(model, opt_tokenizer(), items, form)
+@pytest.mark.parametrize(
+    ("name", "recipe", "model"),
+    [("opt", train_opt.RECIPE, OPTForCausalLM), ("t5", train_t5.RECIPE, T5ForConditionalGeneration)],
+)
+def test_shipped_language_model_has_its_figures(name, recipe, model):
+    model = model.from_pretrained(WEIGHTS / name, dtype=torch.float32).eval()
+    figures = json.loads((WEIGHTS / name / "figures.json").read_text())
+    items = lm_check.check_items(figures["seed"], train_lm.CHECK_PAIRS)
+    for name, form in recipe.forms.items():
+        found = lm_check.text_qa(partial(recipe.answers, model, recipe.tokenizer()), items, form)
         assert found["mean"] == pytest.approx(figures[name]["mean"], abs=0.005)
 
 
@@ -120,7 +141,7 @@ def test_shipped_folders_load():
     model = AutoModelForCausalLM.from_pretrained(WEIGHTS / "opt", dtype=torch.float32).eval()
     prompt = "a small red circle at top left and a large blue ring at right </s> Question: {} Answer:"
     questions = ["what color is the ring ?", "what shape is the red object ?", "where is the red circle ?"]
-    given = train_lm.greedy_answers(model, tokenizer, [prompt.format(q) for q in questions])
+    given = train_opt.greedy_answers(model, tokenizer, [prompt.format(q) for q in questions])
     assert given == ["blue", "circle", "top left"]
     vit = timm.create_model(train_vit.VIT_NAME, **train_vit.VIT_KWARGS)
     vit.load_state_dict(train_vit.load_file(WEIGHTS / "vit.safetensors"))
