@@ -17,7 +17,10 @@ def sources() -> str:
 
 def paths(config: Any) -> list[str]:
     """The files and folders that a resolved config names, relative to here or beside the package."""
-    return [text for text in sorted(strings(config)) if "/" in text and _find(text) is not None]
+    root = str(config.get("data", {}).get("init_args", {}).get("root") or ".")
+    named = {text for text in strings(config) if "/" in text}
+    named |= {f"{root}/{text}" for text in named if text.startswith("../")}  # beside the data, such as other features
+    return [text for text in sorted(named) if _find(text) is not None]
 
 
 def of_path(text: str) -> str:

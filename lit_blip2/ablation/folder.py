@@ -17,6 +17,7 @@ import json
 import os
 import shutil
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -54,6 +55,13 @@ class Folder:
 
     def lock(self, name: str) -> Path:
         return self.root / "locks" / f"{name}.lock"
+
+    def mark(self) -> str:
+        """What tells this folder from others wherever it is mounted or moved to: a name of its own, written once."""
+        file = self.root / "folder_id.txt"
+        if not file.exists():
+            file.write_text(uuid.uuid4().hex, encoding="utf-8")
+        return file.read_text(encoding="utf-8")
 
     def check_space(self) -> None:
         """Raises OSError where the disk is nearly full: a run that ends in the middle of a checkpoint helps nobody."""

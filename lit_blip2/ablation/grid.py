@@ -23,12 +23,16 @@ TPE chooses, trials that fall behind the median at a validation are pruned.
 
 import difflib
 import itertools
+import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from lit_blip2.ablation.fingerprint import strings
+
+LONGEST_NAME = 180  # a file name holds 255 bytes, and more is put before and behind
 REFERENCE = "$"  # "$stage1" stands for the run folder of step stage1
 
 
@@ -125,7 +129,10 @@ def read_grid(path: str | Path) -> Grid:
         raise ValueError(f"{path} is not YAML: {error}") from error
     if not isinstance(raw, dict):
         raise ValueError(f"{path} holds no mapping: see ablations/objectives.yaml for the keys of an ablation")
-    grid, problems = _build(path.stem, raw)
+    try:
+        grid, problems = _build(path.stem, raw)
+    except (TypeError, AttributeError, KeyError, StopIteration) as error:
+        raise ValueError(f"{path} is not laid out as an ablation ({error}): see ablations/objectives.yaml") from error
     if problems:
         raise ValueError(f"{path}:\n" + "\n".join(f"  - {problem}" for problem in problems))
     return grid
@@ -181,10 +188,10 @@ def _axes(
     axes, ranges = {}, {}
     for axis, given in raw.items():
         if isinstance(given, dict) and {"low", "high"} <= set(given):
-            if unknown := set(given) - {each.name for each in fields(Range)} or "key" not in given:
-                problems.append(f"range {axis} takes key, low, high and log, and needs a key; see {unknown}")
+            if set(given) - {each.name for each in fields(Range)} or "key" not in given:
+                problems.append(f"range {axis} takes key, low, high and log, and needs a key, not {given!r}")
                 continue
-            ranges[str(axis)] = Range(**given)
+            ranges[str(axis)] = Range(**given | {end: _number(given[end]) for end in ("low", "high")})
             _check_owner(f"range {axis}", given["key"], steps, problems)
             continue
         if not isinstance(given, dict) or not all(isinstance(each, dict) for each in given.values()):
@@ -194,8 +201,14 @@ def _axes(
         for label, overrides in axes[str(axis)].items():
             for key, value in overrides.items():
                 _check_owner(f"axis {axis}, label {label}", key, steps, problems)
-                _check_reference(f"axis {axis}, label {label}, {key}", value, steps, problems)
+                earlier = _fits_before(str(key).partition(".")[0], steps)
+                _check_reference(f"axis {axis}, label {label}, {key}", value, earlier, problems)
     return axes, ranges
+
+
+def _fits_before(step: str, steps: dict[str, Step]) -> list[str]:
+    names = list(steps)
+    return [name for name in names[: names.index(step) if step in names else None] if steps[name].command == "fit"]
 
 
 def _check(grid: Grid, problems: list[str]) -> None:
@@ -217,10 +230,13 @@ def _check(grid: Grid, problems: list[str]) -> None:
                 )
     if missing := [axis for axis in grid.axes if axis not in grid.control]:
         problems.append(f"control has no label for {', '.join(missing)}")
-    for axis, labels in grid.axes.items():
-        for label in labels:
-            if unsafe := set(label) & set("/\\=,:\n\0") or label in ("", "..", "."):
-                problems.append(f"axis {axis}: the label {label!r} must not hold {unsafe}: it names folders")
+    for word in {*grid.steps, *grid.axes, *(label for labels in grid.axes.values() for label in labels)}:
+        if not re.fullmatch(r"[\w.+-]+", word, re.ASCII) or word.startswith("."):
+            problems.append(f"{word!r} names files: use letters, digits and _ . + - in steps, axes and labels")
+    if longest := [cell.name for cell in grid.cells() if len(cell.name) > LONGEST_NAME]:
+        problems.append(
+            f"the cell {longest[0]!r} names a file: its axes and labels must have at most {LONGEST_NAME} letters"
+        )
     if not problems and grid.control not in [cell.labels for cell in grid.cells()]:
         problems.append(f"the control {grid.control} is not among the cells: `without` leaves it out")
 
@@ -255,14 +271,22 @@ def _check_owner(where: str, key: str, steps: dict[str, Step], problems: list[st
 
 
 def _check_reference(where: str, value: Any, steps: Any, problems: list[str]) -> None:
-    if isinstance(value, str) and value.startswith(REFERENCE) and value[1:] not in steps:
-        problems.append(_unknown(f"{where}: the run of", value[1:], steps))
+    for name in [text[1:] for text in sorted(strings(value)) if text.startswith(REFERENCE) and text[1:] not in steps]:
+        problems.append(_unknown(f"{where}: the run of", name, steps))
 
 
 def _unknown(what: str, name: str, known: Any) -> str:
     close = difflib.get_close_matches(name, list(known), 1)
     hint = f", did you mean {close[0]!r}" if close else ""
     return f"{what} {name!r} is not known{hint}; there are {', '.join(sorted(known)) or 'none'}"
+
+
+def _number(given: Any) -> Any:
+    """YAML takes 1e-4 for a word, unlike 1.0e-4."""
+    try:
+        return float(given) if isinstance(given, str) else given
+    except ValueError:
+        return given
 
 
 def _strings(raw: dict[str, Any], key: str, problems: list[str]) -> list[str]:

@@ -104,7 +104,13 @@ def plan_of(grid: Grid, cells: list[tuple[Cell, dict[str, Any], dict[str, str | 
         )
         for cell, keys, of in drafted
     ]
-    identity = _digest([[cell.name, [steps[name].key for name in cell.steps]] for cell in planned])
+    asked = [
+        grid.metrics,
+        grid.control,
+        grid.direction,
+        {name: dataclasses.asdict(r) for name, r in grid.ranges.items()},
+    ]
+    identity = _digest([asked, [[cell.name, [steps[name].key for name in cell.steps]] for cell in planned]])
     return Plan(planned, steps, identity, fingerprint.sources())
 
 

@@ -49,7 +49,7 @@ class Progress:
 
     def tell(self, line: str) -> None:
         if not self.console.is_terminal:
-            self.console.print(f"{time.strftime('%H:%M:%S')} {line}", highlight=False, soft_wrap=True)
+            self.console.print(f"{time.strftime('%H:%M:%S')} {line}", highlight=False, markup=False, soft_wrap=True)
 
     def show_until(self, finished: Callable[[], bool]) -> None:
         if not self.console.is_terminal:
@@ -114,7 +114,9 @@ class Progress:
         states = {cell: WORDS[state] for cell, state in self.queue.states().items()}
         for cell in [cell for cell, state in states.items() if state == "failed"]:
             error = (read_json(self.folder.cell(cell)) or {}).get("error") or {}
-            self.console.print(f"{cell} failed in {error.get('step')}: {error.get('message')}", style="red")
+            self.console.print(
+                f"{cell} failed in {error.get('step')}: {error.get('message')}", style="red", markup=False
+            )
             for line in error.get("log_tail", [])[-5:]:
                 self.console.print(f"    {line}", style="dim", highlight=False, markup=False)
         counts = Counter(states.values())

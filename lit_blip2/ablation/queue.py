@@ -5,7 +5,7 @@ that runs without one belonged to a killed worker, and is taken over by whoever 
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -34,7 +34,7 @@ def open_storage(url: str) -> optuna.storages.BaseStorage:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
         if url.startswith(JOURNAL):
-            file = Path(url.removeprefix(JOURNAL))
+            file = Path(url.removeprefix(JOURNAL)).resolve()  # Optuna's lock is a link, broken where it is relative
             file.parent.mkdir(parents=True, exist_ok=True)
             return optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(file)))
         connect = {"timeout": BUSY_SECONDS} if url.startswith("sqlite") else {}
@@ -65,7 +65,7 @@ class Queue:
             pruner=optuna.pruners.MedianPruner(n_startup_trials=STARTUP_TRIALS),
         )
         self.study_id = storage.get_study_id_from_name(grid.name)
-        own = {"identity": identity, "folder": str(folder.root.resolve())}
+        own = {"identity": identity, "folder": folder.mark()}
         for what, value in own.items():
             if self.study.user_attrs.get(what, value) != value:
                 raise ValueError(
@@ -75,10 +75,12 @@ class Queue:
             self.study.set_user_attr(what, value)
 
     def fill(self, plan: Plan) -> None:
-        """A waiting trial for each cell that has none yet. The caller keeps others from filling at the same time."""
-        there = {trial.user_attrs.get("cell") for trial in self.trials()}
+        """A waiting trial for each cell that has none, or is done by the queue and not by the folder (a file that was
+        removed). The caller keeps others from filling at the same time."""
+        states = self.states()
         for cell in plan.cells:
-            if cell.name not in there:
+            lost = states.get(cell.name) == TrialState.COMPLETE and not self.folder.cell(cell.name).exists()
+            if cell.name not in states or lost:
                 self.study.enqueue_trial(cell.labels | {"seed": cell.seed}, user_attrs={"cell": cell.name})
 
     def trial(self, number: int) -> optuna.trial.Trial:
@@ -147,11 +149,14 @@ class Queue:
                 distribution = CategoricalDistribution(choices[name])
                 self.storage.set_trial_param(trial_id, name, distribution.to_internal_repr(value), distribution)
 
-    def retry_failed(self) -> list[str]:
-        """A new waiting trial for each cell whose newest one failed; their names."""
-        newest = {trial.user_attrs["cell"]: trial for trial in self.trials() if "cell" in trial.user_attrs}
-        failed = [trial for trial in newest.values() if trial.state == TrialState.FAIL]
-        for trial in failed:
-            fixed = trial.system_attrs.get("fixed_params", trial.params)
-            self.study.enqueue_trial(fixed, user_attrs={"cell": trial.user_attrs["cell"]})
-        return [trial.user_attrs["cell"] for trial in failed]
+    def failed(self) -> list[str]:
+        """Cells whose newest trial failed; a search's trials are not tried again, others take their place."""
+        cells = {trial.user_attrs["cell"] for trial in self.trials() if "cell" in trial.user_attrs}
+        return [cell for cell, state in self.states().items() if state == TrialState.FAIL and cell in cells]
+
+    def put_again(self, cells: Iterable[str]) -> None:
+        """A new waiting trial for each of these cells."""
+        newest = {trial.user_attrs.get("cell"): trial for trial in self.trials()}
+        for cell in cells:
+            fixed = newest[cell].system_attrs.get("fixed_params", newest[cell].params)
+            self.study.enqueue_trial(fixed, user_attrs={"cell": cell})

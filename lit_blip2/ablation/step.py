@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -84,6 +85,8 @@ def _run(
                 env=dict(environment), pass_fds=[lock],
             )  # fmt: skip
             code, peak = _wait(process, run_folder, stopping, watch)
+        if code != 0 and stopping():
+            raise StoppedError  # Ctrl-C reaches the whole terminal: the run was interrupted, it has not failed
         if code == 0:
             return _record_done(run, folder, time.monotonic() - began, before, attempt, peak)
         if code > 0:
@@ -92,12 +95,13 @@ def _run(
 
 
 def command(run: StepRun, folder: Folder) -> list[str]:
-    """What a person would type; a fit that left a checkpoint goes on from it."""
+    """What a person would type; a fit that left a checkpoint goes on from it, unless writing it was cut short."""
     arguments = [sys.executable, "-m", "lit_blip2", run.command, "--config", str(folder.config(run.name))]
     own = folder.run(run.name)
     if run.command == "test":
         return [*arguments, "--ckpt_path", str(folder.run(next(iter(run.parents.values()))))]
-    return [*arguments, "--ckpt_path", str(own)] if any(own.glob("**/last.ckpt")) else arguments
+    whole = [file for file in own.glob("**/last.ckpt") if zipfile.is_zipfile(file)]
+    return [*arguments, "--ckpt_path", str(whole[0])] if whole else arguments
 
 
 def write_config(run: StepRun, folder: Folder) -> None:

@@ -141,17 +141,22 @@ def _check_same(plan: Plan, folder: Folder) -> None:
             f"other sources of lit_blip2 (it was begun at commit {known['commit']}): its cells would not be comparable"
         )
     else:
-        what = "other settings or other data files in its steps"
+        what = "other metrics, another control, or other settings, ranges or data files in its steps"
     raise ValueError(f"{folder.root} holds a sweep of this name with {what}. Give another --out, or remove the folder")
 
 
 def _retry(plan: Plan, queue: Queue, folder: Folder, console: Console) -> None:
-    cells = {cell.name: cell for cell in plan.cells}
-    for name in queue.retry_failed():
+    """Forget how the failed cells failed, then queue them: a worker may take one at once."""
+    cells, failed = {cell.name: cell for cell in plan.cells}, queue.failed()
+    for name in failed:
+        record = read_json(folder.cell(name)) or {}
+        if at_fault := (record.get("error") or {}).get("step"):
+            folder.done(at_fault).unlink(missing_ok=True)  # it may have ended well, and without a figure
         folder.cell(name).unlink(missing_ok=True)
         for step in cells[name].steps:
             folder.failed(step).unlink(missing_ok=True)
-        console.print(f"{name}: back in the queue", highlight=False)
+    queue.put_again(failed)
+    console.print("\n".join(f"{name}: back in the queue" for name in failed), highlight=False, markup=False)
 
 
 def run_workers(

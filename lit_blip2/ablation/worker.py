@@ -11,11 +11,12 @@ from typing import Any
 from optuna.trial import TrialState
 
 from lit_blip2.ablation.board import write_cell
+from lit_blip2.ablation.fingerprint import PACKAGE, sources
 from lit_blip2.ablation.folder import Folder, is_locked, write_json
 from lit_blip2.ablation.grid import Grid
 from lit_blip2.ablation.plan import Plan, PlannedCell
 from lit_blip2.ablation.queue import OPEN, Queue
-from lit_blip2.ablation.step import StepError, StoppedError, metrics_of, run_step
+from lit_blip2.ablation.step import StepError, metrics_of, run_step
 
 WAIT_SECONDS = 1.0
 
@@ -60,20 +61,23 @@ def _run_cell(
     environment: Mapping[str, str],
     stopping: Callable[[], bool],
 ) -> str:
-    """Run the cell's steps, record how it ended, and say so in a word. Raises OSError where the disk is full."""
+    """Run the cell's steps, record how it ended, and say so in a word. What is no fault of the cell (StoppedError,
+    a full disk, changed sources) is raised, and the cell waits again."""
     began = datetime.now(UTC)
     record: dict[str, Any] = {"state": "done", "metrics": {}, "error": None}
     try:
         queue.record(trial_id, cell.labels, cell.seed, grid)
         for name in cell.steps:
+            _check_sources(plan)
             run_step(plan.steps[name], folder, environment, stopping)
         record["metrics"] = _metrics(cell, plan, folder)
-    except (StoppedError, OSError):
+        _check(cell, record["metrics"])
+    except StepError as failure:
+        record |= {"state": "failed", "error": failure.record}
+    except Exception:
         with suppress(Exception):
             queue.put_back(trial_id)
         raise
-    except StepError as failure:
-        record |= {"state": "failed", "error": failure.record}
     record |= {"labels": cell.labels, "seed": cell.seed, "worker": f"{os.uname().nodename}:{os.getpid()}"}
     record |= {"began": began.isoformat(timespec="seconds"), "ended": datetime.now(UTC).isoformat(timespec="seconds")}
     write_cell(folder, grid, cell, record)
@@ -85,14 +89,29 @@ def _run_cell(
     return "done"
 
 
+def _check_sources(plan: Plan) -> None:
+    """Raises ValueError where the package has been edited since the sweep began: cells would not be comparable."""
+    if plan.sources not in ("", sources()):
+        raise ValueError(
+            f"the sources in {PACKAGE} have changed since this sweep began: put them back and start the same command "
+            "again, or begin another sweep with --out. (A sweep is best run from a checkout of its own.)"
+        )
+
+
 def _metrics(cell: PlannedCell, plan: Plan, folder: Folder) -> dict[str, float]:
-    """Every metric of the cell's runs, a later step's over an earlier's. Raises StepError where a compared one is
-    missing or not finite."""
-    found: dict[str, float] = {}
-    for name in cell.steps:
-        found |= metrics_of(plan.steps[name], folder)
+    """Every metric of the cell's runs, a later step's over an earlier's, a compared one of its own step alone."""
+    of_step = {name: metrics_of(plan.steps[name], folder) for name in cell.steps}
+    found = {metric: value for metrics in of_step.values() for metric, value in metrics.items()}
     for metric, name in cell.metrics.items():
-        if name is not None and not math.isfinite(found.get(metric, math.nan)):
-            message = f"ended well, and in its metrics.json {metric} is {found.get(metric, 'missing')}"
-            raise StepError({"step": name, "message": message, "log_tail": []})
+        found.pop(metric, None)
+        if name is not None and metric in of_step[name]:
+            found[metric] = of_step[name][metric]
     return found
+
+
+def _check(cell: PlannedCell, metrics: dict[str, float]) -> None:
+    """Raises StepError where a compared metric that the cell can have is missing or not finite."""
+    for metric, name in cell.metrics.items():
+        if name is not None and not math.isfinite(metrics.get(metric, math.nan)):
+            message = f"ended well, and in its metrics.json {metric} is {metrics.get(metric, 'missing')}"
+            raise StepError({"step": name, "message": message, "log_tail": []})

@@ -1,7 +1,8 @@
-"""One worker on a hand-made plan: python hand_made.py OUT STORAGE CELLS [broken] [retry]
+"""One worker on a hand-made plan: python hand_made.py OUT STORAGE CELLS [broken] [silent] [retry]
 
 Cell k stands on step `shared/k//3` (three cells share one) and on its own `own/k`. A step is `work_slowly.py`, which
-leaves a checkpoint as it goes. With `broken`, the script of own/1 ends with exit code 3.
+leaves a checkpoint as it goes. With `broken`, the script of own/1 ends with exit code 3; with `silent`, that of own/0
+writes no figure.
 """
 
 import sys
@@ -42,8 +43,8 @@ def grid_of(cells: int) -> Grid:
 def main() -> int:
     out, storage, cells, *options = sys.argv[1:]
     folder, grid, plan = Folder(out), grid_of(int(cells)), plan_of(int(cells))
-    broken = "own/1" if "broken" in options else ""
-    step.command = lambda run, folder: [sys.executable, str(SCRIPT), str(folder.run(run.name)), str(run.name == broken)]
+    fate = {"own/1": "broken"} if "broken" in options else {"own/0": "silent"} if "silent" in options else {}
+    step.command = lambda run, folder: [sys.executable, str(SCRIPT), str(folder.run(run.name)), fate.get(run.name, "")]
     worker.write_cell = lambda *_: None
     with wait_lock(folder.lock("begin")):
         queue = Queue(open_storage(storage), grid, plan.identity, folder)

@@ -86,7 +86,14 @@ def test_bare_on_and_off_stay_words(tmp_path):
         ({"axes": {"itc": {"on": {"stage_1.model.net.itc": 1}}}, "control": None}, "did you mean 'stage1'"),
         ({"axes": {"itc": {"on": {"stage1": 1}}}, "control": None}, "must begin with a step"),
         ({"axes": {"itc": ["on", "off"]}, "control": None}, "axis itc must be"),
-        ({"axes": {"itc": {"a/b": {}}}, "control": None}, "it names folders"),
+        ({"axes": {"itc": {"a/b": {}}}, "control": None}, "'a/b' names files"),
+        ({"axes": {"a=b": {"x": {}}}, "control": None}, "'a=b' names files"),
+        ({"axes": {"itc": {"c#1": {}}}, "control": None}, "'c#1' names files"),
+        ({"axes": {"itc": {"x" * 200: {}}}, "control": None}, "must have at most 180 letters"),
+        ({"axes": {"itc": {"x": {"stage1.model.a": "$stage2"}}}, "control": None}, "the run of 'stage2'"),
+        ({"axes": {"itc": {"x": {"stage2.model.a": {"b": ["$stage9"]}}}}, "control": None}, "the run of 'stage9'"),
+        ({"seeds": 5}, "not laid out as an ablation"),
+        ({"axes": ["itc"]}, "not laid out as an ablation"),
         ({"steps": CHAIN | {"vqa": {"test": "stage3"}}}, "test of 'stage3' is not known, did you mean"),
         ({"steps": CHAIN | {"vqa": {"train": "x"}}}, "step vqa must be"),
         ({"steps": CHAIN | {"stage2": {"fit": "x", "set": {"model.init_from": "$stage0"}}}}, "the run of 'stage0'"),
@@ -98,6 +105,13 @@ def test_bare_on_and_off_stay_words(tmp_path):
 )  # fmt: skip
 def test_mistakes_are_named(tmp_path, changes, message):
     assert re.search(message, problems_of(tmp_path, **changes)), problems_of(tmp_path, **changes)
+
+
+def test_yaml_s_words_for_numbers_are_numbers(tmp_path):
+    axes = {"lr": {"key": "stage1.a", "low": "1e-4", "high": "1e-2", "log": True}}
+    chain = {"stage1": {"fit": "a.yaml"}}
+    found = grid_of(tmp_path, axes=axes, steps=chain, trials=3, seeds=[0], control={}).ranges["lr"]
+    assert (found.low, found.high) == (1e-4, 1e-2)
 
 
 def test_all_mistakes_are_named_at_once(tmp_path):

@@ -45,6 +45,7 @@ def grid(tmp_path, monkeypatch):
 
 @pytest.fixture
 def queue(grid, tmp_path):
+    (tmp_path / "out").mkdir()
     return Queue(open_storage(f"sqlite:///{tmp_path}/study.db"), grid, "x", Folder(tmp_path / "out"))
 
 

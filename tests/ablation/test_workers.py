@@ -137,7 +137,7 @@ def test_an_interrupted_sweep_leaves_nothing_running_and_goes_on(start_worker, t
     while not list(out.glob("runs/shared/0/progress.txt")):
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    worker.send_signal(number)
+    os.killpg(worker.pid, number)  # as a terminal does, to the run as well
     assert worker.wait(30) == 130
     stopped = len((out / "runs/shared/0/progress.txt").read_text().split())
     assert stopped < 10
@@ -176,6 +176,29 @@ def test_a_step_whose_process_is_killed_is_tried_again_and_then_failed(start_wor
     assert worker.returncode == 1 and killed == 3
     error = json.loads((out / "cells" / "k=0,seed=0.json").read_text())["error"]
     assert error["message"] == "fit ended: killed by SIGKILL 3 times (out of memory?)"
+
+
+def test_a_cell_whose_file_was_removed_is_run_again(start_worker, tmp_path):
+    storage, out = f"sqlite:///{tmp_path}/study.db", tmp_path / "out"
+    assert start_worker(out, storage, 1).wait(60) == 0
+    (out / "cells" / "k=0,seed=0.json").unlink()
+    assert start_worker(out, storage, 1).wait(60) == 0
+    assert (out / "cells" / "k=0,seed=0.json").exists()
+
+
+def test_a_folder_may_be_moved(start_worker, tmp_path):
+    storage, out = f"sqlite:///{tmp_path}/study.db", tmp_path / "out"
+    assert start_worker(out, storage, 1).wait(60) == 0
+    out.rename(tmp_path / "elsewhere")
+    assert start_worker(tmp_path / "elsewhere", storage, 1).wait(60) == 0
+
+
+def test_a_step_that_ended_well_without_its_figure_is_run_again_by_a_retry(start_worker, tmp_path):
+    storage, out = f"sqlite:///{tmp_path}/study.db", tmp_path / "out"
+    assert start_worker(out, storage, 1, "silent").wait(60) == 1
+    record = json.loads((out / "cells" / "k=0,seed=0.json").read_text())
+    assert record["error"]["step"] == "own/0" and "figure is missing" in record["error"]["message"]
+    assert start_worker(out, storage, 1, "retry").wait(60) == 0
 
 
 def test_a_study_of_another_grid_is_refused(start_worker, tmp_path):
