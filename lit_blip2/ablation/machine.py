@@ -1,10 +1,15 @@
 """What a worker needs from its machine: a share of the cores, a GPU of its own, and the commands of `prepare`."""
 
 import os
+import platform
 import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from lit_blip2.ablation.folder import Folder, try_lock
 
 
 def thread_share(workers: int) -> dict[str, str]:
@@ -24,10 +29,24 @@ def gpus() -> list[str]:
     return [str(number) for number, _ in enumerate(line for line in listed if line.startswith("GPU "))]
 
 
-def device_of(worker: int) -> dict[str, str]:
-    """One GPU per worker where there are GPUs; more workers than GPUs go round."""
+@contextmanager
+def own_gpu(folder: Folder) -> Iterator[dict[str, str]]:
+    """CUDA_VISIBLE_DEVICES with a GPU that no other worker of this sweep on this machine has; empty without GPUs.
+
+    Raises ValueError where every GPU is taken: two runs on one would be slower than one after the other.
+    """
     found = gpus()
-    return {"CUDA_VISIBLE_DEVICES": found[worker % len(found)]} if found else {}
+    for gpu in found:
+        with try_lock(folder.lock(f"gpus/{platform.node()}-{gpu}")) as lock:
+            if lock is not None:
+                yield {"CUDA_VISIBLE_DEVICES": gpu}
+                return
+    if found:
+        raise ValueError(
+            f"all {len(found)} GPUs of {platform.node()} have a worker of this sweep: use fewer --workers "
+            "(or CUDA_VISIBLE_DEVICES= for runs on the CPU)"
+        )
+    yield {}
 
 
 def run_prepare(line: str) -> None:

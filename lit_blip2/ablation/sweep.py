@@ -13,7 +13,7 @@ from rich.console import Console
 
 from lit_blip2.ablation.folder import Folder, read_json, wait_lock, write_json
 from lit_blip2.ablation.grid import Grid, read_grid
-from lit_blip2.ablation.machine import device_of, run_prepare, thread_share
+from lit_blip2.ablation.machine import own_gpu, run_prepare, thread_share
 from lit_blip2.ablation.plan import Plan, make_plan
 from lit_blip2.ablation.progress import Progress, plan_table
 from lit_blip2.ablation.queue import JOURNAL, STORAGE_ERRORS, Queue, open_storage
@@ -169,10 +169,10 @@ def run_workers(
     stop, problems, interrupted = threading.Event(), [], []
     progress = Progress(grid, plan, queue, folder, workers, console)
 
-    def one(place: int) -> None:
-        environment = os.environ | thread_share(workers) | device_of(place)
+    def one() -> None:
         try:
-            worker(queue, folder, environment, stop.is_set, progress.tell)
+            with own_gpu(folder) as gpu:
+                worker(queue, folder, os.environ | thread_share(workers) | gpu, stop.is_set, progress.tell)
         except StoppedError:
             pass
         except Exception as error:
@@ -181,7 +181,7 @@ def run_workers(
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: (interrupted.append(True), stop.set()))
-    threads = [threading.Thread(target=one, args=(place,)) for place in range(workers)]
+    threads = [threading.Thread(target=one) for _ in range(workers)]
     for thread in threads:
         thread.start()
     try:

@@ -1,0 +1,44 @@
+"""A worker's share of its machine: threads, and a GPU that no other worker has."""
+
+from contextlib import ExitStack
+
+import pytest
+
+from lit_blip2.ablation import machine
+from lit_blip2.ablation.folder import Folder
+
+
+@pytest.fixture
+def two_gpus(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+
+
+def test_each_worker_has_a_gpu_of_its_own_and_gives_it_back(two_gpus, tmp_path):
+    folder = Folder(tmp_path)
+    with ExitStack() as held:
+        given = [held.enter_context(machine.own_gpu(folder)) for _ in range(2)]
+        assert [each["CUDA_VISIBLE_DEVICES"] for each in given] == ["3", "5"]
+        with pytest.raises(ValueError, match=r"all 2 GPUs of .* use fewer --workers"):
+            held.enter_context(machine.own_gpu(folder))
+    with machine.own_gpu(folder) as again:
+        assert again == {"CUDA_VISIBLE_DEVICES": "3"}
+
+
+@pytest.mark.parametrize("hidden", ["", "-1"])
+def test_without_gpus_nothing_is_set(monkeypatch, tmp_path, hidden):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+    with machine.own_gpu(Folder(tmp_path)) as given:
+        assert given == {}
+
+
+def test_cores_are_shared_unless_the_user_says_how(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda _: set(range(8)))
+    assert [machine.thread_share(n)["OMP_NUM_THREADS"] for n in (1, 2, 3, 16)] == ["8", "4", "2", "1"]
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    assert machine.thread_share(2) == {}
+
+
+def test_a_prepare_line_that_fails_is_named():
+    with pytest.raises(RuntimeError, match=r"`python -m lit_blip2 nonsense` ended with exit code 2"):
+        machine.run_prepare("nonsense")
