@@ -9,14 +9,13 @@ The view of parallel coordinates draws the cells that have every metric ticked o
 have, and their lines appear.
 """
 
-import json
 import math
 import re
 import shutil
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from lit_blip2.ablation.folder import Folder
+from lit_blip2.ablation.folder import Folder, validations
 from lit_blip2.ablation.grid import Grid
 from lit_blip2.ablation.plan import PlannedCell
 
@@ -68,19 +67,10 @@ def row(grid: Grid, cell: PlannedCell, state: str) -> list[Any]:
 
 
 def curve(folder: Folder, step_run: str) -> Iterator[tuple[int, str, float]]:
-    """(step, metric, value) of a run's validation.jsonl, not finite ones as nan.
-
-    A line that a killed process left half written is passed over: the report tells of it.
-    """
-    file = folder.run(step_run) / "validation.jsonl"
-    for line in file.read_text().splitlines() if file.exists() else ():
-        try:
-            point = json.loads(line)
-            step = point.pop("step")
-        except (ValueError, KeyError, AttributeError):
-            continue
-        for metric, value in point.items():
-            yield step, metric, math.nan if value is None else value
+    """(step, metric, value) of a run's validations, not finite ones as nan."""
+    for point in validations(folder.run(step_run)):
+        for metric in point.keys() - {"step"}:
+            yield point["step"], metric, math.nan if point[metric] is None else point[metric]
 
 
 def layout(grid: Grid, metrics: Iterable[str]) -> dict[str, dict[str, list]]:

@@ -27,7 +27,6 @@ class Total:
 
     spent: float
     without_sharing: float
-    reused: int  # steps taken over from an earlier run
     repeated: int  # steps that took more than one attempt
 
     @property
@@ -54,7 +53,6 @@ def total_cost(sweep: Sweep) -> Total:
     return Total(
         spent=sum(_seconds(step) for step in ended),
         without_sharing=sum(_seconds(step) * max(1, users[step.name]) for step in ended),
-        reused=sum(step.done.reused for step in ended),
         repeated=sum(step.done.attempts > 1 for step in ended),
     )
 

@@ -19,7 +19,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -89,6 +89,16 @@ def read_json(file: Path) -> Any:
         return None
     except json.JSONDecodeError as error:
         raise ValueError(f"{file} is damaged ({error}): remove it, and what it stood for is run again") from error
+
+
+def validations(run_folder: Path) -> list[dict[str, Any]]:
+    """The lines of a run's validation.jsonl; one that a killed process left half written is passed over: the report
+    tells of it."""
+    file, points = run_folder / "validation.jsonl", []
+    for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
+        with suppress(ValueError):
+            points.append(json.loads(line))
+    return [point for point in points if isinstance(point, dict) and "step" in point]
 
 
 @contextmanager

@@ -31,7 +31,6 @@ class Done:
     steps: int | None
     peak_memory_gib: float | None
     attempts: int = 1
-    reused: bool = False
 
 
 @dataclass(frozen=True)
@@ -283,7 +282,7 @@ def _done(file: Path, problems: list[str]) -> Done:
     numbers = {name: entry.get(name) for name in ("seconds", "steps", "peak_memory_gib")}
     wrong = [name for name, value in numbers.items() if value is not None and not _is_number(value)]
     problems += [f"{file}: {name} is {numbers[name]!r}, not a number: {WAY_OUT}" for name in wrong]
-    return Done(**numbers, attempts=entry.get("attempts") or 1, reused=bool(entry.get("reused")))
+    return Done(**numbers, attempts=entry.get("attempts") or 1)
 
 
 def _validation(file: Path, problems: list[str]) -> list[dict[str, float]]:

@@ -183,7 +183,6 @@ def cost_section(sweep: Sweep) -> str:
         'A step that several cells use is charged in full to each of them under "alone". Seconds are those of the '
         "steps' processes, which ran beside each other."
     )
-    text += f" Steps taken over from an earlier run: {total.reused}." if total.reused else ""
     text += f" Steps that took more than one attempt: {total.repeated}." if total.repeated else ""
     return f"## Cost\n\n{text}\n\n{table(head, rows, range(2, 6))}"
 

@@ -7,7 +7,7 @@ template's key, and is run once for all trials.
 import copy
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,11 +16,12 @@ from typing import Any
 
 from optuna.trial import Trial, TrialState
 
-from lit_blip2.ablation.folder import Folder, try_lock, wait_lock, write_json
+from lit_blip2.ablation.folder import Folder, try_lock, validations, wait_lock, write_json
 from lit_blip2.ablation.grid import Cell, Grid
-from lit_blip2.ablation.plan import Plan, StepRun, ask, plan_of, providers_of
+from lit_blip2.ablation.job import Job
+from lit_blip2.ablation.plan import Plan, ask, plan_of, providers_of
 from lit_blip2.ablation.queue import Queue
-from lit_blip2.ablation.step import StepError, metrics_of, run_step
+from lit_blip2.ablation.step import StepError, metrics_of
 
 WAIT_SECONDS = 1.0
 
@@ -101,25 +102,17 @@ def word(value: float | int) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def search(
-    grid: Grid,
-    space: Space,
-    queue: Queue,
-    folder: Folder,
-    environment: Mapping[str, str],
-    stopping: Callable[[], bool],
-    tell: Callable[[str], None],
-) -> None:
-    """Run trials until there are grid.trials, or `stopping()`; `tell` gets a line for each start and end."""
-    while not stopping():
-        with take_trial(grid, queue, folder) as trial:
+def search(space: Space, job: Job) -> None:
+    """Run trials until there are grid.trials, or the job is to stop."""
+    while not job.stopping():
+        with take_trial(job.grid, job.queue, job.folder) as trial:
             if trial is not None:
                 name = f"trial={trial.number}"
-                plan = trial_plan(grid, space, draw(grid, trial))
-                tell(f"{name} ({plan.cells[0].name}): begins")
-                tell(f"{name}: {_run_trial(grid, plan, trial, queue, folder, environment, stopping)}")
+                plan = trial_plan(job.grid, space, draw(job.grid, trial))
+                job.tell(f"{name} ({plan.cells[0].name}): begins")
+                job.tell(f"{name}: {_run_trial(plan, trial, job)}")
                 continue
-        if all(each.state.is_finished() for each in queue.trials()):
+        if all(each.state.is_finished() for each in job.queue.trials()):
             return
         time.sleep(WAIT_SECONDS)
 
@@ -148,25 +141,16 @@ def take_trial(grid: Grid, queue: Queue, folder: Folder) -> Iterator[Trial | Non
         yield queue.trial(number) if taken else None
 
 
-def _run_trial(
-    grid: Grid,
-    plan: Plan,
-    trial: Trial,
-    queue: Queue,
-    folder: Folder,
-    environment: Mapping[str, str],
-    stopping: Callable[[], bool],
-) -> str:
+def _run_trial(plan: Plan, trial: Trial, job: Job) -> str:
     """Run the trial's steps, record how it ended, and say so in a word."""
-    (cell,), objective = plan.cells, grid.metrics[0]
+    (cell,), objective = plan.cells, job.grid.metrics[0]
     record: dict[str, Any] = {"state": "done", "metrics": {}, "error": None, "began": _now()}
     state, value = TrialState.COMPLETE, None
     try:
         for name in cell.steps:
             own = name == cell.metrics[objective]
-            watch = _watch(trial, objective) if own else lambda run_folder: None
-            run_step(plan.steps[name], folder, environment, stopping, watch)
-            record["metrics"] |= metrics_of(plan.steps[name], folder)
+            job.run(plan, name, *([_watch(trial, objective)] if own else []))
+            record["metrics"] |= metrics_of(plan.steps[name], job.folder)
         value = record["metrics"].get(objective)
         if value is None:
             raise StepError({"step": cell.steps[-1], "message": f"wrote no {objective}", "log_tail": []})
@@ -175,10 +159,10 @@ def _run_trial(
         state = TrialState.FAIL
     except PrunedError:
         record["state"], state = "pruned", TrialState.PRUNED
-        value = record["metrics"][objective] = _last_point(folder, plan.steps[cell.metrics[objective]], objective)
+        value = record["metrics"][objective] = validations(job.folder.run(cell.metrics[objective]))[-1][objective]
     record |= {"labels": cell.labels, "seed": cell.seed, "steps": cell.steps, "ended": _now()}
-    write_json(folder.cell(f"trial={trial.number}"), record)
-    queue.end(queue.trial_id(trial.number), state, value)
+    write_json(job.folder.cell(f"trial={trial.number}"), record)
+    job.queue.end(job.queue.trial_id(trial.number), state, value)
     return record["state"] + (f", {objective} {value:.4f}" if value is not None else f": {record['error']['message']}")
 
 
@@ -187,7 +171,7 @@ def _watch(trial: Trial, objective: str) -> Callable[[Path], None]:
     seen: set[int] = set()
 
     def look(run_folder: Path) -> None:
-        for point in points(run_folder):
+        for point in validations(run_folder):
             if point["step"] not in seen and point.get(objective) is not None:
                 seen.add(point["step"])
                 trial.report(point[objective], point["step"])
@@ -195,17 +179,6 @@ def _watch(trial: Trial, objective: str) -> Callable[[Path], None]:
                     raise PrunedError
 
     return look
-
-
-def points(run_folder: Path) -> list[dict[str, Any]]:
-    """The lines of validation.jsonl that are whole."""
-    file = run_folder / "validation.jsonl"
-    text = file.read_text(encoding="utf-8") if file.exists() else ""
-    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
-
-
-def _last_point(folder: Folder, run: StepRun, objective: str) -> float:
-    return points(folder.run(run.name))[-1][objective]
 
 
 def _now() -> str:

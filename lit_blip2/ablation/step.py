@@ -61,8 +61,7 @@ def _ended(run: StepRun, folder: Folder) -> dict[str, Any] | None:
     """The record of a run that ended well. Raises StepError for one that did not."""
     if failed := read_json(folder.failed(run.name)):
         raise StepError(failed)
-    done = read_json(folder.done(run.name))
-    return done and done | {"reused": True}
+    return read_json(folder.done(run.name))
 
 
 def _run(
@@ -164,7 +163,6 @@ def _record_done(
         "began": began.isoformat(timespec="seconds"),
         "ended": datetime.now(UTC).isoformat(timespec="seconds"),
         "attempts": attempts,
-        "reused": False,
     }
     write_json(folder.done(run.name), done)
     return done

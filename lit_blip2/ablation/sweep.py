@@ -13,6 +13,7 @@ from rich.console import Console
 
 from lit_blip2.ablation.folder import Folder, read_json, wait_lock, write_json
 from lit_blip2.ablation.grid import Grid, read_grid
+from lit_blip2.ablation.job import Job
 from lit_blip2.ablation.machine import own_gpu, run_prepare, thread_share
 from lit_blip2.ablation.plan import Plan, make_plan
 from lit_blip2.ablation.progress import Progress, plan_table
@@ -99,9 +100,9 @@ def plan_or_space(grid: Grid) -> tuple[Plan, Callable[..., None]]:
     """What will be run, and what a worker does: cells of a grid, or trials of a search, whose plan shows the first."""
     if not grid.ranges:
         plan = make_plan(grid)
-        return plan, partial(work, grid, plan)
+        return plan, partial(work, plan)
     space = make_space(grid)
-    return trial_plan(grid, space, {name: each.low for name, each in grid.ranges.items()}), partial(search, grid, space)
+    return trial_plan(grid, space, {name: each.low for name, each in grid.ranges.items()}), partial(search, space)
 
 
 def begin(
@@ -172,7 +173,8 @@ def run_workers(
     def one() -> None:
         try:
             with own_gpu(folder) as gpu:
-                worker(queue, folder, os.environ | thread_share(workers) | gpu, stop.is_set, progress.tell)
+                environment = os.environ | thread_share(workers) | gpu
+                worker(Job(grid, queue, folder, environment, stop.is_set, progress.tell))
         except StoppedError:
             pass
         except Exception as error:

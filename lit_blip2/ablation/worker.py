@@ -3,7 +3,6 @@
 import math
 import os
 import time
-from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
@@ -11,91 +10,62 @@ from typing import Any
 from optuna.trial import TrialState
 
 from lit_blip2.ablation.board import write_cell
-from lit_blip2.ablation.fingerprint import PACKAGE, sources
 from lit_blip2.ablation.folder import Folder, is_locked, write_json
-from lit_blip2.ablation.grid import Grid
+from lit_blip2.ablation.job import Job
 from lit_blip2.ablation.plan import Plan, PlannedCell
-from lit_blip2.ablation.queue import OPEN, Queue
-from lit_blip2.ablation.step import StepError, metrics_of, run_step
+from lit_blip2.ablation.queue import OPEN
+from lit_blip2.ablation.step import StepError, metrics_of
 
 WAIT_SECONDS = 1.0
 
 
-def work(
-    grid: Grid,
-    plan: Plan,
-    queue: Queue,
-    folder: Folder,
-    environment: Mapping[str, str],
-    stopping: Callable[[], bool],
-    tell: Callable[[str], None],
-) -> None:
-    """Run cells until none is open or `stopping()`; `tell` gets a line for each start and end."""
+def work(plan: Plan, job: Job) -> None:
+    """Run cells until none is open, or the job is to stop."""
     cells = {cell.name: cell for cell in plan.cells}
-    while not stopping():
-        with queue.take(lambda name: _blocked(cells[name], plan, folder)) as taken:
+    while not job.stopping():
+        with job.queue.take(lambda name: _blocked(cells[name], job.folder)) as taken:
             if taken is not None:
                 name, trial_id = taken
-                tell(f"{name}: begins")
-                ended = _run_cell(grid, plan, cells[name], queue, trial_id, folder, environment, stopping)
-                tell(f"{name}: {ended}")
+                job.tell(f"{name}: begins")
+                job.tell(f"{name}: {_run_cell(plan, cells[name], trial_id, job)}")
                 continue
-        if not queue.trials(OPEN):
+        if not job.queue.trials(OPEN):
             return
         time.sleep(WAIT_SECONDS)  # what is open waits for a step that another worker runs
 
 
-def _blocked(cell: PlannedCell, plan: Plan, folder: Folder) -> bool:
+def _blocked(cell: PlannedCell, folder: Folder) -> bool:
     """Whether the first step that is still to be run is being run by somebody else."""
     undone = [name for name in cell.steps if not folder.done(name).exists()]
     return bool(undone) and is_locked(folder.lock(undone[0]))
 
 
-def _run_cell(
-    grid: Grid,
-    plan: Plan,
-    cell: PlannedCell,
-    queue: Queue,
-    trial_id: int,
-    folder: Folder,
-    environment: Mapping[str, str],
-    stopping: Callable[[], bool],
-) -> str:
+def _run_cell(plan: Plan, cell: PlannedCell, trial_id: int, job: Job) -> str:
     """Run the cell's steps, record how it ended, and say so in a word. What is no fault of the cell (StoppedError,
     a full disk, changed sources) is raised, and the cell waits again."""
     began = datetime.now(UTC)
     record: dict[str, Any] = {"state": "done", "metrics": {}, "error": None}
     try:
-        queue.record(trial_id, cell.labels, cell.seed, grid)
+        job.queue.record(trial_id, cell.labels, cell.seed, job.grid)
         for name in cell.steps:
-            _check_sources(plan)
-            run_step(plan.steps[name], folder, environment, stopping)
-        record["metrics"] = _metrics(cell, plan, folder)
+            job.run(plan, name)
+        record["metrics"] = _metrics(cell, plan, job.folder)
         _check(cell, record["metrics"])
     except StepError as failure:
         record |= {"state": "failed", "error": failure.record}
     except Exception:
         with suppress(Exception):
-            queue.put_back(trial_id)
+            job.queue.put_back(trial_id)
         raise
     record |= {"labels": cell.labels, "seed": cell.seed, "worker": f"{os.uname().nodename}:{os.getpid()}"}
     record |= {"began": began.isoformat(timespec="seconds"), "ended": datetime.now(UTC).isoformat(timespec="seconds")}
-    write_cell(folder, grid, cell, record)
-    write_json(folder.cell(cell.name), record)
+    write_cell(job.folder, job.grid, cell, record)
+    write_json(job.folder.cell(cell.name), record)
     if record["state"] == "failed":
-        queue.end(trial_id, TrialState.FAIL)
+        job.queue.end(trial_id, TrialState.FAIL)
         return f"failed, {record['error']['step']}: {record['error']['message']}"
-    queue.end(trial_id, TrialState.COMPLETE, record["metrics"].get(grid.metrics[0]))
+    job.queue.end(trial_id, TrialState.COMPLETE, record["metrics"].get(job.grid.metrics[0]))
     return "done"
-
-
-def _check_sources(plan: Plan) -> None:
-    """Raises ValueError where the package has been edited since the sweep began: cells would not be comparable."""
-    if plan.sources not in ("", sources()):
-        raise ValueError(
-            f"the sources in {PACKAGE} have changed since this sweep began: put them back and start the same command "
-            "again, or begin another sweep with --out. (A sweep is best run from a checkout of its own.)"
-        )
 
 
 def _metrics(cell: PlannedCell, plan: Plan, folder: Folder) -> dict[str, float]:

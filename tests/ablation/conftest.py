@@ -42,7 +42,7 @@ class SweepFolder:
         entry = {"step": kind, "command": command, "folder": folder, "config": config or {}, "max_steps": None}
         self.plan["steps"][name] = entry
         if done:
-            entry = {"seconds": 1.0, "steps": None, "peak_memory_gib": 1.0, "attempts": 1, "reused": False} | done
+            entry = {"seconds": 1.0, "steps": None, "peak_memory_gib": 1.0, "attempts": 1} | done
             self.put(f"{folder}/done.json", json.dumps(entry))
 
     def cell(self, labels: dict, seed: int, steps: list[str], metrics: dict) -> str:

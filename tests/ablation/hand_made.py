@@ -52,7 +52,7 @@ def main() -> int:
         queue.fill(plan)
         if "retry" in options:
             _retry(plan, queue, folder, Console())
-    return run_workers(grid, plan, queue, folder, 1, Console(), partial(worker.work, grid, plan))
+    return run_workers(grid, plan, queue, folder, 1, Console(), partial(worker.work, plan))
 
 
 if __name__ == "__main__":

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from optuna.trial import TrialState
 
-from lit_blip2.ablation import search, step
-from lit_blip2.ablation.folder import Folder, try_lock
+from lit_blip2.ablation import job, search, step
+from lit_blip2.ablation.folder import Folder, try_lock, validations
 from lit_blip2.ablation.grid import read_grid
 from lit_blip2.ablation.queue import Queue, open_storage
 
@@ -51,8 +51,8 @@ def queue(grid, tmp_path):
 
 def run_all(grid, queue, folder: Folder, run, monkeypatch) -> list:
     """Every trial, with `run(step run, watch)` in place of a process; the trials in order."""
-    monkeypatch.setattr(search, "run_step", lambda one, folder, environment, stopping, watch: run(one, watch))
-    search.search(grid, search.make_space(grid), queue, folder, {}, lambda: False, print)
+    monkeypatch.setattr(job, "run_step", lambda one, folder, environment, stopping, watch: run(one, watch))
+    search.search(search.make_space(grid), job.Job(grid, queue, folder, {}, lambda: False, print))
     return queue.trials()
 
 
@@ -137,4 +137,4 @@ def test_a_killed_worker_s_trial_is_taken_over_with_its_values(grid, queue):
 
 def test_a_half_written_line_is_not_read(tmp_path):
     (tmp_path / "validation.jsonl").write_text('{"step": 1, "a": 2}\n{"step": 2, ')
-    assert search.points(tmp_path) == [{"step": 1, "a": 2}]
+    assert validations(tmp_path) == [{"step": 1, "a": 2}]

@@ -125,8 +125,8 @@ def test_two_workers_share_the_cells(start_worker, tmp_path):
     workers = [start_worker(tmp_path / "out", storage, 4) for _ in range(2)]
     assert [worker.wait(60) for worker in workers] == [0, 0]
     check_all_done_once(tmp_path / "out", storage, 4)
-    reused = [json.loads(file.read_text())["worker"] for file in (tmp_path / "out" / "cells").glob("*.json")]
-    assert len(set(reused)) == 2
+    hands = [json.loads(file.read_text())["worker"] for file in (tmp_path / "out" / "cells").glob("*.json")]
+    assert len(set(hands)) == 2
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
