@@ -2,7 +2,8 @@
 
 Reads a JSON list of requests from stdin and writes a JSON list of answers, in order:
 
-    {"command": "fit" | "test", "arguments": ["--config", FILE, "--model.net.itm=null", ...]}
+    {"command": "fit" | "test", "arguments": ["--config", FILE, "--model.net.itm=null", ...], "files": whether the data
+    files must be there}
     {"config": the resolved config, "metrics": names (patterns) that the command can write, "steps": max_steps}
     or {"error": why this experiment cannot be run}
 """
@@ -35,7 +36,7 @@ class ParserOnly(SuiteCLI):
     def after_instantiate_classes(self) -> None: ...
 
 
-def resolve(cli: ParserOnly, command: str, arguments: list[str]) -> dict[str, Any]:
+def resolve(cli: ParserOnly, command: str, arguments: list[str], files: bool = True) -> dict[str, Any]:
     """One request's answer. What the model, the data module or a callback refuses is an error here already."""
     parser = cli.parser
     complaint = StringIO()
@@ -47,7 +48,8 @@ def resolve(cli: ParserOnly, command: str, arguments: list[str]) -> dict[str, An
                 built = parser.instantiate_classes(config)
             model, data = built.model, built.data
             model.optimization.check(config.trainer.max_steps)
-            data.check_files(command)
+            if files:
+                data.check_files(command)
     except SystemExit:
         return {"error": reason(complaint.getvalue().partition("error: ")[2])}
     except Exception as error:
@@ -74,7 +76,7 @@ def reason(complaint: str) -> str:
 
 def main() -> None:
     cli = build(ParserOnly, run=False)
-    answers = [resolve(cli, each["command"], each["arguments"]) for each in json.load(sys.stdin)]
+    answers = [resolve(cli, **request) for request in json.load(sys.stdin)]
     json.dump(answers, sys.stdout)
 
 

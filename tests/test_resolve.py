@@ -41,8 +41,14 @@ def answers(world):
         "warm-up": ("fit", [*stage1, *here, "--trainer.max_steps=4"]),
         "no data": ("fit", [*stage1, "--data.root=nowhere"]),
         "no file": ("fit", ["--config", "experiments/nowhere.yaml"]),
+        "data not yet": ("fit", [*stage1, "--data.root=nowhere"]),
     }
-    requests = json.dumps([{"command": command, "arguments": arguments} for command, arguments in asked.values()])
+    requests = json.dumps(
+        [
+            {"command": command, "arguments": arguments, "files": name != "data not yet"}
+            for name, (command, arguments) in asked.items()
+        ]
+    )
     done = subprocess.run([sys.executable, "-m", "lit_blip2.resolve"], input=requests, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return dict(zip(asked, json.loads(done.stdout), strict=True))
@@ -53,6 +59,10 @@ def test_a_config_is_resolved_with_every_default(answers):
     assert net["itm"] is None and net["itc"]["init_args"]["temperature"] == 0.07
     assert answers["no itm"]["steps"] == 680
     assert answers["stage 2"]["config"]["model"]["init_args"]["init_from"] == "$stage1"
+
+
+def test_data_that_are_still_to_be_made_are_not_looked_for_when_asked_so(answers):
+    assert "retrieval/itc_txt_r1" in answers["data not yet"]["metrics"]
 
 
 def test_it_says_what_can_be_written(answers):

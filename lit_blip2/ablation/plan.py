@@ -76,13 +76,13 @@ class _Draft:
     users: list[Cell] = dataclasses.field(default_factory=list)
 
 
-def make_plan(grid: Grid) -> Plan:
+def make_plan(grid: Grid, files: bool = True) -> Plan:
     """Resolve every cell's steps, check them, and find what they share.
 
     Raises ValueError with every step that the models or the parser refuse, and every metric that no cell can write.
     """
     settings = {run_name(cell.labels, 0): cell.labels for cell in grid.cells()}
-    answers = resolved(grid, settings)
+    answers = resolved(grid, settings, files)
     chains = {name: {step: answers[name, step] for step in grid.steps} for name in settings}
     providers = {name: providers_of(grid, chain) for name, chain in chains.items()}
     if lost := [metric for metric in grid.metrics if not any(each[metric] for each in providers.values())]:
@@ -128,12 +128,16 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def resolved(grid: Grid, settings: dict[str, dict[str, str]]) -> dict[tuple[str, str], dict[str, Any]]:
+def resolved(
+    grid: Grid, settings: dict[str, dict[str, str]], files: bool = True
+) -> dict[tuple[str, str], dict[str, Any]]:
     """(setting, step) -> the answer of lit_blip2.resolve; equal requests are asked once."""
     wanted = {(name, step): (grid.steps[step].command, *arguments(grid, labels, step))
               for name, labels in settings.items() for step in grid.steps}  # fmt: skip
     requests = list(dict.fromkeys(wanted.values()))
-    answers = dict(zip(requests, ask([{"command": each[0], "arguments": each[1:]} for each in requests])))
+    answers = dict(
+        zip(requests, ask([{"command": each[0], "arguments": each[1:], "files": files} for each in requests]))
+    )
     faults = {request: answer["error"] for request, answer in answers.items() if "error" in answer}
     if faults:
         first_user = {request: place for place, request in reversed(wanted.items())}

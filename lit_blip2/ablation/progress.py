@@ -27,10 +27,12 @@ STYLES = {"done": "green", "failed": "red", "running": "cyan", "pruned": "yellow
 
 
 def plan_table(grid: Grid, plan: Plan) -> Table:
-    """Every cell with its step runs; how many cells share a run stands behind it."""
+    """Every cell with its step runs; how many cells share a run stands behind it, what is run before all below."""
     uses = plan.uses()
     total = sum(len(cell.steps) for cell in plan.cells)
     table = Table(title=f"{grid.name}: {len(plan.cells)} cells, {total} steps, of which {len(plan.steps)} are run")
+    if grid.prepare:
+        table.caption = "first, if not done: " + "; ".join(f"python -m lit_blip2 {line}" for line in grid.prepare)
     for head in ("cell", "steps (x cells that share one)", "cannot have"):
         table.add_column(head, overflow="fold")
     for cell in plan.cells:

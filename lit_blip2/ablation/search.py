@@ -38,10 +38,10 @@ class Space:
     places: dict[str, tuple[str, tuple[str, ...]]]
 
 
-def make_space(grid: Grid) -> Space:
+def make_space(grid: Grid, files: bool = True) -> Space:
     """Resolve and check the chain with each range at both ends. Raises ValueError with what the models refuse."""
     ends = [{}, *({name: each.high} for name, each in grid.ranges.items())]
-    requests = [_request(grid, step, high) for high in ends for step in grid.steps]
+    requests = [_request(grid, step, high) | {"files": files} for high in ends for step in grid.steps]
     answers = iter(ask(requests))
     chains = [{step: next(answers) for step in grid.steps} for _ in ends]
     faults = {answer["error"] for chain in chains for answer in chain.values() if "error" in answer}

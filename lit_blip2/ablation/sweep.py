@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from rich.console import Console
+from rich.table import Table
 
 from lit_blip2.ablation.folder import Folder, read_json, wait_lock, write_json
 from lit_blip2.ablation.grid import Grid, read_grid
@@ -79,7 +80,7 @@ def run(options: argparse.Namespace) -> int:
     grid = read_grid(options.config)
     console = Console()
     if options.dry_run:
-        console.print(plan_table(grid, plan_or_space(grid)[0]))
+        console.print(dry_run(grid))
         return 0
     folder = Folder(options.out or Path("sweeps") / grid.name)
     folder.root.mkdir(parents=True, exist_ok=True)
@@ -96,12 +97,24 @@ def run(options: argparse.Namespace) -> int:
     return status
 
 
-def plan_or_space(grid: Grid) -> tuple[Plan, Callable[..., None]]:
-    """What will be run, and what a worker does: cells of a grid, or trials of a search, whose plan shows the first."""
+def dry_run(grid: Grid) -> Table:
+    """What a sweep would run. The data need not be there yet; models that the cells name must be."""
+    try:
+        return plan_table(grid, plan_or_space(grid, files=False)[0])
+    except ValueError as error:
+        begins = "".join(f"\n  python -m lit_blip2 {line}" for line in grid.prepare)
+        raise ValueError(f"{error}\nA sweep begins with its `prepare`, a dry run does not:{begins}") from error
+
+
+def plan_or_space(grid: Grid, files: bool = True) -> tuple[Plan, Callable[..., None]]:
+    """What will be run, and what a worker does: cells of a grid, or trials of a search, whose plan shows the first.
+
+    files: whether the data must be there; before `prepare` has run they may not be.
+    """
     if not grid.ranges:
-        plan = make_plan(grid)
+        plan = make_plan(grid, files)
         return plan, partial(work, plan)
-    space = make_space(grid)
+    space = make_space(grid, files)
     return trial_plan(grid, space, {name: each.low for name, each in grid.ranges.items()}), partial(search, space)
 
 

@@ -6,6 +6,7 @@ import yaml
 from lit_blip2.ablation import fingerprint, plan
 from lit_blip2.ablation.grid import read_grid
 from lit_blip2.ablation.step import write_config
+from lit_blip2.ablation.sweep import dry_run
 
 METRICS = {"a.yaml": ["retrieval/itc_txt_r1"], "b.yaml": ["vqa/accuracy", "vqa/type_*"], "c.yaml": ["vqa/accuracy"]}
 GRID = """
@@ -91,6 +92,21 @@ def test_a_metric_of_a_pattern_is_known(planned):
 def test_a_metric_that_no_cell_can_write_is_refused(planned):
     with pytest.raises(ValueError, match=r"no cell can write: caption/ciderr\. Its steps write retrieval/itc_txt_r1"):
         planned(GRID.replace("vqa/accuracy]", "caption/ciderr]"))
+
+
+def test_a_dry_run_says_what_is_made_first_and_does_not_look_for_it(planned, tmp_path):
+    planned("prepare: [data make-mini --out data/mini]" + GRID)
+    table = dry_run(read_grid(tmp_path / "trial.yaml"))
+    assert table.caption == "first, if not done: python -m lit_blip2 data make-mini --out data/mini"
+    assert [each["files"] for each in planned.asked] == [True] * 8 + [False] * 8
+
+
+def test_a_dry_run_that_lacks_a_model_says_what_would_make_it(planned, tmp_path):
+    text = GRID.replace("off: {stage1.model.itc: null}", "off: {stage1.model.bad: 1}")
+    with pytest.raises(ValueError):
+        planned("prepare: [data make-models --only bert]" + text)
+    with pytest.raises(ValueError, match="a dry run does not:\n  python -m lit_blip2 data make-models --only bert"):
+        dry_run(read_grid(tmp_path / "trial.yaml"))
 
 
 def test_every_setting_that_is_refused_is_named_with_its_command(planned):
