@@ -18,8 +18,10 @@ from typing import Any
 
 import torch
 import yaml
+from jsonargparse import Namespace
 
 from lit_blip2.cli import SuiteCLI, build, nulls_as_config
+from lit_blip2.evaluation.vqa import type_metric
 from lit_blip2.params import NoDraws
 
 
@@ -46,24 +48,32 @@ def resolve(cli: ParserOnly, command: str, arguments: list[str], files: bool = T
             cli.config = config = parser.parse_args(nulls_as_config(arguments))
             with torch.device("meta"), NoDraws():
                 built = parser.instantiate_classes(config)
-            model, data = built.model, built.data
-            model.optimization.check(config.trainer.max_steps)
+            built.model.optimization.check(config.trainer.max_steps)
             if files:
-                data.check_files(command)
+                built.data.check_files(command)
+            names = metric_names(built, command, files)
     except SystemExit:
         return {"error": reason(complaint.getvalue().partition("error: ")[2])}
     except Exception as error:
         return {"error": reason(str(error))}
-    tasks = data.tasks("test" if command == "test" else "val")
-    names = model.metric_names(tasks, command)
-    for callback in built.trainer.callbacks or []:
-        if hasattr(callback, "metric_names"):
-            names |= callback.metric_names(model, tasks, command)
     return {
         "config": yaml.safe_load(parser.dump(config, skip_none=False)),
         "metrics": sorted(names),
         "steps": config.trainer.max_steps,
     }
+
+
+def metric_names(built: Namespace, command: str, files: bool) -> set[str]:
+    """What the command will write; without the files, a * stands for what only they tell."""
+    split = "test" if command == "test" else "val"
+    tasks = built.data.tasks(split)
+    names = built.model.metric_names(tasks, command)
+    for callback in built.trainer.callbacks or []:
+        if hasattr(callback, "metric_names"):
+            names |= callback.metric_names(built.model, tasks, command)
+    if files and "vqa/type_*" in names:
+        names = names - {"vqa/type_*"} | {type_metric(name) for name in built.data.question_types(split)}
+    return names
 
 
 def reason(complaint: str) -> str:

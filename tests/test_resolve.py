@@ -11,12 +11,14 @@ from lit_blip2.resolve import reason
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """Only the names of the files that are looked for."""
+    """The names of the files that are looked for, and the types of questions."""
     root = tmp_path_factory.mktemp("world")
     (root / "annotations").mkdir()
     for split in ("train", "val", "test"):
         for kind in ("captions", "questions", "answers", "binding", "scenes"):
             (root / "annotations" / f"{kind}_{split}.json").touch()
+        marked = {"annotations": [{"question_type": name} for name in ("count", "how many", "count")]}
+        (root / "annotations" / f"answers_{split}.json").write_text(json.dumps(marked))
     return root
 
 
@@ -41,11 +43,12 @@ def answers(world):
         "warm-up": ("fit", [*stage1, *here, "--trainer.max_steps=4"]),
         "no data": ("fit", [*stage1, "--data.root=nowhere"]),
         "no file": ("fit", ["--config", "experiments/nowhere.yaml"]),
+        "stage 2, data not yet": ("test", [*opt, "--data.root=nowhere"]),
         "data not yet": ("fit", [*stage1, "--data.root=nowhere"]),
     }
     requests = json.dumps(
         [
-            {"command": command, "arguments": arguments, "files": name != "data not yet"}
+            {"command": command, "arguments": arguments, "files": not name.endswith("data not yet")}
             for name, (command, arguments) in asked.items()
         ]
     )
@@ -69,7 +72,10 @@ def test_it_says_what_can_be_written(answers):
     assert "retrieval/itc_txt_r1" in answers["no itm"]["metrics"]
     assert not {"loss/itm", "retrieval/itm_txt_r1", "binding/itm_accuracy"} & set(answers["no itm"]["metrics"])
     assert set(answers["itm alone"]["metrics"]) == {"loss/itm", "loss/total", "binding/itm_accuracy"}
-    assert {"vqa/type_*", "vqa/no_image", "caption/exact", "llm/text_qa"} <= set(answers["stage 2"]["metrics"])
+    metrics = set(answers["stage 2"]["metrics"])
+    assert {"vqa/no_image", "caption/exact", "llm/text_qa", "vqa/objects_4"} <= metrics
+    assert {name for name in metrics if name.startswith("vqa/type_")} == {"vqa/type_count", "vqa/type_how_many"}
+    assert "vqa/type_*" in answers["stage 2, data not yet"]["metrics"]
 
 
 def test_joint_training_writes_what_its_objectives_can(answers):

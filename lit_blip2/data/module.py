@@ -15,7 +15,7 @@ from lit_blip2.data.datasets import BindingRows, CaptionRows, Features, Pixels, 
 from lit_blip2.data.examples import Examples
 from lit_blip2.data.features import FeatureStore
 from lit_blip2.data.order import StepBatchSampler
-from lit_blip2.data.vqa import Questions, read_questions
+from lit_blip2.data.vqa import Questions, question_types, read_questions
 
 # Which splits a command reads.
 SPLITS = {"fit": ["train", "val"], "validate": ["val"], "test": ["test"], "predict": ["test"]}
@@ -138,6 +138,10 @@ class COCO(L.LightningDataModule):
         """Which of caption, vqa and binding the split (train, val, test) has files for."""
         files = {"caption": self.captions, "vqa": self.vqa, "binding": self.binding}
         return {task for task, of_split in files.items() if of_split.get(split)}
+
+    def question_types(self, split: str) -> frozenset[str]:
+        """The types of the questions of a split (val, test) that has some."""
+        return question_types(self.root / self.vqa[split]["annotations"])
 
     def train_dataloader(self) -> TrainLoader:
         """Batches from the trainer's current step to its last. See `TrainPairs` and `train_loader`."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +59,12 @@ def read_questions(questions: str | Path, annotations: str | Path, files: Mappin
         types=Strings(mark["question_type"] for mark in marks),
         answers=Strings(answer["answer"] for mark in marks for answer in mark["answers"]),
     )
+
+
+@cache
+def question_types(annotations: str | Path) -> frozenset[str]:
+    """The question types that an annotations file marks."""
+    return frozenset(mark["question_type"] for mark in load_json(annotations)["annotations"])
 
 
 def _by_id(rows: list[dict], path: str | Path) -> dict[int, dict]:

@@ -47,7 +47,7 @@ def vqa_scores(predictions: Sequence[str], answers: Sequence[Sequence[str]]) -> 
 
 
 def summarise(scores: Sequence[float], types: Sequence[str]) -> dict[str, float]:
-    """{"vqa/accuracy", "vqa/mean_over_types", "vqa/type_<name>"}, 0..1. Spaces in a type's name become underscores."""
+    """{"vqa/accuracy", "vqa/mean_over_types", and a `type_metric` for each type}, 0..1."""
     if not scores or len(scores) != len(types):
         raise ValueError(f"{len(scores)} scores for {len(types)} question types")
     by_type: dict[str, list[float]] = defaultdict(list)
@@ -57,8 +57,13 @@ def summarise(scores: Sequence[float], types: Sequence[str]) -> dict[str, float]
     return {
         "vqa/accuracy": _mean(scores),
         "vqa/mean_over_types": _mean(means.values()),
-        **{f"vqa/type_{'_'.join(name.split())}": mean for name, mean in means.items()},
+        **{type_metric(name): mean for name, mean in means.items()},
     }
+
+
+def type_metric(name: str) -> str:
+    """What the accuracy on one type of question is called."""
+    return f"vqa/type_{'_'.join(name.split())}"
 
 
 @lru_cache(maxsize=65536)  # annotators repeat each other

@@ -14,7 +14,7 @@ from lit_blip2.lit.module import LitBLIP2
 from lit_blip2.lit.stage1 import LitStage1
 from lit_blip2.mini.grammar import UNSAID, Caption, Mention, caption_text
 from lit_blip2.mini.scores import Score, mean_scores, score_caption
-from lit_blip2.mini.world import Scene
+from lit_blip2.mini.world import OBJECT_COUNTS, Scene
 from lit_blip2.mini.write import load_scenes
 
 
@@ -64,7 +64,8 @@ class SceneScores(L.Callback):
         if "vqa" not in tasks:
             return names
         reads = command == "test" or not pl_module.generation.net.language.frozen
-        return names | {"vqa/objects_*"} | ({"llm/text_qa", "llm/text_loss"} if reads else set())
+        names |= {f"vqa/objects_{count}" for count in OBJECT_COUNTS}
+        return names | ({"llm/text_qa", "llm/text_loss"} if reads else set())
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if isinstance(pl_module, LitStage1):

@@ -1,11 +1,13 @@
 """Every shipped ablation resolves: each step of each setting is accepted, and some cell can write each metric."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from lit_blip2.ablation import plan
 from lit_blip2.ablation.grid import Grid, read_grid
+from lit_blip2.mini.grammar import QUESTION_TYPES
 
 FILES = sorted(Path("ablations").glob("*.yaml"))
 MADE_ON_DEMAND = ("data/models", "features_")  # what `prepare` writes and this test does not
@@ -13,7 +15,7 @@ MADE_ON_DEMAND = ("data/models", "features_")  # what `prepare` writes and this 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """Only the names of the files that are looked for."""
+    """The names of the files that are looked for, and the types of questions."""
     root = tmp_path_factory.mktemp("world")
     for folder in ("annotations", "features"):
         (root / folder).mkdir()
@@ -21,6 +23,8 @@ def world(tmp_path_factory):
     for split in ("train", "val", "test"):
         for kind in ("captions", "questions", "answers", "binding", "scenes"):
             (root / "annotations" / f"{kind}_{split}.json").touch()
+        marked = {"annotations": [{"question_type": name} for name in QUESTION_TYPES]}
+        (root / "annotations" / f"answers_{split}.json").write_text(json.dumps(marked))
     return root
 
 
