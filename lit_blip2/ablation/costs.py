@@ -5,6 +5,7 @@ A step that several cells need is run once. Each of them is charged all of it "a
 
 from collections import Counter
 from dataclasses import dataclass
+from datetime import datetime
 
 from lit_blip2.ablation.records import WAITING, Cell, Step, Sweep
 
@@ -55,6 +56,13 @@ def total_cost(sweep: Sweep) -> Total:
         without_sharing=sum(_seconds(step) * max(1, users[step.name]) for step in ended),
         repeated=sum(step.done.attempts > 1 for step in ended),
     )
+
+
+def wall(cell: Cell) -> float | None:
+    """Seconds from the cell's begin to its end, waiting for shared steps included; None while it has not ended."""
+    if not (cell.began and cell.ended):
+        return None
+    return (datetime.fromisoformat(cell.ended) - datetime.fromisoformat(cell.began)).total_seconds()
 
 
 def _seconds(step: Step) -> float:

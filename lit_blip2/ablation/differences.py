@@ -4,6 +4,7 @@ Left out is what follows from a run's place alone: `trainer.logger`, and folders
 step starts from differs in every cell, and is shown by that run's own keys).
 """
 
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -29,10 +30,11 @@ def config_differences(sweep: Sweep, setting: str) -> list[Difference]:
     """Of a setting against the control, over the seeds that both are planned at."""
     settings = sweep.settings()
     control = {cell.seed: cell for cell in settings.get(sweep.control or "", [])}
+    kinds = {step.folder.strip("/"): step.kind for step in sweep.steps.values()}
     found: dict[str, tuple[tuple, list[int]]] = {}
     for cell in settings.get(setting, []):
         if cell.seed in control:
-            for row in _between(sweep, control[cell.seed], cell):
+            for row in _between(sweep, kinds, control[cell.seed], cell):
                 found.setdefault(repr(row), (row, []))[1].append(cell.seed)
     return [Difference(*row, tuple(seeds)) for row, seeds in found.values()]
 
@@ -50,13 +52,13 @@ def flat_differences(control: Any, setting: Any, prefix: str = "") -> Iterator[t
         yield prefix, control, setting
 
 
-def _between(sweep: Sweep, control: Cell, cell: Cell) -> Iterator[tuple[str, str, Any, Any]]:
+def _between(sweep: Sweep, kinds: Mapping[str, str], control: Cell, cell: Cell) -> Iterator[tuple[str, str, Any, Any]]:
     left, right = _by_kind(sweep, control), _by_kind(sweep, cell)
     for kind in dict.fromkeys([*left, *right]):
         if kind not in left or kind not in right:
             yield kind, "(the whole step)", *(ABSENT if kind not in side else "runs" for side in (left, right))
         elif left[kind].name != right[kind].name:
-            configs = [_without_runs(sweep, side[kind].config) for side in (left, right)]
+            configs = [_without_runs(kinds, side[kind].config) for side in (left, right)]
             for row in flat_differences(*configs):
                 yield kind, *row
 
@@ -67,22 +69,22 @@ def _by_kind(sweep: Sweep, cell: Cell) -> dict[str, Step]:
     }
 
 
-def _without_runs(sweep: Sweep, value: Any) -> Any:
-    """Paths into runs of this sweep, replaced by which step's run it is."""
+def _without_runs(kinds: Mapping[str, str], value: Any) -> Any:
+    """Paths into runs of this sweep, replaced by which step's run it is. kinds: folder of a run -> its step."""
     if isinstance(value, Mapping):
-        return {key: _without_runs(sweep, each) for key, each in value.items()}
+        return {key: _without_runs(kinds, each) for key, each in value.items()}
     if isinstance(value, list):
-        return [_without_runs(sweep, each) for each in value]
-    if isinstance(value, str):
-        for step in sweep.steps.values():
-            if _points_into(value, step.folder):
-                return f"(run of {step.kind})"
+        return [_without_runs(kinds, each) for each in value]
+    if isinstance(value, str) and (kind := _run_in(kinds, value)):
+        return f"(run of {kind})"
     return value
 
 
-def _points_into(path: str, folder: str) -> bool:
-    """Whether whole components of the path spell the folder."""
-    return f"/{folder.strip('/')}/" in f"/{path.strip('/')}/"
+def _run_in(kinds: Mapping[str, str], path: str) -> str | None:
+    """The step whose run's folder is spelt by whole components of the path."""
+    parts = path.strip("/").split("/")
+    spans = itertools.combinations(range(len(parts) + 1), 2)
+    return next((kinds[folder] for i, j in spans if (folder := "/".join(parts[i:j])) in kinds), None)
 
 
 def _is_branch(value: Any) -> bool:

@@ -112,6 +112,18 @@ def run_name(labels: dict[str, str], seed: int) -> str:
     return ",".join([*(f"{axis}={label}" for axis, label in labels.items()), f"seed={seed}"])
 
 
+class OnceLoader(yaml.SafeLoader):
+    """Refuses a key that stands twice in one mapping, where YAML itself would keep the last in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} stands there twice", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def read_grid(path: str | Path) -> Grid:
     """Read and check an ablation file.
 
@@ -124,7 +136,7 @@ def read_grid(path: str | Path) -> Grid:
             f"no ablation file {str(path)!r}; there are: {', '.join(known) or 'none in ablations/'}"
         )
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = yaml.load(path.read_text(encoding="utf-8"), OnceLoader)
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not YAML: {error}") from error
     if not isinstance(raw, dict):

@@ -4,7 +4,7 @@ import json
 import shlex
 from typing import Any
 
-from lit_blip2.ablation.costs import cell_cost, total_cost
+from lit_blip2.ablation.costs import cell_cost, total_cost, wall
 from lit_blip2.ablation.differences import config_differences
 from lit_blip2.ablation.markdown import NONE, code, fence, number, plain, seconds, table
 from lit_blip2.ablation.records import DONE, FAILED, NOT_PLANNED, PRUNED, WAITING, Sweep
@@ -183,7 +183,10 @@ def cost_section(sweep: Sweep) -> str:
         'A step that several cells use is charged in full to each of them under "alone". Seconds are those of the '
         "steps' processes, which ran beside each other."
     )
-    text += f" Steps that took more than one attempt: {total.repeated}." if total.repeated else ""
+    if total.repeated:
+        text += (
+            f" Steps started more than once: {total.repeated}; what a killed worker had spent on them is not counted."
+        )
     return f"## Cost\n\n{text}\n\n{table(head, rows, range(2, 6))}"
 
 
@@ -239,7 +242,7 @@ def search_section(sweep: Sweep, plots: str) -> str:
         order = (DONE, PRUNED, FAILED, WAITING).index(cell.state)
         return order, value is None, sign * value if value is not None else 0
 
-    head = ["rank", "trial", "state", code(search.objective), *(code(name) for name in search.ranges), "seed"]
+    head = ["rank", "trial", "state", code(search.objective), *(code(name) for name in search.ranges), "seed", "time"]
     rows, rank = [], 0
     for cell in sorted(sweep.cells, key=place):
         value = cell.metrics.get(search.objective)
@@ -247,12 +250,23 @@ def search_section(sweep: Sweep, plots: str) -> str:
         rank += ranked
         shown = number(value) if value is not None else cell.without(search.objective)
         labels = [plain(cell.labels.get(name, NONE)) for name in search.ranges]
-        rows.append([str(rank) if ranked else NONE, code(cell.name), cell.state, shown, *labels, _seed(cell.seed)])
+        rows.append(
+            [
+                str(rank) if ranked else NONE,
+                code(cell.name),
+                cell.state,
+                shown,
+                *labels,
+                _seed(cell.seed),
+                seconds(wall(cell)),
+            ]
+        )
     word = "largest" if sign < 0 else "smallest"
     text = (
-        f"Ranked by {code(search.objective)}, {word} first. A pruned trial's value is its last before it was stopped."
+        f"Ranked by {code(search.objective)}, {word} first. A pruned trial's value is its last before it was stopped. "
+        f"The trials took {seconds(sum(wall(cell) or 0.0 for cell in sweep.cells))}, beside each other."
     )
-    return "\n\n".join(part for part in ["## Trials", text, table(head, rows, (0, 3)), plots] if part)
+    return "\n\n".join(part for part in ["## Trials", text, table(head, rows, (0, 3, len(head) - 1)), plots] if part)
 
 
 def _seed(seed: int | None) -> str:

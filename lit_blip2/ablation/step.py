@@ -77,7 +77,8 @@ def _run(
     run_folder.mkdir(parents=True, exist_ok=True)
     write_config(run, folder)
     began, before = time.monotonic(), datetime.now(UTC)
-    for attempt in range(1, MOST_KILLS + 1):
+    for _ in range(MOST_KILLS):
+        attempt = _count_attempt(run_folder / "attempts.txt")
         with log.open("ab") as stream:
             process = subprocess.Popen(
                 command(run, folder), stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT,
@@ -91,6 +92,14 @@ def _run(
         if code > 0:
             break
     _record_failure(run, folder, code, log)
+
+
+def _count_attempt(file: Path) -> int:
+    """How often this run has been started, by whichever worker."""
+    with file.open("a+", encoding="utf-8") as stream:
+        stream.write(datetime.now(UTC).isoformat(timespec="seconds") + "\n")
+        stream.seek(0)
+        return len(stream.readlines())
 
 
 def command(run: StepRun, folder: Folder) -> list[str]:

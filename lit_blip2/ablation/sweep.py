@@ -123,9 +123,10 @@ def begin(
 ) -> tuple[Plan, Queue, Callable[..., None]]:
     """Prepare, plan and fill the queue; who starts at the same time waits for the first to do it."""
     with wait_lock(folder.lock("begin")):
-        for line in grid.prepare:
-            console.print(f"python -m lit_blip2 {line}", style="dim", highlight=False, soft_wrap=True)
-            run_prepare(line)
+        with wait_lock(folder.root.parent / ".prepare.lock"):  # another sweep may want the same data
+            for line in grid.prepare:
+                console.print(f"python -m lit_blip2 {line}", style="dim", highlight=False, soft_wrap=True)
+                run_prepare(line)
         with console.status("Resolving and checking every cell"):
             plan, worker = plan_or_space(grid)
         _check_same(plan, folder)

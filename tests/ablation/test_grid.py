@@ -124,6 +124,12 @@ def test_a_missing_file_lists_what_there_is():
         read_grid("ablations/objectivs.yaml")
 
 
+def test_a_key_that_stands_twice_is_refused(tmp_path):
+    (tmp_path / "x.yaml").write_text("steps: {}\naxes:\n  itc: {on: {}}\n  itc: {off: {}}\n")
+    with pytest.raises(ValueError, match=r"(?s)'itc' stands there twice.*line 4"):
+        read_grid(tmp_path / "x.yaml")
+
+
 @pytest.mark.parametrize("content", ["just words", "- a", "a: [1"])
 def test_another_kind_of_file_says_so(tmp_path, content):
     (tmp_path / "x.yaml").write_text(content)

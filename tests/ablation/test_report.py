@@ -277,6 +277,7 @@ def test_a_search_ranks_its_trials(search, direction, order):
     assert [row[1] for row in trials] == [f"trial-{n}" for n in order.split()]
     assert [row[0] for row in trials] == ["1", "2", "3", "-", "-"]
     assert trials[-1][2:5] == ["failed", "failed", "0.001"] and trials[-2][2:4] == ["pruned", "0.700"]
+    assert {row[-1] for row in trials} == {"1 min 0 s"} and "The trials took 5 min 0 s" in page
     assert "3 done, 1 failed, 1 pruned, of 5 trials" in page and "out of memory" in page
     assert "plots/search.lr.png" in page and "plots/search.dropout.png" in page
     assert [row["lr"] for row in csv_rows(search.folder)] == ["1", "0.1", "0.01", "0.001", "0.0001"]

@@ -61,6 +61,8 @@ def check_all_done_once(out: Path, storage: str, cells: int) -> None:
     assert len(runs) == cells + -(-cells // 3)
     for run in runs:
         assert (run / "done.json").exists() and (run / "progress.txt").read_text().split() == [*"0123456789"]
+        starts = (run / "attempts.txt").read_text().splitlines()
+        assert json.loads((run / "done.json").read_text())["attempts"] == len(starts)
 
 
 def kill_at_random(start_worker, out: Path, storage: str, cells: int, kills: int) -> None:
