@@ -75,7 +75,8 @@ def answer(checkpoint: str | Path, image: str | Path, question: str | None = Non
     Raises FileNotFoundError for a missing image, checkpoint or frozen weights; OSError for an image that cannot be
     read; ValueError for a checkpoint that is damaged, without a language model, or does not fit its configuration.
     """
-    from lit_blip2.data.transforms import eval_transform, load_image
+    from lit_blip2.data.images import load_image
+    from lit_blip2.data.transforms import eval_transform
 
     if not Path(image).is_file():
         raise FileNotFoundError(f"no image file {str(image)!r}")

@@ -14,7 +14,8 @@ from transformers import OPTConfig, OPTForCausalLM
 
 from lit_blip2 import ask
 from lit_blip2.checkpoint import trainable_state
-from lit_blip2.data.transforms import eval_transform, load_image
+from lit_blip2.data.images import load_image
+from lit_blip2.data.transforms import eval_transform
 from lit_blip2.mini.vocabulary import opt_tokenizer
 
 SIZE = 32

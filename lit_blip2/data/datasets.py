@@ -16,8 +16,9 @@ from torch.utils.data import Dataset
 from lit_blip2.data.binding import Pairs
 from lit_blip2.data.coco import Captions
 from lit_blip2.data.features import FeatureStore
+from lit_blip2.data.images import load_image
 from lit_blip2.data.order import row_rng
-from lit_blip2.data.transforms import eval_transform, load_image, train_transform
+from lit_blip2.data.transforms import eval_transform, train_transform
 from lit_blip2.data.vqa import Questions
 
 Batch = dict[str, torch.Tensor | int | str | list]

@@ -1,15 +1,14 @@
-"""From an image file to a float tensor. Random choices come from a generator that the caller keys.
+"""From an image to a float tensor. Random choices come from a generator that the caller keys.
 
 Training: random resized crop, scale (0.5, 1), bicubic, and a horizontal flip. Evaluation: resized to the
 square, bicubic, no crop. Both end with CLIP's mean and standard deviation (NUMERICS, Images and text).
 """
 
 import math
-from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
@@ -17,25 +16,6 @@ CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 _SCALE = (1 / 255 / torch.tensor(CLIP_STD, dtype=torch.float64)).float().view(3, 1, 1)
 _SHIFT = (-torch.tensor(CLIP_MEAN, dtype=torch.float64).view(3, 1, 1) * 255 * _SCALE).float()
-
-
-class UnreadableImageError(OSError):
-    """An image file that is there but cannot be decoded. The message names the path."""
-
-
-def load_image(path: str | Path) -> Image.Image:
-    """Decode a file: turned as EXIF says, 8-bit RGB. An alpha channel is dropped, 16 bits are scaled to 8.
-
-    Raises FileNotFoundError, or UnreadableImageError for a file that is damaged, truncated or no image; both
-    name it.
-    """
-    try:
-        with Image.open(path) as file:
-            return _to_rgb(ImageOps.exif_transpose(file))
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and others
-        raise UnreadableImageError(f"cannot read image {path}: {error}") from error
 
 
 def train_transform(image: Image.Image, size: int, rng: np.random.Generator) -> torch.Tensor:
@@ -71,13 +51,6 @@ def random_crop(
     w = min(width, max(1, round(height * ratio[1])))
     h = min(height, max(1, round(width / ratio[0])))
     return (height - h) // 2, (width - w) // 2, h, w
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16-bit grey: convert("RGB") would clip at 255 instead of scaling
-        grey = np.asarray(image).astype(np.float64).clip(0, 65535) / 257
-        image = Image.fromarray(grey.round().astype(np.uint8))
-    return image.convert("RGB")
 
 
 def _to_tensor(image: Image.Image) -> torch.Tensor:

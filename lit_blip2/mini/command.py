@@ -10,7 +10,8 @@ import torch
 from rich.progress import track
 
 from lit_blip2.data.features import FeatureStore, write_features
-from lit_blip2.data.transforms import eval_transform, load_image
+from lit_blip2.data.images import load_image
+from lit_blip2.data.transforms import eval_transform
 from lit_blip2.mini.train_vit import VIT_KWARGS, VIT_NAME
 from lit_blip2.mini.write import write_world
 from lit_blip2.model.vision import VisionEncoder
