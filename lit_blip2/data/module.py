@@ -14,7 +14,7 @@ from lit_blip2.data.coco import Captions, read_captions
 from lit_blip2.data.datasets import BindingRows, CaptionRows, Features, Pixels, QuestionRows, TrainPairs
 from lit_blip2.data.examples import Examples
 from lit_blip2.data.features import FeatureStore
-from lit_blip2.data.order import StepBatchSampler
+from lit_blip2.data.order import Shuffle, StepBatchSampler
 from lit_blip2.data.vqa import Questions, question_types, read_questions
 
 # Which splits a command reads.
@@ -264,7 +264,7 @@ def train_loader(
 ) -> TrainLoader:
     """This rank's micro-batches of the steps from start_step. `len()` counts the whole run (see StepBatchSampler)."""
     sampler = StepBatchSampler(
-        len(dataset), batch_size, dataset.seed, start_step, num_steps, rank, world_size, accumulate, group
+        Shuffle(len(dataset), group), batch_size, dataset.seed, start_step, num_steps, rank, world_size, accumulate
     )
     return _loader(dataset, num_workers, pin_memory, batch_sampler=sampler)
 

@@ -1,15 +1,16 @@
 """Which samples make up a batch: a function of (seed, step) and of nothing else.
 
-The positions of a run are numbered 0, 1, 2, ... and global batch k holds the positions k*B to k*B + B - 1.
-Position p lies in epoch p // n at place p % n, and each epoch is a seeded permutation of the n samples. The
-permutation is computed place by place (a keyed Feistel network, cycle-walked into range), so no list of n
-numbers is ever made and step 100000 costs what step 0 costs. Ranks and workers only divide a batch among
-them: its content is the same for any number of either.
+The positions of a run are numbered 0, 1, 2, ... and global batch k holds the positions k*B to k*B + B - 1. An order
+says which sample is at a position: for files, position p lies in epoch p // n at place p % n, and each epoch is a
+seeded permutation of the n samples. The permutation is computed place by place (a keyed Feistel network, cycle-walked
+into range), so no list of n numbers is ever made and step 100000 costs what step 0 costs. Ranks and workers only divide
+a batch among them: its content is the same for any number of either. Orders of shards and of mixtures: mixing.py.
 
 A batch that spans the end of an epoch may hold a sample twice, once from each epoch.
 """
 
 from collections.abc import Callable, Iterator
+from typing import Protocol
 
 import numpy as np
 from torch.utils.data import Sampler
@@ -17,19 +18,46 @@ from torch.utils.data import Sampler
 ROUNDS = 6  # pairs of half-rounds; three pairs already look random, six leave room
 
 
-def batch_indices(seed: int, step: int, batch_size: int, num_samples: int, group: int = 1) -> np.ndarray:
-    """Indices of the samples of global batch `step`: int64 [batch_size], each in [0, num_samples).
+class Shuffle:
+    """Every epoch a permutation of all samples, for what is quick to read anywhere.
 
-    With group = g the blocks of g consecutive samples are permuted and stay whole and in order, so samples 2k
-    and 2k + 1 meet in one batch when g = 2. Every epoch visits every sample once.
-
-    Raises ValueError if the batch is larger than the data set, or if `group` does not divide both.
+    With group = g the blocks of g consecutive samples are permuted and stay whole and in order, so samples 2k and
+    2k + 1 meet in one batch when g = 2. Raises ValueError if `group` does not divide the samples.
     """
-    _check_sizes(batch_size, num_samples, group)
-    position_B = np.arange(step * batch_size, (step + 1) * batch_size, dtype=np.int64)
-    epoch_B, place_B = np.divmod(position_B, num_samples)
-    block_B = permute(place_B // group, epoch_B, num_samples // group, seed)
-    return block_B * group + place_B % group
+
+    def __init__(self, num_samples: int, group: int = 1):
+        if num_samples % group:
+            raise ValueError(f"group={group} must divide the {num_samples} samples")
+        self.num_samples, self.group = num_samples, group
+
+    def __len__(self) -> int:
+        return self.num_samples
+
+    def at(self, seed: int, position_B: np.ndarray) -> np.ndarray:
+        """The samples at these places of the run: int64 [B] -> int64 [B], each in [0, len)."""
+        epoch_B, place_B = np.divmod(position_B, self.num_samples)
+        block_B = permute(place_B // self.group, epoch_B, self.num_samples // self.group, seed)
+        return block_B * self.group + place_B % self.group
+
+
+class Order(Protocol):
+    """Where a run's positions lie among the samples. Every `len` positions from a multiple of `group` on are whole
+    groups."""
+
+    group: int
+
+    def __len__(self) -> int: ...
+
+    def at(self, seed: int, position_B: np.ndarray) -> np.ndarray: ...
+
+
+def batch_indices(order: Order, seed: int, step: int, batch_size: int) -> np.ndarray:
+    """Indices of the samples of global batch `step`: int64 [batch_size], each in [0, len(order)).
+
+    Raises ValueError if the batch is larger than the data set, or splits a group.
+    """
+    _check_batch(batch_size, order)
+    return order.at(seed, np.arange(step * batch_size, (step + 1) * batch_size, dtype=np.int64))
 
 
 def permute(place_B: np.ndarray, epoch_B: np.ndarray, size: int, seed: int) -> np.ndarray:
@@ -69,7 +97,7 @@ class StepBatchSampler(Sampler[list[tuple[int, int, int]]]):
 
     def __init__(
         self,
-        num_samples: int,
+        order: Order,
         batch_size: int,
         seed: int,
         start_step: int | Callable[[], int],
@@ -77,20 +105,19 @@ class StepBatchSampler(Sampler[list[tuple[int, int, int]]]):
         rank: int = 0,
         world_size: int = 1,
         accumulate: int = 1,
-        group: int = 1,
     ):
-        _check_sizes(batch_size, num_samples, group)
+        _check_batch(batch_size, order)
         if batch_size % (world_size * accumulate):
             raise ValueError(
                 f"the global batch of {batch_size} does not divide over {world_size} ranks x {accumulate}"
                 f" accumulated micro-batches = {world_size * accumulate}: make batch_size a multiple of that"
             )
-        if (batch_size // accumulate) % group:
+        if (batch_size // accumulate) % order.group:
             raise ValueError(
                 f"micro-batches of {batch_size} / {accumulate} = {batch_size // accumulate} rows would split"
-                f" groups of {group}: make batch_size a multiple of {accumulate * group}"
+                f" groups of {order.group}: make batch_size a multiple of {accumulate * order.group}"
             )
-        self.num_samples, self.batch_size, self.seed, self.group = num_samples, batch_size, seed, group
+        self.order, self.batch_size, self.seed = order, batch_size, seed
         self.start_step, self.num_steps = start_step, num_steps
         self.rank, self.world_size, self.accumulate = rank, world_size, accumulate
 
@@ -100,20 +127,20 @@ class StepBatchSampler(Sampler[list[tuple[int, int, int]]]):
     def __iter__(self) -> Iterator[list[tuple[int, int, int]]]:
         start = self.start_step() if callable(self.start_step) else self.start_step
         for step in range(start, self.num_steps):
-            index_B = batch_indices(self.seed, step, self.batch_size, self.num_samples, self.group)
+            index_B = batch_indices(self.order, self.seed, step, self.batch_size)
             row_AWM = np.arange(self.batch_size).reshape(self.accumulate, self.world_size, -1)
             for row_M in row_AWM[:, self.rank]:
                 yield [(step, row, index) for row, index in zip(row_M.tolist(), index_B[row_M].tolist())]
 
 
-def _check_sizes(batch_size: int, num_samples: int, group: int) -> None:
-    if not 0 < batch_size <= num_samples:
+def _check_batch(batch_size: int, order: Order) -> None:
+    if not 0 < batch_size <= len(order):
         raise ValueError(
-            f"a batch of {batch_size} cannot be drawn from {num_samples} samples without repeating one:"
-            f" batch_size must lie in 1..{num_samples}"
+            f"a batch of {batch_size} cannot be drawn from {len(order)} samples without repeating one:"
+            f" batch_size must lie in 1..{len(order)}"
         )
-    if batch_size % group or num_samples % group:
-        raise ValueError(f"group={group} must divide batch_size={batch_size} and the {num_samples} samples")
+    if batch_size % order.group:
+        raise ValueError(f"group={order.group} must divide batch_size={batch_size}")
 
 
 def _round_keys(seed: int, epoch_B: np.ndarray) -> np.ndarray:
