@@ -17,6 +17,13 @@ class Strings:
         self.offsets = np.concatenate([[0], np.cumsum([len(text) for text in encoded], dtype=np.int64)])
         self.buffer = np.frombuffer(b"".join(encoded), dtype=np.uint8)
 
+    @classmethod
+    def from_arrays(cls, buffer: np.ndarray, offsets: np.ndarray) -> "Strings":
+        """Text i is bytes offsets[i] to offsets[i + 1] of the buffer: uint8 [bytes], int64 [n + 1], perhaps mapped."""
+        made = cls.__new__(cls)
+        made.buffer, made.offsets = buffer, offsets
+        return made
+
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
