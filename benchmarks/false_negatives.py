@@ -20,8 +20,10 @@ from rich.progress import track
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout need not be installed
 
 from lit_blip2.checkpoint import read_checkpoint
+from lit_blip2.data.coco import COCO
 from lit_blip2.data.features import FeatureStore
-from lit_blip2.data.module import COCO, train_loader
+from lit_blip2.data.module import train_loader
+from lit_blip2.data.training import TrainPairs
 from lit_blip2.keyed import row_uniforms
 from lit_blip2.mini.grammar import Caption, caption_text
 from lit_blip2.mini.truth import match_matrix
@@ -87,12 +89,9 @@ def main() -> None:
 
 def training_batches(data: COCO, count: int):
     """The first `count` batches of the data's own training order."""
-    from lit_blip2.data.datasets import Features, TrainPairs
-
     if not isinstance(data.store, FeatureStore):
         raise ValueError("this run trained on images: keep its features first (data make-mini does)")
-    pairs = TrainPairs(data.tables["train"]["caption"], Features(data.store), data.seed)
-    return train_loader(pairs, data.batch_size, start_step=0, num_steps=count, group=data.group)
+    return train_loader(TrainPairs(data.pairs, data.seed), data.batch_size, start_step=0, num_steps=count)
 
 
 if __name__ == "__main__":

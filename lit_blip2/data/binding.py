@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lit_blip2.data.coco import clean_caption, list_images, load_json
+from lit_blip2.data.captions import clean_caption, list_images, load_json
 from lit_blip2.data.strings import Strings
 
 

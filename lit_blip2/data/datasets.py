@@ -14,10 +14,9 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from lit_blip2.data.binding import Pairs
-from lit_blip2.data.coco import Captions
+from lit_blip2.data.captions import Captions
 from lit_blip2.data.features import FeatureStore
 from lit_blip2.data.images import load_image
-from lit_blip2.data.order import row_rng
 from lit_blip2.data.transforms import eval_transform, train_transform
 from lit_blip2.data.vqa import Questions
 
@@ -59,31 +58,6 @@ class Features:
 
     def load(self, files: list[str], image_ids: np.ndarray, rngs: Rngs = None) -> torch.Tensor:
         return self.store.rows(image_ids)
-
-
-class TrainPairs(Dataset):
-    """Image-caption pairs by key (step, global row, index): one caption of each image, drawn by `row_rng`."""
-
-    def __init__(self, captions: Captions, source: Pixels | Features, seed: int):
-        self.captions, self.source, self.seed = captions, source, seed
-
-    def __len__(self) -> int:
-        return len(self.captions)
-
-    def __getitems__(self, keys: list[tuple[int, int, int]]) -> Batch:
-        steps, rows, indices = zip(*keys)
-        rngs = [row_rng(self.seed, step, row) for step, row in zip(steps, rows)]
-        texts = [self.captions.draw(index, rng) for index, rng in zip(indices, rngs)]
-        image_ids = self.captions.image_ids[list(indices)]
-        return {
-            self.source.name: self.source.load([self.captions.files[i] for i in indices], image_ids, rngs),
-            "caption": texts,
-            "image_id": torch.from_numpy(image_ids),
-            "row": torch.tensor(rows, dtype=torch.int64),
-            "step": steps[0],
-            "seed": self.seed,
-            "task": "train",
-        }
 
 
 class CaptionRows(Dataset):

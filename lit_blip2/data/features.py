@@ -37,9 +37,11 @@ class FeatureStore:
     def rows(self, image_ids: Iterable[int]) -> torch.Tensor:
         """Features in the order asked: float16 [B, tokens, width]. KeyError names a missing id."""
         wanted_B = np.asarray(image_ids, dtype=np.int64)
-        if len(missing := self.missing(wanted_B)):
+        place_B = np.searchsorted(self._sorted_N, wanted_B).clip(max=len(self) - 1)
+        if (absent_B := self._sorted_N[place_B] != wanted_B).any():
+            missing = np.unique(wanted_B[absent_B])
             raise KeyError(f"{self.folder} has no features of image {missing[0]} ({len(missing)} missing)")
-        return torch.from_numpy(self.features_NTW[self._place_N[np.searchsorted(self._sorted_N, wanted_B)]])
+        return torch.from_numpy(self.features_NTW[self._place_N[place_B]])
 
     def missing(self, image_ids: Iterable[int]) -> np.ndarray:
         """Those of `image_ids` that are not in the store, int64, each once."""

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from rich.progress import track
 
-from lit_blip2.data.coco import clean_caption
+from lit_blip2.data.captions import clean_caption
 from lit_blip2.data.shards import INDEX
 
 IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")

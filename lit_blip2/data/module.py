@@ -1,7 +1,8 @@
-"""The data of an experiment on COCO's files, as a LightningDataModule."""
+"""What is common to the data of all experiments, as a LightningDataModule: loaders, and the files to evaluate on."""
 
+import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypedDict
 
@@ -10,19 +11,27 @@ import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
 from lit_blip2.data.binding import Pairs, read_binding
-from lit_blip2.data.coco import Captions, read_captions
-from lit_blip2.data.datasets import BindingRows, CaptionRows, Features, Pixels, QuestionRows, TrainPairs
+from lit_blip2.data.captions import Captions, read_captions
+from lit_blip2.data.datasets import Batch, BindingRows, CaptionRows, Features, Pixels, QuestionRows
 from lit_blip2.data.examples import Examples
+from lit_blip2.data.faults import Faults
 from lit_blip2.data.features import FeatureStore
-from lit_blip2.data.order import Shuffle, StepBatchSampler
+from lit_blip2.data.order import StepBatchSampler
+from lit_blip2.data.pairs import PairSource
+from lit_blip2.data.strings import Strings
+from lit_blip2.data.training import TrainPairs
 from lit_blip2.data.vqa import Questions, question_types, read_questions
 
-# Which splits a command reads.
-SPLITS = {"fit": ["train", "val"], "validate": ["val"], "test": ["test"], "predict": ["test"]}
+# Which splits a command evaluates on.
+SPLITS = {"fit": ["val"], "validate": ["val"], "test": ["test"], "predict": ["test"]}
 HOW_TO_GET = (
-    "The mini-world is made by `python -m lit_blip2 data make-mini --out data/mini`. COCO's images and captions are at"
+    "The mini-world is made by `python -m lit_blip2 data make-mini --out data/mini`, an index of tar shards by"
+    " `python -m lit_blip2 data index FOLDER`. COCO's images and captions are at"
     " https://cocodataset.org/#download, VQAv2's questions at https://visualqa.org/download.html."
 )
+
+
+log = logging.getLogger(__name__)
 
 
 class VQAFiles(TypedDict):
@@ -34,8 +43,16 @@ class VQAFiles(TypedDict):
 
 class TrainLoader(DataLoader):
     """A DataLoader that needs no state to resume: its sampler asks the run where it stands. Lightning looks for both
-    methods before it trusts a loader with resuming in the middle of an epoch.
+    methods before it trusts a loader with resuming in the middle of an epoch. What was replaced in a batch is counted
+    here, in the process that trains.
     """
+
+    faults: Faults
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in super().__iter__():
+            self.faults.add(len(batch["caption"]), batch.pop("faults"))
+            yield batch
 
     def state_dict(self) -> dict:
         return {}
@@ -44,19 +61,22 @@ class TrainLoader(DataLoader):
         pass
 
 
-class COCO(L.LightningDataModule):
-    """Captions, questions and binding pairs in the files of COCO and VQAv2. The mini-world is written in the same ones.
+class PairData(L.LightningDataModule):
+    """Pairs to train on, from a source that a subclass names, and captions, questions and binding pairs to evaluate on.
 
-    Training is counted in optimiser steps. Global batch k is a function of (seed, k): the same for any number
-    of ranks, workers and accumulated micro-batches, and a resumed run goes on where it stopped. A training
-    row is an image with one of its captions, drawn anew each time. Evaluation rows are dealt to the ranks
-    without padding or repetition, so the trainer needs `use_distributed_sampler: false` on several devices.
+    Training is counted in optimiser steps. Global batch k is a function of (seed, k): the same for any number of ranks,
+    workers and accumulated micro-batches, and a resumed run goes on where it stopped. A training row is an image with
+    one of its captions, drawn anew each time; an image that cannot be read is replaced by another of its source, drawn
+    by (seed, step, row), counted, and told. Evaluation rows are dealt to the ranks without padding or repetition, so
+    the trainer needs `use_distributed_sampler: false` on several devices. An image to evaluate on must be readable.
+
+    A subclass says what it trains on: `train_files` and `train_pairs`.
 
     Args:
         root: folder that every relative path below starts from.
         images: folder of images; "{split}" in it becomes train, val or test, as in "images/{split}" or "{split}2014".
-        train: captions to train on: COCO's json, LAVIS' list or Karpathy's dataset_coco.json.
-        val: captions to validate on, in the same layouts; retrieval and caption figures come from these.
+        val: captions to validate on: COCO's json, LAVIS' list or Karpathy's dataset_coco.json; retrieval and caption
+            figures come from these.
         test: captions to test on.
         vqa_val: VQAv2's questions and annotations to validate on. Image files are named by the captions of the same
             split, else as COCO names them.
@@ -70,16 +90,15 @@ class COCO(L.LightningDataModule):
         batch_size: the GLOBAL training batch of one optimiser step, over all ranks and accumulated micro-batches.
         eval_batch_size: rows of an evaluation batch on each rank.
         seed: of the order, of the captions drawn and of augmentation.
-        group: this many consecutive images stay in one batch; 2 keeps the mini-world's swap partners together.
         num_workers: processes that load batches beside the training process.
         max_caption_words: captions are cut after this many words.
+        max_unreadable: share of the training images that may be replaced because they cannot be read; more end the run.
     """
 
     def __init__(
         self,
         root: str = "data/mini",
         images: str = "images/{split}",
-        train: str | None = None,
         val: str | None = None,
         test: str | None = None,
         vqa_val: VQAFiles | None = None,
@@ -92,9 +111,9 @@ class COCO(L.LightningDataModule):
         batch_size: int = 64,
         eval_batch_size: int = 64,
         seed: int = 0,
-        group: int = 1,
         num_workers: int = 0,
         max_caption_words: int = 50,
+        max_unreadable: float = 0.01,
     ):
         super().__init__()
         sizes = dict(image_size=image_size, eval_batch_size=eval_batch_size, max_caption_words=max_caption_words)
@@ -103,12 +122,21 @@ class COCO(L.LightningDataModule):
         # Ranks may hold different numbers of evaluation rows, on tiny sets none.
         self.allow_zero_length_dataloader_with_multiple_devices = True
         self.root, self.images, self.features = Path(root), images, features
-        self.captions = {"train": train, "val": val, "test": test}
+        self.captions = {"val": val, "test": test}
         self.vqa = {"val": vqa_val, "test": vqa_test}
         self.binding = {"val": binding_val, "test": binding_test}
         self.image_size, self.augment, self.max_caption_words = image_size, augment, max_caption_words
         self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
-        self.seed, self.group = seed, group
+        self.seed, self.faults = seed, Faults(max_unreadable)
+        self.tables: dict[str, dict[str, Captions | Questions | Pairs]] = {}
+
+    def train_files(self) -> list[Path]:
+        """The files that training needs. Raises ValueError where none are set."""
+        raise NotImplementedError
+
+    def train_pairs(self) -> PairSource:
+        """What to train on; the files are there."""
+        raise NotImplementedError
 
     def setup(self, stage: str | None = None) -> None:
         """Check all that `stage` needs and raise once, with everything that is missing. Then read the annotations.
@@ -116,26 +144,32 @@ class COCO(L.LightningDataModule):
         Raises FileNotFoundError that lists the missing files and how to get them, or ValueError for what the
         readers reject and for images that `features` does not cover.
         """
-        wanted = SPLITS.get(stage, ["train", "val", "test"])
-        if stage == "fit" and self.captions["train"] is None:
-            raise ValueError("fit needs captions to train on: set data.train to a caption file")
-        if self.features and self.augment and "train" in wanted:
+        training, splits = stage in (None, "fit"), SPLITS.get(stage, ["val", "test"])
+        if training and self.features and self.augment:
             warnings.warn("augment has no effect on frozen features: set augment to false", stacklevel=2)
         self.check_files(stage)
-        self.store = FeatureStore(self.root / self.features) if self.features else None
-        self.tables = {split: self._read(split) for split in wanted}
-        if not any(self.tables.values()):
+        self.open_features()
+        self.tables = {split: self._read(split) for split in splits}
+        if not training and not any(self.tables.values()):
             raise ValueError(
-                f"no files for {' or '.join(wanted)}: set data.{wanted[-1]}, data.vqa_{wanted[-1]} or both"
+                f"no files for {' or '.join(splits)}: set data.{splits[-1]}, data.vqa_{splits[-1]} or both"
             )
-        self._check_images()
+        for split in splits:
+            self._check_images(split)
+        if training:
+            self.pairs = self.train_pairs()
+
+    def open_features(self) -> None:
+        """`store`: the kept features, or none."""
+        self.store = FeatureStore(self.root / self.features) if self.features else None
 
     def check_files(self, stage: str | None = None) -> None:
         """Raises FileNotFoundError that lists every annotation or feature file that `stage` needs and is not there."""
-        self._require(self._annotation_files(SPLITS.get(stage, ["train", "val", "test"])))
+        files = self.train_files() if stage in (None, "fit") else []
+        self._require([*files, *self._annotation_files(SPLITS.get(stage, ["val", "test"]))])
 
     def tasks(self, split: str) -> set[str]:
-        """Which of caption, vqa and binding the split (train, val, test) has files for."""
+        """Which of caption, vqa and binding the split (val, test) has files for."""
         files = {"caption": self.captions, "vqa": self.vqa, "binding": self.binding}
         return {task for task, of_split in files.items() if of_split.get(split)}
 
@@ -148,18 +182,27 @@ class COCO(L.LightningDataModule):
         trainer = self._checked_trainer()
         if trainer.max_steps < 1:
             raise ValueError("training is counted in optimiser steps: set trainer.max_steps")
+        self._folder = trainer.log_dir  # asks all ranks
         return train_loader(
-            TrainPairs(self.tables["train"]["caption"], self._source("train", self.augment), self.seed),
+            TrainPairs(self.pairs, self.seed),
             self.batch_size,
             start_step=lambda: trainer.global_step,
             num_steps=trainer.max_steps,
             rank=trainer.global_rank,
             world_size=trainer.world_size,
             accumulate=trainer.accumulate_grad_batches,
-            group=self.group,
             num_workers=self.num_workers,
             pin_memory=trainer.strategy.root_device.type == "cuda",
+            faults=self.faults,
         )
+
+    def teardown(self, stage: str) -> None:
+        """Tell what was replaced, and keep it beside the run's metrics."""
+        if stage == "fit" and self.faults.counts:
+            rank = self.trainer.global_rank
+            log.warning("replaced %d images:\n%s", self.faults.counts.total(), self.faults.table())
+            if self._folder:
+                self.faults.write(Path(self._folder) / (f"unreadable_{rank}.json" if rank else "unreadable.json"))
 
     def val_dataloader(self) -> dict[str, DataLoader]:
         """One loader per task that has files, run one after the other: caption, vqa, binding."""
@@ -178,16 +221,16 @@ class COCO(L.LightningDataModule):
         if split not in self.tables:
             self._require(self._annotation_files([split]))
             self.tables[split] = self._read(split)
-            self._check_images()
+            self._check_images(split)
         if "vqa" not in self.tables[split]:
             raise ValueError(f"{count} examples in a prompt need solved questions: set data.vqa_val")
-        return Examples(self.tables[split]["vqa"], self._source(split), count, self.seed)
+        return Examples(self.tables[split]["vqa"], self.source(split), count, self.seed)
 
     def _eval_loaders(self, split: str) -> dict[str, DataLoader]:
         trainer = self._checked_trainer()
         return eval_loaders(
             self.tables[split],
-            self._source(split),
+            self.source(split),
             self.eval_batch_size,
             trainer.global_rank,
             trainer.world_size,
@@ -197,8 +240,8 @@ class COCO(L.LightningDataModule):
 
     def _annotation_files(self, splits: list[str]) -> list[Path]:
         files = [self.captions[split] for split in splits]
-        files += [(self.vqa.get(split) or {}).get(key) for split in splits for key in ("questions", "annotations")]
-        files += [self.binding.get(split) for split in splits]
+        files += [(self.vqa[split] or {}).get(key) for split in splits for key in ("questions", "annotations")]
+        files += [self.binding[split] for split in splits]
         files += [f"{self.features}/features.npy"] if self.features else []
         return [self.root / file for file in files if file]
 
@@ -213,28 +256,30 @@ class COCO(L.LightningDataModule):
         if path := self.captions[split]:
             captions = tables["caption"] = read_captions(self.root / path, split, self.max_caption_words)
             files = dict(zip(captions.image_ids.tolist(), captions.files))
-        if paths := self.vqa.get(split):
+        if paths := self.vqa[split]:
             questions, annotations = self.root / paths["questions"], self.root / paths["annotations"]
             tables["vqa"] = read_questions(questions, annotations, files)
-        if path := self.binding.get(split):
+        if path := self.binding[split]:
             tables["binding"] = read_binding(self.root / path, self.max_caption_words)
         return tables
 
-    def _check_images(self) -> None:
-        """The first file of every table, or every image id in the features: a wrong folder shows before the run."""
-        tables = [(split, table) for split, tasks in self.tables.items() for table in tasks.values()]
+    def _check_images(self, split: str) -> None:
+        for table in self.tables[split].values():
+            swapped = [table.swapped_image_ids] if isinstance(table, Pairs) else []
+            self.check_covered(split, table.files, np.concatenate([table.image_ids, *swapped]))
+
+    def check_covered(self, split: str, files: Strings, image_ids: np.ndarray) -> None:
+        """Look for the first file, or for every image id in the features: a wrong folder shows before the run."""
         if self.store is None:
-            self._require([self._source(split).path(table.files[0]) for split, table in tables])
-            return
-        ids = np.concatenate([table.image_ids for _, table in tables])
-        swapped = [table.swapped_image_ids for _, table in tables if isinstance(table, Pairs)]
-        if len(missing := self.store.missing(np.concatenate([ids, *swapped]))):
+            self._require([self.source(split).path(files[0])])
+        elif len(missing := self.store.missing(image_ids)):
             raise ValueError(
                 f"{self.store.folder} lacks the features of {len(missing)} images, among them {missing[:5].tolist()}:"
                 " remove the folder and write it again (for the mini-world: `python -m lit_blip2 data make-mini`)"
             )
 
-    def _source(self, split: str, augment: bool = False) -> Pixels | Features:
+    def source(self, split: str, augment: bool = False) -> Pixels | Features:
+        """The images of a split, or their features."""
         if self.store is not None:
             return Features(self.store)
         return Pixels(self.root / self.images.replace("{split}", split), self.image_size, augment)
@@ -245,7 +290,7 @@ class COCO(L.LightningDataModule):
             raise ValueError("rows are dealt to the ranks already: set trainer.use_distributed_sampler to false")
         if trainer.overfit_batches:
             raise ValueError(
-                "batches are a function of the step: point data.train at a small file, not overfit_batches"
+                "batches are a function of the step: train on a small file instead of setting overfit_batches"
             )
         return trainer
 
@@ -258,15 +303,18 @@ def train_loader(
     rank: int = 0,
     world_size: int = 1,
     accumulate: int = 1,
-    group: int = 1,
     num_workers: int = 0,
     pin_memory: bool = False,
+    faults: Faults | None = None,
 ) -> TrainLoader:
-    """This rank's micro-batches of the steps from start_step. `len()` counts the whole run (see StepBatchSampler)."""
+    """This rank's micro-batches of the steps from start_step. `len()` counts the whole run (see StepBatchSampler).
+    faults: where replaced images are counted."""
     sampler = StepBatchSampler(
-        Shuffle(len(dataset), group), batch_size, dataset.seed, start_step, num_steps, rank, world_size, accumulate
+        dataset.source.order, batch_size, dataset.seed, start_step, num_steps, rank, world_size, accumulate
     )
-    return _loader(dataset, num_workers, pin_memory, batch_sampler=sampler)
+    loader = _loader(TrainLoader, dataset, num_workers, pin_memory, batch_sampler=sampler)
+    loader.faults = faults or Faults(limit=0)
+    return loader
 
 
 def eval_loaders(
@@ -282,18 +330,20 @@ def eval_loaders(
     kinds = {"caption": CaptionRows, "vqa": QuestionRows, "binding": BindingRows}
     rows = {task: np.arange(rank, len(table), world_size) for task, table in tables.items()}
     datasets = {task: kinds[task](table, source, rows[task]) for task, table in tables.items()}
-    return {task: _loader(data, num_workers, pin_memory, batch_size=batch_size) for task, data in datasets.items()}
+    return {
+        task: _loader(DataLoader, data, num_workers, pin_memory, batch_size=batch_size)
+        for task, data in datasets.items()
+    }
 
 
-def _loader(dataset: Dataset, num_workers: int, pin_memory: bool, **how) -> DataLoader:
+def _loader(kind: type[DataLoader], dataset: Dataset, num_workers: int, pin_memory: bool, **how) -> DataLoader:
     """Data sets answer with whole batches, so nothing is collated. A training loader keeps its workers."""
-    training = "batch_sampler" in how
-    return (TrainLoader if training else DataLoader)(
+    return kind(
         dataset,
         num_workers=num_workers,
         collate_fn=_as_is,
         pin_memory=pin_memory,
-        persistent_workers=training and num_workers > 0,
+        persistent_workers=kind is TrainLoader and num_workers > 0,
         **how,
     )
 

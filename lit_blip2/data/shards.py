@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from lit_blip2.data.coco import clean_caption
+from lit_blip2.data.captions import clean_caption
 from lit_blip2.data.images import UnreadableImageError, decode_image
 from lit_blip2.data.strings import Strings
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lit_blip2.data.coco import load_json
+from lit_blip2.data.captions import load_json
 from lit_blip2.data.strings import Strings
 
 

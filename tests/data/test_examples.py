@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from lit_blip2.data.coco import COCO
 from lit_blip2.data.examples import Examples
-from lit_blip2.data.module import COCO
 from lit_blip2.data.strings import Strings
 from lit_blip2.data.vqa import Questions
 from lit_blip2.mini.write import write_world

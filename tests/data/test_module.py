@@ -6,10 +6,13 @@ import pytest
 import torch
 from jsonargparse import ArgumentParser
 
-from lit_blip2.data.coco import read_captions
-from lit_blip2.data.datasets import Features, Pixels, TrainPairs
+from lit_blip2.data.captions import read_captions
+from lit_blip2.data.coco import COCO
+from lit_blip2.data.datasets import Features, Pixels
 from lit_blip2.data.features import FeatureStore, write_features
-from lit_blip2.data.module import COCO, eval_loaders, train_loader
+from lit_blip2.data.module import eval_loaders, train_loader
+from lit_blip2.data.pairs import FilePairs
+from lit_blip2.data.training import TrainPairs
 
 
 class Recorder(L.LightningModule):
@@ -45,7 +48,8 @@ def trainer(folder, **options):
 @pytest.fixture
 def pairs(tiny):
     source = Pixels(tiny / "images/train", 8, augment=True)
-    return TrainPairs(read_captions(tiny / "annotations/captions_train.json"), source, seed=5)
+    captions = read_captions(tiny / "annotations/captions_train.json")
+    return TrainPairs(FilePairs("coco", captions, source), seed=5)
 
 
 def test_training_batch(pairs):
@@ -92,7 +96,8 @@ def test_captions_and_crops_change_with_the_epoch(pairs):
 
 def test_features_stand_in_for_images(tiny):
     captions = read_captions(tiny / "annotations/captions_train.json")
-    batch = next(iter(train_loader(TrainPairs(captions, Features(FeatureStore(tiny / "features")), 0), 4, 0, 1)))
+    source = FilePairs("coco", captions, Features(FeatureStore(tiny / "features")))
+    batch = next(iter(train_loader(TrainPairs(source, 0), 4, 0, 1)))
     assert "image" not in batch and batch["features"].dtype == torch.float16
     assert batch["features"].shape == (4, 3, 2)
     assert batch["features"][:, 0, 0].tolist() == batch["image_id"].tolist()
@@ -236,7 +241,7 @@ def test_all_missing_files_are_named_at_once(arguments, tmp_path):
 
 
 def test_a_wrong_image_folder_shows_in_setup(arguments):
-    with pytest.raises(FileNotFoundError, match=r"elsewhere/train/000000000101\.png"):
+    with pytest.raises(FileNotFoundError, match=r"elsewhere/val/000000000201\.png"):
         COCO(**arguments | {"images": "elsewhere/{split}"}).setup("fit")
 
 
@@ -261,10 +266,8 @@ def test_fit_needs_training_captions_and_steps(arguments, tmp_path):
 def test_the_constructor_is_a_schema(arguments):
     parser = ArgumentParser()
     parser.add_subclass_arguments(COCO, "data")
-    config = parser.parse_object({"data": {"class_path": "lit_blip2.data.module.COCO", "init_args": arguments}})
+    config = parser.parse_object({"data": {"class_path": "lit_blip2.data.coco.COCO", "init_args": arguments}})
     assert parser.instantiate(config).data.vqa["val"]["questions"] == "annotations/questions_val.json"
     arguments["vqa_val"] = {"question": "a mistyped key"}
     with pytest.raises(SystemExit):
-        parser.parse_args(
-            [f"--data={json.dumps({'class_path': 'lit_blip2.data.module.COCO', 'init_args': arguments})}"]
-        )
+        parser.parse_args([f"--data={json.dumps({'class_path': 'lit_blip2.data.coco.COCO', 'init_args': arguments})}"])

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lit_blip2.data.binding import read_binding
-from lit_blip2.data.coco import clean_caption, read_captions
+from lit_blip2.data.captions import clean_caption, read_captions
 from lit_blip2.data.strings import Strings
 from lit_blip2.data.vqa import read_questions
 
@@ -217,3 +217,37 @@ def test_binding_faults(tmp_path, change, message):
         read_binding(write_json(tmp_path / "b.json", {"images": listed([1, 2]), "pairs": [row]}))
     with pytest.raises(ValueError, match="holds no pairs"):
         read_binding(write_json(tmp_path / "none.json", {"images": [], "pairs": []}))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("mine.csv", 'image,caption\na.jpg,"A dog, two."\nsub/b.jpg,A cat\na.jpg,Again\n'),
+        (
+            "mine.jsonl",
+            '{"image": "a.jpg", "caption": ["A dog, two.", "Again"]}\n\n{"image": "sub/b.jpg", "caption": "A cat"}\n',
+        ),
+    ],
+)
+def test_a_table_of_one_s_own(tmp_path, name, content):
+    (tmp_path / name).write_text(content)
+    captions = read_captions(tmp_path / name)
+    assert list(captions.files) == ["a.jpg", "sub/b.jpg"] and captions.image_ids.tolist() == [0, 1]
+    assert captions.of(0) == ["a dog, two", "again"] and captions.of(1) == ["a cat"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("x.csv", b"image,text\na.jpg,A dog\n", r"x\.csv: row 1 needs image and caption, and has \['image', 'text'\]"),
+        ("x.jsonl", b'{"image": "a.jpg"}\n', r"x\.jsonl: row 1 needs image and caption"),
+        ("x.jsonl", b'{"image": \n', r"x\.jsonl cannot be read"),
+        ("x.csv", b"image,caption\na.jpg,caf\xe9\n", r"x\.csv cannot be read: 'utf-8'"),
+        ("x.csv", b"image,caption,image_id\na.jpg,A,1\nb.jpg,B,1\n", "two images have one image_id"),
+        ("x.csv", b"image,caption\na.jpg,.\n", r"x\.csv: image 0 has no caption, or only empty ones"),
+    ],
+)
+def test_a_table_that_cannot_be_read_says_where(tmp_path, name, content, words):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=words):
+        read_captions(tmp_path / name)

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
+from lit_blip2.data.coco import COCO
 from lit_blip2.data.images import load_image
-from lit_blip2.data.module import COCO
 from lit_blip2.data.transforms import eval_transform
 from lit_blip2.lit import LitStage2
 from lit_blip2.lit.optim import AdamWCosine

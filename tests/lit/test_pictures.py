@@ -12,9 +12,9 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.nn import functional as F
 
+from lit_blip2.data.coco import COCO
 from lit_blip2.data.datasets import Pixels
 from lit_blip2.data.features import write_features
-from lit_blip2.data.module import COCO
 from lit_blip2.data.transforms import eval_transform
 from lit_blip2.lit import LitStage1
 from lit_blip2.lit.attention import query_maps

@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import nn
 
-from lit_blip2.data.module import COCO
+from lit_blip2.data.coco import COCO
 from lit_blip2.lit import LitStage1, LitStage2
 from lit_blip2.lit.callbacks import MetricsFile
 from lit_blip2.lit.optim import AdamWCosine

@@ -1,0 +1,68 @@
+"""Images that could not be read and were replaced: counted, told, and too many of them refused."""
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+LEAST_ROWS = 1000  # a share of fewer rows says nothing
+MOST_EXAMPLES = 3
+
+log = logging.getLogger(__name__)
+
+
+class Fault(NamedTuple):
+    """source: its name. reason: a few words. example: the whole error."""
+
+    source: str
+    reason: str
+    example: str
+
+
+class TooManyFaultsError(RuntimeError):
+    """More of the images cannot be read than the limit allows."""
+
+
+class Faults:
+    """What was replaced in the batches of this process. limit: the largest share of rows that may be."""
+
+    def __init__(self, limit: float):
+        if not 0 <= limit <= 1:
+            raise ValueError(f"max_unreadable={limit} must lie in 0..1: it is a share of the images")
+        self.limit, self.rows = limit, 0
+        self.counts: Counter[tuple[str, str]] = Counter()
+        self.examples: dict[tuple[str, str], list[str]] = {}
+
+    def add(self, rows: int, faults: Sequence[Fault]) -> None:
+        """Count a batch. Raises TooManyFaultsError, with examples, where the limit is passed."""
+        self.rows += rows
+        for source, reason, example in faults:
+            key = source, reason
+            self.counts[key] += 1
+            known = self.examples.setdefault(key, [])
+            if len(known) < MOST_EXAMPLES:
+                known.append(example)
+                log.warning("%s: %s; another image of the source was put in its place", source, example)
+        if faults and self.counts.total() > self.limit * max(self.rows, LEAST_ROWS):
+            raise TooManyFaultsError(
+                f"{self.counts.total():,} of {self.rows:,} images could not be read, more than max_unreadable="
+                f"{self.limit:g} allows:\n{self.table()}\nMend the data (`python -m lit_blip2 data check` finds all), "
+                "or raise data.max_unreadable"
+            )
+
+    def table(self) -> str:
+        """A line for each source and reason."""
+        return "\n".join(
+            f"  {source}, {reason}: {count:,} (such as {self.examples[source, reason][0]})"
+            for (source, reason), count in self.counts.most_common()
+        )
+
+    def write(self, file: Path) -> None:
+        """As JSON: rows, and for each source its reasons with count and examples."""
+        content: dict = {"rows": self.rows, "sources": {}}
+        for (source, reason), count in self.counts.items():
+            entry = {"count": count, "examples": self.examples[source, reason]}
+            content["sources"].setdefault(source, {})[reason] = entry
+        file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,17 @@
+"""LAION to train on, as img2dataset downloads it."""
+
+from lit_blip2.data.conceptual import ConceptualCaptions
+
+
+class LAION(ConceptualCaptions):
+    """Tar shards of images with captions; a `.json` may be a dict with "caption", or a list of captions (CapFilt), the
+    best first. Read like the Conceptual Captions.
+
+    Args:
+        shards: the folder of *.tar, under root.
+        best: of an image's captions this many are drawn from, those that are listed first; the paper keeps the two
+            best of CapFilt (3.4). null: all.
+    """
+
+    def __init__(self, root: str = "data", shards: str = "laion", best: int | None = 2, **kwargs):
+        super().__init__(root=root, shards=shards, best=best, **kwargs)

@@ -1,0 +1,43 @@
+"""Several data sets to train on at once."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from lit_blip2.data.module import PairData
+from lit_blip2.data.pairs import MixedPairs
+
+
+class Mixture(PairData):
+    """Trains on several sources in exact proportions; evaluates on its own files, as every data module does.
+
+    Of a source only what says where its training pairs are is used: sizes, batches, seed, augmentation and files to
+    evaluate on are the mixture's own.
+
+    Args:
+        sources: name -> data module.
+        weights: name -> share, in any unit; null: by the number of images, so that all come equally often.
+    """
+
+    def __init__(
+        self,
+        sources: dict[str, PairData],
+        root: str = "data/coco",
+        weights: dict[str, float] | None = None,
+        **kwargs,
+    ):
+        super().__init__(root=root, **kwargs)
+        if not sources:
+            raise ValueError("a mixture needs at least one source")
+        self.sources, self.weights = sources, weights
+        for source in sources.values():
+            source.image_size, source.augment = self.image_size, self.augment
+            source.max_caption_words = self.max_caption_words
+
+    def train_files(self) -> list[Path]:
+        return [file for source in self.sources.values() for file in source.train_files()]
+
+    def train_pairs(self) -> MixedPairs:
+        for source in self.sources.values():
+            source.open_features()
+        pairs: Mapping = {name: source.train_pairs() for name, source in self.sources.items()}
+        return MixedPairs(pairs, self.weights)

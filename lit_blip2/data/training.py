@@ -1,0 +1,54 @@
+"""Training batches by key (step, global row, sample): a caption and a view of each image, drawn by `row_rng`."""
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from lit_blip2.data.datasets import Batch
+from lit_blip2.data.faults import Fault
+from lit_blip2.data.images import UnreadableImageError
+from lit_blip2.data.order import row_rng
+from lit_blip2.data.pairs import PairSource
+
+MOST_TRIES = 10
+
+
+class TrainPairs(Dataset):
+    """Answers a list of keys with a whole batch. An image that cannot be read gives its row to another of its source,
+    which (seed, step, row) decides; `faults` of the batch tells of it.
+    """
+
+    def __init__(self, source: PairSource, seed: int):
+        self.source, self.seed = source, seed
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitems__(self, keys: list[tuple[int, int, int]]) -> Batch:
+        faults: list[Fault] = []
+        steps, rows, _ = zip(*keys)
+        samples, captions, views = zip(*(self._row(*key, faults) for key in keys))
+        return {
+            self.source.kind: torch.stack(views),
+            "caption": list(captions),
+            "image_id": torch.tensor([self.source.image_id(sample) for sample in samples], dtype=torch.int64),
+            "row": torch.tensor(rows, dtype=torch.int64),
+            "step": steps[0],
+            "seed": self.seed,
+            "task": "train",
+            "faults": faults,
+        }
+
+    def _row(self, step: int, row: int, sample: int, faults: list[Fault]) -> tuple[int, str, torch.Tensor]:
+        """The sample that the row has in the end, its caption and its view. Raises RuntimeError if none can be read."""
+        rng = row_rng(self.seed, step, row)
+        for attempt in range(1, MOST_TRIES + 1):
+            caption = self.source.draw(sample, rng)
+            try:
+                return sample, caption, self.source.view(sample, rng)
+            except (UnreadableImageError, FileNotFoundError) as error:
+                reason = error.reason if isinstance(error, UnreadableImageError) else "missing"
+                faults.append(Fault(self.source.origin(sample), reason, str(error)))
+                rng = np.random.default_rng((self.seed, step, row, attempt))
+                sample = self.source.another(sample, rng)
+        raise RuntimeError(f"{MOST_TRIES} images drawn in turn cannot be read, the last: {faults[-1].example}")

@@ -1,0 +1,73 @@
+"""Visual Genome's regions to train on, each the caption of its whole image."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from lit_blip2.data.captions import Captions, evaluated_ids, load_json, make_captions
+from lit_blip2.data.module import PairData
+from lit_blip2.data.pairs import FilePairs
+
+log = logging.getLogger(__name__)
+
+
+class VisualGenome(PairData):
+    """Images with the descriptions of their regions, one drawn each time.
+
+    Args:
+        images: folder that holds VG_100K and VG_100K_2.
+        image_data: the official image_data.json.
+        regions: the official region_descriptions.json.
+        evaluated: COCO's caption files to validate and test on, or Karpathy's dataset_coco.json: images that are
+            also in them are left out, and counted.
+    """
+
+    def __init__(
+        self,
+        root: str = "data/vg",
+        images: str = ".",
+        image_data: str = "image_data.json",
+        regions: str = "region_descriptions.json",
+        evaluated: Sequence[str] = (),
+        **kwargs,
+    ):
+        super().__init__(root=root, images=images, **kwargs)
+        self.image_data, self.regions, self.evaluated = image_data, regions, list(evaluated)
+
+    def train_files(self) -> list[Path]:
+        return [self.root / file for file in (self.image_data, self.regions, *self.evaluated)]
+
+    def train_pairs(self) -> FilePairs:
+        out = [evaluated_ids(self.root / file) for file in self.evaluated]
+        captions = read_regions(
+            self.root / self.image_data, self.root / self.regions, set().union(*out), self.max_caption_words
+        )
+        self.check_covered("train", captions.files, captions.image_ids)
+        return FilePairs("visual_genome", captions, self.source("train", self.augment))
+
+
+def read_regions(image_data: Path, regions: Path, leave_out: set[int], max_words: int = 50) -> Captions:
+    """Read Visual Genome's two files. leave_out: ids in COCO of images that others are evaluated on.
+
+    What is left out is counted in one log line: images of those ids, images without a region, empty phrases.
+
+    Raises ValueError naming the file and the id for regions of an image that is not listed, or no image left.
+    """
+    listed = {image["image_id"]: image for image in load_json(image_data)}
+    phrases: dict[int, list[str]] = {image_id: [] for image_id in listed}
+    for entry in load_json(regions):
+        image_id = entry.get("id", entry.get("image_id"))
+        if image_id not in phrases:
+            raise ValueError(f"{regions}: image {image_id} has regions and is not in {image_data}")
+        phrases[image_id] += [region["phrase"] for region in entry["regions"]]
+    kept = [image_id for image_id, image in listed.items() if image.get("coco_id") not in leave_out]
+    bare = [image_id for image_id in kept if not phrases[image_id]]
+    log.info(
+        "%s: %d images; left out: %d that COCO evaluates on, %d without a region",
+        image_data, len(listed), len(listed) - len(kept), len(bare),
+    )  # fmt: skip
+    kept = [image_id for image_id in kept if phrases[image_id]]
+    files = ["/".join(listed[image_id]["url"].rsplit("/", 2)[1:]) for image_id in kept]
+    return make_captions(regions, np.array(kept, dtype=np.int64), files, [phrases[i] for i in kept], max_words)
