@@ -36,11 +36,10 @@ class Total:
 
 
 def cell_cost(sweep: Sweep, cell: Cell) -> CellCost:
-    users = Counter(name for other in sweep.cells for name in set(other.steps))
     ended = [step for step in sweep.steps_of(cell) if step.done]
     return CellCost(
         seconds=_sum(step.done.seconds for step in ended),
-        shared_seconds=_sum(step.done.seconds if users[step.name] > 1 else 0.0 for step in ended),
+        shared_seconds=_sum(step.done.seconds if sweep.users[step.name] > 1 else 0.0 for step in ended),
         steps=_sum(step.done.steps for step in ended),
         peak_memory_gib=max((m for step in ended if (m := step.done.peak_memory_gib) is not None), default=None),
         ended=len(ended),

@@ -6,7 +6,7 @@ Settings that share a run have the same curve: it is one line, named by the labe
 from dataclasses import dataclass
 
 from lit_blip2.ablation.records import Sweep, setting_name
-from lit_blip2.ablation.statistics import summarise
+from lit_blip2.ablation.statistics import WORSE, Comparison, compare, summarise
 
 CAPTION_LOSS = "loss/lm"
 
@@ -28,12 +28,30 @@ class Line:
 
 @dataclass(frozen=True)
 class Track:
-    """A setting's way through (caption loss, metric), means over seeds, in the order of steps."""
+    """A setting's way through (caption loss, metric), means over seeds, in the order of steps; sd of the metric."""
 
     name: str
     first: str
     loss: list[float]
     metric: list[float]
+    sd: list[float | None]
+
+
+@dataclass(frozen=True)
+class Change:
+    """What the second half of training did to the caption loss and to a metric: the last validation minus the one at
+    half of the steps, paired by run."""
+
+    name: str
+    middle: int
+    last: int
+    loss: Comparison
+    metric: Comparison
+
+    @property
+    def forgets(self) -> bool:
+        """Both fall, and the intervals show it."""
+        return self.loss.verdict == self.metric.verdict == WORSE
 
 
 def kinds(sweep: Sweep) -> list[str]:
@@ -54,9 +72,8 @@ def lines(sweep: Sweep, kind: str, metric: str) -> list[Line]:
     for runs, settings in _groups(sweep, kind).items():
         at: dict[int, list[float]] = {}
         for run in sorted(runs):
-            # a run that was taken up again validates a step twice: the later one counts
-            for step, value in {e["step"]: e[metric] for e in sweep.steps[run].validation if metric in e}.items():
-                at.setdefault(int(step), []).append(value)
+            for step, value in _validated(sweep, run, metric).items():
+                at.setdefault(step, []).append(value)
         if at:
             name, first = _name(sweep, settings)
             summaries = [summarise(at[step]) for step in sorted(at)]
@@ -70,10 +87,36 @@ def tracks(sweep: Sweep, kind: str, metric: str) -> list[Track]:
     losses = {line.name: dict(zip(line.steps, line.mean)) for line in lines(sweep, kind, CAPTION_LOSS)}
     found = []
     for line in lines(sweep, kind, metric):
-        both = [(losses[line.name][s], v) for s, v in zip(line.steps, line.mean) if s in losses.get(line.name, {})]
+        known = losses.get(line.name, {})
+        both = [(known[s], v, sd) for s, v, sd in zip(line.steps, line.mean, line.sd) if s in known]
         if len(both) > 1:
-            found.append(Track(line.name, line.first, [loss for loss, _ in both], [value for _, value in both]))
+            found.append(Track(line.name, line.first, *map(list, zip(*both))))
     return found
+
+
+def changes(sweep: Sweep, kind: str, metric: str) -> list[Change]:
+    """For each set of runs with three validations or more; intervals hold together over all of them."""
+    groups = _groups(sweep, kind)
+    found = []
+    for runs, settings in groups.items():
+        steps = {run: sorted(_validated(sweep, run, metric).keys() & _validated(sweep, run, CAPTION_LOSS).keys())
+                 for run in runs}  # fmt: skip
+        last = max((each[-1] for each in steps.values() if each), default=0)
+        whole = {run for run, each in steps.items() if len(each) > 2 and each[-1] == last}
+        middles = {max((s for s in steps[run] if 2 * s <= last), default=0) for run in whole}
+        if len(middles) == 1 and (middle := middles.pop()):
+            name, _ = _name(sweep, settings)
+            pair = [
+                [{run: _validated(sweep, run, of)[step] for run in whole} for step in (last, middle)]
+                for of in (CAPTION_LOSS, metric)
+            ]
+            found.append(Change(name, middle, last, *(compare(*each, len(groups)) for each in pair)))
+    return found
+
+
+def _validated(sweep: Sweep, run: str, metric: str) -> dict[int, float]:
+    """Step -> figure. A run that was taken up again validates a step twice: the later one counts."""
+    return {int(entry["step"]): entry[metric] for entry in sweep.steps[run].validation if metric in entry}
 
 
 def _groups(sweep: Sweep, kind: str) -> dict[frozenset[str], list[dict[str, str]]]:

@@ -15,6 +15,7 @@
     control: {itc: on, itm: on}
     seeds: [0, 1, 2]                                # of training and of the data's order
     metrics: [vqa/mean_over_types]                  # of the last step that can write them; the first is the headline
+    compare: [[{itc: off}, {itm: off}]]             # more pairs than each against the control; the rest as in it
 
 A search has ranges in place of labels, and a number of trials: `lr: {key: stage1.model.optimization.lr, low: 1.0e-4,
 high: 1.0e-2, log: true}`, `trials: 40`, `direction: maximize` of the first metric; whole numbers stay whole. Optuna's
@@ -83,6 +84,7 @@ class Grid:
     expect: str = ""
     prepare: list[str] = field(default_factory=list)
     without: list[dict[str, str]] = field(default_factory=list)
+    compare: list[list[dict[str, str]]] = field(default_factory=list)
     vary: str = "product"
     ranges: dict[str, Range] = field(default_factory=dict)
     trials: int = 0
@@ -167,6 +169,7 @@ def _build(name: str, raw: dict[str, Any]) -> tuple[Grid, list[str]]:
         seeds=raw.get("seeds") or [],
         prepare=_strings(raw, "prepare", problems),
         without=[_labels(each) for each in raw.get("without") or []],
+        compare=[[_labels(each) for each in pair] for pair in raw.get("compare") or []],
         **text,
     )
     if not problems:
@@ -234,7 +237,8 @@ def _check(grid: Grid, problems: list[str]) -> None:
     if grid.ranges:
         _check_search(grid, problems)
         return
-    for what, labels in [("control", grid.control), *(("without", each) for each in grid.without)]:
+    named = [("without", each) for each in grid.without] + [("compare", each) for pair in grid.compare for each in pair]
+    for what, labels in [("control", grid.control), *named]:
         for axis, label in labels.items():
             if label not in grid.axes.get(axis, {}):
                 problems.append(
@@ -249,8 +253,21 @@ def _check(grid: Grid, problems: list[str]) -> None:
         problems.append(
             f"the cell {longest[0]!r} names a file: its axes and labels must have at most {LONGEST_NAME} letters"
         )
-    if not problems and grid.control not in [cell.labels for cell in grid.cells()]:
+    if not problems:
+        _check_cells(grid, problems)
+
+
+def _check_cells(grid: Grid, problems: list[str]) -> None:
+    """Whether the settings that others are held against are run at all."""
+    settings = [cell.labels for cell in grid.cells()]
+    if grid.control not in settings:
         problems.append(f"the control {grid.control} is not among the cells: `without` leaves it out")
+    for pair in grid.compare:
+        if len(pair) != 2 or pair[0] == pair[1]:
+            problems.append(f"compare: {pair} must be two different settings")
+        for each in pair:
+            if (labels := grid.control | each) not in settings:
+                problems.append(f"compare: {labels} is not among the cells")
 
 
 def _check_search(grid: Grid, problems: list[str]) -> None:

@@ -6,10 +6,12 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
-from lit_blip2.ablation.folder import Folder, try_lock
+from lit_blip2.ablation.folder import try_lock
 
 
 def thread_share(workers: int) -> dict[str, str]:
@@ -30,20 +32,20 @@ def gpus() -> list[str]:
 
 
 @contextmanager
-def own_gpu(folder: Folder) -> Iterator[dict[str, str]]:
-    """CUDA_VISIBLE_DEVICES with a GPU that no other worker of this sweep on this machine has; empty without GPUs.
+def own_gpu() -> Iterator[dict[str, str]]:
+    """CUDA_VISIBLE_DEVICES with a GPU that no other worker of this user on this machine has; empty without GPUs.
 
     Raises ValueError where every GPU is taken: two runs on one would be slower than one after the other.
     """
     found = gpus()
     for gpu in found:
-        with try_lock(folder.lock(f"gpus/{platform.node()}-{gpu}")) as lock:
+        with try_lock(Path(tempfile.gettempdir()) / f"lit_blip2_{os.getuid()}" / f"gpu-{gpu}.lock") as lock:
             if lock is not None:
                 yield {"CUDA_VISIBLE_DEVICES": gpu}
                 return
     if found:
         raise ValueError(
-            f"all {len(found)} GPUs of {platform.node()} have a worker of this sweep: use fewer --workers "
+            f"all {len(found)} GPUs of {platform.node()} have a worker of a sweep: use fewer --workers "
             "(or CUDA_VISIBLE_DEVICES= for runs on the CPU)"
         )
     yield {}

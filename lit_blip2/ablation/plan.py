@@ -11,6 +11,7 @@ import hashlib
 import json
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -60,7 +61,13 @@ class Plan:
 
     def uses(self) -> dict[str, int]:
         """Step run -> how many cells stand on it."""
-        return {name: sum(name in cell.steps for cell in self.cells) for name in self.steps}
+        found = Counter(name for cell in self.cells for name in cell.steps)
+        return {name: found[name] for name in self.steps}
+
+    @property
+    def wants_gpus(self) -> bool:
+        """Whether any of its runs would use one."""
+        return any(run.config.get("trainer", {}).get("accelerator") != "cpu" for run in self.steps.values())
 
 
 @dataclass
@@ -237,13 +244,14 @@ def _digest(value: Any) -> str:
 def _names(drafts: dict[str, _Draft]) -> dict[str, str]:
     """Key -> name: the labels that all users agree on; two runs of one name get numbers behind it."""
     names: dict[str, str] = {}
+    known: Counter[str] = Counter()
     for key, draft in drafts.items():
         labels = {
             a: label for a, label in draft.users[0].labels.items() if all(u.labels[a] == label for u in draft.users)
         }
         name = f"{draft.step}/{run_name(labels, draft.users[0].seed)}"
-        same = sum(other.partition("#")[0] == name for other in names.values())
-        names[key] = f"{name}#{same + 1}" if same else name
+        known[name] += 1
+        names[key] = f"{name}#{known[name]}" if known[name] > 1 else name
     return names
 
 

@@ -12,16 +12,16 @@ from typing import Any
 from lit_blip2.ablation.fingerprint import PACKAGE
 from lit_blip2.ablation.grid import Grid
 from lit_blip2.ablation.plan import Plan
+from lit_blip2.ablation.records import setting_name
 
-LIBRARIES = ("torch", "lightning", "transformers", "timm", "numpy", "optuna")
+LIBRARIES = ("torch", "torchvision", "lightning", "transformers", "timm", "numpy")
 
 
 def describe(grid: Grid, plan: Plan, options: argparse.Namespace) -> dict[str, Any]:
     """The contents of plan.json."""
     return {
         "name": grid.name,
-        "question": grid.question,
-        "expect": grid.expect,
+        **words(grid),
         "command": command_line(options),
         "axes": {axis: list(labels) for axis, labels in grid.axes.items()},
         "seeds": grid.seeds,
@@ -30,13 +30,19 @@ def describe(grid: Grid, plan: Plan, options: argparse.Namespace) -> dict[str, A
         "identity": plan.identity,
         "sources": plan.sources,
         **commit(),
-        "versions": {"python": platform.python_version()} | {each: _version(each) for each in LIBRARIES},
+        "versions": {"python": platform.python_version()} | versions(),
         "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, {platform.system()}",
         "workers": options.workers,
         **({"search": search(grid)} if grid.ranges else {}),
         "cells": [] if grid.ranges else [dataclasses.asdict(cell) for cell in plan.cells],
         "steps": {} if grid.ranges else {name: dataclasses.asdict(run) for name, run in plan.steps.items()},
     }
+
+
+def words(grid: Grid) -> dict[str, Any]:
+    """What may be changed in a sweep's file after it has begun: nothing that runs depends on it."""
+    pairs = [[setting_name(grid.control | each) for each in pair] for pair in grid.compare]
+    return {"question": grid.question, "expect": grid.expect, "compare": pairs}
 
 
 def search(grid: Grid) -> dict[str, Any]:
@@ -60,6 +66,11 @@ def commit() -> dict[str, Any]:
         return {"commit": None, "dirty": None}
     changed = subprocess.run([*git, "status", "--porcelain", str(PACKAGE)], capture_output=True, text=True).stdout
     return {"commit": head.stdout.strip(), "dirty": bool(changed.strip())}
+
+
+def versions() -> dict[str, str | None]:
+    """Of the libraries on which figures depend."""
+    return {each: _version(each) for each in LIBRARIES}
 
 
 def _version(library: str) -> str | None:

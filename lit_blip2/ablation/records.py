@@ -10,8 +10,10 @@ A cell is a setting (labels) at one seed; it is waiting, or running, while it ha
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -102,10 +104,16 @@ class Sweep:
     axes: dict[str, list[str]]
     metrics: list[str]
     control: str | None  # a setting
+    compare: list[tuple[str, str]]  # pairs of settings
     cells: list[Cell]
     steps: dict[str, Step]
     search: Search | None = None
     notes: list[str] = field(default_factory=list)
+
+    @cached_property
+    def users(self) -> Counter[str]:
+        """Step -> how many cells stand on it."""
+        return Counter(name for cell in self.cells for name in set(cell.steps))
 
     def settings(self) -> dict[str, list[Cell]]:
         """The cells of each setting, in the plan's order."""
@@ -152,6 +160,7 @@ def read_sweep(folder: str | Path) -> Sweep:
         axes={axis: [str(value) for value in values] for axis, values in plan["axes"].items()},
         metrics=_metrics(plan),
         control=_control(plan, cells),
+        compare=[(first, second) for first, second in plan.get("compare") or ()],
         cells=cells,
         steps=steps,
         search=search,

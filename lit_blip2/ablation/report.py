@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lit_blip2.ablation import report_text as text
 from lit_blip2.ablation.costs import cell_cost
-from lit_blip2.ablation.curves import curve_metrics, kinds, lines, tracks
+from lit_blip2.ablation.curves import changes, curve_metrics, kinds, lines, tracks
 from lit_blip2.ablation.markdown import plain
 from lit_blip2.ablation.records import Cell, Sweep, SweepError, read_sweep
 from lit_blip2.ablation.results import result
@@ -92,15 +92,16 @@ def _curves(sweep: Sweep, pictures: Pictures) -> str:
 def _forgetting(sweep: Sweep, pictures: Pictures) -> str:
     from lit_blip2.ablation.report_plots import forgetting_figure
 
-    plots = [
-        pictures.show(
-            f"forgetting.{kind}.{metric}", f"{metric}, {kind}", forgetting_figure, found, metric, sweep.control
-        )
-        for kind in kinds(sweep)
-        for metric in curve_metrics(sweep, kind)
-        if not metric.startswith("loss/") and (found := tracks(sweep, kind, metric))
-    ]
-    return f"{text.FORGETTING}\n\n" + "\n".join(plots) if plots else ""
+    parts = []
+    for kind in kinds(sweep):
+        for metric in curve_metrics(sweep, kind):
+            if metric.startswith("loss/") or not (found := tracks(sweep, kind, metric)):
+                continue
+            plot = pictures.show(
+                f"forgetting.{kind}.{metric}", f"{metric}, {kind}", forgetting_figure, found, metric, sweep.control
+            )
+            parts += [plot, text.changes_table(changes(sweep, kind, metric), kind, metric)]
+    return "\n\n".join(part for part in [text.FORGETTING, *parts] if part) if parts else ""
 
 
 def _search_plots(sweep: Sweep, pictures: Pictures) -> str:

@@ -188,10 +188,13 @@ def forgetting_figure(paper: Paper, tracks: Sequence[Track], metric: str, contro
     figure, axes = _panel(tracks)
     for track, colour, look in _styled(tracks, paper, control):
         axes.plot(track.loss, track.metric, color=colour, markersize=3, linewidth=1.4, **look)
+        if len(tracks) <= MOST_LINES:
+            low, high = ([value + sign * (sd or 0.0) for value, sd in zip(track.metric, track.sd)] for sign in (-1, 1))
+            axes.fill_between(track.loss, low, high, color=colour, alpha=0.16, linewidth=0)
         axes.plot(track.loss[-1], track.metric[-1], color=colour, markersize=8, **look)
     axes.invert_xaxis()
     axes.set(xlabel=f"{CAPTION_LOSS}, nats, falling to the right", ylabel=axis_name(metric))
-    _legend(figure, tracks, paper, control, "large: the last validation")
+    _legend(figure, tracks, paper, control, "large: the last validation; band: one sd over seeds")
     return figure
 
 

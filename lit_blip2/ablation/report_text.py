@@ -5,6 +5,7 @@ import shlex
 from typing import Any
 
 from lit_blip2.ablation.costs import cell_cost, total_cost, wall
+from lit_blip2.ablation.curves import CAPTION_LOSS, Change
 from lit_blip2.ablation.differences import config_differences
 from lit_blip2.ablation.markdown import NONE, code, fence, number, plain, seconds, table
 from lit_blip2.ablation.records import DONE, FAILED, NOT_PLANNED, PRUNED, WAITING, Sweep
@@ -15,6 +16,7 @@ from lit_blip2.ablation.statistics import (
     NO_SPREAD,
     TOO_FEW,
     WORSE,
+    Comparison,
     smaller_is_better,
     t_quantile,
 )
@@ -79,7 +81,17 @@ def metric_section(result: Result, plot: str = "") -> str:
     head = ["setting", "mean", "sd", "n", "pairs", "difference", f"{PERCENT} interval", "could have shown", "verdict"]
     rows = [_row(row) for row in result.rows]
     parts = [f"### {code(result.metric)}", table(head, rows, range(1, 8)), _how(result)]
+    if result.asked:
+        asked = [
+            [f"{code(each.first)} against {code(each.second)}", *_compared(each.comparison)] for each in result.asked
+        ]
+        parts += [table(["asked beforehand", *head[4:]], asked, range(1, 5)), _how_asked(len(result.asked))]
     return "\n\n".join([*parts, plot] if plot else parts)
+
+
+def _how_asked(m: int) -> str:
+    together = f", family-wise over these {m}" if m > 1 else ""
+    return f"The first is better or worse than the second. Paired by seed as above{together}."
 
 
 def _row(row: Row) -> list[str]:
@@ -87,12 +99,20 @@ def _row(row: Row) -> list[str]:
     found = row.comparison
     if found is None:
         return [*start, *[NONE] * 4, "control" if row.is_control else NONE]
-    interval = NONE
-    if found.half_width is not None:
-        low, high = found.difference - found.half_width, found.difference + found.half_width
-        interval = f"{number(low, sign=True)} to {number(high, sign=True)}"
-    shown = [str(found.n), number(found.difference, sign=True), interval, number(found.half_width)]
-    return [*start, *shown, found.verdict]
+    return [*start, *_compared(found)]
+
+
+def _compared(found: Comparison) -> list[str]:
+    """Pairs, difference, interval, what could have been shown, verdict."""
+    shown = [str(found.n), number(found.difference, sign=True), _interval(found), number(found.detectable)]
+    return [*shown, found.verdict]
+
+
+def _interval(found: Comparison) -> str:
+    if found.half_width is None:
+        return NONE
+    low, high = found.difference - found.half_width, found.difference + found.half_width
+    return f"{number(low, sign=True)} to {number(high, sign=True)}"
 
 
 def _name(row: Row) -> str:
@@ -137,7 +157,7 @@ def _how(result: Result) -> str:
         f"{better} is better. Differences are paired by seed; intervals are Student's t over seeds at a family-wise "
         f"{PERCENT} over the comparison{'s' if m > 1 else ''} of this table ({correction}): "
         f"{', '.join(quantiles)}. "
-        '"Could have shown" is the half-width, the smallest difference that these seeds could have shown.'
+        '"Could have shown" is the smallest true difference that so many seeds of this spread show four times in five.'
     )
     without = [row.comparison for row in result.rows if row.comparison and row.comparison.half_width is None]
     if any(found.n < 2 for found in without):
@@ -150,8 +170,23 @@ def _how(result: Result) -> str:
 
 FORGETTING = (
     "## Forgetting\n\nDoes accuracy fall while the caption loss still improves? Each line is one setting, its "
-    "validations in their order."
+    "validations in their order, with one standard deviation over seeds. The tables hold the last validation against "
+    f"the one at half of the steps, paired by seed, with family-wise {PERCENT} intervals over the table."
 )
+
+
+def changes_table(found: list[Change], kind: str, metric: str) -> str:
+    """What the second half of training did to loss and metric; empty where nothing was validated often enough."""
+    if not found:
+        return ""
+    head = ["setting", "steps", "seeds", f"{CAPTION_LOSS}, change", f"{PERCENT} interval"]
+    head += [f"{metric}, change", f"{PERCENT} interval", "falls while the loss falls"]
+    rows = []
+    for each in found:
+        sides = [[number(side.difference, sign=True), _interval(side)] for side in (each.loss, each.metric)]
+        said = "shown" if each.forgets else "not shown"
+        rows.append([code(each.name), f"{each.middle} to {each.last}", str(each.metric.n), *sides[0], *sides[1], said])
+    return f"{code(kind)}:\n\n{table(head, rows, range(1, 7))}"
 
 
 def curves_said(seeds: list[int]) -> str:

@@ -27,13 +27,23 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Asked:
+    """A pair of settings that the ablation's file asks for: the first held against the second."""
+
+    first: str
+    second: str
+    comparison: Comparison
+
+
+@dataclass(frozen=True)
 class Result:
     """One metric in every setting. comparisons: settings held against the control, whether they have ended or not, so
-    that an interval does not grow while a sweep runs."""
+    that an interval does not grow while a sweep runs. asked: pairs beside these, corrected for their own number."""
 
     metric: str
     rows: list[Row]
     comparisons: int
+    asked: list[Asked]
 
     @property
     def pairs(self) -> list[int]:
@@ -59,7 +69,24 @@ def result(sweep: Sweep, metric: str) -> Result:
             name, values, len(cells), dict(without), summarise(values.values()), comparison, name == sweep.control
         )
         rows.append(row)
-    return Result(metric, rows, comparisons)
+    return Result(metric, rows, comparisons, _asked(sweep, settings, possible, metric))
+
+
+def _asked(sweep: Sweep, settings: dict[str, list[Cell]], possible: list[str], metric: str) -> list[Asked]:
+    pairs = [(first, second) for first, second in sweep.compare if first in possible and second in possible]
+    return [
+        Asked(
+            first,
+            second,
+            compare(
+                _values(settings[first], metric),
+                _values(settings[second], metric),
+                len(pairs),
+                smaller_is_better(metric),
+            ),
+        )
+        for first, second in pairs
+    ]
 
 
 def _values(cells: list[Cell], metric: str) -> dict[int, float]:

@@ -3,7 +3,7 @@
 Two settings at one seed see the same batches in the same order, so their difference is taken seed by seed: what a seed
 does to both drops out. With d the mean of the differences, s their standard deviation (n - 1) and n the seeds that both
 have, the interval is d -+ t s / sqrt(n). t is Student's quantile at 1 - (1 - LEVEL) / (2 m) with n - 1 degrees of
-freedom, m the number of comparisons to the same control (Bonferroni): all m intervals hold together at LEVEL.
+freedom, m the number of comparisons made together (Bonferroni): all m intervals hold together at LEVEL.
 """
 
 import math
@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 LEVEL = 0.95
+POWER = 0.8
 BETTER, WORSE, NOT_SHOWN = "better", "worse", "no difference shown"
 TOO_FEW, NO_SPREAD = "too few seeds", "no spread"
 ALIKE = 1e-6  # of the largest value: differences closer than this agree to single precision
@@ -29,13 +30,16 @@ class Summary:
 class Comparison:
     """Of a setting to the control, over the n seeds that both have.
 
-    half_width is also the smallest difference that these seeds could have shown. It is None where there is no interval:
-    n < 2, or differences without any spread. verdict is one of the words above.
+    half_width: of the interval. detectable: the smallest true difference that this many seeds of this spread show with
+    probability POWER, (t + t_POWER) s / sqrt(n), t_POWER being Student's quantile at POWER; one as small as the
+    half-width is shown only every other time. Both are None where there is no interval: n < 2, or differences without
+    any spread. verdict is one of the words above.
     """
 
     n: int
     difference: float | None
     half_width: float | None
+    detectable: float | None
     verdict: str
 
 
@@ -71,9 +75,8 @@ def compare(
     control: Mapping[int, float],
     comparisons: int = 1,
     smaller_is_better: bool = False,
-    level: float = LEVEL,
 ) -> Comparison:
-    """A setting's values by seed against the control's; `comparisons` counts all settings held against this control.
+    """A setting's values by seed against another's, such as the control's. comparisons: how many are made together.
 
     Equal differences in every seed leave no interval: nothing is known of the noise. A common difference of zero is "no
     difference shown", any other "no spread", however large it is.
@@ -81,12 +84,14 @@ def compare(
     seeds = sorted(setting.keys() & control.keys())
     paired = summarise(setting[seed] - control[seed] for seed in seeds)
     if paired.n < 2:
-        return Comparison(paired.n, paired.mean, None, TOO_FEW)
+        return Comparison(paired.n, paired.mean, None, None, TOO_FEW)
     rounding = ALIKE * max(abs(side[seed]) for seed in seeds for side in (setting, control))
     if paired.sd <= rounding:
         verdict = NOT_SHOWN if abs(paired.mean) <= rounding else NO_SPREAD
-        return Comparison(paired.n, paired.mean, None, verdict)
-    half_width = t_quantile(paired.n, comparisons, level) * paired.sd / math.sqrt(paired.n)
+        return Comparison(paired.n, paired.mean, None, None, verdict)
+    error = paired.sd / math.sqrt(paired.n)
+    half_width = t_quantile(paired.n, comparisons) * error
     gain = -paired.mean if smaller_is_better else paired.mean
     verdict = BETTER if gain > half_width else WORSE if gain < -half_width else NOT_SHOWN
-    return Comparison(paired.n, paired.mean, half_width, verdict)
+    detectable = half_width + t_quantile(paired.n, level=2 * POWER - 1) * error
+    return Comparison(paired.n, paired.mean, half_width, detectable, verdict)

@@ -58,10 +58,17 @@ def run_step(
 
 
 def _ended(run: StepRun, folder: Folder) -> dict[str, Any] | None:
-    """The record of a run that ended well. Raises StepError for one that did not."""
-    if failed := read_json(folder.failed(run.name)):
+    """The record of a run that ended well. Raises StepError for one that did not, ValueError for one of another key."""
+    failed, done = read_json(folder.failed(run.name)), read_json(folder.done(run.name))
+    for record in (failed, done):
+        if record and record["key"] != run.key:
+            raise ValueError(
+                f"{folder.run(run.name)} holds a run of other settings, data or sources than this sweep's: remove it, "
+                "or give another --out"
+            )
+    if failed:
         raise StepError(failed)
-    return read_json(folder.done(run.name))
+    return done
 
 
 def _run(

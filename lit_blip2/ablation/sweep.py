@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -15,11 +16,11 @@ from rich.table import Table
 from lit_blip2.ablation.folder import Folder, read_json, wait_lock, write_json
 from lit_blip2.ablation.grid import Grid, read_grid
 from lit_blip2.ablation.job import Job
-from lit_blip2.ablation.machine import own_gpu, run_prepare, thread_share
+from lit_blip2.ablation.machine import gpus, own_gpu, run_prepare, thread_share
 from lit_blip2.ablation.plan import Plan, make_plan
 from lit_blip2.ablation.progress import Progress, plan_table
 from lit_blip2.ablation.queue import JOURNAL, STORAGE_ERRORS, Queue, open_storage
-from lit_blip2.ablation.record import describe
+from lit_blip2.ablation.record import describe, versions, words
 from lit_blip2.ablation.report import write_report
 from lit_blip2.ablation.search import make_space, search, trial_plan
 from lit_blip2.ablation.step import StoppedError
@@ -123,23 +124,33 @@ def begin(
 ) -> tuple[Plan, Queue, Callable[..., None]]:
     """Prepare, plan and fill the queue; who starts at the same time waits for the first to do it."""
     with wait_lock(folder.lock("begin")):
-        with wait_lock(folder.root.parent / ".prepare.lock"):  # another sweep may want the same data
+        with wait_lock(Path("sweeps/.prepare.lock")):  # another sweep may want the same data
             for line in grid.prepare:
                 console.print(f"python -m lit_blip2 {line}", style="dim", highlight=False, soft_wrap=True)
                 run_prepare(line)
         with console.status("Resolving and checking every cell"):
             plan, worker = plan_or_space(grid)
+        _check_versions(folder)
         _check_same(plan, folder)
         default = f"{JOURNAL}{folder.root / 'study.log'}" if options.launcher == "slurm" else None
         url = options.storage or default or f"sqlite:///{folder.root / 'study.db'}"
         queue = Queue(open_storage(url), grid, plan.identity, folder)
-        if not folder.plan.exists():
-            write_json(folder.plan, describe(grid, plan, options))
+        write_json(folder.plan, (read_json(folder.plan) or describe(grid, plan, options)) | words(grid))
         if not grid.ranges:
             queue.fill(plan)
         if options.retry_failed:
             _retry(plan, queue, folder, console)
     return plan, queue, worker
+
+
+def _check_versions(folder: Folder) -> None:
+    """Raises ValueError where the sweep was begun with other libraries."""
+    known, now = (read_json(folder.plan) or {}).get("versions", {}), versions()
+    if other := [f"{name} {known[name]}, now {now[name]}" for name in now if known.get(name, now[name]) != now[name]]:
+        raise ValueError(
+            f"{folder.root} holds a sweep that was begun with {'; '.join(other)}: its cells would not be comparable. "
+            "Install what it was begun with, or give another --out"
+        )
 
 
 def _check_same(plan: Plan, folder: Folder) -> None:
@@ -181,12 +192,17 @@ def run_workers(
 
     Raises what stopped a worker; a storage's own errors as ConnectionError, with what to do.
     """
+    if plan.wants_gpus and 0 < len(gpus()) < workers:
+        raise ValueError(
+            f"--workers {workers} on {len(gpus())} GPUs: use as many as there are (or CUDA_VISIBLE_DEVICES= for runs "
+            "on the CPU)"
+        )
     stop, problems, interrupted = threading.Event(), [], []
     progress = Progress(grid, plan, queue, folder, workers, console)
 
     def one() -> None:
         try:
-            with own_gpu(folder) as gpu:
+            with own_gpu() if plan.wants_gpus else nullcontext({}) as gpu:
                 environment = os.environ | thread_share(workers) | gpu
                 worker(Job(grid, queue, folder, environment, stop.is_set, progress.tell))
         except StoppedError:

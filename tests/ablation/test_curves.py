@@ -3,10 +3,11 @@
 import pytest
 
 from lit_blip2.ablation.costs import cell_cost, total_cost
-from lit_blip2.ablation.curves import curve_metrics, kinds, lines, tracks
+from lit_blip2.ablation.curves import changes, curve_metrics, kinds, lines, tracks
 from lit_blip2.ablation.differences import ABSENT, config_differences, flat_differences
 from lit_blip2.ablation.markdown import code, fence, number, plain, seconds
 from lit_blip2.ablation.records import read_sweep
+from lit_blip2.ablation.statistics import WORSE
 
 
 def test_a_curve_is_the_mean_over_seeds(sweep):
@@ -40,6 +41,32 @@ def test_forgetting_goes_by_steps_that_have_both(sweep):
         sweep.validated(f"stage2/itc=on,bridge=on,seed={seed}", curve)
     track = tracks(read_sweep(sweep.write()), "stage2", "vqa/mean_over_types")[0]
     assert (track.loss, track.metric) == ([2.0, 1.0], pytest.approx([0.5, 0.4]))
+
+
+def test_what_the_second_half_of_training_did(sweep):
+    def curve(seed: int, fall: float) -> list[dict]:
+        """Validations at 100 to 400; from 200 on the loss falls by about .3, the answers by about `fall`."""
+        points = [(100, 3.0, 0.2), (200, 2.0, 0.5), (300, 1.8, 0.9), (400, 1.7 + seed / 100, 0.5 - fall + seed / 50)]
+        return [{"step": s, "loss/lm": loss, "vqa/mean_over_types": value} for s, loss, value in points]
+
+    for seed in (0, 1, 2):
+        sweep.validated(f"stage2/itc=on,bridge=on,seed={seed}", curve(seed, 0.3))
+        sweep.validated(f"stage2/itc=off,bridge=on,seed={seed}", curve(seed, 0.0))
+        sweep.validated(f"stage2/itc=on,bridge=off,seed={seed}", curve(seed, 0.3)[:2])
+    found = {each.name: each for each in changes(read_sweep(sweep.write()), "stage2", "vqa/mean_over_types")}
+    assert found.keys() == {"itc=on,bridge=on", "itc=off,bridge=on"}  # two validations have no half
+    falls, stays = found.values()
+    assert (falls.middle, falls.last, falls.metric.n) == (200, 400, 3)
+    assert falls.metric.difference == pytest.approx(-0.28) and falls.loss.difference == pytest.approx(-0.29)
+    assert falls.forgets and not stays.forgets and stays.loss.verdict == WORSE
+
+
+def test_a_run_that_lags_behind_is_left_out_of_the_change(sweep):
+    curve = [{"step": s, "loss/lm": 1.0 / s, "vqa/mean_over_types": s / 9} for s in (2, 4, 6, 8)]
+    for seed in (0, 1, 2):
+        sweep.validated(f"stage2/itc=on,bridge=on,seed={seed}", curve if seed else curve[:3])
+    first = changes(read_sweep(sweep.write()), "stage2", "vqa/mean_over_types")[0]
+    assert (first.metric.n, first.middle, first.last) == (2, 4, 8)
 
 
 def test_costs_of_a_cell(sweep):

@@ -5,29 +5,28 @@ from contextlib import ExitStack
 import pytest
 
 from lit_blip2.ablation import machine
-from lit_blip2.ablation.folder import Folder
 
 
 @pytest.fixture
-def two_gpus(monkeypatch):
+def two_gpus(monkeypatch, tmp_path):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    monkeypatch.setattr(machine.tempfile, "gettempdir", lambda: str(tmp_path))
 
 
-def test_each_worker_has_a_gpu_of_its_own_and_gives_it_back(two_gpus, tmp_path):
-    folder = Folder(tmp_path)
+def test_each_worker_has_a_gpu_of_its_own_and_gives_it_back(two_gpus):
     with ExitStack() as held:
-        given = [held.enter_context(machine.own_gpu(folder)) for _ in range(2)]
+        given = [held.enter_context(machine.own_gpu()) for _ in range(2)]
         assert [each["CUDA_VISIBLE_DEVICES"] for each in given] == ["3", "5"]
         with pytest.raises(ValueError, match=r"all 2 GPUs of .* use fewer --workers"):
-            held.enter_context(machine.own_gpu(folder))
-    with machine.own_gpu(folder) as again:
+            held.enter_context(machine.own_gpu())
+    with machine.own_gpu() as again:
         assert again == {"CUDA_VISIBLE_DEVICES": "3"}
 
 
 @pytest.mark.parametrize("hidden", ["", "-1"])
-def test_without_gpus_nothing_is_set(monkeypatch, tmp_path, hidden):
+def test_without_gpus_nothing_is_set(monkeypatch, hidden):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
-    with machine.own_gpu(Folder(tmp_path)) as given:
+    with machine.own_gpu() as given:
         assert given == {}
 
 

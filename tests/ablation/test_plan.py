@@ -3,9 +3,9 @@
 import pytest
 import yaml
 
-from lit_blip2.ablation import fingerprint, plan
+from lit_blip2.ablation import fingerprint, plan, sweep
 from lit_blip2.ablation.grid import read_grid
-from lit_blip2.ablation.step import write_config
+from lit_blip2.ablation.step import run_step, write_config
 from lit_blip2.ablation.sweep import dry_run
 
 METRICS = {"a.yaml": ["retrieval/itc_txt_r1"], "b.yaml": ["vqa/accuracy", "vqa/type_*"], "c.yaml": ["vqa/accuracy"]}
@@ -160,6 +160,81 @@ def test_images_are_told_apart_by_size_and_texts_by_content(tmp_path):
 
     assert digest("a.json", b"1") != digest("a.json", b"2")
     assert digest("b.png", b"1") == digest("b.png", b"2") != digest("b.png", b"33")
+
+
+def test_every_string_that_names_a_file_counts_and_what_is_written_does_not(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("mini", "kept", "out", "runs"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "w.safetensors").touch()
+    config = {
+        "data": {"init_args": {"root": "mini", "features": "../kept"}},
+        "model": {"weights": "w.safetensors", "absent": "x.bin", "empty": "", "long": "y" * 5000},
+        "trainer": {"default_root_dir": "out", "logger": {"save_dir": "runs"}, "accelerator": "cpu"},
+    }
+    assert fingerprint.paths(config) == ["mini", "mini/../kept", "w.safetensors"]
+
+
+def test_files_behind_a_link_count(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "captions.json").write_text("[1]")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train").symlink_to(tmp_path / "real")
+    before = fingerprint.of_path(str(tmp_path / "data"))
+    (tmp_path / "real" / "captions.json").write_text("[2]")
+    assert fingerprint.of_path(str(tmp_path / "data")) != before
+
+
+def test_of_giants_samples_are_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(fingerprint, "LARGEST_READ", 99)
+    monkeypatch.setattr(fingerprint, "SAMPLE", 10)
+    file, found = tmp_path / "weights.bin", set()
+    for place in (0, 500, 995):
+        content = bytearray(1000)
+        content[place] = 1
+        file.write_bytes(content)
+        found.add(fingerprint.of_path(str(file)))
+    assert len(found) == 3
+
+
+def test_of_a_run_only_what_is_read_of_it_counts(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "last.ckpt").write_bytes(b"weights")
+    (tmp_path / "config.yaml").write_text("a: 1")
+    before = fingerprint.of_path(str(tmp_path))
+    (tmp_path / "events.out.tfevents.1").write_bytes(b"x")
+    assert fingerprint.of_path(str(tmp_path)) == before
+    (tmp_path / "checkpoints" / "last.ckpt").write_bytes(b"other weights")
+    assert fingerprint.of_path(str(tmp_path)) != before
+
+
+def test_gpus_are_wanted_only_by_runs_that_would_use_one(planned):
+    assert planned().wants_gpus
+    made = planned()
+    for run in made.steps.values():
+        run.config["trainer"]["accelerator"] = "cpu"
+    assert not made.wants_gpus
+
+
+def test_a_run_of_another_key_is_not_taken_for_this_one(planned, tmp_path):
+    from lit_blip2.ablation.folder import Folder, write_json
+
+    run, folder = next(iter(planned().steps.values())), Folder(tmp_path)
+    for file in (folder.done(run.name), folder.failed(run.name)):
+        write_json(file, {"key": "another", "message": "x"})
+        with pytest.raises(ValueError, match="holds a run of other settings, data or sources"):
+            run_step(run, folder, {}, lambda: False)
+        file.unlink()
+
+
+def test_a_sweep_of_other_libraries_is_refused(tmp_path, monkeypatch):
+    from lit_blip2.ablation.folder import Folder, write_json
+
+    folder = Folder(tmp_path)
+    write_json(folder.plan, {"versions": {"torch": "2.11", "python": "3.9"}})
+    monkeypatch.setattr(sweep, "versions", lambda: {"torch": "2.15", "timm": "1.0"})
+    with pytest.raises(ValueError, match=r"begun with torch 2\.11, now 2\.15: its cells would not be comparable"):
+        sweep._check_versions(folder)
 
 
 def test_sources_leave_the_sweep_s_own_room_out():

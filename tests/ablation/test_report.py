@@ -95,8 +95,24 @@ def test_a_metric_has_its_mean_interval_and_verdict(sweep):
     # differences -.1, -.09, -.11: sd .01, three comparisons
     half = stats.t.ppf(1 - 0.05 / 6, 2) * 0.01 / math.sqrt(3)
     interval = f"{-0.1 - half:.3f} to {-0.1 + half:.4f}"
-    assert found["itc=off,bridge=on"] == ["0.500", "0.0300", "3", "3", "-0.100", interval, f"{half:.4f}", "worse"]
-    assert found["itc=on,bridge=off"][4:] == ["0", "-0.0442 to +0.0442", "0.0442", "no difference shown"]
+    shown = half + stats.t.ppf(0.8, 2) * 0.01 / math.sqrt(3)
+    assert found["itc=off,bridge=on"] == ["0.500", "0.0300", "3", "3", "-0.100", interval, f"{shown:.4f}", "worse"]
+    assert found["itc=on,bridge=off"][4:] == ["0", "-0.0442 to +0.0442", "0.0503", "no difference shown"]
+
+
+def test_pairs_that_were_asked_for_have_a_table_of_their_own(sweep):
+    sweep.plan["compare"] = [["itc=on,bridge=off", "itc=off,bridge=on"], ["itc=off,bridge=off", "itc=on,bridge=off"]]
+    page = report(sweep.write())
+    _, asked = tables(page)["vqa/mean_over_types"]
+    # .61, .61, .58 against .50, .53, .47: differences .11, .08, .11, sd .01732; two comparisons
+    half = stats.t.ppf(1 - 0.05 / 4, 2) * 0.0173205 / math.sqrt(3)
+    interval = f"{0.1 - half:+.4f} to {0.1 + half:+.3f}"
+    assert asked[1][:4] == ["itc=on,bridge=off against itc=off,bridge=on", "3", "+0.100", interval]
+    assert asked[1][-1] == "better" and asked[2][-1] == "too few seeds"
+    assert "family-wise over these 2" in page
+    _, loss = tables(page)["loss/lm"]
+    assert loss[1][-1] == "better"  # smaller
+    assert len(tables(page)["retrieval/itc_txt_r1"]) == 1  # no pair can have it
 
 
 def test_what_is_not_there_is_named_and_is_no_zero(sweep):
@@ -185,7 +201,7 @@ def test_the_html_needs_nothing_beside_it(sweep):
     assert "<script>alert(1)</script>" in "".join(page.words) and "@import" not in text and "url(" not in text
     assert "prefers-color-scheme: dark" in text and 'name="viewport"' in text
     assert page.tags.count("picture") == len(list((folder / "plots").glob("*.png"))) == 6
-    assert '<td class="worse">worse</td>' in text and page.tags.count("table") == 9
+    assert '<td class="worse">worse</td>' in text and page.tags.count("table") == 10
 
 
 def test_the_plots_that_the_page_shows_are_there(sweep):

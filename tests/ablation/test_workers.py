@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -171,9 +172,10 @@ def test_a_step_whose_process_is_killed_is_tried_again_and_then_failed(start_wor
     while worker.poll() is None:
         found = subprocess.run(["pgrep", "-P", str(worker.pid)], capture_output=True, text=True).stdout.split()
         for pid in found:
-            if killed < 3 and "work_slowly" in Path(f"/proc/{pid}/cmdline").read_text():
-                os.kill(int(pid), signal.SIGKILL)
-                killed += 1
+            with suppress(FileNotFoundError, ProcessLookupError):  # gone since it was listed
+                if killed < 3 and "work_slowly" in Path(f"/proc/{pid}/cmdline").read_text():
+                    os.kill(int(pid), signal.SIGKILL)
+                    killed += 1
         time.sleep(0.01)
     assert worker.returncode == 1 and killed == 3
     error = json.loads((out / "cells" / "k=0,seed=0.json").read_text())["error"]
