@@ -199,7 +199,7 @@ def curves_said(seeds: list[int]) -> str:
 
 def cost_section(sweep: Sweep) -> str:
     """Seconds, steps and memory of each cell; what sharing saved."""
-    head = ["cell", "state", "alone", "of it shared", "training steps", "peak memory, GiB"]
+    head = ["cell", "state", "alone", "of it shared", "training steps", "peak process memory, GiB"]
     rows = []
     for cell in sweep.cells:
         cost = cell_cost(sweep, cell)

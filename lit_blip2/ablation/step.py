@@ -173,11 +173,11 @@ def _record_done(
 ) -> dict[str, Any]:
     done = {
         "key": run.key,
-        "seconds": round(seconds, 1),
+        "seconds": round(seconds, 3),
         "steps": run.max_steps,
         "peak_memory_gib": round(peak, 3),
-        "began": began.isoformat(timespec="seconds"),
-        "ended": datetime.now(UTC).isoformat(timespec="seconds"),
+        "began": began.isoformat(),
+        "ended": datetime.now(UTC).isoformat(),
         "attempts": attempts,
     }
     write_json(folder.done(run.name), done)

@@ -58,8 +58,8 @@ def _run_cell(plan: Plan, cell: PlannedCell, trial_id: int, job: Job) -> str:
             job.queue.put_back(trial_id)
         raise
     record |= {"labels": cell.labels, "seed": cell.seed, "worker": f"{os.uname().nodename}:{os.getpid()}"}
-    record |= {"began": began.isoformat(timespec="seconds"), "ended": datetime.now(UTC).isoformat(timespec="seconds")}
     write_cell(job.folder, job.grid, cell, record)
+    record |= {"began": began.isoformat(), "ended": datetime.now(UTC).isoformat()}
     write_json(job.folder.cell(cell.name), record)
     if record["state"] == "failed":
         job.queue.end(trial_id, TrialState.FAIL)

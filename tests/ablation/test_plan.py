@@ -227,6 +227,15 @@ def test_a_run_of_another_key_is_not_taken_for_this_one(planned, tmp_path):
         file.unlink()
 
 
+def test_a_step_does_not_begin_on_a_full_disk(planned, tmp_path, monkeypatch):
+    from lit_blip2.ablation import folder
+
+    monkeypatch.setattr(folder.shutil, "disk_usage", lambda root: type("Usage", (), {"free": 3 * 2**20}))
+    with pytest.raises(OSError, match=r"3 MiB are free on the disk of .*, and a step needs 256: make room"):
+        run_step(next(iter(planned().steps.values())), folder.Folder(tmp_path), {}, lambda: False)
+    assert not list(tmp_path.glob("runs/*"))
+
+
 def test_a_sweep_of_other_libraries_is_refused(tmp_path, monkeypatch):
     from lit_blip2.ablation.folder import Folder, write_json
 
