@@ -14,7 +14,7 @@ OTHERS = {
     "sweep": "run an ablation, a grid of experiments: sweep --config ablations/objectives.yaml --workers 2",
     "report": "tables and plots of an ablation sweep: report DIR (md, html, csv, png; also while it runs)",
     "params": "table of trainable and frozen parameters: params --config FILE (no weights needed)",
-    "data": "make the mini-world, more models for it, their features: data make-mini|make-models|features --help",
+    "data": "make the mini-world, models for it, features; index tar shards: data make-mini|...|index --help",
     "ask": 'answer a question about an image: ask --checkpoint RUN IMAGE "what shape is red ?"',
     "caption": "describe an image: caption --checkpoint RUN IMAGE",
 }
@@ -62,9 +62,9 @@ def main() -> int:
 
         run(rest)
     elif command == "data":
-        from lit_blip2.mini.command import main as run
+        from lit_blip2.data_command import main as run
 
-        run(rest)
+        return run(rest)
     elif command in ("ask", "caption"):
         from lit_blip2.ask import main as run
 

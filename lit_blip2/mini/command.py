@@ -1,4 +1,4 @@
-"""`python -m lit_blip2 data ...`: the mini-world on disk, its frozen features, and more models for it."""
+"""`python -m lit_blip2 data make-mini|make-models|features`: the mini-world on disk, models for it, their features."""
 
 import json
 from collections.abc import Iterator
@@ -127,13 +127,3 @@ def _features(vision: VisionEncoder, files: list[Path]) -> Iterator[np.ndarray]:
     for first in track(range(0, len(files), BATCH), description="Frozen features"):
         images = torch.stack([eval_transform(load_image(file), size) for file in files[first : first + BATCH]])
         yield vision(images).half().numpy()
-
-
-COMMANDS = {"make-mini": make_mini, "make-models": make_models, "features": keep_features}
-
-
-def main(arguments: list[str]) -> None:
-    """Parse and run."""
-    from jsonargparse import auto_cli
-
-    auto_cli(COMMANDS, args=arguments)
