@@ -1,7 +1,11 @@
 """`python -m lit_blip2 data ...`: what is done once with data on disk, before any run."""
 
 import sys
+from inspect import getdoc
 
+from jsonargparse import ArgumentParser
+
+from lit_blip2.data.check import check
 from lit_blip2.data.indexing import index_shards
 from lit_blip2.mini.command import keep_features, make_mini, make_models
 
@@ -10,15 +14,28 @@ COMMANDS = {
     "make-models": make_models,
     "features": keep_features,
     "index": index_shards,
+    "check": check,
 }
+
+
+def parser() -> ArgumentParser:
+    """A subcommand for each function, its options from the signature, their help from the docstring."""
+    made = ArgumentParser(prog="python -m lit_blip2 data", description=__doc__)
+    commands = made.add_subcommands()
+    for name, function in COMMANDS.items():
+        said = getdoc(function).partition("\nArgs:")[0]
+        one = ArgumentParser(description=said)
+        one.add_function_arguments(function, as_positional=function is not check)  # experiments come by --config
+        commands.add_subcommand(name, one, help=said.splitlines()[0])
+    return made
 
 
 def main(arguments: list[str]) -> int:
     """Parse and run; 0, or 2 for what cannot be done, with the reason."""
-    from jsonargparse import auto_cli
-
+    made = parser()
+    given = made.instantiate_classes(made.parse_args(arguments))
     try:
-        auto_cli(COMMANDS, args=arguments)
+        COMMANDS[given.subcommand](**given[given.subcommand])
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -1,4 +1,6 @@
-"""Image-text pairs to train on, by number. A source says which order it is read in, draws a caption, gives an image."""
+"""Image-text pairs to train on, by number. A source says in which order it is read; it, or a part of it that a number
+falls into, draws a caption and gives an image.
+"""
 
 from collections.abc import Mapping
 from typing import Protocol
@@ -17,26 +19,40 @@ ID_SPACE = 1 << 44  # image ids of one source of a mixture: more than any source
 
 
 class PairSource(Protocol):
-    """N pairs. kind: what a view is called in a batch, "image" or "features"."""
+    """Pairs that are numbered from 0. kind: what a view is called in a batch, "image" or "features"."""
 
     kind: str
     order: Order
 
     def __len__(self) -> int: ...
 
-    def image_id(self, sample: int) -> int: ...
+    def part(self, sample: int) -> "Part":
+        """The one source that a sample is of."""
+
+
+class Part:
+    """N pairs of one source, with what is added to a place for its number, and to its image ids.
+
+    view, file: raise UnreadableImageError or FileNotFoundError.
+    """
+
+    def __init__(self, pairs: "FilePairs | ShardPairs", start: int = 0, first_id: int = 0):
+        self.pairs, self.start, self.first_id = pairs, start, first_id
+
+    def image_id(self, sample: int) -> int:
+        return self.first_id + self.pairs.image_id(sample - self.start)
 
     def draw(self, sample: int, rng: np.random.Generator) -> str:
         """One of its captions; one draw from `rng`."""
+        return self.pairs.draw(sample - self.start, rng)
 
     def view(self, sample: int, rng: np.random.Generator) -> torch.Tensor:
-        """float32 [3, size, size], or float16 [tokens, width]. UnreadableImageError or FileNotFoundError: no image."""
+        """float32 [3, size, size], or float16 [tokens, width]."""
+        return self.pairs.view(sample - self.start, rng)
 
-    def another(self, sample: int, rng: np.random.Generator) -> int:
-        """One to put in its place."""
-
-    def origin(self, sample: int) -> str:
-        """What its source is called."""
+    def another(self, rng: np.random.Generator) -> int:
+        """Any sample of the same source."""
+        return self.start + int(rng.integers(len(self.pairs)))
 
 
 class FilePairs:
@@ -46,26 +62,33 @@ class FilePairs:
     """
 
     def __init__(self, name: str, captions: Captions, images: Pixels | Features, group: int = 1):
-        self.name, self.captions, self.images = name, captions, images
+        self.name, self.texts, self.images = name, captions, images
         self.kind, self.order = images.name, Shuffle(len(captions), group)
 
     def __len__(self) -> int:
-        return len(self.captions)
+        return len(self.texts)
+
+    def part(self, sample: int) -> Part:
+        return Part(self)
 
     def image_id(self, sample: int) -> int:
-        return int(self.captions.image_ids[sample])
+        return int(self.texts.image_ids[sample])
+
+    def captions(self, sample: int) -> list[str]:
+        return self.texts.of(sample)
 
     def draw(self, sample: int, rng: np.random.Generator) -> str:
-        return self.captions.draw(sample, rng)
+        return self.texts.draw(sample, rng)
 
     def view(self, sample: int, rng: np.random.Generator) -> torch.Tensor:
-        return self.images.load([self.captions.files[sample]], self.captions.image_ids[[sample]], [rng])[0]
+        return self.images.load([self.texts.files[sample]], self.texts.image_ids[[sample]], [rng])[0]
 
-    def another(self, sample: int, rng: np.random.Generator) -> int:
-        return int(rng.integers(len(self)))
+    def file(self, sample: int) -> bytes:
+        return self.images.path(self.texts.files[sample]).read_bytes()
 
-    def origin(self, sample: int) -> str:
-        return self.name
+    def place(self, sample: int) -> str:
+        """Where its image is."""
+        return str(self.images.path(self.texts.files[sample]))
 
 
 class ShardPairs:
@@ -80,8 +103,14 @@ class ShardPairs:
     def __len__(self) -> int:
         return len(self.shards)
 
+    def part(self, sample: int) -> Part:
+        return Part(self)
+
     def image_id(self, sample: int) -> int:
         return sample
+
+    def captions(self, sample: int) -> list[str]:
+        return self.shards.captions(sample)
 
     def draw(self, sample: int, rng: np.random.Generator) -> str:
         return self.shards.draw(sample, rng)
@@ -90,11 +119,12 @@ class ShardPairs:
         image = self.shards.image(sample)
         return train_transform(image, self.size, rng) if self.augment else eval_transform(image, self.size)
 
-    def another(self, sample: int, rng: np.random.Generator) -> int:
-        return int(rng.integers(len(self)))
+    def file(self, sample: int) -> bytes:
+        return self.shards.image_bytes(sample)
 
-    def origin(self, sample: int) -> str:
-        return self.name
+    def place(self, sample: int) -> str:
+        """Where its image is."""
+        return self.shards.name(sample)
 
 
 class MixedPairs:
@@ -103,40 +133,22 @@ class MixedPairs:
     Raises ValueError for sources of which some give images and some features, and wherever Mix does.
     """
 
-    def __init__(self, sources: Mapping[str, PairSource], weights: Mapping[str, float] | None = None):
+    def __init__(self, sources: Mapping[str, FilePairs | ShardPairs], weights: Mapping[str, float] | None = None):
         kinds = {name: source.kind for name, source in sources.items()}
         if len(set(kinds.values())) > 1:
             raise ValueError(f"sources of images and sources of features cannot be mixed: {kinds}")
         if weights is not None and weights.keys() != sources.keys():
             raise ValueError(f"weights are of {', '.join(weights)}; sources are {', '.join(sources)}")
-        self.sources, self.names, self.kind = list(sources.values()), list(sources), next(iter(kinds.values()))
-        given = None if weights is None else [weights[name] for name in self.names]
-        self.order = Mix([source.order for source in self.sources], given)
-        self.start = np.cumsum([0, *map(len, self.sources)])
+        self.kind, given = next(iter(kinds.values())), None if weights is None else [weights[name] for name in sources]
+        self.order = Mix([source.order for source in sources.values()], given)
+        self.start = self.order.start
+        for name, source in sources.items():
+            source.name = name
+        places = zip(sources.values(), self.start.tolist(), range(len(sources)))
+        self.parts = [Part(source, start, number * ID_SPACE) for source, start, number in places]
 
     def __len__(self) -> int:
-        return int(self.start[-1])
+        return len(self.order)
 
-    def image_id(self, sample: int) -> int:
-        number, place = self._find(sample)
-        return number * ID_SPACE + self.sources[number].image_id(place)
-
-    def draw(self, sample: int, rng: np.random.Generator) -> str:
-        number, place = self._find(sample)
-        return self.sources[number].draw(place, rng)
-
-    def view(self, sample: int, rng: np.random.Generator) -> torch.Tensor:
-        number, place = self._find(sample)
-        return self.sources[number].view(place, rng)
-
-    def another(self, sample: int, rng: np.random.Generator) -> int:
-        """Of the same source, so that proportions stay."""
-        number, place = self._find(sample)
-        return int(self.start[number]) + self.sources[number].another(place, rng)
-
-    def origin(self, sample: int) -> str:
-        return self.names[self._find(sample)[0]]
-
-    def _find(self, sample: int) -> tuple[int, int]:
-        number = int(np.searchsorted(self.start, sample, side="right")) - 1
-        return number, sample - int(self.start[number])
+    def part(self, sample: int) -> Part:
+        return self.parts[int(np.searchsorted(self.start, sample, side="right")) - 1]

@@ -27,11 +27,11 @@ class TrainPairs(Dataset):
     def __getitems__(self, keys: list[tuple[int, int, int]]) -> Batch:
         faults: list[Fault] = []
         steps, rows, _ = zip(*keys)
-        samples, captions, views = zip(*(self._row(*key, faults) for key in keys))
+        image_ids, captions, views = zip(*(self._row(*key, faults) for key in keys))
         return {
             self.source.kind: torch.stack(views),
             "caption": list(captions),
-            "image_id": torch.tensor([self.source.image_id(sample) for sample in samples], dtype=torch.int64),
+            "image_id": torch.tensor(image_ids, dtype=torch.int64),
             "row": torch.tensor(rows, dtype=torch.int64),
             "step": steps[0],
             "seed": self.seed,
@@ -40,15 +40,15 @@ class TrainPairs(Dataset):
         }
 
     def _row(self, step: int, row: int, sample: int, faults: list[Fault]) -> tuple[int, str, torch.Tensor]:
-        """The sample that the row has in the end, its caption and its view. Raises RuntimeError if none can be read."""
-        rng = row_rng(self.seed, step, row)
+        """Image id, caption and view that the row has in the end. Raises RuntimeError if no image can be read."""
+        rng, part = row_rng(self.seed, step, row), self.source.part(sample)
         for attempt in range(1, MOST_TRIES + 1):
-            caption = self.source.draw(sample, rng)
+            caption = part.draw(sample, rng)
             try:
-                return sample, caption, self.source.view(sample, rng)
+                return part.image_id(sample), caption, part.view(sample, rng)
             except (UnreadableImageError, FileNotFoundError) as error:
                 reason = error.reason if isinstance(error, UnreadableImageError) else "missing"
-                faults.append(Fault(self.source.origin(sample), reason, str(error)))
+                faults.append(Fault(part.pairs.name, reason, str(error)))
                 rng = np.random.default_rng((self.seed, step, row, attempt))
-                sample = self.source.another(sample, rng)
+                sample = part.another(rng)
         raise RuntimeError(f"{MOST_TRIES} images drawn in turn cannot be read, the last: {faults[-1].example}")

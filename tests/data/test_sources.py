@@ -75,7 +75,7 @@ def test_visual_genome_leaves_out_what_coco_evaluates_on_and_counts_it(genome, c
         (batch,) = batches(data, 1)
     assert sorted(batch["image_id"].tolist()) == [1, 2, 5]
     assert "5 images; left out: 1 that COCO evaluates on, 1 without a region" in caplog.text
-    assert data.pairs.captions.of(1) == ["region 0", "region 1", "region 2", "region 3"]
+    assert data.pairs.texts.of(1) == ["region 0", "region 1", "region 2", "region 3"]
     by_id = dict(zip(batch["image_id"].tolist(), batch["image"]))
     assert by_id[5].mean() > by_id[2].mean() > by_id[1].mean()
 
@@ -88,7 +88,7 @@ def test_karpathy_s_file_says_too_what_is_evaluated_on(genome):
     (genome / "dataset_coco.json").write_text(json.dumps({"images": images, "dataset": "coco"}))
     data = VisualGenome(str(genome), evaluated=["dataset_coco.json"], **SIZE | {"batch_size": 3})
     data.setup("fit")
-    assert data.pairs.captions.image_ids.tolist() == [1, 3, 5]  # 3 is in COCO's restval: trained on
+    assert data.pairs.texts.image_ids.tolist() == [1, 3, 5]  # 3 is in COCO's restval: trained on
 
 
 @pytest.mark.parametrize("kind", [ConceptualCaptions, LAION])

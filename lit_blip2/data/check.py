@@ -1,0 +1,187 @@
+"""`python -m lit_blip2 data check --config FILE`: read what an experiment trains on, and say what is wrong with it."""
+
+import hashlib
+import os
+from argparse import ArgumentError
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import yaml
+from jsonargparse import ArgumentParser
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from lit_blip2.data.faults import MOST_EXAMPLES
+from lit_blip2.data.images import UnreadableImageError, decode_image
+from lit_blip2.data.module import PairData
+from lit_blip2.data.pairs import FilePairs, MixedPairs, PairSource, ShardPairs
+
+CHUNK = 64  # samples that a process reads at a time
+
+
+class Looked(NamedTuple):
+    """One sample. digest: of the image's file. reason, example: why its image cannot be read."""
+
+    source: str
+    digest: int
+    width: int
+    height: int
+    words: list[int]
+    reason: str = ""
+    example: str = ""
+
+
+@dataclass
+class Found:
+    """Everything that was seen. 8 bytes and two numbers are kept of a sample, to find duplicates and medians."""
+
+    samples: Counter[str] = field(default_factory=Counter)
+    faults: Counter[tuple[str, str]] = field(default_factory=Counter)
+    examples: dict[tuple[str, str], list[str]] = field(default_factory=dict)
+    digests: list[np.ndarray] = field(default_factory=list)
+    sides: list[np.ndarray] = field(default_factory=list)
+    words: Counter[int] = field(default_factory=Counter)
+
+    def fault(self, source: str, reason: str, example: str, count: int = 1) -> None:
+        self.faults[source, reason] += count
+        known = self.examples.setdefault((source, reason), [])
+        known += [example] if len(known) < MOST_EXAMPLES else []
+
+    def add(self, chunk: list[Looked]) -> None:
+        for each in chunk:
+            self.samples[each.source] += 1
+            self.words.update(each.words)
+            if each.reason:
+                self.fault(each.source, each.reason, each.example)
+        read = [each for each in chunk if not each.reason]
+        self.digests.append(np.array([each.digest for each in read], dtype=np.uint64))
+        self.sides.append(np.array([(each.width, each.height) for each in read], dtype=np.int32).reshape(-1, 2))
+
+    @property
+    def duplicates(self) -> int:
+        """Images whose file is, byte for byte, that of an earlier one."""
+        digests = np.concatenate(self.digests)
+        return len(digests) - len(np.unique(digests))
+
+
+def check(config: Path, sample: int | None = None, workers: int = 0) -> None:
+    """Read what an experiment trains on, all or a sample, and print counts, problems, lengths, sizes and duplicates.
+
+    Ends with status 2 where something is wrong: missing files, captions that cannot be read, images that cannot be
+    decoded, samples that an index left out.
+
+    Args:
+        config: the experiment, a YAML file with `data`.
+        sample: look at this many samples, evenly spread; null: at all of them.
+        workers: processes that read; 0: one for each core.
+    """
+    data = read_data(config)
+    for stage in ("validate", "test"):
+        data.check_files(stage)
+    data.check_files("fit")
+    data.open_features()
+    source = data.train_pairs()
+    if source.kind == "features":
+        raise ValueError(
+            f"{config} trains on kept features, and opens no image: set data.features to null to check them"
+        )
+    found = Found()
+    for pairs in parts(source):
+        for line in pairs.shards.shards if isinstance(pairs, ShardPairs) else ():
+            for reason, entry in line["left_out"].items():
+                found.fault(pairs.name, f"left out of the index, {reason}", entry["examples"][0], entry["count"])
+    count = len(source)
+    chosen = np.arange(count) if sample is None else np.linspace(0, count - 1, min(sample, count)).astype(np.int64)
+    for chunk in look(source, chosen, workers or os.cpu_count() or 1):
+        found.add(chunk)
+    show(found, count, data.max_caption_words)
+    if found.faults:
+        raise ValueError(f"{found.faults.total():,} problems in {config}")
+
+
+def read_data(config: Path) -> PairData:
+    """The data module of an experiment. Raises ValueError for what it refuses."""
+    content = yaml.safe_load(config.read_text(encoding="utf-8"))
+    if not isinstance(content, dict) or "data" not in content:
+        raise ValueError(f"{config} has no `data`: give an experiment, such as experiments/mini_stage1.yaml")
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(PairData, "data")
+    try:
+        return parser.instantiate_classes(parser.parse_object({"data": content["data"]})).data
+    except ArgumentError as error:
+        raise ValueError(f"{config}: {error}") from error
+
+
+def parts(source: PairSource) -> list[FilePairs | ShardPairs]:
+    """The source, or those of a mixture."""
+    return [part.pairs for part in source.parts] if isinstance(source, MixedPairs) else [source]
+
+
+def look(source: PairSource, samples: np.ndarray, workers: int) -> Iterator[list[Looked]]:
+    """Every chosen sample, read by several processes, behind a progress bar."""
+    chunks = [samples[first : first + CHUNK] for first in range(0, len(samples), CHUNK)]
+    with ProcessPoolExecutor(workers, initializer=_remember, initargs=(source,)) as pool:
+        yield from track(pool.map(_look_at, chunks), "samples", total=len(chunks))
+
+
+_source: PairSource | None = None  # of this worker process
+
+
+def _remember(source: PairSource) -> None:
+    global _source
+    _source = source
+
+
+def _look_at(samples: np.ndarray) -> list[Looked]:
+    return [look_at(_source, sample) for sample in samples.tolist()]
+
+
+def look_at(source: PairSource, sample: int) -> Looked:
+    """Read one sample: its image's file, and its captions."""
+    part = source.part(sample)
+    pairs, place = part.pairs, sample - part.start
+    words = [len(text.split()) for text in pairs.captions(place)]
+    try:
+        content = pairs.file(place)
+        image = decode_image(content, "")
+    except FileNotFoundError as error:
+        return Looked(pairs.name, 0, 0, 0, words, "missing", str(error))
+    except UnreadableImageError as error:
+        return Looked(pairs.name, 0, 0, 0, words, error.reason, pairs.place(place))
+    digest = int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
+    return Looked(pairs.name, digest, image.width, image.height, words)
+
+
+def show(found: Found, count: int, most_words: int) -> None:
+    """Print the tables."""
+    console, table = Console(), Table("source", "samples looked at", "problems")
+    for name, number in found.samples.items():
+        faults = sum(n for (source, _), n in found.faults.items() if source == name)
+        table.add_row(name, f"{number:,}", f"{faults:,}")
+    console.print(table)
+    sides = np.concatenate(found.sides) if found.sides else np.empty((0, 2))
+    if len(sides):
+        low, middle, high = (np.percentile(sides, share, axis=0).astype(int) for share in (0, 50, 100))
+        sizes = ", ".join(f"{w} x {h} {word}" for (w, h), word in ((low, "least"), (middle, "median"), (high, "most")))
+        console.print(
+            f"image sizes: {sizes}; {found.duplicates:,} images are byte for byte one before them", soft_wrap=True
+        )
+    lengths = np.repeat(np.fromiter(found.words.keys(), int), np.fromiter(found.words.values(), int))
+    if len(lengths):
+        cut = int((lengths >= most_words).sum())
+        console.print(
+            f"captions: {len(lengths):,}, of {lengths.min()} to {lengths.max()} words, median {np.median(lengths):g}; "
+            f"{cut:,} have {most_words} words or were cut there",
+            soft_wrap=True,
+        )
+    console.print(f"looked at {found.samples.total():,} of {count:,} samples")
+    for (source, reason), number in found.faults.most_common():
+        console.print(f"[red]{source}, {reason}: {number:,}[/]")
+        for example in found.examples[source, reason]:
+            console.print(f"    {example}", highlight=False, markup=False, soft_wrap=True)

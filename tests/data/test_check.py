@@ -1,0 +1,89 @@
+"""A folder made to be bad: every planted fault is found, and nothing else."""
+
+import json
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from lit_blip2.data.indexing import index_shards
+from lit_blip2.data_command import main
+from tests.data.test_images import png_of
+from tests.data.test_shards import jpeg, sample, write_tar
+
+
+@pytest.fixture
+def bad(tmp_path):
+    """A mixture of a table of files and of shards, as an experiment's YAML."""
+    files, shards = tmp_path / "files", tmp_path / "web"
+    files.mkdir()
+    grey = np.arange(48, dtype=np.uint16).reshape(6, 8) * 1000
+    Image.fromarray(grey).save(files / "deep.png")
+    Image.new("CMYK", (8, 6)).save(files / "cmyk.jpg")
+    Image.new("P", (8, 6)).save(files / "palette.png")
+    Image.new("RGBA", (8, 6)).save(files / "alpha.png")
+    frames = [Image.new("RGB", (8, 6), colour) for colour in ("red", "blue")]
+    frames[0].save(files / "moves.gif", save_all=True, append_images=frames[1:])
+    (files / "good.jpg").write_bytes(jpeg(7))
+    (files / "again.jpg").write_bytes(jpeg(7))
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 40, 3), dtype=np.uint8)).save(files / "cut.jpg")
+    (files / "cut.jpg").write_bytes((files / "cut.jpg").read_bytes()[:900])
+    (files / "empty.jpg").touch()
+    (files / "words.jpg").write_text("no image")
+    (files / "giant.png").write_bytes(png_of(20_000, 20_000))
+    names = [*sorted(file.name for file in files.iterdir()), "gone.jpg"]
+    (files / "mine.csv").write_text("image,caption\n" + "".join(f"{name},a {name}\n" for name in names))
+    faulty = {"a": {"txt": b"no image"}, "b": {"jpg": jpeg(1)}, "c": sample(3, "fine"), "d": {"jpg": b"", "txt": b"x"}}
+    write_tar(shards / "0.tar", faulty)
+    index_shards(shards, workers=1)
+    source = {
+        "class_path": "lit_blip2.data.coco.COCO",
+        "init_args": {"root": str(files), "images": ".", "train": "mine.csv"},
+    }
+    web = {"class_path": "lit_blip2.data.laion.LAION", "init_args": {"root": str(tmp_path), "shards": "web"}}
+    init = {"sources": {"mine": source, "web": web}, "root": str(tmp_path)}
+    config = tmp_path / "experiment.yaml"
+    config.write_text(yaml.safe_dump({"data": {"class_path": "lit_blip2.data.mixture.Mixture", "init_args": init}}))
+    return config
+
+
+def test_every_planted_fault_is_found_and_nothing_else(bad, capsys):
+    assert main(["check", "--config", str(bad), "--workers", "2"]) == 2
+    said, error = capsys.readouterr()
+    for line in (
+        "mine, truncated: 1", "mine, empty: 1", "mine, no image: 1", "mine, too large: 1", "mine, missing: 1",
+        "web, empty: 1", "web, left out of the index, no image: 1",
+        "web, left out of the index, no caption, or an empty one: 1",
+    ):  # fmt: skip
+        assert line in said, line
+    assert "error: 8 problems in" in error
+    assert "cut.jpg" in said and "0.tar/d.jpg" in said and "gone.jpg" in said
+    assert "1 images are byte for byte one before them" in said
+    assert "image sizes: 6 x 4 least" in said and "8 x 6 most" in said
+    assert "looked at 14 of 14 samples" in said and "of 1 to 3 words" in said
+
+
+def test_a_sample_is_looked_at_and_good_data_end_well(tiny, tmp_path, capsys):
+    init = {"root": str(tiny), "train": "annotations/captions_train.json"}
+    config = tmp_path / "experiment.yaml"
+    config.write_text(yaml.safe_dump({"data": {"class_path": "lit_blip2.data.coco.COCO", "init_args": init}}))
+    assert main(["check", "--config", str(config), "--sample", "3", "--workers", "1"]) == 0
+    assert "looked at 3 of 8 samples" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"model": {}}, "has no `data`"),
+        (
+            {"data": {"class_path": "lit_blip2.data.coco.COCO", "init_args": {"train": "x.json"}}},
+            "missing: data/mini/x.json",
+        ),
+        ({"data": {"class_path": "lit_blip2.data.coco.COCO", "init_args": {"batch": 3}}}, "batch"),
+    ],
+)
+def test_what_cannot_be_checked_says_why(tmp_path, capsys, content, words):
+    (tmp_path / "x.yaml").write_text(json.dumps(content))
+    assert main(["check", "--config", str(tmp_path / "x.yaml")]) == 2
+    assert words in capsys.readouterr().err
