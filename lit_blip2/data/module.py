@@ -4,7 +4,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import lightning as L
 import numpy as np
@@ -35,10 +35,10 @@ log = logging.getLogger(__name__)
 
 
 class VQAFiles(TypedDict):
-    """The two files of one VQAv2 split."""
+    """The two files of one VQAv2 or OK-VQA split; GQA and Visual Genome have their answers with the questions."""
 
     questions: str
-    annotations: str
+    annotations: NotRequired[str]
 
 
 class TrainLoader(DataLoader):
@@ -78,8 +78,8 @@ class PairData(L.LightningDataModule):
         val: captions to validate on: COCO's json, LAVIS' list or Karpathy's dataset_coco.json; retrieval and caption
             figures come from these.
         test: captions to test on.
-        vqa_val: VQAv2's questions and annotations to validate on. Image files are named by the captions of the same
-            split, else as COCO names them.
+        vqa_val: questions and annotations to validate on: VQAv2's, OK-VQA's, GQA's or Visual Genome's. VQAv2's image
+            files are named by the captions of the same split, else as COCO names them.
         vqa_test: questions and annotations to test on.
         binding_val: captions with two images each, the true one and one with attributes swapped, to validate on.
         binding_test: the same to test on.
@@ -175,7 +175,11 @@ class PairData(L.LightningDataModule):
 
     def question_types(self, split: str) -> frozenset[str]:
         """The types of the questions of a split (val, test) that has some."""
-        return question_types(self.root / self.vqa[split]["annotations"])
+        return question_types(*self._vqa_files(split))
+
+    def _vqa_files(self, split: str) -> tuple[Path, Path | None]:
+        given = self.vqa[split]
+        return self.root / given["questions"], self.root / given["annotations"] if given.get("annotations") else None
 
     def train_dataloader(self) -> TrainLoader:
         """Batches from the trainer's current step to its last. See `TrainPairs` and `train_loader`."""
@@ -256,9 +260,8 @@ class PairData(L.LightningDataModule):
         if path := self.captions[split]:
             captions = tables["caption"] = read_captions(self.root / path, split, self.max_caption_words)
             files = dict(zip(captions.image_ids.tolist(), captions.files))
-        if paths := self.vqa[split]:
-            questions, annotations = self.root / paths["questions"], self.root / paths["annotations"]
-            tables["vqa"] = read_questions(questions, annotations, files)
+        if self.vqa[split]:
+            tables["vqa"] = read_questions(*self._vqa_files(split), files)
         if path := self.binding[split]:
             tables["binding"] = read_binding(self.root / path, self.max_caption_words)
         return tables

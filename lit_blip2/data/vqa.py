@@ -1,14 +1,17 @@
-"""Questions with their human answers, from VQAv2's two files."""
+"""Questions with their human answers, from the files of VQAv2, OK-VQA, GQA and Visual Genome."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from lit_blip2.data.captions import load_json
 from lit_blip2.data.strings import Strings
+
+OTHER_IMAGES = 10**10  # GQA's images that are not Visual Genome's: n161313 is this much and 161313
 
 
 @dataclass(frozen=True)
@@ -34,36 +37,88 @@ class Questions:
         return list(map(self.answers.__getitem__, range(index * count, (index + 1) * count)))
 
 
-def read_questions(questions: str | Path, annotations: str | Path, files: Mapping[int, str] | None = None) -> Questions:
-    """Read a questions file and its annotations file.
+def read_questions(
+    questions: str | Path, annotations: str | Path | None = None, files: Mapping[int, str] | None = None
+) -> Questions:
+    """Read questions and their answers: VQAv2's and OK-VQA's two files, GQA's one, or Visual Genome's one.
 
-    VQAv2 names no files: `files` (image id -> file name) does, and where it is silent COCO's own naming is
-    used, with the data_subtype of the questions file.
+    VQAv2 names no files: `files` (image id -> file name) does, and where it is silent COCO's own naming is used, with
+    the data_subtype of the questions file. GQA and Visual Genome have one answer to a question; their images are
+    ID.jpg, and the type of a GQA question is its structural one.
 
     Raises FileNotFoundError, or ValueError naming the file and the ids for: a question or an answer twice, a
     question without its answer or the other way round, two image ids for one question, an image whose file
-    cannot be named, differing numbers of answers.
+    cannot be named, differing numbers of answers, another layout.
     """
     content = load_json(questions)
+    if annotations is None:
+        return _table(_answered(content, questions))
     asked = _by_id(content["questions"], questions)
     answered = _by_id(load_json(annotations)["annotations"], annotations)
     _check_pairing(asked, answered, questions, annotations)
-    rows = sorted(asked.values(), key=lambda row: (row["image_id"], row["question_id"]))
-    marks = [answered[row["question_id"]] for row in rows]
     subtype = content.get("data_subtype")
+    rows = (
+        Row(
+            question_id,
+            row["image_id"],
+            _file_name(row["image_id"], files or {}, subtype, questions),
+            row["question"].strip(),
+            answered[question_id]["question_type"],
+            [answer["answer"] for answer in answered[question_id]["answers"]],
+        )
+        for question_id, row in asked.items()
+    )
+    return _table(rows)
+
+
+class Row(NamedTuple):
+    """One question with its answers."""
+
+    question_id: int
+    image_id: int
+    file: str
+    text: str
+    type: str
+    answers: list[str]
+
+
+def _table(rows: Iterable[Row]) -> Questions:
+    rows = sorted(rows, key=lambda row: (row.image_id, row.question_id))
     return Questions(
-        question_ids=np.array([row["question_id"] for row in rows], dtype=np.int64),
-        image_ids=np.array([row["image_id"] for row in rows], dtype=np.int64),
-        files=Strings(_file_name(row["image_id"], files or {}, subtype, questions) for row in rows),
-        texts=Strings(row["question"].strip() for row in rows),
-        types=Strings(mark["question_type"] for mark in marks),
-        answers=Strings(answer["answer"] for mark in marks for answer in mark["answers"]),
+        question_ids=np.array([row.question_id for row in rows], dtype=np.int64),
+        image_ids=np.array([row.image_id for row in rows], dtype=np.int64),
+        files=Strings(row.file for row in rows),
+        texts=Strings(row.text for row in rows),
+        types=Strings(row.type for row in rows),
+        answers=Strings(answer for row in rows for answer in row.answers),
     )
 
 
+def _answered(content, path: str | Path) -> Iterator[Row]:
+    """The questions of a file that holds their answers as well."""
+    if isinstance(content, dict) and content and all("imageId" in row for row in content.values()):  # GQA
+        for number, row in content.items():
+            image = row["imageId"]
+            image_id = int(image.lstrip("n")) + (OTHER_IMAGES if image.startswith("n") else 0)
+            kind = row.get("types", {}).get("structural") or "question"
+            yield Row(int(number), image_id, f"{image}.jpg", row["question"].strip(), kind, [row["answer"]])
+    elif isinstance(content, list) and content and all("qas" in image for image in content):  # Visual Genome
+        for row in (row for image in content for row in image["qas"]):
+            kind = row["question"].split(maxsplit=1)[0].lower()  # what, where, when, who, why, how
+            file, text = f"{row['image_id']}.jpg", row["question"].strip()
+            yield Row(row["qa_id"], row["image_id"], file, text, kind, [row["answer"].rstrip(".")])
+    else:
+        raise ValueError(
+            f"{path} holds no answers: it is neither GQA's questions nor Visual Genome's question_answers.json. "
+            "VQAv2's and OK-VQA's need their annotations as well"
+        )
+
+
 @cache
-def question_types(annotations: str | Path) -> frozenset[str]:
-    """The question types that an annotations file marks."""
+def question_types(questions: str | Path, annotations: str | Path | None = None) -> frozenset[str]:
+    """The types of the questions that `read_questions` would read."""
+    if annotations is None:
+        return frozenset(row.type for row in _answered(load_json(questions), questions))
     return frozenset(mark["question_type"] for mark in load_json(annotations)["annotations"])
 
 

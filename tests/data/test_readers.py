@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from lit_blip2.data.binding import read_binding
 from lit_blip2.data.captions import clean_caption, read_captions
 from lit_blip2.data.strings import Strings
-from lit_blip2.data.vqa import read_questions
+from lit_blip2.data.vqa import question_types, read_questions
 
 
 def write_json(path, content):
@@ -251,3 +251,41 @@ def test_a_table_that_cannot_be_read_says_where(tmp_path, name, content, words):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=words):
         read_captions(tmp_path / name)
+
+
+def test_gqa_has_its_answers_with_the_questions(tmp_path):
+    content = {
+        "05515938": {
+            "imageId": "2370799",
+            "question": "Is it red? ",
+            "answer": "no",
+            "types": {"structural": "verify"},
+        },
+        "201307251": {
+            "imageId": "n161313",
+            "question": "What is it?",
+            "answer": "cup",
+            "types": {"structural": "query"},
+        },
+    }
+    path = write_json(tmp_path / "testdev.json", content)
+    table = read_questions(path)
+    assert table.question_ids.tolist() == [5515938, 201307251]
+    assert table.image_ids.tolist() == [2370799, 10**10 + 161313]
+    assert list(table.files) == ["2370799.jpg", "n161313.jpg"] and list(table.texts) == ["Is it red?", "What is it?"]
+    assert list(table.types) == ["verify", "query"] and table.answers_of(1) == ["cup"]
+    assert question_types(path) == {"verify", "query"}
+
+
+def test_visual_genome_has_its_answers_with_the_questions(tmp_path):
+    qas = [{"qa_id": 9, "image_id": 4, "question": "Where is the cat?", "answer": "On the mat.", "a_objects": []}]
+    path = write_json(tmp_path / "question_answers.json", [{"id": 4, "qas": qas}, {"id": 5, "qas": []}])
+    table = read_questions(path)
+    assert (table.question_ids.tolist(), table.image_ids.tolist(), list(table.files)) == ([9], [4], ["4.jpg"])
+    assert list(table.types) == ["where"] and table.answers_of(0) == ["On the mat"]
+
+
+def test_questions_without_answers_say_what_is_missing(tmp_path):
+    path = write_json(tmp_path / "q.json", {"questions": []})
+    with pytest.raises(ValueError, match="need their annotations as well"):
+        read_questions(path)
