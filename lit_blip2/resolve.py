@@ -65,6 +65,8 @@ def resolve(cli: ParserOnly, command: str, arguments: list[str], files: bool = T
 
 def metric_names(built: Namespace, command: str, files: bool) -> set[str]:
     """What the command will write; without the files, a * stands for what only they tell."""
+    if command == "fit" and not validates(built.trainer):
+        return set()
     split = "test" if command == "test" else "val"
     tasks = built.data.tasks(split)
     names = built.model.metric_names(tasks, command)
@@ -74,6 +76,16 @@ def metric_names(built: Namespace, command: str, files: bool) -> set[str]:
     if files and "vqa/type_*" in names:
         names = names - {"vqa/type_*"} | {type_metric(name) for name in built.data.question_types(split)}
     return names
+
+
+def validates(trainer: Namespace) -> bool:
+    """Whether a fit with these arguments of the Trainer comes to a validation: figures are written there alone.
+
+    The Trainer counts batches to the next one, of which an optimiser step takes several where gradients accumulate.
+    """
+    interval, batches = trainer.val_check_interval, trainer.max_steps * trainer.accumulate_grad_batches
+    beyond = isinstance(interval, int) and trainer.max_steps > 0 and interval > batches
+    return trainer.limit_val_batches != 0 and not beyond
 
 
 def reason(complaint: str) -> str:

@@ -35,9 +35,18 @@ def answers(world):
         "joint": ("test", [*joint, *here]),
         "joint without lm": ("test", [*joint, *here, "--model.net.lm=null"]),
         "joint lm alone": ("fit", [*joint, *here, *(f"--model.net.{name}=null" for name in ("itc", "itm", "itg"))]),
+        "no validation": ("fit", [*stage1, *here, "--trainer.limit_val_batches=0"]),
+        "validation beyond the end": ("fit", [*stage1, *here, "--trainer.val_check_interval=681"]),
+        "validation at the end": ("fit", [*stage1, *here, "--trainer.val_check_interval=680"]),
+        "validation in accumulated batches": (
+            "fit",
+            [*stage1, *here, "--trainer.val_check_interval=681", "--trainer.accumulate_grad_batches=2"],
+        ),
+        "test without validation": ("test", [*stage1, *here, "--trainer.limit_val_batches=0"]),
         "joint of nothing": ("fit", [*joint, *here, *(f"--model.net.{n}=null" for n in ("itc", "itm", "itg", "lm"))]),
         "misspelt": ("fit", [*stage1, *here, "--model.net.itmm=null"]),
         "refused": ("fit", [*stage1, *here, "--model.net.qformer.num_queries=0"]),
+        "no batch": ("fit", [*stage1, *here, "--data.batch_size=0"]),
         "nested": ("fit", [*stage1, *here, "--model.net.qformer.hiden=4"]),
         "trainer": ("fit", [*stage1, *here, "--trainer.max_stepss=4"]),
         "warm-up": ("fit", [*stage1, *here, "--trainer.max_steps=4"]),
@@ -87,11 +96,19 @@ def test_joint_training_writes_what_its_objectives_can(answers):
     assert "itc, itm, itg and lm are all null" in answers["joint of nothing"]["error"]
 
 
+def test_a_fit_that_never_validates_writes_nothing(answers):
+    written = {name: answers[name]["metrics"] for name in answers if "validation" in name}
+    assert written["no validation"] == written["validation beyond the end"] == []
+    assert "loss/itc" in written["validation at the end"] and "loss/itc" in written["test without validation"]
+    assert "loss/itc" in written["validation in accumulated batches"]
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
         ("misspelt", "lit_blip2.objectives.stage1.Stage1: Option 'itmm' is not accepted"),
         ("refused", "num_queries=0 must be at least 1"),
+        ("no batch", "data.batch_size=0: each must be at least 1"),
         ("nested", "Option 'hiden' is not accepted"),
         ("trainer", "unrecognized arguments: --trainer.max_stepss=4"),
         ("warm-up", "warmup_steps=60 must be less than trainer.max_steps=4"),

@@ -1,6 +1,7 @@
 """A sweep in TensorBoard: a run per cell, with its row of the HParams table, its curves, and one page of overlays.
 
-`tensorboard --logdir SWEEP/tensorboard`: runs are named by their toggles, `itc=on,itm=off,seed=0`. Its tags:
+`tensorboard --logdir SWEEP/tensorboard`: runs are named by their toggles, `itc=on,itm=off,seed=0`, those of a
+search by their trial, `trial=7`. Its tags:
 
     final/vqa/accuracy     what the cell ended with; the HParams table shows these of the compared metrics
     stage1/loss/total      a curve: the step's name, then the metric's, as two steps of a chain may write one metric

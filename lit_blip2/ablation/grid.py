@@ -18,22 +18,26 @@
     compare: [[{itc: off}, {itm: off}]]             # more pairs than each against the control; the rest as in it
 
 A search has ranges in place of labels, and a number of trials: `lr: {key: stage1.model.optimization.lr, low: 1.0e-4,
-high: 1.0e-2, log: true}`, `trials: 40`, `direction: maximize` of the first metric; whole numbers stay whole. Optuna's
-TPE chooses, trials that fall behind the median at a validation are pruned.
+high: 1.0e-2, log: true}`, `trials: 40`; whole numbers stay whole. Optuna's TPE chooses by the first metric, to minimize
+a loss or a perplexity and to maximize any other, unless `direction` says otherwise; trials that fall behind the median
+at a validation are pruned.
+
+Two axes may not set one key, lest one value be lost in silence; a null may stand over the value of an earlier axis.
 """
 
-import difflib
 import itertools
-import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from lit_blip2.ablation.checks import check, check_free, check_key, unknown
 from lit_blip2.ablation.fingerprint import strings
+from lit_blip2.ablation.statistics import smaller_is_better
 
-LONGEST_NAME = 180  # a file name holds 255 bytes, and more is put before and behind
+MERGE = "tag:yaml.org,2002:merge"  # YAML's <<
+NOTHING = (None, "", [], {})  # what a key may hold without being given
 REFERENCE = "$"  # "$stage1" stands for the run folder of step stage1
 
 
@@ -115,15 +119,24 @@ def run_name(labels: dict[str, str], seed: int) -> str:
 
 
 class OnceLoader(yaml.SafeLoader):
-    """Refuses a key that stands twice in one mapping, where YAML itself would keep the last in silence."""
+    """Refuses a key that stands twice in one mapping, where YAML itself would keep the last in silence; so do `yes` and
+    `on`, which are one word to YAML, or 1 and 1.0."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         seen = set()
-        for key, _ in node.value:
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} stands there twice", key.start_mark)
-            seen.add(key.value)
+        for each, _ in node.value:
+            if not isinstance(each, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(None, None, "a key must be one word", each.start_mark)
+            if each.tag != MERGE:
+                key = self.construct_object(each)
+                if {key, _label(key)} & seen:
+                    raise yaml.constructor.ConstructorError(None, None, _twice(each.value, key), each.start_mark)
+                seen |= {key, _label(key)}
         return super().construct_mapping(node, deep)
+
+
+def _twice(text: str, key: Any) -> str:
+    return f"{text!r} stands there twice" + (f", as {_label(key)!r}" if text != _label(key) else "")
 
 
 def read_grid(path: str | Path) -> Grid:
@@ -154,27 +167,41 @@ def read_grid(path: str | Path) -> Grid:
 
 def _build(name: str, raw: dict[str, Any]) -> tuple[Grid, list[str]]:
     allowed = {each.name for each in fields(Grid)} - {"name", "ranges"}
-    problems = [_unknown("key", str(key), allowed) for key in raw if key not in allowed]
-    problems += [f"{key} is missing" for key in ("steps", "axes", "metrics", "seeds") if not raw.get(key)]
+    problems = [unknown("key", str(key), allowed) for key in raw if key not in allowed]
+    problems += [f"{key} is missing" for key in ("steps", "axes", "metrics", "seeds") if raw.get(key) in NOTHING]
     steps = _steps(raw.get("steps") or {}, problems)
     axes, ranges = _axes(raw.get("axes") or {}, steps, problems)
-    text = {key: raw[key] for key in ("question", "expect", "vary", "direction", "trials", "slurm") if key in raw}
+    text = {key: raw[key] for key in ("question", "expect", "vary", "trials") if key in raw}
+    metrics = _list(raw, "metrics", str, problems)
+    smaller = metrics and smaller_is_better(metrics[0])
     grid = Grid(
-        name=str(raw.get("name", name)),
+        name=name,
         steps=steps,
         axes=axes,
         ranges=ranges,
-        metrics=_strings(raw, "metrics", problems),
-        control=_labels(raw.get("control") or {axis: next(iter(labels)) for axis, labels in axes.items()}),
-        seeds=raw.get("seeds") or [],
-        prepare=_strings(raw, "prepare", problems),
+        metrics=metrics,
+        control=_labels(raw.get("control") or {axis: next(iter(labels), "") for axis, labels in axes.items()}),
+        seeds=_list(raw, "seeds", object, problems),
+        prepare=_list(raw, "prepare", str, problems),
         without=[_labels(each) for each in raw.get("without") or []],
         compare=[[_labels(each) for each in pair] for pair in raw.get("compare") or []],
+        direction=raw.get("direction") or ("minimize" if smaller else "maximize"),
+        slurm=_mapping(raw, "slurm", problems),
         **text,
     )
     if not problems:
-        _check(grid, problems)
+        check(grid, problems)
+    problems += _idle(raw, bool(ranges))
     return grid, problems
+
+
+def _idle(raw: dict[str, Any], is_search: bool) -> list[str]:
+    """Keys that would do nothing."""
+    if is_search:
+        given = [key for key in ("vary", "control", "without", "compare") if raw.get(key) not in NOTHING]
+        return [f"{key} does nothing in a search: it is for axes with labels" for key in given]
+    given = [key for key in ("trials", "direction") if raw.get(key) not in NOTHING]
+    return [f"{key} does nothing in a grid: it is for a search, whose axes are ranges" for key in given]
 
 
 def _steps(raw: dict[str, Any], problems: list[str]) -> dict[str, Step]:
@@ -186,14 +213,17 @@ def _steps(raw: dict[str, Any], problems: list[str]) -> dict[str, Step]:
                 f"step {name} must be {{fit: FILE, set: {{...}}}} or {{test: STEP, set: {{...}}}}, not {given!r}"
             )
             continue
-        command, overrides = commands[0], given.get("set") or {}
-        step = Step(name, command, str(given[command]), overrides)
+        command, overrides = commands[0], _mapping(given, "set", problems, f"step {name}: ")
+        step = Step(str(name), command, str(given[command]), overrides)
         fits = [each.name for each in steps.values() if each.command == "fit"]
-        if command == "test" and step.target not in fits:
-            problems.append(_unknown(f"step {name}: test of", step.target, fits))
+        if command == "fit":
+            _check_file(f"step {name}: fit", given["fit"], problems)
+        elif step.target not in fits:
+            problems.append(unknown(f"step {name}: test of", step.target, fits))
         for key, value in overrides.items():
+            check_free(f"step {name}, set", key, str(key), problems)
             _check_reference(f"step {name}, {key}", value, fits, problems)
-        steps[name] = step
+        steps[step.name] = step
     return steps
 
 
@@ -202,23 +232,41 @@ def _axes(
 ) -> tuple[dict[str, dict[str, dict[str, Any]]], dict[str, Range]]:
     axes, ranges = {}, {}
     for axis, given in raw.items():
-        if isinstance(given, dict) and {"low", "high"} <= set(given):
-            if set(given) - {each.name for each in fields(Range)} or "key" not in given:
-                problems.append(f"range {axis} takes key, low, high and log, and needs a key, not {given!r}")
-                continue
-            ranges[str(axis)] = Range(**given | {end: _number(given[end]) for end in ("low", "high")})
-            _check_owner(f"range {axis}", given["key"], steps, problems)
-            continue
-        if not isinstance(given, dict) or not all(isinstance(each, dict) for each in given.values()):
+        mapping = isinstance(given, dict) and all(isinstance(each, dict) for each in given.values())
+        if mapping and given:
+            axes[str(axis)] = {_label(label): overrides for label, overrides in given.items()}
+            for label, overrides in axes[str(axis)].items():
+                _check_overrides(f"axis {axis}, label {label}", overrides, steps, problems)
+        elif mapping:
+            problems.append(f"axis {axis} has no labels")
+        elif isinstance(given, dict) and {each.name for each in fields(Range)} & set(given):
+            ranges |= _range(str(axis), given, steps, problems)
+        else:
             problems.append(f"axis {axis} must be {{label: {{step.key: value}}}}, not {given!r}")
-            continue
-        axes[str(axis)] = {_label(label): overrides for label, overrides in given.items()}
-        for label, overrides in axes[str(axis)].items():
-            for key, value in overrides.items():
-                _check_owner(f"axis {axis}, label {label}", key, steps, problems)
-                earlier = _fits_before(str(key).partition(".")[0], steps)
-                _check_reference(f"axis {axis}, label {label}, {key}", value, earlier, problems)
     return axes, ranges
+
+
+def _range(name: str, given: dict[str, Any], steps: dict[str, Step], problems: list[str]) -> dict[str, Range]:
+    """The range by its name, or nothing and a problem."""
+    if set(given) - {"log"} != {"key", "low", "high"}:
+        problems.append(f"range {name} takes key, low, high and log, and needs all but log, not {given!r}")
+        return {}
+    check_key(f"range {name}", given["key"], steps, problems)
+    return {name: Range(**given | {end: _number(given[end]) for end in ("low", "high")})}
+
+
+def _check_overrides(where: str, overrides: dict[str, Any], steps: dict[str, Step], problems: list[str]) -> None:
+    for key, value in overrides.items():
+        step, _, rest = str(key).partition(".")
+        check_key(where, key, steps, problems)
+        _check_reference(f"{where}, {key}", value, _fits_before(step, steps), problems)
+        if rest == "fit":
+            _check_file(f"{where}, {key}", value, problems)
+
+
+def _check_file(where: str, given: Any, problems: list[str]) -> None:
+    if not isinstance(given, str) or not given:
+        problems.append(f"{where} must be an experiment's file, not {given!r}")
 
 
 def _fits_before(step: str, steps: dict[str, Step]) -> list[str]:
@@ -226,88 +274,9 @@ def _fits_before(step: str, steps: dict[str, Step]) -> list[str]:
     return [name for name in names[: names.index(step) if step in names else None] if steps[name].command == "fit"]
 
 
-def _check(grid: Grid, problems: list[str]) -> None:
-    """What can be wrong between the parts."""
-    if grid.vary not in ("product", "one"):
-        problems.append(f"vary={grid.vary!r} must be product or one")
-    if grid.direction not in ("maximize", "minimize"):
-        problems.append(f"direction={grid.direction!r} must be maximize or minimize")
-    if not all(type(seed) is int and seed >= 0 for seed in grid.seeds) or len(set(grid.seeds)) < len(grid.seeds):
-        problems.append(f"seeds={grid.seeds} must be different whole numbers from 0")
-    if grid.ranges:
-        _check_search(grid, problems)
-        return
-    named = [("without", each) for each in grid.without] + [("compare", each) for pair in grid.compare for each in pair]
-    for what, labels in [("control", grid.control), *named]:
-        for axis, label in labels.items():
-            if label not in grid.axes.get(axis, {}):
-                problems.append(
-                    _unknown(what, f"{axis}={label}", [f"{a}={b}" for a in grid.axes for b in grid.axes[a]])
-                )
-    if missing := [axis for axis in grid.axes if axis not in grid.control]:
-        problems.append(f"control has no label for {', '.join(missing)}")
-    for word in {*grid.steps, *grid.axes, *(label for labels in grid.axes.values() for label in labels)}:
-        if not re.fullmatch(r"[\w.+-]+", word, re.ASCII) or word.startswith("."):
-            problems.append(f"{word!r} names files: use letters, digits and _ . + - in steps, axes and labels")
-    if longest := [cell.name for cell in grid.cells() if len(cell.name) > LONGEST_NAME]:
-        problems.append(
-            f"the cell {longest[0]!r} names a file: its axes and labels must have at most {LONGEST_NAME} letters"
-        )
-    if not problems:
-        _check_cells(grid, problems)
-
-
-def _check_cells(grid: Grid, problems: list[str]) -> None:
-    """Whether the settings that others are held against are run at all."""
-    settings = [cell.labels for cell in grid.cells()]
-    if grid.control not in settings:
-        problems.append(f"the control {grid.control} is not among the cells: `without` leaves it out")
-    for pair in grid.compare:
-        if len(pair) != 2 or pair[0] == pair[1]:
-            problems.append(f"compare: {pair} must be two different settings")
-        for each in pair:
-            if (labels := grid.control | each) not in settings:
-                problems.append(f"compare: {labels} is not among the cells")
-
-
-def _check_search(grid: Grid, problems: list[str]) -> None:
-    if grid.axes:
-        problems.append(
-            f"axes {', '.join(grid.axes)} have labels, {', '.join(grid.ranges)} ranges: a search has ranges only"
-        )
-    if tests := [step.name for step in grid.steps.values() if step.command == "test"]:
-        problems.append(
-            f"steps {', '.join(tests)} test: a search is guided by validation figures, leave tests to a grid"
-        )
-    if type(grid.trials) is not int or grid.trials < 1:
-        problems.append(f"trials={grid.trials} must be at least 1 in a search")
-    if len(grid.seeds) != 1:
-        problems.append(
-            f"seeds={grid.seeds}: a search tries a setting once; confirm what it finds in a grid of fresh seeds"
-        )
-    for name, each in grid.ranges.items():
-        numbers = all(isinstance(x, int | float) for x in (each.low, each.high))
-        if not numbers or not each.low < each.high or (each.log and each.low <= 0):
-            problems.append(
-                f"range {name}: low={each.low}, high={each.high} must be numbers, low < high, low > 0 for log"
-            )
-
-
-def _check_owner(where: str, key: str, steps: dict[str, Step], problems: list[str]) -> None:
-    owner, _, rest = str(key).partition(".")
-    if owner not in steps or not rest:
-        problems.append(_unknown(f"{where}: {key!r} must begin with a step:", owner, steps))
-
-
 def _check_reference(where: str, value: Any, steps: Any, problems: list[str]) -> None:
     for name in [text[1:] for text in sorted(strings(value)) if text.startswith(REFERENCE) and text[1:] not in steps]:
-        problems.append(_unknown(f"{where}: the run of", name, steps))
-
-
-def _unknown(what: str, name: str, known: Any) -> str:
-    close = difflib.get_close_matches(name, list(known), 1)
-    hint = f", did you mean {close[0]!r}" if close else ""
-    return f"{what} {name!r} is not known{hint}; there are {', '.join(sorted(known)) or 'none'}"
+        problems.append(unknown(f"{where}: the run of", name, steps))
 
 
 def _number(given: Any) -> Any:
@@ -318,12 +287,20 @@ def _number(given: Any) -> Any:
         return given
 
 
-def _strings(raw: dict[str, Any], key: str, problems: list[str]) -> list[str]:
-    given = raw.get(key) or []
-    if not isinstance(given, list) or not all(isinstance(each, str) for each in given):
-        problems.append(f"{key} must be a list of strings, not {given!r}")
-        return []
-    return given
+def _list(raw: dict[str, Any], key: str, of: type, problems: list[str]) -> list[Any]:
+    given = [] if raw.get(key) is None else raw[key]
+    if isinstance(given, list) and all(isinstance(each, of) for each in given):
+        return given
+    problems.append(f"{key} must be a list{' of strings' if of is str else ''}, not {given!r}")
+    return []
+
+
+def _mapping(raw: dict[str, Any], key: str, problems: list[str], where: str = "") -> dict[str, Any]:
+    given = {} if raw.get(key) is None else raw[key]
+    if isinstance(given, dict):
+        return given
+    problems.append(f"{where}{key} must be a mapping, not {given!r}")
+    return {}
 
 
 def _labels(given: Any) -> dict[str, str]:

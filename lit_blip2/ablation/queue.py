@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import optuna
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState
@@ -55,14 +56,9 @@ class Queue:
     def __init__(self, storage: optuna.storages.BaseStorage, grid: Grid, identity: str, folder: Folder):
         """Join the study of this name, or make it. Raises ValueError if it belongs to another grid or folder."""
         self.folder, self.storage = folder, storage
-        sampler = optuna.samplers.TPESampler(seed=grid.seeds[0]) if grid.ranges else optuna.samplers.RandomSampler()
+        self.seed = grid.seeds[0]
         self.study = optuna.create_study(
-            study_name=grid.name,
-            storage=storage,
-            load_if_exists=True,
-            direction=grid.direction,
-            sampler=sampler,
-            pruner=optuna.pruners.MedianPruner(n_startup_trials=STARTUP_TRIALS),
+            study_name=grid.name, storage=storage, load_if_exists=True, direction=grid.direction
         )
         self.study_id = storage.get_study_id_from_name(grid.name)
         own = {"identity": identity, "folder": folder.mark()}
@@ -84,9 +80,20 @@ class Queue:
                 self.study.enqueue_trial(cell.labels | {"seed": cell.seed}, user_attrs={"cell": cell.name})
 
     def trial(self, number: int) -> optuna.trial.Trial:
-        """A trial to draw from, to report to and to prune."""
-        self.study.get_trials(deepcopy=False)  # or the study's cache does not know another worker's trial
-        return optuna.trial.Trial(self.study, self.trial_id(number))
+        """A trial to draw from, to report to and to prune.
+
+        What it draws is a function of the grid's seed, its number and the trials that ended before: a sampler seeded
+        alike in every process would have all workers, and those that come after them, draw the same points.
+        """
+        seed = int(np.random.SeedSequence([self.seed, number]).generate_state(1)[0])
+        study = optuna.load_study(
+            study_name=self.study.study_name,
+            storage=self.storage,
+            sampler=optuna.samplers.TPESampler(seed=seed),
+            pruner=optuna.pruners.MedianPruner(n_startup_trials=STARTUP_TRIALS),
+        )
+        study.get_trials(deepcopy=False)  # or the study's cache does not know another worker's trial
+        return optuna.trial.Trial(study, self.trial_id(number))
 
     def trial_id(self, number: int) -> int:
         """The storage's id of a trial."""
@@ -150,9 +157,8 @@ class Queue:
                 self.storage.set_trial_param(trial_id, name, distribution.to_internal_repr(value), distribution)
 
     def failed(self) -> list[str]:
-        """Cells whose newest trial failed; a search's trials are not tried again, others take their place."""
-        cells = {trial.user_attrs["cell"] for trial in self.trials() if "cell" in trial.user_attrs}
-        return [cell for cell, state in self.states().items() if state == TrialState.FAIL and cell in cells]
+        """A grid's cells whose newest trial failed."""
+        return [cell for cell, state in self.states().items() if state == TrialState.FAIL]
 
     def put_again(self, cells: Iterable[str]) -> None:
         """A new waiting trial for each of these cells."""

@@ -202,7 +202,7 @@ def _wrong_keys(where: str, entry: Mapping, wanted: Mapping[str, type]) -> list[
 
 
 def _in_order(files: Iterable[Path]) -> list[Path]:
-    """trial-2 before trial-10, and no file that is being written."""
+    """trial=2 before trial=10, and no file that is being written."""
     return sorted(
         (file for file in files if not file.name.startswith(".")), key=lambda file: (len(file.stem), file.stem)
     )

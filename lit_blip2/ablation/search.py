@@ -6,16 +6,18 @@ template's key, and is run once for all trials.
 
 import copy
 import json
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from optuna.trial import Trial, TrialState
 
+from lit_blip2.ablation.board import write_cell
 from lit_blip2.ablation.folder import Folder, try_lock, validations, wait_lock, write_json
 from lit_blip2.ablation.grid import Cell, Grid
 from lit_blip2.ablation.job import Job
@@ -24,10 +26,15 @@ from lit_blip2.ablation.queue import Queue
 from lit_blip2.ablation.step import StepError, metrics_of
 
 WAIT_SECONDS = 1.0
+STATES = {"done": TrialState.COMPLETE, "failed": TrialState.FAIL, "pruned": TrialState.PRUNED}
 
 
 class PrunedError(Exception):
-    """The pruner gave the trial up."""
+    """The pruner gave the trial up. value: the figure that it fell behind with."""
+
+    def __init__(self, value: float):
+        super().__init__(value)
+        self.value = value
 
 
 @dataclass(frozen=True)
@@ -118,7 +125,7 @@ def search(space: Space, job: Job) -> None:
 
 
 def draw(grid: Grid, trial: Trial) -> dict[str, float | int]:
-    """The trial's value in each range."""
+    """The trial's value in each range: drawn at the first call, the same at every later one."""
     values = {}
     for name, each in grid.ranges.items():
         if isinstance(each.low, int) and isinstance(each.high, int):
@@ -143,42 +150,55 @@ def take_trial(grid: Grid, queue: Queue, folder: Folder) -> Iterator[Trial | Non
 
 def _run_trial(plan: Plan, trial: Trial, job: Job) -> str:
     """Run the trial's steps, record how it ended, and say so in a word."""
-    (cell,), objective = plan.cells, job.grid.metrics[0]
+    (cell,), objective, name = plan.cells, job.grid.metrics[0], f"trial={trial.number}"
     record: dict[str, Any] = {"state": "done", "metrics": {}, "error": None, "began": _now()}
-    state, value = TrialState.COMPLETE, None
     try:
-        for name in cell.steps:
-            own = name == cell.metrics[objective]
-            job.run(plan, name, *([_watch(trial, objective)] if own else []))
-            record["metrics"] |= metrics_of(plan.steps[name], job.folder)
-        value = record["metrics"].get(objective)
-        if value is None:
-            raise StepError({"step": cell.steps[-1], "message": f"wrote no {objective}", "log_tail": []})
+        _run_steps(plan, trial, job, record["metrics"])
     except StepError as failure:
         record |= {"state": "failed", "error": failure.record}
-        state = TrialState.FAIL
-    except PrunedError:
-        record["state"], state = "pruned", TrialState.PRUNED
-        value = record["metrics"][objective] = validations(job.folder.run(cell.metrics[objective]))[-1][objective]
+    except PrunedError as pruned:
+        record["state"], record["metrics"][objective] = "pruned", pruned.value
+    value = None if record["state"] == "failed" else record["metrics"][objective]
     record |= {"labels": cell.labels, "seed": cell.seed, "steps": cell.steps, "ended": _now()}
-    write_json(job.folder.cell(f"trial={trial.number}"), record)
-    job.queue.end(job.queue.trial_id(trial.number), state, value)
-    return record["state"] + (f", {objective} {value:.4f}" if value is not None else f": {record['error']['message']}")
+    write_cell(job.folder, job.grid, replace(cell, name=name), record)
+    write_json(job.folder.cell(name), record)
+    job.queue.end(job.queue.trial_id(trial.number), STATES[record["state"]], value)
+    return record["state"] + (f": {record['error']['message']}" if value is None else f", {objective} {value:.4f}")
+
+
+def _run_steps(plan: Plan, trial: Trial, job: Job, metrics: dict[str, float]) -> None:
+    """Run the trial's steps, and add what each wrote to `metrics`.
+
+    Raises PrunedError, and StepError for a step that failed or left no finite figure of the objective: Optuna takes
+    none that is not finite.
+    """
+    (cell,), objective = plan.cells, job.grid.metrics[0]
+    guiding = cell.metrics[objective]
+    for name in cell.steps:
+        job.run(plan, name, *([_watch(trial, objective)] if name == guiding else []))
+        metrics |= metrics_of(plan.steps[name], job.folder)
+    if not _is_finite(metrics.get(objective)):
+        message = f"ended well, and in its metrics.json {objective} is {metrics.get(objective, 'missing')}"
+        raise StepError({"step": guiding, "message": message, "log_tail": []})
 
 
 def _watch(trial: Trial, objective: str) -> Callable[[Path], None]:
-    """Reports each new validation to the pruner. Raises PrunedError where it gives up."""
+    """Reports each new validation with a finite figure to the pruner. Raises PrunedError where it gives up."""
     seen: set[int] = set()
 
     def look(run_folder: Path) -> None:
         for point in validations(run_folder):
-            if point["step"] not in seen and point.get(objective) is not None:
+            if point["step"] not in seen and _is_finite(point.get(objective)):
                 seen.add(point["step"])
                 trial.report(point[objective], point["step"])
                 if trial.should_prune():
-                    raise PrunedError
+                    raise PrunedError(point[objective])
 
     return look
+
+
+def _is_finite(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)
 
 
 def _now() -> str:

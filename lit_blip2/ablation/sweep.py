@@ -60,7 +60,7 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--launcher", choices=("local", "slurm"), default="local", help="who starts the workers")
     made.add_argument("--dry-run", action="store_true", help="check every cell, list what would run and what is shared")
-    made.add_argument("--retry-failed", action="store_true", help="put failed cells back into the queue")
+    made.add_argument("--retry-failed", action="store_true", help="put a grid's failed cells back into the queue")
     return made
 
 
@@ -73,12 +73,23 @@ def main(arguments: list[str]) -> int:
         return run(options)
     except (ValueError, OSError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+    except STORAGE_ERRORS as error:
+        print(f"error: {lost_storage(error)}", file=sys.stderr)
+    return 2
+
+
+def lost_storage(error: Exception) -> str:
+    """What a storage's own error says, and what to do."""
+    return f"{LOST_STORAGE} ({(str(error).strip() or type(error).__name__).splitlines()[0]})"
 
 
 def run(options: argparse.Namespace) -> int:
     """Everything between the command line and the exit status."""
     grid = read_grid(options.config)
+    if options.retry_failed and grid.ranges:
+        raise ValueError(
+            "--retry-failed is for a grid: a search's failed trial stays one of its `trials`; raise trials to draw more"
+        )
     console = Console()
     if options.dry_run:
         console.print(dry_run(grid))
@@ -225,6 +236,6 @@ def run_workers(
         thread.join()
     if problems:
         if isinstance(problems[0], STORAGE_ERRORS):
-            raise ConnectionError(f"{LOST_STORAGE} ({str(problems[0]).splitlines()[0]})") from problems[0]
+            raise ConnectionError(lost_storage(problems[0])) from problems[0]
         raise problems[0]
     return INTERRUPTED if interrupted else progress.finish()

@@ -116,7 +116,8 @@ class PairData(L.LightningDataModule):
         max_unreadable: float = 0.01,
     ):
         super().__init__()
-        sizes = dict(image_size=image_size, eval_batch_size=eval_batch_size, max_caption_words=max_caption_words)
+        sizes = dict(image_size=image_size, batch_size=batch_size, eval_batch_size=eval_batch_size)
+        sizes["max_caption_words"] = max_caption_words
         if small := [f"data.{name}={value}" for name, value in sizes.items() if value < 1]:
             raise ValueError(f"{', '.join(small)}: each must be at least 1")
         # Ranks may hold different numbers of evaluation rows, on tiny sets none.

@@ -1,10 +1,13 @@
 """A search: trials from ranges, shared steps, pruning by validation, a killed worker's trial taken over."""
 
 import json
+import math
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from optuna.trial import TrialState
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lit_blip2.ablation import job, search, step
 from lit_blip2.ablation.folder import Folder, try_lock, validations
@@ -133,6 +136,75 @@ def test_a_killed_worker_s_trial_is_taken_over_with_its_values(grid, queue):
             assert lock is None
         with search.take_trial(grid, queue, queue.folder) as other:
             assert other.number == lost.number + 1
+
+
+def drawn(grid, storages: list[str], folder: Path) -> list[dict]:
+    """The values of one new trial after the other, each in a queue of its own, as in a process of its own."""
+    folder.mkdir(exist_ok=True)
+    with ExitStack() as held:
+        queues = [Queue(open_storage(storage), grid, "x", Folder(folder)) for storage in storages]
+        trials = [held.enter_context(search.take_trial(grid, queue, queue.folder)) for queue in queues]
+        return [search.draw(grid, trial) for trial in trials]
+
+
+def test_workers_draw_different_points_and_the_same_history_gives_the_same_ones(grid, tmp_path):
+    first = drawn(grid, [f"journal:{tmp_path}/a.log"] * 3, tmp_path / "a")
+    assert len({values["lr"] for values in first}) == 3
+    assert first == drawn(grid, [f"journal:{tmp_path}/b.log"] * 3, tmp_path / "b")
+
+
+def test_a_worker_that_is_started_again_draws_a_new_point(grid, tmp_path):
+    (first,) = drawn(grid, [f"journal:{tmp_path}/a.log"], tmp_path / "a")
+    again = Queue(open_storage(f"journal:{tmp_path}/a.log"), grid, "x", Folder(tmp_path / "a"))
+    again.end(again.trial_id(0), TrialState.COMPLETE, 0.5)
+    (second,) = drawn(grid, [f"journal:{tmp_path}/a.log"], tmp_path / "a")
+    assert second["lr"] != first["lr"]
+
+
+@pytest.mark.parametrize(
+    "written", [{"vqa/accuracy": math.nan}, {"vqa/accuracy": math.inf}, {"vqa/accuracy": None}, {}]
+)
+def test_an_objective_that_is_not_finite_is_a_failed_trial(grid, queue, monkeypatch, written):
+    folder = queue.folder
+
+    def run(one, watch):
+        watch(write(folder, one.name, written if one.step == "stage2" else {}, [{"step": 10, "vqa/accuracy": None}]))
+
+    trials = run_all(grid, queue, folder, run, monkeypatch)
+    assert [trial.state for trial in trials] == [TrialState.FAIL] * 6
+    error = json.loads(folder.cell("trial=0").read_text())["error"]
+    assert error["step"].startswith("stage2/") and "in its metrics.json vqa/accuracy is " in error["message"]
+
+
+def test_a_pruned_trial_has_the_figure_that_it_fell_behind_with(grid, queue, monkeypatch):
+    folder, started = queue.folder, []
+
+    def run(one, watch):
+        if one.step == "stage1":
+            return write(folder, one.name, {})
+        started.append(one)
+        value = 0.9 if len(started) < 6 else 0.1
+        curve = [{"step": 10, "vqa/accuracy": value}, {"step": 20, "vqa/accuracy": None}, {"step": 30}]
+        watch(write(folder, one.name, {"vqa/accuracy": value}, curve))
+
+    trials = run_all(grid, queue, folder, run, monkeypatch)
+    assert trials[5].state == TrialState.PRUNED
+    assert json.loads(folder.cell("trial=5").read_text())["metrics"] == {"vqa/accuracy": 0.1}
+
+
+def test_every_trial_has_a_run_in_tensorboard(grid, queue, monkeypatch):
+    folder = queue.folder
+
+    def run(one, watch):
+        if one.step == "stage2" and queue.trials()[-1].number == 1:
+            raise step.StepError({"step": one.name, "message": "exit code 1", "log_tail": []})
+        write(folder, one.name, {"vqa/accuracy": 0.5} if one.step == "stage2" else {})
+
+    run_all(grid, queue, folder, run, monkeypatch)
+    runs = {file.parent.name for file in (folder.root / "tensorboard").glob("*/events*")}
+    assert runs == {f"trial={number}" for number in range(6)}
+    events = EventAccumulator(str(folder.root / "tensorboard" / "trial=0")).Reload()
+    assert [each.value for each in events.Scalars("final/vqa/accuracy")] == [0.5]
 
 
 def test_a_half_written_line_is_not_read(tmp_path):
