@@ -7,6 +7,7 @@ from jsonargparse import ArgumentParser
 
 from lit_blip2.data.check import check
 from lit_blip2.data.indexing import index_shards
+from lit_blip2.data.packing import pack
 from lit_blip2.mini.command import keep_features, make_mini, make_models
 
 COMMANDS = {
@@ -15,17 +16,19 @@ COMMANDS = {
     "features": keep_features,
     "index": index_shards,
     "check": check,
+    "pack": pack,
 }
 
 
 def parser() -> ArgumentParser:
-    """A subcommand for each function, its options from the signature, their help from the docstring."""
+    """A subcommand for each function, its options from the signature, their help from the docstring. What reads an
+    experiment takes it by --config, as the other commands do."""
     made = ArgumentParser(prog="python -m lit_blip2 data", description=__doc__)
     commands = made.add_subcommands()
     for name, function in COMMANDS.items():
         said = getdoc(function).partition("\nArgs:")[0]
         one = ArgumentParser(description=said)
-        one.add_function_arguments(function, as_positional=function is not check)  # experiments come by --config
+        one.add_function_arguments(function, as_positional=function not in (check, pack))
         commands.add_subcommand(name, one, help=said.splitlines()[0])
     return made
 

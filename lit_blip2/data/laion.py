@@ -1,11 +1,11 @@
 """LAION to train on, as img2dataset downloads it."""
 
-from lit_blip2.data.conceptual import ConceptualCaptions
+from lit_blip2.data.tar_shards import TarShards
 
 
-class LAION(ConceptualCaptions):
-    """Tar shards of images with captions; a `.json` may be a dict with "caption", or a list of captions (CapFilt), the
-    best first. Read like the Conceptual Captions.
+class LAION(TarShards):
+    """Alt texts, or several captions of CapFilt: an image's `.json` may be a dict with "caption", or a list of
+    captions, the best first.
 
     Args:
         shards: the folder of *.tar, under root.

@@ -27,6 +27,8 @@ class WindowShuffle:
     group = 1
 
     def __init__(self, shard_sizes_S: Sequence[int], window: int = 8):
+        if window < 1:
+            raise ValueError(f"window={window} must be at least 1 shard")
         self.sizes_S = np.asarray(shard_sizes_S, dtype=np.int64)
         self.num_windows = max(1, len(self.sizes_S) // window)
         self.start_S = np.cumsum(self.sizes_S) - self.sizes_S

@@ -92,13 +92,16 @@ class FilePairs:
 
 
 class ShardPairs:
-    """Images and captions in tar shards; read in windows of shards. An image's id is its number."""
+    """Images and captions in tar shards; read in windows of shards. An image's id is its number.
+
+    window: shards that are read at a time; None: all, like files. group: as in FilePairs.
+    """
 
     kind = "image"
 
-    def __init__(self, name: str, shards: Shards, size: int, augment: bool):
+    def __init__(self, name: str, shards: Shards, size: int, augment: bool, window: int | None = 8, group: int = 1):
         self.name, self.shards, self.size, self.augment = name, shards, size, augment
-        self.order = WindowShuffle(shards.sizes)
+        self.order = Shuffle(len(shards), group) if window is None else WindowShuffle(shards.sizes, window)
 
     def __len__(self) -> int:
         return len(self.shards)

@@ -16,7 +16,9 @@ from lit_blip2.data.indexing import index_shards
 from lit_blip2.data.laion import LAION
 from lit_blip2.data.mixture import Mixture
 from lit_blip2.data.module import PairData, train_loader
+from lit_blip2.data.packing import pack
 from lit_blip2.data.pairs import ID_SPACE
+from lit_blip2.data.tar_shards import TarShards
 from lit_blip2.data.training import TrainPairs
 from lit_blip2.data.visual_genome import VisualGenome
 from tests.data.test_shards import jpeg, sample, write_tar
@@ -212,3 +214,45 @@ def test_a_source_of_nothing_readable_ends(tmp_path):
     index_shards(tmp_path / "bad", workers=1)
     with pytest.raises(RuntimeError, match=r"10 images drawn in turn cannot be read, the last: .*no image"):
         batches(LAION(str(tmp_path), shards="bad", **SIZE), 1)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_packed_files_give_the_batches_of_the_files(tiny, tmp_path, workers):
+    files = {"root": str(tiny), "train": "annotations/captions_train.json", "group": 2}
+    config = tmp_path / "experiment.yaml"
+    config.write_text(json.dumps({"data": {"class_path": "lit_blip2.data.coco.COCO", "init_args": files}}))
+    pack(config, tmp_path / "packed", samples=3, workers=workers)
+    assert [file.name for file in sorted((tmp_path / "packed").glob("*.tar"))] == [
+        "00000.tar",
+        "00001.tar",
+        "00002.tar",
+    ]
+    size = SIZE | {"augment": True}
+    first = batches(COCO(**files, **size), 5)
+    second = batches(TarShards(str(tmp_path), shards="packed", window=None, group=2, **size), 5)
+    for a, b in zip(first, second, strict=True):
+        assert a["caption"] == b["caption"] and torch.equal(a["image"], b["image"])
+
+
+def test_an_interrupted_packing_is_gone_on_with_and_another_refused(shards, tmp_path):
+    source = {"class_path": "lit_blip2.data.laion.LAION", "init_args": {"root": str(shards.parent)}}
+    config = tmp_path / "experiment.yaml"
+    config.write_text(json.dumps({"data": source}))
+    pack(config, tmp_path / "again", samples=10, workers=1)
+    whole = {file.name: file.read_bytes() for file in (tmp_path / "again").glob("*.tar")}
+    (tmp_path / "again" / "00002.tar").unlink()
+    (tmp_path / "again" / "00001.part").write_bytes(b"half")
+    for file in (tmp_path / "again" / "index").iterdir():
+        file.unlink()
+    (tmp_path / "again" / "index").rmdir()
+    kept = (tmp_path / "again" / "00000.tar").stat().st_mtime_ns
+    pack(config, tmp_path / "again", samples=10, workers=1)
+    assert {file.name: file.read_bytes() for file in (tmp_path / "again").glob("*.tar")} == whole
+    assert (tmp_path / "again" / "00000.tar").stat().st_mtime_ns == kept
+    with pytest.raises(ValueError, match=r"'samples': 10\}, not of .*'samples': 9\}: give another --out"):
+        pack(config, tmp_path / "again", samples=9)
+
+
+def test_groups_stay_whole_only_without_windows():
+    with pytest.raises(ValueError, match="group=2 needs window: null"):
+        TarShards(group=2)
