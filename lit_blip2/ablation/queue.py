@@ -17,7 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from lit_blip2.ablation.folder import Folder, is_locked, try_lock
 from lit_blip2.ablation.grid import Grid
-from lit_blip2.ablation.plan import Plan
+from lit_blip2.ablation.plan import Plan, PlannedCell
 
 JOURNAL = "journal:"
 STORAGE_ERRORS = (optuna.exceptions.StorageInternalError, SQLAlchemyError)
@@ -71,13 +71,17 @@ class Queue:
             self.study.set_user_attr(what, value)
 
     def fill(self, plan: Plan) -> None:
-        """A waiting trial for each cell that has none, or is done by the queue and not by the folder (a file that was
+        """A waiting trial for each cell that has none, or has ended by the queue and not by the folder (a file that was
         removed). The caller keeps others from filling at the same time."""
         states = self.states()
         for cell in plan.cells:
-            lost = states.get(cell.name) == TrialState.COMPLETE and not self.folder.cell(cell.name).exists()
-            if cell.name not in states or lost:
+            if cell.name not in states or self._lost(cell, states[cell.name]):
                 self.study.enqueue_trial(cell.labels | {"seed": cell.seed}, user_attrs={"cell": cell.name})
+
+    def _lost(self, cell: PlannedCell, state: TrialState) -> bool:
+        """Whether a file of a cell that has ended is gone."""
+        needed = {TrialState.COMPLETE: [self.folder.done(name) for name in cell.steps], TrialState.FAIL: []}
+        return state in needed and not all(file.exists() for file in [self.folder.cell(cell.name), *needed[state]])
 
     def trial(self, number: int) -> optuna.trial.Trial:
         """A trial to draw from, to report to and to prune.

@@ -182,12 +182,21 @@ def test_a_step_whose_process_is_killed_is_tried_again_and_then_failed(start_wor
     assert error["message"] == "fit ended: killed by SIGKILL 3 times (out of memory?)"
 
 
-def test_a_cell_whose_file_was_removed_is_run_again(start_worker, tmp_path):
+@pytest.mark.parametrize("lost", ["cells/k=0,seed=0.json", "runs/own/0/done.json"])
+def test_a_cell_of_which_a_file_was_removed_is_run_again(start_worker, tmp_path, lost):
     storage, out = f"sqlite:///{tmp_path}/study.db", tmp_path / "out"
     assert start_worker(out, storage, 1).wait(60) == 0
-    (out / "cells" / "k=0,seed=0.json").unlink()
+    (out / lost).unlink()
     assert start_worker(out, storage, 1).wait(60) == 0
-    assert (out / "cells" / "k=0,seed=0.json").exists()
+    assert (out / lost).exists()
+
+
+def test_the_record_of_a_failed_cell_is_made_anew(start_worker, tmp_path):
+    storage, out = f"sqlite:///{tmp_path}/study.db", tmp_path / "out"
+    assert start_worker(out, storage, 1, "silent").wait(60) == 1
+    (out / "cells" / "k=0,seed=0.json").unlink()
+    assert start_worker(out, storage, 1, "silent").wait(60) == 1
+    assert json.loads((out / "cells" / "k=0,seed=0.json").read_text())["state"] == "failed"
 
 
 def test_a_folder_may_be_moved(start_worker, tmp_path):
