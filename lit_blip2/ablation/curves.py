@@ -6,7 +6,7 @@ Settings that share a run have the same curve: it is one line, named by the labe
 from dataclasses import dataclass
 
 from lit_blip2.ablation.records import Sweep, setting_name
-from lit_blip2.ablation.statistics import WORSE, Comparison, compare, summarise
+from lit_blip2.ablation.statistics import BETTER, WORSE, Comparison, compare, smaller_is_better, summarise
 
 CAPTION_LOSS = "loss/lm"
 
@@ -50,8 +50,8 @@ class Change:
 
     @property
     def forgets(self) -> bool:
-        """Both fall, and the intervals show it."""
-        return self.loss.verdict == self.metric.verdict == WORSE
+        """The loss gets better and the metric worse, and the intervals show it."""
+        return (self.loss.verdict, self.metric.verdict) == (BETTER, WORSE)
 
 
 def kinds(sweep: Sweep) -> list[str]:
@@ -110,7 +110,14 @@ def changes(sweep: Sweep, kind: str, metric: str) -> list[Change]:
                 [{run: _validated(sweep, run, of)[step] for run in whole} for step in (last, middle)]
                 for of in (CAPTION_LOSS, metric)
             ]
-            found.append(Change(name, middle, last, *(compare(*each, len(groups)) for each in pair)))
+            found.append(
+                Change(
+                    name,
+                    middle,
+                    last,
+                    *(compare(*each, len(groups), less) for each, less in zip(pair, (True, smaller_is_better(metric)))),
+                )
+            )
     return found
 
 

@@ -180,7 +180,7 @@ def changes_table(found: list[Change], kind: str, metric: str) -> str:
     if not found:
         return ""
     head = ["setting", "steps", "seeds", f"{CAPTION_LOSS}, change", f"{PERCENT} interval"]
-    head += [f"{metric}, change", f"{PERCENT} interval", "falls while the loss falls"]
+    head += [f"{metric}, change", f"{PERCENT} interval", "worse while the loss falls"]
     rows = []
     for each in found:
         sides = [[number(side.difference, sign=True), _interval(side)] for side in (each.loss, each.metric)]

@@ -7,7 +7,7 @@ from lit_blip2.ablation.curves import changes, curve_metrics, kinds, lines, trac
 from lit_blip2.ablation.differences import ABSENT, config_differences, flat_differences
 from lit_blip2.ablation.markdown import code, fence, number, plain, seconds
 from lit_blip2.ablation.records import read_sweep
-from lit_blip2.ablation.statistics import WORSE
+from lit_blip2.ablation.statistics import BETTER
 
 
 def test_a_curve_is_the_mean_over_seeds(sweep):
@@ -58,7 +58,16 @@ def test_what_the_second_half_of_training_did(sweep):
     falls, stays = found.values()
     assert (falls.middle, falls.last, falls.metric.n) == (200, 400, 3)
     assert falls.metric.difference == pytest.approx(-0.28) and falls.loss.difference == pytest.approx(-0.29)
-    assert falls.forgets and not stays.forgets and stays.loss.verdict == WORSE
+    assert falls.forgets and not stays.forgets and stays.loss.verdict == BETTER
+
+
+def test_of_a_loss_on_text_more_is_forgetting(sweep):
+    for seed in (0, 1, 2):
+        points = [(1, 3.0, 0.1), (2, 2.0, 0.2), (4, 1.5 + seed / 100, 0.9 + seed / 50)]
+        curve = [{"step": s, "loss/lm": loss, "llm/text_loss": value} for s, loss, value in points]
+        sweep.validated(f"stage2/itc=on,bridge=on,seed={seed}", curve)
+    (found,) = changes(read_sweep(sweep.write()), "stage2", "llm/text_loss")
+    assert found.metric.difference > 0 and found.forgets
 
 
 def test_a_run_that_lags_behind_is_left_out_of_the_change(sweep):
