@@ -35,7 +35,9 @@ def decode_image(data: bytes, name: str | Path) -> Image.Image:
             if image.width * image.height > MOST_PIXELS:
                 size = f"{image.width} x {image.height} pixels, at most {MOST_PIXELS:,} are read"
                 raise UnreadableImageError(name, "too large", size)
-            return _to_rgb(ImageOps.exif_transpose(image))
+            ImageOps.exif_transpose(image, in_place=True)
+            image.load()  # before the stream is closed
+            return _to_rgb(image)
     except UnreadableImageError:
         raise
     except UnidentifiedImageError as error:
@@ -50,4 +52,4 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # 16-bit grey: convert("RGB") would clip at 255 instead of scaling
         grey = np.asarray(image).astype(np.float64).clip(0, 65535) / 257
         image = Image.fromarray(grey.round().astype(np.uint8))
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")  # which copies even what is RGB
