@@ -5,7 +5,6 @@ is collated. An image source says what stands for an image: `Pixels` (decoded an
 (read from a FeatureStore).
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,6 @@ from lit_blip2.data.transforms import eval_transform, train_transform
 from lit_blip2.data.vqa import Questions
 
 Batch = dict[str, torch.Tensor | int | str | list]
-Rngs = Sequence[np.random.Generator] | None
 
 
 class Pixels:
@@ -40,10 +38,13 @@ class Pixels:
     def read(self, file: str) -> Image.Image:
         return load_image(self.path(file))
 
-    def load(self, files: list[str], image_ids: np.ndarray, rngs: Rngs = None) -> torch.Tensor:
-        """A file named several times is decoded once, unless each row has its own crop."""
-        if self.augment and rngs is not None:
-            return torch.stack([train_transform(self.read(file), self.size, rng) for file, rng in zip(files, rngs)])
+    def view(self, file: str, image_id: int, rng: np.random.Generator) -> torch.Tensor:
+        """One image to train on: float32 [3, size, size]."""
+        image = self.read(file)
+        return train_transform(image, self.size, rng) if self.augment else eval_transform(image, self.size)
+
+    def load(self, files: list[str], image_ids: np.ndarray) -> torch.Tensor:
+        """Images to evaluate on. A file named several times is decoded once."""
         once = {file: eval_transform(self.read(file), self.size) for file in dict.fromkeys(files)}
         return torch.stack([once[file] for file in files])
 
@@ -56,7 +57,10 @@ class Features:
     def __init__(self, store: FeatureStore):
         self.store = store
 
-    def load(self, files: list[str], image_ids: np.ndarray, rngs: Rngs = None) -> torch.Tensor:
+    def view(self, file: str, image_id: int, rng: np.random.Generator) -> torch.Tensor:
+        return self.store.rows([image_id])[0]
+
+    def load(self, files: list[str], image_ids: np.ndarray) -> torch.Tensor:
         return self.store.rows(image_ids)
 
 

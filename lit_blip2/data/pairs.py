@@ -81,7 +81,7 @@ class FilePairs:
         return self.texts.draw(sample, rng)
 
     def view(self, sample: int, rng: np.random.Generator) -> torch.Tensor:
-        return self.images.load([self.texts.files[sample]], self.texts.image_ids[[sample]], [rng])[0]
+        return self.images.view(self.texts.files[sample], self.image_id(sample), rng)
 
     def file(self, sample: int) -> bytes:
         return self.images.path(self.texts.files[sample]).read_bytes()

@@ -13,7 +13,7 @@ from lit_blip2.mini.write import write_world
 class NoImages:
     name = "image"
 
-    def load(self, files, image_ids, rngs=None):
+    def load(self, files, image_ids):
         return files
 
 
