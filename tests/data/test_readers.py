@@ -289,3 +289,13 @@ def test_questions_without_answers_say_what_is_missing(tmp_path):
     path = write_json(tmp_path / "q.json", {"questions": []})
     with pytest.raises(ValueError, match="need their annotations as well"):
         read_questions(path)
+
+
+def test_a_pair_takes_less_than_a_hundred_bytes(tmp_path):
+    """Captions as long as COCO's, five of each image."""
+    text = "A man riding a wave on top of a surfboard in the sea."
+    pairs = coco(*((n, f"{text[:-1]} {n} {k}") for n in range(200) for k in range(5)), ids=range(200))
+    captions = read_captions(write_json(tmp_path / "c.json", pairs))
+    arrays = [captions.image_ids, captions.first]
+    arrays += [array for strings in (captions.files, captions.texts) for array in (strings.buffer, strings.offsets)]
+    assert sum(array.nbytes for array in arrays) / len(captions.texts) < 100

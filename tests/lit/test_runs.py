@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -11,6 +12,7 @@ import yaml
 from transformers import OPTForCausalLM
 
 from lit_blip2.checkpoint import find_checkpoint, read_checkpoint
+from lit_blip2.data.packing import pack
 from lit_blip2.lit.callbacks import MetricsFile
 from lit_blip2.objectives import stage1
 
@@ -206,6 +208,21 @@ def test_live_images_give_the_losses_of_kept_features(fit, stage1_run):
     run = fit("mini_stage1", "--data.features=null")
     kept, live = (json.loads((r / "metrics.json").read_text()) for r in (stage1_run, run))
     assert live["train/loss_total"] == pytest.approx(kept["train/loss_total"], rel=2e-3)
+
+
+def test_packed_shards_give_the_losses_of_the_folder(fit, world, tmp_path):
+    """Live images both times; the same files, once in COCO's folder and once in tars."""
+    written = yaml.safe_load(Path("experiments/mini_stage1.yaml").read_text())["data"]
+    folder = written["init_args"] | {"root": str(world), "features": None, "batch_size": 8, "eval_batch_size": 4}
+    (tmp_path / "coco.yaml").write_text(yaml.safe_dump({"data": written | {"init_args": folder}}))
+    pack(tmp_path / "coco.yaml", tmp_path / "packed", samples=7, workers=1)
+    del folder["train"]
+    tars = {"class_path": "lit_blip2.data.tar_shards.TarShards"}
+    tars["init_args"] = folder | {"shards": str(tmp_path / "packed"), "window": None}
+    (tmp_path / "tars.yaml").write_text(yaml.safe_dump({"data": tars}))
+    runs = [fit("mini_stage1", "--config", str(tmp_path / f"{name}.yaml")) for name in ("coco", "tars")]
+    first, second = (json.loads((run / "metrics.json").read_text()) for run in runs)
+    assert first == second and "train/loss_itm" in first
 
 
 @pytest.mark.parametrize(
