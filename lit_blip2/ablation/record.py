@@ -21,7 +21,9 @@ def describe(grid: Grid, plan: Plan, options: argparse.Namespace) -> dict[str, A
     """The contents of plan.json."""
     return {
         "name": grid.name,
-        **words(grid),
+        "question": grid.question,
+        "expect": grid.expect,
+        **asked_pairs(grid),
         "command": command_line(options),
         "axes": {axis: list(labels) for axis, labels in grid.axes.items()},
         "seeds": grid.seeds,
@@ -39,10 +41,9 @@ def describe(grid: Grid, plan: Plan, options: argparse.Namespace) -> dict[str, A
     }
 
 
-def words(grid: Grid) -> dict[str, Any]:
-    """What may be changed in a sweep's file after it has begun: nothing that runs depends on it."""
-    pairs = [[setting_name(grid.control | each) for each in pair] for pair in grid.compare]
-    return {"question": grid.question, "expect": grid.expect, "compare": pairs}
+def asked_pairs(grid: Grid) -> dict[str, Any]:
+    """The one thing in a sweep's file that may be changed after it has begun: nothing that runs depends on it."""
+    return {"compare": [[setting_name(grid.control | each) for each in pair] for pair in grid.compare]}
 
 
 def search(grid: Grid) -> dict[str, Any]:

@@ -85,7 +85,7 @@ def metric_section(result: Result, plot: str = "") -> str:
         asked = [
             [f"{code(each.first)} against {code(each.second)}", *_compared(each.comparison)] for each in result.asked
         ]
-        parts += [table(["asked beforehand", *head[4:]], asked, range(1, 5)), _how_asked(len(result.asked))]
+        parts += [table(["pairs asked for", *head[4:]], asked, range(1, 5)), _how_asked(len(result.asked))]
     return "\n\n".join([*parts, plot] if plot else parts)
 
 

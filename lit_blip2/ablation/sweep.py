@@ -20,7 +20,7 @@ from lit_blip2.ablation.machine import gpus, own_gpu, run_prepare, thread_share
 from lit_blip2.ablation.plan import Plan, make_plan
 from lit_blip2.ablation.progress import Progress, plan_table
 from lit_blip2.ablation.queue import JOURNAL, STORAGE_ERRORS, Queue, open_storage
-from lit_blip2.ablation.record import describe, versions, words
+from lit_blip2.ablation.record import asked_pairs, describe, versions
 from lit_blip2.ablation.report import write_report
 from lit_blip2.ablation.search import make_space, search, trial_plan
 from lit_blip2.ablation.step import StoppedError
@@ -150,7 +150,7 @@ def begin(
         default = f"{JOURNAL}{folder.root / 'study.log'}" if options.launcher == "slurm" else None
         url = options.storage or default or f"sqlite:///{folder.root / 'study.db'}"
         queue = Queue(open_storage(url), grid, plan.identity, folder)
-        write_json(folder.plan, (read_json(folder.plan) or describe(grid, plan, options)) | words(grid))
+        write_json(folder.plan, (read_json(folder.plan) or describe(grid, plan, options)) | asked_pairs(grid))
         if not grid.ranges:
             queue.fill(plan)
         if options.retry_failed:

@@ -1,6 +1,5 @@
 """Several data sets to train on at once."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
 from lit_blip2.data.module import PairData
@@ -39,5 +38,5 @@ class Mixture(PairData):
     def train_pairs(self) -> MixedPairs:
         for source in self.sources.values():
             source.open_features()
-        pairs: Mapping = {name: source.train_pairs() for name, source in self.sources.items()}
+        pairs = {name: source.train_pairs() for name, source in self.sources.items()}
         return MixedPairs(pairs, self.weights)
