@@ -2,6 +2,7 @@
 
 import json
 import logging
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -256,3 +257,14 @@ def test_an_interrupted_packing_is_gone_on_with_and_another_refused(shards, tmp_
 def test_groups_stay_whole_only_without_windows():
     with pytest.raises(ValueError, match="group=2 needs window: null"):
         TarShards(group=2)
+
+
+def test_a_run_keeps_what_was_replaced_beside_its_metrics(tmp_path, caplog):
+    data = COCO(str(tmp_path), train="x.csv")
+    data.trainer, data._folder = SimpleNamespace(global_rank=0), str(tmp_path)
+    data.teardown("fit")
+    assert not (tmp_path / "unreadable.json").exists()
+    data.faults.add(100, [Fault("coco", "empty", "cannot read image 3.jpg: empty")])
+    data.teardown("fit")
+    assert json.loads((tmp_path / "unreadable.json").read_text())["sources"]["coco"]["empty"]["count"] == 1
+    assert "replaced 1 images" in caplog.text
