@@ -21,7 +21,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout need 
 
 from lit_blip2.checkpoint import read_checkpoint
 from lit_blip2.data.coco import COCO
-from lit_blip2.data.features import FeatureStore
 from lit_blip2.data.module import train_loader
 from lit_blip2.data.training import TrainPairs
 from lit_blip2.keyed import row_uniforms
@@ -89,7 +88,7 @@ def main() -> None:
 
 def training_batches(data: COCO, count: int):
     """The first `count` batches of the data's own training order."""
-    if not isinstance(data.store, FeatureStore):
+    if not data.features:
         raise ValueError("this run trained on images: keep its features first (data make-mini does)")
     return train_loader(TrainPairs(data.pairs, data.seed), data.batch_size, start_step=0, num_steps=count)
 

@@ -7,13 +7,14 @@ from jsonargparse import ArgumentParser
 
 from lit_blip2.data.check import check
 from lit_blip2.data.indexing import index_shards
+from lit_blip2.data.keeping import features
 from lit_blip2.data.packing import pack
-from lit_blip2.mini.command import keep_features, make_mini, make_models
+from lit_blip2.mini.command import make_mini, make_models
 
 COMMANDS = {
     "make-mini": make_mini,
     "make-models": make_models,
-    "features": keep_features,
+    "features": features,
     "index": index_shards,
     "check": check,
     "pack": pack,
@@ -28,7 +29,7 @@ def parser() -> ArgumentParser:
     for name, function in COMMANDS.items():
         said = getdoc(function).partition("\nArgs:")[0]
         one = ArgumentParser(description=said)
-        one.add_function_arguments(function, as_positional=function not in (check, pack))
+        one.add_function_arguments(function, as_positional=function not in (check, features, pack))
         commands.add_subcommand(name, one, help=said.splitlines()[0])
     return made
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-from argparse import ArgumentError
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -11,16 +10,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import yaml
-from jsonargparse import ArgumentParser
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from lit_blip2.data.experiment import read_data
 from lit_blip2.data.faults import MOST_EXAMPLES
 from lit_blip2.data.images import UnreadableImageError, decode_image
-from lit_blip2.data.module import PairData
-from lit_blip2.data.pairs import FilePairs, MixedPairs, PairSource, ShardPairs
+from lit_blip2.data.pairs import PairSource, ShardPairs, parts
 
 CHUNK = 64  # samples that a process reads at a time
 
@@ -82,15 +79,9 @@ def check(config: Path, sample: int | None = None, workers: int = 0) -> None:
         workers: processes that read; 0: one for each core.
     """
     data = read_data(config)
-    for stage in ("validate", "test"):
-        data.check_files(stage)
-    data.check_files("fit")
-    data.open_features()
+    data.features = None
+    data.check_files()
     source = data.train_pairs()
-    if source.kind == "features":
-        raise ValueError(
-            f"{config} trains on kept features, and opens no image: set data.features to null to check them"
-        )
     found = Found()
     for pairs in parts(source):
         for line in pairs.shards.shards if isinstance(pairs, ShardPairs) else ():
@@ -103,24 +94,6 @@ def check(config: Path, sample: int | None = None, workers: int = 0) -> None:
     show(found, count, data.max_caption_words)
     if found.faults:
         raise ValueError(f"{found.faults.total():,} problems in {config}")
-
-
-def read_data(config: Path) -> PairData:
-    """The data module of an experiment. Raises ValueError for what it refuses."""
-    content = yaml.safe_load(config.read_text(encoding="utf-8"))
-    if not isinstance(content, dict) or "data" not in content:
-        raise ValueError(f"{config} has no `data`: give an experiment, such as experiments/mini_stage1.yaml")
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(PairData, "data")
-    try:
-        return parser.instantiate_classes(parser.parse_object({"data": content["data"]})).data
-    except ArgumentError as error:
-        raise ValueError(f"{config}: {error}") from error
-
-
-def parts(source: PairSource) -> list[FilePairs | ShardPairs]:
-    """The source, or those of a mixture."""
-    return [part.pairs for part in source.parts] if isinstance(source, MixedPairs) else [source]
 
 
 def look(source: PairSource, samples: np.ndarray, workers: int) -> Iterator[list[Looked]]:

@@ -26,5 +26,4 @@ class COCO(PairData):
 
     def train_pairs(self) -> FilePairs:
         captions = read_captions(self.root / self.train, "train", self.max_caption_words)
-        self.check_covered("train", captions.files, captions.image_ids)
-        return FilePairs("coco", captions, self.source("train", self.augment), self.group)
+        return FilePairs("coco", captions, self.pixels("train"), self.augment, self.group)

@@ -16,7 +16,7 @@ from lit_blip2.data.binding import Pairs
 from lit_blip2.data.captions import Captions
 from lit_blip2.data.features import FeatureStore
 from lit_blip2.data.images import load_image
-from lit_blip2.data.transforms import eval_transform, train_transform
+from lit_blip2.data.transforms import eval_transform
 from lit_blip2.data.vqa import Questions
 
 Batch = dict[str, torch.Tensor | int | str | list]
@@ -27,8 +27,8 @@ class Pixels:
 
     name = "image"
 
-    def __init__(self, folder: Path, size: int, augment: bool = False):
-        self.folder, self.size, self.augment = folder, size, augment
+    def __init__(self, folder: Path, size: int):
+        self.folder, self.size = folder, size
 
     def path(self, file: str) -> Path:
         """folder/file, or the file directly under `folder` (COCO names train2014/x.jpg from either)."""
@@ -38,11 +38,6 @@ class Pixels:
     def read(self, file: str) -> Image.Image:
         return load_image(self.path(file))
 
-    def view(self, file: str, image_id: int, rng: np.random.Generator) -> torch.Tensor:
-        """One image to train on: float32 [3, size, size]."""
-        image = self.read(file)
-        return train_transform(image, self.size, rng) if self.augment else eval_transform(image, self.size)
-
     def load(self, files: list[str], image_ids: np.ndarray) -> torch.Tensor:
         """Images to evaluate on. A file named several times is decoded once."""
         once = {file: eval_transform(self.read(file), self.size) for file in dict.fromkeys(files)}
@@ -50,15 +45,12 @@ class Pixels:
 
 
 class Features:
-    """Frozen features of the images: {"features": float16 [B, tokens, width]}."""
+    """Frozen features of the images: {"features": float16 or bfloat16 [B, tokens, width]}."""
 
     name = "features"
 
     def __init__(self, store: FeatureStore):
         self.store = store
-
-    def view(self, file: str, image_id: int, rng: np.random.Generator) -> torch.Tensor:
-        return self.store.rows([image_id])[0]
 
     def load(self, files: list[str], image_ids: np.ndarray) -> torch.Tensor:
         return self.store.rows(image_ids)

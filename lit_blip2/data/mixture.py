@@ -31,12 +31,17 @@ class Mixture(PairData):
         for source in sources.values():
             source.image_size, source.augment = self.image_size, self.augment
             source.max_caption_words = self.max_caption_words
+        if kept := [name for name, source in sources.items() if source.features]:
+            raise ValueError(
+                f"features of sources ({', '.join(kept)}): a mixture keeps its own, set only data.features"
+            )
 
     def train_files(self) -> list[Path]:
         return [file for source in self.sources.values() for file in source.train_files()]
 
+    def train_sections(self) -> list[str]:
+        return [f"train_{name}" for name in self.sources]
+
     def train_pairs(self) -> MixedPairs:
-        for source in self.sources.values():
-            source.open_features()
         pairs = {name: source.train_pairs() for name, source in self.sources.items()}
         return MixedPairs(pairs, self.weights)

@@ -15,10 +15,9 @@ from lit_blip2.data.captions import Captions, read_captions
 from lit_blip2.data.datasets import Batch, BindingRows, CaptionRows, Features, Pixels, QuestionRows
 from lit_blip2.data.examples import Examples
 from lit_blip2.data.faults import Faults
-from lit_blip2.data.features import FeatureStore
+from lit_blip2.data.features import ABOUT, FeatureStore
 from lit_blip2.data.order import StepBatchSampler
-from lit_blip2.data.pairs import PairSource
-from lit_blip2.data.strings import Strings
+from lit_blip2.data.pairs import FilePairs, PairSource, parts, with_features
 from lit_blip2.data.training import TrainPairs
 from lit_blip2.data.vqa import Questions, question_types, read_questions
 
@@ -83,10 +82,11 @@ class PairData(L.LightningDataModule):
         vqa_test: questions and annotations to test on.
         binding_val: captions with two images each, the true one and one with attributes swapped, to validate on.
         binding_test: the same to test on.
-        features: folder of kept frozen features; given, no image is opened.
+        features: folder of kept frozen features (`python -m lit_blip2 data features`); given, no image is opened.
         image_size: images are made this many pixels high and wide.
         augment: random crop and flip in training. Turn it off where they make captions false: a flip "left of", a
-            crop the number of objects. It cannot act on features.
+            crop the number of objects. Features are augmented if they are kept
+            with --views.
         batch_size: the GLOBAL training batch of one optimiser step, over all ranks and accumulated micro-batches.
         eval_batch_size: rows of an evaluation batch on each rank.
         seed: of the order, of the captions drawn and of augmentation.
@@ -130,6 +130,7 @@ class PairData(L.LightningDataModule):
         self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
         self.seed, self.faults = seed, Faults(max_unreadable)
         self.tables: dict[str, dict[str, Captions | Questions | Pairs]] = {}
+        self.stores: dict[str, FeatureStore] = {}
 
     def train_files(self) -> list[Path]:
         """The files that training needs. Raises ValueError where none are set."""
@@ -146,10 +147,7 @@ class PairData(L.LightningDataModule):
         readers reject and for images that `features` does not cover.
         """
         training, splits = stage in (None, "fit"), SPLITS.get(stage, ["val", "test"])
-        if training and self.features and self.augment:
-            warnings.warn("augment has no effect on frozen features: set augment to false", stacklevel=2)
         self.check_files(stage)
-        self.open_features()
         self.tables = {split: self._read(split) for split in splits}
         if not training and not any(self.tables.values()):
             raise ValueError(
@@ -158,16 +156,58 @@ class PairData(L.LightningDataModule):
         for split in splits:
             self._check_images(split)
         if training:
-            self.pairs = self.train_pairs()
+            self.pairs = self._checked(self.train_pairs())
 
-    def open_features(self) -> None:
-        """`store`: the kept features, or none."""
-        self.store = FeatureStore(self.root / self.features) if self.features else None
+    def store(self, section: str) -> FeatureStore:
+        """The kept features of train, val or test, opened once. Those of one run are all made by the same."""
+        if section not in self.stores:
+            self.stores[section] = FeatureStore(self.root / self.features / section)
+            self.stores[section].check(next(iter(self.stores.values())).made_by)
+        return self.stores[section]
+
+    def train_sections(self) -> list[str]:
+        """What the features to train on are kept under."""
+        return ["train"]
+
+    def _checked(self, pairs: PairSource) -> PairSource:
+        """Pairs with the kept features, of which none is missing; without them, with images of which the first file of
+        each source is there: a wrong folder shows before the run."""
+        if self.features is None:
+            self._require([Path(one.place(0)) for one in parts(pairs) if isinstance(one, FilePairs)])
+            return pairs
+        stores = [self.store(section) for section in self.train_sections()]
+        for one, store in zip(parts(pairs), stores, strict=True):
+            self._check_covered(store, one.image_ids)
+        if any(store.views for store in stores) and not self.augment:
+            raise ValueError(
+                f"{stores[0].folder} holds {stores[0].views} augmented views of each image: set data.augment to true,"
+                " or write features without --views"
+            )
+        if self.augment and not all(store.views for store in stores):
+            warnings.warn(
+                "augment has no effect on features that are kept without views: set augment to false", stacklevel=3
+            )
+        return with_features(pairs, stores)
+
+    def evaluation_images(self, split: str) -> dict[int, str]:
+        """image id -> file of all that a split's files name. Raises ValueError for an id of two files."""
+        files: dict[int, str] = {}
+        for table in self._read(split).values():
+            named = list(zip(table.image_ids.tolist(), table.files))
+            if isinstance(table, Pairs):
+                named += zip(table.swapped_image_ids.tolist(), table.swapped_files)
+            for image_id, file in named:
+                if files.setdefault(image_id, file) != file:
+                    raise ValueError(f"image id {image_id} of {split} stands for both {files[image_id]} and {file}")
+        return files
 
     def check_files(self, stage: str | None = None) -> None:
         """Raises FileNotFoundError that lists every annotation or feature file that `stage` needs and is not there."""
-        files = self.train_files() if stage in (None, "fit") else []
-        self._require([*files, *self._annotation_files(SPLITS.get(stage, ["val", "test"]))])
+        splits = SPLITS.get(stage, ["val", "test"])
+        files, sections = (self.train_files(), self.train_sections()) if stage in (None, "fit") else ([], [])
+        sections = [*sections, *(split for split in splits if self.tasks(split))] if self.features else []
+        kept = [self.root / self.features / section / ABOUT for section in sections]
+        self._require([*files, *self._annotation_files(splits), *kept])
 
     def tasks(self, split: str) -> set[str]:
         """Which of caption, vqa and binding the split (val, test) has files for."""
@@ -247,7 +287,6 @@ class PairData(L.LightningDataModule):
         files = [self.captions[split] for split in splits]
         files += [(self.vqa[split] or {}).get(key) for split in splits for key in ("questions", "annotations")]
         files += [self.binding[split] for split in splits]
-        files += [f"{self.features}/features.npy"] if self.features else []
         return [self.root / file for file in files if file]
 
     def _require(self, paths: list[Path]) -> None:
@@ -270,23 +309,26 @@ class PairData(L.LightningDataModule):
     def _check_images(self, split: str) -> None:
         for table in self.tables[split].values():
             swapped = [table.swapped_image_ids] if isinstance(table, Pairs) else []
-            self.check_covered(split, table.files, np.concatenate([table.image_ids, *swapped]))
+            if self.features:
+                self._check_covered(self.store(split), np.concatenate([table.image_ids, *swapped]))
+            else:
+                self._require([self.source(split).path(table.files[0])])
 
-    def check_covered(self, split: str, files: Strings, image_ids: np.ndarray) -> None:
-        """Look for the first file, or for every image id in the features: a wrong folder shows before the run."""
-        if self.store is None:
-            self._require([self.source(split).path(files[0])])
-        elif len(missing := self.store.missing(image_ids)):
+    def _check_covered(self, store: FeatureStore, image_ids: np.ndarray) -> None:
+        if len(missing := store.missing(image_ids)):
             raise ValueError(
-                f"{self.store.folder} lacks the features of {len(missing)} images, among them {missing[:5].tolist()}:"
-                " remove the folder and write it again (for the mini-world: `python -m lit_blip2 data make-mini`)"
+                f"{store.folder} lacks the features of {len(missing)} images, among them {missing[:5].tolist()}:"
+                " remove the folder and write it again (`python -m lit_blip2 data features`, for the mini-world"
+                " `data make-mini`)"
             )
 
-    def source(self, split: str, augment: bool = False) -> Pixels | Features:
-        """The images of a split, or their features."""
-        if self.store is not None:
-            return Features(self.store)
-        return Pixels(self.root / self.images.replace("{split}", split), self.image_size, augment)
+    def pixels(self, split: str) -> Pixels:
+        """The images of a split in their files."""
+        return Pixels(self.root / self.images.replace("{split}", split), self.image_size)
+
+    def source(self, split: str) -> Pixels | Features:
+        """What to evaluate on: the images of a split, or their features."""
+        return Features(self.store(split)) if self.features else self.pixels(split)
 
     def _checked_trainer(self) -> L.Trainer:
         trainer = self.trainer

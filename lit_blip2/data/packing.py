@@ -14,9 +14,9 @@ from pathlib import Path
 from PIL import Image
 from rich.progress import track
 
-from lit_blip2.data.check import parts, read_data
+from lit_blip2.data.experiment import read_data
 from lit_blip2.data.indexing import index_shards
-from lit_blip2.data.pairs import FilePairs, ShardPairs
+from lit_blip2.data.pairs import FilePairs, ShardPairs, parts
 
 
 def pack(config: Path, out: Path, samples: int = 1000, workers: int = 0) -> None:
@@ -33,8 +33,8 @@ def pack(config: Path, out: Path, samples: int = 1000, workers: int = 0) -> None
     if samples < 1:
         raise ValueError(f"samples={samples} must be at least 1 in a shard")
     data = read_data(config)
+    data.features = None
     data.check_files("fit")
-    data.open_features()
     sources = parts(data.train_pairs())
     for pairs in sources:
         folder = out / pairs.name if len(sources) > 1 else out

@@ -2,18 +2,20 @@
 falls into, draws a caption and gives an image.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
 import torch
+from PIL import Image
 
 from lit_blip2.data.captions import Captions
-from lit_blip2.data.datasets import Features, Pixels
+from lit_blip2.data.datasets import Pixels
+from lit_blip2.data.features import FeatureStore
 from lit_blip2.data.mixing import Mix, WindowShuffle
 from lit_blip2.data.order import Order, Shuffle
 from lit_blip2.data.shards import Shards
-from lit_blip2.data.transforms import eval_transform, train_transform
+from lit_blip2.data.transforms import training_view
 
 ID_SPACE = 1 << 44  # image ids of one source of a mixture: more than any source's ids
 
@@ -36,7 +38,7 @@ class Part:
     view, file: raise UnreadableImageError or FileNotFoundError.
     """
 
-    def __init__(self, pairs: "FilePairs | ShardPairs", start: int = 0, first_id: int = 0):
+    def __init__(self, pairs: "FilePairs | ShardPairs | KeptPairs", start: int = 0, first_id: int = 0):
         self.pairs, self.start, self.first_id = pairs, start, first_id
 
     def image_id(self, sample: int) -> int:
@@ -56,14 +58,16 @@ class Part:
 
 
 class FilePairs:
-    """Images in files, or kept features of them, with captions in memory; read in any order.
+    """Images in files, with captions in memory; read in any order.
 
     group: this many consecutive images stay in one batch.
     """
 
-    def __init__(self, name: str, captions: Captions, images: Pixels | Features, group: int = 1):
-        self.name, self.texts, self.images = name, captions, images
-        self.kind, self.order = images.name, Shuffle(len(captions), group)
+    kind = "image"
+
+    def __init__(self, name: str, captions: Captions, images: Pixels, augment: bool, group: int = 1):
+        self.name, self.texts, self.images, self.augment = name, captions, images, augment
+        self.order = Shuffle(len(captions), group)
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -80,8 +84,15 @@ class FilePairs:
     def draw(self, sample: int, rng: np.random.Generator) -> str:
         return self.texts.draw(sample, rng)
 
+    @property
+    def image_ids(self) -> np.ndarray:
+        return self.texts.image_ids
+
+    def image(self, sample: int) -> Image.Image:
+        return self.images.read(self.texts.files[sample])
+
     def view(self, sample: int, rng: np.random.Generator) -> torch.Tensor:
-        return self.images.view(self.texts.files[sample], self.image_id(sample), rng)
+        return training_view(self.image(sample), self.images.size, rng if self.augment else None)
 
     def file(self, sample: int) -> bytes:
         return self.images.path(self.texts.files[sample]).read_bytes()
@@ -118,9 +129,15 @@ class ShardPairs:
     def draw(self, sample: int, rng: np.random.Generator) -> str:
         return self.shards.draw(sample, rng)
 
+    @property
+    def image_ids(self) -> np.ndarray:
+        return np.arange(len(self))
+
+    def image(self, sample: int) -> Image.Image:
+        return self.shards.image(sample)
+
     def view(self, sample: int, rng: np.random.Generator) -> torch.Tensor:
-        image = self.shards.image(sample)
-        return train_transform(image, self.size, rng) if self.augment else eval_transform(image, self.size)
+        return training_view(self.image(sample), self.size, rng if self.augment else None)
 
     def file(self, sample: int) -> bytes:
         return self.shards.image_bytes(sample)
@@ -130,19 +147,36 @@ class ShardPairs:
         return self.shards.name(sample)
 
 
+class KeptPairs:
+    """Pairs of another source, with kept features in the place of its images."""
+
+    kind = "features"
+
+    def __init__(self, pairs: FilePairs | ShardPairs, store: FeatureStore):
+        self.pairs, self.store = pairs, store
+        self.name, self.order = pairs.name, pairs.order
+        self.image_id, self.draw = pairs.image_id, pairs.draw
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def part(self, sample: int) -> Part:
+        return Part(self)
+
+    def view(self, sample: int, rng: np.random.Generator) -> torch.Tensor:
+        return self.store.drawn(self.image_id(sample), rng)
+
+
 class MixedPairs:
     """Several sources, in exact proportions (mixing.Mix). Image ids of different sources never meet.
 
-    Raises ValueError for sources of which some give images and some features, and wherever Mix does.
+    Raises ValueError wherever Mix does.
     """
 
     def __init__(self, sources: Mapping[str, FilePairs | ShardPairs], weights: Mapping[str, float] | None = None):
-        kinds = {name: source.kind for name, source in sources.items()}
-        if len(set(kinds.values())) > 1:
-            raise ValueError(f"sources of images and sources of features cannot be mixed: {kinds}")
         if weights is not None and weights.keys() != sources.keys():
             raise ValueError(f"weights are of {', '.join(weights)}; sources are {', '.join(sources)}")
-        self.kind, given = next(iter(kinds.values())), None if weights is None else [weights[name] for name in sources]
+        given = None if weights is None else [weights[name] for name in sources]
         self.order = Mix([source.order for source in sources.values()], given)
         self.start = self.order.start
         for name, source in sources.items():
@@ -150,8 +184,27 @@ class MixedPairs:
         places = zip(sources.values(), self.start.tolist(), range(len(sources)))
         self.parts = [Part(source, start, number * ID_SPACE) for source, start, number in places]
 
+    @property
+    def kind(self) -> str:
+        return self.parts[0].pairs.kind
+
     def __len__(self) -> int:
         return len(self.order)
 
     def part(self, sample: int) -> Part:
         return self.parts[int(np.searchsorted(self.start, sample, side="right")) - 1]
+
+
+def parts(source: PairSource) -> list[FilePairs | ShardPairs]:
+    """The source, or those of a mixture."""
+    return [part.pairs for part in source.parts] if isinstance(source, MixedPairs) else [source]
+
+
+def with_features(source: PairSource, stores: Sequence[FeatureStore]) -> PairSource:
+    """The source, or each of a mixture, with the features of its store."""
+    kept = [KeptPairs(pairs, store) for pairs, store in zip(parts(source), stores, strict=True)]
+    if not isinstance(source, MixedPairs):
+        return kept[0]
+    for part, pairs in zip(source.parts, kept):
+        part.pairs = pairs
+    return source

@@ -27,6 +27,11 @@ def train_transform(image: Image.Image, size: int, rng: np.random.Generator) -> 
     return _to_tensor(image)
 
 
+def training_view(image: Image.Image, size: int, rng: np.random.Generator | None) -> torch.Tensor:
+    """Augmented by what `rng` draws; without it, as evaluation sees it."""
+    return eval_transform(image, size) if rng is None else train_transform(image, size, rng)
+
+
 def eval_transform(image: Image.Image, size: int) -> torch.Tensor:
     """The whole image squeezed into a square: float32 [3, size, size]."""
     return _to_tensor(F.resize(image, [size, size], InterpolationMode.BICUBIC, antialias=True))

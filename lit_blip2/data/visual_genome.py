@@ -44,8 +44,7 @@ class VisualGenome(PairData):
         captions = read_regions(
             self.root / self.image_data, self.root / self.regions, set().union(*out), self.max_caption_words
         )
-        self.check_covered("train", captions.files, captions.image_ids)
-        return FilePairs("visual_genome", captions, self.source("train", self.augment))
+        return FilePairs("visual_genome", captions, self.pixels("train"), self.augment)
 
 
 def read_regions(image_data: Path, regions: Path, leave_out: set[int], max_words: int = 50) -> Captions:

@@ -39,13 +39,13 @@ class LitBLIP2(L.LightningModule):
     def setup(self, stage: str) -> None:
         """Read frozen weights and tokenizers from disk, and what training starts from. Kept features need no image
         encoder, but must come from the same one. Raises FileNotFoundError with all that is missing."""
-        store = getattr(self.trainer.datamodule, "store", None)
+        stores = getattr(self.trainer.datamodule, "stores", {})
         run_all(
-            lambda: self.net.load(vision=store is None), *([self.start] if stage == "fit" and not self.resumed else [])
+            lambda: self.net.load(vision=not stores), *([self.start] if stage == "fit" and not self.resumed else [])
         )
-        if store is not None and not self.net.vision.frozen:
+        if stores and not self.net.vision.frozen:
             raise ValueError("data.features holds frozen features: set it to null, or model.net.vision.frozen to true")
-        if store is not None:
+        for store in stores.values():
             store.check(self.net.vision.fingerprint() | {"image_size": self.trainer.datamodule.image_size})
 
     def start(self) -> None:

@@ -9,7 +9,6 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from lit_blip2.data.datasets import Pixels
 from lit_blip2.evaluation.queries import query_usage
 from lit_blip2.lit.attention import query_maps
 from lit_blip2.lit.module import LitBLIP2
@@ -106,13 +105,13 @@ def read_samples(trainer: L.Trainer, pl_module: LitBLIP2, split: str, count: int
     table = data.tables[split].get("caption")
     if table is None:
         return None
-    source = Pixels(data.root / data.images.replace("{split}", split), data.image_size)
+    source = data.pixels(split)
     rows = range(min(count, len(table)))
     files, image_ids = [table.files[i] for i in rows], table.image_ids[: len(rows)]
     if missing := [path for path in map(source.path, files) if not path.exists()]:
         rank_zero_warn(f"no sample images in TensorBoard: {missing[0]} is missing ({len(missing)} of {len(files)})")
         return None
     pixels_B3HW = source.load(files, image_ids)
-    given = {"image": pixels_B3HW} if data.store is None else {"features": data.store.rows(image_ids)}
+    given = {"features": data.store(split).rows(image_ids)} if data.features else {"image": pixels_B3HW}
     features_BND = pl_module.features({name: value.to(pl_module.device) for name, value in given.items()})
     return Samples(pixels_B3HW, features_BND, image_ids.tolist(), [table.of(i)[0] for i in rows])

@@ -1,23 +1,17 @@
-"""`python -m lit_blip2 data make-mini|make-models|features`: the mini-world on disk, models for it, their features."""
+"""`python -m lit_blip2 data make-mini|make-models`: the mini-world on disk with kept features, models for it."""
 
-import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, get_args
 
-import numpy as np
 import torch
-from rich.progress import track
 
-from lit_blip2.data.features import FeatureStore, write_features
-from lit_blip2.data.images import load_image
-from lit_blip2.data.transforms import eval_transform
+from lit_blip2.data.coco import COCO
+from lit_blip2.data.keeping import keep_features
 from lit_blip2.mini.train_vit import VIT_KWARGS, VIT_NAME
 from lit_blip2.mini.write import write_world
 from lit_blip2.model.vision import VisionEncoder
 
 WEIGHTS = "lit_blip2/mini/weights/vit.safetensors"
-BATCH = 50
 Model = Literal["vit", "vit_small", "opt", "opt_small", "opt_instruct", "opt_longer", "bert"]
 
 
@@ -41,34 +35,14 @@ def make_mini(
         val: validation images.
         test: test images.
         seed: of scenes, captions and questions.
-        workers: processes that draw.
+        workers: processes that draw, and that see.
         features: also keep the frozen encoder's output for every image, in OUT/features.
         vision_weights: the frozen encoder's weights.
     """
     write_world(out, train=train, val=val, test=test, seed=seed, workers=workers)
     if features:
-        write_mini_features(out, vision_weights)
+        keep_mini_features(out, vision_weights, workers)
     print(f"The mini-world is in {out}.")
-
-
-def keep_features(encoder: Path, root: Path = Path("data/mini"), out: Path | None = None) -> None:
-    """Keep another frozen encoder's output for every image of the mini-world; what is there and fits is left.
-
-    A run reads it with `--data.features`, which counts from `--data.root`: ../mini_features_vit_small.
-
-    Args:
-        encoder: folder that make-models wrote, such as data/models/vit_small.
-        root: the mini-world.
-        out: folder to write; null: beside the world, such as data/mini_features_vit_small. Inside it, sweeps that were
-            begun without it would take the world for another one.
-    """
-    figures = encoder / "figures.json"
-    if not figures.is_file():
-        raise FileNotFoundError(f"{figures} is missing: python -m lit_blip2 data make-models --only {encoder.name}")
-    args = json.loads(figures.read_text())["timm_kwargs"]
-    out = out or root.with_name(f"{root.name}_features_{encoder.name}")
-    write_mini_features(root, str(encoder / "vit.safetensors"), out, args)
-    print(f"The features are in {out}.")
 
 
 def make_models(out: Path = Path("data/models"), only: Model | None = None, seed: int = 0, steps: int | None = None):
@@ -89,41 +63,10 @@ def make_models(out: Path = Path("data/models"), only: Model | None = None, seed
         make_model(name, out, seed, steps)
 
 
-def write_mini_features(
-    root: Path, weights: str = WEIGHTS, folder: Path | None = None, kwargs: dict[str, int] = VIT_KWARGS
-) -> None:
-    """The frozen encoder's output for every image of the world, kept in ROOT/features or another folder. What is there
-    and fits stays. kwargs: timm's arguments."""
-    model_args = {key: value for key, value in kwargs.items() if key != "num_classes"}
-    vision = VisionEncoder(VIT_NAME, weights, model_args=model_args)
-    fingerprint = vision.fingerprint() | {"image_size": kwargs["img_size"]}
-    folder = folder or root / "features"
-    if folder.exists():
-        FeatureStore(folder).check(fingerprint)
-        return
-    images = _images(root)
-    if not images:
-        raise FileNotFoundError(f"{root} holds no mini-world: python -m lit_blip2 data make-mini --out {root}")
-    vision.load()
-    ids = np.array([image_id for image_id, _ in images])
-    write_features(folder, ids, _features(vision, [file for _, file in images]), len(ids), fingerprint)
-
-
-def _images(out: Path) -> list[tuple[int, Path]]:
-    """(image id, file) of every image in the world's annotation files, each once."""
-    found = {}
-    for split in ("train", "val", "test"):
-        for kind in ("captions", "binding"):
-            file = out / "annotations" / f"{kind}_{split}.json"
-            if file.exists():
-                for image in json.loads(file.read_text())["images"]:
-                    found[image["id"]] = out / "images" / split / image["file_name"]
-    return sorted(found.items())
-
-
-@torch.no_grad()
-def _features(vision: VisionEncoder, files: list[Path]) -> Iterator[np.ndarray]:
-    size = VIT_KWARGS["img_size"]
-    for first in track(range(0, len(files), BATCH), description="Frozen features"):
-        images = torch.stack([eval_transform(load_image(file), size) for file in files[first : first + BATCH]])
-        yield vision(images).half().numpy()
+def keep_mini_features(root: Path, weights: str, processes: int) -> None:
+    """The frozen encoder's output for every image of the world, in ROOT/features."""
+    model_args = {key: value for key, value in VIT_KWARGS.items() if key != "num_classes"}
+    files = {split: f"annotations/captions_{split}.json" for split in ("train", "val", "test")}
+    swapped = {f"binding_{split}": f"annotations/binding_{split}.json" for split in ("val", "test")}
+    data = COCO(root=str(root), **files, **swapped, image_size=VIT_KWARGS["img_size"], augment=False)
+    keep_features(data, VisionEncoder(VIT_NAME, weights, model_args=model_args), root / "features", processes=processes)

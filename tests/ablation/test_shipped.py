@@ -17,10 +17,10 @@ MADE_ON_DEMAND = ("data/models", "features_")  # what `prepare` writes and this 
 def world(tmp_path_factory):
     """The names of the files that are looked for, and the types of questions."""
     root = tmp_path_factory.mktemp("world")
-    for folder in ("annotations", "features"):
-        (root / folder).mkdir()
-    (root / "features" / "features.npy").touch()
+    (root / "annotations").mkdir()
     for split in ("train", "val", "test"):
+        (root / "features" / split).mkdir(parents=True)
+        (root / "features" / split / "features.json").touch()
         for kind in ("captions", "questions", "answers", "binding", "scenes"):
             (root / "annotations" / f"{kind}_{split}.json").touch()
         marked = {"annotations": [{"question_type": name} for name in QUESTION_TYPES]}

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lit_blip2.data.features import write_features
+from tests.data.kept import write_store
 
 SPLITS = {"train": range(101, 109), "val": range(201, 206), "test": range(301, 304)}
 
@@ -32,7 +32,7 @@ def write_json(path: Path, content) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory) -> Path:
-    """root/images/SPLIT/ID.png, root/annotations/..., root/features."""
+    """root/images/SPLIT/ID.png, root/annotations/..., root/features/SPLIT."""
     root = tmp_path_factory.mktemp("tiny")
     for split, ids in SPLITS.items():
         rows = [{"id": 10 * i + k, "image_id": i, "caption": f"Image {i}, take {k}."} for i in ids for k in range(3)]
@@ -50,9 +50,9 @@ def tiny(tmp_path_factory) -> Path:
         write_json(root / f"annotations/answers_{split}.json", {"annotations": marks[::-1]})
         pairs = [{"image_id": ids[0], "swapped_image_id": ids[1], "caption": f"image {ids[0]}"}]
         write_json(root / f"annotations/binding_{split}.json", {"images": listed(ids), "pairs": pairs})
-    ids = [i for group in SPLITS.values() for i in group]
-    values = np.repeat(np.array(ids, dtype=np.float32), 3 * 2).reshape(len(ids), 3, 2)
-    write_features(root / "features", ids, [values[:7], values[7:]], len(ids), {"encoder": "none", "size": [20, 16]})
+    for split, ids in SPLITS.items():
+        values = np.repeat(np.array(ids, dtype=np.float32), 3 * 2).reshape(len(ids), 1, 3, 2)
+        write_store(root / "features" / split, ids, values, {"encoder": "none", "size": [20, 16]})
     return root
 
 

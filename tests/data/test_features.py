@@ -4,27 +4,39 @@ import numpy as np
 import pytest
 import torch
 
-from lit_blip2.data.features import FeatureStore, write_features
+from lit_blip2.data.features import FeatureStore
+from lit_blip2.data.images import UnreadableImageError
+from tests.data.kept import write_store
+
+IDS = [50, 10, 40, 20, 30]
 
 
 @pytest.fixture
 def values():
-    return np.random.default_rng(0).normal(size=(5, 3, 2)).astype(np.float32)
+    return np.random.default_rng(0).normal(size=(5, 2, 3, 2)).astype(np.float32)
 
 
 @pytest.fixture
 def folder(tmp_path, values):
-    write_features(
-        tmp_path / "f", [50, 10, 40, 20, 30], [values[:2], values[2:]], 5, {"encoder": "vit", "sizes": (1, 2)}
-    )
+    write_store(tmp_path / "f", IDS, values, {"encoder": "vit", "sizes": [1, 2]}, views=2)
     return tmp_path / "f"
 
 
-def test_rows_come_back_in_the_order_asked(folder, values):
-    rows = FeatureStore(folder).rows([30, 50, 30])
+def test_rows_come_back_in_the_order_asked_from_every_shard(folder, values):
+    rows = FeatureStore(folder).rows([30, 50, 30, 10])
     assert rows.dtype == torch.float16
-    assert torch.equal(rows, torch.tensor(values[[4, 0, 4]]).half())
+    assert torch.equal(rows, torch.tensor(values[[4, 0, 4, 1], 0]).half())
     assert len(FeatureStore(folder)) == 5 and FeatureStore(folder).missing([10, 11, 11]).tolist() == [11]
+
+
+def test_each_view_is_drawn_equally_often_with_one_number_of_the_generator(folder, values):
+    store, rng, twin = FeatureStore(folder), np.random.default_rng(0), np.random.default_rng(0)
+    views = torch.tensor(values[3]).half()
+    second = [torch.equal(store.drawn(20, rng), views[1]) for _ in range(200)]
+    assert 80 < sum(second) < 120
+    twin.random(200)
+    assert rng.random() == twin.random()
+    assert torch.equal(store.rows([20, 20], [1, 0]), views[[1, 0]])
 
 
 def test_rows_are_copies(folder):
@@ -36,6 +48,14 @@ def test_rows_are_copies(folder):
 def test_missing_ids_are_named(folder):
     with pytest.raises(KeyError, match=r"no features of image 7 \(2 missing\)"):
         FeatureStore(folder).rows([10, 7, 8])
+
+
+def test_an_image_that_could_not_be_read_has_no_features(tmp_path, values):
+    write_store(tmp_path / "f", IDS, values, {}, unreadable=[3])
+    store = FeatureStore(tmp_path / "f")
+    with pytest.raises(UnreadableImageError, match="place 3 is empty") as error:
+        store.rows([50, 20])
+    assert error.value.reason == "empty" and store.rows([50, 30]).shape == (2, 3, 2)
 
 
 def test_a_pickled_store_carries_no_features(folder):
@@ -53,29 +73,12 @@ def test_check_lists_exactly_the_fields_that_differ(folder):
     assert "norm: stored 'absent', expected False" in message and "sizes" not in message
 
 
-def faults(values):
-    huge = values * 1e9
-    return {
-        "image id 3 is given 2 times": ([1, 3, 3, 4, 5], [values], 5),
-        "5 image ids for 4 images": ([1, 2, 3, 4, 5], [values], 4),
-        "3 rows of features for 5 images": ([1, 2, 3, 4, 5], [values[:3]], 5),
-        "at least 8 rows of features for 5": ([1, 2, 3, 4, 5], [values, values[:3]], 5),
-        "features of image 1 are not finite in float16": ([1, 2, 3, 4, 5], [huge], 5),
-    }
-
-
-def test_what_fails_leaves_nothing_behind(tmp_path, values):
-    for message, arguments in faults(values).items():
-        with pytest.raises(ValueError, match=message):
-            write_features(tmp_path / "out", *arguments, {})
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_store_is_not_overwritten(folder, values):
-    with pytest.raises(FileExistsError, match="remove it"):
-        write_features(folder, [1, 2, 3, 4, 5], [values], 5, {})
+def test_a_store_that_is_not_whole_says_how_to_go_on(folder):
+    (folder / "00001.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=r"1 of 2 shards of features: run the .* again"):
+        FeatureStore(folder)
 
 
 def test_a_folder_that_is_no_store(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"fingerprint\.json"):
+    with pytest.raises(FileNotFoundError, match=r"no kept features in .*: write them with"):
         FeatureStore(tmp_path)

@@ -8,11 +8,12 @@ from jsonargparse import ArgumentParser
 
 from lit_blip2.data.captions import read_captions
 from lit_blip2.data.coco import COCO
-from lit_blip2.data.datasets import Features, Pixels
-from lit_blip2.data.features import FeatureStore, write_features
+from lit_blip2.data.datasets import Pixels
+from lit_blip2.data.features import FeatureStore
 from lit_blip2.data.module import eval_loaders, train_loader
-from lit_blip2.data.pairs import FilePairs
+from lit_blip2.data.pairs import FilePairs, KeptPairs
 from lit_blip2.data.training import TrainPairs
+from tests.data.kept import write_store
 
 
 class Recorder(L.LightningModule):
@@ -47,9 +48,9 @@ def trainer(folder, **options):
 
 @pytest.fixture
 def pairs(tiny):
-    source = Pixels(tiny / "images/train", 8, augment=True)
+    source = Pixels(tiny / "images/train", 8)
     captions = read_captions(tiny / "annotations/captions_train.json")
-    return TrainPairs(FilePairs("coco", captions, source), seed=5)
+    return TrainPairs(FilePairs("coco", captions, source, augment=True), seed=5)
 
 
 def test_training_batch(pairs):
@@ -94,9 +95,8 @@ def test_captions_and_crops_change_with_the_epoch(pairs):
     assert len(views.unique(dim=0)) > 10
 
 
-def test_features_stand_in_for_images(tiny):
-    captions = read_captions(tiny / "annotations/captions_train.json")
-    source = FilePairs("coco", captions, Features(FeatureStore(tiny / "features")))
+def test_features_stand_in_for_images(pairs, tiny):
+    source = KeptPairs(pairs.source, FeatureStore(tiny / "features/train"))
     batch = next(iter(train_loader(TrainPairs(source, 0), 4, 0, 1)))
     assert "image" not in batch and batch["features"].dtype == torch.float16
     assert batch["features"].shape == (4, 3, 2)
@@ -235,8 +235,9 @@ def test_all_missing_files_are_named_at_once(arguments, tmp_path):
     with pytest.raises(FileNotFoundError) as error:
         COCO(**arguments, augment=False).setup("fit")
     message = str(error.value)
-    for name in ("captions_train", "captions_val", "questions_val", "answers_val", "binding_val", "kept/features.npy"):
+    for name in ("captions_train", "captions_val", "questions_val", "answers_val", "binding_val"):
         assert name in message
+    assert "kept/train/features.json" in message and "kept/val/features.json" in message
     assert "_test" not in message and "make-mini" in message
 
 
@@ -246,8 +247,9 @@ def test_a_wrong_image_folder_shows_in_setup(arguments):
 
 
 def test_features_that_lack_images_are_refused(arguments, tiny, tmp_path):
-    write_features(tmp_path / "some", range(101, 109), [np.zeros((8, 1, 1))], 8, {})
-    with pytest.raises(ValueError, match=r"lacks the features of 5 images, among them \[201, 202"):
+    for split, ids in {"train": range(101, 109), "val": range(203, 206)}.items():
+        write_store(tmp_path / "some" / split, ids, np.zeros((len(ids), 1, 1, 1)), {})
+    with pytest.raises(ValueError, match=r"val lacks the features of 2 images, among them \[201, 202"):
         COCO(**arguments | {"features": str(tmp_path / "some"), "augment": False}).setup("fit")
 
 

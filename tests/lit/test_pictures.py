@@ -13,8 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.nn import functional as F
 
 from lit_blip2.data.coco import COCO
-from lit_blip2.data.datasets import Pixels
-from lit_blip2.data.features import write_features
+from lit_blip2.data.keeping import keep_features
 from lit_blip2.data.transforms import eval_transform
 from lit_blip2.lit import LitStage1
 from lit_blip2.lit.attention import query_maps
@@ -54,6 +53,10 @@ def stage1(make_stage1, tmp_path):
 def data(root, **options) -> COCO:
     files = {split: f"annotations/captions_{split}.json" for split in ("val", "test")}
     return COCO(str(root), **files, image_size=32, augment=False, eval_batch_size=3, **options)
+
+
+def keep(root, net, folder) -> None:
+    keep_features(data(root, train="annotations/captions_train.json"), net.vision, folder, processes=1)
 
 
 def trainer(folder, logger=None, **options) -> L.Trainer:
@@ -172,7 +175,7 @@ def test_texts_with_dollars_and_many_queries_are_drawn():
 def test_validation_and_test_leave_pictures(kept, stage1, root, tmp_path):
     net = stage1("itc", "itm")
     if kept:
-        keep_features(net, root, tmp_path)
+        keep(root, net, tmp_path / "features")
     module = LitStage1(net, AdamWCosine(), rerank=2)
     loaded = data(root, features=str(tmp_path / "features") if kept else None)
     run = trainer(tmp_path)
@@ -188,17 +191,6 @@ def test_validation_and_test_leave_pictures(kept, stage1, root, tmp_path):
     assert "queries/entropy" in scalars and module.representation.query_wins.shape == (4,)
 
 
-def keep_features(net, root, folder) -> None:
-    """Frozen features of every image, as `data features` would write them."""
-    net.load()
-    ids, rows = [], []
-    for split in ("val", "test"):
-        files = sorted((root / "images" / split).glob("*.png"))
-        ids += [int(file.stem) for file in files]
-        rows.append(net.vision(Pixels(root / "images" / split, 32).load([file.name for file in files], None)).numpy())
-    write_features(folder / "features", ids, rows, len(ids), net.vision.fingerprint() | {"image_size": 32})
-
-
 def test_without_itc_no_query_wins(stage1, root, tmp_path):
     run = trainer(tmp_path)
     run.validate(LitStage1(stage1("itm"), AdamWCosine(), rerank=2), data(root), verbose=False)
@@ -209,7 +201,7 @@ def test_without_itc_no_query_wins(stage1, root, tmp_path):
 
 def test_images_that_are_gone_leave_a_warning(stage1, root, tmp_path):
     net = stage1("itc")
-    keep_features(net, root, tmp_path)
+    keep(root, net, tmp_path / "features")
     run = trainer(tmp_path)
     loaded = data(root, features=str(tmp_path / "features"), images="gone/{split}")
     with pytest.warns(UserWarning, match=r"no sample images .*gone/val.* is missing \(4 of 4\)"):

@@ -197,8 +197,9 @@ def test_stale_features_are_refused(fit, tmp_path, world):
 
     other = tmp_path / "mini"
     shutil.copytree(world, other)
-    fingerprint = json.loads((other / "features" / "fingerprint.json").read_text())
-    (other / "features" / "fingerprint.json").write_text(json.dumps(fingerprint | {"weights_sha256": "0"}))
+    about = json.loads((other / "features/train/features.json").read_text())
+    about["made_by"]["weights_sha256"] = "0"
+    (other / "features/train/features.json").write_text(json.dumps(about))
     with pytest.raises(ValueError, match="weights_sha256"):
         fit("mini_stage1", f"--data.root={other}")
 

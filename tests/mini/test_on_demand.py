@@ -1,6 +1,8 @@
 """Models made on demand: complete or absent, equal from equal seeds, and of the sizes that the experiments need."""
 
 import json
+import shlex
+import shutil
 from pathlib import Path
 from typing import get_args
 
@@ -12,6 +14,7 @@ from safetensors.torch import load_file
 from lit_blip2 import masks
 from lit_blip2.ablation.grid import read_grid
 from lit_blip2.data.features import FeatureStore
+from lit_blip2.data_command import main as data_command
 from lit_blip2.data_command import parser
 from lit_blip2.mini import command, on_demand, train_bert, train_lm, train_vit
 from lit_blip2.mini.on_demand import MAKERS, make_model
@@ -149,28 +152,26 @@ def test_tuning_begins_from_the_shipped_weights(made, name):
         torch.testing.assert_close(tuned[key], value, atol=2e-3, rtol=0)
 
 
-def test_features_of_another_encoder(made, tmp_path):
-    root = tmp_path / "mini"
+def test_features_of_another_encoder(made, tmp_path, monkeypatch):
+    """What encoder_size.yaml prepares is what its cells read."""
+    root, encoder, grid = tmp_path / "data/mini", made("vit_small"), read_grid("ablations/encoder_size.yaml")
     command.make_mini(root, train=4, val=2, test=2, workers=1, features=False)
-    with pytest.raises(FileNotFoundError, match="make-models --only vit_small"):
-        command.keep_features(tmp_path / "models" / "vit_small", root)
-    encoder = made("vit_small")
-    command.keep_features(encoder, root)
-    store = FeatureStore(tmp_path / "mini_features_vit_small")
-    assert store.features_NTW.shape[1:] == (65, 64)
-    grid = read_grid("ablations/encoder_size.yaml")
+    shutil.copytree(encoder, tmp_path / "data/models/vit_small")
+    shutil.copytree("experiments", tmp_path / "experiments")
     small = grid.axes["encoder"]["small"]
     vision = VisionEncoder(
         train_vit.VIT_NAME, str(encoder / "vit.safetensors"), model_args=small["stage1.model.net.vision.model_args"]
     )
+    monkeypatch.chdir(tmp_path)
+    assert data_command(shlex.split(grid.prepare[-1])[1:] + ["--processes=1"]) == 0
+    store = FeatureStore(root / small["stage1.data.features"] / "train")
+    assert (store.layout.tokens, store.layout.width) == (65, 64)
     store.check(vision.fingerprint() | {"image_size": 64})
-    assert root / small["stage1.data.features"] == root / ".." / "mini_features_vit_small"
-    command.keep_features(encoder, root)  # what is there and fits stays
 
 
 @pytest.mark.parametrize("file", ABLATIONS, ids=lambda file: file.stem)
 def test_what_an_ablation_prepares_are_commands(file):
     for line in read_grid(file).prepare:
-        data, *arguments = line.split()
+        data, *arguments = shlex.split(line)
         assert data == "data"
         parser().parse_args(arguments)

@@ -1,0 +1,353 @@
+"""`python -m lit_blip2 data features --config FILE --out DIR`: the frozen encoder's output, kept for every run.
+
+Processes take shards in turn, each with its own encoder (a GPU each where there are GPUs) and threads that decode. A
+shard is written under another name and renamed when it is whole: an interrupted run goes on with what is missing.
+
+Legend: B images of a batch, K views, N tokens, W width, H image height and width.
+"""
+
+import json
+import multiprocessing
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from rich.progress import Progress
+from safetensors.torch import save_file
+from torch import Tensor
+
+from lit_blip2.data.datasets import Pixels
+from lit_blip2.data.experiment import read_data, read_vision
+from lit_blip2.data.faults import Fault, Faults
+from lit_blip2.data.features import ABOUT, Kept, Layout, differences, open_shard, read_about, shard_name
+from lit_blip2.data.images import UnreadableImageError
+from lit_blip2.data.module import PairData
+from lit_blip2.data.pairs import parts
+from lit_blip2.data.transforms import eval_transform, train_transform
+from lit_blip2.model.vision import VisionEncoder, build
+
+SHARD_BYTES = 1 << 28
+MOST_IN_SHARD = 1024  # images: an interruption loses the work of less than one shard of each process
+
+
+class Section(NamedTuple):
+    """The images of train, val or test, or of one source of a mixture. read: place -> image. most_unreadable: the
+    share of them that may be unreadable."""
+
+    name: str
+    image_ids: np.ndarray
+    read: Callable[[int], Image.Image]
+    most_unreadable: float
+
+
+class Job(NamedTuple):
+    """A section and how it is written."""
+
+    section: Section
+    folder: Path
+    layout: Layout
+    image_size: int
+    batch: int
+
+
+def features(
+    config: Path,
+    out: Path,
+    dtype: Kept = "float16",
+    views: int = 0,
+    seed: int = 0,
+    batch: int = 64,
+    processes: int = 0,
+    threads: int = 0,
+    vision: VisionEncoder | None = None,
+) -> None:
+    """Keep the frozen encoder's output for all that an experiment trains and evaluates on; `--data.features` reads it.
+
+    The size is told first, and refused where the disk is too small. What is there and fits is left: an interrupted run
+    goes on. An image to train on that cannot be read is noted, and replaced in training as it would be without this.
+
+    Args:
+        config: the experiment, a YAML file with `data` and `model`.
+        out: folder to write, a folder in it for each of train (train_NAME of a mixture's sources), val and test.
+        dtype: float16, bfloat16 for an encoder whose output is too large for it, or int8 with a scale for each token:
+            half the bytes.
+        views: of a training image keep so many, randomly cropped and flipped, one drawn each time; 0: one, as
+            evaluation sees it.
+        seed: of those views.
+        batch: images that the encoder sees at a time.
+        processes: each with an encoder of its own; 0: one for each GPU, or for each core where there is none.
+        threads: of each process, that decode images; 0: an equal share of the cores.
+        vision: another encoder than the experiment's, such as '{name: ..., weights: ..., model_args: {...}}'.
+    """
+    if min_given := [f"{name}={value}" for name, value in dict(batch=batch, seed=seed + 1).items() if value < 1]:
+        raise ValueError(f"{', '.join(min_given)}: too small")
+    if views < 0 or views > 255:
+        raise ValueError(f"views={views} must lie in 0..255")
+    keep_features(read_data(config), vision or read_vision(config), out, dtype, views, seed, batch, processes, threads)
+
+
+def keep_features(
+    data: PairData,
+    vision: VisionEncoder,
+    out: Path,
+    dtype: Kept = "float16",
+    views: int = 0,
+    seed: int = 0,
+    batch: int = 64,
+    processes: int = 0,
+    threads: int = 0,
+) -> None:
+    """Write the sections of a data module under `out`. See `features`.
+
+    Raises ValueError where `out` holds features of something else, or the disk is too small, and TooManyFaultsError
+    where more images cannot be read than data.max_unreadable allows; of those to evaluate on all must be readable.
+    """
+    made_by = vision.fingerprint() | {"image_size": data.image_size}
+    tokens, width = output_shape(vision, data.image_size)
+    jobs = []
+    for section in sections(data):
+        seen = views if section.name.startswith("train") else 0
+        one = Layout(dtype, seen, seed if seen else 0, len(section.image_ids), tokens, width, 1)
+        layout = one._replace(shard=min(MOST_IN_SHARD, max(1, SHARD_BYTES // one.bytes_per_image)))
+        job = Job(section, out / section.name, layout, data.image_size, batch)
+        check_same(job, made_by)
+        jobs.append(job)
+    announce(jobs, out)
+    for job in jobs:
+        begin(job, made_by)
+    devices = torch.cuda.device_count()
+    processes = processes or devices or os.cpu_count() or 1
+    threads = threads or max(1, (os.cpu_count() or 1) // processes)
+    write(jobs, vision, processes, threads, devices)
+
+
+def sections(data: PairData) -> Iterator[Section]:
+    """All images that the experiment names, each once for each section."""
+    data.features = None
+    data.check_files("fit")
+    data.check_files("test")
+    source = data.train_pairs()
+    for pairs, name in zip(parts(source), data.train_sections(), strict=True):
+        yield Section(name, pairs.image_ids, pairs.image, data.faults.limit)
+    for split in ("val", "test"):
+        if files := data.evaluation_images(split):
+            read = partial(_read_nth, data.pixels(split), list(files.values()))
+            yield Section(split, np.array(list(files)), read, 0)
+
+
+def _read_nth(source: Pixels, files: list[str], place: int) -> Image.Image:
+    return source.read(files[place])
+
+
+def output_shape(vision: VisionEncoder, image_size: int) -> tuple[int, int]:
+    """(tokens, width) of an image, found without weights. Raises ValueError if the encoder takes another size."""
+    try:
+        encoder = build(vision.name, vision.model_args, vision.drop_last_blocks, device="meta")
+        return tuple(encoder.forward_features(torch.empty(1, 3, image_size, image_size, device="meta")).shape[1:])
+    except AssertionError as error:
+        raise ValueError(f"image encoder {vision.name} does not take data.image_size={image_size}: {error}") from error
+
+
+def check_same(job: Job, made_by: dict) -> None:
+    """Raises ValueError where the section's folder holds something else."""
+    if not job.folder.exists():
+        return
+    known_by, known = read_about(job.folder)
+    differing = differences(known_by | known._asdict(), made_by | job.layout._asdict())
+    if not differing and not np.array_equal(np.load(job.folder / "image_ids.npy"), job.section.image_ids):
+        differing = "image ids: other images, or in another order"
+    if differing:
+        raise ValueError(f"{job.folder} holds other features. {differing}. Give another --out, or remove it.")
+
+
+def announce(jobs: list[Job], out: Path) -> None:
+    """Print what will be written. Raises ValueError where the disk has not so much room."""
+    needed = 0
+    for job in jobs:
+        section, layout, left = job.section.name, job.layout, len(missing_shards(job))
+        missing = min(left * layout.shard, layout.images)
+        needed += missing * layout.bytes_per_image
+        print(
+            f"{section}: {layout.images:,} images x {layout.kept_views} views x {layout.tokens} tokens x {layout.width}"
+            f" {layout.dtype} = {readable(layout.images * layout.bytes_per_image)} in {layout.shards} shards,"
+            f" {left} to write"
+        )
+    there = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.exists())
+    free = shutil.disk_usage(there).free
+    print(f"{readable(needed)} to write, {readable(free)} free in {there}", flush=True)
+    if needed > free:
+        raise ValueError(
+            f"{readable(needed)} do not fit in the {readable(free)} that are free in {there}: keep int8, fewer views or"
+            " images, or give --out on another disk"
+        )
+
+
+def readable(count: float) -> str:
+    """Such as 724 KB or 1.3 TB."""
+    for unit in ("B", "KB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:,.3g} TB"
+
+
+def missing_shards(job: Job) -> list[int]:
+    return [number for number in range(job.layout.shards) if not (job.folder / shard_name(number)).exists()]
+
+
+def begin(job: Job, made_by: dict) -> None:
+    """The section's folder without shards, unless it is there: written under another name, whole at once."""
+    if job.folder.exists():
+        return
+    part = job.folder.with_name(f".{job.folder.name}.part{os.getpid()}")
+    part.mkdir(parents=True)
+    np.save(part / "image_ids.npy", job.section.image_ids)
+    about = {"made_by": made_by, "layout": job.layout._asdict()}
+    (part / ABOUT).write_text(json.dumps(about, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    part.rename(job.folder)
+
+
+def write(jobs: list[Job], vision: VisionEncoder, processes: int, threads: int, devices: int) -> None:
+    """All shards that are missing, behind a progress bar; then what could not be read, told and counted."""
+    todo = [(number, shard) for number, job in enumerate(jobs) for shard in missing_shards(job)]
+    faults = [Faults(job.section.most_unreadable) for job in jobs]
+    for number, job in enumerate(jobs):
+        for shard in sorted(set(range(job.layout.shards)) - set(missing_shards(job))):
+            count_faults(faults[number], job, shard)
+    context = multiprocessing.get_context("spawn")  # a forked process could use neither CUDA nor threads
+    start = (jobs, vision, threads, devices, context.Value("i", 0))
+    with ExitStack() as stack:
+        bar = stack.enter_context(Progress(*Progress.get_default_columns()))
+        task = bar.add_task("images", total=sum(images_of(jobs[number], shard) for number, shard in todo))
+        run: Callable[..., Iterable] = map
+        if min(processes, len(todo)) > 1:
+            pool = ProcessPoolExecutor(min(processes, len(todo)), context, _start, start)
+            stack.callback(pool.shutdown, cancel_futures=True)
+            run = pool.map
+        elif todo:
+            _start(*start)
+        for number, shard in run(_write_shard, todo):
+            count_faults(faults[number], jobs[number], shard)
+            bar.advance(task, images_of(jobs[number], shard))
+    for job, found in zip(jobs, faults):
+        if found.counts:
+            print(f"{job.section.name}: {found.counts.total()} images cannot be read:\n{found.table()}")
+            found.write(job.folder / "unreadable.json")
+
+
+def images_of(job: Job, shard: int) -> int:
+    return min(job.layout.shard, job.layout.images - shard * job.layout.shard)
+
+
+def count_faults(faults: Faults, job: Job, shard: int) -> None:
+    """Count those of a written shard. Raises TooManyFaultsError, with examples."""
+    unreadable = open_shard(job.folder / shard_name(shard)).unreadable
+    faults.add(images_of(job, shard), [Fault(job.section.name, *why) for why in unreadable.values()])
+
+
+class _Worker(NamedTuple):
+    jobs: list[Job]
+    vision: VisionEncoder
+    device: torch.device
+    threads: ThreadPoolExecutor
+
+
+_worker: _Worker | None = None  # of this process
+
+
+def _start(jobs: list[Job], vision: VisionEncoder, threads: int, devices: int, started) -> None:
+    """Load the encoder, on the next GPU if there are some."""
+    global _worker
+    with started.get_lock():
+        number = started.value
+        started.value += 1
+    device = torch.device("cuda", number % devices) if devices else torch.device("cpu")
+    if not devices and multiprocessing.parent_process():
+        torch.set_num_threads(threads)
+    vision.load()
+    _worker = _Worker(jobs, vision.to(device), device, ThreadPoolExecutor(threads))
+
+
+def _write_shard(place: tuple[int, int]) -> tuple[int, int]:
+    job, shard = _worker.jobs[place[0]], place[1]
+    first, count = shard * job.layout.shard, images_of(job, shard)
+    shape = (count, job.layout.kept_views, job.layout.tokens, job.layout.width)
+    tensors = {"features": torch.empty(shape, dtype=getattr(torch, job.layout.dtype))}
+    if job.layout.dtype == "int8":
+        tensors["scales"] = torch.empty(shape[:-1])
+    unreadable: dict[int, tuple[str, str]] = {}
+    done = 0
+    for looked in ahead(_worker.threads, partial(views_of, job), range(first, first + count), job.batch):
+        for row, view in enumerate(looked, done):
+            if isinstance(view, UnreadableImageError | FileNotFoundError):
+                unreadable[row] = getattr(view, "reason", "missing"), str(view)
+        blank = torch.zeros(job.layout.kept_views, 3, job.image_size, job.image_size)
+        views_BK3HH = torch.stack([view if isinstance(view, Tensor) else blank for view in looked])
+        with torch.no_grad():
+            features_MNW = _worker.vision(views_BK3HH.flatten(0, 1).to(_worker.device))
+        kept = pack(features_MNW.unflatten(0, views_BK3HH.shape[:2]), job.layout.dtype)
+        end = done + len(looked)
+        for name, tensor in kept.items():
+            tensors[name][done:end] = tensor
+        _check_finite(job, first + done, kept)
+        done = end
+    file = job.folder / shard_name(shard)
+    part = file.with_suffix(f".part{os.getpid()}")
+    save_file(tensors, part, metadata={"unreadable": json.dumps(unreadable)})
+    part.rename(file)
+    return place
+
+
+def views_of(job: Job, place: int) -> Tensor | Exception:
+    """The kept views of one image, float32 [K, 3, H, H], or why it cannot be read."""
+    try:
+        image = job.section.read(place)
+    except (UnreadableImageError, FileNotFoundError) as error:
+        return error
+    if not job.layout.views:
+        return eval_transform(image, job.image_size).unsqueeze(0)
+    image_id = int(job.section.image_ids[place])
+    keys = ((job.layout.seed, image_id, view) for view in range(job.layout.views))
+    return torch.stack([train_transform(image, job.image_size, np.random.default_rng(key)) for key in keys])
+
+
+def ahead(threads: ThreadPoolExecutor, look: Callable, places: range, batch: int) -> Iterator[list]:
+    """What `look` gives, in batches; while one is used the next is looked at."""
+    waiting: list = []
+    for first in range(0, len(places), batch):
+        waiting.append([threads.submit(look, place) for place in places[first : first + batch]])
+        if len(waiting) == 2:
+            yield [future.result() for future in waiting.pop(0)]
+    for futures in waiting:
+        yield [future.result() for future in futures]
+
+
+def pack(features: Tensor, dtype: Kept) -> dict[str, Tensor]:
+    """Features [..., N, W] as they are kept, on the CPU. int8: a token's largest magnitude is 127."""
+    if dtype != "int8":
+        return {"features": features.to(getattr(torch, dtype)).cpu()}
+    features = features.float()
+    scales = features.abs().amax(-1) / 127
+    steps = features / scales.clamp_min(torch.finfo(torch.float32).tiny).unsqueeze(-1)
+    return {"features": steps.round().to(torch.int8).cpu(), "scales": scales.cpu()}
+
+
+def _check_finite(job: Job, first: int, kept: dict[str, Tensor]) -> None:
+    """Raises ValueError naming an image whose features the kept type cannot hold."""
+    magnitudes = kept["scales"] * 127 if "scales" in kept else kept["features"]
+    largest = torch.finfo(torch.bfloat16 if job.layout.dtype == "bfloat16" else torch.float16).max
+    fits_B = (magnitudes.abs() <= largest).flatten(1).all(1)  # false for NaN
+    if not fits_B.all():
+        image_id = job.section.image_ids[first + int(fits_B.int().argmin())]
+        raise ValueError(
+            f"features of image {image_id} in {job.section.name} are not finite in {job.layout.dtype}: keep bfloat16,"
+            " or look at the encoder's weights and dtype"
+        )
