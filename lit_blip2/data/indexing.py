@@ -11,6 +11,7 @@ import tarfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import numpy as np
 from rich.progress import track
 
 from lit_blip2.data.captions import clean_caption
+from lit_blip2.data.shard_folders import LocalFolder, RemoteFolder, is_url, shard_folder
 from lit_blip2.data.shards import INDEX
 
 IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
@@ -41,19 +43,23 @@ class Listed:
         entry["examples"] += [example] if len(entry["examples"]) < MOST_EXAMPLES else []
 
 
-def index_shards(folder: Path, out: Path | None = None, workers: int = 0) -> None:
+def index_shards(folder: str | Path, out: Path | None = None, workers: int = 0) -> None:
     """Index the tar shards of a folder, such as img2dataset writes, so that training reads them by sample number.
 
     What is left out, and why, is printed, and kept in the index. An index that is there and fits is left.
 
     Args:
-        folder: of *.tar.
-        out: the index, by default FOLDER/index.
+        folder: of *.tar; or a URL such as s3://bucket/cc3m or https://host/{00000..00331}.tar, of which each shard is
+            downloaded once, and not kept.
+        out: the index, by default FOLDER/index; a URL needs one.
         workers: processes that read; 0: one for each core.
     Raises:
         FileNotFoundError: no shards. ValueError: an index of other shards, or no sample at all.
     """
-    shards, out = sorted(folder.glob("*.tar")), out or folder / INDEX
+    if out is None and is_url(folder):
+        raise ValueError(f"the index of {folder} needs a folder on disk: give --out")
+    place, out = shard_folder(folder), out or Path(folder) / INDEX
+    shards = place.sizes()
     if not shards:
         raise FileNotFoundError(f"no *.tar in {folder}")
     if out.exists():
@@ -62,9 +68,9 @@ def index_shards(folder: Path, out: Path | None = None, workers: int = 0) -> Non
         return
     part = out.with_name(f"{out.name}.part")
     done = _resume(part, shards)
-    todo = shards[done:]
+    todo = list(shards)[done:]
     with ProcessPoolExecutor(workers or os.cpu_count()) as pool:
-        listed = pool.map(list_shard, map(str, todo))
+        listed = pool.map(partial(list_shard, place), todo)
         for shard in track(listed, "shards", total=len(todo)):
             _append(part, shard)
     lines = read_lines(part)
@@ -74,16 +80,21 @@ def index_shards(folder: Path, out: Path | None = None, workers: int = 0) -> Non
     print(summary(lines))
 
 
-def list_shard(path: str) -> Listed:
+def list_shard(place: LocalFolder | RemoteFolder, name: str) -> Listed:
     """Read one shard's members: of images only where they are."""
-    listed = Listed(Path(path).name, os.path.getsize(path))
+    with place.at_hand(name) as path:
+        return _list(path)
+
+
+def _list(path: Path) -> Listed:
+    listed = Listed(path.name, path.stat().st_size)
     try:
         with tarfile.open(path, "r:") as tar:
             for key, members in groupby(_files(tar), lambda member: _split(member.name)[0]):
                 _add(listed, tar, key, list(members))
     except (tarfile.TarError, EOFError) as error:
         listed.leave_out("shard ends or is damaged here", f"{listed.name} after {len(listed.images)} samples: {error}")
-    _compare(listed, Path(path).with_name(f"{Path(path).stem}_stats.json"))
+    _compare(listed, path.with_name(f"{path.stem}_stats.json"))
     return listed
 
 
@@ -185,10 +196,11 @@ def _append(part: Path, shard: Listed) -> None:
         file.write(json.dumps(line) + "\n")
 
 
-def _resume(part: Path, shards: list[Path]) -> int:
+def _resume(part: Path, shards: dict[str, int | None]) -> int:
     """How many shards an interrupted index has; what it had begun behind them is cut off."""
     lines = read_lines(part) if (part / "shards.jsonl").exists() else []
-    if [(line["name"], line["bytes"]) for line in lines] != [(s.name, s.stat().st_size) for s in shards[: len(lines)]]:
+    begun = dict(list(shards.items())[: len(lines)])
+    if [line["name"] for line in lines] != list(begun) or _differing(lines, begun):
         lines = []
     part.mkdir(parents=True, exist_ok=True)
     (part / "shards.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
@@ -201,10 +213,15 @@ def _resume(part: Path, shards: list[Path]) -> int:
     return len(lines)
 
 
-def _check_same(out: Path, shards: list[Path]) -> None:
-    known = {line["name"]: line["bytes"] for line in read_lines(out)}
-    found = {shard.name: shard.stat().st_size for shard in shards}
-    if differing := sorted(name for name in known.keys() | found.keys() if known.get(name) != found.get(name)):
+def _differing(lines: list[dict], shards: dict[str, int | None]) -> list[str]:
+    """Names of shards that only one side has, or with another size; no size (None) fits all."""
+    known = {line["name"]: line["bytes"] for line in lines}
+    unequal = {name for name in known.keys() & shards.keys() if shards[name] not in (None, known[name])}
+    return sorted((known.keys() ^ shards.keys()) | unequal)
+
+
+def _check_same(out: Path, shards: dict[str, int | None]) -> None:
+    if differing := _differing(read_lines(out), shards):
         raise ValueError(
             f"{out} is of other shards: {len(differing)} differ, among them {differing[0]}. Remove {out} and run "
             "this again"

@@ -10,9 +10,7 @@ An index is a folder of memory-mapped arrays, so that a sample costs no memory o
 """
 
 import json
-import os
 import tarfile
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -20,17 +18,17 @@ from PIL import Image
 
 from lit_blip2.data.captions import clean_caption
 from lit_blip2.data.images import UnreadableImageError, decode_image
+from lit_blip2.data.shard_folders import LocalFolder, RemoteFolder, is_url, shard_folder
 from lit_blip2.data.strings import Strings
 
 INDEX = "index"
-MOST_OPEN = 64  # shards that a process keeps open: more than a window has
 
 
 class Shards:
     """N samples of a folder of tars, each an image with one caption or several.
 
     Args:
-        folder: of the shards. index: of the index, by default in `folder`.
+        folder: of the shards, or where they are (shard_folders.py). index: of the index, by default in `folder`.
         best: of several captions only the first `best` are drawn from (CapFilt lists the best first); none: all.
         max_words: captions are cut after this many words.
     Raises:
@@ -38,16 +36,19 @@ class Shards:
     """
 
     def __init__(
-        self, folder: str | Path, index: str | Path | None = None, best: int | None = None, max_words: int = 50
+        self,
+        folder: str | Path | LocalFolder | RemoteFolder,
+        index: str | Path | None = None,
+        best: int | None = None,
+        max_words: int = 50,
     ):
         if best is not None and best < 1:
             raise ValueError(f"best={best} must be at least 1 caption of each image")
-        self.folder, self.index = Path(folder), Path(index or Path(folder) / INDEX)
+        self.folder = shard_folder(folder) if isinstance(folder, str | Path) else folder
+        self.index = Path(index or Path(str(folder)) / INDEX)
         self.best, self.max_words = best, max_words
         if not (self.index / "shards.jsonl").is_file():
-            raise FileNotFoundError(
-                f"no index in {self.index}: make it once, with `python -m lit_blip2 data index {self.folder}`"
-            )
+            raise FileNotFoundError(f"no index in {self.index}: make it once, with `{self._way_to_index()}`")
         lines = (self.index / "shards.jsonl").read_text(encoding="utf-8").splitlines()
         self.shards = [json.loads(line) for line in lines]
         self.sizes = [shard["samples"] for shard in self.shards if shard["samples"]]
@@ -59,7 +60,6 @@ class Shards:
         self.texts = Strings.from_arrays(
             _mapped(self.index / "captions.bin", np.uint8), _mapped(self.index / "ends.bin")
         )
-        self._open = lru_cache(MOST_OPEN)(_Opened)
 
     def __reduce__(self):  # open files and maps stay in their process
         return Shards, (self.folder, self.index, self.best, self.max_words)
@@ -84,7 +84,7 @@ class Shards:
     def image_bytes(self, sample: int) -> bytes:
         """The image's file, as it stands in its shard. Raises UnreadableImageError for a shard that ends before it."""
         begin, size = self.images_N2[sample].tolist()
-        data = self._open(self.folder / self.names[self._shard(sample)]).read(begin, size)
+        data = self.folder.read(self.names[self._shard(sample)], begin, size)
         if len(data) < size:
             raise UnreadableImageError(self.name(sample), "truncated", f"{len(data)} of {size} bytes")
         return data
@@ -92,7 +92,7 @@ class Shards:
     def name(self, sample: int) -> str:
         """Such as `00012.tar/000123456.jpg`, as the tar has it."""
         shard = self.names[self._shard(sample)]
-        with tarfile.open(self.folder / shard, "r:") as tar:
+        with tarfile.open(self.folder.path(shard), "r:") as tar:
             begin = int(self.images_N2[sample, 0])
             member = next((member.name for member in tar if member.offset_data == begin), f"byte {begin}")
         return f"{shard}/{member}"
@@ -106,27 +106,16 @@ class Shards:
 
     def _check_unchanged(self) -> None:
         """Raises ValueError where a shard's size is another than when the index was made."""
-        for shard in self.shards:
-            path = self.folder / shard["name"]
-            if not path.is_file() or path.stat().st_size != shard["bytes"]:
-                now = f"has {path.stat().st_size} bytes" if path.is_file() else "is gone"
-                raise ValueError(
-                    f"{path} {now}, and had {shard['bytes']} when {self.index} was made: remove that folder and run "
-                    f"`python -m lit_blip2 data index {self.folder}` again"
-                )
+        try:
+            self.folder.check({shard["name"]: shard["bytes"] for shard in self.shards})
+        except ValueError as error:
+            raise ValueError(
+                f"{error} when {self.index} was made: remove that folder and run `{self._way_to_index()}` again"
+            ) from error
 
-
-class _Opened:
-    """A shard's open file; reads from any place, and from several threads."""
-
-    def __init__(self, path: Path):
-        self.descriptor = os.open(path, os.O_RDONLY)
-
-    def read(self, begin: int, size: int) -> bytes:
-        return os.pread(self.descriptor, size, begin)
-
-    def __del__(self):
-        os.close(self.descriptor)
+    def _way_to_index(self) -> str:
+        out = f" --out {self.index}" if is_url(str(self.folder)) else ""
+        return f"python -m lit_blip2 data index {self.folder}{out}"
 
 
 class _Name:

@@ -13,6 +13,7 @@ from PIL import Image
 from lit_blip2.data import indexing
 from lit_blip2.data.images import UnreadableImageError
 from lit_blip2.data.indexing import index_shards, list_shard, read_lines
+from lit_blip2.data.shard_folders import LocalFolder
 from lit_blip2.data.shards import Shards
 
 
@@ -107,7 +108,7 @@ def test_what_is_left_out_is_counted_with_its_reason(tmp_path, capsys):
 
 def test_a_null_in_json_leaves_the_text_file_to_speak(tmp_path):
     write_tar(tmp_path / "0.tar", {"a": {"jpg": jpeg(1), "json": b'{"caption": null}', "txt": b"words"}})
-    assert list_shard(str(tmp_path / "0.tar")).captions == [["words"]]
+    assert list_shard(LocalFolder(tmp_path), "0.tar").captions == [["words"]]
 
 
 def test_a_cut_shard_gives_what_stands_before_the_cut(folder, capsys):
@@ -123,9 +124,9 @@ def test_a_cut_shard_gives_what_stands_before_the_cut(folder, capsys):
 def test_an_interrupted_index_is_gone_on_with(folder, monkeypatch):
     whole, part = folder / "whole", folder / "index.part"
     index_shards(folder, whole, workers=1)
-    indexing._resume(part, sorted(folder.glob("*.tar")))
+    indexing._resume(part, LocalFolder(folder).sizes())
     for name in ("00000.tar", "00001.tar"):
-        indexing._append(part, list_shard(str(folder / name)))
+        indexing._append(part, list_shard(LocalFolder(folder), name))
     with (part / "captions.bin").open("ab") as file:  # a third was begun
         file.write(b"half a capt")
     listed = []
