@@ -2,16 +2,16 @@
 
 import hashlib
 import os
-from collections import Counter
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress, TaskID
 from rich.table import Table
 
 from lit_blip2.data.experiment import read_data
@@ -88,7 +88,7 @@ def check(config: Path, sample: int | None = None, workers: int = 0) -> None:
             for reason, entry in line["left_out"].items():
                 found.fault(pairs.name, f"left out of the index, {reason}", entry["examples"][0], entry["count"])
     count = len(source)
-    chosen = np.arange(count) if sample is None else np.linspace(0, count - 1, min(sample, count)).astype(np.int64)
+    chosen = range(count) if sample is None else np.linspace(0, count - 1, min(sample, count)).astype(int).tolist()
     for chunk in look(source, chosen, workers or os.cpu_count() or 1):
         found.add(chunk)
     show(found, count, data.max_caption_words)
@@ -96,11 +96,22 @@ def check(config: Path, sample: int | None = None, workers: int = 0) -> None:
         raise ValueError(f"{found.faults.total():,} problems in {config}")
 
 
-def look(source: PairSource, samples: np.ndarray, workers: int) -> Iterator[list[Looked]]:
+def look(source: PairSource, samples: Sequence[int], workers: int) -> Iterator[list[Looked]]:
     """Every chosen sample, read by several processes, behind a progress bar."""
-    chunks = [samples[first : first + CHUNK] for first in range(0, len(samples), CHUNK)]
-    with ProcessPoolExecutor(workers, initializer=_remember, initargs=(source,)) as pool:
-        yield from track(pool.map(_look_at, chunks), "samples", total=len(chunks))
+    with ProcessPoolExecutor(workers, initializer=_remember, initargs=(source,)) as pool, Progress() as bar:
+        task, waiting = bar.add_task("samples", total=len(samples)), deque()
+        for first in range(0, len(samples), CHUNK):
+            waiting.append(pool.submit(_look_at, samples[first : first + CHUNK]))
+            if len(waiting) > 4 * workers:  # not all at once: a task takes memory
+                yield _next(waiting, bar, task)
+        while waiting:
+            yield _next(waiting, bar, task)
+
+
+def _next(waiting: deque[Future], bar: Progress, task: TaskID) -> list[Looked]:
+    looked = waiting.popleft().result()
+    bar.advance(task, len(looked))
+    return looked
 
 
 _source: PairSource | None = None  # of this worker process
@@ -111,8 +122,8 @@ def _remember(source: PairSource) -> None:
     _source = source
 
 
-def _look_at(samples: np.ndarray) -> list[Looked]:
-    return [look_at(_source, sample) for sample in samples.tolist()]
+def _look_at(samples: Sequence[int]) -> list[Looked]:
+    return [look_at(_source, sample) for sample in samples]
 
 
 def look_at(source: PairSource, sample: int) -> Looked:
@@ -145,11 +156,12 @@ def show(found: Found, count: int, most_words: int) -> None:
         console.print(
             f"image sizes: {sizes}; {found.duplicates:,} images are byte for byte one before them", soft_wrap=True
         )
-    lengths = np.repeat(np.fromiter(found.words.keys(), int), np.fromiter(found.words.values(), int))
-    if len(lengths):
-        cut = int((lengths >= most_words).sum())
+    if total := found.words.total():
+        lengths = sorted(found.words)
+        middle = lengths[int(np.searchsorted(np.cumsum([found.words[length] for length in lengths]), total / 2))]
+        cut = sum(count for length, count in found.words.items() if length >= most_words)
         console.print(
-            f"captions: {len(lengths):,}, of {lengths.min()} to {lengths.max()} words, median {np.median(lengths):g}; "
+            f"captions: {total:,}, of {lengths[0]} to {lengths[-1]} words, median {middle}; "
             f"{cut:,} have {most_words} words or were cut there",
             soft_wrap=True,
         )

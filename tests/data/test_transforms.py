@@ -35,6 +35,18 @@ def test_evaluation_equals_torchvision(noise):
     assert eval_transform(mean, 5).abs().max() < 0.01
 
 
+@pytest.mark.parametrize("size", [(40, 60), (300, 180), (11, 7)], ids=str)
+def test_evaluation_equals_the_hugging_face_blip2_processor(size):
+    """To the last digits where it resizes with Pillow; where with torchvision, to one of 256 grey levels."""
+    from transformers import BlipImageProcessor, BlipImageProcessorPil
+
+    photo = Image.fromarray(rng().integers(0, 256, (*size, 3), dtype=np.uint8))
+    ours = eval_transform(photo, 24)
+    for processor, tolerance in ((BlipImageProcessorPil, 2e-6), (BlipImageProcessor, 1.01 / 255 / min(CLIP_STD))):
+        theirs = processor(size={"height": 24, "width": 24})(photo, return_tensors="pt")["pixel_values"][0]
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=tolerance)
+
+
 def test_training_is_a_function_of_the_generator(noise):
     first, again, other = (train_transform(noise, 16, rng(seed)) for seed in (1, 1, 2))
     assert first.shape == (3, 16, 16) and first.dtype == torch.float32
