@@ -42,6 +42,17 @@ def test_a_null_inside_a_class_on_the_command_line():
     assert net.qformer.init_args.vocab_size is None and net.qformer.init_args.num_queries == 5
 
 
+@pytest.mark.parametrize("name, batch", [("vitg_stage1", 1680), ("vitl_stage1", 2320), ("vitg_opt27", 1920)])
+def test_the_papers_data_leave_all_else_as_it_is(name, batch):
+    with pytest.raises(ParsedError) as stop:
+        files = ["--config", f"experiments/{name}.yaml", "--config", "experiments/data/paper_129m.yaml"]
+        main(["fit", *files], cli=ParseOnly)
+    data = stop.value.args[0].data
+    assert data.class_path.endswith("Mixture") and data.init_args.batch_size == batch
+    assert list(data.init_args.sources) == ["coco", "vg", "cc3m", "cc12m", "sbu", "laion"]
+    assert data.init_args.val == "annotations/captions_val2014.json"
+
+
 def test_they_are_found():
     assert len(FILES) >= 12
 

@@ -299,3 +299,35 @@ def test_a_pair_takes_less_than_a_hundred_bytes(tmp_path):
     arrays = [captions.image_ids, captions.first]
     arrays += [array for strings in (captions.files, captions.texts) for array in (strings.buffer, strings.offsets)]
     assert sum(array.nbytes for array in arrays) / len(captions.texts) < 100
+
+
+def test_flickr30k_as_karpathy_split_it(tmp_path):
+    """It has no cocoid and no filepath."""
+    words = {"tokens": ["a", "dog"], "raw": "A dog .", "imgid": 0, "sentid": 0}
+    images = [
+        {"sentids": [0], "imgid": k, "sentences": [words], "split": split, "filename": f"{1000 + k}.jpg"}
+        for k, split in enumerate(["train", "test", "test", "val"])
+    ]
+    file = write_json(tmp_path / "dataset_flickr30k.json", {"images": images, "dataset": "flickr30k"})
+    assert table(read_captions(file, "test")) == {1: ("1001.jpg", ["a dog"]), 2: ("1002.jpg", ["a dog"])}
+
+
+def test_nocaps_validation_captions(tmp_path):
+    images = [{"id": k, "file_name": f"{k}ab.jpg", "open_images_id": f"{k}ab", "domain": "in-domain"} for k in (0, 1)]
+    marks = [{"image_id": k % 2, "id": k, "caption": f"Caption {k}."} for k in range(4)]
+    content = {"licenses": [], "info": {}, "images": images, "annotations": marks}
+    read = table(read_captions(write_json(tmp_path / "nocaps_val_4500_captions.json", content), "val"))
+    assert read == {0: ("0ab.jpg", ["caption 0", "caption 2"]), 1: ("1ab.jpg", ["caption 1", "caption 3"])}
+
+
+def test_ok_vqa_has_the_files_of_vqav2(tmp_path):
+    """Its answers are stemmed, with what people wrote as raw_answer; the type is a number's name."""
+    asked = {"data_subtype": "val2014", "questions": [{"image_id": 42, "question": "What sport?", "question_id": 420}]}
+    answers = [
+        {"answer_id": k, "raw_answer": "surfing", "answer_confidence": "yes", "answer": "surf"} for k in range(10)
+    ]
+    mark = {"image_id": 42, "question_id": 420, "question_type": "eight", "answer_type": "other", "answers": answers}
+    marks = {"annotations": [mark], "question_types": {"eight": "Sports and Recreation"}}
+    read = read_questions(write_json(tmp_path / "q.json", asked), write_json(tmp_path / "a.json", marks))
+    assert read.answers_of(0) == ["surf"] * 10 and read.types[0] == "eight"
+    assert read.files[0] == "val2014/COCO_val2014_000000000042.jpg"
