@@ -49,7 +49,7 @@ class Part:
         return self.pairs.draw(sample - self.start, rng)
 
     def view(self, sample: int, rng: np.random.Generator) -> torch.Tensor:
-        """float32 [3, size, size], or float16 [tokens, width]."""
+        """Pixels uint8 [3, size, size], or features, float16 or bfloat16 [tokens, width]."""
         return self.pairs.view(sample - self.start, rng)
 
     def another(self, rng: np.random.Generator) -> int:

@@ -9,6 +9,7 @@ from lit_blip2.data.faults import Fault
 from lit_blip2.data.images import UnreadableImageError
 from lit_blip2.data.order import row_rng
 from lit_blip2.data.pairs import PairSource
+from lit_blip2.data.transforms import normalise
 
 MOST_TRIES = 10
 
@@ -29,7 +30,7 @@ class TrainPairs(Dataset):
         steps, rows, _ = zip(*keys)
         image_ids, captions, views = zip(*(self._row(*key, faults) for key in keys))
         return {
-            self.source.kind: torch.stack(views),
+            self.source.kind: normalise(views) if self.source.kind == "image" else torch.stack(views),
             "caption": list(captions),
             "image_id": torch.tensor(image_ids, dtype=torch.int64),
             "row": torch.tensor(rows, dtype=torch.int64),

@@ -5,6 +5,7 @@ square, bicubic, no crop. Both end with CLIP's mean and standard deviation (NUME
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -20,21 +21,30 @@ _SHIFT = (-torch.tensor(CLIP_MEAN, dtype=torch.float64).view(3, 1, 1) * 255 * _S
 
 def train_transform(image: Image.Image, size: int, rng: np.random.Generator) -> torch.Tensor:
     """A random crop, perhaps flipped: float32 [3, size, size]. A function of the image and `rng` only."""
-    top, left, height, width = random_crop(image.height, image.width, rng)
-    image = F.resized_crop(image, top, left, height, width, [size, size], InterpolationMode.BICUBIC, antialias=True)
-    if rng.random() < 0.5:
-        image = F.horizontal_flip(image)
-    return _to_tensor(image)
-
-
-def training_view(image: Image.Image, size: int, rng: np.random.Generator | None) -> torch.Tensor:
-    """Augmented by what `rng` draws; without it, as evaluation sees it."""
-    return eval_transform(image, size) if rng is None else train_transform(image, size, rng)
+    return normalise([training_view(image, size, rng)])[0]
 
 
 def eval_transform(image: Image.Image, size: int) -> torch.Tensor:
     """The whole image squeezed into a square: float32 [3, size, size]."""
-    return _to_tensor(F.resize(image, [size, size], InterpolationMode.BICUBIC, antialias=True))
+    return normalise([training_view(image, size, None)])[0]
+
+
+def training_view(image: Image.Image, size: int, rng: np.random.Generator | None) -> torch.Tensor:
+    """Pixels uint8 [3, size, size]: cropped and perhaps flipped as `rng` draws; without it the whole image."""
+    if rng is None:
+        return F.pil_to_tensor(F.resize(image, [size, size], InterpolationMode.BICUBIC, antialias=True))
+    top, left, height, width = random_crop(image.height, image.width, rng)
+    image = F.resized_crop(image, top, left, height, width, [size, size], InterpolationMode.BICUBIC, antialias=True)
+    return F.pil_to_tensor(F.horizontal_flip(image) if rng.random() < 0.5 else image)
+
+
+def normalise(views: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Pixels uint8 [3, size, size] each to one float32 [B, 3, size, size]: (value / 255 - mean) / std as a product and
+    a sum, where the batch wants them, so that no view is copied again."""
+    batch_B3HW = torch.empty(len(views), *views[0].shape)
+    for out_3HW, view_3HW in zip(batch_B3HW, views, strict=True):
+        out_3HW.copy_(view_3HW).mul_(_SCALE).add_(_SHIFT)
+    return batch_B3HW
 
 
 def random_crop(
@@ -56,9 +66,3 @@ def random_crop(
     w = min(width, max(1, round(height * ratio[1])))
     h = min(height, max(1, round(width / ratio[0])))
     return (height - h) // 2, (width - w) // 2, h, w
-
-
-def _to_tensor(image: Image.Image) -> torch.Tensor:
-    """(value / 255 - mean) / std as one product and one sum in place, channels first: quicker than step by step."""
-    pixels_3HW = F.pil_to_tensor(image).to(torch.float32, memory_format=torch.contiguous_format)
-    return pixels_3HW.mul_(_SCALE).add_(_SHIFT)
