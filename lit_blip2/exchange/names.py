@@ -1,0 +1,137 @@
+"""The same weights under three names: here, in LAVIS' files, in Hugging Face's classes.
+
+A rule says which weights of the other side, one below the other, are one of ours: attention's queries, keys and values
+lie in one matrix here. `{}` stands for a layer's number. Where a side keeps no such weight its column is empty.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+Side = Literal["lavis", "hf"]
+LAYER = "qformer.layers.{}."
+LAVIS_LAYER, HF_LAYER = "Qformer.bert.encoder.layer.{}.", "qformer.encoder.layer.{}."
+PROJECTIONS = {"opt": "opt_proj", "t5": "t5_proj", "llm": "llm_proj"}
+
+
+class Rule(NamedTuple):
+    """ours: a module (its weight and bias) or a parameter. lavis, hf: those that lie in it, in their order."""
+
+    ours: str
+    lavis: tuple[str, ...]
+    hf: tuple[str, ...]
+
+
+class Missing(NamedTuple):
+    """A weight of ours of which the other side has no part, or only some."""
+
+    ours: str
+    theirs: tuple[str, ...]
+
+
+def _both(ours: str, *theirs: str, hf_self: str = "attention") -> Rule:
+    """A rule of one layer, whose names differ in `self`, which Hugging Face calls `attention`."""
+    return Rule(
+        LAYER + ours,
+        tuple(LAVIS_LAYER + name for name in theirs),
+        tuple(HF_LAYER + name.replace(".self.", f".{hf_self}.") for name in theirs),
+    )
+
+
+SELF = [f"attention.self.{name}" for name in ("query", "key", "value")]
+CROSS = [f"crossattention.self.{name}" for name in ("query", "key", "value")]
+IN_LAYERS = [
+    _both("attention.qkv", *SELF),
+    _both("attention.output", "attention.output.dense"),
+    _both("attention.norm", "attention.output.LayerNorm"),
+    _both("cross.query", CROSS[0]),
+    _both("cross.kv", *CROSS[1:]),
+    _both("cross.output", "crossattention.output.dense"),
+    _both("cross.norm", "crossattention.output.LayerNorm"),
+    _both("query_mlp.expand", "intermediate_query.dense"),
+    _both("query_mlp.output", "output_query.dense"),
+    _both("query_mlp.norm", "output_query.LayerNorm"),
+    _both("text_mlp.expand", "intermediate.dense"),
+    _both("text_mlp.output", "output.dense"),
+    _both("text_mlp.norm", "output.LayerNorm"),
+]
+QFORMER = [
+    Rule("qformer.query_tokens", ("query_tokens",), ("query_tokens",)),
+    Rule("qformer.ln_vision", ("ln_vision",), ("vision_model.post_layernorm",)),
+    Rule("qformer.embedding_norm", ("Qformer.bert.embeddings.LayerNorm",), ("qformer.layernorm",)),
+    *(
+        Rule(f"qformer.{name}.weight", (f"Qformer.bert.embeddings.{name}.weight",), (f"embeddings.{name}.weight",))
+        for name in ("word_embeddings", "position_embeddings")
+    ),
+]
+OBJECTIVES = [
+    Rule("itc.temperature", ("temp",), ()),
+    Rule("itc.image_projection", ("vision_proj",), ("vision_projection",)),
+    Rule("itc.text_projection", ("text_proj",), ("text_projection",)),
+    Rule("itm.head", ("itm_head",), ("itm_head",)),
+    Rule("itg.transform", ("Qformer.cls.predictions.transform.dense",), ()),
+    Rule("itg.norm", ("Qformer.cls.predictions.transform.LayerNorm",), ()),
+    Rule("itg.bias", ("Qformer.cls.predictions.bias",), ()),
+]
+
+
+def rules(layers: int, family: Literal["opt", "t5", "llm"] | None = None) -> list[Rule]:
+    """Those of stage 1, or of stage 2 with a language model of a family; layers: of the Q-Former."""
+    of_layers = [
+        Rule(*(rule.ours.format(i),), *(tuple(name.format(i) for name in side) for side in rule[1:]))
+        for i in range(layers)
+        for rule in IN_LAYERS
+    ]
+    if family is None:
+        return [*QFORMER, *of_layers, *OBJECTIVES]
+    projection = Rule("bridge.projection", (PROJECTIONS[family],), ("language_projection",))
+    return [rule._replace(ours=f"bridge.{rule.ours}") for rule in (*QFORMER, *of_layers)] + [projection]
+
+
+def ours_from(
+    theirs: Mapping[str, Tensor], side: Side, given: Iterable[Rule]
+) -> tuple[dict[str, Tensor], dict[str, str], list[Missing]]:
+    """(our weights, of each of theirs that was used the name of ours, what is missing). What they have no part of is
+    missing too: whether that matters the caller knows."""
+    ours: dict[str, Tensor] = {}
+    used: dict[str, str] = {}
+    missing: list[Missing] = []
+    for rule in given:
+        for name, parts in _parameters(rule, side, theirs.keys()):
+            if parts and all(part in theirs for part in parts):
+                values = [theirs[part] for part in parts]
+                ours[name] = shaped(name, torch.cat(values) if len(values) > 1 else values[0])
+                used |= dict.fromkeys(parts, name)
+            else:
+                missing.append(Missing(name, parts))
+    return ours, used, missing
+
+
+def theirs_from(ours: Mapping[str, Tensor], side: Side, given: Iterable[Rule]) -> tuple[dict[str, Tensor], list[str]]:
+    """(their weights, those of ours that have no place there)."""
+    theirs: dict[str, Tensor] = {}
+    placed: set[str] = set()
+    for rule in given:
+        for name, parts in _parameters(rule, side, ours.keys(), by_ours=True):
+            if name in ours and parts:
+                value = ours[name].unsqueeze(0) if name.endswith("query_tokens") else ours[name]
+                theirs |= dict(zip(parts, value.chunk(len(parts)) if len(parts) > 1 else [value], strict=True))
+                placed.add(name)
+    return theirs, sorted(ours.keys() - placed)
+
+
+def shaped(name: str, value: Tensor) -> Tensor:
+    """Theirs has the query tokens as a batch of one, [1, Q, D]."""
+    return value.squeeze(0) if name.endswith("query_tokens") and value.ndim == 3 else value
+
+
+def _parameters(
+    rule: Rule, side: Side, keys: Iterable[str], by_ours: bool = False
+) -> list[tuple[str, tuple[str, ...]]]:
+    """(ours, theirs) of each parameter of a rule: of a module its weight and its bias."""
+    theirs = rule.lavis if side == "lavis" else rule.hf
+    if rule.ours.rsplit(".", 1)[-1] in ("query_tokens", "weight", "bias", "temperature"):
+        return [(rule.ours, theirs)]
+    return [(f"{rule.ours}.{kind}", tuple(f"{name}.{kind}" for name in theirs)) for kind in ("weight", "bias")]

@@ -1,0 +1,79 @@
+"""Every weight finds its place on the other side, and means the same there."""
+
+import pytest
+import torch
+
+from lit_blip2.exchange import encoders, names
+from lit_blip2.model.text import PackedText
+
+IDS_22 = torch.tensor([[1, 5, 6, 7], [1, 8, 9, 10]])
+
+
+@pytest.fixture
+def moved(hf_retrieval, stage1):
+    """(our network with Hugging Face's weights, what of theirs was used, what of ours it lacks)."""
+    theirs = hf_retrieval.state_dict()
+    encoder, seen = encoders.from_hf(theirs)
+    ours, used, missing = names.ours_from(theirs, "hf", names.rules(3))
+    net = stage1(encoder)
+    net.load_state_dict(ours, strict=False)
+    return net, used | seen, {each.ours for each in missing}
+
+
+def test_each_of_their_weights_is_used_and_ours_lack_what_they_have_not(moved, hf_retrieval):
+    net, used, missing = moved
+    assert used.keys() == hf_retrieval.state_dict().keys()
+    lacking = {name for name in missing if name in dict(net.named_parameters())}
+    assert lacking == {"itc.temperature", *(name for name, _ in net.named_parameters() if name.startswith("itg."))}
+    assert {name.rsplit(".", 2)[0] for name in missing if "cross" in name} == {"qformer.layers.1.cross"}
+
+
+@torch.no_grad()
+def test_logits_of_both_heads_are_equal(moved, hf_retrieval):
+    net, _, _ = moved
+    images = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    given = dict(pixel_values=images, input_ids=IDS_22, attention_mask=torch.ones_like(IDS_22))
+    query_BQP, image = net.encode_images(net.vision(images))
+    text = PackedText.from_lists(IDS_22.tolist())
+    theirs = hf_retrieval(**given, use_image_text_matching_head=True)
+    torch.testing.assert_close(net.match_logits(image, text), theirs.logits_per_image, rtol=0, atol=1e-5)
+    cosine_BBQ = torch.einsum("bqp,cp->bcq", query_BQP, net.encode_texts(text))
+    theirs = hf_retrieval(**given, use_image_text_matching_head=False)
+    torch.testing.assert_close(cosine_BBQ.amax(-1), theirs.logits_per_image, rtol=0, atol=1e-5)
+
+
+def test_the_way_back_is_equal_to_the_last_bit(hf_retrieval):
+    theirs = hf_retrieval.state_dict()
+    encoder, _ = encoders.from_hf(theirs)
+    ours, _, _ = names.ours_from(theirs, "hf", names.rules(3))
+    back, homeless = names.theirs_from(ours, "hf", names.rules(3))
+    back |= encoders.to_hf(encoder)
+    assert not homeless and back.keys() == theirs.keys()
+    for key, value in back.items():
+        if key.endswith("qkv.bias"):  # the keys' third is not kept: softmax does not see it
+            assert torch.equal(value[[0, -1]], theirs[key][[0, -1]]) and not value.chunk(3)[1].any()
+        else:
+            assert torch.equal(value, theirs[key]), key
+
+
+def test_lavis_names_go_both_ways_with_all_that_hugging_face_drops(stage1, hf_retrieval):
+    net = stage1(encoders.from_hf(hf_retrieval.state_dict())[0])
+    ours = {name: value for name, value in net.state_dict().items() if not name.startswith("vision.")}
+    theirs, homeless = names.theirs_from(ours, "lavis", names.rules(3))
+    assert not homeless
+    assert theirs.keys() >= {
+        "temp", "query_tokens", "ln_vision.bias", "Qformer.bert.encoder.layer.2.crossattention.self.key.weight",
+        "Qformer.bert.encoder.layer.0.intermediate_query.dense.bias", "Qformer.cls.predictions.bias", "itm_head.weight",
+        "Qformer.bert.embeddings.LayerNorm.weight", "Qformer.cls.predictions.transform.LayerNorm.bias",
+    }  # fmt: skip
+    again, used, _ = names.ours_from(theirs, "lavis", names.rules(3))
+    assert used.keys() == theirs.keys() and again.keys() == ours.keys()
+    assert all(torch.equal(again[name], ours[name]) for name in ours)
+
+
+@pytest.mark.parametrize("family, key", [("opt", "opt_proj"), ("t5", "t5_proj"), ("llm", "llm_proj")])
+def test_stage_2_has_the_projection_of_its_language_model(family, key):
+    theirs = {f"{key}.weight": torch.randn(3, 2), f"{key}.bias": torch.randn(3), "ln_vision.weight": torch.randn(4)}
+    ours, used, _ = names.ours_from(theirs, "lavis", names.rules(0, family))
+    assert set(ours) == {"bridge.projection.weight", "bridge.projection.bias", "bridge.qformer.ln_vision.weight"}
+    assert used.keys() == theirs.keys()
