@@ -160,7 +160,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--skip-true-size", action="store_true")
     args = parser.parse_args()
-    vision = read_vision(EXPERIMENT)
+    vision = read_vision([EXPERIMENT])
     vision.load()
     figures: dict = {}
     with tempfile.TemporaryDirectory() as name:

@@ -1,5 +1,6 @@
 """`python -m lit_blip2 data ...`: what is done once with data on disk, before any run."""
 
+import json
 import sys
 from inspect import getdoc
 
@@ -37,10 +38,22 @@ def parser() -> ArgumentParser:
 def main(arguments: list[str]) -> int:
     """Parse and run; 0, or 2 for what cannot be done, with the reason."""
     made = parser()
-    given = made.instantiate_classes(made.parse_args(arguments))
+    given = made.instantiate_classes(made.parse_args(_configs_joined(arguments)))
     try:
         COMMANDS[given.subcommand](**given[given.subcommand])
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def _configs_joined(arguments: list[str]) -> list[str]:
+    """Every `--config FILE` as one list of files, as `fit` takes several."""
+    rest, files, following = [], [], iter(arguments)
+    for argument in following:
+        name, equals, value = argument.partition("=")
+        if name == "--config":
+            files.append(value if equals else next(following, ""))
+        else:
+            rest.append(argument)
+    return [*rest[:1], f"--config={json.dumps(files)}", *rest[1:]] if files else rest

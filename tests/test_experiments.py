@@ -50,7 +50,7 @@ def test_the_papers_data_leave_all_else_as_it_is(name, batch):
     data = stop.value.args[0].data
     assert data.class_path.endswith("Mixture") and data.init_args.batch_size == batch
     assert list(data.init_args.sources) == ["coco", "vg", "cc3m", "cc12m", "sbu", "laion"]
-    assert data.init_args.val == "annotations/captions_val2014.json"
+    assert data.init_args.val == data.init_args.sources["coco"].init_args.train  # Karpathy's other splits
 
 
 def test_they_are_found():

@@ -18,6 +18,7 @@ import numpy as np
 
 from lit_blip2.data.strings import Strings
 
+ID_SPACE = 1 << 44  # image ids of one source of a mixture: more than any source's ids
 _PUNCTUATION = re.compile(r'[.!"()*#:;~]')
 _KARPATHY_SPLITS = {"train": ("train", "restval"), "val": ("val",), "test": ("test",)}
 
@@ -27,13 +28,14 @@ class Captions:
     """N images and their M captions, in the order of the file.
 
     image_ids: int64 [N]; files: N paths relative to the image folder; texts: M cleaned captions, those of
-    image i at first[i] to first[i + 1]; first: int64 [N + 1].
+    image i at first[i] to first[i + 1]; first: int64 [N + 1]. empty: captions that were left out.
     """
 
     image_ids: np.ndarray
     files: Strings
     texts: Strings
     first: np.ndarray
+    empty: int = 0
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -68,6 +70,8 @@ def read_captions(path: str | Path, split: str = "train", max_words: int = 50) -
         ids, files, captions = _parse(load_json(path), path, split)
     if not ids:
         raise ValueError(f"{path}: no images of split {split!r}")
+    if wrong := [number for number in ids if not 0 <= number < ID_SPACE]:
+        raise ValueError(f"{path}: image id {wrong[0]} does not lie in 0..{ID_SPACE - 1}")
     return make_captions(path, np.array(ids, dtype=np.int64), files, captions, max_words)
 
 
@@ -82,11 +86,19 @@ def make_captions(
             raise ValueError(f"{path}: image {image_id} has no caption, or only empty ones")
     if empty := sum(map(len, cleaned)) - sum(map(len, kept)):
         warnings.warn(f"{path}: {empty} empty captions left out", stacklevel=3)
+    try:
+        return _captions(image_ids, files, kept, empty)
+    except UnicodeEncodeError as error:  # half a surrogate pair, which JSON can hold
+        raise ValueError(f"{path}: {error.object[:60]!r} is no text in UTF-8") from error
+
+
+def _captions(image_ids: np.ndarray, files: Sequence[str], kept: list[list[str]], empty: int) -> Captions:
     return Captions(
         image_ids=image_ids,
         files=Strings(files),
         texts=Strings(text for texts in kept for text in texts),
         first=np.concatenate([[0], np.cumsum([len(texts) for texts in kept], dtype=np.int64)]),
+        empty=empty,
     )
 
 
@@ -146,7 +158,9 @@ def _parse_lavis(rows: list[dict], path: Path):
     """One image may have several rows (training) or one row with several captions (evaluation)."""
     captions: dict[str, list[str]] = defaultdict(list)
     ids: dict[str, int] = {}
-    for row in rows:
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, dict) or "image" not in row or "caption" not in row:
+            raise ValueError(f"{path}: entry {number} needs image and caption, and is {str(row)[:100]}")
         caption = row["caption"]
         captions[row["image"]] += [caption] if isinstance(caption, str) else caption
         ids[row["image"]] = _number(row.get("image_id", Path(row["image"]).stem), path)
@@ -161,8 +175,11 @@ def _parse_table(path: Path):
     """JSON lines or CSV with "image" and "caption", a row or several for each image; images without image_id are
     numbered."""
     try:
-        text = path.read_text(encoding="utf-8")
-        rows = list(csv.DictReader(text.splitlines())) if path.suffix == ".csv" else list(map(json.loads, _lines(text)))
+        with path.open(newline="", encoding="utf-8-sig") as file:  # which a spreadsheet begins with a mark
+            lines = (
+                csv.DictReader(file) if path.suffix == ".csv" else (json.loads(line) for line in file if line.strip())
+            )
+            rows = list(lines)
     except ValueError as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
     captions: dict[str, list[str]] = defaultdict(list)
@@ -176,10 +193,6 @@ def _parse_table(path: Path):
     if len(set(ids.values())) < len(ids):
         raise ValueError(f"{path}: two images have one image_id: give it to all of them, or to none")
     return list(ids.values()), list(ids), list(captions.values())
-
-
-def _lines(text: str) -> list[str]:
-    return [line for line in text.splitlines() if line.strip()]
 
 
 def _parse_karpathy(content: dict, path: Path, split: str):

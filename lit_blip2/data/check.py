@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from bisect import bisect_right
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -16,8 +17,10 @@ from rich.table import Table
 
 from lit_blip2.data.experiment import read_data
 from lit_blip2.data.faults import MOST_EXAMPLES
-from lit_blip2.data.images import UnreadableImageError, decode_image
-from lit_blip2.data.pairs import PairSource, ShardPairs, parts
+from lit_blip2.data.images import UnreadableImageError, decode_image, read_file
+from lit_blip2.data.module import PairData
+from lit_blip2.data.pairs import FilePairs, ShardPairs, parts
+from lit_blip2.data.strings import Strings
 
 CHUNK = 64  # samples that a process reads at a time
 
@@ -67,41 +70,70 @@ class Found:
         return len(digests) - len(np.unique(digests))
 
 
-def check(config: Path, sample: int | None = None, workers: int = 0) -> None:
-    """Read what an experiment trains on, all or a sample, and print counts, problems, lengths, sizes and duplicates.
+def check(config: list[Path], sample: int | None = None, workers: int = 0) -> None:
+    """Read all images that an experiment trains and evaluates on, or a sample of them, and the captions to train on;
+    print counts, problems, lengths, sizes and duplicates.
 
-    Ends with status 2 where something is wrong: missing files, captions that cannot be read, images that cannot be
-    decoded, samples that an index left out.
+    Ends with status 2 where something is wrong: missing files, captions that are empty or cannot be read, images that
+    cannot be decoded, samples that an index left out.
 
     Args:
-        config: the experiment, a YAML file with `data`.
+        config: the experiment, a YAML file with `data`; given again, files that change it.
         sample: look at this many samples, evenly spread; null: at all of them.
         workers: processes that read; 0: one for each core.
     """
     data = read_data(config)
-    data.features = None
     data.check_files()
-    source = data.train_pairs()
+    pairs_of = parts(data.train_pairs())
+    evaluated = [Evaluated(split, data) for split in ("val", "test") if data.tasks(split)]
     found = Found()
-    for pairs in parts(source):
+    for pairs in pairs_of:
+        if isinstance(pairs, FilePairs) and pairs.texts.empty:
+            found.fault(pairs.name, "caption left out, empty", "an image with another one", pairs.texts.empty)
         for line in pairs.shards.shards if isinstance(pairs, ShardPairs) else ():
             for reason, entry in line["left_out"].items():
                 found.fault(pairs.name, f"left out of the index, {reason}", entry["examples"][0], entry["count"])
-    count = len(source)
+    sources = [*pairs_of, *evaluated]
+    count = sum(map(len, sources))
     chosen = range(count) if sample is None else np.linspace(0, count - 1, min(sample, count)).astype(int).tolist()
-    for chunk in look(source, chosen, workers or os.cpu_count() or 1):
+    for chunk in look(sources, chosen, workers or os.cpu_count() or 1):
         found.add(chunk)
     show(found, count, data.max_caption_words)
     if found.faults:
-        raise ValueError(f"{found.faults.total():,} problems in {config}")
+        raise ValueError(f"{found.faults.total():,} problems in {', '.join(map(str, config))}")
 
 
-def look(source: PairSource, samples: Sequence[int], workers: int) -> Iterator[list[Looked]]:
-    """Every chosen sample, read by several processes, behind a progress bar."""
-    with ProcessPoolExecutor(workers, initializer=_remember, initargs=(source,)) as pool, Progress() as bar:
-        task, waiting = bar.add_task("samples", total=len(samples)), deque()
-        for first in range(0, len(samples), CHUNK):
-            waiting.append(pool.submit(_look_at, samples[first : first + CHUNK]))
+class Evaluated:
+    """The images that a split (val, test) is evaluated on, each once."""
+
+    def __init__(self, split: str, data: PairData):
+        self.name, self.images = split, data.pixels(split)
+        self.files = Strings(data.evaluation_images(split).values())
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def captions(self, number: int) -> list[str]:
+        """None: they are read, and checked, before."""
+        return []
+
+    def file(self, number: int) -> bytes:
+        return read_file(self.place(number))
+
+    def place(self, number: int) -> str:
+        """Where it is."""
+        return str(self.images.path(self.files[number]))
+
+
+Source = FilePairs | ShardPairs | Evaluated
+
+
+def look(sources: Sequence[Source], numbers: Sequence[int], workers: int) -> Iterator[list[Looked]]:
+    """Every chosen image of the sources, which are numbered one behind the other, read by several processes."""
+    with ProcessPoolExecutor(workers, initializer=_remember, initargs=(sources,)) as pool, Progress() as bar:
+        task, waiting = bar.add_task("images", total=len(numbers)), deque()
+        for first in range(0, len(numbers), CHUNK):
+            waiting.append(pool.submit(_look_at, numbers[first : first + CHUNK]))
             if len(waiting) > 4 * workers:  # not all at once: a task takes memory
                 yield _next(waiting, bar, task)
         while waiting:
@@ -114,37 +146,37 @@ def _next(waiting: deque[Future], bar: Progress, task: TaskID) -> list[Looked]:
     return looked
 
 
-_source: PairSource | None = None  # of this worker process
+_sources: list[Source] = []  # of this worker process
+_starts: list[int] = []
 
 
-def _remember(source: PairSource) -> None:
-    global _source
-    _source = source
+def _remember(sources: Sequence[Source]) -> None:
+    _sources[:] = sources
+    _starts[:] = np.cumsum([0, *map(len, sources)]).tolist()
 
 
-def _look_at(samples: Sequence[int]) -> list[Looked]:
-    return [look_at(_source, sample) for sample in samples]
+def _look_at(numbers: Sequence[int]) -> list[Looked]:
+    places = ((bisect_right(_starts, number) - 1, number) for number in numbers)
+    return [look_at(_sources[source], number - _starts[source]) for source, number in places]
 
 
-def look_at(source: PairSource, sample: int) -> Looked:
-    """Read one sample: its image's file, and its captions."""
-    part = source.part(sample)
-    pairs, place = part.pairs, sample - part.start
-    words = [len(text.split()) for text in pairs.captions(place)]
+def look_at(source: Source, number: int) -> Looked:
+    """Read one image's file, and its captions."""
+    words = [len(text.split()) for text in source.captions(number)]
     try:
-        content = pairs.file(place)
+        content = source.file(number)
         image = decode_image(content, "")
     except FileNotFoundError as error:
-        return Looked(pairs.name, 0, 0, 0, words, "missing", str(error))
+        return Looked(source.name, 0, 0, 0, words, "missing", str(error))
     except UnreadableImageError as error:
-        return Looked(pairs.name, 0, 0, 0, words, error.reason, pairs.place(place))
+        return Looked(source.name, 0, 0, 0, words, error.reason, source.place(number))
     digest = int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
-    return Looked(pairs.name, digest, image.width, image.height, words)
+    return Looked(source.name, digest, image.width, image.height, words)
 
 
 def show(found: Found, count: int, most_words: int) -> None:
     """Print the tables."""
-    console, table = Console(), Table("source", "samples looked at", "problems")
+    console, table = Console(), Table("source", "images looked at", "problems")
     for name, number in found.samples.items():
         faults = sum(n for (source, _), n in found.faults.items() if source == name)
         table.add_row(name, f"{number:,}", f"{faults:,}")
@@ -165,7 +197,7 @@ def show(found: Found, count: int, most_words: int) -> None:
             f"{cut:,} have {most_words} words or were cut there",
             soft_wrap=True,
         )
-    console.print(f"looked at {found.samples.total():,} of {count:,} samples")
+    console.print(f"looked at {found.samples.total():,} of {count:,} images")
     for (source, reason), number in found.faults.most_common():
         console.print(f"[red]{source}, {reason}: {number:,}[/]")
         for example in found.examples[source, reason]:

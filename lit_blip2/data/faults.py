@@ -3,7 +3,7 @@
 import json
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,23 +21,24 @@ class Fault(NamedTuple):
     example: str
 
 
-class TooManyFaultsError(RuntimeError):
+class TooManyFaultsError(ValueError):
     """More of the images cannot be read than the limit allows."""
 
 
 class Faults:
-    """What was replaced in the batches of this process. limit: the largest share of rows that may be."""
+    """What was replaced in the batches of this process. limit: the largest share of a source's rows that may be."""
 
     def __init__(self, limit: float):
         if not 0 <= limit <= 1:
             raise ValueError(f"max_unreadable={limit} must lie in 0..1: it is a share of the images")
-        self.limit, self.rows = limit, 0
+        self.limit = limit
+        self.rows: Counter[str] = Counter()
         self.counts: Counter[tuple[str, str]] = Counter()
         self.examples: dict[tuple[str, str], list[str]] = {}
 
-    def add(self, rows: int, faults: Sequence[Fault]) -> None:
-        """Count a batch. Raises TooManyFaultsError, with examples, where the limit is passed."""
-        self.rows += rows
+    def add(self, rows: Mapping[str, int], faults: Sequence[Fault]) -> None:
+        """Count a batch, source -> rows. Raises TooManyFaultsError, with examples, where a source passes the limit."""
+        self.rows.update(rows)
         for source, reason, example in faults:
             key = source, reason
             self.counts[key] += 1
@@ -45,12 +46,14 @@ class Faults:
             if len(known) < MOST_EXAMPLES:
                 known.append(example)
                 log.warning("%s: %s; another image of the source was put in its place", source, example)
-        if faults and self.counts.total() > self.limit * max(self.rows, LEAST_ROWS):
-            raise TooManyFaultsError(
-                f"{self.counts.total():,} of {self.rows:,} images could not be read, more than max_unreadable="
-                f"{self.limit:g} allows:\n{self.table()}\nMend the data (`python -m lit_blip2 data check` finds all), "
-                "or raise data.max_unreadable"
-            )
+        for source in {fault.source for fault in faults}:
+            bad = sum(count for (name, _), count in self.counts.items() if name == source)
+            if bad > self.limit * max(self.rows[source], LEAST_ROWS):
+                raise TooManyFaultsError(
+                    f"{bad:,} of {self.rows[source]:,} images of {source} could not be read, more than max_unreadable="
+                    f"{self.limit:g} allows:\n{self.table()}\nMend the data (`python -m lit_blip2 data check` finds "
+                    "all), or raise data.max_unreadable"
+                )
 
     def table(self) -> str:
         """A line for each source and reason."""
@@ -60,8 +63,8 @@ class Faults:
         )
 
     def write(self, file: Path) -> None:
-        """As JSON: rows, and for each source its reasons with count and examples."""
-        content: dict = {"rows": self.rows, "sources": {}}
+        """As JSON: the rows of each source, and of those with faults the reasons with count and examples."""
+        content: dict = {"rows": dict(self.rows), "sources": {}}
         for (source, reason), count in self.counts.items():
             entry = {"count": count, "examples": self.examples[source, reason]}
             content["sources"].setdefault(source, {})[reason] = entry

@@ -3,7 +3,8 @@
 A section is a folder of the images that train, val or test reads, or train_NAME for a source of a mixture:
 
     features.json       what made them (encoder, weights, image size), and how they are kept
-    image_ids.npy       int64 [N], memory-mapped
+    image_ids.npy       int64 [N], ascending; memory-mapped, as is
+    keys.npy            uint64 [N], what stands for the file that an image was
     00000.safetensors   features [n, views, tokens, width], int8 with scales float32 [n, views, tokens]; its metadata
                         name the images that could not be read
 
@@ -11,7 +12,7 @@ Legend: B rows asked for, S images of a shard, K views, N tokens, W width.
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -23,7 +24,7 @@ from torch import Tensor
 
 from lit_blip2.data.images import UnreadableImageError
 
-ABOUT = "features.json"
+ABOUT, IDS, KEYS = "features.json", "image_ids.npy", "keys.npy"
 MOST_OPEN = 1024  # mapped shards of a process; the system allows some 65,000
 Kept = Literal["float16", "bfloat16", "int8"]
 
@@ -50,6 +51,11 @@ class Layout(NamedTuple):
         return self.kept_views * self.tokens * token
 
     @property
+    def read_as(self) -> torch.dtype:
+        """What a reader gets."""
+        return torch.bfloat16 if self.dtype == "bfloat16" else torch.float16
+
+    @property
     def shards(self) -> int:
         return -(-self.images // self.shard)
 
@@ -61,10 +67,15 @@ class Shard(NamedTuple):
     scales_SKN: Tensor | None
     unreadable: dict[int, tuple[str, str]]
 
+    def check_readable(self, rows: Iterable[int]) -> None:
+        """Raises UnreadableImageError for an image that has no features, as it was when they were made."""
+        for row in self.unreadable.keys() & set(rows) if self.unreadable else ():
+            reason, told = self.unreadable[row]
+            raise UnreadableImageError(told.removeprefix("cannot read image "), reason)
+
     def rows(self, row_B: np.ndarray, view_B: np.ndarray) -> Tensor:
-        """float16 or bfloat16 [B, N, W]. Raises UnreadableImageError for an image that has none."""
-        for row in self.unreadable.keys() & set(row_B.tolist()) if self.unreadable else ():
-            raise UnreadableImageError(self.unreadable[row][1], self.unreadable[row][0])
+        """float16 or bfloat16 [B, N, W]. Raises UnreadableImageError."""
+        self.check_readable(row_B.tolist())
         place = torch.from_numpy(row_B), torch.from_numpy(view_B)
         if self.scales_SKN is None:
             return self.features_SKNW[place]
@@ -87,9 +98,7 @@ class FeatureStore:
                 f"{self.folder} holds {len(files) - len(missing)} of {len(files)} shards of features: run the "
                 "`python -m lit_blip2 data features` that began them again, it goes on"
             )
-        image_id_N = np.load(self.folder / "image_ids.npy", mmap_mode="r")
-        self._place_N = np.argsort(image_id_N, kind="stable")
-        self._sorted_N = image_id_N[self._place_N]
+        self._ids_N, self._keys_N = (np.load(self.folder / name, mmap_mode="r") for name in (IDS, KEYS))
         self._shard = lru_cache(MOST_OPEN)(open_shard)
 
     def __reduce__(self):  # a pickled map would carry all features into each spawned worker
@@ -106,26 +115,29 @@ class FeatureStore:
         """
         wanted_B = np.asarray(image_ids, dtype=np.int64)
         view_B = np.zeros_like(wanted_B) if views is None else np.asarray(views, dtype=np.int64)
-        sorted_B = np.searchsorted(self._sorted_N, wanted_B).clip(max=len(self) - 1)
-        if (absent_B := self._sorted_N[sorted_B] != wanted_B).any():
-            missing = np.unique(wanted_B[absent_B])
+        place_B, there_B = self._places(wanted_B)
+        if not there_B.all():
+            missing = np.unique(wanted_B[~there_B])
             raise KeyError(f"{self.folder} has no features of image {missing[0]} ({len(missing)} missing)")
-        shard_B, row_B = np.divmod(self._place_N[sorted_B], self.layout.shard)
-        dtype = torch.bfloat16 if self.layout.dtype == "bfloat16" else torch.float16
-        features_BNW = torch.empty(len(wanted_B), self.layout.tokens, self.layout.width, dtype=dtype)
+        shard_B, row_B = np.divmod(place_B, self.layout.shard)
+        features_BNW = torch.empty(len(wanted_B), self.layout.tokens, self.layout.width, dtype=self.layout.read_as)
         for shard in np.unique(shard_B).tolist():
             one_B = np.flatnonzero(shard_B == shard)
-            opened = self._shard(self.folder / shard_name(shard))
-            features_BNW[one_B] = opened.rows(row_B[one_B], view_B[one_B])
+            features_BNW[one_B] = self._opened(shard).rows(row_B[one_B], view_B[one_B])
         return features_BNW
 
-    def drawn(self, image_id: int, rng: np.random.Generator) -> Tensor:
-        """One of the views of an image, all equally likely: [tokens, width]. Draws from `rng` once."""
-        return self.rows([image_id], [int(rng.random() * self.layout.kept_views)])[0]
+    def drawn(self, image_id: int, rng: np.random.Generator) -> "KeptView":
+        """One of the views of an image, all equally likely. Draws from `rng` once. Raises as `rows`."""
+        place_1, _ = self._places(np.array([image_id]))
+        shard, row = divmod(int(place_1[0]), self.layout.shard)
+        self._opened(shard).check_readable([row])
+        return KeptView(self, image_id, int(rng.random() * self.layout.kept_views))
 
-    def missing(self, image_ids: Iterable[int]) -> np.ndarray:
-        """Those of `image_ids` that are not in the store, int64, each once."""
-        return np.setdiff1d(np.asarray(image_ids, dtype=np.int64), self._sorted_N)
+    def missing(self, image_ids: np.ndarray, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Of these images, int64 [M], those that are not in the store, and those that were other files when it was
+        written: their `keys`, uint64 [M], differ."""
+        place_M, there_M = self._places(image_ids)
+        return image_ids[~there_M], image_ids[there_M & (self._keys_N[place_M] != keys)]
 
     def check(self, expected: Mapping) -> None:
         """ValueError lists every field in which `expected` and what made the features differ, with both values."""
@@ -135,6 +147,33 @@ class FeatureStore:
                 "write them anew (`python -m lit_blip2 data features`; the mini-world's: data make-mini), or use the "
                 "encoder that made them."
             )
+
+    def _places(self, image_id_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Where they stand (anywhere, if they do not), and whether they do."""
+        place_B = np.searchsorted(self._ids_N, image_id_B).clip(max=len(self) - 1)
+        return place_B, self._ids_N[place_B] == image_id_B
+
+    def _opened(self, shard: int) -> Shard:
+        return self._shard(self.folder / shard_name(shard))
+
+
+class KeptView(NamedTuple):
+    """One view of one image, yet to be read."""
+
+    store: FeatureStore
+    image_id: int
+    view: int
+
+
+def gathered(views: Sequence[KeptView]) -> Tensor:
+    """The features of many views, of each store in one read: [B, tokens, width]. Stores are of one shape and dtype."""
+    first = views[0].store.layout
+    features_BNW = torch.empty(len(views), first.tokens, first.width, dtype=first.read_as)
+    for store in {id(view.store): view.store for view in views}.values():
+        places = [place for place, view in enumerate(views) if view.store is store]
+        of_store = [views[place] for place in places]
+        features_BNW[places] = store.rows([view.image_id for view in of_store], [view.view for view in of_store])
+    return features_BNW
 
 
 def shard_name(number: int) -> str:

@@ -4,6 +4,7 @@ What Pillow can read is converted: turned as EXIF says, palettes and CMYK to RGB
 dropped, of an animation the first frame.
 """
 
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 
@@ -23,7 +24,17 @@ class UnreadableImageError(OSError):
 
 def load_image(path: str | Path) -> Image.Image:
     """Decode a file. Raises FileNotFoundError, or UnreadableImageError; both name the file."""
-    return decode_image(Path(path).read_bytes(), path)
+    return decode_image(read_file(path), path)
+
+
+def read_file(path: str | Path) -> bytes:
+    """A file's contents. Raises FileNotFoundError, or UnreadableImageError for what is no file or may not be read."""
+    try:
+        return Path(path).read_bytes()
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise UnreadableImageError(path, "cannot be opened", error) from error
 
 
 def decode_image(data: bytes, name: str | Path) -> Image.Image:
@@ -35,8 +46,11 @@ def decode_image(data: bytes, name: str | Path) -> Image.Image:
             if image.width * image.height > MOST_PIXELS:
                 size = f"{image.width} x {image.height} pixels, at most {MOST_PIXELS:,} are read"
                 raise UnreadableImageError(name, "too large", size)
-            ImageOps.exif_transpose(image, in_place=True)
             image.load()  # before the stream is closed
+            with suppress(Exception):  # of a damaged EXIF block, which says nothing about the pixels
+                ImageOps.exif_transpose(image, in_place=True)
+            if image.mode == "F":
+                raise UnreadableImageError(name, "pixels are fractions", "of which nobody says what is white")
             return _to_rgb(image)
     except UnreadableImageError:
         raise

@@ -21,6 +21,7 @@ from rich.progress import track
 from lit_blip2.data.captions import clean_caption
 from lit_blip2.data.shard_folders import LocalFolder, RemoteFolder, is_url, shard_folder
 from lit_blip2.data.shards import INDEX
+from lit_blip2.data.whole import alone
 
 IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
 MOST_EXAMPLES = 5
@@ -62,10 +63,15 @@ def index_shards(folder: str | Path, out: Path | None = None, workers: int = 0) 
     shards = place.sizes()
     if not shards:
         raise FileNotFoundError(f"no *.tar in {folder}")
-    if out.exists():
-        _check_same(out, shards)
-        print(f"{out} is there, with {sum(shard['samples'] for shard in read_lines(out)):,} samples.")
-        return
+    with alone(out):
+        if out.exists():
+            _check_same(out, shards)
+            print(f"{out} is there, with {sum(shard['samples'] for shard in read_lines(out)):,} samples.")
+        else:
+            _index(place, shards, out, workers)
+
+
+def _index(place: LocalFolder | RemoteFolder, shards: dict[str, int | None], out: Path, workers: int) -> None:
     part = out.with_name(f"{out.name}.part")
     done = _resume(part, shards)
     todo = list(shards)[done:]
@@ -75,7 +81,7 @@ def index_shards(folder: str | Path, out: Path | None = None, workers: int = 0) 
             _append(part, shard)
     lines = read_lines(part)
     if not sum(line["samples"] for line in lines):
-        raise ValueError(f"{folder}: {len(shards)} shards and no sample with an image and a caption\n{summary(lines)}")
+        raise ValueError(f"{place}: {len(shards)} shards and no sample with an image and a caption\n{summary(lines)}")
     part.rename(out)
     print(summary(lines))
 
@@ -92,10 +98,22 @@ def _list(path: Path) -> Listed:
         with tarfile.open(path, "r:") as tar:
             for key, members in groupby(_files(tar), lambda member: _split(member.name)[0]):
                 _add(listed, tar, key, list(members))
+            _check_end(path, tar.offset)
     except (tarfile.TarError, EOFError) as error:
         listed.leave_out("shard ends or is damaged here", f"{listed.name} after {len(listed.images)} samples: {error}")
     _compare(listed, path.with_name(f"{path.stem}_stats.json"))
     return listed
+
+
+def _check_end(path: Path, offset: int) -> None:
+    """Raises EOFError unless a tar ends here, in two blocks of zeros or more: tarfile takes any damage for the end."""
+    with path.open("rb") as file:
+        file.seek(offset)
+        if file.read(2 * tarfile.BLOCKSIZE) != bytes(2 * tarfile.BLOCKSIZE):
+            raise EOFError(f"no header and no end at byte {offset:,}")
+        while more := file.read(1 << 20):
+            if more.strip(b"\0"):
+                raise EOFError(f"more behind its end at byte {offset:,}")
 
 
 def summary(lines: list[dict]) -> str:
@@ -140,7 +158,7 @@ def _add(listed: Listed, tar: tarfile.TarFile, key: str, members: list[tarfile.T
         return listed.leave_out("no image", example)
     try:
         texts = _captions(tar, of)
-    except UnicodeDecodeError:
+    except UnicodeError:
         return listed.leave_out("caption is not UTF-8", example)
     except ValueError:
         return listed.leave_out("json is damaged", example)
@@ -161,7 +179,9 @@ def _captions(tar: tarfile.TarFile, of: dict[str, tarfile.TarInfo]) -> list[str]
         found = [each.get("caption") if isinstance(each, dict) else each for each in given]
     if not any(found) and "txt" in of:
         found = [tar.extractfile(of["txt"]).read().decode()]
-    return [text.strip() for text in found if isinstance(text, str) and clean_caption(text)]
+    kept = [text.strip() for text in found if isinstance(text, str) and clean_caption(text)]
+    "".join(kept).encode()  # half a surrogate pair, which JSON can hold, is no UTF-8
+    return kept
 
 
 def _compare(listed: Listed, stats: Path) -> None:

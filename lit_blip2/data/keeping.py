@@ -21,17 +21,19 @@ import numpy as np
 import torch
 from PIL import Image
 from rich.progress import Progress
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from lit_blip2.data.datasets import Pixels
 from lit_blip2.data.experiment import read_data, read_vision
 from lit_blip2.data.faults import Fault, Faults
-from lit_blip2.data.features import ABOUT, Kept, Layout, differences, open_shard, read_about, shard_name
+from lit_blip2.data.features import ABOUT, IDS, KEYS, Kept, Layout, differences, open_shard, read_about, shard_name
 from lit_blip2.data.images import UnreadableImageError
 from lit_blip2.data.module import PairData
-from lit_blip2.data.pairs import parts
+from lit_blip2.data.pairs import FilePairs, ShardPairs, name_keys, parts
 from lit_blip2.data.transforms import eval_transform, train_transform
+from lit_blip2.data.whole import alone, written_whole
 from lit_blip2.model.vision import VisionEncoder, build
 
 SHARD_BYTES = 1 << 28
@@ -39,11 +41,12 @@ MOST_IN_SHARD = 1024  # images: an interruption loses the work of less than one 
 
 
 class Section(NamedTuple):
-    """The images of train, val or test, or of one source of a mixture. read: place -> image. most_unreadable: the
-    share of them that may be unreadable."""
+    """The images of train, val or test, or of one source of a mixture. image_ids: ascending. keys: what stands for each
+    image's file. read: place -> image. most_unreadable: the share of them that may be unreadable."""
 
     name: str
     image_ids: np.ndarray
+    keys: np.ndarray
     read: Callable[[int], Image.Image]
     most_unreadable: float
 
@@ -59,7 +62,7 @@ class Job(NamedTuple):
 
 
 def features(
-    config: Path,
+    config: list[Path],
     out: Path,
     dtype: Kept = "float16",
     views: int = 0,
@@ -75,7 +78,7 @@ def features(
     goes on. An image to train on that cannot be read is noted, and replaced in training as it would be without this.
 
     Args:
-        config: the experiment, a YAML file with `data` and `model`.
+        config: the experiment, a YAML file with `data` and `model`; given again, files that change it.
         out: folder to write, a folder in it for each of train (train_NAME of a mixture's sources), val and test.
         dtype: float16, bfloat16 for an encoder whose output is too large for it, or int8 with a scale for each token:
             half the bytes.
@@ -87,10 +90,9 @@ def features(
         threads: of each process, that decode images; 0: an equal share of the cores.
         vision: another encoder than the experiment's, such as '{name: ..., weights: ..., model_args: {...}}'.
     """
-    if min_given := [f"{name}={value}" for name, value in dict(batch=batch, seed=seed + 1).items() if value < 1]:
-        raise ValueError(f"{', '.join(min_given)}: too small")
-    if views < 0 or views > 255:
-        raise ValueError(f"views={views} must lie in 0..255")
+    given = dict(batch=(batch, 1), views=(views, 0), seed=(seed, 0), processes=(processes, 0), threads=(threads, 0))
+    if small := [f"{name}={value} must be at least {least}" for name, (value, least) in given.items() if value < least]:
+        raise ValueError("; ".join(small))
     keep_features(read_data(config), vision or read_vision(config), out, dtype, views, seed, batch, processes, threads)
 
 
@@ -120,27 +122,33 @@ def keep_features(
         job = Job(section, out / section.name, layout, data.image_size, batch)
         check_same(job, made_by)
         jobs.append(job)
-    announce(jobs, out)
-    for job in jobs:
-        begin(job, made_by)
     devices = torch.cuda.device_count()
     processes = processes or devices or os.cpu_count() or 1
     threads = threads or max(1, (os.cpu_count() or 1) // processes)
-    write(jobs, vision, processes, threads, devices)
+    with alone(out):
+        announce(jobs, out)
+        for job in jobs:
+            begin(job, made_by)
+        write(jobs, vision, processes, threads, devices)
 
 
 def sections(data: PairData) -> Iterator[Section]:
     """All images that the experiment names, each once for each section."""
-    data.features = None
     data.check_files("fit")
     data.check_files("test")
     source = data.train_pairs()
     for pairs, name in zip(parts(source), data.train_sections(), strict=True):
-        yield Section(name, pairs.image_ids, pairs.image, data.faults.limit)
+        order = np.argsort(pairs.image_ids, kind="stable")
+        read = partial(_read_at, pairs, order)
+        yield Section(name, pairs.image_ids[order], pairs.keys()[order], read, data.faults.limit)
     for split in ("val", "test"):
-        if files := data.evaluation_images(split):
+        if files := dict(sorted(data.evaluation_images(split).items())):
             read = partial(_read_nth, data.pixels(split), list(files.values()))
-            yield Section(split, np.array(list(files)), read, 0)
+            yield Section(split, np.array(list(files)), name_keys(files.values()), read, 0)
+
+
+def _read_at(pairs: FilePairs | ShardPairs, order: np.ndarray, place: int) -> Image.Image:
+    return pairs.image(int(order[place]))
 
 
 def _read_nth(source: Pixels, files: list[str], place: int) -> Image.Image:
@@ -160,10 +168,13 @@ def check_same(job: Job, made_by: dict) -> None:
     """Raises ValueError where the section's folder holds something else."""
     if not job.folder.exists():
         return
+    if not (job.folder / ABOUT).exists():
+        raise ValueError(f"{job.folder} is there and holds no features ({ABOUT}): remove it, or give another --out")
     known_by, known = read_about(job.folder)
     differing = differences(known_by | known._asdict(), made_by | job.layout._asdict())
-    if not differing and not np.array_equal(np.load(job.folder / "image_ids.npy"), job.section.image_ids):
-        differing = "image ids: other images, or in another order"
+    for name, wanted in ((IDS, job.section.image_ids), (KEYS, job.section.keys)):
+        if not differing and not np.array_equal(np.load(job.folder / name), wanted):
+            differing = f"{name}: they are of other images, or files"
     if differing:
         raise ValueError(f"{job.folder} holds other features. {differing}. Give another --out, or remove it.")
 
@@ -200,28 +211,27 @@ def readable(count: float) -> str:
 
 
 def missing_shards(job: Job) -> list[int]:
-    return [number for number in range(job.layout.shards) if not (job.folder / shard_name(number)).exists()]
+    """Those that are not there, and those with images that could not be read: perhaps now they can."""
+    files = [job.folder / shard_name(number) for number in range(job.layout.shards)]
+    return [number for number, file in enumerate(files) if not file.exists() or open_shard(file).unreadable]
 
 
 def begin(job: Job, made_by: dict) -> None:
-    """The section's folder without shards, unless it is there: written under another name, whole at once."""
+    """The section's folder without shards, unless it is there."""
     if job.folder.exists():
         return
-    part = job.folder.with_name(f".{job.folder.name}.part{os.getpid()}")
-    part.mkdir(parents=True)
-    np.save(part / "image_ids.npy", job.section.image_ids)
-    about = {"made_by": made_by, "layout": job.layout._asdict()}
-    (part / ABOUT).write_text(json.dumps(about, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    part.rename(job.folder)
+    with written_whole(job.folder) as part:
+        part.mkdir()
+        np.save(part / IDS, job.section.image_ids)
+        np.save(part / KEYS, job.section.keys)
+        about = {"made_by": made_by, "layout": job.layout._asdict()}
+        (part / ABOUT).write_text(json.dumps(about, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def write(jobs: list[Job], vision: VisionEncoder, processes: int, threads: int, devices: int) -> None:
     """All shards that are missing, behind a progress bar; then what could not be read, told and counted."""
     todo = [(number, shard) for number, job in enumerate(jobs) for shard in missing_shards(job)]
     faults = [Faults(job.section.most_unreadable) for job in jobs]
-    for number, job in enumerate(jobs):
-        for shard in sorted(set(range(job.layout.shards)) - set(missing_shards(job))):
-            count_faults(faults[number], job, shard)
     context = multiprocessing.get_context("spawn")  # a forked process could use neither CUDA nor threads
     start = (jobs, vision, threads, devices, context.Value("i", 0))
     with ExitStack() as stack:
@@ -235,8 +245,11 @@ def write(jobs: list[Job], vision: VisionEncoder, processes: int, threads: int, 
         elif todo:
             _start(*start)
         for number, shard in run(_write_shard, todo):
-            count_faults(faults[number], jobs[number], shard)
-            bar.advance(task, images_of(jobs[number], shard))
+            job = jobs[number]
+            unreadable = open_shard(job.folder / shard_name(shard)).unreadable
+            found = [Fault(job.section.name, *why) for why in unreadable.values()]
+            faults[number].add({job.section.name: images_of(job, shard)}, found)
+            bar.advance(task, images_of(job, shard))
     for job, found in zip(jobs, faults):
         if found.counts:
             print(f"{job.section.name}: {found.counts.total()} images cannot be read:\n{found.table()}")
@@ -245,12 +258,6 @@ def write(jobs: list[Job], vision: VisionEncoder, processes: int, threads: int, 
 
 def images_of(job: Job, shard: int) -> int:
     return min(job.layout.shard, job.layout.images - shard * job.layout.shard)
-
-
-def count_faults(faults: Faults, job: Job, shard: int) -> None:
-    """Count those of a written shard. Raises TooManyFaultsError, with examples."""
-    unreadable = open_shard(job.folder / shard_name(shard)).unreadable
-    faults.add(images_of(job, shard), [Fault(job.section.name, *why) for why in unreadable.values()])
 
 
 class _Worker(NamedTuple):
@@ -300,9 +307,11 @@ def _write_shard(place: tuple[int, int]) -> tuple[int, int]:
         _check_finite(job, first + done, kept)
         done = end
     file = job.folder / shard_name(shard)
-    part = file.with_suffix(f".part{os.getpid()}")
-    save_file(tensors, part, metadata={"unreadable": json.dumps(unreadable)})
-    part.rename(file)
+    with written_whole(file) as part:
+        try:
+            save_file(tensors, part, metadata={"unreadable": json.dumps(unreadable)})
+        except SafetensorError as error:  # such as a full disk
+            raise OSError(f"cannot write {file}: {error}") from error
     return place
 
 

@@ -32,8 +32,11 @@ class WindowShuffle:
         self.sizes_S = np.asarray(shard_sizes_S, dtype=np.int64)
         self.num_windows = max(1, len(self.sizes_S) // window)
         self.start_S = np.cumsum(self.sizes_S) - self.sizes_S
-        self.num_samples = int(self.sizes_S.sum())
+        self.num_samples, self.window = int(self.sizes_S.sum()), window
         self._epoch = lru_cache(2)(self._lay_out)  # a batch lies in one epoch, or in two
+
+    def __reduce__(self):  # what is remembered stays in its process
+        return WindowShuffle, (self.sizes_S, self.window)
 
     def __len__(self) -> int:
         return self.num_samples
@@ -97,7 +100,10 @@ class Mix:
         self.largest = int(np.argmax(weights))
         total = sum(map(Fraction, weights))
         self.shares = [Fraction(weight) / total for weight in weights]
-        self._cycle = lru_cache(16)(self._counts_before)
+        self._cycle, self.weights = lru_cache(16)(self._counts_before), weights
+
+    def __reduce__(self):  # what is remembered stays in its process
+        return Mix, (self.orders, self.weights)
 
     def __len__(self) -> int:
         return int(self.start[-1])

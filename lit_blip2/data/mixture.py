@@ -27,6 +27,8 @@ class Mixture(PairData):
         super().__init__(root=root, **kwargs)
         if not sources:
             raise ValueError("a mixture needs at least one source")
+        if nested := [name for name, source in sources.items() if isinstance(source, Mixture)]:
+            raise ValueError(f"{', '.join(nested)}: a mixture in a mixture. Name its sources beside the others instead")
         self.sources, self.weights = sources, weights
         for source in sources.values():
             source.image_size, source.augment = self.image_size, self.augment

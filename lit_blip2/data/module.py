@@ -17,7 +17,7 @@ from lit_blip2.data.examples import Examples
 from lit_blip2.data.faults import Faults
 from lit_blip2.data.features import ABOUT, FeatureStore
 from lit_blip2.data.order import StepBatchSampler
-from lit_blip2.data.pairs import FilePairs, PairSource, parts, with_features
+from lit_blip2.data.pairs import FilePairs, PairSource, name_keys, parts, with_features
 from lit_blip2.data.training import TrainPairs
 from lit_blip2.data.vqa import Questions, question_types, read_questions
 
@@ -25,8 +25,8 @@ from lit_blip2.data.vqa import Questions, question_types, read_questions
 SPLITS = {"fit": ["val"], "validate": ["val"], "test": ["test"], "predict": ["test"]}
 HOW_TO_GET = (
     "The mini-world is made by `python -m lit_blip2 data make-mini --out data/mini`, an index of tar shards by"
-    " `python -m lit_blip2 data index FOLDER`. COCO's images and captions are at"
-    " https://cocodataset.org/#download, VQAv2's questions at https://visualqa.org/download.html."
+    " `python -m lit_blip2 data index FOLDER`, kept features by `python -m lit_blip2 data features`. COCO's images and"
+    " captions are at https://cocodataset.org/#download, VQAv2's questions at https://visualqa.org/download.html."
 )
 
 
@@ -50,7 +50,7 @@ class TrainLoader(DataLoader):
 
     def __iter__(self) -> Iterator[Batch]:
         for batch in super().__iter__():
-            self.faults.add(len(batch["caption"]), batch.pop("faults"))
+            self.faults.add(*batch.pop("faults"))
             yield batch
 
     def state_dict(self) -> dict:
@@ -82,7 +82,8 @@ class PairData(L.LightningDataModule):
         vqa_test: questions and annotations to test on.
         binding_val: captions with two images each, the true one and one with attributes swapped, to validate on.
         binding_test: the same to test on.
-        features: folder of kept frozen features (`python -m lit_blip2 data features`); given, no image is opened.
+        features: folder of kept frozen features (`python -m lit_blip2 data features`), under root or from the working
+            folder; given, no image is opened.
         image_size: images are made this many pixels high and wide.
         augment: random crop and flip in training. Turn it off where they make captions false: a flip "left of", a
             crop the number of objects. Features are augmented if they are kept
@@ -131,6 +132,7 @@ class PairData(L.LightningDataModule):
         self.seed, self.faults = seed, Faults(max_unreadable)
         self.tables: dict[str, dict[str, Captions | Questions | Pairs]] = {}
         self.stores: dict[str, FeatureStore] = {}
+        self.folder: str | None = None
 
     def train_files(self) -> list[Path]:
         """The files that training needs. Raises ValueError where none are set."""
@@ -161,7 +163,7 @@ class PairData(L.LightningDataModule):
     def store(self, section: str) -> FeatureStore:
         """The kept features of train, val or test, opened once. Those of one run are all made by the same."""
         if section not in self.stores:
-            self.stores[section] = FeatureStore(self.root / self.features / section)
+            self.stores[section] = FeatureStore(self.features_folder / section)
             self.stores[section].check(next(iter(self.stores.values())).made_by)
         return self.stores[section]
 
@@ -177,7 +179,9 @@ class PairData(L.LightningDataModule):
             return pairs
         stores = [self.store(section) for section in self.train_sections()]
         for one, store in zip(parts(pairs), stores, strict=True):
-            self._check_covered(store, one.image_ids)
+            self._check_covered(store, one.image_ids, one.keys())
+        if len({(store.layout.tokens, store.layout.width, store.layout.read_as) for store in stores}) > 1:
+            raise ValueError(f"{self.features_folder} holds features of several dtypes or sizes: keep them in one")
         if any(store.views for store in stores) and not self.augment:
             raise ValueError(
                 f"{stores[0].folder} holds {stores[0].views} augmented views of each image: set data.augment to true,"
@@ -191,22 +195,31 @@ class PairData(L.LightningDataModule):
 
     def evaluation_images(self, split: str) -> dict[int, str]:
         """image id -> file of all that a split's files name. Raises ValueError for an id of two files."""
+        return self._named_images(self._read(split))
+
+    def _named_images(self, tables: dict[str, Captions | Questions | Pairs]) -> dict[int, str]:
         files: dict[int, str] = {}
-        for table in self._read(split).values():
+        for table in tables.values():
             named = list(zip(table.image_ids.tolist(), table.files))
             if isinstance(table, Pairs):
                 named += zip(table.swapped_image_ids.tolist(), table.swapped_files)
             for image_id, file in named:
-                if files.setdefault(image_id, file) != file:
-                    raise ValueError(f"image id {image_id} of {split} stands for both {files[image_id]} and {file}")
+                if Path(files.setdefault(image_id, file)).name != Path(file).name:
+                    raise ValueError(f"image id {image_id} stands for both {files[image_id]} and {file}")
         return files
+
+    @property
+    def features_folder(self) -> Path:
+        """Under root, or else from the working folder, as `--out` of `data features` counts."""
+        there = [path for path in (self.root / self.features, Path(self.features)) if path.exists()]
+        return there[0] if there else self.root / self.features
 
     def check_files(self, stage: str | None = None) -> None:
         """Raises FileNotFoundError that lists every annotation or feature file that `stage` needs and is not there."""
         splits = SPLITS.get(stage, ["val", "test"])
         files, sections = (self.train_files(), self.train_sections()) if stage in (None, "fit") else ([], [])
         sections = [*sections, *(split for split in splits if self.tasks(split))] if self.features else []
-        kept = [self.root / self.features / section / ABOUT for section in sections]
+        kept = [self.features_folder / section / ABOUT for section in sections]
         self._require([*files, *self._annotation_files(splits), *kept])
 
     def tasks(self, split: str) -> set[str]:
@@ -227,7 +240,7 @@ class PairData(L.LightningDataModule):
         trainer = self._checked_trainer()
         if trainer.max_steps < 1:
             raise ValueError("training is counted in optimiser steps: set trainer.max_steps")
-        self._folder = trainer.log_dir  # asks all ranks
+        self.folder = trainer.log_dir  # asks all ranks
         return train_loader(
             TrainPairs(self.pairs, self.seed),
             self.batch_size,
@@ -243,11 +256,19 @@ class PairData(L.LightningDataModule):
 
     def teardown(self, stage: str) -> None:
         """Tell what was replaced, and keep it beside the run's metrics."""
-        if stage == "fit" and self.faults.counts:
+        if stage == "fit":
+            self._tell()
+
+    def on_exception(self, exception: BaseException) -> None:
+        """As at the end: Lightning comes here where a run is broken off."""
+        self._tell()
+
+    def _tell(self) -> None:
+        if self.faults.counts:
             rank = self.trainer.global_rank
             log.warning("replaced %d images:\n%s", self.faults.counts.total(), self.faults.table())
-            if self._folder:
-                self.faults.write(Path(self._folder) / (f"unreadable_{rank}.json" if rank else "unreadable.json"))
+            if self.folder:
+                self.faults.write(Path(self.folder) / (f"unreadable_{rank}.json" if rank else "unreadable.json"))
 
     def val_dataloader(self) -> dict[str, DataLoader]:
         """One loader per task that has files, run one after the other: caption, vqa, binding."""
@@ -307,19 +328,24 @@ class PairData(L.LightningDataModule):
         return tables
 
     def _check_images(self, split: str) -> None:
-        for table in self.tables[split].values():
-            swapped = [table.swapped_image_ids] if isinstance(table, Pairs) else []
-            if self.features:
-                self._check_covered(self.store(split), np.concatenate([table.image_ids, *swapped]))
-            else:
-                self._require([self.source(split).path(table.files[0])])
+        files = self._named_images(self.tables[split])
+        if self.features and files:
+            self._check_covered(self.store(split), np.array(list(files), dtype=np.int64), name_keys(files.values()))
+        elif files:
+            self._require([self.pixels(split).path(next(iter(files.values())))])
 
-    def _check_covered(self, store: FeatureStore, image_ids: np.ndarray) -> None:
-        if len(missing := store.missing(image_ids)):
+    def _check_covered(self, store: FeatureStore, image_ids: np.ndarray, keys: np.ndarray) -> None:
+        missing, others = store.missing(image_ids, keys)
+        if len(missing):
             raise ValueError(
                 f"{store.folder} lacks the features of {len(missing)} images, among them {missing[:5].tolist()}:"
                 " remove the folder and write it again (`python -m lit_blip2 data features`, for the mini-world"
                 " `data make-mini`)"
+            )
+        if len(others):
+            raise ValueError(
+                f"{store.folder} holds features of other files under the ids of {len(others)} images, among them "
+                f"{others[:5].tolist()}: the data have changed since, or are others. Write the features again"
             )
 
     def pixels(self, split: str) -> Pixels:

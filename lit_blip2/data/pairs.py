@@ -2,22 +2,22 @@
 falls into, draws a caption and gives an image.
 """
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
 import torch
 from PIL import Image
 
-from lit_blip2.data.captions import Captions
+from lit_blip2.data.captions import ID_SPACE, Captions
 from lit_blip2.data.datasets import Pixels
-from lit_blip2.data.features import FeatureStore
+from lit_blip2.data.features import FeatureStore, KeptView
+from lit_blip2.data.images import read_file
 from lit_blip2.data.mixing import Mix, WindowShuffle
 from lit_blip2.data.order import Order, Shuffle
 from lit_blip2.data.shards import Shards
 from lit_blip2.data.transforms import training_view
-
-ID_SPACE = 1 << 44  # image ids of one source of a mixture: more than any source's ids
 
 
 class PairSource(Protocol):
@@ -48,13 +48,14 @@ class Part:
         """One of its captions; one draw from `rng`."""
         return self.pairs.draw(sample - self.start, rng)
 
-    def view(self, sample: int, rng: np.random.Generator) -> torch.Tensor:
-        """Pixels uint8 [3, size, size], or features, float16 or bfloat16 [tokens, width]."""
+    def view(self, sample: int, rng: np.random.Generator) -> torch.Tensor | KeptView:
+        """Pixels uint8 [3, size, size], or where kept features are."""
         return self.pairs.view(sample - self.start, rng)
 
-    def another(self, rng: np.random.Generator) -> int:
-        """Any sample of the same source."""
-        return self.start + int(rng.integers(len(self.pairs)))
+    def another(self, sample: int, rng: np.random.Generator) -> int:
+        """Any sample of the same source; of shards, of the same shard, which is at hand."""
+        near = self.pairs.near(sample - self.start)
+        return self.start + near[int(rng.integers(len(near)))]
 
 
 class FilePairs:
@@ -88,14 +89,27 @@ class FilePairs:
     def image_ids(self) -> np.ndarray:
         return self.texts.image_ids
 
+    def keys(self) -> np.ndarray:
+        """What stands for each image, by its file's name: uint64 [N]."""
+        return name_keys(self.texts.files)
+
+    def digest(self) -> str:
+        """Of all images' names and captions, without opening an image."""
+        texts = self.texts
+        return digest_of(texts.image_ids, texts.first, *(each.buffer for each in (texts.files, texts.texts)))
+
     def image(self, sample: int) -> Image.Image:
         return self.images.read(self.texts.files[sample])
 
     def view(self, sample: int, rng: np.random.Generator) -> torch.Tensor:
         return training_view(self.image(sample), self.images.size, rng if self.augment else None)
 
+    def near(self, sample: int) -> range:
+        """What may stand in for a sample."""
+        return range(len(self))
+
     def file(self, sample: int) -> bytes:
-        return self.images.path(self.texts.files[sample]).read_bytes()
+        return read_file(self.images.path(self.texts.files[sample]))
 
     def place(self, sample: int) -> str:
         """Where its image is."""
@@ -133,11 +147,27 @@ class ShardPairs:
     def image_ids(self) -> np.ndarray:
         return np.arange(len(self))
 
+    def keys(self) -> np.ndarray:
+        """What stands for each image, by its place and its shard's name: uint64 [N]."""
+        shards = self.shards
+        names_S = name_keys(shards.names)
+        begin_N, size_N = np.asarray(shards.images_N2).T.astype(np.uint64)
+        return np.repeat(names_S, shards.sizes) ^ (begin_N << np.uint64(24)) ^ size_N
+
+    def digest(self) -> str:
+        """Of all images' places and captions, without reading an image."""
+        shards = self.shards
+        return digest_of(shards.images_N2, shards.first_N, shards.texts.buffer, name_keys(shards.names))
+
     def image(self, sample: int) -> Image.Image:
         return self.shards.image(sample)
 
     def view(self, sample: int, rng: np.random.Generator) -> torch.Tensor:
         return training_view(self.image(sample), self.size, rng if self.augment else None)
+
+    def near(self, sample: int) -> range:
+        """What may stand in for a sample."""
+        return self.shards.shard_of(sample)
 
     def file(self, sample: int) -> bytes:
         return self.shards.image_bytes(sample)
@@ -163,7 +193,10 @@ class KeptPairs:
     def part(self, sample: int) -> Part:
         return Part(self)
 
-    def view(self, sample: int, rng: np.random.Generator) -> torch.Tensor:
+    def near(self, sample: int) -> range:
+        return self.pairs.near(sample)
+
+    def view(self, sample: int, rng: np.random.Generator) -> KeptView:
         return self.store.drawn(self.image_id(sample), rng)
 
 
@@ -208,3 +241,16 @@ def with_features(source: PairSource, stores: Sequence[FeatureStore]) -> PairSou
     for part, pairs in zip(source.parts, kept):
         part.pairs = pairs
     return source
+
+
+def name_keys(names: Iterable[str]) -> np.ndarray:
+    """A number for each file name, whatever its folder: uint64 [N]."""
+    digests = (hashlib.blake2b(name.rsplit("/", 1)[-1].encode(), digest_size=8).digest() for name in names)
+    return np.frombuffer(b"".join(digests), dtype=np.uint64)
+
+
+def digest_of(*arrays: np.ndarray) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()

@@ -1,5 +1,6 @@
 """Where tar shards are: a folder on disk, or a URL that fsspec reads, with the shards in use kept on disk."""
 
+import hashlib
 import os
 import re
 import time
@@ -12,6 +13,8 @@ from tempfile import TemporaryDirectory
 import fsspec
 from braceexpand import braceexpand
 from filelock import FileLock
+
+from lit_blip2.data.whole import written_whole
 
 MOST_OPEN = 64  # shards that a process keeps open: more than a window has
 TRIES = 3
@@ -69,11 +72,14 @@ class RemoteFolder:
     """
 
     def __init__(self, url: str, cache: Path | None = None, most_bytes: int = 0):
+        if "?" in url or "{" in url.rsplit("/", 1)[0] or "}" in url.rsplit("/", 1)[0]:
+            raise ValueError(f"{url}: braces may stand in the last part only, and no ? in it")
         self.url, self.cache, self.most_bytes = url.rstrip("/"), cache, most_bytes
         self.base, self.names = (self.url, None) if "{" not in url else self.url.rsplit("/", 1)
         self.name = self.base.rsplit("/", 1)[-1]
         self.known: dict[str, int] = {}
-        self.folder = None if cache is None else cache / re.sub(r"\W+", "-", self.url)
+        digest = hashlib.blake2b(self.url.encode(), digest_size=4).hexdigest()
+        self.folder = None if cache is None else cache / f"{re.sub(r'[^A-Za-z0-9]+', '-', self.base)}-{digest}"
 
     def __str__(self) -> str:
         return self.url
@@ -83,26 +89,39 @@ class RemoteFolder:
         if self.names:
             return dict.fromkeys(sorted(braceexpand(self.names)))
         system, path = fsspec.core.url_to_fs(self.base)
-        listed = {each["name"].rsplit("/", 1)[-1]: each.get("size") for each in system.ls(path, detail=True)}
+        try:
+            entries = system.ls(path, detail=True)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f"{self.base} cannot be listed: name the shards, {self.base}/{{00000..00099}}.tar"
+            ) from error
+        listed = {each["name"].rsplit("/", 1)[-1]: each.get("size") for each in entries}
         return {name: listed[name] for name in sorted(listed) if name.endswith(".tar")}
 
     def path(self, name: str) -> Path:
         """The shard as a file in the cache. Raises OSError if it cannot be had, ValueError if it has changed."""
         file = self.folder / name
+        if self._is_kept(file):
+            return file
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.folder / f".{name}.lock"):
+            if not self._is_kept(file):
+                for left_behind in self.folder.glob(f".{name}.part*"):  # by a process that was killed
+                    left_behind.unlink()
+                self._make_room(self.known.get(name, 0))
+                with written_whole(file) as part:
+                    self._download(name, part)
+                    if (size := part.stat().st_size) != self.known.get(name, size):
+                        raise ValueError(f"{self.base}/{name} has {size} bytes, and had {self.known[name]}")
+        return file
+
+    def _is_kept(self, file: Path) -> bool:
+        """Whether it is there, and is the one that the index knows; if so it is the one read last."""
         try:
             os.utime(file)
-            return file
+            return file.stat().st_size == self.known.get(file.name, file.stat().st_size)
         except FileNotFoundError:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.folder / f".{name}.lock"):
-            if not file.exists():
-                part = file.with_suffix(".part")
-                self._make_room(self.known.get(name, 0))
-                self._download(name, part)
-                if (size := part.stat().st_size) != self.known.get(name, size):
-                    raise ValueError(f"{self.base}/{name} has {size} bytes, and had {self.known[name]}")
-                part.rename(file)
-        return file
+            return False
 
     @contextmanager
     def at_hand(self, name: str) -> Iterator[Path]:
@@ -132,7 +151,7 @@ class RemoteFolder:
 
     def _make_room(self, size: int) -> None:
         with FileLock(self.folder / ".room.lock"):
-            kept = sorted(self.folder.glob("*.tar"), key=lambda file: file.stat().st_mtime)
+            kept = sorted(self.folder.glob("[!.]*"), key=lambda file: file.stat().st_mtime)
             total = size + sum(file.stat().st_size for file in kept)
             while total > self.most_bytes and kept:
                 oldest = kept.pop(0)

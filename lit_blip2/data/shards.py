@@ -90,12 +90,18 @@ class Shards:
         return data
 
     def name(self, sample: int) -> str:
-        """Such as `00012.tar/000123456.jpg`, as the tar has it."""
-        shard = self.names[self._shard(sample)]
-        with tarfile.open(self.folder.path(shard), "r:") as tar:
-            begin = int(self.images_N2[sample, 0])
-            member = next((member.name for member in tar if member.offset_data == begin), f"byte {begin}")
-        return f"{shard}/{member}"
+        """Such as `00012.tar/000123456.jpg`: the header that stands before the image tells its name."""
+        shard, begin = self.names[self._shard(sample)], int(self.images_N2[sample, 0])
+        header = self.folder.read(shard, begin - tarfile.BLOCKSIZE, tarfile.BLOCKSIZE)
+        try:
+            return f"{shard}/{tarfile.TarInfo.frombuf(header, 'utf-8', 'replace').name}"
+        except tarfile.HeaderError:
+            return f"{shard}, byte {begin}"
+
+    def shard_of(self, sample: int) -> range:
+        """The samples of its shard."""
+        shard = self._shard(sample)
+        return range(int(self.start_S[shard]), int(self.start_S[shard + 1]))
 
     def _shard(self, sample: int) -> int:
         return int(np.searchsorted(self.start_S, sample, side="right")) - 1
@@ -119,7 +125,7 @@ class Shards:
 
 
 class _Name:
-    """Looked up in the tar only if somebody wants to read it."""
+    """A sample's name, read only where a fault tells it."""
 
     def __init__(self, shards: Shards, sample: int):
         self.shards, self.sample = shards, sample

@@ -1,11 +1,14 @@
 """Training batches by key (step, global row, sample): a caption and a view of each image, drawn by `row_rng`."""
 
+from collections import Counter
+
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
 from lit_blip2.data.datasets import Batch
 from lit_blip2.data.faults import Fault
+from lit_blip2.data.features import KeptView, gathered
 from lit_blip2.data.images import UnreadableImageError
 from lit_blip2.data.order import row_rng
 from lit_blip2.data.pairs import PairSource
@@ -27,20 +30,21 @@ class TrainPairs(Dataset):
 
     def __getitems__(self, keys: list[tuple[int, int, int]]) -> Batch:
         faults: list[Fault] = []
-        steps, rows, _ = zip(*keys)
+        steps, rows, samples = zip(*keys)
+        sources = Counter(self.source.part(sample).pairs.name for sample in samples)
         image_ids, captions, views = zip(*(self._row(*key, faults) for key in keys))
         return {
-            self.source.kind: normalise(views) if self.source.kind == "image" else torch.stack(views),
+            self.source.kind: normalise(views) if self.source.kind == "image" else gathered(views),
             "caption": list(captions),
             "image_id": torch.tensor(image_ids, dtype=torch.int64),
             "row": torch.tensor(rows, dtype=torch.int64),
             "step": steps[0],
             "seed": self.seed,
             "task": "train",
-            "faults": faults,
+            "faults": (sources, faults),
         }
 
-    def _row(self, step: int, row: int, sample: int, faults: list[Fault]) -> tuple[int, str, torch.Tensor]:
+    def _row(self, step: int, row: int, sample: int, faults: list[Fault]) -> tuple[int, str, torch.Tensor | KeptView]:
         """Image id, caption and view that the row has in the end. Raises RuntimeError if no image can be read."""
         rng, part = row_rng(self.seed, step, row), self.source.part(sample)
         for attempt in range(1, MOST_TRIES + 1):
@@ -48,8 +52,9 @@ class TrainPairs(Dataset):
             try:
                 return part.image_id(sample), caption, part.view(sample, rng)
             except (UnreadableImageError, FileNotFoundError) as error:
-                reason = error.reason if isinstance(error, UnreadableImageError) else "missing"
-                faults.append(Fault(part.pairs.name, reason, str(error)))
-                rng = np.random.default_rng((self.seed, step, row, attempt))
-                sample = part.another(rng)
-        raise RuntimeError(f"{MOST_TRIES} images drawn in turn cannot be read, the last: {faults[-1].example}")
+                reason, told = error.reason if isinstance(error, UnreadableImageError) else "missing", str(error)
+            if attempt == 1:  # what is drawn in its place and is bad too has a row of its own
+                faults.append(Fault(part.pairs.name, reason, told))
+            rng = np.random.default_rng((self.seed, step, row, attempt))
+            sample = part.another(sample, rng)
+        raise RuntimeError(f"{MOST_TRIES} images drawn in turn cannot be read, the last: {told}")

@@ -1,16 +1,14 @@
 """Visual Genome's regions to train on, each the caption of its whole image."""
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from lit_blip2.data.captions import Captions, evaluated_ids, load_json, make_captions
+from lit_blip2.data.captions import Captions, clean_caption, evaluated_ids, load_json, make_captions
 from lit_blip2.data.module import PairData
 from lit_blip2.data.pairs import FilePairs
-
-log = logging.getLogger(__name__)
 
 
 class VisualGenome(PairData):
@@ -40,6 +38,8 @@ class VisualGenome(PairData):
         return [self.root / file for file in (self.image_data, self.regions, *self.evaluated)]
 
     def train_pairs(self) -> FilePairs:
+        if not self.evaluated:
+            rank_zero_warn("half of Visual Genome's images are COCO's: name those to evaluate on in data.evaluated")
         out = [evaluated_ids(self.root / file) for file in self.evaluated]
         captions = read_regions(
             self.root / self.image_data, self.root / self.regions, set().union(*out), self.max_caption_words
@@ -62,11 +62,13 @@ def read_regions(image_data: Path, regions: Path, leave_out: set[int], max_words
             raise ValueError(f"{regions}: image {image_id} has regions and is not in {image_data}")
         phrases[image_id] += [region["phrase"] for region in entry["regions"]]
     kept = [image_id for image_id, image in listed.items() if image.get("coco_id") not in leave_out]
-    bare = [image_id for image_id in kept if not phrases[image_id]]
-    log.info(
-        "%s: %d images; left out: %d that COCO evaluates on, %d without a region",
-        image_data, len(listed), len(listed) - len(kept), len(bare),
-    )  # fmt: skip
-    kept = [image_id for image_id in kept if phrases[image_id]]
+    said = {image_id: [text for text in phrases[image_id] if clean_caption(text)] for image_id in kept}
+    bare = [image_id for image_id in kept if not said[image_id]]
+    empty = sum(len(phrases[image_id]) - len(said[image_id]) for image_id in kept)
+    rank_zero_info(
+        f"{image_data}: {len(listed)} images; left out: {len(listed) - len(kept)} that COCO evaluates on, "
+        f"{len(bare)} without a region; {empty} empty phrases"
+    )
+    kept = [image_id for image_id in kept if said[image_id]]
     files = ["/".join(listed[image_id]["url"].rsplit("/", 2)[1:]) for image_id in kept]
-    return make_captions(regions, np.array(kept, dtype=np.int64), files, [phrases[i] for i in kept], max_words)
+    return make_captions(regions, np.array(kept, dtype=np.int64), files, [said[i] for i in kept], max_words)

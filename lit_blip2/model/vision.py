@@ -84,11 +84,13 @@ class VisionEncoder(nn.Module):
 
     def fingerprint(self) -> dict[str, Any]:
         """What the features depend on, for features kept on disk: a change makes them stale."""
-        digest = hashlib.sha256(self.weights_file().read_bytes()).hexdigest()
+        with self.weights_file().open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
         return {
             "encoder": self.name,
             "model_args": self.model_args,
             "drop_last_blocks": self.drop_last_blocks,
+            "dtype": str(self.dtype).removeprefix("torch."),
             "weights_sha256": digest,
         }
 

@@ -17,7 +17,7 @@ def root(tmp_path_factory) -> Path:
 
 
 def test_sizes_and_errors_of_each_kept_type(root, tmp_path):
-    vision = read_vision(features.EXPERIMENT)
+    vision = read_vision([features.EXPERIMENT])
     vision.load()
     written = features.written(vision, root, tmp_path)
     assert {name: each["bytes_per_image"] // 1000 for name, each in written.items()} == {

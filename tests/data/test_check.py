@@ -1,6 +1,7 @@
 """A folder made to be bad: every planted fault is found, and nothing else."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -61,7 +62,7 @@ def test_every_planted_fault_is_found_and_nothing_else(bad, capsys):
     assert "cut.jpg" in said and "0.tar/d.jpg" in said and "gone.jpg" in said
     assert "1 images are byte for byte one before them" in said
     assert "image sizes: 6 x 4 least" in said and "8 x 6 most" in said
-    assert "looked at 14 of 14 samples" in said and "of 1 to 3 words" in said
+    assert "looked at 14 of 14 images" in said and "of 1 to 3 words" in said
 
 
 def test_a_sample_is_looked_at_and_good_data_end_well(tiny, tmp_path, capsys):
@@ -69,13 +70,13 @@ def test_a_sample_is_looked_at_and_good_data_end_well(tiny, tmp_path, capsys):
     config = tmp_path / "experiment.yaml"
     config.write_text(yaml.safe_dump({"data": {"class_path": "lit_blip2.data.coco.COCO", "init_args": init}}))
     assert main(["check", "--config", str(config), "--sample", "3", "--workers", "1"]) == 0
-    assert "looked at 3 of 8 samples" in capsys.readouterr().out
+    assert "looked at 3 of 8 images" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ({"model": {}}, "has no `data`"),
+        ({"model": {}}, "no `data` in"),
         (
             {"data": {"class_path": "lit_blip2.data.coco.COCO", "init_args": {"train": "x.json"}}},
             "missing: data/mini/x.json",
@@ -87,3 +88,32 @@ def test_what_cannot_be_checked_says_why(tmp_path, capsys, content, words):
     (tmp_path / "x.yaml").write_text(json.dumps(content))
     assert main(["check", "--config", str(tmp_path / "x.yaml")]) == 2
     assert words in capsys.readouterr().err
+
+
+def test_empty_captions_and_images_to_evaluate_on_are_problems_too(arguments, tmp_path, capsys):
+    shutil.copytree(arguments["root"], tmp_path / "world")
+    file = tmp_path / "world/annotations/captions_train.json"
+    content = json.loads(file.read_text())
+    content["annotations"][0]["caption"] = " . "
+    file.write_text(json.dumps(content))
+    images = sorted((tmp_path / "world/images/val").iterdir())
+    images[0].unlink()
+    images[1].unlink()
+    images[1].mkdir()
+    source = {"class_path": "lit_blip2.data.coco.COCO", "init_args": arguments | {"root": str(tmp_path / "world")}}
+    (tmp_path / "x.yaml").write_text(json.dumps({"data": source}))
+    with pytest.warns(UserWarning, match="1 empty captions left out"):
+        assert main(["check", "--config", str(tmp_path / "x.yaml"), "--workers=1"]) == 2
+    said, error = capsys.readouterr()
+    for line in ("coco, caption left out, empty: 1", "val, missing: 1", "val, cannot be opened: 1", "of 16 images"):
+        assert line in said, line
+    assert "error: 3 problems in" in error
+
+
+def test_a_second_file_changes_the_first(bad, tmp_path, capsys):
+    (tmp_path / "more.yaml").write_text("data: {init_args: {image_size: 0}}")
+    assert main(["check", "--config", str(bad), "--config", str(tmp_path / "more.yaml")]) == 2
+    assert "image_size=0" in capsys.readouterr().err
+    (tmp_path / "more.yaml").write_text("data: [")
+    assert main(["check", f"--config={tmp_path / 'more.yaml'}"]) == 2
+    assert "more.yaml is not YAML" in capsys.readouterr().err

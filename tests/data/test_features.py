@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from lit_blip2.data.features import FeatureStore
+from lit_blip2.data.features import FeatureStore, gathered
 from lit_blip2.data.images import UnreadableImageError
-from tests.data.kept import write_store
+from tests.data.kept import keys_of, write_store
 
 IDS = [50, 10, 40, 20, 30]
 
@@ -26,14 +26,21 @@ def test_rows_come_back_in_the_order_asked_from_every_shard(folder, values):
     rows = FeatureStore(folder).rows([30, 50, 30, 10])
     assert rows.dtype == torch.float16
     assert torch.equal(rows, torch.tensor(values[[4, 0, 4, 1], 0]).half())
-    assert len(FeatureStore(folder)) == 5 and FeatureStore(folder).missing([10, 11, 11]).tolist() == [11]
+    assert len(FeatureStore(folder)) == 5
+
+
+def test_images_that_are_missing_and_images_that_were_other_files(folder):
+    keys = keys_of(["000000000010.png", "000000000011.png", "another.png"])
+    missing, others = FeatureStore(folder).missing(np.array([10, 11, 50]), keys)
+    assert missing.tolist() == [11] and others.tolist() == [50]
 
 
 def test_each_view_is_drawn_equally_often_with_one_number_of_the_generator(folder, values):
     store, rng, twin = FeatureStore(folder), np.random.default_rng(0), np.random.default_rng(0)
     views = torch.tensor(values[3]).half()
-    second = [torch.equal(store.drawn(20, rng), views[1]) for _ in range(200)]
-    assert 80 < sum(second) < 120
+    drawn = gathered([store.drawn(20, rng) for _ in range(200)])
+    second = [torch.equal(view, views[1]) for view in drawn]
+    assert 80 < sum(second) < 120 and sum(torch.equal(view, views[0]) for view in drawn) == 200 - sum(second)
     twin.random(200)
     assert rng.random() == twin.random()
     assert torch.equal(store.rows([20, 20], [1, 0]), views[[1, 0]])
@@ -51,10 +58,12 @@ def test_missing_ids_are_named(folder):
 
 
 def test_an_image_that_could_not_be_read_has_no_features(tmp_path, values):
-    write_store(tmp_path / "f", IDS, values, {}, unreadable=[3])
+    write_store(tmp_path / "f", IDS, values, {}, unreadable=[20])
     store = FeatureStore(tmp_path / "f")
-    with pytest.raises(UnreadableImageError, match="place 3 is empty") as error:
+    with pytest.raises(UnreadableImageError, match="20 is empty") as error:
         store.rows([50, 20])
+    with pytest.raises(UnreadableImageError, match="20 is empty"):
+        store.drawn(20, np.random.default_rng(0))
     assert error.value.reason == "empty" and store.rows([50, 30]).shape == (2, 3, 2)
 
 

@@ -1,5 +1,6 @@
 """Every kind of image becomes 8-bit RGB, or an error with the reason."""
 
+import io
 import struct
 import zlib
 
@@ -76,3 +77,21 @@ def test_cut_files_are_named(tmp_path, suffix):
     assert error.value.reason == "truncated"
     with pytest.raises(FileNotFoundError, match=r"gone\.png"):
         load_image(tmp_path / "gone.png")
+
+
+def test_a_damaged_exif_block_says_nothing_about_the_pixels():
+    stream = io.BytesIO()
+    Image.new("RGB", (8, 6), "red").save(stream, "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xffbroken")
+    assert decode_image(stream.getvalue(), "x.jpg").size == (8, 6)
+
+
+def test_pixels_that_are_fractions_are_refused():
+    stream = io.BytesIO()
+    Image.fromarray(np.full((4, 4), 0.5, dtype=np.float32)).save(stream, "TIFF")
+    with pytest.raises(UnreadableImageError, match=r"x\.tif: pixels are fractions"):
+        decode_image(stream.getvalue(), "x.tif")
+
+
+def test_a_folder_in_the_place_of_an_image(tmp_path):
+    with pytest.raises(UnreadableImageError, match="cannot be opened"):
+        load_image(tmp_path)

@@ -22,6 +22,7 @@ from lit_blip2.data.mixture import Mixture
 from lit_blip2.data.module import train_loader
 from lit_blip2.data.training import TrainPairs
 from lit_blip2.data.transforms import eval_transform, train_transform
+from lit_blip2.data.whole import alone
 from lit_blip2.data_command import main
 from lit_blip2.model.vision import VisionEncoder
 from tests.data.test_shards import sample, write_tar
@@ -177,23 +178,31 @@ def test_more_unreadable_images_than_the_limit_stop_it_with_examples(vision, tmp
     for split in ("train", "val"):
         next((tmp_path / f"world/images/{split}").iterdir()).write_bytes(b"")
     data = COCO(**arguments | {"root": str(tmp_path / "world"), "max_unreadable": 0.0005})
-    with pytest.raises(TooManyFaultsError, match=r"1 of 8 images could not be read.*\n.*train, empty: 1 \(such as"):
+    with pytest.raises(TooManyFaultsError, match=r"1 of 8 images of train could not.*\n.*train, empty: 1 \(such as"):
         keep(data, vision, tmp_path / "kept")
     data.faults.limit = 1
     with pytest.raises(TooManyFaultsError, match="val, empty: 1"):
         keep(data, vision, tmp_path / "kept")
+    shutil.rmtree(tmp_path / "world")
+    shutil.copytree(arguments["root"], tmp_path / "world")
+    keep(data, vision, tmp_path / "kept")  # what could not be read is looked at again
+    for section, ids in {"train": range(101, 109), "val": range(201, 206)}.items():
+        assert FeatureStore(tmp_path / "kept" / section).rows(list(ids)).isfinite().all()
 
 
 def test_features_of_something_else_are_not_overwritten(data, vision, tmp_path):
+    (tmp_path / "val").mkdir()
     keep(data, vision, tmp_path / "kept")
     with pytest.raises(ValueError, match=r"dtype: stored 'float16', expected 'int8'"):
         keep(data, vision, tmp_path / "kept", dtype="int8")
     with pytest.raises(ValueError, match="drop_last_blocks: stored 1, expected 0"):
         other = VisionEncoder(NAME, vision.weights, model_args=ARGS, drop_last_blocks=0)
         keeping.keep_features(data, other, tmp_path / "kept", processes=1)
+    with pytest.raises(ValueError, match="is there and holds no features"):
+        keep(data, vision, tmp_path)
     ids = tmp_path / "kept/train/image_ids.npy"
     np.save(ids, np.load(ids)[::-1])
-    with pytest.raises(ValueError, match="image ids: other images"):
+    with pytest.raises(ValueError, match=r"image_ids\.npy: they are of other images"):
         keep(data, vision, tmp_path / "kept")
 
 
@@ -225,7 +234,7 @@ def test_an_image_id_of_two_files_is_refused(data, tiny, tmp_path, vision):
     content["images"][0]["file_name"] = "other.png"
     file.write_text(json.dumps(content))
     data.root = tmp_path / "world"
-    with pytest.raises(ValueError, match=r"image id 201 of val stands for both 0+201\.png and other\.png"):
+    with pytest.raises(ValueError, match=r"image id 201 stands for both 0+201\.png and other\.png"):
         keep(data, vision, tmp_path / "kept")
 
 
@@ -245,10 +254,46 @@ def test_the_command_with_several_processes(arguments, vision, tmp_path, capsys)
         ids = np.load(tmp_path / "kept" / section / "image_ids.npy")
         torch.testing.assert_close(one.rows(ids), other.rows(ids))
     capsys.readouterr()
-    assert main([*given, "--views=-1"]) == 2 and "views=-1 must lie in" in capsys.readouterr().err
+    assert main([*given, "--views=-1"]) == 2 and "views=-1 must be at least 0" in capsys.readouterr().err
     other = json.dumps({"name": NAME, "weights": vision.weights, "model_args": ARGS, "drop_last_blocks": 0})
     assert main([*given, "--vision", other]) == 2
     assert "drop_last_blocks: stored 1, expected 0" in capsys.readouterr().err
     del experiment["model"]
     (tmp_path / "experiment.yaml").write_text(yaml.safe_dump(experiment))
-    assert main(given) == 2 and "name an encoder there, or with --vision" in capsys.readouterr().err
+    assert main(given) == 2 and "or with --vision" in capsys.readouterr().err
+
+
+def test_features_of_images_that_have_changed_since_are_refused(vision, tmp_path, arguments):
+    """A row less, and every later image would have the features of its neighbour."""
+    rows = [f"{i:012d}.png,Image {i}" for i in range(101, 109)]
+    table = tmp_path / "mine.csv"
+    table.write_text("\n".join(["image,caption", *rows]))
+    sizes = dict(image_size=8, batch_size=4, augment=False, images=f"{arguments['root']}/images/train")
+    keep(COCO(str(tmp_path), train="mine.csv", **sizes), vision, tmp_path / "kept")
+    again = COCO(str(tmp_path), train="mine.csv", features="kept", **sizes)
+    again.setup("fit")
+    table.write_text("\n".join(["image,caption", rows[0], *rows[2:]]))
+    with pytest.raises(ValueError, match=r"other files under the ids of 6 images, among them \[1, 2, 3"):
+        COCO(str(tmp_path), train="mine.csv", features="kept", **sizes).setup("fit")
+
+
+def test_features_of_shards_that_have_changed_since_are_refused(mixed, vision, tmp_path):
+    keep(mixed(max_unreadable=0.5), vision, tmp_path / "kept")
+    write_tar(tmp_path / "laion/0.tar", {f"{i}": sample(20 + i, f"Laion {i}") for i in range(1, 7)})
+    shutil.rmtree(tmp_path / "laion/index")
+    index_shards(tmp_path / "laion", workers=1)
+    with pytest.raises(ValueError, match="train_web holds features of other files"):
+        mixed(features=str(tmp_path / "kept")).setup("fit")
+
+
+def test_two_that_write_one_folder_do_not_meet(data, vision, tmp_path):
+    with alone(tmp_path / "kept"), pytest.raises(OSError, match=r"another process is writing .*kept"):
+        keep(data, vision, tmp_path / "kept")
+
+
+def test_features_may_lie_in_the_working_folder(data, vision, tmp_path, monkeypatch, arguments):
+    monkeypatch.chdir(tmp_path)
+    keep(data, vision, Path("kept"))
+    there = COCO(**arguments | {"features": "kept", "augment": False})
+    there.setup("fit")
+    assert there.stores["train"].folder == Path("kept/train")

@@ -331,3 +331,27 @@ def test_ok_vqa_has_the_files_of_vqav2(tmp_path):
     read = read_questions(write_json(tmp_path / "q.json", asked), write_json(tmp_path / "a.json", marks))
     assert read.answers_of(0) == ["surf"] * 10 and read.types[0] == "eight"
     assert read.files[0] == "val2014/COCO_val2014_000000000042.jpg"
+
+
+def test_lines_end_where_lines_end(tmp_path):
+    """A line separator may stand in JSON, a line break in a quoted field, a mark before a spreadsheet's first."""
+    lines = [json.dumps({"image": "a.jpg", "caption": "one\u2028two"}, ensure_ascii=False), ""]
+    (tmp_path / "x.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    assert table(read_captions(tmp_path / "x.jsonl")) == {0: ("a.jpg", ["one two"])}
+    (tmp_path / "x.csv").write_text('\ufeffimage,caption\na.jpg,"a red dog\nruns"\n', encoding="utf-8")
+    assert table(read_captions(tmp_path / "x.csv")) == {0: ("a.jpg", ["a red dog runs"])}
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ([{"image": "a.jpg", "image_id": 1, "caption": "\ud800"}], "is no text in UTF-8"),
+        ([{"image": "9" * 20 + ".jpg", "caption": "a"}], "image id 9+ does not lie in"),
+        ([{"image": "a.jpg", "image_id": -3, "caption": "a"}], "image id -3 does not lie in"),
+        ([{"url": "x", "caption": "a"}], "entry 1 needs image and caption"),
+    ],
+)
+def test_entries_that_cannot_be_read_name_the_file(tmp_path, content, words):
+    file = write_json(tmp_path / "x.json", content)
+    with pytest.raises(ValueError, match=f"x.json: .*{words}"):
+        read_captions(file)

@@ -165,3 +165,30 @@ def test_stats_beside_a_remote_shard_are_compared(served, folder, tmp_path, caps
     index_shards(url, tmp_path / "index", workers=1)
     said = capsys.readouterr().out
     assert "in _stats.json and not in the tar: 2" in said and "no caption, or an empty one: 1" in said
+
+
+def test_what_is_in_the_cache_and_not_what_the_index_knows_is_downloaded_again(served, folder, tmp_path):
+    url, asked = served
+    remote = RemoteFolder(url, tmp_path / "cache", 1 << 30)
+    remote.folder.mkdir(parents=True)
+    (remote.folder / "00001.tar").write_bytes(b"of another time")
+    remote.check({"00001.tar": (folder / "00001.tar").stat().st_size})
+    assert remote.read("00001.tar", 0, 700) == (folder / "00001.tar").read_bytes()[:700] and asked["00001.tar"] == 1
+
+
+def test_urls_that_look_alike_have_folders_of_their_own(tmp_path):
+    names = {
+        RemoteFolder(url, tmp_path).folder for url in ("s3://b/laion-400m", "s3://b/laion/400m", "s3://b/laion_400m")
+    }
+    assert len(names) == 3
+
+
+@pytest.mark.parametrize("url", ["https://h/{a,b}/{0..3}.tar", "https://h/{0..5}.tar?token=a/b"])
+def test_urls_that_cannot_be_taken_apart_are_refused(url):
+    with pytest.raises(ValueError, match="braces may stand in the last part only, and no"):
+        RemoteFolder(url)
+
+
+def test_a_folder_that_cannot_be_listed_says_what_to_do(served):
+    with pytest.raises(FileNotFoundError, match=r"nowhere cannot be listed: name the shards, .*/\{00000"):
+        RemoteFolder(served[0] + "/nowhere").sizes()

@@ -15,6 +15,7 @@ from lit_blip2.data.images import UnreadableImageError
 from lit_blip2.data.indexing import index_shards, list_shard, read_lines
 from lit_blip2.data.shard_folders import LocalFolder
 from lit_blip2.data.shards import Shards
+from lit_blip2.data.whole import alone
 
 
 def jpeg(shade: int) -> bytes:
@@ -119,6 +120,36 @@ def test_a_cut_shard_gives_what_stands_before_the_cut(folder, capsys):
     said = capsys.readouterr().out
     assert "shard ends or is damaged here" in said and "00001.tar after" in said
     assert len(shards) < 12 and shards.captions(len(shards) - 1) == ["caption 2 4"]
+
+
+def damaged(content: bytes, how: str) -> bytes:
+    header = 7 * 512  # of the second sample: the first has three headers, and four blocks of contents
+    if how == "cut between members":
+        return content[:header]
+    if how == "cut in a header":
+        return content[: header + 100]
+    if how == "a damaged header":
+        return content[:header] + b"x" * 512 + content[header + 512 :]
+    return content + content  # two tars, one behind the other
+
+
+@pytest.mark.parametrize("how", ["cut between members", "cut in a header", "a damaged header", "joined"])
+def test_no_damage_of_a_shard_passes_for_its_end(folder, capsys, how):
+    path = folder / "00002.tar"
+    path.write_bytes(damaged(path.read_bytes(), how))
+    index_shards(folder, workers=1)
+    assert "left out, shard ends or is damaged here: 1 (00002.tar after" in capsys.readouterr().out
+
+
+def test_two_indexers_do_not_meet(folder):
+    with alone(folder / "index"), pytest.raises(OSError, match=r"another process is writing .*index"):
+        index_shards(folder, workers=1)
+
+
+def test_half_a_surrogate_pair_is_left_out(tmp_path, capsys):
+    write_tar(tmp_path / "0.tar", {"a": {"jpg": jpeg(1), "json": b'["\\ud800"]'}, "b": sample(2, "fine")})
+    index_shards(tmp_path, workers=1)
+    assert "caption is not UTF-8: 1 (0.tar/a)" in capsys.readouterr().out and len(Shards(tmp_path)) == 1
 
 
 def test_an_interrupted_index_is_gone_on_with(folder, monkeypatch):

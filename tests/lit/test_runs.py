@@ -216,7 +216,7 @@ def test_packed_shards_give_the_losses_of_the_folder(fit, world, tmp_path):
     written = yaml.safe_load(Path("experiments/mini_stage1.yaml").read_text())["data"]
     folder = written["init_args"] | {"root": str(world), "features": None, "batch_size": 8, "eval_batch_size": 4}
     (tmp_path / "coco.yaml").write_text(yaml.safe_dump({"data": written | {"init_args": folder}}))
-    pack(tmp_path / "coco.yaml", tmp_path / "packed", samples=7, workers=1)
+    pack([tmp_path / "coco.yaml"], tmp_path / "packed", samples=7, workers=1)
     del folder["train"]
     tars = {"class_path": "lit_blip2.data.tar_shards.TarShards"}
     tars["init_args"] = folder | {"shards": str(tmp_path / "packed"), "window": None}
