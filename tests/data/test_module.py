@@ -4,6 +4,8 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from jsonargparse import ArgumentParser
 
 from lit_blip2.data.captions import read_captions
@@ -76,15 +78,30 @@ def test_workers_change_nothing(pairs):
     assert_equal_batches(alone, helped)
 
 
-def test_ranks_hold_the_rows_of_the_same_global_batch(pairs):
-    whole = list(train_loader(pairs, 4, 0, 3))
-    first, second = (list(train_loader(pairs, 4, 0, 3, rank=rank, world_size=2)) for rank in (0, 1))
-    joined = [
-        {name: torch.cat([a[name], b[name]]) for name in ("image", "image_id", "row")}
-        | {"caption": a["caption"] + b["caption"], "step": a["step"]}
-        for a, b in zip(first, second, strict=True)
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    start=st.integers(0, 10**6),
+    world_size=st.sampled_from([1, 2, 4]),
+    accumulate=st.sampled_from([1, 2]),
+    workers=st.sampled_from([0, 0, 0, 1, 2]),
+)
+def test_ranks_and_workers_hold_the_rows_of_the_same_global_batch(pairs, start, world_size, accumulate, workers):
+    """Images, captions and ids, wherever a run begins."""
+    steps = (start, start + 2)
+    whole = list(train_loader(pairs, 8, *steps))
+    split = [
+        list(
+            train_loader(pairs, 8, *steps, rank=rank, world_size=world_size, accumulate=accumulate, num_workers=workers)
+        )
+        for rank in range(world_size)
     ]
-    assert_equal_batches(joined, whole)
+    micro = [part for parts in zip(*split, strict=True) for part in parts]  # step by step, micro-batch by micro-batch
+    assert len(micro) == 2 * accumulate * world_size
+    for step, batch in enumerate(whole):
+        mine = micro[step * accumulate * world_size : (step + 1) * accumulate * world_size]
+        assert [caption for part in mine for caption in part["caption"]] == batch["caption"]
+        for name in ("image", "image_id", "row"):
+            assert torch.equal(torch.cat([part[name] for part in mine]), batch[name])
 
 
 def test_captions_and_crops_change_with_the_epoch(pairs):
