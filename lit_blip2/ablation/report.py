@@ -101,7 +101,8 @@ def _forgetting(sweep: Sweep, pictures: Pictures) -> str:
                 f"forgetting.{kind}.{metric}", f"{metric}, {kind}", forgetting_figure, found, metric, sweep.control
             )
             parts += [plot, text.changes_table(changes(sweep, kind, metric), kind, metric)]
-    return "\n\n".join(part for part in [text.FORGETTING, *parts] if part) if parts else ""
+    said = text.FORGETTING + (text.CHANGES if any(parts[1::2]) else text.NO_CHANGES)
+    return "\n\n".join(part for part in [said, *parts] if part) if parts else ""
 
 
 def _search_plots(sweep: Sweep, pictures: Pictures) -> str:

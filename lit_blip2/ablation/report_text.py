@@ -170,9 +170,13 @@ def _how(result: Result) -> str:
 
 FORGETTING = (
     "## Forgetting\n\nDoes accuracy fall while the caption loss still improves? Each line is one setting, its "
-    "validations in their order, with one standard deviation over seeds. The tables hold the last validation against "
-    f"the one at half of the steps, paired by seed, with family-wise {PERCENT} intervals over the table."
+    "validations in their order, with one standard deviation over seeds. "
 )
+CHANGES = (
+    "The tables hold the last validation against the one at half of the steps, paired by seed, with family-wise "
+    f"{PERCENT} intervals over the table."
+)
+NO_CHANGES = "Nothing was validated three times: there is no table of what the second half of training changed."
 
 
 def changes_table(found: list[Change], kind: str, metric: str) -> str:
