@@ -1,0 +1,110 @@
+"""Hugging Face's BLIP-2 classes: what of their configuration and weights is ours, and where it goes.
+
+Blip2ForImageTextRetrieval       stage 1 without ITG; its temperature is not kept there
+Blip2ForConditionalGeneration    stage 2
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lit_blip2.checkpoint import is_text_half
+from lit_blip2.exchange import encoders, names
+from lit_blip2.exchange.files import read_config, read_weights
+
+RETRIEVAL, GENERATION = "Blip2ForImageTextRetrieval", "Blip2ForConditionalGeneration"
+LANGUAGE = "language_model."
+NO_TEXT = "dropped: the Q-Former reads no text in stage 2"
+TEMPERATURE = 0.07
+GIANT = {"img_size": 224, "patch_size": 14, "embed_dim": 1408, "num_heads": 16, "mlp_ratio": 4.3637}
+
+
+class Parts(NamedTuple):
+    """A model taken apart.
+
+    net: settings of our network, without paths. trained: our names -> weights, without `net.`. encoder: timm's names ->
+    weights. language: config and weights of the language model under its own names; none in stage 1. fate: of each key
+    what became of it. derived: of each of our names that the file does not hold, where its value is from.
+    """
+
+    net: dict[str, Any]
+    trained: dict[str, Tensor]
+    encoder: dict[str, Tensor]
+    language: tuple[dict, dict[str, Tensor]] | None
+    fate: dict[str, str]
+    derived: dict[str, str]
+
+
+def read(path: Path) -> Parts:
+    """A folder that save_pretrained has written. Raises ValueError for another class, and for a key without a place."""
+    config = read_config(path)
+    kind = (config.get("architectures") or ["none"])[0]
+    if kind not in (RETRIEVAL, GENERATION):
+        raise ValueError(f"{path} holds a {kind}: {RETRIEVAL} and {GENERATION} can be imported")
+    state = read_weights(path)
+    stage2 = kind == GENERATION
+    qformer = config["qformer_config"]
+    rules = names.rules(qformer["num_hidden_layers"], "opt" if stage2 else None)
+    trained, used, _ = names.ours_from(state, "hf", rules)
+    if stage2:
+        idle = {name for name in trained if is_text_half(name.removeprefix("bridge.qformer."))}
+        trained = {name: value for name, value in trained.items() if name not in idle}
+        used = {key: NO_TEXT if name in idle else name for key, name in used.items()}
+    encoder, seen = encoders.from_hf(state)
+    own = {key: value for key, value in state.items() if stage2 and key.startswith(LANGUAGE)}
+    fate = used | seen | {key: "the language model's own" for key in own}
+    if unknown := sorted(state.keys() - fate.keys()):
+        raise ValueError(f"{path} holds {unknown[0]} ({len(unknown)} such), which has no place here")
+    language, derived = None, {}
+    if not stage2:
+        trained["itc.temperature"] = torch.tensor(TEMPERATURE)
+        derived["itc.temperature"] = f"{TEMPERATURE}, where training starts: the class keeps none"
+    else:
+        language = config["text_config"], {key.removeprefix(LANGUAGE): value for key, value in own.items()}
+    net = _stage2(config) if stage2 else _stage1(config)
+    return Parts(net | {"vision": vision_settings(config["vision_config"])}, trained, encoder, language, fate, derived)
+
+
+def vision_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """timm's EVA-CLIP ViT with these sizes; all its blocks are used, for the last is not in the file."""
+    given = {
+        "img_size": config["image_size"],
+        "patch_size": config["patch_size"],
+        "embed_dim": config["hidden_size"],
+        "num_heads": config["num_attention_heads"],
+        "mlp_ratio": (config["intermediate_size"] + 0.5) / config["hidden_size"],  # timm rounds the product down
+    }
+    changed = {key: value for key, value in given.items() if abs(value - GIANT[key]) > 1e-3}
+    args = {"depth": config["num_hidden_layers"], **changed}
+    return {"name": "eva_giant_patch14_clip_224", "model_args": args, "drop_last_blocks": 0}
+
+
+def _qformer(config: Mapping[str, Any], text: bool) -> dict[str, Any]:
+    own = config["qformer_config"]
+    return {
+        "num_queries": config["num_query_tokens"],
+        "hidden": own["hidden_size"],
+        "layers": own["num_hidden_layers"],
+        "heads": own["num_attention_heads"],
+        "intermediate": own["intermediate_size"],
+        "cross_every": own["cross_attention_frequency"],
+        "dropout": own["hidden_dropout_prob"],
+        "vocab_size": own["vocab_size"] if text else None,
+        "max_positions": own["max_position_embeddings"],
+    }
+
+
+def _stage1(config: Mapping[str, Any]) -> dict[str, Any]:
+    itc = {"projection": config["image_text_hidden_size"]}
+    return {"qformer": _qformer(config, text=True), "itc": itc, "itm": {}, "itg": None}
+
+
+def _stage2(config: Mapping[str, Any]) -> dict[str, Any]:
+    qformer = {"qformer": _qformer(config, text=False)}
+    bridge = {"class_path": "lit_blip2.model.bridge.QFormerBridge", "init_args": qformer}
+    t5 = config["text_config"]["model_type"] == "t5"
+    objective = {"class_path": f"lit_blip2.objectives.lm.{'PrefixLM' if t5 else 'LM'}"}
+    return {"bridge": bridge, "objective": objective}

@@ -1,0 +1,100 @@
+"""An imported model as a run of this suite: what `test`, `ask`, `init_from` and `export` take.
+
+OUT/version_0/config.yaml                   an experiment's, with the model's sizes and paths
+OUT/version_0/checkpoints/last.ckpt         what trains
+OUT/weights/vision.safetensors              the frozen encoder, under timm's names
+OUT/weights/language/, OUT/weights/bert/    language model with tokenizer; the Q-Former's tokenizer
+"""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+import yaml
+from safetensors.torch import save_file
+from torch import Tensor
+
+from lit_blip2.checkpoint import check_fits, trainable_state
+from lit_blip2.data.whole import written_whole
+from lit_blip2.exchange.hugging_face import Parts
+from lit_blip2.params import build_net
+
+VERSION = "version_0"
+
+
+def write_run(parts: Parts, experiment: Path, tokenizer: Path, out: Path) -> None:
+    """Write the run, whole or not at all; data, optimiser and trainer are the experiment's.
+
+    Raises FileExistsError if `out` exists, ValueError where the weights do not fit the network of their settings.
+    """
+    if out.exists():
+        raise FileExistsError(f"{out} exists: remove it, or give another --out")
+    config = yaml.safe_load(experiment.read_text(encoding="utf-8"))
+    config["model"]["init_args"]["net"] = settings(parts, out / "weights", config["model"]["init_args"]["net"])
+    for start in ("init_from", "bert"):
+        config["model"]["init_args"].pop(start, None)
+    state = {f"net.{name}": value for name, value in parts.trained.items()}
+    with written_whole(out) as part:
+        write_weights(parts, tokenizer, part / "weights")
+        wanted = {f"net.{name}": value for name, value in trainable_state(build_net(placed(config, out, part))).items()}
+        check_fits(state, wanted, "what was imported")
+        folder = part / VERSION
+        (folder / "checkpoints").mkdir(parents=True)
+        text = yaml.safe_dump(config, sort_keys=False)
+        (folder / "config.yaml").write_text(text, encoding="utf-8")
+        torch.save(checkpoint(state, text), folder / "checkpoints" / "last.ckpt")
+
+
+def checkpoint(state: Mapping[str, Tensor], config: str) -> dict[str, Any]:
+    """What a run of no steps would have saved."""
+    return {
+        "state_dict": {name: value.float() for name, value in state.items()},
+        "config": config,
+        "epoch": 0,
+        "global_step": 0,
+        "pytorch-lightning_version": lightning.__version__,
+    }
+
+
+def settings(parts: Parts, weights: Path, template: Mapping[str, Any]) -> dict[str, Any]:
+    """The network's settings with paths; what is no size (dtypes, prompt, loss weights) is the experiment's."""
+    template = template.get("init_args", template)
+    own = {"model_args": None, **parts.net["vision"], "weights": str(weights / "vision.safetensors")}
+    vision = {**template["vision"], **own}
+    net = {**template, **parts.net, "vision": vision}
+    for objective in ("itc", "itm", "itg"):
+        if isinstance(net.get(objective), dict):
+            net[objective] = {**(template.get(objective) or {}), **net[objective]}
+    if parts.language is None:
+        net["tokenizer"] = str(weights / "bert")
+    else:
+        net["language"] = {**template["language"], "name": str(weights / "language"), "weights": None}
+    return net
+
+
+def placed(config: dict, out: Path, part: Path) -> dict:
+    """The configuration while the run still lies in `part`."""
+    return json.loads(json.dumps(config).replace(json.dumps(str(out))[1:-1], json.dumps(str(part))[1:-1]))
+
+
+def write_weights(parts: Parts, tokenizer: Path, folder: Path) -> None:
+    """The frozen weights, and the tokenizer of `tokenizer` beside those that need it."""
+    folder.mkdir(parents=True)
+    save_file(_contiguous(parts.encoder), folder / "vision.safetensors")
+    reader = folder / ("bert" if parts.language is None else "language")
+    reader.mkdir()
+    for file in tokenizer.iterdir():
+        if "token" in file.name or file.name in ("vocab.txt", "vocab.json", "merges.txt", "spiece.model"):
+            shutil.copy(file, reader)
+    if parts.language is not None:
+        config, state = parts.language
+        (reader / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
+        save_file(_contiguous(state), reader / "model.safetensors", metadata={"format": "pt"})
+
+
+def _contiguous(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.contiguous() for name, value in state.items()}

@@ -1,0 +1,187 @@
+"""Folders that transformers has written become runs of this suite, which say the same."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import (
+    AutoTokenizer,
+    Blip2Config,
+    Blip2ForConditionalGeneration,
+    Blip2ForImageTextRetrieval,
+    OPTConfig,
+    T5Config,
+)
+
+from lit_blip2.ask import load
+from lit_blip2.exchange import hugging_face
+from lit_blip2.exchange.files import read_weights
+from lit_blip2.exchange.run import write_run
+from tests.exchange.conftest import randomise
+
+BERT, OPT, T5 = (Path("lit_blip2/mini/weights") / name for name in ("bert", "opt", "t5"))
+IMAGES = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+def saved(model, tokenizer: Path, folder: Path) -> Path:
+    """As save_pretrained writes it, tokenizer beside it."""
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tokenizer).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def generation(hf_config, tmp_path_factory):
+    """family -> (model, its folder)."""
+    made = {}
+    words = len(AutoTokenizer.from_pretrained(OPT))
+    sizes = {
+        "opt": OPTConfig(
+            vocab_size=words + 1, hidden_size=16, num_hidden_layers=2, ffn_dim=32, num_attention_heads=2,
+            max_position_embeddings=64, word_embed_proj_dim=16,
+        ),
+        "t5": T5Config(
+            vocab_size=len(AutoTokenizer.from_pretrained(T5)) + 1, d_model=16, d_kv=8, d_ff=32, num_layers=2,
+            num_heads=2, decoder_start_token_id=0, tie_word_embeddings=False,
+        ),
+    }  # fmt: skip
+    for family, tokenizer in (("opt", OPT), ("t5", T5)):
+        given = hf_config | {"text_config": sizes[family].to_dict(), "image_token_index": words}
+        model = randomise(Blip2ForConditionalGeneration(Blip2Config(**given)))
+        made[family] = model, saved(model, tokenizer, tmp_path_factory.mktemp(family) / "hf")
+    return made
+
+
+@pytest.fixture
+def imported(tmp_path):
+    def make(folder: Path, experiment: str) -> Path:
+        parts = hugging_face.read(folder)
+        write_run(parts, Path(f"experiments/{experiment}.yaml"), folder, tmp_path / "run")
+        return tmp_path / "run"
+
+    return make
+
+
+PROMPTS = ["what shape is the red object ?", "a small"]
+
+
+def asked(model, tokenizer, prompts: list[str]) -> dict[str, torch.Tensor]:
+    """What transformers' processor makes of prompts: image tokens, then text; decoders padded on the left."""
+    texts = [[model.config.image_token_index] * 4 + ids for ids in tokenizer(prompts)["input_ids"]]
+    longest = max(map(len, texts))
+    left = not model.config.text_config.is_encoder_decoder
+    rows = [[0] * (longest - len(ids)) + ids if left else ids + [0] * (longest - len(ids)) for ids in texts]
+    pads, ones = [[0] * (longest - len(ids)) for ids in texts], [[1] * len(ids) for ids in texts]
+    marks = [pad + one if left else one + pad for pad, one in zip(pads, ones)]
+    return {"input_ids": torch.tensor(rows), "attention_mask": torch.tensor(marks)}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family, experiment", [("opt", "mini_opt"), ("t5", "mini_t5")])
+def test_a_generation_model_makes_the_same_prompt_and_words(generation, imported, family, experiment):
+    model, folder = generation[family]
+    net = load(imported(folder, experiment)).net
+    prefix_BPD = net.bridge(net.vision(IMAGES))
+    seen = model.vision_model(IMAGES).last_hidden_state
+    queries = model.qformer(query_embeds=model.query_tokens.expand(2, -1, -1), encoder_hidden_states=seen)
+    theirs = model.language_projection(queries.last_hidden_state)
+    torch.testing.assert_close(prefix_BPD, theirs, rtol=0, atol=1e-5)
+    given = asked(model, net.language.tokenizer, PROMPTS)
+    ids_BT = model.generate(pixel_values=IMAGES, **given, max_new_tokens=6, do_sample=False, num_beams=1)
+    new_BT = ids_BT if net.language.encoder_decoder else ids_BT[:, given["input_ids"].shape[1] :]
+    words = [text.strip() for text in net.language.tokenizer.batch_decode(new_BT, skip_special_tokens=True)]
+    assert net.language.generate(prefix_BPD, PROMPTS, max_new_tokens=6, num_beams=1) == words and any(words)
+
+
+@torch.no_grad()
+def test_a_generation_model_has_the_same_loss(generation, imported):
+    model, folder = generation["opt"]
+    net = load(imported(folder, "mini_opt")).net
+    text = net.language.tokenise(["what shape ?"] * 2, ["ring", "ring"])
+    losses_L, _ = net.language.loss(net.bridge(net.vision(IMAGES)), text)
+    ids_BT = text.inputs.padded()
+    ids_BS = torch.cat([torch.full((2, 4), model.config.image_token_index), ids_BT], dim=1)
+    prompt = len(net.language.tokenizer("what shape ?")["input_ids"])
+    labels_BS = ids_BS.clone()
+    labels_BS[:, : 4 + prompt] = -100
+    theirs = model(pixel_values=IMAGES, input_ids=ids_BS, attention_mask=torch.ones_like(ids_BS), labels=labels_BS).loss
+    torch.testing.assert_close(losses_L.mean(), theirs, rtol=0, atol=1e-5)
+
+
+def test_a_retrieval_model_becomes_a_run_of_stage_1(hf_config, imported, tmp_path):
+    words = len(AutoTokenizer.from_pretrained(BERT)) + 1
+    sized = hf_config | {"qformer_config": hf_config["qformer_config"] | {"vocab_size": words}}
+    model = randomise(Blip2ForImageTextRetrieval(Blip2Config(**sized, image_text_hidden_size=12)))
+    run = imported(saved(model, BERT, tmp_path / "hf"), "mini_stage1")
+    net, _ = load_stage1(run)
+    ids_BT = torch.tensor([net.tokenizer.tokenizer(text)["input_ids"] for text in ("a red ring", "a blue star")])
+    query_BQP, image = net.encode_images(net.vision(IMAGES))
+    given = dict(pixel_values=IMAGES, input_ids=ids_BT, attention_mask=torch.ones_like(ids_BT))
+    with torch.no_grad():
+        theirs = model(**given, use_image_text_matching_head=True).logits_per_image
+        ours = net.match_logits(image, net.tokenizer(["a red ring", "a blue star"]))
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+    assert net.itg is None and query_BQP.shape == (2, 4, 12)
+
+
+def load_stage1(run: Path):
+    from benchmarks.false_negatives import load as load_run
+
+    return load_run(str(run))
+
+
+def test_what_cannot_be_imported_says_why(generation, hf_retrieval, imported, tmp_path):
+    _, folder = generation["opt"]
+    broken = tmp_path / "broken"
+    shutil.copytree(folder, broken)
+    state = load_file(broken / "model.safetensors")
+    save_file(state | {"surprise.weight": torch.zeros(1)}, broken / "model.safetensors")
+    with pytest.raises(ValueError, match=r"holds surprise\.weight \(1 such\), which has no place here"):
+        hugging_face.read(broken)
+    lacking = {name: value for name, value in state.items() if "layer.0.crossattention.output.dense.bias" not in name}
+    save_file(lacking, broken / "model.safetensors")
+    with pytest.raises(ValueError, match=r"missing net\.bridge\.qformer\.layers\.0\.cross\.output\.bias"):
+        imported(broken, "mini_opt")
+    (broken / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:-50])
+    with pytest.raises(ValueError, match="is damaged or cut"):
+        hugging_face.read(broken)
+    config = json.loads((broken / "config.json").read_text())
+    (broken / "config.json").write_text(json.dumps(config | {"architectures": ["BertModel"]}))
+    with pytest.raises(ValueError, match="holds a BertModel: Blip2ForImageTextRetrieval and"):
+        hugging_face.read(broken)
+
+
+class Spy:
+    """A pickle that would run code when it is read."""
+
+    def __reduce__(self):
+        return Path.touch, (Path("executed"),)
+
+
+def test_files_of_torch_are_read_without_running_anything(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"model": {"a": torch.ones(2)}}, "good.pth")
+    assert read_weights(Path("good.pth"))["a"].tolist() == [1, 1]
+    torch.save({"model": Spy()}, "bad.pth")
+    with pytest.raises(ValueError, match=r"bad\.pth cannot be read: it holds more than tensors"):
+        read_weights(Path("bad.pth"))
+    Path("cut.pth").write_bytes(Path("good.pth").read_bytes()[:200])
+    with pytest.raises(ValueError, match=r"cut\.pth cannot be read: it is damaged"):
+        read_weights(Path("cut.pth"))
+    assert not Path("executed").exists()
+    with pytest.raises(FileNotFoundError, match="no weights in"):
+        read_weights(tmp_path)
+
+
+def test_shards_are_joined_and_a_missing_one_is_named(tmp_path):
+    save_file({"a": torch.ones(1)}, tmp_path / "1.safetensors")
+    save_file({"b": torch.ones(2)}, tmp_path / "2.safetensors")
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": "1.safetensors", "b": "2.safetensors"}}))
+    assert {name: len(value) for name, value in read_weights(tmp_path).items()} == {"a": 1, "b": 2}
+    index.write_text(json.dumps({"weight_map": {"a": "1.safetensors", "c": "2.safetensors"}}))
+    with pytest.raises(ValueError, match=r"names c \(1 such\), which no shard holds"):
+        read_weights(tmp_path)
