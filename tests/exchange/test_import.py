@@ -112,7 +112,7 @@ def test_a_generation_model_has_the_same_loss(generation, imported):
 
 
 def test_a_retrieval_model_becomes_a_run_of_stage_1(hf_config, imported, tmp_path):
-    words = len(AutoTokenizer.from_pretrained(BERT)) + 1
+    words = len(AutoTokenizer.from_pretrained(BERT))
     sized = hf_config | {"qformer_config": hf_config["qformer_config"] | {"vocab_size": words}}
     model = randomise(Blip2ForImageTextRetrieval(Blip2Config(**sized, image_text_hidden_size=12)))
     run = imported(saved(model, BERT, tmp_path / "hf"), "mini_stage1")
