@@ -117,6 +117,7 @@ def test_a_retrieval_model_becomes_a_run_of_stage_1(hf_config, imported, tmp_pat
     model = randomise(Blip2ForImageTextRetrieval(Blip2Config(**sized, image_text_hidden_size=12)))
     run = imported(saved(model, BERT, tmp_path / "hf"), "mini_stage1")
     net, _ = load_stage1(run)
+    net.vision.load()
     ids_BT = torch.tensor([net.tokenizer.tokenizer(text)["input_ids"] for text in ("a red ring", "a blue star")])
     query_BQP, image = net.encode_images(net.vision(IMAGES))
     given = dict(pixel_values=IMAGES, input_ids=ids_BT, attention_mask=torch.ones_like(ids_BT))
