@@ -16,6 +16,8 @@ OTHERS = {
     "params": "table of trainable and frozen parameters: params --config FILE (no weights needed)",
     "data": "make the mini-world, models for it, features; index tar shards: data make-mini|...|index --help",
     "ask": 'answer a question about an image: ask --checkpoint RUN IMAGE "what shape is red ?"',
+    "import": "make a run of LAVIS' or Hugging Face's weights: import --from lavis|hf PATH --out RUN",
+    "export": "write a run for LAVIS or from_pretrained: export --checkpoint RUN --to lavis|hf --out PATH",
     "caption": "describe an image: caption --checkpoint RUN IMAGE",
 }
 
@@ -69,6 +71,10 @@ def main() -> int:
         from lit_blip2.ask import main as run
 
         run(command, rest)
+    elif command in ("import", "export"):
+        from lit_blip2.exchange.command import main as run
+
+        return run(command, rest)
     else:
         print(f"unknown command {command!r}\n\n{usage()}", file=sys.stderr)
         return 2

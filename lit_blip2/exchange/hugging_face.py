@@ -6,36 +6,21 @@ Blip2ForConditionalGeneration    stage 2
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from lit_blip2.checkpoint import is_text_half
 from lit_blip2.exchange import encoders, names
 from lit_blip2.exchange.files import read_config, read_weights
+from lit_blip2.exchange.parts import Parts
 
 RETRIEVAL, GENERATION = "Blip2ForImageTextRetrieval", "Blip2ForConditionalGeneration"
 LANGUAGE = "language_model."
+SIDE_FILE = "lit_blip2.safetensors"  # beside an export: what the class has no place for
 NO_TEXT = "dropped: the Q-Former reads no text in stage 2"
 TEMPERATURE = 0.07
 GIANT = {"img_size": 224, "patch_size": 14, "embed_dim": 1408, "num_heads": 16, "mlp_ratio": 4.3637}
-
-
-class Parts(NamedTuple):
-    """A model taken apart.
-
-    net: settings of our network, without paths. trained: our names -> weights, without `net.`. encoder: timm's names ->
-    weights. language: config and weights of the language model under its own names; none in stage 1. fate: of each key
-    what became of it. derived: of each of our names that the file does not hold, where its value is from.
-    """
-
-    net: dict[str, Any]
-    trained: dict[str, Tensor]
-    encoder: dict[str, Tensor]
-    language: tuple[dict, dict[str, Tensor]] | None
-    fate: dict[str, str]
-    derived: dict[str, str]
 
 
 def read(path: Path) -> Parts:
@@ -59,12 +44,17 @@ def read(path: Path) -> Parts:
     if unknown := sorted(state.keys() - fate.keys()):
         raise ValueError(f"{path} holds {unknown[0]} ({len(unknown)} such), which has no place here")
     language, derived = None, {}
-    if not stage2:
+    net = _stage2(config) if stage2 else _stage1(config)
+    if (path / SIDE_FILE).is_file():
+        kept = read_weights(path / SIDE_FILE)
+        trained |= kept
+        derived |= dict.fromkeys(kept, SIDE_FILE)
+        net |= {"itg": {}} if "itg.bias" in kept else {}
+    elif not stage2:
         trained["itc.temperature"] = torch.tensor(TEMPERATURE)
         derived["itc.temperature"] = f"{TEMPERATURE}, where training starts: the class keeps none"
-    else:
+    if stage2:
         language = config["text_config"], {key.removeprefix(LANGUAGE): value for key, value in own.items()}
-    net = _stage2(config) if stage2 else _stage1(config)
     return Parts(net | {"vision": vision_settings(config["vision_config"])}, trained, encoder, language, fate, derived)
 
 

@@ -20,28 +20,31 @@ from torch import Tensor
 
 from lit_blip2.checkpoint import check_fits, trainable_state
 from lit_blip2.data.whole import written_whole
-from lit_blip2.exchange.hugging_face import Parts
+from lit_blip2.exchange.parts import Parts
 from lit_blip2.params import build_net
 
 VERSION = "version_0"
 
 
-def write_run(parts: Parts, experiment: Path, tokenizer: Path, out: Path) -> None:
-    """Write the run, whole or not at all; data, optimiser and trainer are the experiment's.
+def write_run(parts: Parts, experiment: Path, out: Path, tokenizer: Path | None = None) -> None:
+    """Write the run, whole or not at all. Data, optimiser and trainer are the experiment's, and so is all of the
+    network that the model does not bring along. tokenizer: folder of the one that it does.
 
     Raises FileExistsError if `out` exists, ValueError where the weights do not fit the network of their settings.
     """
     if out.exists():
         raise FileExistsError(f"{out} exists: remove it, or give another --out")
     config = yaml.safe_load(experiment.read_text(encoding="utf-8"))
-    config["model"]["init_args"]["net"] = settings(parts, out / "weights", config["model"]["init_args"]["net"])
+    config["model"]["init_args"]["net"] = settings(
+        parts, out / "weights", config["model"]["init_args"]["net"], tokenizer
+    )
     for start in ("init_from", "bert"):
         config["model"]["init_args"].pop(start, None)
     state = {f"net.{name}": value for name, value in parts.trained.items()}
     with written_whole(out) as part:
-        write_weights(parts, tokenizer, part / "weights")
+        write_weights(parts, part / "weights", tokenizer)
         wanted = {f"net.{name}": value for name, value in trainable_state(build_net(placed(config, out, part))).items()}
-        check_fits(state, wanted, "what was imported")
+        check_fits(state, wanted, f"what was imported, in {experiment},")
         folder = part / VERSION
         (folder / "checkpoints").mkdir(parents=True)
         text = yaml.safe_dump(config, sort_keys=False)
@@ -60,19 +63,22 @@ def checkpoint(state: Mapping[str, Tensor], config: str) -> dict[str, Any]:
     }
 
 
-def settings(parts: Parts, weights: Path, template: Mapping[str, Any]) -> dict[str, Any]:
+def settings(parts: Parts, weights: Path, template: Mapping[str, Any], tokenizer: Path | None) -> dict[str, Any]:
     """The network's settings with paths; what is no size (dtypes, prompt, loss weights) is the experiment's."""
     template = template.get("init_args", template)
-    own = {"model_args": None, **parts.net["vision"], "weights": str(weights / "vision.safetensors")}
-    vision = {**template["vision"], **own}
-    net = {**template, **parts.net, "vision": vision}
+    net = {**template, **parts.net}
+    own = parts.net.get("vision", {})
+    args = {} if "name" in own else template["vision"].get("model_args") or {}  # another encoder, or this one's depth
+    net["vision"] = {**template["vision"], **own, "model_args": {**args, **own.get("model_args", {})} or None}
+    if parts.encoder is not None:
+        net["vision"]["weights"] = str(weights / "vision.safetensors")
     for objective in ("itc", "itm", "itg"):
-        if isinstance(net.get(objective), dict):
-            net[objective] = {**(template.get(objective) or {}), **net[objective]}
-    if parts.language is None:
-        net["tokenizer"] = str(weights / "bert")
-    else:
+        if isinstance(parts.net.get(objective), dict):
+            net[objective] = {**(template.get(objective) or {}), **parts.net[objective]}
+    if parts.language is not None:
         net["language"] = {**template["language"], "name": str(weights / "language"), "weights": None}
+    elif tokenizer is not None:
+        net["tokenizer"] = str(weights / "bert")
     return net
 
 
@@ -81,15 +87,17 @@ def placed(config: dict, out: Path, part: Path) -> dict:
     return json.loads(json.dumps(config).replace(json.dumps(str(out))[1:-1], json.dumps(str(part))[1:-1]))
 
 
-def write_weights(parts: Parts, tokenizer: Path, folder: Path) -> None:
-    """The frozen weights, and the tokenizer of `tokenizer` beside those that need it."""
+def write_weights(parts: Parts, folder: Path, tokenizer: Path | None) -> None:
+    """The frozen weights that came along, and the tokenizer beside those that need it."""
     folder.mkdir(parents=True)
-    save_file(_contiguous(parts.encoder), folder / "vision.safetensors")
+    if parts.encoder is not None:
+        save_file(_contiguous(parts.encoder), folder / "vision.safetensors")
     reader = folder / ("bert" if parts.language is None else "language")
-    reader.mkdir()
-    for file in tokenizer.iterdir():
-        if "token" in file.name or file.name in ("vocab.txt", "vocab.json", "merges.txt", "spiece.model"):
-            shutil.copy(file, reader)
+    if tokenizer is not None:
+        reader.mkdir()
+        for file in tokenizer.iterdir():
+            if "token" in file.name or file.name in ("vocab.txt", "vocab.json", "merges.txt", "spiece.model"):
+                shutil.copy(file, reader)
     if parts.language is not None:
         config, state = parts.language
         (reader / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")

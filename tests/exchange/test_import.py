@@ -59,7 +59,7 @@ def generation(hf_config, tmp_path_factory):
 def imported(tmp_path):
     def make(folder: Path, experiment: str) -> Path:
         parts = hugging_face.read(folder)
-        write_run(parts, Path(f"experiments/{experiment}.yaml"), folder, tmp_path / "run")
+        write_run(parts, Path(f"experiments/{experiment}.yaml"), tmp_path / "run", folder)
         return tmp_path / "run"
 
     return make

@@ -1,0 +1,92 @@
+"""`python -m lit_blip2 import|export`: checkpoints from and to LAVIS and Hugging Face."""
+
+import re
+import sys
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+IMPORT = """Make a run of this suite from a checkpoint of LAVIS or of Hugging Face:
+
+  python -m lit_blip2 import --from lavis blip2_pretrained.pth --out runs/lavis_stage1
+  python -m lit_blip2 import --from hf blip2-opt-2.7b/ --out runs/hf_opt27
+
+Every weight of the file is accounted for, or the import ends with its name."""
+EXPORT = """Write a run as LAVIS' checkpoint or as a folder for Hugging Face's from_pretrained:
+
+  python -m lit_blip2 export --checkpoint runs/vitg_stage1 --to lavis --out stage1.pth
+  python -m lit_blip2 export --checkpoint runs/vitg_opt27 --to hf --out blip2-opt-2.7b"""
+
+
+def main(command: str, arguments: list[str]) -> int:
+    """Parse and run; 0, or 2 for what cannot be done, with the reason."""
+    try:
+        (import_run if command == "import" else export_run)(arguments)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def import_run(arguments: list[str]) -> None:
+    parser = ArgumentParser(
+        "python -m lit_blip2 import", description=IMPORT, formatter_class=RawDescriptionHelpFormatter
+    )
+    parser.add_argument("path", type=Path, help="LAVIS: a .pth; Hugging Face: a folder of save_pretrained")
+    parser.add_argument("--from", dest="side", choices=("lavis", "hf"), required=True)
+    parser.add_argument("--out", type=Path, required=True, help="run folder to write")
+    parser.add_argument(
+        "--config", type=Path, help="experiment whose data, trainer and (LAVIS) sizes the run takes over"
+    )
+    given = parser.parse_args(arguments)
+    from lit_blip2.exchange import hugging_face, lavis
+    from lit_blip2.exchange.files import read_weights
+    from lit_blip2.exchange.run import write_run
+
+    if given.side == "lavis":
+        experiment = given.config or lavis.experiment_of(read_weights(given.path))
+        parts, tokenizer = lavis.read(given.path), None
+    else:
+        parts, tokenizer = hugging_face.read(given.path), given.path
+        stage2 = parts.language is not None
+        experiment = given.config or Path(f"experiments/{'vitg_opt27' if stage2 else 'vitg_stage1'}.yaml")
+    write_run(parts, experiment, given.out, tokenizer)
+    show(parts.fate | {f"({name})": f"derived: {why}" for name, why in parts.derived.items()})
+    print(f"The run is in {given.out}; its configuration in {given.out}/version_0/config.yaml.")
+
+
+def export_run(arguments: list[str]) -> None:
+    parser = ArgumentParser(
+        "python -m lit_blip2 export", description=EXPORT, formatter_class=RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--checkpoint", type=Path, required=True, help="checkpoint or run folder")
+    parser.add_argument("--to", dest="side", choices=("lavis", "hf"), required=True)
+    parser.add_argument("--out", type=Path, required=True, help="LAVIS: a .pth to write; Hugging Face: a folder")
+    given = parser.parse_args(arguments)
+    from lit_blip2.exchange.export import EXPORTS
+
+    if given.out.exists():
+        raise FileExistsError(f"{given.out} exists: remove it, or give another --out")
+    show(EXPORTS[given.side](given.checkpoint, given.out))
+    print(f"Written: {given.out}")
+
+
+def _parser(command: str, description: str) -> ArgumentParser:
+    name = f"python -m lit_blip2 {command}"
+    return ArgumentParser(name, description=description, formatter_class=RawDescriptionHelpFormatter)
+
+
+def show(fate: Mapping[str, str]) -> None:
+    """A line for all weights that differ in the number of their layer only."""
+    table = Table("weight", "number", "what became of it")
+    for (key, what), count in Counter((_family(key), _family(what)) for key, what in fate.items()).items():
+        table.add_row(key, str(count), what)
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
+
+
+def _family(name: str) -> str:
+    return re.sub(r"\.\d+\.", ".*.", name)

@@ -1,0 +1,91 @@
+"""LAVIS' checkpoints: stage 1 and retrieval, stage 2 and captioning with OPT or T5. Sizes are an experiment's, for the
+files do not tell all of them.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lit_blip2.exchange import names
+from lit_blip2.exchange.encoders import LAVIS_PREFIX
+from lit_blip2.exchange.files import read_weights
+from lit_blip2.exchange.parts import Parts
+
+LANGUAGE = ("opt_model.", "t5_model.", "llm_model.")
+POSITIONS = "Qformer.bert.embeddings.position_ids"
+TIED = {"Qformer.cls.predictions.decoder.weight": "Qformer.bert.embeddings.word_embeddings.weight",
+        "Qformer.cls.predictions.decoder.bias": "Qformer.cls.predictions.bias"}  # fmt: skip
+# (projection's key or none, its rows, width of the image features) -> the experiment with those sizes
+EXPERIMENTS = {
+    (None, None, 1408): "vitg_stage1",
+    (None, None, 1024): "vitl_stage1",
+    ("opt_proj", 2560, 1408): "vitg_opt27",
+    ("opt_proj", 4096, 1408): "vitg_opt67",
+    ("t5_proj", 2048, 1408): "vitg_flant5xl",
+    ("t5_proj", 4096, 1408): "vitg_flant5xxl",
+    ("opt_proj", 2560, 1024): "vitl_opt27",
+    ("t5_proj", 2048, 1024): "vitl_flant5xl",
+}
+
+
+def experiment_of(state: Mapping[str, Tensor]) -> Path:
+    """The shipped experiment with a file's sizes. Raises ValueError where there is none."""
+    key = next((key for key in names.PROJECTIONS.values() if f"{key}.weight" in state), None)
+    rows = None if key is None else len(state[f"{key}.weight"])
+    width = len(state["ln_vision.weight"]) if "ln_vision.weight" in state else None
+    if (name := EXPERIMENTS.get((key, rows, width))) is None:
+        raise ValueError(
+            f"no experiment has ln_vision of {width} and {key or 'no projection'}{f' to {rows}' if rows else ''}: name "
+            "one with the file's sizes by --config"
+        )
+    return Path("experiments") / f"{name}.yaml"
+
+
+def read(path: Path) -> Parts:
+    """A .pth of LAVIS. Raises ValueError for a key without a place."""
+    state = read_weights(path)
+    family = next((family for family, key in names.PROJECTIONS.items() if f"{key}.weight" in state), None)
+    layers = 1 + max(
+        (int(found[1]) for key in state if (found := re.search(r"encoder\.layer\.(\d+)\.", key))), default=-1
+    )
+    trained, used, _ = names.ours_from(state, "lavis", names.rules(layers, family))
+    fate = dict(used)
+    if family and any(name.startswith("bridge.qformer.word_embeddings") for name in trained):
+        raise ValueError(f"{path}: its Q-Former reads the instruction (InstructBLIP); no bridge here does")
+    if POSITIONS in state:
+        fate[POSITIONS] = "derived: 0, 1, 2, ..."
+    for key, source in TIED.items():
+        if key in state:
+            if source not in state or not torch.equal(state[key], state[source]):
+                raise ValueError(f"{path}: {key} is not {source}, to which it is tied in BERT")
+            fate[key] = f"derived: {source}"
+    encoder = {key.removeprefix(LAVIS_PREFIX): value for key, value in state.items() if key.startswith(LAVIS_PREFIX)}
+    fate |= {LAVIS_PREFIX + name: f"the encoder's {name}" for name in encoder}
+    fate |= {key: "dropped: the language model is read from its own files" for key in state if key.startswith(LANGUAGE)}
+    if unknown := sorted(state.keys() - fate.keys()):
+        raise ValueError(f"{path} holds {unknown[0]} ({len(unknown)} such), which has no place here")
+    depth = 1 + _last(encoder, r"^blocks\.(\d+)\.")
+    net = {"vision": {"model_args": {"depth": depth}, "drop_last_blocks": 0}} if encoder else {}
+    return Parts(net, trained, encoder or None, None, fate, {})
+
+
+def state_of(trained: Mapping[str, Tensor], encoder: Mapping[str, Tensor], family: str | None) -> dict[str, Tensor]:
+    """What LAVIS would have saved of our weights, without `net.`."""
+    layers = 1 + _last(trained, r"layers\.(\d+)\.")
+    state, homeless = names.theirs_from(trained, "lavis", names.rules(layers, family))
+    if homeless:
+        raise ValueError(f"{homeless[0]} ({len(homeless)} such) has no place in LAVIS")
+    if "Qformer.cls.predictions.bias" in state:
+        state |= {key: state[source] for key, source in TIED.items()}
+    if "Qformer.bert.embeddings.position_embeddings.weight" in state:
+        positions = len(state["Qformer.bert.embeddings.position_embeddings.weight"])
+        state[POSITIONS] = torch.arange(positions).unsqueeze(0)
+    return state | {LAVIS_PREFIX + name: value for name, value in encoder.items()}
+
+
+def _last(keys: Iterable[str], pattern: str) -> int:
+    """The largest number in the pattern's place; -1 if no key has one."""
+    return max((int(found[1]) for key in keys if (found := re.search(pattern, key))), default=-1)

@@ -1,0 +1,142 @@
+"""Runs become folders of transformers and files of LAVIS; coming back they are what they were."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+from safetensors.torch import load_file
+from transformers import (
+    AutoTokenizer,
+    Blip2Config,
+    Blip2ForConditionalGeneration,
+    Blip2ForImageTextRetrieval,
+    Blip2Processor,
+)
+
+from lit_blip2.ask import load
+from lit_blip2.checkpoint import read_checkpoint
+from lit_blip2.data.transforms import CLIP_STD, eval_transform
+from lit_blip2.exchange.command import main
+from lit_blip2.exchange.run import checkpoint
+from tests.exchange.conftest import randomise
+from tests.exchange.test_import import BERT, generation, saved  # noqa: F401 (a fixture)
+
+
+@pytest.fixture
+def run(generation, tmp_path):  # noqa: F811
+    """A run of stage 2 with OPT, which came from transformers."""
+    folder = generation["opt"][1]
+    out = tmp_path / "run"
+    assert main("import", [str(folder), "--from=hf", f"--out={out}", "--config=experiments/mini_opt.yaml"]) == 0
+    return out
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return read_checkpoint(run)["state_dict"]
+
+
+def same(first: Path, second: Path) -> bool:
+    ours, theirs = weights(first), weights(second)
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+@torch.no_grad()
+def test_from_pretrained_says_what_the_run_says(run, tmp_path, capsys):
+    out = tmp_path / "hf"
+    assert main("export", [f"--checkpoint={run}", "--to=hf", f"--out={out}"]) == 0
+    assert "bridge.qformer" not in capsys.readouterr().out
+    model, report = Blip2ForConditionalGeneration.from_pretrained(out, output_loading_info=True)
+    assert not report["missing_keys"] and not report["unexpected_keys"]
+    processor = Blip2Processor.from_pretrained(out)
+    photo = Image.effect_noise((20, 12), 80).convert("RGB")
+    net = load(run).net
+    given = processor(images=photo, text="what shape ?", return_tensors="pt")
+    grey_level = 1.01 / 255 / min(CLIP_STD)  # torchvision, with which it resizes, rounds otherwise than Pillow
+    torch.testing.assert_close(given["pixel_values"][0], eval_transform(photo, 8), rtol=0, atol=grey_level)
+    ids_BT = model.eval().generate(**given, max_new_tokens=5, do_sample=False, num_beams=1)
+    words = processor.batch_decode(ids_BT[:, given["input_ids"].shape[1] :], skip_special_tokens=True)[0].strip()
+    prefix_BPD = net.bridge(net.vision(given["pixel_values"]))
+    assert net.language.generate(prefix_BPD, ["what shape ?"], max_new_tokens=5, num_beams=1) == [words]
+    again = tmp_path / "again"
+    assert main("import", [str(out), "--from=hf", f"--out={again}", "--config=experiments/mini_opt.yaml"]) == 0
+    assert same(run, again)
+
+
+def test_lavis_and_back_is_equal_to_the_last_bit(run, tmp_path, capsys):
+    file, again = tmp_path / "stage2.pth", tmp_path / "again"
+    assert main("export", [f"--checkpoint={run}", "--to=lavis", f"--out={file}"]) == 0
+    keys = torch.load(file, weights_only=True)["model"].keys()
+    assert {"opt_proj.weight", "query_tokens", "visual_encoder.blocks.1.attn.q_bias"} <= keys
+    assert "Qformer.bert.encoder.layer.2.attention.self.key.weight" in keys
+    config = run / "version_0" / "config.yaml"
+    assert main("import", [str(file), "--from=lavis", f"--out={again}", f"--config={config}"]) == 0
+    said = capsys.readouterr().out
+    assert "Qformer.bert.encoder.layer.*.crossattention.self.value.weight" in said and "the encoder's pos_embed" in said
+    assert same(run, again)
+    net = yaml.safe_load((again / "version_0/config.yaml").read_text())["model"]["init_args"]["net"]
+    assert net["vision"]["weights"] == str(again / "weights/vision.safetensors")
+
+
+@pytest.fixture
+def stage1_run(hf_config, tmp_path):
+    """A run of stage 1 with all that Hugging Face's class has no place for: a temperature and ITG's head."""
+    words = len(AutoTokenizer.from_pretrained(BERT))
+    sized = hf_config | {"qformer_config": hf_config["qformer_config"] | {"vocab_size": words}}
+    model = randomise(Blip2ForImageTextRetrieval(Blip2Config(**sized, image_text_hidden_size=12)))
+    folder, out = saved(model, BERT, tmp_path / "theirs"), tmp_path / "run"
+    assert main("import", [str(folder), "--from=hf", f"--out={out}", "--config=experiments/mini_stage1.yaml"]) == 0
+    file = out / "version_0/checkpoints/last.ckpt"
+    contents = read_checkpoint(file)
+    config = yaml.safe_load(contents["config"])
+    config["model"]["init_args"]["net"]["itg"] = {}
+    shapes = {"transform.weight": (24, 24), "transform.bias": (24,), "norm.weight": (24,), "norm.bias": (24,)}
+    head = {f"net.itg.{name}": torch.randn(shape) for name, shape in (shapes | {"bias": (words,)}).items()}
+    state = contents["state_dict"] | head | {"net.itc.temperature": torch.tensor(0.05)}
+    torch.save(checkpoint(state, yaml.safe_dump(config)), file)
+    (out / "version_0/config.yaml").write_text(yaml.safe_dump(config))
+    return out
+
+
+def test_stage_1_keeps_what_hugging_face_drops_beside_it(stage1_run, tmp_path, capsys):
+    out, again = tmp_path / "hf", tmp_path / "again"
+    assert main("export", [f"--checkpoint={stage1_run}", "--to=hf", f"--out={out}"]) == 0
+    assert "no place there: in lit_blip2.safetensors" in " ".join(capsys.readouterr().out.split())
+    assert len(load_file(out / "lit_blip2.safetensors")) == 6
+    _, report = Blip2ForImageTextRetrieval.from_pretrained(out, output_loading_info=True)
+    assert not report["missing_keys"] and not report["unexpected_keys"]
+    Blip2Processor.from_pretrained(out)
+    config = "--config=experiments/mini_stage1.yaml"
+    assert main("import", [str(out), "--from=hf", f"--out={again}", config]) == 0
+    assert same(stage1_run, again)
+
+
+def test_stage_1_goes_to_lavis_and_back(stage1_run, tmp_path):
+    file, again = tmp_path / "stage1.pth", tmp_path / "again"
+    assert main("export", [f"--checkpoint={stage1_run}", "--to=lavis", f"--out={file}"]) == 0
+    keys = torch.load(file, weights_only=True)["model"].keys()
+    assert {"temp", "itm_head.weight", "Qformer.cls.predictions.decoder.weight"} <= keys
+    config = f"--config={stage1_run / 'version_0/config.yaml'}"
+    assert main("import", [str(file), "--from=lavis", f"--out={again}", config]) == 0
+    assert same(stage1_run, again)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["nothing.pth", "--from=lavis", "--out=x"], "no file nothing.pth"),
+        (["nowhere", "--from=hf", "--out=x"], "config.json is missing"),
+        (["odd.pth", "--from=lavis", "--out=x"], "no experiment has ln_vision of 5 and opt_proj to 7: name one"),
+        (
+            ["odd.pth", "--from=lavis", "--out=x", "--config=experiments/mini_opt.yaml"],
+            "odd.pth holds surprise (1 such)",
+        ),
+    ],
+)
+def test_what_cannot_be_imported_ends_with_the_reason(arguments, words, capsys, tmp_path):
+    state = {"opt_proj.weight": torch.ones(7, 3), "ln_vision.weight": torch.ones(5), "surprise": torch.ones(1)}
+    torch.save({"model": state}, tmp_path / "odd.pth")
+    arguments = [each.replace("odd.pth", str(tmp_path / "odd.pth")) for each in arguments]
+    assert main("import", arguments) == 2
+    assert words in capsys.readouterr().err
