@@ -1,6 +1,6 @@
 """The image encoder: any timm ViT, cut after its second-to-last block (paper, 3.1; NUMERICS, image encoder).
 
-Legend: B images, N image tokens ([CLS] first), W width.
+Legend: B images, N image tokens ([CLS] first), H rows of patches, W width.
 """
 
 import hashlib
@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from lit_blip2.model.published import published
 from lit_blip2.paths import find
@@ -20,7 +21,7 @@ class VisionEncoder(nn.Module):
     Args:
         name: timm's name, such as eva_giant_patch14_clip_224.
         weights: safetensors or .pth file (timm's own or the original's, as timm reads it).
-        image_size: pixels; null: the model's own. Position embeddings are resized to it, as timm does.
+        image_size: pixels; null: the model's own. Position embeddings of another size are interpolated, see `resize`.
         model_args: more arguments for timm's create_model.
         drop_last_blocks: 1 gives the second-to-last block's output, 0 the last's.
         frozen: no gradients, and eval mode whatever `train()` is called on the parent.
@@ -43,7 +44,8 @@ class VisionEncoder(nn.Module):
         if not frozen and dtype != "float32":
             raise ValueError(f"dtype={dtype!r} with frozen=false: trainable weights stay float32")
         self.name, self.weights, self.frozen = name, weights, frozen
-        self.model_args = dict(model_args or {}) | ({"img_size": image_size} if image_size else {})
+        self.own_args, self.image_size = dict(model_args or {}), image_size
+        self.model_args = self.own_args | ({"img_size": image_size} if image_size else {})
         self.drop_last_blocks, self.dtype = drop_last_blocks, getattr(torch, dtype)
         self.encoder: nn.Module | None = None
         card = published().get(name, {}) if not self.model_args and drop_last_blocks == 1 else {}
@@ -65,9 +67,19 @@ class VisionEncoder(nn.Module):
         """Make the network and read its weights from disk; nothing is downloaded."""
         if self.encoder is not None:
             return
-        encoder = build(self.name, self.model_args, self.drop_last_blocks, weights=self.weights_file())
+        encoder = self._read(self.weights_file())
         self.encoder = encoder.to(self.dtype).requires_grad_(not self.frozen)
         self.train(self.training)
+
+    def _read(self, file: Path) -> nn.Module:
+        """The network with a file's weights; at the size of the file's positions first, where that is another."""
+        if self.image_size is not None:
+            wanted = build(self.name, self.model_args, self.drop_last_blocks, device="meta").pos_embed.shape
+            if _positions(file) != wanted:
+                encoder = build(self.name, self.own_args, self.drop_last_blocks, weights=file)
+                resize(encoder, self.image_size)
+                return encoder
+        return build(self.name, self.model_args, self.drop_last_blocks, weights=file)
 
     def train(self, mode: bool = True) -> "VisionEncoder":
         """A frozen encoder stays in eval mode."""
@@ -93,6 +105,28 @@ class VisionEncoder(nn.Module):
             "dtype": str(self.dtype).removeprefix("torch."),
             "weights_sha256": digest,
         }
+
+
+def resize(encoder: nn.Module, image_size: int) -> None:
+    """Make a timm ViT take images of another size. Position embeddings are interpolated bicubically, not antialiased,
+    as LAVIS and Hugging Face do it; timm's own way antialiases and gives other values."""
+    before, prefix = encoder.pos_embed.detach(), 0 if encoder.no_embed_class else encoder.num_prefix_tokens
+    grid_1WHH = before[:, prefix:].unflatten(1, encoder.patch_embed.grid_size).permute(0, 3, 1, 2)
+    encoder.set_input_size(img_size=(image_size, image_size))
+    size = encoder.patch_embed.grid_size
+    resized_1WHH = F.interpolate(grid_1WHH.float(), size=size, mode="bicubic", align_corners=False).to(before.dtype)
+    after_1NW = torch.cat([before[:, :prefix], resized_1WHH.flatten(2).transpose(1, 2)], dim=1)
+    encoder.pos_embed = nn.Parameter(after_1NW, requires_grad=encoder.pos_embed.requires_grad)
+
+
+def _positions(file: Path) -> torch.Size | None:
+    """Shape of the position embeddings of a safetensors file with timm's names; None where it does not tell."""
+    if file.suffix != ".safetensors":
+        return None
+    from safetensors import safe_open
+
+    with safe_open(file, "pt") as opened:
+        return torch.Size(opened.get_slice("pos_embed").get_shape()) if "pos_embed" in set(opened.keys()) else None
 
 
 def build(

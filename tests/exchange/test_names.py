@@ -2,9 +2,12 @@
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from lit_blip2.exchange import encoders, names
 from lit_blip2.model.text import PackedText
+from lit_blip2.model.vision import VisionEncoder
+from tests.exchange.conftest import VIT
 
 IDS_22 = torch.tensor([[1, 5, 6, 7], [1, 8, 9, 10]])
 
@@ -77,3 +80,29 @@ def test_stage_2_has_the_projection_of_its_language_model(family, key):
     ours, used, _ = names.ours_from(theirs, "lavis", names.rules(0, family))
     assert set(ours) == {"bridge.projection.weight", "bridge.projection.bias", "bridge.qformer.ln_vision.weight"}
     assert used.keys() == theirs.keys()
+
+
+@torch.no_grad()
+def test_positions_for_larger_images_are_interpolated_as_hugging_face_does(hf_retrieval, stage1, tmp_path):
+    stage1(encoders.from_hf(hf_retrieval.state_dict())[0])  # writes the encoder's file
+    file, sizes = str(tmp_path / "vit.safetensors"), dict(model_args=VIT, drop_last_blocks=0)
+    larger = VisionEncoder("eva_giant_patch14_clip_224", file, image_size=20, **sizes)
+    larger.load()
+    images = torch.randn(2, 3, 20, 20, generator=torch.Generator().manual_seed(1))
+    embeddings = hf_retrieval.vision_model.embeddings
+    positions = embeddings.interpolate_pos_encoding(torch.zeros(1, 26, 16), 20, 20)
+    torch.testing.assert_close(larger.encoder.pos_embed, positions, rtol=0, atol=1e-6)
+    theirs = hf_retrieval.vision_model(images, interpolate_pos_encoding=True).last_hidden_state
+    norm = hf_retrieval.vision_model.post_layernorm
+    ours = torch.nn.functional.layer_norm(larger(images), (16,), norm.weight, norm.bias, 1e-6)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4)
+
+
+def test_a_file_of_larger_positions_is_taken_as_it_is(hf_retrieval, stage1, tmp_path):
+    """As a fine-tuned encoder's: there and back again would blur them."""
+    encoder = encoders.from_hf(hf_retrieval.state_dict())[0] | {"pos_embed": torch.randn(1, 26, 16)}
+    save_file({name: value.contiguous() for name, value in encoder.items()}, tmp_path / "large.safetensors")
+    sizes = dict(model_args=VIT, drop_last_blocks=0, image_size=20)
+    made = VisionEncoder("eva_giant_patch14_clip_224", str(tmp_path / "large.safetensors"), **sizes)
+    made.load()
+    assert torch.equal(made.encoder.pos_embed, encoder["pos_embed"])
