@@ -8,8 +8,8 @@ from jsonargparse import ArgumentParser
 
 from lit_blip2.data.check import check
 from lit_blip2.data.indexing import index_shards
-from lit_blip2.data.keeping import features
 from lit_blip2.data.packing import pack
+from lit_blip2.keeping import features
 from lit_blip2.mini.command import make_mini, make_models
 
 COMMANDS = {

@@ -1,4 +1,4 @@
-"""Of an experiment's YAML what the data commands need: its data, and its frozen image encoder."""
+"""Of an experiment's YAML what the data commands need."""
 
 from argparse import ArgumentError
 from collections.abc import Iterator, Sequence
@@ -9,7 +9,6 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from lit_blip2.data.module import PairData
-from lit_blip2.model.vision import VisionEncoder
 
 
 def read_data(configs: Sequence[Path]) -> PairData:
@@ -21,33 +20,19 @@ def read_data(configs: Sequence[Path]) -> PairData:
     parser.add_subclass_arguments(PairData, "data")
     given = None
     for config in configs:
-        if "data" in (content := _content(config)):
-            with _refusing(config):
-                given = parser.parse_object({"data": content["data"]}, cfg_base=given)
+        if "data" in (found := content(config)):
+            with refusing(config):
+                given = parser.parse_object({"data": found["data"]}, cfg_base=given)
     if given is None:
-        raise ValueError(f"no `data` in {_names(configs)}: give an experiment, such as experiments/mini_stage1.yaml")
-    with _refusing(configs[-1]):
+        raise ValueError(f"no `data` in {names(configs)}: give an experiment, such as experiments/mini_stage1.yaml")
+    with refusing(configs[-1]):
         data = parser.instantiate_classes(given).data
     data.features = None
     return data
 
 
-def read_vision(configs: Sequence[Path]) -> VisionEncoder:
-    """The image encoder of an experiment, without weights: of the last file that names one. Raises ValueError."""
-    for config in reversed(configs):
-        vision = _content(config)
-        for key in ("model", "net", "vision"):
-            vision = (vision.get("init_args") or vision).get(key) or {}
-        if vision:
-            parser = ArgumentParser(exit_on_error=False)
-            parser.add_class_arguments(VisionEncoder, "vision")
-            given = {"vision": vision.get("init_args", vision)}
-            with _refusing(config):
-                return parser.instantiate_classes(parser.parse_object(given)).vision
-    raise ValueError(f"no `model.init_args.net.vision` in {_names(configs)}: name an encoder there, or with --vision")
-
-
-def _content(config: Path) -> dict:
+def content(config: Path) -> dict:
+    """A YAML file; empty if it is no mapping. Raises ValueError."""
     try:
         content = yaml.safe_load(config.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -56,7 +41,7 @@ def _content(config: Path) -> dict:
 
 
 @contextmanager
-def _refusing(config: Path) -> Iterator[None]:
+def refusing(config: Path) -> Iterator[None]:
     """The parser's complaint as a ValueError that names the file."""
     try:
         yield
@@ -64,5 +49,6 @@ def _refusing(config: Path) -> Iterator[None]:
         raise ValueError(f"{config}: {error}") from error
 
 
-def _names(configs: Sequence[Path]) -> str:
+def names(configs: Sequence[Path]) -> str:
+    """For a message."""
     return " or ".join(map(str, configs))

@@ -1,4 +1,4 @@
-"""Frozen features on disk: written once (keeping.py), read by every run.
+"""Frozen features on disk: written once (lit_blip2.keeping), read by every run.
 
 A section is a folder of the images that train, val or test reads, or train_NAME for a source of a mixture:
 

@@ -1,13 +1,13 @@
 """Visual Genome's regions to train on, each the caption of its whole image."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lit_blip2.data.captions import Captions, clean_caption, evaluated_ids, load_json, make_captions
-from lit_blip2.data.module import PairData
+from lit_blip2.data.module import PairData, tell
 from lit_blip2.data.pairs import FilePairs
 
 
@@ -39,7 +39,8 @@ class VisualGenome(PairData):
 
     def train_pairs(self) -> FilePairs:
         if not self.evaluated:
-            rank_zero_warn("half of Visual Genome's images are COCO's: name those to evaluate on in data.evaluated")
+            text = "half of Visual Genome's images are COCO's: name those to evaluate on in data.evaluated"
+            warnings.warn(text, stacklevel=2)
         out = [evaluated_ids(self.root / file) for file in self.evaluated]
         captions = read_regions(
             self.root / self.image_data, self.root / self.regions, set().union(*out), self.max_caption_words
@@ -65,7 +66,7 @@ def read_regions(image_data: Path, regions: Path, leave_out: set[int], max_words
     said = {image_id: [text for text in phrases[image_id] if clean_caption(text)] for image_id in kept}
     bare = [image_id for image_id in kept if not said[image_id]]
     empty = sum(len(phrases[image_id]) - len(said[image_id]) for image_id in kept)
-    rank_zero_info(
+    tell(
         f"{image_data}: {len(listed)} images; left out: {len(listed) - len(kept)} that COCO evaluates on, "
         f"{len(bare)} without a region; {empty} empty phrases"
     )

@@ -9,10 +9,10 @@ OUT/weights/language/, OUT/weights/bert/    language model with tokenizer; the Q
 import json
 import shutil
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import lightning
 import torch
 import yaml
 from safetensors.torch import save_file
@@ -59,7 +59,7 @@ def checkpoint(state: Mapping[str, Tensor], config: str) -> dict[str, Any]:
         "config": config,
         "epoch": 0,
         "global_step": 0,
-        "pytorch-lightning_version": lightning.__version__,
+        "pytorch-lightning_version": version("lightning"),
     }
 
 

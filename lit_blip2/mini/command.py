@@ -6,7 +6,7 @@ from typing import Literal, get_args
 import torch
 
 from lit_blip2.data.coco import COCO
-from lit_blip2.data.keeping import keep_features
+from lit_blip2.keeping import keep_features
 from lit_blip2.mini.train_vit import VIT_KWARGS, VIT_NAME
 from lit_blip2.mini.write import write_world
 from lit_blip2.model.vision import VisionEncoder

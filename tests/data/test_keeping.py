@@ -11,7 +11,7 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from lit_blip2.data import keeping
+from lit_blip2 import keeping
 from lit_blip2.data.coco import COCO
 from lit_blip2.data.faults import TooManyFaultsError
 from lit_blip2.data.features import FeatureStore

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 IMAGES = 400
 # Shards of one sample, so that there is time to kill between two of them.
 SMALL_SHARDS = (
-    "import sys; from lit_blip2.data import keeping; from lit_blip2.data_command import main;"
+    "import sys; from lit_blip2 import keeping; from lit_blip2.data_command import main;"
     " keeping.MOST_IN_SHARD = 1; sys.exit(main(sys.argv[1:]))"
 )
 
@@ -66,7 +66,7 @@ def test_a_killed_command_is_gone_on_with(experiment, tmp_path, monkeypatch, com
     process.wait()
     done = {file: file.stat().st_mtime_ns for file in (tmp_path / "killed").glob(made)}
     assert 3 <= len(done) < IMAGES
-    monkeypatch.setattr("lit_blip2.data.keeping.MOST_IN_SHARD", 1)
+    monkeypatch.setattr("lit_blip2.keeping.MOST_IN_SHARD", 1)
     assert main(given) == 0
     assert main(arguments(command, experiment, tmp_path / "whole")) == 0
     assert all(file.stat().st_mtime_ns == then for file, then in done.items())

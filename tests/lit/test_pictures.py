@@ -13,8 +13,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.nn import functional as F
 
 from lit_blip2.data.coco import COCO
-from lit_blip2.data.keeping import keep_features
 from lit_blip2.data.transforms import eval_transform
+from lit_blip2.keeping import keep_features
 from lit_blip2.lit import LitStage1
 from lit_blip2.lit.attention import query_maps
 from lit_blip2.lit.drawing import attention_sheet, query_bars, render, sample_sheet, to_rgb

@@ -88,7 +88,7 @@ def test_an_encoder_decoder_learns_prefixes_and_answers(fit, stage1_run, t5_fold
     assert {"loss/lm", "vqa/mean_over_types", "vqa/no_image", "caption/cider"} <= metrics.keys()
 
 
-def test_a_trained_language_model_stands_in_the_checkpoint(fit, stage1_run, opt_folder):
+def test_a_trained_language_model_stands_in_the_checkpoint(fit, stage1_run, opt_folder, world, tmp_path):
     """It has moved, resumes exactly (its dropout too), and a test on the validation files finds validation's loss."""
     trained = [f"--model.init_from={stage1_run}", "--model.net.language.frozen=false"]
     trained += ["--model.optimization.lr_scale={net.bridge.projection: 5, net.language: 0.5}"]
@@ -106,6 +106,8 @@ def test_a_trained_language_model_stands_in_the_checkpoint(fit, stage1_run, opt_
     validated = json.loads((whole / "metrics.json").read_text())["loss/lm"]
     same = [f"--ckpt_path={whole}", "--data.test=annotations/captions_val.json", "--data.vqa_test="]
     same[-1] += "{questions: annotations/questions_val.json, annotations: annotations/answers_val.json}"
+    (tmp_path / "test").symlink_to(world / "features/val")  # features are kept split by split
+    same.append(f"--data.features={tmp_path}")
     fit("mini_opt", *trained, *same, command="test", runs=whole.parent.parent)
     assert json.loads((whole / "metrics.json").read_text())["loss/lm"] == validated
     with pytest.raises(ValueError, match=r"unexpected net\.language\.model\.model\.decoder"):

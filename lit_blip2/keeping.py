@@ -10,7 +10,7 @@ import json
 import multiprocessing
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from jsonargparse import ArgumentParser
 from PIL import Image
 from rich.progress import Progress
 from safetensors import SafetensorError
@@ -26,7 +27,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lit_blip2.data.datasets import Pixels
-from lit_blip2.data.experiment import read_data, read_vision
+from lit_blip2.data.experiment import content, names, read_data, refusing
 from lit_blip2.data.faults import Fault, Faults
 from lit_blip2.data.features import ABOUT, IDS, KEYS, Kept, Layout, differences, open_shard, read_about, shard_name
 from lit_blip2.data.images import UnreadableImageError
@@ -130,6 +131,21 @@ def keep_features(
         for job in jobs:
             begin(job, made_by)
         write(jobs, vision, processes, threads, devices)
+
+
+def read_vision(configs: Sequence[Path]) -> VisionEncoder:
+    """The image encoder of an experiment, without weights: of the last file that names one. Raises ValueError."""
+    for config in reversed(configs):
+        vision = content(config)
+        for key in ("model", "net", "vision"):
+            vision = (vision.get("init_args") or vision).get(key) or {}
+        if vision:
+            parser = ArgumentParser(exit_on_error=False)
+            parser.add_class_arguments(VisionEncoder, "vision")
+            given = {"vision": vision.get("init_args", vision)}
+            with refusing(config):
+                return parser.instantiate_classes(parser.parse_object(given)).vision
+    raise ValueError(f"no `model.init_args.net.vision` in {names(configs)}: name an encoder there, or with --vision")
 
 
 def sections(data: PairData) -> Iterator[Section]:
