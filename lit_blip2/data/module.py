@@ -8,6 +8,7 @@ from typing import NotRequired, TypedDict
 
 import lightning as L
 import numpy as np
+from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader, Dataset
 
 from lit_blip2.data.binding import Pairs, read_binding
@@ -31,6 +32,11 @@ HOW_TO_GET = (
 
 
 log = logging.getLogger(__name__)
+
+
+def tell(text: str) -> None:
+    """A line in the log, from the first rank alone."""
+    rank_zero_info(text)
 
 
 class VQAFiles(TypedDict):
