@@ -38,7 +38,7 @@ def parser() -> ArgumentParser:
 def main(arguments: list[str]) -> int:
     """Parse and run; 0, or 2 for what cannot be done, with the reason."""
     made = parser()
-    given = made.instantiate_classes(made.parse_args(_configs_joined(arguments)))
+    given = made.instantiate_classes(made.parse_args(configs_joined(arguments)))
     try:
         COMMANDS[given.subcommand](**given[given.subcommand])
     except (ValueError, OSError, ImportError) as error:
@@ -47,7 +47,7 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _configs_joined(arguments: list[str]) -> list[str]:
+def configs_joined(arguments: list[str]) -> list[str]:
     """Every `--config FILE` as one list of files, as `fit` takes several."""
     rest, files, following = [], [], iter(arguments)
     for argument in following:

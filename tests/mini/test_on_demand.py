@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from lit_blip2 import masks
 from lit_blip2.ablation.grid import read_grid
 from lit_blip2.data.features import FeatureStore
+from lit_blip2.data_command import configs_joined, parser
 from lit_blip2.data_command import main as data_command
-from lit_blip2.data_command import parser
 from lit_blip2.mini import command, on_demand, train_bert, train_lm, train_vit
 from lit_blip2.mini.on_demand import MAKERS, make_model
 from lit_blip2.model.bert import load_bert
@@ -174,4 +174,4 @@ def test_what_an_ablation_prepares_are_commands(file):
     for line in read_grid(file).prepare:
         data, *arguments = shlex.split(line)
         assert data == "data"
-        parser().parse_args(arguments)
+        parser().parse_args(configs_joined(arguments))
