@@ -15,7 +15,7 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -62,17 +62,7 @@ class Job(NamedTuple):
     batch: int
 
 
-def features(
-    config: list[Path],
-    out: Path,
-    dtype: Kept = "float16",
-    views: int = 0,
-    seed: int = 0,
-    batch: int = 64,
-    processes: int = 0,
-    threads: int = 0,
-    vision: VisionEncoder | None = None,
-) -> None:
+def features(config: list[Path], out: Path, vision: VisionEncoder | None = None, **how: Any) -> None:
     """Keep the frozen encoder's output for all that an experiment trains and evaluates on; `--data.features` reads it.
 
     The size is told first, and refused where the disk is too small. What is there and fits is left: an interrupted run
@@ -81,20 +71,9 @@ def features(
     Args:
         config: the experiment, a YAML file with `data` and `model`; given again, files that change it.
         out: folder to write, a folder in it for each of train (train_NAME of a mixture's sources), val and test.
-        dtype: float16, bfloat16 for an encoder whose output is too large for it, or int8 with a scale for each token:
-            half the bytes.
-        views: of a training image keep so many, randomly cropped and flipped, one drawn each time; 0: one, as
-            evaluation sees it.
-        seed: of those views.
-        batch: images that the encoder sees at a time.
-        processes: each with an encoder of its own; 0: one for each GPU, or for each core where there is none.
-        threads: of each process, that decode images; 0: an equal share of the cores.
         vision: another encoder than the experiment's, such as '{name: ..., weights: ..., model_args: {...}}'.
     """
-    given = dict(batch=(batch, 1), views=(views, 0), seed=(seed, 0), processes=(processes, 0), threads=(threads, 0))
-    if small := [f"{name}={value} must be at least {least}" for name, (value, least) in given.items() if value < least]:
-        raise ValueError("; ".join(small))
-    keep_features(read_data(config), vision or read_vision(config), out, dtype, views, seed, batch, processes, threads)
+    keep_features(read_data(config), vision or read_vision(config), out, **how)
 
 
 def keep_features(
@@ -108,11 +87,26 @@ def keep_features(
     processes: int = 0,
     threads: int = 0,
 ) -> None:
-    """Write the sections of a data module under `out`. See `features`.
+    """Write the sections of a data module under `out`.
 
-    Raises ValueError where `out` holds features of something else, or the disk is too small, and TooManyFaultsError
-    where more images cannot be read than data.max_unreadable allows; of those to evaluate on all must be readable.
+    Args:
+        data: what to train and evaluate on, on images. vision: the encoder. out: folder to write.
+        dtype: float16, bfloat16 for an encoder whose output is too large for it, or int8 with a scale for each token:
+            half the bytes.
+        views: of a training image keep so many, randomly cropped and flipped, one drawn each time; 0: one, as
+            evaluation sees it.
+        seed: of those views.
+        batch: images that the encoder sees at a time.
+        processes: each with an encoder of its own; 0: one for each GPU, or for each core where there is none.
+        threads: of each process, that decode images; 0: an equal share of the cores.
+    Raises:
+        ValueError: a setting below its least, `out` holds features of something else, the disk is too small, or
+            (TooManyFaultsError) more images cannot be read than data.max_unreadable allows; of those to evaluate on
+            all must be readable.
     """
+    given = dict(batch=(batch, 1), views=(views, 0), seed=(seed, 0), processes=(processes, 0), threads=(threads, 0))
+    if small := [f"{name}={value} must be at least {least}" for name, (value, least) in given.items() if value < least]:
+        raise ValueError("; ".join(small))
     made_by = vision.fingerprint() | {"image_size": data.image_size}
     tokens, width = output_shape(vision, data.image_size)
     jobs = []

@@ -64,7 +64,7 @@ class RemoteFolder:
 
     Shards are downloaded whole when they are first read, by one process of a machine for all of them. Where those kept
     are more than `most_bytes`, the ones that were read longest ago are removed: beside what is being downloaded the
-    cache is never larger. A shard that has another size than `sizes` say is refused.
+    cache is never larger. A shard that has another size than `check` was told is refused.
 
     Args:
         url: with the protocol; its library (s3fs, gcsfs) must be installed.
@@ -74,7 +74,7 @@ class RemoteFolder:
     def __init__(self, url: str, cache: Path | None = None, most_bytes: int = 0):
         if "?" in url or "{" in url.rsplit("/", 1)[0] or "}" in url.rsplit("/", 1)[0]:
             raise ValueError(f"{url}: braces may stand in the last part only, and no ? in it")
-        self.url, self.cache, self.most_bytes = url.rstrip("/"), cache, most_bytes
+        self.url, self.most_bytes = url.rstrip("/"), most_bytes
         self.base, self.names = (self.url, None) if "{" not in url else self.url.rsplit("/", 1)
         self.name = self.base.rsplit("/", 1)[-1]
         self.known: dict[str, int] = {}

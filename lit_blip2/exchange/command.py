@@ -48,8 +48,9 @@ def import_run(arguments: list[str]) -> None:
     from lit_blip2.exchange.run import write_run
 
     if given.side == "lavis":
-        experiment = given.config or lavis.experiment_of(read_weights(given.path))
-        parts, tokenizer = lavis.read(given.path), None
+        state = read_weights(given.path)
+        experiment = given.config or lavis.experiment_of(state)
+        parts, tokenizer = lavis.read(state, given.path), None
     else:
         parts, tokenizer = hugging_face.read(given.path), given.path
         stage2 = parts.language is not None

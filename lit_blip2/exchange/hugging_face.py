@@ -33,7 +33,7 @@ def read(path: Path) -> Parts:
     stage2 = kind == GENERATION
     qformer = config["qformer_config"]
     rules = names.rules(qformer["num_hidden_layers"], "opt" if stage2 else None)
-    trained, used, _ = names.ours_from(state, "hf", rules)
+    trained, used = names.ours_from(state, "hf", rules)
     if stage2:
         idle = {name for name in trained if is_text_half(name.removeprefix("bridge.qformer."))}
         trained = {name: value for name, value in trained.items() if name not in idle}

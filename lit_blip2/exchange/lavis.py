@@ -11,7 +11,6 @@ from torch import Tensor
 
 from lit_blip2.exchange import names
 from lit_blip2.exchange.encoders import LAVIS_PREFIX
-from lit_blip2.exchange.files import read_weights
 from lit_blip2.exchange.parts import Parts
 
 LANGUAGE = ("opt_model.", "t5_model.", "llm_model.")
@@ -44,14 +43,13 @@ def experiment_of(state: Mapping[str, Tensor]) -> Path:
     return Path("experiments") / f"{name}.yaml"
 
 
-def read(path: Path) -> Parts:
-    """A .pth of LAVIS. Raises ValueError for a key without a place."""
-    state = read_weights(path)
+def read(state: Mapping[str, Tensor], path: Path) -> Parts:
+    """The weights of a .pth of LAVIS. path: for the messages. Raises ValueError for a key without a place."""
     family = next((family for family, key in names.PROJECTIONS.items() if f"{key}.weight" in state), None)
     layers = 1 + max(
         (int(found[1]) for key in state if (found := re.search(r"encoder\.layer\.(\d+)\.", key))), default=-1
     )
-    trained, used, _ = names.ours_from(state, "lavis", names.rules(layers, family))
+    trained, used = names.ours_from(state, "lavis", names.rules(layers, family))
     fate = dict(used)
     if family and any(name.startswith("bridge.qformer.word_embeddings") for name in trained):
         raise ValueError(f"{path}: its Q-Former reads the instruction (InstructBLIP); no bridge here does")

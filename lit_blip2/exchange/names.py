@@ -4,7 +4,7 @@ A rule says which weights of the other side, one below the other, are one of our
 lie in one matrix here. `{}` stands for a layer's number. Where a side keeps no such weight its column is empty.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Literal, NamedTuple
 
 import torch
@@ -22,13 +22,6 @@ class Rule(NamedTuple):
     ours: str
     lavis: tuple[str, ...]
     hf: tuple[str, ...]
-
-
-class Missing(NamedTuple):
-    """A weight of ours of which the other side has no part, or only some."""
-
-    ours: str
-    theirs: tuple[str, ...]
 
 
 def _both(ours: str, *theirs: str, hf_self: str = "attention") -> Rule:
@@ -92,46 +85,43 @@ def rules(layers: int, family: Literal["opt", "t5", "llm"] | None = None) -> lis
 
 def ours_from(
     theirs: Mapping[str, Tensor], side: Side, given: Iterable[Rule]
-) -> tuple[dict[str, Tensor], dict[str, str], list[Missing]]:
-    """(our weights, of each of theirs that was used the name of ours, what is missing). What they have no part of is
-    missing too: whether that matters the caller knows."""
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """(our weights, of each of theirs that was used the name of ours).
+
+    Ours of which they have no part, or only some, are not there: whether that matters the caller knows.
+    """
     ours: dict[str, Tensor] = {}
     used: dict[str, str] = {}
-    missing: list[Missing] = []
-    for rule in given:
-        for name, parts in _parameters(rule, side, theirs.keys()):
-            if parts and all(part in theirs for part in parts):
-                values = [theirs[part] for part in parts]
-                ours[name] = shaped(name, torch.cat(values) if len(values) > 1 else values[0])
-                used |= dict.fromkeys(parts, name)
-            else:
-                missing.append(Missing(name, parts))
-    return ours, used, missing
+    for name, parts in _parameters(side, given):
+        if all(part in theirs for part in parts):
+            values = [theirs[part] for part in parts]
+            value = torch.cat(values) if len(values) > 1 else values[0]
+            ours[name] = value.squeeze(0) if _is_queries(name) else value
+            used |= dict.fromkeys(parts, name)
+    return ours, used
 
 
 def theirs_from(ours: Mapping[str, Tensor], side: Side, given: Iterable[Rule]) -> tuple[dict[str, Tensor], list[str]]:
     """(their weights, those of ours that have no place there)."""
     theirs: dict[str, Tensor] = {}
-    placed: set[str] = set()
-    for rule in given:
-        for name, parts in _parameters(rule, side, ours.keys(), by_ours=True):
-            if name in ours and parts:
-                value = ours[name].unsqueeze(0) if name.endswith("query_tokens") else ours[name]
-                theirs |= dict(zip(parts, value.chunk(len(parts)) if len(parts) > 1 else [value], strict=True))
-                placed.add(name)
-    return theirs, sorted(ours.keys() - placed)
+    homeless = set(ours)
+    for name, parts in _parameters(side, given):
+        if name in ours:
+            value = ours[name].unsqueeze(0) if _is_queries(name) else ours[name]
+            theirs |= dict(zip(parts, value.chunk(len(parts)) if len(parts) > 1 else [value], strict=True))
+            homeless.remove(name)
+    return theirs, sorted(homeless)
 
 
-def shaped(name: str, value: Tensor) -> Tensor:
+def _is_queries(name: str) -> bool:
     """Theirs has the query tokens as a batch of one, [1, Q, D]."""
-    return value.squeeze(0) if name.endswith("query_tokens") and value.ndim == 3 else value
+    return name.endswith("query_tokens")
 
 
-def _parameters(
-    rule: Rule, side: Side, keys: Iterable[str], by_ours: bool = False
-) -> list[tuple[str, tuple[str, ...]]]:
-    """(ours, theirs) of each parameter of a rule: of a module its weight and its bias."""
-    theirs = rule.lavis if side == "lavis" else rule.hf
-    if rule.ours.rsplit(".", 1)[-1] in ("query_tokens", "weight", "bias", "temperature"):
-        return [(rule.ours, theirs)]
-    return [(f"{rule.ours}.{kind}", tuple(f"{name}.{kind}" for name in theirs)) for kind in ("weight", "bias")]
+def _parameters(side: Side, given: Iterable[Rule]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """(ours, theirs) of each parameter that a side has: of a module its weight and its bias."""
+    for rule in given:
+        theirs = rule.lavis if side == "lavis" else rule.hf
+        single = rule.ours.rsplit(".", 1)[-1] in ("query_tokens", "weight", "bias", "temperature")
+        for ending in () if not theirs else ("",) if single else (".weight", ".bias"):
+            yield rule.ours + ending, tuple(name + ending for name in theirs)

@@ -17,18 +17,17 @@ def moved(hf_retrieval, stage1):
     """(our network with Hugging Face's weights, what of theirs was used, what of ours it lacks)."""
     theirs = hf_retrieval.state_dict()
     encoder, seen = encoders.from_hf(theirs)
-    ours, used, missing = names.ours_from(theirs, "hf", names.rules(3))
+    ours, used = names.ours_from(theirs, "hf", names.rules(3))
     net = stage1(encoder)
     net.load_state_dict(ours, strict=False)
-    return net, used | seen, {each.ours for each in missing}
+    return net, used | seen, {name for name, _ in net.named_parameters()} - ours.keys()
 
 
 def test_each_of_their_weights_is_used_and_ours_lack_what_they_have_not(moved, hf_retrieval):
     net, used, missing = moved
     assert used.keys() == hf_retrieval.state_dict().keys()
-    lacking = {name for name in missing if name in dict(net.named_parameters())}
+    lacking = {name for name in missing if not name.startswith("vision.")}
     assert lacking == {"itc.temperature", *(name for name, _ in net.named_parameters() if name.startswith("itg."))}
-    assert {name.rsplit(".", 2)[0] for name in missing if "cross" in name} == {"qformer.layers.1.cross"}
 
 
 @torch.no_grad()
@@ -48,7 +47,7 @@ def test_logits_of_both_heads_are_equal(moved, hf_retrieval):
 def test_the_way_back_is_equal_to_the_last_bit(hf_retrieval):
     theirs = hf_retrieval.state_dict()
     encoder, _ = encoders.from_hf(theirs)
-    ours, _, _ = names.ours_from(theirs, "hf", names.rules(3))
+    ours, _ = names.ours_from(theirs, "hf", names.rules(3))
     back, homeless = names.theirs_from(ours, "hf", names.rules(3))
     back |= encoders.to_hf(encoder)
     assert not homeless and back.keys() == theirs.keys()
@@ -69,7 +68,7 @@ def test_lavis_names_go_both_ways_with_all_that_hugging_face_drops(stage1, hf_re
         "Qformer.bert.encoder.layer.0.intermediate_query.dense.bias", "Qformer.cls.predictions.bias", "itm_head.weight",
         "Qformer.bert.embeddings.LayerNorm.weight", "Qformer.cls.predictions.transform.LayerNorm.bias",
     }  # fmt: skip
-    again, used, _ = names.ours_from(theirs, "lavis", names.rules(3))
+    again, used = names.ours_from(theirs, "lavis", names.rules(3))
     assert used.keys() == theirs.keys() and again.keys() == ours.keys()
     assert all(torch.equal(again[name], ours[name]) for name in ours)
 
@@ -77,7 +76,7 @@ def test_lavis_names_go_both_ways_with_all_that_hugging_face_drops(stage1, hf_re
 @pytest.mark.parametrize("family, key", [("opt", "opt_proj"), ("t5", "t5_proj"), ("llm", "llm_proj")])
 def test_stage_2_has_the_projection_of_its_language_model(family, key):
     theirs = {f"{key}.weight": torch.randn(3, 2), f"{key}.bias": torch.randn(3), "ln_vision.weight": torch.randn(4)}
-    ours, used, _ = names.ours_from(theirs, "lavis", names.rules(0, family))
+    ours, used = names.ours_from(theirs, "lavis", names.rules(0, family))
     assert set(ours) == {"bridge.projection.weight", "bridge.projection.bias", "bridge.qformer.ln_vision.weight"}
     assert used.keys() == theirs.keys()
 
