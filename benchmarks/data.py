@@ -34,7 +34,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout need 
 from benchmarks.measure import interleave, ratio
 from lit_blip2.data.images import decode_image
 from lit_blip2.data.indexing import index_shards
-from lit_blip2.data.module import train_loader
+from lit_blip2.data.loaders import train_loader
 from lit_blip2.data.pairs import ShardPairs
 from lit_blip2.data.shards import Shards
 from lit_blip2.data.training import TrainPairs

@@ -39,7 +39,7 @@ from lit_blip2 import keeping
 from lit_blip2.data.coco import COCO
 from lit_blip2.data.datasets import Pixels
 from lit_blip2.data.features import FeatureStore, Kept
-from lit_blip2.data.module import train_loader
+from lit_blip2.data.loaders import train_loader
 from lit_blip2.data.pairs import FilePairs, KeptPairs
 from lit_blip2.data.training import TrainPairs
 from lit_blip2.keeping import read_vision

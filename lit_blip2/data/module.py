@@ -1,23 +1,22 @@
-"""What is common to the data of all experiments, as a LightningDataModule: loaders, and the files to evaluate on."""
+"""What is common to the data of all experiments, as a LightningDataModule: what to train on, and to evaluate on."""
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NotRequired, TypedDict
 
 import lightning as L
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_info
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from lit_blip2.data.binding import Pairs, read_binding
 from lit_blip2.data.captions import Captions, read_captions
-from lit_blip2.data.datasets import Batch, BindingRows, CaptionRows, Features, Pixels, QuestionRows
+from lit_blip2.data.datasets import Features, Pixels
 from lit_blip2.data.examples import Examples
 from lit_blip2.data.faults import Faults
 from lit_blip2.data.features import ABOUT, FeatureStore
-from lit_blip2.data.order import StepBatchSampler
+from lit_blip2.data.loaders import TrainLoader, eval_loaders, train_loader
 from lit_blip2.data.pairs import FilePairs, PairSource, name_keys, parts, with_features
 from lit_blip2.data.training import TrainPairs
 from lit_blip2.data.vqa import Questions, question_types, read_questions
@@ -44,26 +43,6 @@ class VQAFiles(TypedDict):
 
     questions: str
     annotations: NotRequired[str]
-
-
-class TrainLoader(DataLoader):
-    """A DataLoader that needs no state to resume: its sampler asks the run where it stands. Lightning looks for both
-    methods before it trusts a loader with resuming in the middle of an epoch. What was replaced in a batch is counted
-    here, in the process that trains.
-    """
-
-    faults: Faults
-
-    def __iter__(self) -> Iterator[Batch]:
-        for batch in super().__iter__():
-            self.faults.add(*batch.pop("faults"))
-            yield batch
-
-    def state_dict(self) -> dict:
-        return {}
-
-    def load_state_dict(self, state: dict) -> None:
-        pass
 
 
 class PairData(L.LightningDataModule):
@@ -371,60 +350,3 @@ class PairData(L.LightningDataModule):
                 "batches are a function of the step: train on a small file instead of setting overfit_batches"
             )
         return trainer
-
-
-def train_loader(
-    dataset: TrainPairs,
-    batch_size: int,
-    start_step: int | Callable[[], int],
-    num_steps: int,
-    rank: int = 0,
-    world_size: int = 1,
-    accumulate: int = 1,
-    num_workers: int = 0,
-    pin_memory: bool = False,
-    faults: Faults | None = None,
-) -> TrainLoader:
-    """This rank's micro-batches of the steps from start_step. `len()` counts the whole run (see StepBatchSampler).
-    faults: where replaced images are counted."""
-    sampler = StepBatchSampler(
-        dataset.source.order, batch_size, dataset.seed, start_step, num_steps, rank, world_size, accumulate
-    )
-    loader = _loader(TrainLoader, dataset, num_workers, pin_memory, batch_sampler=sampler)
-    loader.faults = faults or Faults(limit=0)
-    return loader
-
-
-def eval_loaders(
-    tables: dict[str, Captions | Questions | Pairs],
-    source: Pixels | Features,
-    batch_size: int,
-    rank: int = 0,
-    world_size: int = 1,
-    num_workers: int = 0,
-    pin_memory: bool = False,
-) -> dict[str, DataLoader]:
-    """task -> loader of rows rank, rank + world_size, ... of its table, none twice, in order."""
-    kinds = {"caption": CaptionRows, "vqa": QuestionRows, "binding": BindingRows}
-    rows = {task: np.arange(rank, len(table), world_size) for task, table in tables.items()}
-    datasets = {task: kinds[task](table, source, rows[task]) for task, table in tables.items()}
-    return {
-        task: _loader(DataLoader, data, num_workers, pin_memory, batch_size=batch_size)
-        for task, data in datasets.items()
-    }
-
-
-def _loader(kind: type[DataLoader], dataset: Dataset, num_workers: int, pin_memory: bool, **how) -> DataLoader:
-    """Data sets answer with whole batches, so nothing is collated. A training loader keeps its workers."""
-    return kind(
-        dataset,
-        num_workers=num_workers,
-        collate_fn=_as_is,
-        pin_memory=pin_memory,
-        persistent_workers=kind is TrainLoader and num_workers > 0,
-        **how,
-    )
-
-
-def _as_is(batch):  # a lambda could not travel to spawned workers
-    return batch

@@ -18,8 +18,8 @@ from lit_blip2.data.features import FeatureStore
 from lit_blip2.data.images import load_image
 from lit_blip2.data.indexing import index_shards
 from lit_blip2.data.laion import LAION
+from lit_blip2.data.loaders import train_loader
 from lit_blip2.data.mixture import Mixture
-from lit_blip2.data.module import train_loader
 from lit_blip2.data.training import TrainPairs
 from lit_blip2.data.transforms import eval_transform, train_transform
 from lit_blip2.data.whole import alone

@@ -12,7 +12,7 @@ from lit_blip2.data.captions import read_captions
 from lit_blip2.data.coco import COCO
 from lit_blip2.data.datasets import Pixels
 from lit_blip2.data.features import FeatureStore
-from lit_blip2.data.module import eval_loaders, train_loader
+from lit_blip2.data.loaders import eval_loaders, train_loader
 from lit_blip2.data.pairs import FilePairs, KeptPairs
 from lit_blip2.data.training import TrainPairs
 from tests.data.kept import write_store

@@ -13,7 +13,7 @@ import torch
 from lit_blip2.data import shard_folders
 from lit_blip2.data.indexing import index_shards
 from lit_blip2.data.laion import LAION
-from lit_blip2.data.module import train_loader
+from lit_blip2.data.loaders import train_loader
 from lit_blip2.data.shard_folders import RemoteFolder
 from lit_blip2.data.shards import Shards
 from lit_blip2.data.training import TrainPairs

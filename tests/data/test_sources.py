@@ -18,8 +18,9 @@ from lit_blip2.data.conceptual import ConceptualCaptions
 from lit_blip2.data.faults import Fault, Faults, TooManyFaultsError
 from lit_blip2.data.indexing import index_shards
 from lit_blip2.data.laion import LAION
+from lit_blip2.data.loaders import train_loader
 from lit_blip2.data.mixture import Mixture
-from lit_blip2.data.module import PairData, train_loader
+from lit_blip2.data.module import PairData
 from lit_blip2.data.packing import pack
 from lit_blip2.data.pairs import ID_SPACE
 from lit_blip2.data.tar_shards import TarShards
