@@ -96,7 +96,9 @@ def generate(loaded: Loaded, pixels_1CHW: Tensor, question: str | None = None) -
     how = {name: settings[f"{task}_{name}"] for name in ("max_new_tokens", "num_beams")}
     if question is not None:
         how["length_penalty"] = settings["vqa_length_penalty"]
-    return net.language.generate(net.bridge(net.vision(pixels_1CHW)), [prompt], **how)[0]
+    read = net.read([prompt])
+    soft_prompt = net.soft_prompts(net.vision(pixels_1CHW), None if read is None else read.to(pixels_1CHW.device))
+    return net.language.generate(soft_prompt, [prompt], **how)[0]
 
 
 def load(checkpoint: str | Path) -> Loaded:

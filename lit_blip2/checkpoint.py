@@ -61,8 +61,8 @@ def read_checkpoint(path: str | Path) -> dict:
     return checkpoint
 
 
-def qformer_state(checkpoint: Mapping, source: str | Path) -> dict[str, Tensor]:
-    """The Q-Former's weights in a stage-1 checkpoint, without its text half (stage 2 has none).
+def qformer_state(checkpoint: Mapping, source: str | Path, qformer: nn.Module) -> dict[str, Tensor]:
+    """The Q-Former's weights in a stage-1 checkpoint, of its text half those that `qformer` has a place for.
 
     Raises ValueError for a checkpoint without a stage-1 Q-Former.
     """
@@ -70,15 +70,17 @@ def qformer_state(checkpoint: Mapping, source: str | Path) -> dict[str, Tensor]:
     state = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
     if not state:
         raise ValueError(f"{source} holds no {prefix}* weights: init_from needs a stage-1 checkpoint")
-    return {key: value for key, value in state.items() if not is_text_half(key)}
+    places = qformer.state_dict().keys()
+    return {key: value for key, value in state.items() if key in places or not is_text_half(key)}
 
 
 def encoder_settings(checkpoint: Mapping) -> dict[str, Any]:
-    """Which image encoder a checkpoint's run looked through: name and drop_last_blocks; empty where it does not say."""
+    """Which image encoder a checkpoint's run looked through: name, model_args, drop_last_blocks, as far as it says."""
     settings = yaml.safe_load(checkpoint.get("config") or "") or {}
-    for key in ("model", "init_args", "net", "init_args", "vision", "init_args"):
+    for key in ("model", "net", "vision"):
         settings = settings.get(key) or {}
-    return {key: settings[key] for key in ("name", "drop_last_blocks") if key in settings}
+        settings = settings.get("init_args", settings)
+    return {key: settings[key] for key in ("name", "model_args", "drop_last_blocks") if key in settings}
 
 
 def is_text_half(key: str) -> bool:

@@ -33,9 +33,7 @@ def main(command: str, arguments: list[str]) -> int:
 
 
 def import_run(arguments: list[str]) -> None:
-    parser = ArgumentParser(
-        "python -m lit_blip2 import", description=IMPORT, formatter_class=RawDescriptionHelpFormatter
-    )
+    parser = _parser("import", IMPORT)
     parser.add_argument("path", type=Path, help="LAVIS: a .pth; Hugging Face: a folder of save_pretrained")
     parser.add_argument("--from", dest="side", choices=("lavis", "hf"), required=True)
     parser.add_argument("--out", type=Path, required=True, help="run folder to write")
@@ -53,17 +51,14 @@ def import_run(arguments: list[str]) -> None:
         parts, tokenizer = lavis.read(state, given.path), None
     else:
         parts, tokenizer = hugging_face.read(given.path), given.path
-        stage2 = parts.language is not None
-        experiment = given.config or Path(f"experiments/{'vitg_opt27' if stage2 else 'vitg_stage1'}.yaml")
+        experiment = given.config or hugging_face.experiment_of(given.path)
     write_run(parts, experiment, given.out, tokenizer)
     show(parts.fate | {f"({name})": f"derived: {why}" for name, why in parts.derived.items()})
     print(f"The run is in {given.out}; its configuration in {given.out}/version_0/config.yaml.")
 
 
 def export_run(arguments: list[str]) -> None:
-    parser = ArgumentParser(
-        "python -m lit_blip2 export", description=EXPORT, formatter_class=RawDescriptionHelpFormatter
-    )
+    parser = _parser("export", EXPORT)
     parser.add_argument("--checkpoint", type=Path, required=True, help="checkpoint or run folder")
     parser.add_argument("--to", dest="side", choices=("lavis", "hf"), required=True)
     parser.add_argument("--out", type=Path, required=True, help="LAVIS: a .pth to write; Hugging Face: a folder")

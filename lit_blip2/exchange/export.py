@@ -17,7 +17,9 @@ from lit_blip2.checkpoint import find_checkpoint, read_checkpoint
 from lit_blip2.data.transforms import CLIP_MEAN, CLIP_STD
 from lit_blip2.data.whole import written_whole
 from lit_blip2.exchange import encoders, lavis, names
-from lit_blip2.exchange.hugging_face import LANGUAGE, SIDE_FILE
+from lit_blip2.exchange.hugging_face import EMBEDDINGS, LANGUAGE, SIDE_FILE, renamed
+from lit_blip2.model.language import LanguageModel
+from lit_blip2.model.tokenizer import BertTokenizer
 from lit_blip2.model.vision import VisionEncoder
 from lit_blip2.params import build_net
 
@@ -56,8 +58,11 @@ def to_lavis(checkpoint: Path, out: Path) -> dict[str, str]:
     family = None
     if "bridge.projection.weight" in run.trained:
         run.net.language.load()
-        family = "t5" if run.net.language.encoder_decoder else "opt"
-    state = lavis.state_of(run.trained, run.encoder if _is_eva(run.encoder) else {}, family)
+        decoder = "llm" if run.net.reads_prompts else "opt"
+        family = "t5" if run.net.language.encoder_decoder else decoder
+    instructed = family is not None and run.net.reads_prompts
+    trained = names.with_unread(run.trained, len(run.net.bridge.qformer.layers)) if instructed else run.trained
+    state = lavis.state_of(trained, run.encoder if _is_eva(run.encoder) else {}, family)
     with written_whole(out) as part:
         torch.save({"model": {name: value.contiguous() for name, value in state.items()}}, part)
     fate = dict.fromkeys(state, "written")
@@ -81,9 +86,14 @@ def to_hugging_face(checkpoint: Path, out: Path) -> dict[str, str]:
     stage2 = "bridge.projection.weight" in run.trained
     qformer = run.net.bridge.qformer if stage2 else run.net.qformer
     rules = names.rules(len(qformer.layers), "opt" if stage2 else None)
-    state, homeless = names.theirs_from(run.trained, "hf", rules)
+    instructed = stage2 and run.net.reads_prompts
+    trained = names.with_unread(run.trained, len(qformer.layers)) if instructed else run.trained
+    state, homeless = names.theirs_from(trained, "hf", rules)
     state |= encoders.to_hf(run.encoder)
     model, processor = (_generation if stage2 else _retrieval)(run, qformer)
+    if instructed:
+        back = {ours: theirs for theirs, ours in EMBEDDINGS.items()}
+        state = {renamed(name, back): value for name, value in state.items()}
     if stage2:
         state |= {LANGUAGE + name: value for name, value in run.net.language.model.state_dict().items()}
     report = model.load_state_dict(state, strict=False, assign=True)
@@ -103,26 +113,24 @@ def _is_eva(encoder: Mapping[str, Tensor]) -> bool:
 
 
 def _sizes(run: Run, qformer: Any) -> dict[str, Any]:
-    """Configurations of the encoder and of the Q-Former."""
-    from transformers import Blip2QFormerConfig, Blip2VisionConfig
-
-    first = qformer.layers[0]
+    """Fields of Hugging Face's configurations: of the encoder, of the Q-Former, and how many queries."""
+    first, text = qformer.layers[0], qformer.word_embeddings
     patch = run.encoder["patch_embed.proj.weight"]
     grid = int((run.encoder["pos_embed"].shape[1] - 1) ** 0.5)
-    vision = Blip2VisionConfig(
+    vision = dict(
         hidden_size=patch.shape[0], patch_size=patch.shape[-1], image_size=grid * patch.shape[-1],
         intermediate_size=len(run.encoder["blocks.0.mlp.fc1.bias"]), num_attention_heads=_heads(run),
         num_hidden_layers=1 + max(int(name.split(".")[1]) for name in run.encoder if name.startswith("blocks.")),
     )  # fmt: skip
-    text = qformer.word_embeddings
-    theirs = Blip2QFormerConfig(
+    theirs = dict(
         vocab_size=30523 if text is None else text.num_embeddings, hidden_size=qformer.hidden,
         num_hidden_layers=len(qformer.layers), num_attention_heads=first.attention.heads,
         intermediate_size=first.query_mlp.expand.out_features, encoder_hidden_size=qformer.vision_width,
-        cross_attention_frequency=_cross_every(qformer), use_qformer_text_input=text is not None,
+        cross_attention_frequency=_cross_every(qformer), hidden_dropout_prob=qformer.dropout.p,
+        attention_probs_dropout_prob=first.attention.attention_dropout,
         max_position_embeddings=512 if text is None else qformer.position_embeddings.num_embeddings,
     )  # fmt: skip
-    return dict(vision_config=vision.to_dict(), qformer_config=theirs.to_dict(), num_query_tokens=qformer.num_queries)
+    return dict(vision_config=vision, qformer_config=theirs, num_query_tokens=qformer.num_queries)
 
 
 def _heads(run: Run) -> int:
@@ -138,43 +146,56 @@ def _cross_every(qformer: Any) -> int:
 
 
 def _retrieval(run: Run, qformer: Any) -> tuple[Any, Any]:
-    from transformers import Blip2Config, Blip2ForImageTextRetrieval
+    from transformers import Blip2Config, Blip2ForImageTextRetrieval, Blip2Processor
 
-    projection = len(run.trained["itc.image_projection.weight"])
+    sizes, projection = _sizes(run, qformer), len(run.trained["itc.image_projection.weight"])
+    sizes["qformer_config"] |= {"use_qformer_text_input": True}
     with torch.device("meta"):
-        model = Blip2ForImageTextRetrieval(Blip2Config(**_sizes(run, qformer), image_text_hidden_size=projection))
-    from lit_blip2.model.tokenizer import BertTokenizer
-
+        model = Blip2ForImageTextRetrieval(Blip2Config(**sizes, image_text_hidden_size=projection))
     tokenizer = BertTokenizer(run.net.tokenizer_path, qformer.word_embeddings.num_embeddings, run.net.max_text_tokens)
-    return model.eval(), _processor(tokenizer.tokenizer, model.config, None)
+    return model.eval(), Blip2Processor(_images(model.config), tokenizer.tokenizer)
 
 
 def _generation(run: Run, qformer: Any) -> tuple[Any, Any]:
-    """The language model gets one more word, <image>, which stands where the queries' outputs go."""
-    from transformers import AddedToken, Blip2Config, Blip2ForConditionalGeneration
+    import transformers
 
+    family = "InstructBlip" if run.net.reads_prompts else "Blip2"
+    config_of, class_of, processor_of = (
+        getattr(transformers, family + part) for part in ("Config", "ForConditionalGeneration", "Processor")
+    )
     language = run.net.language
     language.load()
+    number = _add_image_word(language)
+    config = config_of(**_sizes(run, qformer), text_config=language.model.config.to_dict(), image_token_index=number)
+    with torch.device("meta"):
+        model = class_of(config)
+    readers = [language.tokenizer]
+    if run.net.reads_prompts:
+        run.net.bridge.load()
+        readers.append(run.net.bridge.tokenizer.tokenizer)
+    return model.eval(), processor_of(_images(config), *readers, num_query_tokens=qformer.num_queries)
+
+
+def _add_image_word(language: LanguageModel) -> int:
+    """One more word, <image>, which stands where the queries' outputs go; its number."""
+    from transformers import AddedToken
+
     image = AddedToken("<image>", normalized=False, special=True)
     language.tokenizer.add_tokens([image], special_tokens=True)
     number = language.tokenizer.convert_tokens_to_ids("<image>")
     if number >= language.model.get_input_embeddings().num_embeddings:
         language.model.resize_token_embeddings(number + 1, mean_resizing=False)
-    with torch.device("meta"):
-        model = Blip2ForConditionalGeneration(
-            Blip2Config(**_sizes(run, qformer), text_config=language.model.config.to_dict(), image_token_index=number)
-        )
-    return model.eval(), _processor(language.tokenizer, model.config, qformer.num_queries)
+    return number
 
 
-def _processor(tokenizer: Any, config: Any, queries: int | None) -> Any:
-    from transformers import Blip2Processor, BlipImageProcessorPil
+def _images(config: Any) -> Any:
+    """What makes a photo the encoder's input."""
+    from transformers import BlipImageProcessorPil
 
     size = config.vision_config.image_size
-    images = BlipImageProcessorPil(
+    return BlipImageProcessorPil(
         size={"height": size, "width": size}, image_mean=list(CLIP_MEAN), image_std=list(CLIP_STD)
     )
-    return Blip2Processor(images, tokenizer, num_query_tokens=queries)
 
 
 EXPORTS = {"lavis": to_lavis, "hf": to_hugging_face}

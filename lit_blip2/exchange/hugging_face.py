@@ -1,7 +1,8 @@
 """Hugging Face's BLIP-2 classes: what of their configuration and weights is ours, and where it goes.
 
-Blip2ForImageTextRetrieval       stage 1 without ITG; its temperature is not kept there
-Blip2ForConditionalGeneration    stage 2
+Blip2ForImageTextRetrieval              stage 1 without ITG; its temperature is not kept there
+Blip2ForConditionalGeneration           stage 2
+InstructBlipForConditionalGeneration    stage 2 with a bridge that reads the prompt
 """
 
 from collections.abc import Mapping
@@ -16,6 +17,14 @@ from lit_blip2.exchange.files import read_config, read_weights
 from lit_blip2.exchange.parts import Parts
 
 RETRIEVAL, GENERATION = "Blip2ForImageTextRetrieval", "Blip2ForConditionalGeneration"
+INSTRUCTED = "InstructBlipForConditionalGeneration"
+# InstructBLIP's names of the Q-Former's embeddings -> BLIP-2's.
+EMBEDDINGS = {
+    "qformer.embeddings.layernorm.": "qformer.layernorm.",
+    "qformer.embeddings.word_embeddings.": "embeddings.word_embeddings.",
+    "qformer.embeddings.position_embeddings.": "embeddings.position_embeddings.",
+}
+BRIDGES = ("lit_blip2.model.bridge.QFormerBridge", "lit_blip2.model.instructed.InstructedBridge")
 LANGUAGE = "language_model."
 SIDE_FILE = "lit_blip2.safetensors"  # beside an export: what the class has no place for
 NO_TEXT = "dropped: the Q-Former reads no text in stage 2"
@@ -27,14 +36,17 @@ def read(path: Path) -> Parts:
     """A folder that save_pretrained has written. Raises ValueError for another class, and for a key without a place."""
     config = read_config(path)
     kind = (config.get("architectures") or ["none"])[0]
-    if kind not in (RETRIEVAL, GENERATION):
-        raise ValueError(f"{path} holds a {kind}: {RETRIEVAL} and {GENERATION} can be imported")
-    state = read_weights(path)
-    stage2 = kind == GENERATION
+    if kind not in (RETRIEVAL, GENERATION, INSTRUCTED):
+        raise ValueError(f"{path} holds a {kind}: {RETRIEVAL}, {GENERATION} and {INSTRUCTED} can be imported")
+    state, stage2, instructed = read_weights(path), kind != RETRIEVAL, kind == INSTRUCTED
+    originals = {renamed(key, EMBEDDINGS) if instructed else key: key for key in state}
+    state = {name: state[key] for name, key in originals.items()}
     qformer = config["qformer_config"]
     rules = names.rules(qformer["num_hidden_layers"], "opt" if stage2 else None)
     trained, used = names.ours_from(state, "hf", rules)
-    if stage2:
+    if instructed:
+        trained, used = names.without_unread(trained, used, qformer["num_hidden_layers"])
+    elif stage2:
         idle = {name for name in trained if is_text_half(name.removeprefix("bridge.qformer."))}
         trained = {name: value for name, value in trained.items() if name not in idle}
         used = {key: NO_TEXT if name in idle else name for key, name in used.items()}
@@ -44,7 +56,7 @@ def read(path: Path) -> Parts:
     if unknown := sorted(state.keys() - fate.keys()):
         raise ValueError(f"{path} holds {unknown[0]} ({len(unknown)} such), which has no place here")
     language, derived = None, {}
-    net = _stage2(config) if stage2 else _stage1(config)
+    net = _stage2(config, instructed) if stage2 else _stage1(config)
     if (path / SIDE_FILE).is_file():
         kept = read_weights(path / SIDE_FILE)
         trained |= kept
@@ -55,7 +67,23 @@ def read(path: Path) -> Parts:
         derived["itc.temperature"] = f"{TEMPERATURE}, where training starts: the class keeps none"
     if stage2:
         language = config["text_config"], {key.removeprefix(LANGUAGE): value for key, value in own.items()}
-    return Parts(net | {"vision": vision_settings(config["vision_config"])}, trained, encoder, language, fate, derived)
+    net |= {"vision": vision_settings(config["vision_config"])}
+    fate = {originals[key]: what for key, what in fate.items()}
+    return Parts(net, trained, encoder, language, fate, derived)
+
+
+def renamed(key: str, prefixes: Mapping[str, str]) -> str:
+    """A key with the prefix of `prefixes` that it begins with, if there is one, exchanged."""
+    return next((new + key.removeprefix(old) for old, new in prefixes.items() if key.startswith(old)), key)
+
+
+def experiment_of(path: Path) -> Path:
+    """The shipped experiment whose data, prompts and trainer suit a folder; sizes are the folder's own."""
+    kind = (read_config(path).get("architectures") or ["none"])[0]
+    name = {RETRIEVAL: "vitg_stage1", GENERATION: "vitg_opt27", INSTRUCTED: "instructblip_vicuna7b"}[kind]
+    if read_config(path).get("text_config", {}).get("model_type") == "t5":
+        name = {GENERATION: "vitg_flant5xl", INSTRUCTED: "instructblip_flant5xl"}.get(kind, name)
+    return Path("experiments") / f"{name}.yaml"
 
 
 def vision_settings(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -92,9 +120,9 @@ def _stage1(config: Mapping[str, Any]) -> dict[str, Any]:
     return {"qformer": _qformer(config, text=True), "itc": itc, "itm": {}, "itg": None}
 
 
-def _stage2(config: Mapping[str, Any]) -> dict[str, Any]:
-    qformer = {"qformer": _qformer(config, text=False)}
-    bridge = {"class_path": "lit_blip2.model.bridge.QFormerBridge", "init_args": qformer}
-    t5 = config["text_config"]["model_type"] == "t5"
-    objective = {"class_path": f"lit_blip2.objectives.lm.{'PrefixLM' if t5 else 'LM'}"}
+def _stage2(config: Mapping[str, Any], instructed: bool) -> dict[str, Any]:
+    qformer = {"qformer": _qformer(config, text=instructed)}
+    bridge = {"class_path": BRIDGES[instructed], "init_args": qformer}
+    prefix = config["text_config"]["model_type"] == "t5" and not instructed
+    objective = {"class_path": f"lit_blip2.objectives.lm.{'PrefixLM' if prefix else 'LM'}"}
     return {"bridge": bridge, "objective": objective}

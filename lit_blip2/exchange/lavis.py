@@ -1,5 +1,5 @@
-"""LAVIS' checkpoints: stage 1 and retrieval, stage 2 and captioning with OPT or T5. Sizes are an experiment's, for the
-files do not tell all of them.
+"""LAVIS' checkpoints: stage 1 and retrieval, stage 2 and captioning with OPT or T5, InstructBLIP with T5 or Vicuna.
+Sizes are an experiment's, for the files do not tell all of them.
 """
 
 import re
@@ -15,7 +15,8 @@ from lit_blip2.exchange.parts import Parts
 
 LANGUAGE = ("opt_model.", "t5_model.", "llm_model.")
 POSITIONS = "Qformer.bert.embeddings.position_ids"
-TIED = {"Qformer.cls.predictions.decoder.weight": "Qformer.bert.embeddings.word_embeddings.weight",
+WORDS = "Qformer.bert.embeddings.word_embeddings.weight"
+TIED = {"Qformer.cls.predictions.decoder.weight": WORDS,
         "Qformer.cls.predictions.decoder.bias": "Qformer.cls.predictions.bias"}  # fmt: skip
 # (projection's key or none, its rows, width of the image features) -> the experiment with those sizes
 EXPERIMENTS = {
@@ -28,6 +29,11 @@ EXPERIMENTS = {
     ("opt_proj", 2560, 1024): "vitl_opt27",
     ("t5_proj", 2048, 1024): "vitl_flant5xl",
 }
+# The same where the Q-Former reads the prompt.
+INSTRUCTED = {
+    ("t5_proj", 2048, 1408): "instructblip_flant5xl",
+    ("llm_proj", 4096, 1408): "instructblip_vicuna7b",
+}
 
 
 def experiment_of(state: Mapping[str, Tensor]) -> Path:
@@ -35,7 +41,8 @@ def experiment_of(state: Mapping[str, Tensor]) -> Path:
     key = next((key for key in names.PROJECTIONS.values() if f"{key}.weight" in state), None)
     rows = None if key is None else len(state[f"{key}.weight"])
     width = len(state["ln_vision.weight"]) if "ln_vision.weight" in state else None
-    if (name := EXPERIMENTS.get((key, rows, width))) is None:
+    known = INSTRUCTED if key is not None and WORDS in state else EXPERIMENTS
+    if (name := known.get((key, rows, width))) is None:
         raise ValueError(
             f"no experiment has ln_vision of {width} and {key or 'no projection'}{f' to {rows}' if rows else ''}: name "
             "one with the file's sizes by --config"
@@ -50,9 +57,9 @@ def read(state: Mapping[str, Tensor], path: Path) -> Parts:
         (int(found[1]) for key in state if (found := re.search(r"encoder\.layer\.(\d+)\.", key))), default=-1
     )
     trained, used = names.ours_from(state, "lavis", names.rules(layers, family))
+    if family is not None:  # a text half is there in InstructBLIP's files only
+        trained, used = names.without_unread(trained, used, layers)
     fate = dict(used)
-    if family and any(name.startswith("bridge.qformer.word_embeddings") for name in trained):
-        raise ValueError(f"{path}: its Q-Former reads the instruction (InstructBLIP); no bridge here does")
     if POSITIONS in state:
         fate[POSITIONS] = "derived: 0, 1, 2, ..."
     for key, source in TIED.items():

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 Side = Literal["lavis", "hf"]
+UNREAD = "dropped: nobody reads what the last layer makes of a text"
 LAYER = "qformer.layers.{}."
 LAVIS_LAYER, HF_LAYER = "Qformer.bert.encoder.layer.{}.", "qformer.encoder.layer.{}."
 PROJECTIONS = {"opt": "opt_proj", "t5": "t5_proj", "llm": "llm_proj"}
@@ -99,6 +100,21 @@ def ours_from(
             ours[name] = value.squeeze(0) if _is_queries(name) else value
             used |= dict.fromkeys(parts, name)
     return ours, used
+
+
+def without_unread(
+    ours: Mapping[str, Tensor], used: Mapping[str, str], layers: int
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """What `ours_from` found without what a bridge that reads prompts lacks: its last layer's text feed-forward."""
+    idle = {name for name in ours if name.startswith(f"bridge.{LAYER.format(layers - 1)}text_mlp.")}
+    kept = {name: value for name, value in ours.items() if name not in idle}
+    return kept, {key: UNREAD if name in idle else name for key, name in used.items()}
+
+
+def with_unread(ours: Mapping[str, Tensor], layers: int) -> dict[str, Tensor]:
+    """The weights of a bridge that reads prompts, with zeros for the feed-forward that it lacks and others have."""
+    first, last = (f"bridge.{LAYER.format(layer)}text_mlp." for layer in (0, layers - 1))
+    return ours | {name.replace(first, last): torch.zeros_like(ours[name]) for name in ours if name.startswith(first)}
 
 
 def theirs_from(ours: Mapping[str, Tensor], side: Side, given: Iterable[Rule]) -> tuple[dict[str, Tensor], list[str]]:

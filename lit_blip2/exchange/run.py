@@ -24,6 +24,8 @@ from lit_blip2.exchange.parts import Parts
 from lit_blip2.params import build_net
 
 VERSION = "version_0"
+VOCABULARIES = ("vocab.txt", "vocab.json", "merges.txt", "spiece.model")
+QFORMER_TOKENIZER = "qformer_tokenizer"  # InstructBLIP has two; the other one lies above it
 
 
 def write_run(parts: Parts, experiment: Path, out: Path, tokenizer: Path | None = None) -> None:
@@ -79,6 +81,8 @@ def settings(parts: Parts, weights: Path, template: Mapping[str, Any], tokenizer
         net["language"] = {**template["language"], "name": str(weights / "language"), "weights": None}
     elif tokenizer is not None:
         net["tokenizer"] = str(weights / "bert")
+    if tokenizer is not None and (tokenizer / QFORMER_TOKENIZER).is_dir():
+        net["bridge"]["init_args"]["tokenizer"] = str(weights / "bert")
     return net
 
 
@@ -94,14 +98,20 @@ def write_weights(parts: Parts, folder: Path, tokenizer: Path | None) -> None:
         save_file(_contiguous(parts.encoder), folder / "vision.safetensors")
     reader = folder / ("bert" if parts.language is None else "language")
     if tokenizer is not None:
-        reader.mkdir()
-        for file in tokenizer.iterdir():
-            if "token" in file.name or file.name in ("vocab.txt", "vocab.json", "merges.txt", "spiece.model"):
-                shutil.copy(file, reader)
+        _copy_tokenizer(tokenizer, reader)
+        if (tokenizer / QFORMER_TOKENIZER).is_dir():
+            _copy_tokenizer(tokenizer / QFORMER_TOKENIZER, folder / "bert")
     if parts.language is not None:
         config, state = parts.language
         (reader / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
         save_file(_contiguous(state), reader / "model.safetensors", metadata={"format": "pt"})
+
+
+def _copy_tokenizer(source: Path, folder: Path) -> None:
+    folder.mkdir()
+    for file in source.iterdir():
+        if file.is_file() and ("token" in file.name or file.name in VOCABULARIES):
+            shutil.copy(file, folder)
 
 
 def _contiguous(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

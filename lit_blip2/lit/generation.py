@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from lit_blip2.evaluation.captioning import caption_scores
@@ -67,11 +68,17 @@ class Generation:
             self._add_target(batch, batch["caption"], row_uniforms(batch["seed"], batch["step"], batch["row"]))
         elif batch["task"] == "caption":
             self._add_target(batch, [texts[0] for texts in batch["captions"]], row_uniforms(0, 0, batch["row"]))
-        elif batch["task"] == "vqa" and self.examples is not None:
-            batch["examples"] = self.examples.batches(batch["question_id"], batch["image_id"].tolist())
+        elif batch["task"] == "vqa":
+            solved, ids = [], (batch["question_id"], batch["image_id"].tolist())
+            if self.examples is not None:
+                solved = self.examples.batches(*ids)
+            batch["examples"] = solved
+            for each in (batch, *solved):
+                each["prompts"] = self.net.read(self._prompts(each))
 
     def _add_target(self, batch: dict[str, Any], captions: list[str], uniform_B2: Tensor) -> None:
         net = self.net
+        batch["prompts"] = net.read([net.prompt] * len(captions))
         batch["target"] = net.objective.text(net.language, captions, net.prompt, uniform_B2[:, 0])
 
     def metric_names(self, tasks: set[str], command: str) -> set[str]:
@@ -97,7 +104,7 @@ class Generation:
         return None
 
     def _caption(self, module: "LitBLIP2", batch: dict[str, Any]) -> Tensor:
-        soft_prompt = self.net.bridge(module.features(batch))
+        soft_prompt = self.net.soft_prompts(module.features(batch), batch["prompts"])
         losses_L, _ = self.net.language.loss(soft_prompt, batch["target"])
         if not module.trainer.predicting:
             module.log_losses({"lm": losses_L.mean()}, len(losses_L))
@@ -109,7 +116,7 @@ class Generation:
         return self.net.objective.weight * losses_L.mean()
 
     def _answer(self, module: "LitBLIP2", batch: dict[str, Any]) -> None:
-        prompts, examples = self._prompts(batch), batch.get("examples", [])
+        prompts, examples = self._prompts(batch), batch["examples"]
         solved = [Example(self._soft_prompts(module, each), self._prompts(each), each["answer"]) for each in examples]
         soft_prompt = self._soft_prompts(module, batch)
         answers = self.net.language.generate(soft_prompt, prompts, examples=solved, **self.answering)
@@ -133,11 +140,11 @@ class Generation:
         """One soft prompt per question; an image with several questions is looked at once."""
         ids = batch["image_id"].tolist()
         places = {image_id: place for place, image_id in enumerate(ids)}
-        distinct = list(places)
         name = "features" if "features" in batch else "image"
-        images = {name: batch[name][[places[image_id] for image_id in distinct]]}
-        rows = {image_id: row for row, image_id in enumerate(distinct)}
-        return self.net.bridge(module.features(images))[[rows[image_id] for image_id in ids]]
+        features_BND = module.features({name: batch[name][list(places.values())]})
+        rows = {image_id: row for row, image_id in enumerate(places)}
+        image_R = torch.tensor([rows[image_id] for image_id in ids], device=features_BND.device)
+        return self.net.soft_prompts(features_BND, batch["prompts"], image_R)
 
     def metrics(self) -> dict[str, float]:
         """Scores of the predictions of all ranks."""

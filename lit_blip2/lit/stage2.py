@@ -9,6 +9,7 @@ from lit_blip2.lit.generation import Generation
 from lit_blip2.lit.module import LitBLIP2
 from lit_blip2.lit.optim import AdamWCosine
 from lit_blip2.model.bert import load_bert
+from lit_blip2.model.vision import used_blocks
 from lit_blip2.objectives.stage2 import Stage2
 
 
@@ -53,18 +54,26 @@ class LitStage2(LitBLIP2):
                     f"init_from={self.init_from!r} trained its image encoder too, and stage 2 would go on with the "
                     "original one: export the encoder and point model.net.vision.weights to it"
                 )
-            vision = self.net.vision
-            for key, theirs in encoder_settings(checkpoint).items():
-                if theirs != (ours := getattr(vision, key)):
-                    raise ValueError(
-                        f"init_from={self.init_from!r} was trained with vision.{key}={theirs!r}, this run has "
-                        f"{ours!r}: its Q-Former knows no other features"
-                    )
-            state = qformer_state(checkpoint, self.init_from)
+            self._check_encoder(encoder_settings(checkpoint))
+            state = qformer_state(checkpoint, self.init_from, qformer)
             check_fits(state, qformer.state_dict(), f"init_from={self.init_from!r}")
             qformer.load_state_dict(state)
         elif self.bert is not None:
             load_bert(self.net.bridge.qformer, None, self.bert)
 
+    def _check_encoder(self, theirs: dict[str, Any]) -> None:
+        """Raises ValueError where stage 1 looked through another encoder, or fewer or more blocks of it."""
+        vision = self.net.vision
+        ours = {"name": vision.name, "model_args": vision.own_args, "drop_last_blocks": vision.drop_last_blocks}
+        theirs = {key: {} if value is None else value for key, value in theirs.items()}
+        if not theirs or theirs == ours:
+            return
+        if theirs["name"] == vision.name and used_blocks(**theirs) == used_blocks(**ours):
+            return
+        raise ValueError(
+            f"init_from={self.init_from!r} was trained with vision {theirs}, this run has {ours}: its Q-Former knows "
+            "no other features"
+        )
+
     def losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        return self.net(self.features(batch), batch["target"])
+        return self.net(self.features(batch), batch["target"], batch["prompts"])

@@ -42,7 +42,7 @@ class QFormerBridge(nn.Module):
     ):
         super().__init__()
         self.qformer = qformer(vision_width)
-        self.projection = _projection(self.qformer.hidden, language_width, projection_std)
+        self.projection = soft_projection(self.qformer.hidden, language_width, projection_std)
 
     def forward(self, features_BND: Tensor) -> Tensor:
         """Image features to a soft prompt [B, Q, P]."""
@@ -69,7 +69,7 @@ class LinearBridge(nn.Module):
         _check_counts(num_tokens=num_tokens)
         self.num_tokens = num_tokens
         self.ln_vision = nn.LayerNorm(vision_width, eps=1e-5)
-        self.projection = _projection(vision_width, language_width, projection_std)
+        self.projection = soft_projection(vision_width, language_width, projection_std)
 
     def forward(self, features_BND: Tensor) -> Tensor:
         """Image features to a soft prompt [B, T, P]."""
@@ -102,7 +102,7 @@ class MLPBridge(nn.Module):
         self.num_tokens = num_tokens
         self.ln_vision = nn.LayerNorm(vision_width, eps=1e-5)
         self.expand = nn.Linear(vision_width, hidden)
-        self.projection = _projection(hidden, language_width, projection_std)
+        self.projection = soft_projection(hidden, language_width, projection_std)
 
     def forward(self, features_BND: Tensor) -> Tensor:
         """Image features to a soft prompt [B, T, P]."""
@@ -133,14 +133,15 @@ class ResamplerBridge(nn.Module):
     ):
         super().__init__()
         self.resampler = Resampler(vision_width, num_tokens, hidden, layers, heads, intermediate)
-        self.projection = _projection(hidden, language_width, projection_std)
+        self.projection = soft_projection(hidden, language_width, projection_std)
 
     def forward(self, features_BND: Tensor) -> Tensor:
         """Image features to a soft prompt [B, T, P]."""
         return self.projection(self.resampler(features_BND))
 
 
-def _projection(width: int, language_width: int, std: float | None) -> nn.Linear:
+def soft_projection(width: int, language_width: int, std: float | None) -> nn.Linear:
+    """To the language model's width. std: deviation of fresh weights; None: nn.Linear's start."""
     projection = nn.Linear(width, language_width)
     if std is not None:
         nn.init.normal_(projection.weight, std=std)

@@ -1,23 +1,25 @@
 """The Q-Former's own tokenizer: BERT's, with one more token, [DEC] (NUMERICS, Q-Former)."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 from lit_blip2.model.text import PackedText
 from lit_blip2.paths import find
 
 
 class BertTokenizer:
-    """Texts to packed ids [CLS] words [SEP], cut at `max_tokens` ([SEP] is kept).
+    """Texts to packed ids [CLS] words [SEP], cut at `max_tokens` ([CLS] and [SEP] are kept).
 
     Args:
         path: folder of a BERT tokenizer (bert-base-uncased).
         vocab_size: words the Q-Former was built for, [DEC] included.
         max_tokens: longest text.
+        cut: which end of a longer one goes.
     Raises:
         FileNotFoundError: no such folder. ValueError: the vocabulary is of another size.
     """
 
-    def __init__(self, path: str, vocab_size: int, max_tokens: int):
+    def __init__(self, path: str, vocab_size: int, max_tokens: int, cut: Literal["beginning", "end"] = "end"):
         from transformers import AutoTokenizer
 
         way_out = (
@@ -26,6 +28,7 @@ class BertTokenizer:
         )
         self.tokenizer = AutoTokenizer.from_pretrained(find(path, "tokenizer of the Q-Former", way_out))
         self.tokenizer.add_special_tokens({"bos_token": "[DEC]"})
+        self.tokenizer.truncation_side = "left" if cut == "beginning" else "right"
         self.max_tokens = max_tokens
         if len(self.tokenizer) != vocab_size:
             raise ValueError(
@@ -42,7 +45,7 @@ class BertTokenizer:
         """Pack texts. Raises ValueError that names the place of an empty one."""
         empty = [place for place, text in enumerate(texts) if not text.strip()]
         if empty:
-            raise ValueError(f"texts {empty} of this batch are empty: a caption needs at least one word")
+            raise ValueError(f"texts {empty} of this batch are empty: each needs at least one word")
         return PackedText.from_lists(
             self.tokenizer(list(texts), truncation=True, max_length=self.max_tokens)["input_ids"]
         )

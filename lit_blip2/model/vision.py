@@ -107,6 +107,11 @@ class VisionEncoder(nn.Module):
         }
 
 
+def used_blocks(name: str, model_args: dict[str, Any] | None = None, drop_last_blocks: int = 1) -> int:
+    """How many blocks of a timm ViT an image goes through."""
+    return len(build(name, model_args or {}, drop_last_blocks, device="meta").blocks)
+
+
 def resize(encoder: nn.Module, image_size: int) -> None:
     """Make a timm ViT take images of another size. Position embeddings are interpolated bicubically, not antialiased,
     as LAVIS and Hugging Face do it; timm's own way antialiases and gives other values."""

@@ -1,14 +1,16 @@
 """Stage 2: a bridge learns to write a soft prompt that a language model, frozen in the paper, continues with the
 caption (paper, 3.2).
 
-Legend: B images, N image tokens, P soft prompt positions, W image width, D language model width.
+Legend: B images, R prompts, N image tokens, P soft prompt positions, W image width, D language model width.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
+from lit_blip2.model.instructed import InstructedBridge
 from lit_blip2.model.language import LanguageModel, TargetText
+from lit_blip2.model.text import PackedText
 from lit_blip2.model.vision import VisionEncoder
 from lit_blip2.objectives.lm import LM, PrefixLM
 from lit_blip2.paths import run_all
@@ -38,14 +40,40 @@ class Stage2(nn.Module):
             raise ValueError(f"objective.weight={objective.weight} must not be negative")
         self.vision, self.language, self.prompt = vision, language, prompt
         self.objective, self.bridge = objective, bridge(vision.width, language.width)
+        if self.reads_prompts and not prompt.strip():
+            raise ValueError("prompt is empty, and the bridge reads it beside each image: set net.prompt")
 
     def load(self, vision: bool = True) -> None:
-        """Read the language model and, unless features come from disk, the image encoder."""
-        run_all(self.language.load, *([self.vision.load] if vision else []))
+        """Read the language model, a bridge's tokenizer and, unless features come from disk, the image encoder."""
+        others = [self.bridge.load] if self.reads_prompts else []
+        run_all(self.language.load, *others, *([self.vision.load] if vision else []))
 
-    def forward(self, features_BND: Tensor, text: TargetText) -> dict[str, Tensor]:
-        """Image features [B, N, W] and targets to {lm, total}: mean loss (nats) over the target tokens of all ranks."""
-        return self.losses(self.bridge(features_BND), text)
+    @property
+    def reads_prompts(self) -> bool:
+        """Whether the bridge makes another soft prompt of an image for another prompt."""
+        return isinstance(self.bridge, InstructedBridge)
+
+    def read(self, prompts: Sequence[str]) -> PackedText | None:
+        """What the bridge reads of the language model's prompts, packed on the host; None where it reads none."""
+        return self.bridge.read(prompts) if self.reads_prompts else None
+
+    def soft_prompts(
+        self, features_BND: Tensor, prompts: PackedText | None = None, image_R: Tensor | None = None
+    ) -> Tensor:
+        """Image features [B, N, W] to soft prompts [R, P, D]; each image is looked at once.
+
+        Args: prompts: R of them, where the bridge reads them. image_R: int64, which image each of R rows is about;
+        None: one after the other.
+        """
+        if prompts is not None:
+            return self.bridge(features_BND, prompts, image_R)
+        prefix_BPD = self.bridge(features_BND)
+        return prefix_BPD if image_R is None else prefix_BPD[image_R]
+
+    def forward(self, features_BND: Tensor, text: TargetText, prompts: PackedText | None = None) -> dict[str, Tensor]:
+        """Image features [B, N, W], targets and what `read` made of the prompts to {lm, total}: mean loss (nats) over
+        the target tokens of all ranks."""
+        return self.losses(self.soft_prompts(features_BND, prompts), text)
 
     def losses(self, prefix_BPD: Tensor, text: TargetText) -> dict[str, Tensor]:
         """forward's losses, from soft prompts that are made already."""

@@ -3,6 +3,8 @@
 import json
 
 import pytest
+import torch
+import yaml
 
 from lit_blip2.checkpoint import read_checkpoint
 
@@ -59,3 +61,47 @@ def test_a_start_for_a_q_former_is_refused_without_one(start, command, fit, stag
     checkpoint = [] if command == "fit" else [f"--ckpt_path={stage1_run}"]
     with pytest.raises(ValueError, match=message):
         fit("mini_opt", *chosen("MLPBridge"), f"--model.{start}=somewhere", *checkpoint, command=command)
+
+
+def test_a_bridge_that_reads_the_prompt_starts_from_stage_1s_words_and_answers(fit, stage1_run):
+    """All of stage 1's text half is taken over but the last layer's feed-forward, which nobody would read."""
+    config = yaml.safe_load(read_checkpoint(stage1_run)["config"])["model"]["init_args"]["net"]
+    config = config.get("init_args", config)
+    bridge = {
+        "class_path": "lit_blip2.model.instructed.InstructedBridge",
+        "init_args": {"qformer": config["qformer"], "tokenizer": config["tokenizer"], "max_text_tokens": 20},
+    }
+    chosen = [f"--model.init_from={stage1_run}", f"--model.net.bridge={json.dumps(bridge)}"]
+    with pytest.raises(ValueError, match=r"prompt is empty, and the bridge reads it beside each image"):
+        fit("mini_opt", *chosen)
+    still = ["--model.optimization.lr=1e-12", "--model.optimization.min_lr=0", "--model.question={} answer :"]
+    run = fit("mini_opt", *chosen, "--model.net.prompt=a", *still, "--model.in_context=1")
+    words, ours = read_checkpoint(stage1_run)["state_dict"], read_checkpoint(run)["state_dict"]
+    taken = {key.replace("net.bridge.", "net.") for key in ours if ".qformer." in key}
+    assert {key for key in words if ".qformer." in key} - taken == {
+        f"net.qformer.layers.2.text_mlp.{part}.{kind}"
+        for part in ("expand", "output", "norm")
+        for kind in ("weight", "bias")
+    }
+    for key in taken:
+        torch.testing.assert_close(ours[key.replace("net.", "net.bridge.")], words[key], rtol=0, atol=1e-6)
+    assert json.loads((run / "metrics.json").read_text()).keys() >= {"loss/lm", "vqa/accuracy", "caption/cider"}
+    fit(
+        "mini_opt",
+        *chosen,
+        "--model.net.prompt=a",
+        *still,
+        f"--ckpt_path={run}",
+        command="test",
+        runs=run.parent.parent,
+    )
+    assert (run / "predictions.jsonl").exists()
+
+
+def test_stage_1_must_have_seen_as_many_blocks(fit, stage1_run):
+    """All of three blocks, as an imported encoder has them, are the first three of four."""
+    start, all_blocks = f"--model.init_from={stage1_run}", "--model.net.vision.drop_last_blocks=0"
+    with pytest.raises(ValueError, match=r"'drop_last_blocks': 0}: its Q-Former knows no other features"):
+        fit("mini_opt", start, all_blocks)
+    sizes = "{img_size: 64, patch_size: 2, embed_dim: 128, num_heads: 4, depth: 3}"
+    fit("mini_opt", start, all_blocks, f"--model.net.vision.model_args={sizes}", "--data.features=null")

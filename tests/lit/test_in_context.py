@@ -34,8 +34,11 @@ class Net(nn.Module):
     def vision(self, images_BCHW):
         return images_BCHW.flatten(1)[:, None, 1000:1002]
 
-    def bridge(self, features_BND):
-        return features_BND
+    def read(self, prompts):
+        return None
+
+    def soft_prompts(self, features_BND, prompts, image_R):
+        return features_BND[image_R]
 
     def generate(self, prefix_BPD, prompts, examples=(), **how):
         self.asked.append((prefix_BPD, prompts, examples))

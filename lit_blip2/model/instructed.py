@@ -1,0 +1,71 @@
+"""A bridge whose Q-Former reads the language model's prompt beside the image (InstructBLIP, arXiv 2305.06500, 3.2; the
+paper conditions it on the question when it is fine-tuned for VQA, 4.2).
+
+Legend: B images, R prompts, N image tokens, Q query tokens, D bridge width, P language model width.
+"""
+
+from collections.abc import Callable, Sequence
+
+from torch import Tensor, nn
+
+from lit_blip2 import masks
+from lit_blip2.model.bridge import soft_projection
+from lit_blip2.model.qformer import Pass, QFormer
+from lit_blip2.model.text import PackedText
+from lit_blip2.model.tokenizer import BertTokenizer
+
+
+class InstructedBridge(nn.Module):
+    """Queries and prompt see one another; query outputs alone are projected to the language model's width.
+
+    Nobody reads the last layer's text rows, so that layer has no text feed-forward.
+
+    Args:
+        vision_width: width of the image features. language_width: width of the language model's input embeddings.
+        qformer: the Q-Former with its text half.
+        tokenizer: folder of the Q-Former's tokenizer (bert-base-uncased).
+        max_text_tokens: longest prompt, [CLS] and [SEP] included; a longer one loses its beginning (NUMERICS,
+            InstructBLIP).
+        projection_std: see QFormerBridge.
+    Raises:
+        ValueError: a Q-Former without its text half, or with fewer positions than `max_text_tokens`.
+    """
+
+    def __init__(
+        self,
+        vision_width: int,
+        language_width: int,
+        qformer: Callable[[int], QFormer],
+        tokenizer: str,
+        max_text_tokens: int = 128,
+        projection_std: float | None = None,
+    ):
+        super().__init__()
+        self.qformer = qformer(vision_width)
+        if self.qformer.word_embeddings is None:
+            raise ValueError("vocab_size=null leaves the Q-Former's text half out: this bridge reads with it")
+        if max_text_tokens > (positions := self.qformer.position_embeddings.num_embeddings):
+            raise ValueError(f"max_text_tokens={max_text_tokens}: the Q-Former has max_positions={positions}")
+        self.qformer.layers[-1].text_mlp = None
+        self.tokenizer_path, self.max_text_tokens = tokenizer, max_text_tokens
+        self.tokenizer: BertTokenizer | None = None
+        self.projection = soft_projection(self.qformer.hidden, language_width, projection_std)
+
+    def load(self) -> None:
+        """Read the Q-Former's tokenizer."""
+        words = self.qformer.word_embeddings.num_embeddings
+        self.tokenizer = BertTokenizer(self.tokenizer_path, words, self.max_text_tokens, cut="beginning")
+
+    def read(self, prompts: Sequence[str]) -> PackedText:
+        """Pack prompts, on the host. Raises ValueError that names the place of an empty one."""
+        return self.tokenizer(prompts)
+
+    def forward(self, features_BND: Tensor, prompts: PackedText, image_R: Tensor | None = None) -> Tensor:
+        """Image features and prompts to soft prompts [R, Q, P].
+
+        Args: image_R: int64, which image each prompt is about; None: one after the other.
+        """
+        image = self.qformer.project_image(features_BND)
+        image = image if image_R is None else image.select(image_R)
+        (output,) = self.qformer([Pass(masks.ITM, image=image, text=prompts, read="none")])
+        return self.projection(output.query_RQD)
