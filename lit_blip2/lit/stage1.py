@@ -7,6 +7,7 @@ from torch import Tensor
 from lit_blip2.lit.module import LitBLIP2
 from lit_blip2.lit.optim import AdamWCosine
 from lit_blip2.lit.representation import Representation
+from lit_blip2.lit.start import read_start, take_stage
 from lit_blip2.model.bert import load_bert
 from lit_blip2.objectives.stage1 import Stage1
 
@@ -18,15 +19,27 @@ class LitStage1(LitBLIP2):
         net: encoder, Q-Former and objectives.
         optimization: optimiser and schedule.
         bert: folder of BERT weights that the Q-Former starts from; null: random.
+        init_from: checkpoint or run folder of stage 1 that all goes on from, instead.
         rerank: candidates per image and per text that ITM scores again (the paper's k is 128).
     """
 
-    def __init__(self, net: Stage1, optimization: AdamWCosine, bert: str | None = None, rerank: int = 128):
+    def __init__(
+        self,
+        net: Stage1,
+        optimization: AdamWCosine,
+        bert: str | None = None,
+        init_from: str | None = None,
+        rerank: int = 128,
+    ):
         super().__init__(net, optimization)
-        self.representation, self.bert = Representation(net, rerank), bert
+        if init_from and bert:
+            raise ValueError(f"init_from={init_from!r}, bert={bert!r}: training starts from one, set one to null")
+        self.representation, self.bert, self.init_from = Representation(net, rerank), bert, init_from
 
     def start(self) -> None:
-        if self.bert is not None:
+        if self.init_from is not None:
+            take_stage(self, read_start(self.init_from, self.net.vision), self.init_from)
+        elif self.bert is not None:
             load_bert(self.net.qformer, self.net.itg, self.bert)
 
     def losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:

@@ -1,0 +1,58 @@
+"""What training starts from: weights of another run."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from lightning.pytorch.utilities import rank_zero_info
+from torch import nn
+
+from lit_blip2.checkpoint import check_fits, encoder_settings, qformer_state, read_checkpoint, trainable_state
+from lit_blip2.model.qformer import QFormer
+from lit_blip2.model.vision import VisionEncoder, used_blocks
+
+HEADS = ("net.itc.", "net.itm.", "net.itg.")
+FROM_FILES = ("net.vision.", "net.language.")
+
+
+def read_start(source: str, vision: VisionEncoder) -> dict[str, Any]:
+    """A checkpoint or run folder to start from. Raises ValueError where its run looked through another encoder, or
+    through fewer or more blocks of it, or trained an encoder that is frozen here."""
+    checkpoint = read_checkpoint(source)
+    if vision.frozen and any(key.startswith("net.vision.") for key in checkpoint["state_dict"]):
+        raise ValueError(
+            f"init_from={source!r} trained its image encoder too, and this run would go on with the original one: "
+            "export the encoder and point model.net.vision.weights to it"
+        )
+    ours = {"name": vision.name, "model_args": vision.own_args, "drop_last_blocks": vision.drop_last_blocks}
+    theirs = {key: {} if value is None else value for key, value in encoder_settings(checkpoint).items()}
+    same_blocks = not theirs or theirs == ours
+    if not same_blocks and theirs["name"] == vision.name:
+        same_blocks = used_blocks(**theirs) == used_blocks(**ours)
+    if not same_blocks:
+        raise ValueError(
+            f"init_from={source!r} was trained with vision {theirs}, this run has {ours}: its Q-Former knows no other "
+            "features"
+        )
+    return checkpoint
+
+
+def take_stage(module: nn.Module, checkpoint: Mapping[str, Any], source: str) -> None:
+    """Go on from a run of the same stage: all that trains here, as it was there.
+
+    Heads of objectives that are off here are left, and told; an image encoder or a language model that was frozen there
+    starts from its file. Raises ValueError for anything else that does not fit.
+    """
+    state, wanted = dict(checkpoint["state_dict"]), trainable_state(module)
+    if spare := sorted(key for key in state if key.startswith(HEADS) and key not in wanted):
+        rank_zero_info(f"init_from={source!r}: left {', '.join(spare)}, whose objectives are off")
+    state = {key: value for key, value in state.items() if key not in spare}
+    wanted = {key: value for key, value in wanted.items() if key in state or not key.startswith(FROM_FILES)}
+    check_fits(state, wanted, f"init_from={source!r}")
+    module.load_state_dict(state, strict=False)  # what is missing is frozen: check_fits saw to the rest
+
+
+def take_qformer(qformer: QFormer, checkpoint: Mapping[str, Any], source: str) -> None:
+    """Start stage 2's Q-Former from stage 1's. Raises ValueError for what does not fit."""
+    state = qformer_state(checkpoint, source, qformer)
+    check_fits(state, qformer.state_dict(), f"init_from={source!r}")
+    qformer.load_state_dict(state)
