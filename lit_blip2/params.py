@@ -1,6 +1,8 @@
 """`params`: what an experiment trains and what it keeps frozen, counted on the meta device without weights."""
 
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import yaml
@@ -10,6 +12,24 @@ from torch.overrides import TorchFunctionMode
 from lit_blip2.objectives.joint import Joint
 from lit_blip2.objectives.stage1 import Stage1
 from lit_blip2.objectives.stage2 import Stage2
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+HELP = """Count what an experiment trains and what it keeps frozen; no weights are needed.
+
+  python -m lit_blip2 params --config experiments/vitg_opt27.yaml          # part by part
+  python -m lit_blip2 params --config experiments/vitg_*.yaml              # a Markdown table, the paper beside it"""
+# Trainable parameters in the paper's tables 1 and 2, of the experiments that are its own.
+PAPER = {
+    "vitg_stage1": "188M",
+    "vitg_opt27": "107M",
+    "vitg_opt67": "108M",
+    "vitg_flant5xl": "107M",
+    "vitg_flant5xxl": "108M",
+    "vitl_opt27": "104M",
+    "vitl_flant5xl": "103M",
+}
 
 
 class NoDraws(TorchFunctionMode):
@@ -64,25 +84,43 @@ def _loaded_part(name: str, part: nn.Module) -> tuple[str, int, int]:
 
 
 def main(arguments: list[str]) -> None:
-    """Parse the command line and print the table."""
-    from jsonargparse import ArgumentParser
+    """Parse the command line and print: the parts of one experiment, or a line for each of several."""
     from rich.console import Console
+
+    parser = ArgumentParser("python -m lit_blip2 params", description=HELP, formatter_class=RawDescriptionHelpFormatter)
+    parser.add_argument("--config", nargs="+", type=Path, required=True, metavar="FILE", help="experiments")
+    files, counted = parser.parse_args(arguments).config, {}
+    for file in files:
+        if not file.is_file():
+            parser.error(f"no file {str(file)!r}: give an experiment, such as experiments/vitg_opt27.yaml")
+        try:
+            counted[file] = count(build_net(yaml.safe_load(file.read_text()) or {}))
+        except (ValueError, AttributeError, FileNotFoundError, yaml.YAMLError) as error:
+            parser.error(f"{file}: {error}")
+    if len(files) > 1:
+        print(comparison({file.stem: rows for file, rows in counted.items()}))
+    else:
+        Console().print(parts_table(*counted.popitem()))
+
+
+def parts_table(file: Path, rows: list[tuple[str, int, int]]) -> "Table":
+    """What each part of an experiment trains and keeps frozen."""
     from rich.table import Table
 
-    parser = ArgumentParser(prog="python -m lit_blip2 params", description=__doc__)
-    parser.add_argument("--config", type=str, required=True, help="an experiment, such as experiments/vitg_opt27.yaml")
-    file = Path(parser.parse_args(arguments).config)
-    if not file.is_file():
-        parser.error(f"no file {str(file)!r}: give an experiment, such as experiments/vitg_opt27.yaml")
-    try:
-        rows = count(build_net(yaml.safe_load(file.read_text()) or {}))
-    except (ValueError, AttributeError, FileNotFoundError, yaml.YAMLError) as error:
-        parser.error(f"{file}: {error}")
-    rows.append(("total", sum(row[1] for row in rows), sum(row[2] for row in rows)))
+    rows = [*rows, ("total", sum(row[1] for row in rows), sum(row[2] for row in rows))]
     table = Table(title=str(file))
     table.add_column("part")
     table.add_column("trainable", justify="right")
     table.add_column("frozen", justify="right")
     for name, trainable, frozen in rows:
         table.add_row(name, f"{trainable:,}", f"{frozen:,}", end_section=name == rows[-2][0])
-    Console().print(table)
+    return table
+
+
+def comparison(counted: dict[str, list[tuple[str, int, int]]]) -> str:
+    """A Markdown table of experiments, with what the paper says."""
+    lines = ["| experiment | trainable | the paper | frozen | all |", "|---|--:|--:|--:|--:|"]
+    for name, rows in counted.items():
+        trainable, frozen = (sum(row[place] for row in rows) for place in (1, 2))
+        lines.append(f"| `{name}` | {trainable:,} | {PAPER.get(name, '')} | {frozen:,} | {trainable + frozen:,} |")
+    return "\n".join(lines)

@@ -1,4 +1,7 @@
-"""Every shipped ablation resolves: each step of each setting is accepted, and some cell can write each metric."""
+"""Every shipped ablation resolves: each label of each axis is accepted, and some cell can write each metric.
+
+A sweep resolves every cell before it starts; here one axis is changed at a time.
+"""
 
 import json
 from pathlib import Path
@@ -29,8 +32,10 @@ def world(tmp_path_factory):
 
 
 def requests_of(grid: Grid, world: Path) -> list[tuple[str, ...]]:
-    """(command, arguments...) of each step of each setting."""
-    settings = {tuple(cell.labels.items()): cell.labels for cell in grid.cells()}
+    """(command, arguments...) of each step of each setting that differs from the first in one label at most."""
+    labels = [cell.labels for cell in grid.cells()]
+    near = [each for each in labels if sum(each[axis] != labels[0][axis] for axis in each) <= 1]
+    settings = {tuple(each.items()): each for each in near}
     return [
         (grid.steps[step].command, *plan.arguments(grid, labels, step), f"--data.root={world}")
         for labels in settings.values()

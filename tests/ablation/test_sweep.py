@@ -11,6 +11,7 @@ import time
 import pytest
 import yaml
 
+from lit_blip2.ablation.sweep import main
 from lit_blip2.mini.command import make_mini
 
 pytestmark = pytest.mark.slow
@@ -79,36 +80,38 @@ def test_the_report_has_a_row_per_cell_and_seed(out):
     assert (out / "report.html").stat().st_size > 10_000 and "too few seeds" in (out / "report.md").read_text()
 
 
-def test_the_same_command_finds_everything_done(ablation, out):
+def test_the_same_command_finds_everything_done(ablation, out, capfd):
     before = {file: file.stat().st_mtime for file in out.glob("runs/**/*")}
-    done = sweep(ablation, "--out", str(out))
-    assert done.returncode == 0 and "2 done" in done.stdout
+    assert main(["--config", str(ablation), "--out", str(out)]) == 0
+    assert "2 done" in capfd.readouterr().out
     assert {file: file.stat().st_mtime for file in out.glob("runs/**/*")} == before
 
 
-def test_another_grid_in_the_same_folder_is_refused(ablation, out, tmp_path):
+def test_another_grid_in_the_same_folder_is_refused(ablation, out, tmp_path, capsys):
     changed = yaml.safe_load(ablation.read_text()) | {"seeds": [3, 4]}
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(changed, sort_keys=False))
-    done = sweep(tmp_path / "small.yaml", "--out", str(out))
-    assert done.returncode == 2 and "another grid: 0 of its cells are not in this one, 2 are new" in done.stderr
+    assert main(["--config", str(tmp_path / "small.yaml"), "--out", str(out)]) == 2
+    assert "another grid: 0 of its cells are not in this one, 2 are new" in capsys.readouterr().err
 
 
-def test_what_cannot_be_run_is_an_error_before_anything_starts(ablation, tmp_path):
+def test_what_cannot_be_run_is_an_error_before_anything_starts(ablation, tmp_path, capfd):
     misspelt, refused = {"stage1.model.net.itcc": None}, {"stage1.model.net.qformer.num_queries": 0}
     axes = {"itc": {"on": {}, "off": misspelt}, "queries": {"24": {}, "0": refused}}
     changed = yaml.safe_load(ablation.read_text()) | {"axes": axes}
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(changed, sort_keys=False))
-    done = sweep(tmp_path / "small.yaml", "--out", str(tmp_path / "out"))
-    assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert "itc=off,queries=24, step stage1" in done.stderr and "Option 'itcc' is not accepted" in done.stderr
-    assert "itc=on,queries=0, step stage1: num_queries=0 must be at least 1" in done.stderr
+    assert main(["--config", str(tmp_path / "small.yaml"), "--out", str(tmp_path / "out")]) == 2
+    said = capfd.readouterr().err
+    assert "Traceback" not in said
+    assert "itc=off,queries=24, step stage1" in said and "Option 'itcc' is not accepted" in said
+    assert "itc=on,queries=0, step stage1: num_queries=0 must be at least 1" in said
     assert not (tmp_path / "out" / "runs").exists()
 
 
 def test_a_killed_sweep_resumes_a_run_from_its_last_checkpoint(ablation, tmp_path):
-    """SIGKILL to the whole group after the first checkpoint; the run then ends as one that was never killed."""
+    """SIGKILL to the whole group after the first checkpoint. (How a resumed run ends, test_runs says.)"""
     content = yaml.safe_load(ablation.read_text())
-    content["axes"] = {"itc": {"on": {}}}
+    content |= {"axes": {"itc": {"on": {}}}, "metrics": ["loss/itm"]}
+    content["steps"] = {"stage1": content["steps"]["stage1"]}
     content["steps"]["stage1"]["set"] |= {"trainer.max_steps": 40, "trainer.val_check_interval": 10}
     (tmp_path / "killed.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
     command = [sys.executable, "-m", "lit_blip2", "sweep", "--config", str(tmp_path / "killed.yaml"), "--out"]
@@ -121,10 +124,9 @@ def test_a_killed_sweep_resumes_a_run_from_its_last_checkpoint(ablation, tmp_pat
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert not (run / "done.json").exists()
-    for out in ("a", "b"):
-        assert sweep(tmp_path / "killed.yaml", "--out", str(tmp_path / out)).returncode == 0
+    assert sweep(tmp_path / "killed.yaml", "--out", str(tmp_path / "a")).returncode == 0
     assert "Restored all states from the checkpoint" in (run / "log.txt").read_text()
-    cells = [json.loads((tmp_path / out / "cells" / "itc=on,seed=3.json").read_text())["metrics"] for out in "ab"]
-    assert cells[0] == cells[1]
-    whole = tmp_path / "b" / "runs" / "stage1" / "itc=on,seed=3" / "validation.jsonl"
-    assert (run / "validation.jsonl").read_text() == whole.read_text()
+    steps = [json.loads(line)["step"] for line in (run / "validation.jsonl").read_text().splitlines()]
+    assert steps == [10, 20, 30, 40]
+    cell = json.loads((tmp_path / "a" / "cells" / "itc=on,seed=3.json").read_text())
+    assert cell["state"] == "done" and cell["metrics"]["loss/itm"] > 0

@@ -59,7 +59,7 @@ def test_a_mixture_has_its_proportions_after_every_cycle(data, seed):
 
 
 def test_by_size_every_sample_comes_equally_often_and_sources_are_interleaved():
-    mix = Mix([Shuffle(3000), WindowShuffle([100] * 10), Shuffle(96)])
+    mix = Mix([Shuffle(300), WindowShuffle([10] * 10), Shuffle(9)])
     stream = mix.at(5, np.arange(CYCLE * len(mix)))
     assert set(np.bincount(stream, minlength=len(mix)).tolist()) == {CYCLE}
     first = np.searchsorted(mix.start, stream[:CYCLE], side="right") - 1

@@ -12,20 +12,21 @@ from lit_blip2.evaluation.vqa import vqa_scores
 from lit_blip2.mini.write import load_scenes
 
 
-def command(world, opt_folder, runs, name, experiment, devices, *arguments):
-    """Run it in a process of its own: DDP starts its ranks by running the command line again."""
+def command(world, opt_folder, runs, name, experiment, *arguments):
+    """Run it on two ranks, in processes of their own: DDP starts its ranks by running the command line again."""
     own = ["--model.rerank=3"] if experiment == "mini_stage1" else [f"--model.net.language.name={opt_folder}"]
     code = subprocess.run(
         [
             sys.executable, "-m", "lit_blip2", name, "--config", f"experiments/{experiment}.yaml", *own,
-            f"--data.root={world}", "--data.batch_size=8", "--data.eval_batch_size=2", f"--trainer.devices={devices}",
-            "--trainer.strategy=auto", f"--trainer.logger.save_dir={runs / str(devices)}", "--trainer.max_steps=3",
-            "--trainer.val_check_interval=3", "--model.optimization.warmup_steps=1", *arguments,
+            f"--data.root={world}", "--data.batch_size=8", "--data.eval_batch_size=2", "--trainer.devices=2",
+            "--trainer.strategy=auto", f"--trainer.logger.save_dir={runs}", "--trainer.max_steps=4",
+            "--trainer.val_check_interval=4", "--model.optimization.warmup_steps=1", "--trainer.log_every_n_steps=1",
+            *arguments,
         ],
         capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert code.returncode == 0, code.stderr[-2000:]
-    return runs / str(devices) / experiment / "version_0"
+    return runs / experiment / "version_0"
 
 
 def without_key_bias(key, value):
@@ -37,8 +38,9 @@ def without_key_bias(key, value):
 
 
 @pytest.mark.slow
-def test_two_ranks_train_and_evaluate_as_one(world, opt_folder, tmp_path):
-    stage1 = [command(world, opt_folder, tmp_path, "fit", "mini_stage1", devices) for devices in (1, 2)]
+def test_two_ranks_train_and_evaluate_as_one(fit, world, opt_folder, tmp_path):
+    alone = ["--trainer.val_check_interval=4", "--data.eval_batch_size=2"]
+    stage1 = [fit("mini_stage1", *alone), command(world, opt_folder, tmp_path, "fit", "mini_stage1")]
     one, two = (read_checkpoint(run)["state_dict"] for run in stage1)
     for key in one:  # in norm: Adam turns the sign of a gradient of 1e-9 into a whole step
         ours, theirs = without_key_bias(key, one[key]), without_key_bias(key, two[key])
@@ -49,8 +51,8 @@ def test_two_ranks_train_and_evaluate_as_one(world, opt_folder, tmp_path):
         if name.startswith(("retrieval", "binding")):
             assert two[name] == pytest.approx(one[name], abs=0.2), name
     start = f"--model.init_from={stage1[0]}"
-    run = command(world, opt_folder, tmp_path, "fit", "mini_opt", 2, start)
-    command(world, opt_folder, tmp_path, "test", "mini_opt", 2, start, f"--ckpt_path={run}")
+    run = command(world, opt_folder, tmp_path, "fit", "mini_opt", start)
+    command(world, opt_folder, tmp_path, "test", "mini_opt", start, f"--ckpt_path={run}")
     predictions = [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
     ids = [each["image_id"] for each in predictions if each["task"] == "caption"]
     assert len(ids) == len(set(ids)) == 6
