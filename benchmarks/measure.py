@@ -1,4 +1,4 @@
-"""How the benchmarks measure: times of interleaved sides, matrix work, and live memory."""
+"""How the benchmarks measure: times of interleaved sides, and matrix work."""
 
 import statistics
 import time
@@ -36,23 +36,3 @@ def gflop(step: Callable[[], object]) -> float:
     with FlopCounterMode(display=False) as counter:
         step()
     return counter.get_total_flops() / 1e9
-
-
-def allocated(work: Callable[[], object]) -> tuple[int, int]:
-    """Bytes that torch's CPU allocator holds beyond what it held before: (at the end of `work`, at most).
-
-    At the end, what `work` returns is alive: for a forward, that is what it leaves for its backward. Sums the
-    profiler's record of every allocation and release, so it is exact, repeatable, and blind to what the C library
-    keeps back. Buffers inside MKL are not counted.
-    """
-    from torch.profiler import ProfilerActivity, profile
-
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
-        result = work()
-    events = [event for event in recorded.profiler.kineto_results.events() if event.name() == "[memory]"]
-    held = peak = 0
-    for event in sorted(events, key=lambda each: each.start_ns()):
-        held += event.nbytes()
-        peak = max(peak, held)
-    del result
-    return held, peak

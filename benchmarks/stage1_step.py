@@ -32,8 +32,9 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout need not be installed
 
 from benchmarks import savings
-from benchmarks.measure import allocated, gflop, interleave, ratio
+from benchmarks.measure import gflop, interleave, ratio
 from benchmarks.plain import PlainStage1, from_plain
+from lit_blip2.memory import allocated
 from lit_blip2.model.qformer import QFormer
 from lit_blip2.model.text import PackedText
 from lit_blip2.model.vision import VisionEncoder

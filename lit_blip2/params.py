@@ -1,5 +1,6 @@
 """`params`: what an experiment trains and what it keeps frozen, counted on the meta device without weights."""
 
+import sys
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
 HELP = """Count what an experiment trains and what it keeps frozen; no weights are needed.
 
   python -m lit_blip2 params --config experiments/vitg_opt27.yaml          # part by part
-  python -m lit_blip2 params --config experiments/vitg_*.yaml              # a Markdown table, the paper beside it"""
+  python -m lit_blip2 params --config experiments/vitg_*.yaml              # a Markdown table, the paper beside it
+  python -m lit_blip2 params --memory --config experiments/vitg_opt27.yaml --devices 16      # GB on each GPU"""
 # Trainable parameters in the paper's tables 1 and 2, of the experiments that are its own.
 PAPER = {
     "vitg_stage1": "188M",
@@ -89,17 +91,30 @@ def main(arguments: list[str]) -> None:
 
     parser = ArgumentParser("python -m lit_blip2 params", description=HELP, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("--config", nargs="+", type=Path, required=True, metavar="FILE", help="experiments")
-    files, counted = parser.parse_args(arguments).config, {}
+    parser.add_argument("--memory", action="store_true", help="what a training step needs of each GPU")
+    parser.add_argument("--devices", type=int, default=1, help="GPUs that share the global batch (with --memory)")
+    parser.add_argument("--strategy", default="ddp", help="ddp, deepspeed_stage_1, deepspeed_stage_2 or fsdp")
+    parser.add_argument("--tokens", type=int, default=32, help="of a caption (with --memory)")
+    options = parser.parse_args(arguments)
+    files, counted = options.config, {}
     for file in files:
         if not file.is_file():
             parser.error(f"no file {str(file)!r}: give an experiment, such as experiments/vitg_opt27.yaml")
         try:
-            counted[file] = count(build_net(yaml.safe_load(file.read_text()) or {}))
+            experiment = yaml.safe_load(file.read_text()) or {}
+            net = build_net(experiment)
+            if options.memory:
+                from lit_blip2.memory import table
+
+                print(f"{file}: measuring on the CPU what a step keeps ...", file=sys.stderr)
+                Console().print(table(file, net, experiment, options.devices, options.strategy, options.tokens))
+                continue
+            counted[file] = count(net)
         except (ValueError, AttributeError, FileNotFoundError, yaml.YAMLError) as error:
             parser.error(f"{file}: {error}")
-    if len(files) > 1:
+    if len(counted) > 1:
         print(comparison({file.stem: rows for file, rows in counted.items()}))
-    else:
+    elif counted:
         Console().print(parts_table(*counted.popitem()))
 
 

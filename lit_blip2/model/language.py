@@ -63,6 +63,8 @@ class LanguageModel(nn.Module):
         dtype: of the frozen weights: bfloat16 or float32 (T5 must not run in float16). Trainable weights stay float32.
         end: text that ends a target, such as a newline; null: the tokenizer's end token.
         frozen: no gradients for its weights, and eval mode whatever `train()` is called on the parent.
+
+    config: Hugging Face's fields, of the published model or of the folder `name`. width: of the input embeddings.
     """
 
     def __init__(
@@ -84,7 +86,9 @@ class LanguageModel(nn.Module):
         if card is None:
             from lit_blip2.model.published import language_card
 
-            card = language_card(_read_config(self._folder()))
+            config = _read_config(self._folder())
+            card = language_card(config) | {"config": config}
+        self.config: dict[str, Any] = card["config"]
         self.width: int = card["width"]
         self.num_parameters: int = card["parameters"]
         self.model: nn.Module | None = None

@@ -61,16 +61,6 @@ def test_texts_are_of_the_stated_lengths():
     assert all(ids[0] == stage1_step.CLS for ids in coco.padded()) and (coco.ids_L == stage1_step.SEP).sum() == 8
 
 
-def test_allocated_by_hand():
-    """Two tensors of 4 kB at once, one of them returned."""
-
-    def work():
-        first = torch.empty(1000)
-        return first.new_empty(1000)
-
-    assert measure.allocated(work) == (4000, 8000)
-
-
 def test_ratio_is_taken_turn_by_turn():
     assert measure.ratio([2.0, 9.0, 4.0], [1.0, 3.0, 1.0]) == (3.0, 2.0, 4.0)
 

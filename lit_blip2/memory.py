@@ -1,0 +1,208 @@
+"""`params --memory`: what a training step needs of each GPU, before there is one.
+
+Weights, gradients and AdamW's state are counted. What a forward leaves for its backward is measured: the network's own
+code runs on the CPU in the experiment's shapes and types, with weights of zero; encoder and language model with one
+block and with two, from which the others follow.
+
+Legend: B rows, N image tokens, W image width.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from lit_blip2.model.language import LanguageModel, build
+from lit_blip2.model.text import PackedText
+from lit_blip2.model.vision import VisionEncoder, used_blocks
+from lit_blip2.model.vision import build as build_vision
+from lit_blip2.objectives.joint import Joint
+from lit_blip2.params import count
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+MEASURED = (2, 4)  # rows of two measured batches: what is kept is a line through them
+STRATEGIES = ("ddp", "deepspeed_stage_1", "deepspeed_stage_2", "fsdp")
+DEPTHS = ("num_hidden_layers", "num_layers", "num_decoder_layers", "n_layer")
+
+
+class Need(NamedTuple):
+    """Bytes on each rank of a part: its weights, their gradients, AdamW's state, and what a forward keeps."""
+
+    weights: float
+    gradients: float
+    optimiser: float
+    kept: float
+
+    @property
+    def total(self) -> float:
+        return sum(self)
+
+
+def allocated(work: Callable[[], object]) -> tuple[int, int]:
+    """Bytes that torch's CPU allocator holds beyond what it held before: (at the end of `work`, at most).
+
+    At the end, what `work` returns is alive: for a forward, that is what it leaves for its backward. Sums the
+    profiler's record of every allocation and release, so it is exact, repeatable, and blind to what the C library
+    keeps back. Buffers inside MKL are not counted.
+    """
+    from torch.profiler import ProfilerActivity, profile
+
+    with silent_stderr(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        result = work()
+    events = [event for event in recorded.profiler.kineto_results.events() if event.name() == "[memory]"]
+    held = peak = 0
+    for event in sorted(events, key=lambda each: each.start_ns()):
+        held += event.nbytes()
+        peak = max(peak, held)
+    del result
+    return held, peak
+
+
+@contextmanager
+def silent_stderr() -> Iterator[None]:
+    """The profiler's library writes to the process' standard error whatever it is told."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+def plan(
+    net: nn.Module, image_size: int, rows: int, words: int, devices: int, strategy: str, bf16: bool
+) -> dict[str, Need]:
+    """What each part, and what each step keeps, needs on each rank.
+
+    Args:
+        net: from `build_net`; used up. image_size: pixels. rows: a rank's micro-batch. words: tokens of a caption.
+        devices: GPUs. strategy: one of STRATEGIES. bf16: the step runs under bf16-mixed.
+    Raises:
+        ValueError: a strategy or a count that cannot be.
+    """
+    if strategy not in STRATEGIES:
+        raise ValueError(f"strategy {strategy!r}: one of {', '.join(STRATEGIES)}")
+    if min(rows, words, devices) < 1:
+        raise ValueError(f"{rows} rows, {words} tokens and {devices} devices: each must be at least 1")
+    stage2 = stage2_of(net)
+    needs = {}
+    for name, trainable, frozen in count(net):
+        loaded = {"vision": net.vision, "language": getattr(stage2, "language", None)}.get(name)
+        size = 4 if loaded is None else loaded.dtype.itemsize
+        needs[name] = share(trainable, frozen * size, devices, strategy)
+    few, more = (kept_by_step(net, image_size, words, measured, bf16) for measured in MEASURED)
+    for name in few:
+        slope = (more[name] - few[name]) / (MEASURED[1] - MEASURED[0])
+        needs[f"kept: {name}"] = Need(0, 0, 0, few[name] + slope * (rows - MEASURED[0]))
+    return needs
+
+
+def share(trainable: int, frozen_bytes: float, devices: int, strategy: str) -> Need:
+    """A rank's share of a part of so many trainable parameters, kept in float32, and of frozen bytes."""
+    weights = devices if strategy == "fsdp" else 1
+    gradients = devices if strategy in ("fsdp", "deepspeed_stage_2") else 1
+    state = 1 if strategy == "ddp" else devices
+    buckets = 4 * trainable if strategy == "ddp" and devices > 1 else 0  # DDP's own copy of the gradients
+    return Need((4 * trainable + frozen_bytes) / weights, 4 * trainable / gradients + buckets, 8 * trainable / state, 0)
+
+
+def table(file: Path, net: nn.Module, experiment: dict[str, Any], devices: int, strategy: str, words: int) -> "Table":
+    """The plan of an experiment's YAML, in GB."""
+    from rich.table import Table
+
+    data, trainer = experiment["data"]["init_args"], experiment["trainer"]
+    micro_batches = devices * trainer.get("accumulate_grad_batches", 1)
+    rows = -(-data["batch_size"] // micro_batches) if devices > 0 else 0
+    bf16 = trainer.get("precision") == "bf16-mixed"
+    needs = plan(net, data["image_size"], rows, words, devices, strategy, bf16)
+    shown = Table(
+        title=f"{file}: GB on each of {devices}, {strategy}, {rows} rows of {words} tokens at a time",
+        caption="Beside it CUDA's context, NCCL and the allocator's rest: 1 to 3 GB.",
+    )
+    shown.add_column("part")
+    for name in (*Need._fields, "total"):
+        shown.add_column(name, justify="right")
+    total = Need(*(sum(column) for column in zip(*needs.values(), strict=True)))
+    for name, need in (needs | {"total": total}).items():
+        cells = [f"{size / 1e9:.2f}" for size in (*need, need.total)]
+        shown.add_row(name, *cells, end_section=name == list(needs)[-1])
+    return shown
+
+
+def kept_by_step(net: nn.Module, image_size: int, words: int, rows: int, bf16: bool) -> dict[str, float]:
+    """Bytes that the forward of so many rows leaves for its backward: in the encoder, in the language model's blocks,
+    and in all else. Of a frozen encoder that is its output; what passes through it is gone before the rest is there."""
+    vision, kept = net.vision, {}
+    stage2 = stage2_of(net)
+    images_BCHW = torch.zeros(rows, 3, image_size, image_size)
+    depth = used_blocks(vision.name, vision.model_args, vision.drop_last_blocks)
+    sizes = []
+    for blocks in (1, 2):
+        vision.encoder = empty(build_vision(vision.name, vision.model_args | {"depth": blocks}, 0, "meta"), vision)
+        sizes.append(allocated(lambda: vision(images_BCHW))[0])
+    features_BND = vision(images_BCHW).detach()
+    kept["vision"] = sizes[0] + (depth - 1) * (sizes[1] - sizes[0])
+    for name, part in net.named_children():
+        if name not in ("vision", "language"):
+            blank(part)
+    if stage2 is None:
+        return kept | {"all else": allocated(lambda: step(net, None, features_BND, words, bf16))[0]}
+    language, config = stage2.language, stage2.language.config
+    ones = {key: 1 for key in DEPTHS if key in config}
+    measured = {}
+    for more in (None, *ones):  # an encoder-decoder has two depths
+        language.model = empty(build(config | ones | ({more: 2} if more else {})), language)
+        measured[more] = allocated(lambda: step(net, stage2, features_BND, words, bf16))[0]
+    blocks = {key: measured[key] - measured[None] for key in ones}
+    kept["language"] = sum(size * config[key] for key, size in blocks.items())
+    return kept | {"all else": measured[None] - sum(blocks.values())}
+
+
+def stage2_of(net: nn.Module) -> nn.Module | None:
+    """The part with a language model, if there is one."""
+    if isinstance(net, Joint):
+        return net.stage2
+    return net if hasattr(net, "language") else None
+
+
+def step(net: nn.Module, stage2: nn.Module | None, features_BND: Tensor, words: int, bf16: bool) -> dict[str, Tensor]:
+    """The losses of a batch with captions of so many tokens."""
+    rows = len(features_BND)
+    text = PackedText.from_lists([[1] * words] * rows)
+    given: list[Any] = [features_BND]
+    if net is not stage2:
+        stage1 = net.stage1 if isinstance(net, Joint) else net
+        if stage1 is not None:
+            stage1.tokenizer = SimpleNamespace(dec=1)
+        given += [torch.arange(rows), text, torch.full((rows, 2), 0.5)]
+        given = given if isinstance(net, Joint) else [given[0], given[2], given[1], given[3]]
+    if stage2 is not None:
+        given.append(stage2.language.join([[1]] * rows, [[1] * words] * rows))
+        given += [text] if stage2.reads_prompts else []
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        return net(*given)
+
+
+def empty(network: nn.Module, part: VisionEncoder | LanguageModel) -> nn.Module:
+    """A network on the CPU with weights of zero, in the part's type, frozen as it is."""
+    return blank(network.to(part.dtype)).requires_grad_(not part.frozen).train(not part.frozen)
+
+
+@torch.no_grad()
+def blank(network: nn.Module) -> nn.Module:
+    """A network from the meta device to the CPU; all weights and buffers are zero."""
+    network.to_empty(device="cpu")
+    for value in (*network.parameters(), *network.buffers()):
+        value.zero_()
+    return network

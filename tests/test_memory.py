@@ -1,0 +1,71 @@
+"""The memory plan: shares by hand, and the sum of what is measured against a step of the whole network."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from lit_blip2.memory import allocated, blank, empty, plan, share, step
+from lit_blip2.model.language import build
+from lit_blip2.model.vision import build as build_vision
+from lit_blip2.params import build_net, main
+
+
+def test_allocated_by_hand():
+    """Two tensors of 4 kB at once, one of them returned."""
+
+    def work():
+        first = torch.empty(1000)
+        return first.new_empty(1000)
+
+    assert allocated(work) == (4000, 8000)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "devices", "expected"),
+    [
+        ("ddp", 1, (500, 400, 800)),
+        ("ddp", 4, (500, 800, 800)),  # with its buckets
+        ("deepspeed_stage_1", 4, (500, 400, 200)),
+        ("deepspeed_stage_2", 4, (500, 100, 200)),
+        ("fsdp", 4, (125, 100, 200)),
+    ],
+)
+def test_a_rank_s_share_of_100_trained_weights_and_100_frozen_bytes(strategy, devices, expected):
+    assert share(100, 100, devices, strategy)[:3] == expected
+
+
+@pytest.mark.parametrize("name", ["mini_stage1", "mini_opt", "mini_t5", "mini_joint"])
+@pytest.mark.parametrize("bf16", [False, True])
+def test_what_is_kept_is_what_the_whole_network_keeps(name, bf16):
+    """Blocks from two of them, seven rows from two and four."""
+    experiment = yaml.safe_load(Path(f"experiments/{name}.yaml").read_text())
+    found = plan(build_net(experiment), 64, rows=7, words=9, devices=1, strategy="ddp", bf16=bf16)
+    net = build_net(experiment)
+    stage2 = getattr(net, "stage2", net if hasattr(net, "language") else None)
+    for part_name, part in net.named_children():
+        if part_name not in ("vision", "language"):
+            blank(part)
+    net.vision.encoder = empty(build_vision(net.vision.name, net.vision.model_args, 1, "meta"), net.vision)
+    if stage2 is not None:
+        stage2.language.model = empty(build(stage2.language.config), stage2.language)
+    features_BND = net.vision(torch.zeros(7, 3, 64, 64))
+    whole, _ = allocated(lambda: step(net, stage2, features_BND, 9, bf16))
+    kept = {part: need.kept for part, need in found.items() if part.startswith("kept: ")}
+    assert kept.pop("kept: vision") == features_BND.nbytes
+    assert sum(kept.values()) == pytest.approx(whole, rel=0.05)
+
+
+def test_it_is_printed_and_what_cannot_be_is_said(capsys):
+    main(["--memory", "--config", "experiments/mini_opt.yaml", "--devices", "2"])
+    assert "GB on each of 2, ddp, 32 rows" in " ".join(capsys.readouterr().out.split())
+    with pytest.raises(SystemExit):
+        main(["--memory", "--config", "experiments/mini_opt.yaml", "--strategy", "dp"])
+    assert "strategy 'dp': one of ddp, deepspeed_stage_1, deepspeed_stage_2, fsdp" in capsys.readouterr().err
+
+
+def test_several_experiments_make_a_table_with_the_papers_figures(capsys):
+    main(["--config", "experiments/vitg_opt27.yaml", "experiments/mini_opt.yaml"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2] == "| `vitg_opt27` | 107,133,696 | 107M | 3,637,491,328 | 3,744,625,024 |" and len(lines) == 4
