@@ -26,6 +26,7 @@ Two axes may not set one key, lest one value be lost in silence; a null may stan
 """
 
 import itertools
+import shlex
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -152,6 +153,8 @@ def read_grid(path: str | Path) -> Grid:
         )
     try:
         raw = yaml.load(path.read_text(encoding="utf-8"), OnceLoader)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text in UTF-8: {error}") from error
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not YAML: {error}") from error
     if not isinstance(raw, dict):
@@ -169,8 +172,8 @@ def _build(name: str, raw: dict[str, Any]) -> tuple[Grid, list[str]]:
     allowed = {each.name for each in fields(Grid)} - {"name", "ranges"}
     problems = [unknown("key", str(key), allowed) for key in raw if key not in allowed]
     problems += [f"{key} is missing" for key in ("steps", "axes", "metrics", "seeds") if raw.get(key) in NOTHING]
-    steps = _steps(raw.get("steps") or {}, problems)
-    axes, ranges = _axes(raw.get("axes") or {}, steps, problems)
+    steps = _steps(_mapping(raw, "steps", problems), problems)
+    axes, ranges = _axes(_mapping(raw, "axes", problems), steps, problems)
     text = {key: raw[key] for key in ("question", "expect", "vary", "trials") if key in raw}
     metrics = _list(raw, "metrics", str, problems)
     smaller = metrics and smaller_is_better(metrics[0])
@@ -182,9 +185,9 @@ def _build(name: str, raw: dict[str, Any]) -> tuple[Grid, list[str]]:
         metrics=metrics,
         control=_labels(raw.get("control") or {axis: next(iter(labels), "") for axis, labels in axes.items()}),
         seeds=_list(raw, "seeds", object, problems),
-        prepare=_list(raw, "prepare", str, problems),
-        without=[_labels(each) for each in raw.get("without") or []],
-        compare=[[_labels(each) for each in pair] for pair in raw.get("compare") or []],
+        prepare=_commands(raw, problems),
+        without=[_labels(each) for each in _list(raw, "without", object, problems)],
+        compare=[[_labels(each) for each in pair] for pair in _list(raw, "compare", list, problems)],
         direction=raw.get("direction") or ("minimize" if smaller else "maximize"),
         slurm=_mapping(raw, "slurm", problems),
         **text,
@@ -260,7 +263,12 @@ def _check_overrides(where: str, overrides: dict[str, Any], steps: dict[str, Ste
         step, _, rest = str(key).partition(".")
         check_key(where, key, steps, problems)
         _check_reference(f"{where}, {key}", value, _fits_before(step, steps), problems)
-        if rest == "fit":
+        if rest == "fit" and step in steps and steps[step].command == "test":
+            target = steps[step].target
+            problems.append(
+                f"{where}, {key}: {step} tests what {target} has fitted, with its settings: set {target}.fit"
+            )
+        elif rest == "fit":
             _check_file(f"{where}, {key}", value, problems)
 
 
@@ -291,8 +299,19 @@ def _list(raw: dict[str, Any], key: str, of: type, problems: list[str]) -> list[
     given = [] if raw.get(key) is None else raw[key]
     if isinstance(given, list) and all(isinstance(each, of) for each in given):
         return given
-    problems.append(f"{key} must be a list{' of strings' if of is str else ''}, not {given!r}")
+    kinds = {str: " of strings", list: " of lists"}
+    problems.append(f"{key} must be a list{kinds.get(of, '')}, not {given!r}")
     return []
+
+
+def _commands(raw: dict[str, Any], problems: list[str]) -> list[str]:
+    lines = _list(raw, "prepare", str, problems)
+    for line in lines:
+        try:
+            shlex.split(line)
+        except ValueError as error:
+            problems.append(f"prepare: {line!r} is no command ({error})")
+    return lines
 
 
 def _mapping(raw: dict[str, Any], key: str, problems: list[str], where: str = "") -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import shlex
 import shutil
 import subprocess
@@ -31,6 +32,14 @@ def gpus() -> list[str]:
     return [str(number) for number, _ in enumerate(line for line in listed if line.startswith("GPU "))]
 
 
+def _lock_name(gpu: str) -> str:
+    """A GPU's name that no other on this machine has: where a job sees some of them only, numbers begin at 0 again."""
+    if shutil.which("nvidia-smi") is None:
+        return gpu
+    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True).stdout
+    return dict(re.findall(r"^GPU (\d+): .*\(UUID: (\S+)\)", listed, re.MULTILINE)).get(gpu, gpu)
+
+
 @contextmanager
 def own_gpu() -> Iterator[dict[str, str]]:
     """CUDA_VISIBLE_DEVICES with a GPU that no other worker of this user on this machine has; empty without GPUs.
@@ -39,7 +48,7 @@ def own_gpu() -> Iterator[dict[str, str]]:
     """
     found = gpus()
     for gpu in found:
-        with try_lock(Path(tempfile.gettempdir()) / f"lit_blip2_{os.getuid()}" / f"gpu-{gpu}.lock") as lock:
+        with try_lock(Path(tempfile.gettempdir()) / f"lit_blip2_{os.getuid()}" / f"gpu-{_lock_name(gpu)}.lock") as lock:
             if lock is not None:
                 yield {"CUDA_VISIBLE_DEVICES": gpu}
                 return

@@ -95,6 +95,7 @@ def make_plan(grid: Grid, files: bool = True) -> Plan:
     if lost := [metric for metric in grid.metrics if not any(each[metric] for each in providers.values())]:
         known = sorted({name for chain in chains.values() for answer in chain.values() for name in answer["metrics"]})
         raise ValueError(f"metrics that no cell can write: {', '.join(lost)}. Its steps write {', '.join(known)}")
+    check_providers(grid, providers)
     chain_of = [(cell, chains[run_name(cell.labels, 0)], providers[run_name(cell.labels, 0)]) for cell in grid.cells()]
     return plan_of(grid, chain_of)
 
@@ -152,6 +153,16 @@ def resolved(
                  f"      {' '.join(request)}" for request, fault in faults.items()]  # fmt: skip
         raise ValueError("cells that cannot be run:\n" + "\n".join(lines))
     return {place: answers[request] for place, request in wanted.items()}
+
+
+def check_providers(grid: Grid, providers: dict[str, dict[str, str | None]]) -> None:
+    """Raises ValueError for a metric that a test writes in one setting, and only a fit's validation in another."""
+    for metric in grid.metrics:
+        written = [(each[metric], setting) for setting, each in providers.items() if each[metric] is not None]
+        found = {grid.steps[step].command: (step, setting) for step, setting in written}
+        if len(found) > 1:
+            shown = ", ".join(f"{step} in {setting.removesuffix(',seed=0')}" for step, setting in found.values())
+            raise ValueError(f"metric {metric} would come from {shown}: one is a test's, the other a validation's")
 
 
 def ask(requests: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -38,6 +38,10 @@ def open_storage(url: str) -> optuna.storages.BaseStorage:
             file = Path(url.removeprefix(JOURNAL)).resolve()  # Optuna's lock is a link, broken where it is relative
             file.parent.mkdir(parents=True, exist_ok=True)
             return optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(file)))
+        if url.startswith("postgresql://"):  # SQLAlchemy would take another driver than the one that is installed
+            url = "postgresql+psycopg2://" + url.removeprefix("postgresql://")
+        if url.rstrip("/") == "sqlite:" or ":memory:" in url:
+            raise ValueError("a queue in memory is seen by one process alone")
         connect = {"timeout": BUSY_SECONDS} if url.startswith("sqlite") else {}
         engine = {"connect_args": connect, "pool_pre_ping": True}
         return optuna.storages.RDBStorage(url, engine_kwargs=engine)

@@ -7,6 +7,7 @@ import os
 import platform
 import shlex
 import subprocess
+from pathlib import Path
 from typing import Any
 
 from lit_blip2.ablation.fingerprint import PACKAGE
@@ -31,7 +32,7 @@ def describe(grid: Grid, plan: Plan, options: argparse.Namespace) -> dict[str, A
         "control": grid.control,
         "identity": plan.identity,
         "sources": plan.sources,
-        **commit(),
+        **commit(options.config),
         "versions": {"python": platform.python_version()} | versions(),
         "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, {platform.system()}",
         "workers": options.workers,
@@ -59,14 +60,16 @@ def command_line(options: argparse.Namespace) -> str:
     )
 
 
-def commit() -> dict[str, Any]:
-    """The commit of the package's repository, and whether files differ from it; None outside a repository."""
+def commit(ablation: str) -> dict[str, Any]:
+    """The commit of the package's repository, and whether it lacks something of the package, the experiments or the
+    ablation's file as they are now; None outside a repository."""
     git = ["git", "-C", str(PACKAGE.parent)]
     head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True)
     if head.returncode:
         return {"commit": None, "dirty": None}
-    changed = subprocess.run([*git, "status", "--porcelain", str(PACKAGE)], capture_output=True, text=True).stdout
-    return {"commit": head.stdout.strip(), "dirty": bool(changed.strip())}
+    paths = (PACKAGE, PACKAGE.parent / "experiments", Path(ablation).resolve())
+    changes = (subprocess.run([*git, "status", "--porcelain", "--", path], capture_output=True) for path in paths)
+    return {"commit": head.stdout.strip(), "dirty": any(each.returncode or each.stdout.strip() for each in changes)}
 
 
 def versions() -> dict[str, str | None]:

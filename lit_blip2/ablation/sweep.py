@@ -99,7 +99,10 @@ def run(options: argparse.Namespace) -> int:
         console.print(dry_run(grid))
         return 0
     folder = Folder(options.out or Path("sweeps") / grid.name)
-    folder.root.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"--out {folder.root} cannot be a folder here: {error.strerror}") from error
     plan, queue, worker = begin(grid, folder, options, console)
     if options.launcher == "slurm":
         from lit_blip2.ablation.slurm import submit
@@ -138,7 +141,9 @@ def begin(
     grid: Grid, folder: Folder, options: argparse.Namespace, console: Console
 ) -> tuple[Plan, Queue, Callable[..., None]]:
     """Prepare, plan and fill the queue; who starts at the same time waits for the first to do it."""
+    default = f"{JOURNAL}{folder.root / 'study.log'}" if options.launcher == "slurm" else None
     with wait_lock(folder.lock("begin")):
+        storage = open_storage(options.storage or default or f"sqlite:///{folder.root / 'study.db'}")
         with wait_lock(Path("sweeps/.prepare.lock")):  # another sweep may want the same data
             for line in grid.prepare:
                 console.print(f"python -m lit_blip2 {line}", style="dim", highlight=False, soft_wrap=True)
@@ -147,9 +152,7 @@ def begin(
             plan, worker = plan_or_space(grid)
         _check_versions(folder)
         _check_same(plan, folder)
-        default = f"{JOURNAL}{folder.root / 'study.log'}" if options.launcher == "slurm" else None
-        url = options.storage or default or f"sqlite:///{folder.root / 'study.db'}"
-        queue = Queue(open_storage(url), grid, plan.identity, folder)
+        queue = Queue(storage, grid, plan.identity, folder)
         write_json(folder.plan, (read_json(folder.plan) or describe(grid, plan, options)) | asked_pairs(grid))
         if not grid.ranges:
             queue.fill(plan)

@@ -97,6 +97,9 @@ def test_bare_on_and_off_stay_words(tmp_path):
         ({"compare": [[{}, {}]]}, "must be two different settings"),
         ({"compare": [[{"queries": 1}, {}]], "without": [{"itc": True, "queries": 1}]}, "compare: .* not among the"),
         ({"seeds": 5}, "seeds must be a list, not 5"),
+        ({"compare": 3}, "compare must be a list of lists, not 3"),
+        ({"prepare": ["data 'make"]}, "prepare: .* is no command .No closing quotation"),
+        ({"axes": {"a": {"x": {"vqa.fit": "c.yaml"}}}, "control": None}, r"vqa tests what stage2 .*: set stage2\.fit"),
         ({"seeds": 0}, "seeds must be a list, not 0"),
         ({"seeds": [2**32]}, "must be different whole numbers from 0 to 4294967295"),
         ({"seeds": [True]}, "must be different whole numbers"),
@@ -114,7 +117,7 @@ def test_bare_on_and_off_stay_words(tmp_path):
         ({"steps": CHAIN | {"s" * 181: {"fit": "a.yaml"}}}, "must have at most 180 letters"),
         ({"steps": CHAIN | {"stage1": {"fit": None}}}, "step stage1: fit must be an experiment's file, not None"),
         ({"steps": CHAIN | {"stage1": {"fit": "a.yaml", "set": ["x"]}}}, "step stage1: set must be a mapping"),
-        ({"axes": ["itc"]}, "not laid out as an ablation"),
+        ({"axes": ["itc"]}, "axes must be a mapping"),
         ({"steps": CHAIN | {"vqa": {"test": "stage3"}}}, "test of 'stage3' is not known, did you mean"),
         ({"steps": CHAIN | {"vqa": {"train": "x"}}}, "step vqa must be"),
         ({"steps": CHAIN | {"stage2": {"fit": "x", "set": {"model.init_from": "$stage0"}}}}, "the run of 'stage0'"),
@@ -285,6 +288,12 @@ def test_a_mapping_may_be_merged_into_others(tmp_path):
 def test_another_kind_of_file_says_so(tmp_path, content):
     (tmp_path / "x.yaml").write_text(content)
     with pytest.raises(ValueError, match=r"x\.yaml (is not YAML|holds no mapping)"):
+        read_grid(tmp_path / "x.yaml")
+
+
+def test_a_file_in_another_encoding_is_named(tmp_path):
+    (tmp_path / "x.yaml").write_bytes("question: é".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"x\.yaml is no text in UTF-8"):
         read_grid(tmp_path / "x.yaml")
 
 

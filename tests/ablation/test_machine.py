@@ -23,6 +23,21 @@ def test_each_worker_has_a_gpu_of_its_own_and_gives_it_back(two_gpus):
         assert again == {"CUDA_VISIBLE_DEVICES": "3"}
 
 
+def test_two_jobs_that_both_call_their_gpu_0_do_not_wait_for_one_another(monkeypatch, tmp_path):
+    """As SLURM shows each job its own GPUs alone: the names differ, the numbers do not."""
+    monkeypatch.setattr(machine.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    smi = tmp_path / "nvidia-smi"
+    smi.touch(mode=0o755)
+    with ExitStack() as held:
+        for name in "ab":
+            smi.write_text(f"#!/bin/sh\necho 'GPU 0: NVIDIA H100 (UUID: GPU-{name})'\n")
+            assert held.enter_context(machine.own_gpu()) == {"CUDA_VISIBLE_DEVICES": "0"}
+        with pytest.raises(ValueError, match="all 1 GPUs"):
+            held.enter_context(machine.own_gpu())
+
+
 @pytest.mark.parametrize("hidden", ["", "-1"])
 def test_without_gpus_nothing_is_set(monkeypatch, hidden):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)

@@ -94,6 +94,15 @@ def test_a_metric_that_no_cell_can_write_is_refused(planned):
         planned(GRID.replace("vqa/accuracy]", "caption/ciderr]"))
 
 
+def test_a_test_s_figure_beside_a_validation_s_is_refused(planned, tmp_path):
+    planned()
+    grid = read_grid(tmp_path / "trial.yaml")
+    of = {"retrieval/itc_txt_r1": "retrieval", "vqa/accuracy": None}
+    plan.check_providers(grid, {"itc=on,seed=0": of, "itc=off,seed=0": of | {"retrieval/itc_txt_r1": None}})
+    with pytest.raises(ValueError, match="itc_txt_r1 would come from retrieval in itc=on, stage1 in itc=off: one is a"):
+        plan.check_providers(grid, {"itc=on,seed=0": of, "itc=off,seed=0": of | {"retrieval/itc_txt_r1": "stage1"}})
+
+
 def test_a_dry_run_says_what_is_made_first_and_does_not_look_for_it(planned, tmp_path):
     planned("prepare: [data make-mini --out data/mini]" + GRID)
     table = dry_run(read_grid(tmp_path / "trial.yaml"))

@@ -66,4 +66,5 @@ def test_it_resolves_and_can_write_its_metrics(file, answers):
         dict(zip(grid.steps, chains[i : i + len(grid.steps)])) for i in range(0, len(chains), len(grid.steps))
     ]
     providers = [plan.providers_of(grid, chain) for chain in per_setting]
+    plan.check_providers(grid, {str(number): each for number, each in enumerate(providers)})
     assert not [metric for metric in grid.metrics if not any(each[metric] for each in providers)]

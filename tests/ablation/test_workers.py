@@ -112,7 +112,7 @@ def postgres(tmp_path):
 
     call("initdb", "-D", f"{home}/data", "-A", "trust", "-U", "test")
     call("pg_ctl", "-D", f"{home}/data", "-w", "-o", f"-k {home} -c listen_addresses=''", "-l", f"{home}/log", "start")
-    yield f"postgresql+psycopg2://test@/postgres?host={home}"
+    yield f"postgresql://test@/postgres?host={home}"
     call("pg_ctl", "-D", f"{home}/data", "-m", "immediate", "stop")
     shutil.rmtree(home)
 
@@ -223,8 +223,10 @@ def test_a_study_of_another_grid_is_refused(start_worker, tmp_path):
 
 
 def test_a_storage_that_cannot_be_reached_says_so():
-    with pytest.raises(ConnectionError, match=r"--storage postgresql://\.\.\.@nowhere/x cannot be used"):
-        open_storage("postgresql://me:secret@nowhere/x")
+    with pytest.raises(ConnectionError, match=r"postgresql\S*://\.\.\.@127\.0\.0\.1:9/x cannot .*onnection refused"):
+        open_storage("postgresql://me:secret@127.0.0.1:9/x")
+    with pytest.raises(ConnectionError, match="a queue in memory is seen by one process alone"):
+        open_storage("sqlite://")
     with pytest.raises(ConnectionError, match=r"--storage nonsense cannot be used"):
         open_storage("nonsense")
 
