@@ -40,7 +40,7 @@ from lit_blip2.data.coco import COCO
 from lit_blip2.data.datasets import Pixels
 from lit_blip2.data.features import FeatureStore, Kept
 from lit_blip2.data.loaders import train_loader
-from lit_blip2.data.pairs import FilePairs, KeptPairs
+from lit_blip2.data.pairs import FilePairs, KeptPairs, name_keys
 from lit_blip2.data.training import TrainPairs
 from lit_blip2.keeping import read_vision
 from lit_blip2.lit import LitStage1
@@ -87,6 +87,7 @@ def tested(run: Path, root: Path, features: str, names: tuple[str, ...]) -> dict
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / run.name / "version_0"
         shutil.copytree(run / "version_0", copy)
+        (copy / "metrics.json").unlink(missing_ok=True)
         arguments = ["test", "--config", f"experiments/{run.name}.yaml", "--ckpt_path", str(copy)]
         arguments += [
             f"--data.root={root.resolve()}",
@@ -94,7 +95,7 @@ def tested(run: Path, root: Path, features: str, names: tuple[str, ...]) -> dict
             "--trainer.enable_progress_bar=false",
         ]
         subprocess.run([sys.executable, "-m", "lit_blip2", *arguments], check=True, capture_output=True)
-        figures = json.loads((copy / "test.json").read_text())
+        figures = json.loads((copy / "metrics.json").read_text())
     return {name: round(figures[name], 4) for name in names}
 
 
@@ -140,6 +141,7 @@ def true_size(out: Path, turns: int, images: int = 4) -> dict[str, float]:
     layout = keeping.Layout("bfloat16", 0, 0, size.batch, 257, 1408, size.batch)
     (folder / "features.json").write_text(json.dumps({"made_by": {}, "layout": layout._asdict()}))
     np.save(folder / "image_ids.npy", np.arange(size.batch))
+    np.save(folder / "keys.npy", name_keys(str(number) for number in range(size.batch)))
     keeping.save_file(kept, folder / keeping.shard_name(0), metadata={"unreadable": "{}"})
     store = FeatureStore(folder)
     sides = {

@@ -14,7 +14,7 @@ import torch
 from lit_blip2.checkpoint import is_text_half
 from lit_blip2.exchange import encoders, names
 from lit_blip2.exchange.files import read_config, read_weights
-from lit_blip2.exchange.parts import Parts
+from lit_blip2.exchange.parts import GIANT, Parts
 
 RETRIEVAL, GENERATION = "Blip2ForImageTextRetrieval", "Blip2ForConditionalGeneration"
 INSTRUCTED = "InstructBlipForConditionalGeneration"
@@ -29,7 +29,6 @@ LANGUAGE = "language_model."
 SIDE_FILE = "lit_blip2.safetensors"  # beside an export: what the class has no place for
 NO_TEXT = "dropped: the Q-Former reads no text in stage 2"
 TEMPERATURE = 0.07
-GIANT = {"img_size": 224, "patch_size": 14, "embed_dim": 1408, "num_heads": 16, "mlp_ratio": 4.3637}
 
 
 def read(path: Path) -> Parts:

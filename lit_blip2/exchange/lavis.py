@@ -2,6 +2,7 @@
 Sizes are an experiment's, for the files do not tell all of them.
 """
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from lit_blip2.exchange import names
 from lit_blip2.exchange.encoders import LAVIS_PREFIX
-from lit_blip2.exchange.parts import Parts
+from lit_blip2.exchange.parts import GIANT, Parts
 
 LANGUAGE = ("opt_model.", "t5_model.", "llm_model.")
 POSITIONS = "Qformer.bert.embeddings.position_ids"
@@ -72,9 +73,17 @@ def read(state: Mapping[str, Tensor], path: Path) -> Parts:
     fate |= {key: "dropped: the language model is read from its own files" for key in state if key.startswith(LANGUAGE)}
     if unknown := sorted(state.keys() - fate.keys()):
         raise ValueError(f"{path} holds {unknown[0]} ({len(unknown)} such), which has no place here")
-    depth = 1 + _last(encoder, r"^blocks\.(\d+)\.")
-    net = {"vision": {"model_args": {"depth": depth}, "drop_last_blocks": 0}} if encoder else {}
+    net = {"vision": {"model_args": _encoder_sizes(encoder), "drop_last_blocks": 0}} if encoder else {}
     return Parts(net, trained, encoder or None, None, fate, {})
+
+
+def _encoder_sizes(encoder: Mapping[str, Tensor]) -> dict[str, int]:
+    """Blocks, and pixels where they are others than the encoder's own: files of fine-tuning have 364 or 490."""
+    sizes = {"depth": 1 + _last(encoder, r"^blocks\.(\d+)\.")}
+    if {"pos_embed", "patch_embed.proj.weight"} <= encoder.keys():
+        pixels = math.isqrt(encoder["pos_embed"].shape[1] - 1) * encoder["patch_embed.proj.weight"].shape[-1]
+        sizes |= {} if pixels == GIANT["img_size"] else {"img_size": pixels}
+    return sizes
 
 
 def state_of(trained: Mapping[str, Tensor], encoder: Mapping[str, Tensor], family: str | None) -> dict[str, Tensor]:

@@ -30,7 +30,8 @@ QFORMER_TOKENIZER = "qformer_tokenizer"  # InstructBLIP has two; the other one l
 
 def write_run(parts: Parts, experiment: Path, out: Path, tokenizer: Path | None = None) -> None:
     """Write the run, whole or not at all. Data, optimiser and trainer are the experiment's, and so is all of the
-    network that the model does not bring along. tokenizer: folder of the one that it does.
+    network that the model does not bring along; images are made as large as its encoder takes them. tokenizer: folder
+    of the one that it does.
 
     Raises FileExistsError if `out` exists, ValueError where the weights do not fit the network of their settings.
     """
@@ -40,6 +41,8 @@ def write_run(parts: Parts, experiment: Path, out: Path, tokenizer: Path | None 
     config["model"]["init_args"]["net"] = settings(
         parts, out / "weights", config["model"]["init_args"]["net"], tokenizer
     )
+    if (pixels := (parts.net.get("vision", {}).get("model_args") or {}).get("img_size")) is not None:
+        config["data"]["init_args"]["image_size"] = pixels
     for start in ("init_from", "bert"):
         config["model"]["init_args"].pop(start, None)
     state = {f"net.{name}": value for name, value in parts.trained.items()}

@@ -15,7 +15,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -63,6 +63,8 @@ class LanguageModel(nn.Module):
         dtype: of the frozen weights: bfloat16 or float32 (T5 must not run in float16). Trainable weights stay float32.
         end: text that ends a target, such as a newline; null: the tokenizer's end token.
         frozen: no gradients for its weights, and eval mode whatever `train()` is called on the parent.
+        bits: 8 or 4 keep the linear layers' frozen weights in so many (torchao, `pip install .[quantised]`; 4 on a GPU,
+            with bfloat16); null: as dtype says.
 
     config: Hugging Face's fields, of the published model or of the folder `name`. width: of the input embeddings.
     """
@@ -74,14 +76,19 @@ class LanguageModel(nn.Module):
         dtype: str = "bfloat16",
         end: str | None = None,
         frozen: bool = True,
+        bits: Literal[8, 4] | None = None,
     ):
         super().__init__()
+        if bits is not None and not frozen:
+            raise ValueError(f"bits={bits} with frozen=false: quantised weights cannot be trained")
+        if bits == 4 and dtype != "bfloat16":
+            raise ValueError(f"bits=4 with dtype={dtype!r}: its kernels take bfloat16")
         if dtype not in ("bfloat16", "float32"):
             raise ValueError(f"dtype={dtype!r} must be bfloat16 or float32")
         if not frozen and dtype != "float32":
             raise ValueError(f"dtype={dtype!r} with frozen=false: trainable weights stay float32")
         self.name, self.weights, self.dtype, self.end = name, weights, getattr(torch, dtype), end
-        self.frozen = frozen
+        self.frozen, self.bits = frozen, bits
         card = published().get(name)
         if card is None:
             from lit_blip2.model.published import language_card
@@ -110,6 +117,8 @@ class LanguageModel(nn.Module):
 
         folder = self._folder()
         self.model = build(_read_config(folder), folder, self.dtype).requires_grad_(not self.frozen)
+        if self.bits is not None:
+            quantise(self.model, self.bits)
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         self.train(self.training)
 
@@ -301,3 +310,16 @@ def build(config: dict, weights: Path | None = None, dtype: torch.dtype = torch.
             # transformers 5 ties every T5 until it meets a file; Flan-T5 has an output matrix of its own.
             model.set_output_embeddings(nn.Linear(config.hidden_size, config.vocab_size, bias=False))
         return model
+
+
+def quantise(model: nn.Module, bits: Literal[8, 4]) -> None:
+    """Weights of the linear layers in 8 bits, a scale for each row, or in 4, a scale for each 128; in place.
+
+    Raises ImportError that says what to install.
+    """
+    try:
+        from torchao.quantization import Int4WeightOnlyConfig, Int8WeightOnlyConfig, quantize_
+
+        quantize_(model, Int8WeightOnlyConfig() if bits == 8 else Int4WeightOnlyConfig(group_size=128))
+    except ImportError as error:
+        raise ImportError(f"bits={bits} needs torchao: pip install .[quantised] ({error})") from error

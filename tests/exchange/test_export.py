@@ -75,7 +75,9 @@ def test_lavis_and_back_is_equal_to_the_last_bit(run, tmp_path, capsys):
     said = capsys.readouterr().out
     assert "Qformer.bert.encoder.layer.*.crossattention.self.value.weight" in said and "the encoder's pos_embed" in said
     assert same(run, again)
-    net = yaml.safe_load((again / "version_0/config.yaml").read_text())["model"]["init_args"]["net"]
+    settings = yaml.safe_load((again / "version_0/config.yaml").read_text())
+    net = settings["model"]["init_args"]["net"]
+    assert settings["data"]["init_args"]["image_size"] == net["vision"]["model_args"]["img_size"] == 8
     assert net["vision"]["weights"] == str(again / "weights/vision.safetensors")
 
 

@@ -1,5 +1,7 @@
 """The language model interface on tiny random models of both kinds, against transformers' own loss."""
 
+import sys
+
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -295,3 +297,32 @@ def test_missing_weights_say_how_to_get_them():
 def test_unknown_name_is_an_error_at_once():
     with pytest.raises(FileNotFoundError, match="no/such-model"):
         LanguageModel("no/such-model")
+
+
+def test_weights_of_8_bits_give_nearly_the_same_loss_and_gradient(language, prefix_BPD, tmp_path):
+    pytest.importorskip("torchao", reason="pip install .[quantised]")
+    language.model.save_pretrained(tmp_path)
+    quantised = LanguageModel(str(tmp_path), dtype="float32", bits=8)
+    language.tokenizer.save_pretrained(tmp_path)
+    quantised.load()
+    quantised.tokenizer = language.tokenizer
+    found = []
+    for each in (language, quantised):
+        prefix = prefix_BPD.clone().requires_grad_()
+        losses_L, _ = each.loss(prefix, each.tokenise(PROMPTS, TARGETS))
+        losses_L.sum().backward()
+        found.append((losses_L.detach(), prefix.grad))
+    for exact, near, most in zip(*found, (0.1, 0.3)):  # tiny layers with large weights: larger errors than a real model's
+        assert 0 < (near - exact).norm() < most * exact.norm()
+    assert not any(p.requires_grad for p in quantised.parameters())
+
+
+def test_quantised_weights_are_for_frozen_models(tmp_path, language, monkeypatch):
+    folder = str(language._folder())
+    with pytest.raises(ValueError, match=r"bits=8 with frozen=false: quantised weights cannot be trained"):
+        LanguageModel(folder, dtype="float32", frozen=False, bits=8)
+    with pytest.raises(ValueError, match=r"bits=4 with dtype='float32': its kernels take bfloat16"):
+        LanguageModel(folder, dtype="float32", bits=4)
+    monkeypatch.setitem(sys.modules, "torchao.quantization", None)
+    with pytest.raises(ImportError, match=r"bits=8 needs torchao: pip install \.\[quantised\]"):
+        LanguageModel(folder, dtype="float32", bits=8).load()
