@@ -100,6 +100,8 @@ def plan(
     for name, trainable, frozen in count(net):
         loaded = {"vision": net.vision, "language": getattr(stage2, "language", None)}.get(name)
         size = 4 if loaded is None else loaded.dtype.itemsize
+        if name == "language" and loaded.bits:  # of its linear layers, which are nearly all of it
+            size = loaded.bits / 8
         needs[name] = share(trainable, frozen * size, devices, strategy)
     few, more = (kept_by_step(net, image_size, words, measured, bf16) for measured in MEASURED)
     for name in few:

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from lit_blip2.cli import SuiteCLI, main
-from lit_blip2.params import build_net, count
+from lit_blip2.params import build_net, comparison, count
 
 FILES = sorted(Path("experiments").glob("*.yaml"))
 
@@ -87,6 +87,7 @@ def test_trainable_parameters_are_those_of_the_paper(name):
     """NUMERICS, trainable parameters."""
     rows = count(build_net(yaml.safe_load(Path(f"experiments/{name}.yaml").read_text())))
     assert sum(trainable for _, trainable, _ in rows) == TRAINABLE[name]
+    assert comparison({name: rows}).splitlines()[-1] in Path("docs/weights.md").read_text()
 
 
 def test_what_is_not_frozen_counts_as_trainable():
