@@ -312,9 +312,7 @@ def test_weights_of_8_bits_give_nearly_the_same_loss_and_gradient(language, pref
         losses_L, _ = each.loss(prefix, each.tokenise(PROMPTS, TARGETS))
         losses_L.sum().backward()
         found.append((losses_L.detach(), prefix.grad))
-    for exact, near, most in zip(
-        *found, (0.1, 0.3)
-    ):  # tiny layers, large weights: larger errors
+    for exact, near, most in zip(*found, (0.1, 0.3)):  # tiny layers, large weights: larger errors
         assert 0 < (near - exact).norm() < most * exact.norm()
     assert not any(p.requires_grad for p in quantised.parameters())
 
