@@ -24,12 +24,16 @@ from tests.exchange.conftest import randomise
 from tests.exchange.test_import import BERT, generation, saved  # noqa: F401 (a fixture)
 
 
+@pytest.fixture(params=["opt", "t5"])
+def family(request):
+    return request.param
+
+
 @pytest.fixture
-def run(generation, tmp_path):  # noqa: F811
-    """A run of stage 2 with OPT, which came from transformers."""
-    folder = generation["opt"][1]
-    out = tmp_path / "run"
-    assert main("import", [str(folder), "--from=hf", f"--out={out}", "--config=experiments/mini_opt.yaml"]) == 0
+def run(generation, family, tmp_path):  # noqa: F811
+    """A run of stage 2, which came from transformers."""
+    folder, out = generation[family][1], tmp_path / "run"
+    assert main("import", [str(folder), "--from=hf", f"--out={out}", f"--config=experiments/mini_{family}.yaml"]) == 0
     return out
 
 
@@ -43,7 +47,7 @@ def same(first: Path, second: Path) -> bool:
 
 
 @torch.no_grad()
-def test_from_pretrained_says_what_the_run_says(run, tmp_path, capsys):
+def test_from_pretrained_says_what_the_run_says(run, family, tmp_path, capsys):
     out = tmp_path / "hf"
     assert main("export", [f"--checkpoint={run}", "--to=hf", f"--out={out}"]) == 0
     assert "bridge.qformer" not in capsys.readouterr().out
@@ -56,19 +60,20 @@ def test_from_pretrained_says_what_the_run_says(run, tmp_path, capsys):
     grey_level = 1.01 / 255 / min(CLIP_STD)  # torchvision, with which it resizes, rounds otherwise than Pillow
     torch.testing.assert_close(given["pixel_values"][0], eval_transform(photo, 8), rtol=0, atol=grey_level)
     ids_BT = model.eval().generate(**given, max_new_tokens=5, do_sample=False, num_beams=1)
-    words = processor.batch_decode(ids_BT[:, given["input_ids"].shape[1] :], skip_special_tokens=True)[0].strip()
+    new_BT = ids_BT if family == "t5" else ids_BT[:, given["input_ids"].shape[1] :]
+    words = processor.batch_decode(new_BT, skip_special_tokens=True)[0].strip()
     prefix_BPD = net.bridge(net.vision(given["pixel_values"]))
     assert net.language.generate(prefix_BPD, ["what shape ?"], max_new_tokens=5, num_beams=1) == [words]
     again = tmp_path / "again"
-    assert main("import", [str(out), "--from=hf", f"--out={again}", "--config=experiments/mini_opt.yaml"]) == 0
+    assert main("import", [str(out), "--from=hf", f"--out={again}", f"--config=experiments/mini_{family}.yaml"]) == 0
     assert same(run, again)
 
 
-def test_lavis_and_back_is_equal_to_the_last_bit(run, tmp_path, capsys):
+def test_lavis_and_back_is_equal_to_the_last_bit(run, family, tmp_path, capsys):
     file, again = tmp_path / "stage2.pth", tmp_path / "again"
     assert main("export", [f"--checkpoint={run}", "--to=lavis", f"--out={file}"]) == 0
     keys = torch.load(file, weights_only=True)["model"].keys()
-    assert {"opt_proj.weight", "query_tokens", "visual_encoder.blocks.1.attn.q_bias"} <= keys
+    assert {f"{family}_proj.weight", "query_tokens", "visual_encoder.blocks.1.attn.q_bias"} <= keys
     assert "Qformer.bert.encoder.layer.2.attention.self.key.weight" in keys
     config = run / "version_0" / "config.yaml"
     assert main("import", [str(file), "--from=lavis", f"--out={again}", f"--config={config}"]) == 0

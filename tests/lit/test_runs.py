@@ -163,16 +163,6 @@ def test_a_stage1_of_another_size_is_refused(stage1_run, fit):
         )  # fmt: skip
 
 
-def test_a_stage1_behind_another_encoder_is_refused(stage1_run, fit):
-    with pytest.raises(ValueError, match=r"trained with vision\.drop_last_blocks=1, this run has 0"):
-        fit(
-            "mini_opt",
-            f"--model.init_from={stage1_run}",
-            "--model.net.vision.drop_last_blocks=0",
-            "--data.features=null",
-        )
-
-
 def test_a_stage1_that_is_not_there_is_said(fit):
     with pytest.raises(FileNotFoundError, match="no checkpoint: 'nowhere'"):
         fit("mini_opt", "--model.init_from=nowhere")

@@ -84,8 +84,11 @@ class Net(nn.Module):
     def vision(self, images_BCHW):
         return images_BCHW.flatten(1)[:, None, :2]
 
-    def bridge(self, features_BND):
-        return features_BND
+    def read(self, prompts):
+        return None
+
+    def soft_prompts(self, features_BND, prompts, image_R=None):
+        return features_BND if image_R is None else features_BND[image_R]
 
 
 @pytest.fixture(scope="module")

@@ -90,3 +90,21 @@ def test_too_many_blocks_dropped_is_named(weights):
 def test_low_precision_is_for_frozen_weights():
     with pytest.raises(ValueError, match="trainable weights stay float32"):
         VisionEncoder("eva_giant_patch14_clip_224", frozen=False, dtype="bfloat16")
+
+
+def test_evas_file_of_lavis_gives_timms_features(tmp_path):
+    """eva_vit_g.pth holds plain tensors of half precision, all blocks, and a head and a norm that nobody uses."""
+    torch.manual_seed(0)
+    sizes = dict(img_size=8, patch_size=4, embed_dim=16, depth=3, num_heads=2, mlp_ratio=2.0)
+    whole = timm.create_model("eva_giant_patch14_clip_224", **sizes).half()
+    state = {name: value for name, value in whole.state_dict().items() if not name.endswith("k_bias")}
+    torch.save(state, tmp_path / "eva_vit_g.pth")
+    safetensors.torch.save_file({name: value.float() for name, value in state.items()}, tmp_path / "timm.safetensors")
+    images_BCHW = torch.randn(2, 3, 8, 8)
+    features = []
+    for file in ("eva_vit_g.pth", "timm.safetensors"):
+        encoder = VisionEncoder("eva_giant_patch14_clip_224", str(tmp_path / file), model_args=sizes)
+        encoder.load()
+        features.append(encoder(images_BCHW))
+    assert features[0].shape == (2, 5, 16) and torch.equal(*features)
+    assert features[0].std() > 0.1
