@@ -13,6 +13,7 @@ TRAINER = {
 OTHERS = {
     "sweep": "run an ablation, a grid of experiments: sweep --config ablations/objectives.yaml --workers 2",
     "report": "tables and plots of an ablation sweep: report DIR (md, html, csv, png; also while it runs)",
+    "compare": "what differs between the tests of two runs, item by item: compare RUN_A RUN_B",
     "params": "table of trainable and frozen parameters: params --config FILE (no weights needed)",
     "data": "make the mini-world, models for it, features; index tar shards: data make-mini|...|index --help",
     "ask": 'answer a question about an image: ask --checkpoint RUN IMAGE "what shape is red ?"',
@@ -59,6 +60,10 @@ def main() -> int:
         from lit_blip2.ablation.report import main as run
 
         run(rest)
+    elif command == "compare":
+        from lit_blip2.compare import main as run
+
+        return run(rest)
     elif command == "params":
         from lit_blip2.params import main as run
 

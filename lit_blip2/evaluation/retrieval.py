@@ -4,19 +4,23 @@ Suffixes: I images, T texts, K candidates, P pairs. Scores are larger for better
 device of its scores.
 """
 
+import numpy as np
 import torch
 
+from lit_blip2.evaluation.items import Items
+
 KS = (1, 5, 10)
+MOST_TEXTS = 1000  # of an image, in the number of an item
 
 
-def recalls(
-    scores_IT: torch.Tensor, image_of_text_T: torch.Tensor, prefix: str, scores_TI: torch.Tensor | None = None
-) -> dict[str, float]:
-    """{prefix}_txt_r{1,5,10} and {prefix}_img_r{1,5,10}, shares in 0..1. prefix: "retrieval/itc" for instance.
+def ranks(
+    scores_IT: torch.Tensor, image_of_text_T: torch.Tensor, scores_TI: torch.Tensor | None = None
+) -> dict[str, torch.Tensor]:
+    """Rank, from 1, of the best own text of each image ("txt", int [I]) and of the image of each text ("img", [T]).
 
-    image_of_text_T: for every text the row of its image; an image may have several texts, and finds one of them to
-    score. Image-to-text ranks the rows of scores_IT, text-to-image those of scores_TI, by default its transpose
-    (re-ranking has other candidates either way round).
+    image_of_text_T: for every text the row of its image; an image may have several texts. Image-to-text ranks the rows
+    of scores_IT, text-to-image those of scores_TI, by default its transpose (re-ranking has other candidates either way
+    round).
 
     Ties count as losses: a match ranks behind every other candidate of the same score, so a constant score recalls
     nothing, and neither does a match at -inf (a pair that re-ranking never saw).
@@ -26,8 +30,25 @@ def recalls(
     scores_TI = scores_IT.T if scores_TI is None else scores_TI
     _check(scores_IT, image_of_text_T)
     _check(scores_TI.T, image_of_text_T)
-    ranks = {"txt": _text_ranks(scores_IT, image_of_text_T), "img": _image_ranks(scores_TI, image_of_text_T)}
-    return {f"{prefix}_{way}_r{k}": (rank <= k).double().mean().item() for way, rank in ranks.items() for k in KS}
+    return {"txt": _text_ranks(scores_IT, image_of_text_T), "img": _image_ranks(scores_TI, image_of_text_T)}
+
+
+def recall_items(
+    ranks: dict[str, torch.Tensor], image_ids_I: torch.Tensor, image_of_text_T: torch.Tensor, prefix: str
+) -> dict[str, Items]:
+    """{prefix}_txt_r{1,5,10} and {prefix}_img_r{1,5,10}, whose means are the recalls: 1 where the rank is at most k. A
+    text's number is its image's id with its place among that image's texts behind it."""
+    image_ids, owners = image_ids_I.cpu().numpy(), image_of_text_T.cpu().numpy()
+    order = np.argsort(owners, kind="stable")
+    place = np.empty_like(order)
+    place[order] = np.arange(len(order)) - np.searchsorted(owners[order], owners[order])
+    texts = image_ids[owners] * MOST_TEXTS + place
+    of = {"txt": (image_ids, image_ids), "img": (image_ids[owners], texts)}
+    return {
+        f"{prefix}_{way}_r{k}": Items((rank <= k).cpu().numpy().astype(np.float32), *of[way])
+        for way, rank in ranks.items()
+        for k in KS
+    }
 
 
 def candidates(scores_IT: torch.Tensor, k: int = 128) -> tuple[torch.Tensor, torch.Tensor]:
@@ -59,7 +80,7 @@ def rerank(
     itm_P: torch.Tensor,
     mode: str,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scores after re-ranking, image-to-text [I, T] and text-to-image [T, I]: the arguments of `recalls`.
+    """Scores after re-ranking, image-to-text [I, T] and text-to-image [T, I]: the arguments of `ranks`.
 
     scores_IT: ITC's cosine, not divided by the temperature. itm_P: the ITM logit of "match" for each of
     `candidate_pairs`. mode "itc" keeps the cosine, "itm" takes the logit, "sum" adds the two (LAVIS; NUMERICS,

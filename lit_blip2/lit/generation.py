@@ -4,10 +4,12 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from lit_blip2.evaluation.captioning import caption_scores
+from lit_blip2.evaluation.captioning import caption_items
+from lit_blip2.evaluation.items import Items
 from lit_blip2.evaluation.vqa import summarise, vqa_scores
 from lit_blip2.keyed import row_uniforms
 from lit_blip2.lit.gather import gather_lists
@@ -21,7 +23,8 @@ if TYPE_CHECKING:
 class Generation:
     """A part of LitStage2 and LitJoint; LitBLIP2 calls its methods.
 
-    predictions: captions and answers so far, of this rank; after `metrics`, of all ranks.
+    predictions: captions and answers so far, of this rank; after `metrics`, of all ranks. items: what stands behind
+    the metrics that are means.
 
     Args:
         net: encoder, bridge and language model.
@@ -61,6 +64,7 @@ class Generation:
         )
         self.captioning = dict(max_new_tokens=caption_max_new_tokens, num_beams=caption_num_beams)
         self.predictions: list[dict[str, Any]] = []
+        self.items: dict[str, Items] = {}
 
     def prepare(self, batch: dict[str, Any]) -> None:
         """Tokenise, draw random numbers and find examples."""
@@ -126,8 +130,8 @@ class Generation:
             blind = self.net.language.generate(None, prompts, examples=unseen, **self.answering)
         columns = (batch["question_id"], batch["question"], batch["question_type"], batch["answers"], answers, blind)
         own = [
-            dict(task="vqa", question_id=i, question=q, question_type=t, answers=a, answer=p, no_image=n)
-            for i, q, t, a, p, n in zip(*columns)
+            dict(task="vqa", image_id=m, question_id=i, question=q, question_type=t, answers=a, answer=p, no_image=n)
+            for m, i, q, t, a, p, n in zip(batch["image_id"].tolist(), *columns)
         ]
         for row, ids in zip(own, zip(*(each["question_id"] for each in examples))):
             row["examples"] = list(ids)
@@ -151,13 +155,21 @@ class Generation:
         self.gather()
         captions = [each for each in self.predictions if each["task"] == "caption"]
         answers = [each for each in self.predictions if each["task"] == "vqa"]
-        metrics = {}
+        metrics, self.items = {}, {}
         if captions:
-            pairs = [(each["caption"], each["references"]) for each in captions]
-            metrics |= caption_scores([text for text, _ in pairs], [references for _, references in pairs])
+            texts, references, ids = zip(
+                *((each["caption"], each["references"], each["image_id"]) for each in captions)
+            )
+            scores, self.items = caption_items(list(texts), list(references), list(ids))
+            metrics |= scores
         if answers:
             truths, types = [each["answers"] for each in answers], [each["question_type"] for each in answers]
-            metrics |= summarise(vqa_scores([each["answer"] for each in answers], truths), types)
+            scores = vqa_scores([each["answer"] for each in answers], truths)
+            metrics |= summarise(scores, types)
+            images, ids = (np.array([each[key] for each in answers]) for key in ("image_id", "question_id"))
+            all_questions = Items(np.array(scores), images, ids)
+            self.items["vqa/accuracy"] = all_questions
+            self.items["vqa/mean_over_types"] = all_questions._replace(strata=np.array(types))
             if answers[0]["no_image"] is not None:
                 blind = summarise(vqa_scores([each["no_image"] for each in answers], truths), types)
                 metrics["vqa/no_image"] = blind["vqa/mean_over_types"]

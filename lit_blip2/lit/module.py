@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lit_blip2.checkpoint import check_fits, trainable_state
 from lit_blip2.keyed import seed_dropout
 from lit_blip2.lit.generation import Generation
+from lit_blip2.lit.intervals import write_intervals
 from lit_blip2.lit.optim import AdamWCosine
 from lit_blip2.lit.representation import Representation
 from lit_blip2.paths import run_all
@@ -125,6 +126,7 @@ class LitBLIP2(L.LightningModule):
         """Test figures stand in TensorBoard at the step that the checkpoint had reached, not at 0."""
         self.on_validation_epoch_end()
         self.log("step", float(self.trained_steps))
+        write_intervals(self.trainer, {name: each for part in self.parts for name, each in part.items.items()})
         if self.generation is not None:
             self.generation.write(self, "predictions.jsonl")
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from lit_blip2.distributed import single_process
+from lit_blip2.evaluation.items import Items
 from lit_blip2.evaluation.queries import query_usage
 from lit_blip2.keyed import row_uniforms
 from lit_blip2.lit.retrieval import RetrievalSet
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
 class Representation:
     """A part of LitStage1 and LitJoint; LitBLIP2 calls its methods.
 
-    query_wins: which query won for each image of the last evaluation, int64 [I]; None without ITC.
+    query_wins: which query won for each image of the last evaluation, int64 [I]; None without ITC. items: what stands
+    behind its recalls.
 
     Args:
         net: encoder, Q-Former and objectives.
@@ -29,6 +31,7 @@ class Representation:
             raise ValueError(f"rerank={rerank} must be at least 1")
         self.net, self.rerank = net, rerank
         self.query_wins: Tensor | None = None
+        self.items: dict[str, Items] = {}
 
     def prepare(self, batch: dict[str, Any]) -> None:
         """Tokenise and draw random numbers."""
@@ -81,6 +84,7 @@ class Representation:
     def metrics(self) -> dict[str, float]:
         """Retrieval and binding over all ranks; forgets what was collected."""
         metrics = self.retrieval.metrics()
+        self.items = self.retrieval.items
         self.query_wins = self.retrieval.query_wins()
         if self.query_wins is not None:
             metrics["queries/entropy"] = query_usage(self.query_wins, self.net.qformer.num_queries)[2]

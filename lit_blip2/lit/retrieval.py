@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from lit_blip2.evaluation.binding import binding_accuracy
-from lit_blip2.evaluation.retrieval import candidate_pairs, candidates, recalls, rerank
+from lit_blip2.evaluation.items import Items
+from lit_blip2.evaluation.retrieval import candidate_pairs, candidates, ranks, recall_items, rerank
 from lit_blip2.lit.gather import gather_lists
 from lit_blip2.model.text import PackedText
 from lit_blip2.objectives.itc import similarity
@@ -20,12 +21,14 @@ PAIRS_PER_PASS = 512
 
 
 class RetrievalSet:
-    """Images and texts seen so far. `rerank`: candidates per image and per text that ITM scores."""
+    """Images and texts seen so far. `rerank`: candidates per image and per text that ITM scores. `items`: after
+    `metrics`, what stands behind the recalls."""
 
     def __init__(self, net: Stage1, rerank: int):
         self.net, self.rerank = net, rerank
         self.rows: list[dict[str, Any]] = []
         self.binding: list[dict[str, Any]] = []
+        self.items: dict[str, Items] = {}
 
     @torch.no_grad()
     def add(self, features_BND: Tensor, text: PackedText, image_ids_B: Tensor, counts: list[int]) -> None:
@@ -75,16 +78,19 @@ class RetrievalSet:
         image_of_text_T = torch.repeat_interleave(counts)
         # Image batch by image batch: all images, queries and texts at once would not fit.
         cosine_IT = torch.cat([similarity(row["image"], text_TP) for row in rows])
-        metrics = recalls(cosine_IT, image_of_text_T, "retrieval/itc")
+        ids_I = torch.tensor(list(chain(*(row["image_ids"] for row in rows))))
+        found = ranks(cosine_IT, image_of_text_T)
+        self.items = recall_items(found, ids_I, image_of_text_T, "retrieval/itc")
         if self.net.itm is None:
-            return metrics
+            return {name: each.mean() for name, each in self.items.items()}
         texts_IK, images_TK = candidates(cosine_IT, self.rerank)
         pairs_R2 = candidate_pairs(texts_IK, images_TK)
         match_R = self._match(rows, pairs_R2)
         for mode in ("itm", "sum"):
             by_image_IT, by_text_TI = rerank(cosine_IT, texts_IK, images_TK, pairs_R2, match_R, mode)
-            metrics |= recalls(by_image_IT, image_of_text_T, f"retrieval/{mode}", by_text_TI)
-        return metrics
+            found = ranks(by_image_IT, image_of_text_T, by_text_TI)
+            self.items |= recall_items(found, ids_I, image_of_text_T, f"retrieval/{mode}")
+        return {name: each.mean() for name, each in self.items.items()}
 
     @torch.no_grad()
     def _match(self, rows: list[dict[str, Any]], pairs_R2: Tensor) -> Tensor:

@@ -4,9 +4,26 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lit_blip2.evaluation.retrieval import candidate_pairs, candidates, recalls, rerank
+from lit_blip2.evaluation.items import difference
+from lit_blip2.evaluation.retrieval import candidate_pairs, candidates, ranks, recall_items, rerank
 
 INF = float("inf")
+
+
+def recalls(scores_IT, owner_T, prefix, scores_TI=None) -> dict[str, float]:
+    """What a run logs."""
+    items = recall_items(ranks(scores_IT, owner_T, scores_TI), torch.arange(len(scores_IT)), owner_T, prefix)
+    return {name: each.mean() for name, each in items.items()}
+
+
+def test_a_text_keeps_its_number_wherever_its_image_stands():
+    """Two runs may meet the images in another order; their queries are matched all the same."""
+    scores_IT, owner_T = torch.randn(4, 8, generator=torch.Generator().manual_seed(0)), torch.arange(8) // 2
+    turned_I, turned_T = torch.tensor([2, 0, 3, 1]), torch.tensor([4, 5, 0, 1, 6, 7, 2, 3])
+    one = recall_items(ranks(scores_IT, owner_T), torch.tensor([7, 8, 9, 10]), owner_T, "x")
+    two = recall_items(ranks(scores_IT[turned_I][:, turned_T], owner_T), torch.tensor([9, 7, 10, 8]), owner_T, "x")
+    assert sorted(one["x_img_r1"].ids.tolist()) == [7000, 7001, 8000, 8001, 9000, 9001, 10000, 10001]
+    assert not any(difference(one[name], two[name]).values.any() for name in one)
 
 
 def plain_recalls(scores_IT, scores_TI, image_of_text, k):

@@ -7,6 +7,7 @@ import torch
 
 from lit_blip2 import ask
 from lit_blip2.checkpoint import read_checkpoint
+from lit_blip2.evaluation.items import read_items
 from lit_blip2.lit import joint
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -58,6 +59,13 @@ def test_one_checkpoint_is_tested_in_both_ways_asked_and_continued(fit, joint_ru
     assert {"vqa/no_image", "llm/text_qa", "caption/exact", "retrieval/sum_img_r5"} <= found.keys()
     predictions = [json.loads(line) for line in (joint_run / "predictions.jsonl").read_text().splitlines()]
     assert {each["task"] for each in predictions} == {"caption", "vqa"}
+    sure = json.loads((joint_run / "intervals.json").read_text())
+    assert {"retrieval/itm_img_r1", "vqa/accuracy", "vqa/mean_over_types", "caption/cider"} <= sure.keys()
+    for name, row in sure.items():
+        assert row["low"] <= found[name] <= row["high"] and row["images"] == 6, name
+    items = read_items(joint_run / "items.npz")
+    for name, each in items.items():
+        assert each.mean() == pytest.approx(found[name], abs=1e-6), name
     image = str(next((world / "images" / "test").glob("*.png")))
     assert ask.answer(joint_run, image, "how many objects are there ?") and ask.answer(joint_run, image)
 

@@ -1,0 +1,69 @@
+"""`compare`: what differs between the tests of two runs, item by item."""
+
+import sys
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from lit_blip2.evaluation.items import FILE, Items, difference, interval, read_items
+
+HELP = """Compare the tests of two runs on the same questions, captions and images, pair by pair.
+
+  python -m lit_blip2 compare runs/mini_opt runs/mini_opt_without_stage1
+
+The interval is that of the difference, by bootstrap over images: it knows nothing of other seeds. For those, sweep."""
+
+
+def main(arguments: list[str]) -> int:
+    """Parse, compare, print; 0, or 2 with the reason where it cannot be done."""
+    parser = ArgumentParser(
+        "python -m lit_blip2 compare", description=HELP, formatter_class=RawDescriptionHelpFormatter
+    )
+    parser.add_argument("first", metavar="RUN_A", type=Path, help="run folder, or one above it: the newest test counts")
+    parser.add_argument("second", metavar="RUN_B", type=Path)
+    given = parser.parse_args(arguments)
+    try:
+        first, second = find_items(given.first), find_items(given.second)
+        rows = compared(read_items(first), read_items(second))
+    except (OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    table = Table(title=f"A: {first.parent}\nB: {second.parent}", title_justify="left")
+    for head in ("figure", "A", "B", "B - A", "95 % interval", "verdict"):
+        table.add_column(head, justify="left" if head in ("figure", "verdict") else "right")
+    for name, row in rows.items():
+        low, high = row["low"], row["high"]
+        verdict = "no difference shown" if low <= 0 <= high else "B is better" if low > 0 else "B is worse"
+        figures = [f"{row[key]:.4f}" for key in ("first", "second")]
+        table.add_row(name, *figures, f"{row['difference']:+.4f}", f"{low:+.4f} to {high:+.4f}", verdict)
+    Console(width=None if sys.stdout.isatty() else 140).print(table)
+    return 0
+
+
+def find_items(run: Path) -> Path:
+    """The items of a run's newest test. Raises FileNotFoundError that says how to get some."""
+    found = sorted(run.glob(f"**/{FILE}"), key=lambda file: file.stat().st_mtime)
+    if not found:
+        raise FileNotFoundError(
+            f"no {FILE} in {run}: a test writes it (python -m lit_blip2 test --config FILE --ckpt_path {run})"
+        )
+    return found[-1]
+
+
+def compared(first: dict[str, Items], second: dict[str, Items]) -> dict[str, dict[str, float]]:
+    """Figure -> first, second, difference, and low and high of its paired interval. Raises ValueError for figures on
+    different items, or where no figure is in both."""
+    if not (common := [name for name in first if name in second]):
+        raise ValueError(f"no figure is in both: {', '.join(first)} and {', '.join(second)}")
+    rows = {}
+    for name in common:
+        try:
+            paired = difference(first[name], second[name])
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
+        low, high = interval(paired)
+        means = {"first": first[name].mean(), "second": second[name].mean()}
+        rows[name] = means | {"difference": paired.mean(), "low": low, "high": high}
+    return rows

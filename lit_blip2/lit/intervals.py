@@ -1,0 +1,31 @@
+"""How sure a test's figures are: in a table, in intervals.json, and item by item for `compare`."""
+
+import json
+from pathlib import Path
+
+import lightning as L
+from rich.console import Console
+from rich.table import Table
+
+from lit_blip2.evaluation.items import FILE, Items, interval, write_items
+
+
+def write_intervals(trainer: L.Trainer, items: dict[str, Items]) -> None:
+    """Beside the run's metrics, from the first rank: items.npz and intervals.json, {metric: {low, high, images}}."""
+    folder = trainer.log_dir  # asks all ranks, so it comes before any of them leaves
+    if not (items and folder and trainer.is_global_zero):
+        return
+    write_items(Path(folder, FILE), items)
+    found = {name: interval(each) for name, each in items.items()}
+    kept = {
+        name: {"low": low, "high": high, "images": len(set(items[name].images.tolist()))}
+        for name, (low, high) in found.items()
+    }
+    Path(folder, "intervals.json").write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+    table = Table("figure", title="95 % intervals, bootstrap over images")
+    for head in ("value", "low", "high", "images"):
+        table.add_column(head, justify="right")
+    for name, each in items.items():
+        row = kept[name]
+        table.add_row(name, f"{each.mean():.4f}", f"{row['low']:.4f}", f"{row['high']:.4f}", str(row["images"]))
+    Console().print(table)

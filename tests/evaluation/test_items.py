@@ -1,0 +1,64 @@
+"""Intervals by bootstrap over images: against theory, by hand, and paired."""
+
+import numpy as np
+import pytest
+
+from lit_blip2.evaluation.items import Items, difference, interval, read_items, write_items
+
+
+def items(values, images=None, strata=None) -> Items:
+    numbers = np.arange(len(values))
+    images = numbers if images is None else np.array(images)
+    return Items(np.array(values, dtype=float), images, numbers, None if strata is None else np.array(strata))
+
+
+def test_an_interval_of_independent_items_is_that_of_theory():
+    values = np.random.default_rng(0).random(4000) < 0.3
+    low, high = interval(items(values))
+    width = 1.96 * (values.mean() * (1 - values.mean()) / 4000) ** 0.5
+    assert (low, high) == pytest.approx((values.mean() - width, values.mean() + width), abs=0.1 * width)
+
+
+def test_items_of_an_image_stand_together():
+    """Ten equal answers to an image say what one says."""
+    values = np.random.default_rng(0).random(300) < 0.5
+    together = interval(items(np.repeat(values, 10), np.repeat(np.arange(300), 10)))
+    assert together == pytest.approx(interval(items(values)), abs=1e-12)
+
+
+def test_a_mean_over_strata_is_a_mean_of_means():
+    found = items([1, 0, 0, 0, 1], strata=["color", "count", "count", "count", "count"])
+    assert found.mean() == pytest.approx((1 + 1 / 4) / 2)
+    low, high = interval(found)
+    assert low < found.mean() < high
+
+
+def test_a_paired_difference_is_surer_than_two_intervals():
+    rng = np.random.default_rng(1)
+    first = rng.random(1000) < 0.5
+    second = np.where(rng.random(1000) < 0.05, ~first, first)
+    low, high = interval(difference(items(first), items(second)))
+    assert high - low < 0.5 * np.subtract(*interval(items(first))[::-1])
+    assert low <= second.mean() - first.mean() <= high
+
+
+def test_items_are_matched_by_id_and_another_set_is_named():
+    first = items([1, 2, 3])
+    turned = Items(np.array([30.0, 10.0, 20.0]), np.array([2, 0, 1]), np.array([2, 0, 1]))
+    assert difference(first, turned).values.tolist() == [9, 18, 27]
+    with pytest.raises(ValueError, match="1 items are in one run only, the first with id 3"):
+        difference(first, items([1, 2, 3, 4]))
+    with pytest.raises(ValueError, match="other images"):
+        difference(first, first._replace(images=np.array([5, 6, 7])))
+    with pytest.raises(ValueError, match="no items"):
+        interval(items([]))
+
+
+def test_they_are_kept(tmp_path):
+    kept = {"vqa/accuracy": items([1, 0.3]), "vqa/mean_over_types": items([1, 0.3], strata=["a", "b"])}
+    write_items(tmp_path / "items.npz", kept)
+    found = read_items(tmp_path / "items.npz")
+    assert found.keys() == kept.keys()
+    for name, each in kept.items():
+        for one, two in zip(each, found[name]):
+            assert (one is None and two is None) or (one == two).all()
