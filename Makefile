@@ -20,7 +20,7 @@ ablation: .venv/installed
 	.venv/bin/python -m lit_blip2 sweep --config ablations/objectives_small.yaml --workers 2
 
 test: .venv/installed lint
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 10
 
 unit: .venv/installed
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
