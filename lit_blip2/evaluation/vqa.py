@@ -37,12 +37,14 @@ _CONTRACTIONS = {"somebody'd": "somebodyd"} | {
 def vqa_scores(predictions: Sequence[str], answers: Sequence[Sequence[str]]) -> list[float]:
     """The accuracy of each prediction against its annotators' answers, 0..1.
 
-    Raises ValueError for unequal numbers, or fewer than two answers to a question (one cannot be left out of one).
+    Where there is one answer, as in GQA, nobody can be left out: it is 1 if the two are equal once both are normalised.
+
+    Raises ValueError for unequal numbers, or a question without an answer.
     """
     if len(predictions) != len(answers):
         raise ValueError(f"{len(predictions)} predictions for {len(answers)} questions")
-    if few := [i for i, given in enumerate(answers) if len(given) < 2]:
-        raise ValueError(f"question {few[0]} has {len(answers[few[0]])} answers: at least 2 are needed, VQAv2 has 10")
+    if alone := [i for i, given in enumerate(answers) if not given]:
+        raise ValueError(f"question {alone[0]} has no answer")
     return [_score(prediction, given) for prediction, given in zip(predictions, answers)]
 
 
@@ -75,6 +77,8 @@ def normalise(text: str) -> str:
 
 def _score(prediction: str, answers: Sequence[str]) -> float:
     prediction, answers = _one_line(prediction), [_one_line(answer) for answer in answers]
+    if len(answers) == 1:
+        return float(normalise(prediction) == normalise(answers[0]))
     if len(set(answers)) > 1:
         prediction, answers = normalise(prediction), [normalise(answer) for answer in answers]
     total, same = len(answers), answers.count(prediction)

@@ -82,7 +82,12 @@ def test_summary_gives_every_type_the_same_weight():
 def test_errors_name_the_numbers():
     with pytest.raises(ValueError, match="1 predictions for 2"):
         vqa_scores(["a"], [["a"] * 10] * 2)
-    with pytest.raises(ValueError, match="question 1 has 1 answers"):
-        vqa_scores(["a", "a"], [["a"] * 10, ["a"]])
+    with pytest.raises(ValueError, match="question 1 has no answer"):
+        vqa_scores(["a", "a"], [["a"] * 10, []])
     with pytest.raises(ValueError, match="0 scores"):
         summarise([], [])
+
+
+def test_the_one_answer_of_gqa_is_matched_as_it_is_meant():
+    given = ["The Cat.", "two", "cats", "left"]
+    assert vqa_scores(given, [["cat"], ["2"], ["cat"], ["right"]]) == [1, 1, 0, 0]
