@@ -21,6 +21,7 @@ import yaml
 from jsonargparse import Namespace
 
 from lit_blip2.cli import SuiteCLI, build, nulls_as_config
+from lit_blip2.evaluation.pope import TYPE as POPE
 from lit_blip2.evaluation.vqa import type_metric
 from lit_blip2.params import NoDraws
 
@@ -74,7 +75,9 @@ def metric_names(built: Namespace, command: str, files: bool) -> set[str]:
         if hasattr(callback, "metric_names"):
             names |= callback.metric_names(built.model, tasks, command)
     if files and "vqa/type_*" in names:
-        names = names - {"vqa/type_*"} | {type_metric(name) for name in built.data.question_types(split)}
+        types = built.data.question_types(split)
+        names = names - {"vqa/type_*"} | {type_metric(name) for name in types}
+        names -= set() if types == {POPE} else {"vqa/yes_*"}
     return names
 
 

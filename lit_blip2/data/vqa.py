@@ -1,5 +1,7 @@
-"""Questions with their human answers, from the files of VQAv2, OK-VQA, GQA and Visual Genome."""
+"""Questions with their answers, from the files of VQAv2, OK-VQA, GQA, Visual Genome and POPE."""
 
+import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -10,6 +12,7 @@ import numpy as np
 
 from lit_blip2.data.captions import load_json
 from lit_blip2.data.strings import Strings
+from lit_blip2.evaluation.pope import TYPE as POPE
 
 OTHER_IMAGES = 10**10  # GQA's images that are not Visual Genome's: n161313 is this much and 161313
 
@@ -40,19 +43,20 @@ class Questions:
 def read_questions(
     questions: str | Path, annotations: str | Path | None = None, files: Mapping[int, str] | None = None
 ) -> Questions:
-    """Read questions and their answers: VQAv2's and OK-VQA's two files, GQA's one, or Visual Genome's one.
+    """Read questions and their answers: VQAv2's and OK-VQA's two files, or GQA's, Visual Genome's or POPE's one.
 
     VQAv2 names no files: `files` (image id -> file name) does, and where it is silent COCO's own naming is used, with
     the data_subtype of the questions file. GQA and Visual Genome have one answer to a question; their images are
-    ID.jpg, and the type of a GQA question is its structural one.
+    ID.jpg, and the type of a GQA question is its structural one. POPE's lines are about COCO's images, and all are of
+    type pope.
 
     Raises FileNotFoundError, or ValueError naming the file and the ids for: a question or an answer twice, a
     question without its answer or the other way round, two image ids for one question, an image whose file
     cannot be named, differing numbers of answers, another layout.
     """
-    content = load_json(questions)
     if annotations is None:
-        return _table(_answered(content, questions))
+        return _table(_answered(_load(questions), questions))
+    content = load_json(questions)
     asked = _by_id(content["questions"], questions)
     answered = _by_id(load_json(annotations)["annotations"], annotations)
     _check_pairing(asked, answered, questions, annotations)
@@ -94,6 +98,15 @@ def _table(rows: Iterable[Row]) -> Questions:
     )
 
 
+def _load(path: str | Path):
+    """JSON, or where each line is some, the list of them."""
+    lines = Path(path).read_text(encoding="utf-8").splitlines()
+    try:
+        return [json.loads(line) for line in lines if line.strip()] if len(lines) > 1 else load_json(path)
+    except ValueError:
+        return load_json(path)
+
+
 def _answered(content, path: str | Path) -> Iterator[Row]:
     """The questions of a file that holds their answers as well."""
     if isinstance(content, dict) and content and all("imageId" in row for row in content.values()):  # GQA
@@ -107,10 +120,17 @@ def _answered(content, path: str | Path) -> Iterator[Row]:
             kind = row["question"].split(maxsplit=1)[0].lower()  # what, where, when, who, why, how
             file, text = f"{row['image_id']}.jpg", row["question"].strip()
             yield Row(row["qa_id"], row["image_id"], file, text, kind, [row["answer"].rstrip(".")])
+    elif isinstance(content, list) and content and all({"image", "text", "label"} <= row.keys() for row in content):
+        for row in content:  # POPE
+            digits = re.search(r"(\d+)\.\w+$", row["image"])
+            if digits is None:
+                raise ValueError(f"{path}: question {row['question_id']}: {row['image']!r} ends in no image id")
+            image_id, question = int(digits[1]), row["text"].strip()
+            yield Row(row["question_id"], image_id, row["image"], question, POPE, [row["label"].lower()])
     else:
         raise ValueError(
-            f"{path} holds no answers: it is neither GQA's questions nor Visual Genome's question_answers.json. "
-            "VQAv2's and OK-VQA's need their annotations as well"
+            f"{path} holds no answers: it is none of GQA's questions, Visual Genome's question_answers.json and POPE's "
+            "lines. VQAv2's and OK-VQA's need their annotations as well"
         )
 
 
@@ -118,7 +138,7 @@ def _answered(content, path: str | Path) -> Iterator[Row]:
 def question_types(questions: str | Path, annotations: str | Path | None = None) -> frozenset[str]:
     """The types of the questions that `read_questions` would read."""
     if annotations is None:
-        return frozenset(row.type for row in _answered(load_json(questions), questions))
+        return frozenset(row.type for row in _answered(_load(questions), questions))
     return frozenset(mark["question_type"] for mark in load_json(annotations)["annotations"])
 
 

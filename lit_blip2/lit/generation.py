@@ -10,6 +10,8 @@ from torch import Tensor
 
 from lit_blip2.evaluation.captioning import caption_items
 from lit_blip2.evaluation.items import Items
+from lit_blip2.evaluation.pope import TYPE as POPE
+from lit_blip2.evaluation.pope import pope_scores, yes_or_no
 from lit_blip2.evaluation.vqa import summarise, vqa_scores
 from lit_blip2.keyed import row_uniforms
 from lit_blip2.lit.gather import gather_lists
@@ -89,7 +91,7 @@ class Generation:
         """See LitBLIP2.metric_names."""
         names = {"loss/lm", "caption/cider", "caption/bleu4"} if "caption" in tasks else set()
         if "vqa" in tasks:
-            names |= {"vqa/accuracy", "vqa/mean_over_types", "vqa/type_*"}
+            names |= {"vqa/accuracy", "vqa/mean_over_types", "vqa/type_*", "vqa/yes_*"}
             names |= {"vqa/no_image"} if self.no_image and command == "test" else set()
         return names
 
@@ -164,7 +166,11 @@ class Generation:
             metrics |= scores
         if answers:
             truths, types = [each["answers"] for each in answers], [each["question_type"] for each in answers]
-            scores = vqa_scores([each["answer"] for each in answers], truths)
+            given = [each["answer"] for each in answers]
+            if set(types) == {POPE}:
+                given = [yes_or_no(answer) for answer in given]
+                metrics |= pope_scores(given, [answer for (answer,) in truths])
+            scores = vqa_scores(given, truths)
             metrics |= summarise(scores, types)
             images, ids = (np.array([each[key] for each in answers]) for key in ("image_id", "question_id"))
             all_questions = Items(np.array(scores), images, ids)

@@ -285,6 +285,19 @@ def test_visual_genome_has_its_answers_with_the_questions(tmp_path):
     assert list(table.types) == ["where"] and table.answers_of(0) == ["On the mat"]
 
 
+def test_pope_has_a_line_for_each_question(tmp_path):
+    row = {"question_id": 1, "image": "COCO_val2014_000000310196.jpg", "text": "Is there a snowboard?", "label": "yes"}
+    lines = [row, row | {"question_id": 2, "text": "Is there a car?", "label": "no"}]
+    path = tmp_path / "coco_pope_random.json"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    table = read_questions(path)
+    assert table.image_ids.tolist() == [310196, 310196] and list(table.files) == [row["image"]] * 2
+    assert table.answers_of(1) == ["no"] and question_types(path) == {"pope"}
+    path.write_text("".join(json.dumps(line | {"image": "x.jpg"}) + "\n" for line in lines))
+    with pytest.raises(ValueError, match=r"question 1: 'x\.jpg' ends in no image id"):
+        read_questions(path)
+
+
 def test_questions_without_answers_say_what_is_missing(tmp_path):
     path = write_json(tmp_path / "q.json", {"questions": []})
     with pytest.raises(ValueError, match="need their annotations as well"):

@@ -13,6 +13,7 @@ from transformers import OPTForCausalLM
 
 from lit_blip2.checkpoint import find_checkpoint, read_checkpoint
 from lit_blip2.data.packing import pack
+from lit_blip2.evaluation.pope import yes_or_no
 from lit_blip2.lit.callbacks import MetricsFile
 from lit_blip2.objectives import stage1
 
@@ -252,6 +253,23 @@ def test_predict_writes_captions_and_answers(fit, stage1_run):
     lines = [json.loads(line) for line in (run / "predict.jsonl").read_text().splitlines()]
     assert {each["task"] for each in lines} == {"caption", "vqa"}
     assert not (run / "predictions.jsonl").exists()  # a test's: predict leaves them alone
+
+
+def test_popes_questions_are_scored_as_yes_and_no(fit, stage1_run, world, tmp_path):
+    run = fit("mini_opt", f"--model.init_from={stage1_run}", "--trainer.max_steps=2")
+    images = json.loads((world / "annotations/captions_test.json").read_text())["images"]
+    rows = [
+        {"question_id": number, "image": image["file_name"], "text": "is there a ring ?", "label": label}
+        for number, (image, label) in enumerate(zip(images, ["yes", "no"] * 9, strict=False))
+    ]
+    (tmp_path / "pope.json").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    asked = ["--data.vqa_test={questions: %s}" % (tmp_path / "pope.json"), f"--ckpt_path={run}"]
+    fit("mini_opt", *asked, command="test", runs=run.parent.parent)
+    found = json.loads((run / "metrics.json").read_text())
+    assert {"vqa/yes_f1", "vqa/yes_precision", "vqa/yes_recall", "vqa/yes_share", "vqa/type_pope"} <= found.keys()
+    lines = [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
+    said = [yes_or_no(line["answer"]) == line["answers"][0] for line in lines if line["task"] == "vqa"]
+    assert found["vqa/accuracy"] == pytest.approx(sum(said) / len(said)) and len(said) == len(rows)
 
 
 def test_validate_leaves_a_tests_figures_alone(fit, stage1_run):
