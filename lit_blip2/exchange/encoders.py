@@ -1,7 +1,10 @@
-"""EVA-CLIP's ViT under two names: timm's, which LAVIS' files share behind `visual_encoder.`, and Hugging Face's.
+"""Image encoders under other names than timm's.
 
-timm has biases for queries and values and none for keys; Hugging Face one for all three. A bias of keys adds the same
-to every logit of a query, which softmax does not see: it is dropped, and written as zero.
+EVA-CLIP's ViT: LAVIS' files have timm's names behind `visual_encoder.`, Hugging Face its own. timm has biases for
+queries and values and none for keys; Hugging Face one for all three. A bias of keys adds the same to every logit of a
+query, which softmax does not see: it is dropped, and written as zero.
+
+CLIP's ViT-L: LAVIS' files have OpenAI's names.
 """
 
 import re
@@ -25,6 +28,57 @@ IN_BLOCKS = {
     "mlp.fc1": "mlp.fc1",
     "mlp.fc2": "mlp.fc2",
 }
+
+
+CLIP_SINGLE = {
+    "cls_token": "class_embedding",
+    "pos_embed": "positional_embedding",
+    "patch_embed.proj.weight": "conv1.weight",
+    "norm_pre.weight": "ln_pre.weight",
+    "norm_pre.bias": "ln_pre.bias",
+}
+CLIP_BLOCK = "transformer.resblocks."
+CLIP_IN_BLOCKS = {
+    "norm1.": "ln_1.",
+    "attn.qkv.": "attn.in_proj_",
+    "attn.proj.": "attn.out_proj.",
+    "norm2.": "ln_2.",
+    "mlp.fc1.": "mlp.c_fc.",
+    "mlp.fc2.": "mlp.c_proj.",
+}
+
+
+def from_clip(theirs: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """(timm's weights, of each of theirs the name of timm's) of a ViT with OpenAI's names."""
+    found = [
+        (name, key) for name, key in _clip_pairs(_depth(theirs, re.escape(CLIP_BLOCK) + r"(\d+)\.")) if key in theirs
+    ]
+    ours = {name: theirs[key] for name, key in found}
+    ours["cls_token"], ours["pos_embed"] = ours["cls_token"].view(1, 1, -1), ours["pos_embed"][None]
+    return ours, {key: name for name, key in found}
+
+
+def to_clip(ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """OpenAI's names for timm's weights of CLIP's ViT."""
+    theirs = {key: ours[name] for name, key in _clip_pairs(_depth(ours, r"blocks\.(\d+)\."))}
+    theirs["class_embedding"] = theirs["class_embedding"].flatten()
+    return theirs | {"positional_embedding": theirs["positional_embedding"][0]}
+
+
+def is_clip(ours: Mapping[str, Tensor]) -> bool:
+    """Whether timm's weights are of a ViT with a norm before its blocks, as CLIP's have."""
+    return "norm_pre.weight" in ours
+
+
+def _clip_pairs(depth: int) -> list[tuple[str, str]]:
+    """(timm's name, OpenAI's)."""
+    found = list(CLIP_SINGLE.items())
+    for block in range(depth):
+        for name, key in CLIP_IN_BLOCKS.items():
+            found += [
+                (f"blocks.{block}.{name}{kind}", f"{CLIP_BLOCK}{block}.{key}{kind}") for kind in ("weight", "bias")
+            ]
+    return found
 
 
 def from_hf(theirs: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -17,6 +17,7 @@ from lit_blip2.checkpoint import find_checkpoint, read_checkpoint
 from lit_blip2.data.transforms import CLIP_MEAN, CLIP_STD
 from lit_blip2.data.whole import written_whole
 from lit_blip2.exchange import encoders, lavis, names
+from lit_blip2.exchange.encoders import is_clip
 from lit_blip2.exchange.hugging_face import EMBEDDINGS, LANGUAGE, SIDE_FILE, renamed
 from lit_blip2.model.language import LanguageModel
 from lit_blip2.model.tokenizer import BertTokenizer
@@ -62,12 +63,13 @@ def to_lavis(checkpoint: Path, out: Path) -> dict[str, str]:
         family = "t5" if run.net.language.encoder_decoder else decoder
     instructed = family is not None and run.net.reads_prompts
     trained = names.with_unread(run.trained, len(run.net.bridge.qformer.layers)) if instructed else run.trained
-    state = lavis.state_of(trained, run.encoder if _is_eva(run.encoder) else {}, family)
+    known = _is_eva(run.encoder) or is_clip(run.encoder)
+    state = lavis.state_of(trained, run.encoder if known else {}, family)
     with written_whole(out) as part:
         torch.save({"model": {name: value.contiguous() for name, value in state.items()}}, part)
     fate = dict.fromkeys(state, "written")
-    if not _is_eva(run.encoder):
-        fate["the image encoder"] = f"left out: LAVIS reads {run.net.vision.name} from its own file"
+    if not known:
+        fate["the image encoder"] = f"left out: LAVIS knows no {run.net.vision.name}"
     return fate
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lit_blip2.exchange import names
-from lit_blip2.exchange.encoders import LAVIS_PREFIX
+from lit_blip2.exchange.encoders import LAVIS_PREFIX, from_clip, is_clip, to_clip
 from lit_blip2.exchange.parts import GIANT, Parts
 
 LANGUAGE = ("opt_model.", "t5_model.", "llm_model.")
@@ -69,7 +69,10 @@ def read(state: Mapping[str, Tensor], path: Path) -> Parts:
                 raise ValueError(f"{path}: {key} is not {source}, to which it is tied in BERT")
             fate[key] = f"derived: {source}"
     encoder = {key.removeprefix(LAVIS_PREFIX): value for key, value in state.items() if key.startswith(LAVIS_PREFIX)}
-    fate |= {LAVIS_PREFIX + name: f"the encoder's {name}" for name in encoder}
+    known = {name: name for name in encoder}
+    if "class_embedding" in encoder:
+        encoder, known = from_clip(encoder)
+    fate |= {LAVIS_PREFIX + key: f"the encoder's {name}" for key, name in known.items()}
     fate |= {key: "dropped: the language model is read from its own files" for key in state if key.startswith(LANGUAGE)}
     if unknown := sorted(state.keys() - fate.keys()):
         raise ValueError(f"{path} holds {unknown[0]} ({len(unknown)} such), which has no place here")
@@ -97,7 +100,8 @@ def state_of(trained: Mapping[str, Tensor], encoder: Mapping[str, Tensor], famil
     if "Qformer.bert.embeddings.position_embeddings.weight" in state:
         positions = len(state["Qformer.bert.embeddings.position_embeddings.weight"])
         state[POSITIONS] = torch.arange(positions).unsqueeze(0)
-    return state | {LAVIS_PREFIX + name: value for name, value in encoder.items()}
+    theirs = to_clip(encoder) if is_clip(encoder) else encoder
+    return state | {LAVIS_PREFIX + name: value for name, value in theirs.items()}
 
 
 def _last(keys: Iterable[str], pattern: str) -> int:

@@ -1,10 +1,12 @@
 """Every weight finds its place on the other side, and means the same there."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from lit_blip2.exchange import encoders, names
+from lit_blip2.exchange import encoders, lavis, names
 from lit_blip2.model.text import PackedText
 from lit_blip2.model.vision import VisionEncoder
 from tests.exchange.conftest import VIT
@@ -105,3 +107,27 @@ def test_a_file_of_larger_positions_is_taken_as_it_is(hf_retrieval, stage1, tmp_
     made = VisionEncoder("eva_giant_patch14_clip_224", str(tmp_path / "large.safetensors"), **sizes)
     made.load()
     assert torch.equal(made.encoder.pos_embed, encoder["pos_embed"])
+
+
+def test_clips_vit_has_openais_names_as_timm_reads_them():
+    """timm converts OpenAI's own files; what it makes of ours is what it had."""
+    import timm
+    from timm.models.vision_transformer import checkpoint_filter_fn
+
+    torch.manual_seed(0)
+    sizes = dict(img_size=8, patch_size=4, embed_dim=16, depth=2, num_heads=2)
+    vit = timm.create_model("vit_large_patch14_clip_quickgelu_224", num_classes=0, **sizes)
+    vit.prune_intermediate_layers([1], prune_norm=True)
+    ours = {name: torch.randn_like(value) for name, value in vit.state_dict().items()}
+    theirs = encoders.to_clip(ours)
+    assert {"class_embedding", "transformer.resblocks.1.attn.in_proj_weight", "ln_pre.bias"} <= theirs.keys()
+    again = checkpoint_filter_fn({f"visual.{key}": value for key, value in theirs.items()}, vit)
+    back, used = encoders.from_clip(theirs)
+    assert again.keys() == back.keys() == ours.keys() and used.keys() == theirs.keys()
+    for name, value in ours.items():
+        assert torch.equal(again[name], value) and torch.equal(back[name], value), name
+    parts = lavis.read(lavis.state_of({}, ours, None), Path("vitl.pth"))
+    assert parts.net["vision"] == {"model_args": {"depth": 2, "img_size": 8}, "drop_last_blocks": 0}
+    assert all(torch.equal(parts.encoder[name], value) for name, value in ours.items())
+    with pytest.raises(ValueError, match=r"holds visual_encoder\.surprise \(1 such\), which has no place"):
+        lavis.read(lavis.state_of({}, ours, None) | {"visual_encoder.surprise": torch.ones(1)}, Path("vitl.pth"))
