@@ -74,13 +74,14 @@ def qformer_state(checkpoint: Mapping, source: str | Path, qformer: nn.Module) -
     return {key: value for key, value in state.items() if key in places or not is_text_half(key)}
 
 
-def encoder_settings(checkpoint: Mapping) -> dict[str, Any]:
-    """Which image encoder a checkpoint's run looked through: name, model_args, drop_last_blocks, as far as it says."""
+def encoder_settings(checkpoint: Mapping, *names: str) -> dict[str, Any]:
+    """Which image encoder a checkpoint's run looked through: these of its settings, by default name, model_args and
+    drop_last_blocks, as far as it says."""
     settings = yaml.safe_load(checkpoint.get("config") or "") or {}
     for key in ("model", "net", "vision"):
         settings = settings.get(key) or {}
         settings = settings.get("init_args", settings)
-    return {key: settings[key] for key in ("name", "model_args", "drop_last_blocks") if key in settings}
+    return {key: settings[key] for key in names or ("name", "model_args", "drop_last_blocks") if key in settings}
 
 
 def is_text_half(key: str) -> bool:

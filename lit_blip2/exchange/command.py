@@ -26,7 +26,10 @@ def main(command: str, arguments: list[str]) -> int:
     """Parse and run; 0, or 2 for what cannot be done, with the reason."""
     try:
         (import_run if command == "import" else export_run)(arguments)
-    except (ValueError, OSError) as error:
+    except KeyError as error:
+        print(f"error: {error} is missing in what is to be read", file=sys.stderr)
+        return 2
+    except (ValueError, OSError, TypeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

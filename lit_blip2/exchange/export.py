@@ -31,7 +31,7 @@ class Run(NamedTuple):
     net: Any
     trained: dict[str, Tensor]
     encoder: dict[str, Tensor]
-    config: dict
+    trains_encoder: bool
 
 
 def read_run(checkpoint: Path) -> Run:
@@ -50,7 +50,7 @@ def read_run(checkpoint: Path) -> Run:
     own = {name.removeprefix("vision.encoder."): value for name, value in trained.items() if name.startswith("vision.")}
     trained = {name: value for name, value in trained.items() if not name.startswith("vision.")}
     keyless = {name: value for name, value in vision.encoder.state_dict().items() if not name.endswith("k_bias")}
-    return Run(net, trained, keyless | own, config)
+    return Run(net, trained, keyless | own, bool(own))
 
 
 def to_lavis(checkpoint: Path, out: Path) -> dict[str, str]:
@@ -58,9 +58,8 @@ def to_lavis(checkpoint: Path, out: Path) -> dict[str, str]:
     run = read_run(checkpoint)
     family = None
     if "bridge.projection.weight" in run.trained:
-        run.net.language.load()
-        decoder = "llm" if run.net.reads_prompts else "opt"
-        family = "t5" if run.net.language.encoder_decoder else decoder
+        kind = run.net.language.config["model_type"]
+        family = "t5" if kind == "t5" else "llm" if run.net.reads_prompts or kind != "opt" else "opt"
     instructed = family is not None and run.net.reads_prompts
     trained = names.with_unread(run.trained, len(run.net.bridge.qformer.layers)) if instructed else run.trained
     known = _is_eva(run.encoder) or is_clip(run.encoder)
@@ -68,6 +67,8 @@ def to_lavis(checkpoint: Path, out: Path) -> dict[str, str]:
     with written_whole(out) as part:
         torch.save({"model": {name: value.contiguous() for name, value in state.items()}}, part)
     fate = dict.fromkeys(state, "written")
+    if not known and run.trains_encoder:
+        raise ValueError(f"{checkpoint} trained its image encoder, {run.net.vision.name}, which LAVIS does not know")
     if not known:
         fate["the image encoder"] = f"left out: LAVIS knows no {run.net.vision.name}"
     return fate
@@ -90,6 +91,7 @@ def to_hugging_face(checkpoint: Path, out: Path) -> dict[str, str]:
     rules = names.rules(len(qformer.layers), "opt" if stage2 else None)
     instructed = stage2 and run.net.reads_prompts
     trained = names.with_unread(run.trained, len(qformer.layers)) if instructed else run.trained
+    trained = {name: value for name, value in trained.items() if not name.startswith("language.")}
     state, homeless = names.theirs_from(trained, "hf", rules)
     state |= encoders.to_hf(run.encoder)
     model, processor = (_generation if stage2 else _retrieval)(run, qformer)
@@ -167,10 +169,16 @@ def _generation(run: Run, qformer: Any) -> tuple[Any, Any]:
     )
     language = run.net.language
     language.load()
+    own = {name.removeprefix("language.model."): value for name, value in run.trained.items()}
+    language.model.load_state_dict(
+        {name: own[name] for name in own if name in language.model.state_dict()}, strict=False
+    )
+    language.tokenizer.padding_side = "right" if language.encoder_decoder else "left"  # of a batch to generate from
     number = _add_image_word(language)
     config = config_of(**_sizes(run, qformer), text_config=language.model.config.to_dict(), image_token_index=number)
     with torch.device("meta"):
         model = class_of(config)
+    model.generation_config.eos_token_id = language.end_ids()
     readers = [language.tokenizer]
     if run.net.reads_prompts:
         run.net.bridge.load()

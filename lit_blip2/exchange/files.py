@@ -22,7 +22,10 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         return _read_file(path)
     for name in INDEXES:
         if (path / name).is_file():
-            placed = json.loads((path / name).read_text(encoding="utf-8"))["weight_map"]
+            try:
+                placed = json.loads((path / name).read_text(encoding="utf-8"))["weight_map"]
+            except (ValueError, KeyError) as error:
+                raise ValueError(f"{path / name} is no index of shards: {error}") from error
             state = {}
             for shard in sorted(set(placed.values())):
                 state |= _read_file(path / shard)

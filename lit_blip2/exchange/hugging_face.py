@@ -33,10 +33,12 @@ TEMPERATURE = 0.07
 
 def read(path: Path) -> Parts:
     """A folder that save_pretrained has written. Raises ValueError for another class, and for a key without a place."""
-    config = read_config(path)
-    kind = (config.get("architectures") or ["none"])[0]
+    given = read_config(path)
+    kind = (given.get("architectures") or ["none"])[0]
     if kind not in (RETRIEVAL, GENERATION, INSTRUCTED):
         raise ValueError(f"{path} holds a {kind}: {RETRIEVAL}, {GENERATION} and {INSTRUCTED} can be imported")
+    config = completed(given, kind)
+    _check_qformer(config["qformer_config"], path)
     state, stage2, instructed = read_weights(path), kind != RETRIEVAL, kind == INSTRUCTED
     originals = {renamed(key, EMBEDDINGS) if instructed else key: key for key in state}
     state = {name: state[key] for name, key in originals.items()}
@@ -67,8 +69,35 @@ def read(path: Path) -> Parts:
     if stage2:
         language = config["text_config"], {key.removeprefix(LANGUAGE): value for key, value in own.items()}
     net |= {"vision": vision_settings(config["vision_config"])}
+    if stage2:
+        net |= {"language": {"end": end_mark(config["text_config"], path)}}
     fate = {originals[key]: what for key, what in fate.items()}
     return Parts(net, trained, encoder, language, fate, derived)
+
+
+def completed(given: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    """A configuration with what its file leaves out because it is transformers' default."""
+    import transformers
+
+    config = (transformers.InstructBlipConfig if kind == INSTRUCTED else transformers.Blip2Config)(**given).to_dict()
+    # T5's own class ties embeddings whatever it is told.
+    return config | {"text_config": config["text_config"] | given.get("text_config", {})}
+
+
+def _check_qformer(config: Mapping[str, Any], path: Path) -> None:
+    """Raises ValueError for a Q-Former that is none of BERT's kind."""
+    for name, only in (("hidden_act", "gelu"), ("layer_norm_eps", 1e-12)):
+        if config[name] != only:
+            raise ValueError(f"{path}: qformer_config.{name} is {config[name]!r}, the Q-Former here has {only!r}")
+
+
+def end_mark(text_config: Mapping[str, Any], path: Path) -> str | None:
+    """The text at which generation ends, where that is not the tokenizer's own end token: OPT's newline."""
+    from transformers import AutoTokenizer
+
+    tokenizer, end = AutoTokenizer.from_pretrained(path), text_config.get("eos_token_id")
+    end = end[-1] if isinstance(end, list) else end
+    return None if end in (None, tokenizer.eos_token_id) or end >= len(tokenizer) else tokenizer.decode([end])
 
 
 def renamed(key: str, prefixes: Mapping[str, str]) -> str:

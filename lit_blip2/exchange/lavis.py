@@ -77,7 +77,7 @@ def read(state: Mapping[str, Tensor], path: Path) -> Parts:
     if unknown := sorted(state.keys() - fate.keys()):
         raise ValueError(f"{path} holds {unknown[0]} ({len(unknown)} such), which has no place here")
     net = {"vision": {"model_args": _encoder_sizes(encoder), "drop_last_blocks": 0}} if encoder else {}
-    return Parts(net, trained, encoder or None, None, fate, {})
+    return Parts(net, trained, encoder or None, None, fate, {}, family)
 
 
 def _encoder_sizes(encoder: Mapping[str, Tensor]) -> dict[str, int]:

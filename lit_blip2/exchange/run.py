@@ -6,6 +6,7 @@ OUT/weights/vision.safetensors              the frozen encoder, under timm's nam
 OUT/weights/language/, OUT/weights/bert/    language model with tokenizer; the Q-Former's tokenizer
 """
 
+import inspect
 import json
 import shutil
 from collections.abc import Mapping
@@ -16,12 +17,16 @@ from typing import Any
 import torch
 import yaml
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from lit_blip2.checkpoint import check_fits, trainable_state
 from lit_blip2.data.whole import written_whole
-from lit_blip2.exchange.parts import Parts
+from lit_blip2.exchange.parts import GIANT, Parts
+from lit_blip2.lit.generation import Generation
+from lit_blip2.model.language import build as build_language
+from lit_blip2.model.vision import build as build_vision
 from lit_blip2.params import build_net
+from lit_blip2.paths import find
 
 VERSION = "version_0"
 VOCABULARIES = ("vocab.txt", "vocab.json", "merges.txt", "spiece.model")
@@ -33,28 +38,61 @@ def write_run(parts: Parts, experiment: Path, out: Path, tokenizer: Path | None 
     network that the model does not bring along; images are made as large as its encoder takes them. tokenizer: folder
     of the one that it does.
 
-    Raises FileExistsError if `out` exists, ValueError where the weights do not fit the network of their settings.
+    Raises FileExistsError if `out` exists, FileNotFoundError for no such experiment, ValueError where weights, trained
+    or frozen, do not fit the network of their settings.
     """
     if out.exists():
         raise FileExistsError(f"{out} exists: remove it, or give another --out")
-    config = yaml.safe_load(experiment.read_text(encoding="utf-8"))
-    config["model"]["init_args"]["net"] = settings(
-        parts, out / "weights", config["model"]["init_args"]["net"], tokenizer
-    )
-    if (pixels := (parts.net.get("vision", {}).get("model_args") or {}).get("img_size")) is not None:
-        config["data"]["init_args"]["image_size"] = pixels
+    file = find(experiment, "experiment", "Name one by --config.")
+    config = yaml.safe_load(file.read_text(encoding="utf-8"))
+    model, data = config["model"]["init_args"], config["data"]["init_args"]
+    model["net"] = settings(parts, out / "weights", model["net"], tokenizer)
+    if parts.encoder is not None:
+        data["image_size"] = (model["net"]["vision"]["model_args"] or {}).get("img_size", GIANT["img_size"])
+        data["features"] = None  # kept ones are another encoder's
     for start in ("init_from", "bert"):
-        config["model"]["init_args"].pop(start, None)
+        model.pop(start, None)
+    if "language" in model["net"]:
+        defaults = {
+            name: each.default for name, each in inspect.signature(Generation).parameters.items() if name != "net"
+        }
+        config["model"]["init_args"] = model = defaults | model  # `ask` reads them without the class
     state = {f"net.{name}": value for name, value in parts.trained.items()}
     with written_whole(out) as part:
         write_weights(parts, part / "weights", tokenizer)
-        wanted = {f"net.{name}": value for name, value in trainable_state(build_net(placed(config, out, part))).items()}
-        check_fits(state, wanted, f"what was imported, in {experiment},")
+        net = build_net(placed(config, out, part))
+        check_family(parts.family, net, experiment)
+        check_fits(state, {f"net.{name}": value for name, value in trainable_state(net).items()}, f"{experiment}:")
+        check_frozen(parts, net)
         folder = part / VERSION
         (folder / "checkpoints").mkdir(parents=True)
         text = yaml.safe_dump(config, sort_keys=False)
         (folder / "config.yaml").write_text(text, encoding="utf-8")
         torch.save(checkpoint(state, text), folder / "checkpoints" / "last.ckpt")
+
+
+def check_family(family: str | None, net: nn.Module, experiment: Path) -> None:
+    """Raises ValueError where a projection was trained for another kind of language model."""
+    if family is None:
+        return
+    kind = net.language.config["model_type"]
+    if family != (kind if kind in ("opt", "t5") else "llm"):
+        raise ValueError(f"the file was trained for a language model of kind {family}, {experiment} has {kind}")
+
+
+def check_frozen(parts: Parts, net: nn.Module) -> None:
+    """Raises ValueError unless encoder and language model have all their weights, in their shapes, and no others."""
+    if parts.encoder is not None:
+        vision = net.vision
+        made = build_vision(vision.name, vision.model_args, vision.drop_last_blocks, device="meta").state_dict()
+        wanted = {name: value for name, value in made.items() if not name.endswith("k_bias")}
+        check_fits(parts.encoder, wanted, "the image encoder")
+    if parts.language is not None:
+        config, state = parts.language
+        made = build_language(config).state_dict(keep_vars=True)
+        held = {id(made[name]) for name in state if name in made}  # a tied weight may stand under either name
+        wanted = {name: value for name, value in made.items() if name in state or id(value) not in held}
+        check_fits(state, wanted, "the language model")
 
 
 def checkpoint(state: Mapping[str, Tensor], config: str) -> dict[str, Any]:
@@ -70,18 +108,23 @@ def checkpoint(state: Mapping[str, Tensor], config: str) -> dict[str, Any]:
 
 def settings(parts: Parts, weights: Path, template: Mapping[str, Any], tokenizer: Path | None) -> dict[str, Any]:
     """The network's settings with paths; what is no size (dtypes, prompt, loss weights) is the experiment's."""
-    template = template.get("init_args", template)
-    net = {**template, **parts.net}
-    own = parts.net.get("vision", {})
-    args = {} if "name" in own else template["vision"].get("model_args") or {}  # another encoder, or this one's depth
-    net["vision"] = {**template["vision"], **own, "model_args": {**args, **own.get("model_args", {})} or None}
+    template = plain(template)
+    net, own = {**template, **parts.net}, parts.net.get("vision", {})
+    vision = plain(template["vision"])
+    args = {} if "name" in own else vision.get("model_args") or {}  # another encoder, or this one's depth
+    net["vision"] = {**vision, **own, "model_args": {**args, **own.get("model_args", {})} or None}
     if parts.encoder is not None:
-        net["vision"]["weights"] = str(weights / "vision.safetensors")
+        net["vision"] |= {"weights": str(weights / "vision.safetensors"), "image_size": None, "frozen": True}
     for objective in ("itc", "itm", "itg"):
         if isinstance(parts.net.get(objective), dict):
-            net[objective] = {**(template.get(objective) or {}), **parts.net[objective]}
+            net[objective] = {**plain(template.get(objective) or {}), **parts.net[objective]}
+    if "bridge" in parts.net:
+        net["bridge"] = bridge_settings(template.get("bridge"), parts.net["bridge"])
     if parts.language is not None:
-        net["language"] = {**template["language"], "name": str(weights / "language"), "weights": None}
+        if "language" not in template:
+            raise ValueError("the model has a language model and the experiment none: name one of stage 2 by --config")
+        own = {"name": str(weights / "language"), "weights": None, "frozen": True, **parts.net.get("language", {})}
+        net["language"] = {**plain(template["language"]), **own}
     elif tokenizer is not None:
         net["tokenizer"] = str(weights / "bert")
     if tokenizer is not None and (tokenizer / QFORMER_TOKENIZER).is_dir():
@@ -89,9 +132,25 @@ def settings(parts: Parts, weights: Path, template: Mapping[str, Any], tokenizer
     return net
 
 
-def placed(config: dict, out: Path, part: Path) -> dict:
+def plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of a class, whether its name stands beside them or not."""
+    return dict(settings.get("init_args", settings))
+
+
+def bridge_settings(template: Mapping[str, Any] | None, own: Mapping[str, Any]) -> dict[str, Any]:
+    """A model's bridge; what is no size is the experiment's, where that has the same kind of bridge."""
+    same = template is not None and template.get("class_path") == own["class_path"]
+    return {**own, "init_args": {**(template["init_args"] if same else {}), **own["init_args"]}}
+
+
+def placed(value: Any, out: Path, part: Path) -> Any:
     """The configuration while the run still lies in `part`."""
-    return json.loads(json.dumps(config).replace(json.dumps(str(out))[1:-1], json.dumps(str(part))[1:-1]))
+    if isinstance(value, dict):
+        return {key: placed(each, out, part) for key, each in value.items()}
+    if isinstance(value, list):
+        return [placed(each, out, part) for each in value]
+    inside = isinstance(value, str) and Path(value).is_relative_to(out)
+    return str(part / Path(value).relative_to(out)) if inside else value
 
 
 def write_weights(parts: Parts, folder: Path, tokenizer: Path | None) -> None:
@@ -111,10 +170,13 @@ def write_weights(parts: Parts, folder: Path, tokenizer: Path | None) -> None:
 
 
 def _copy_tokenizer(source: Path, folder: Path) -> None:
+    """Raises ValueError where there is none."""
     folder.mkdir()
     for file in source.iterdir():
         if file.is_file() and ("token" in file.name or file.name in VOCABULARIES):
             shutil.copy(file, folder)
+    if not any(folder.iterdir()):
+        raise ValueError(f"{source} holds no tokenizer: save it there (tokenizer.save_pretrained)")
 
 
 def _contiguous(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import nn
 
 from lit_blip2.checkpoint import check_fits, encoder_settings, qformer_state, read_checkpoint, trainable_state
@@ -26,14 +26,24 @@ def read_start(source: str, vision: VisionEncoder) -> dict[str, Any]:
     ours = {"name": vision.name, "model_args": vision.own_args, "drop_last_blocks": vision.drop_last_blocks}
     theirs = {key: {} if value is None else value for key, value in encoder_settings(checkpoint).items()}
     same_blocks = not theirs or theirs == ours
-    if not same_blocks and theirs["name"] == vision.name:
+    if not same_blocks and theirs["name"] == vision.name and _sizes(theirs) == _sizes(ours):
         same_blocks = used_blocks(**theirs) == used_blocks(**ours)
     if not same_blocks:
         raise ValueError(
             f"init_from={source!r} was trained with vision {theirs}, this run has {ours}: its Q-Former knows no other "
             "features"
         )
+    if (file := encoder_settings(checkpoint, "weights").get("weights")) not in (None, vision.weights):
+        rank_zero_warn(
+            f"init_from={source!r} looked through {file}, this run through {vision.weights}: its Q-Former knows the "
+            "features of those weights; set model.net.vision.weights to them unless both are the same"
+        )
     return checkpoint
+
+
+def _sizes(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Of an encoder's arguments those that change what a block is."""
+    return {key: value for key, value in settings.get("model_args", {}).items() if key not in ("depth", "img_size")}
 
 
 def take_stage(module: nn.Module, checkpoint: Mapping[str, Any], source: str) -> None:

@@ -253,7 +253,7 @@ class LanguageModel(nn.Module):
             **({"length_penalty": length_penalty} if num_beams > 1 else {}),
             do_sample=False,
             pad_token_id=self._pad_id(),
-            eos_token_id=self._end_ids(),
+            eos_token_id=self.end_ids(),
         )
         texts = self.tokenizer.batch_decode(ids_BT, skip_special_tokens=True)
         return [(text.split(self.end)[0] if self.end else text).strip() for text in texts]
@@ -269,7 +269,7 @@ class LanguageModel(nn.Module):
         pad = self.tokenizer.pad_token_id
         return self.tokenizer.eos_token_id if pad is None else pad
 
-    def _end_ids(self) -> list[int]:
+    def end_ids(self) -> list[int]:
         """Tokens that end generation: the tokenizer's end token, and the last token of the end mark."""
         mark = self.tokenizer(self.end, add_special_tokens=False)["input_ids"][-1:] if self.end else []
         return [self.tokenizer.eos_token_id, *mark]

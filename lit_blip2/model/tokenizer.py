@@ -30,9 +30,12 @@ class BertTokenizer:
         self.tokenizer.add_special_tokens({"bos_token": "[DEC]"})
         self.tokenizer.truncation_side = "left" if cut == "beginning" else "right"
         self.max_tokens = max_tokens
-        if len(self.tokenizer) != vocab_size:
+        words = len(self.tokenizer)
+        if self.tokenizer.get_vocab().get("<image>") == vocab_size:  # Hugging Face's processor adds it
+            words -= 1
+        if words != vocab_size:
             raise ValueError(
-                f"tokenizer {path} has {len(self.tokenizer)} words with [DEC], the Q-Former was built for "
+                f"tokenizer {path} has {words} words with [DEC], the Q-Former was built for "
                 f"vocab_size={vocab_size}: set it to the tokenizer's"
             )
 

@@ -21,7 +21,7 @@ from lit_blip2.data.transforms import CLIP_STD, eval_transform
 from lit_blip2.exchange.command import main
 from lit_blip2.exchange.run import checkpoint
 from tests.exchange.conftest import randomise
-from tests.exchange.test_import import BERT, generation, saved  # noqa: F401 (a fixture)
+from tests.exchange.test_import import BERT, IMAGES, generation, load_stage1, saved  # noqa: F401 (a fixture)
 
 
 @pytest.fixture(params=["opt", "t5"])
@@ -117,6 +117,40 @@ def test_stage_1_keeps_what_hugging_face_drops_beside_it(stage1_run, tmp_path, c
     config = "--config=experiments/mini_stage1.yaml"
     assert main("import", [str(out), "--from=hf", f"--out={again}", config]) == 0
     assert same(stage1_run, again)
+
+
+def test_stage_1_says_the_same_after_both_ways(stage1_run, tmp_path):
+    """transformers' processor adds a word to the tokenizer, which must not keep the run from loading."""
+    out, again = tmp_path / "hf", tmp_path / "again"
+    assert main("export", [f"--checkpoint={stage1_run}", "--to=hf", f"--out={out}"]) == 0
+    assert main("import", [str(out), "--from=hf", f"--out={again}", "--config=experiments/mini_stage1.yaml"]) == 0
+    found = []
+    for run in (stage1_run, again):
+        net, _ = load_stage1(run)
+        net.load()
+        texts = net.tokenizer(["a red ring", "a blue star"])
+        with torch.no_grad():
+            query_BQP, image = net.encode_images(net.vision(IMAGES))
+            found.append((query_BQP, net.match_logits(image, texts)))
+    assert all(torch.equal(one, two) for one, two in zip(*found))
+
+
+@torch.no_grad()
+def test_a_trained_language_model_goes_along(run, family, tmp_path, capsys):
+    file = run / "version_0/checkpoints/last.ckpt"
+    contents = read_checkpoint(file)
+    config = yaml.safe_load(contents["config"])
+    config["model"]["init_args"]["net"]["language"] |= {"frozen": False, "dtype": "float32"}
+    language = load(run).net.language.model
+    own = {f"net.language.model.{name}": 1.1 * value for name, value in language.named_parameters()}
+    torch.save(checkpoint(contents["state_dict"] | own, yaml.safe_dump(config)), file)
+    assert main("export", [f"--checkpoint={run}", "--to=hf", f"--out={tmp_path / 'hf'}"]) == 0
+    model = Blip2ForConditionalGeneration.from_pretrained(tmp_path / "hf")
+    for name, value in model.language_model.named_parameters():
+        trained = own[f"net.language.model.{name}"]
+        torch.testing.assert_close(value[: len(trained)], trained)
+    assert main("export", [f"--checkpoint={run}", "--to=lavis", f"--out={tmp_path / 'x.pth'}"]) == 2
+    assert "has no place in LAVIS" in capsys.readouterr().err
 
 
 def test_stage_1_goes_to_lavis_and_back(stage1_run, tmp_path):

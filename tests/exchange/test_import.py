@@ -1,11 +1,13 @@
 """Folders that transformers has written become runs of this suite, which say the same."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoTokenizer,
@@ -18,6 +20,7 @@ from transformers import (
 
 from lit_blip2.ask import load
 from lit_blip2.exchange import hugging_face
+from lit_blip2.exchange.command import main
 from lit_blip2.exchange.files import read_weights
 from lit_blip2.exchange.run import write_run
 from tests.exchange.conftest import randomise
@@ -186,3 +189,108 @@ def test_shards_are_joined_and_a_missing_one_is_named(tmp_path):
     index.write_text(json.dumps({"weight_map": {"a": "1.safetensors", "c": "2.safetensors"}}))
     with pytest.raises(ValueError, match=r"names c \(1 such\), which no shard holds"):
         read_weights(tmp_path)
+
+
+def rewritten(folder: Path, out: Path, change=lambda state: state, **config) -> Path:
+    """A copy of a folder with other weights and other fields of its configuration."""
+    shutil.copytree(folder, out)
+    save_file(change(load_file(folder / "model.safetensors")), out / "model.safetensors", metadata={"format": "pt"})
+    own = json.loads((folder / "config.json").read_text())
+    (out / "config.json").write_text(json.dumps(own | config))
+    return out
+
+
+def test_a_configuration_may_leave_out_what_transformers_knows(generation, tmp_path):
+    """As the published folders do: their Q-Former's sizes are the class' defaults."""
+    own = json.loads((generation["opt"][1] / "config.json").read_text())
+    short = {key: value for key, value in own["qformer_config"].items() if key != "cross_attention_frequency"}
+    parts = hugging_face.read(rewritten(generation["opt"][1], tmp_path / "short", qformer_config=short))
+    assert parts.net["bridge"]["init_args"]["qformer"]["cross_every"] == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda key: "language_model" in key and "fc1.weight" in key, "the language model does not fit .*missing"),
+        (lambda key: "vision_model.encoder.layers.1.mlp.fc2.bias" in key, "layers.1.mlp.fc2.bias"),
+    ],
+)
+def test_a_frozen_weight_that_is_missing_is_named(generation, imported, tmp_path, change, words, capsys):
+    def without(state):
+        return {key: value for key, value in state.items() if not change(key)}
+
+    folder = rewritten(generation["opt"][1], tmp_path / "cut", without)
+    assert (
+        main("import", [str(folder), "--from=hf", f"--out={tmp_path / 'x'}", "--config=experiments/mini_opt.yaml"]) == 2
+    )
+    assert re.search(words, capsys.readouterr().err)
+
+
+def test_a_frozen_weight_too_many_or_of_another_shape_is_named(generation, imported, tmp_path):
+    more = rewritten(generation["opt"][1], tmp_path / "more", lambda s: s | {"language_model.surprise": torch.ones(1)})
+    with pytest.raises(ValueError, match=r"the language model does not fit this model: unexpected surprise"):
+        imported(more, "mini_opt")
+    key = "vision_model.encoder.layers.0.mlp.fc1.bias"
+    other = rewritten(generation["opt"][1], tmp_path / "other", lambda s: s | {key: torch.ones(5)})
+    with pytest.raises(ValueError, match=r"the image encoder does not fit .*blocks\.0\.mlp\.fc1\.bias is \(5,\)"):
+        imported(other, "mini_opt")
+
+
+def test_an_activation_that_is_not_berts_is_refused(generation, tmp_path):
+    own = json.loads((generation["opt"][1] / "config.json").read_text())["qformer_config"]
+    folder = rewritten(generation["opt"][1], tmp_path / "relu", qformer_config=own | {"hidden_act": "relu"})
+    with pytest.raises(ValueError, match=r"qformer_config\.hidden_act is 'relu', the Q-Former here has 'gelu'"):
+        hugging_face.read(folder)
+
+
+def test_the_word_at_which_generation_ends_comes_along(generation, imported, tmp_path):
+    """OPT's published folders end at a newline, not at their tokenizer's end token."""
+    own = json.loads((generation["opt"][1] / "config.json").read_text())["text_config"]
+    number = AutoTokenizer.from_pretrained(OPT)("ring", add_special_tokens=False)["input_ids"][0]
+    folder = rewritten(generation["opt"][1], tmp_path / "eos", text_config=own | {"eos_token_id": number})
+    language = load(imported(folder, "mini_opt")).net.language
+    assert language.end.strip() == "ring" and number in language.end_ids()
+
+
+def test_a_folder_without_a_tokenizer_or_of_the_wrong_stage_says_so(generation, tmp_path, capsys):
+    bare = rewritten(generation["opt"][1], tmp_path / "bare")
+    for file in bare.glob("*token*"):
+        file.unlink()
+    out = f"--out={tmp_path / 'x'}"
+    assert main("import", [str(bare), "--from=hf", out, "--config=experiments/mini_opt.yaml"]) == 2
+    assert "token" in capsys.readouterr().err
+    stage1 = "--config=experiments/mini_stage1.yaml"
+    assert main("import", [str(generation["opt"][1]), "--from=hf", out, stage1]) == 2
+    assert "the model has a language model and the experiment none" in capsys.readouterr().err
+
+
+def test_a_run_takes_images_of_its_encoders_size_and_may_be_asked(generation, tmp_path, monkeypatch):
+    """From another folder, into one whose name is a word of the configuration."""
+    from PIL import Image
+
+    from lit_blip2.ask import answer
+
+    monkeypatch.chdir(tmp_path)
+    folder, config = generation["opt"][1], "--config=experiments/mini_opt.yaml"
+    assert main("import", [str(folder), "--from=hf", "--out=weights", config]) == 0
+    settings = yaml.safe_load(Path("weights/version_0/config.yaml").read_text())
+    assert settings["data"]["init_args"]["image_size"] == 8 and settings["data"]["init_args"]["features"] is None
+    Image.new("RGB", (9, 9)).save("x.png")
+    assert isinstance(answer("weights", "x.png", "what shape ?"), str)
+
+
+def test_a_projection_for_another_family_is_refused(tmp_path, capsys):
+    state = {
+        "t5_proj.weight": torch.ones(128, 128),
+        "t5_proj.bias": torch.ones(128),
+        "ln_vision.weight": torch.ones(128),
+    }
+    torch.save({"model": state}, tmp_path / "x.pth")
+    arguments = [
+        str(tmp_path / "x.pth"),
+        "--from=lavis",
+        f"--out={tmp_path / 'x'}",
+        "--config=experiments/mini_opt.yaml",
+    ]
+    assert main("import", arguments) == 2
+    assert "was trained for a language model of kind t5, experiments/mini_opt.yaml has opt" in capsys.readouterr().err
