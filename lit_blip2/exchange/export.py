@@ -24,6 +24,8 @@ from lit_blip2.model.tokenizer import BertTokenizer
 from lit_blip2.model.vision import VisionEncoder
 from lit_blip2.params import build_net
 
+ZEROS = "zeros: nobody reads what the last layer makes of a text"
+
 
 class Run(NamedTuple):
     """net: on meta, for its sizes. trained: names without `net.` -> weights. encoder: timm's names -> weights."""
@@ -66,7 +68,7 @@ def to_lavis(checkpoint: Path, out: Path) -> dict[str, str]:
     state = lavis.state_of(trained, run.encoder if known else {}, family)
     with written_whole(out) as part:
         torch.save({"model": {name: value.contiguous() for name, value in state.items()}}, part)
-    fate = dict.fromkeys(state, "written")
+    fate = told(lavis.read(state, out).fate)
     if not known and run.trains_encoder:
         raise ValueError(f"{checkpoint} trained its image encoder, {run.net.vision.name}, which LAVIS does not know")
     if not known:
@@ -94,12 +96,18 @@ def to_hugging_face(checkpoint: Path, out: Path) -> dict[str, str]:
     trained = {name: value for name, value in trained.items() if not name.startswith("language.")}
     state, homeless = names.theirs_from(trained, "hf", rules)
     state |= encoders.to_hf(run.encoder)
+    ours, used = names.ours_from(state, "hf", rules)
+    used = names.without_unread(ours, used, len(qformer.layers))[1] if instructed else used
+    fate = told(used | encoders.from_hf(state)[1])
     model, processor = (_generation if stage2 else _retrieval)(run, qformer)
     if instructed:
         back = {ours: theirs for theirs, ours in EMBEDDINGS.items()}
         state = {renamed(name, back): value for name, value in state.items()}
+        fate = {renamed(name, back): what for name, what in fate.items()}
     if stage2:
-        state |= {LANGUAGE + name: value for name, value in run.net.language.model.state_dict().items()}
+        own = {LANGUAGE + name: value for name, value in run.net.language.model.state_dict().items()}
+        state |= own
+        fate |= dict.fromkeys(own, "the language model's own, with a row for <image> where it had none")
     report = model.load_state_dict(state, strict=False, assign=True)
     if lacking := report.missing_keys + report.unexpected_keys:
         raise ValueError(f"Hugging Face's class and this run differ in {lacking[:5]}")
@@ -109,7 +117,12 @@ def to_hugging_face(checkpoint: Path, out: Path) -> dict[str, str]:
         processor.save_pretrained(part)
         if homeless:
             save_file({name: run.trained[name].contiguous() for name in homeless}, part / SIDE_FILE)
-    return dict.fromkeys(state, "written") | dict.fromkeys(homeless, f"no place there: in {SIDE_FILE} beside it")
+    return fate | dict.fromkeys(homeless, f"no place there: in {SIDE_FILE} beside it")
+
+
+def told(fate: Mapping[str, str]) -> dict[str, str]:
+    """What importing the export would say of each weight, in the words of an export."""
+    return {key: ZEROS if what == names.UNREAD else f"from {what}" for key, what in fate.items()}
 
 
 def _is_eva(encoder: Mapping[str, Tensor]) -> bool:

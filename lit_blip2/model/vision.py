@@ -125,9 +125,11 @@ def resize(encoder: nn.Module, image_size: int) -> None:
 
 
 def _positions(file: Path) -> torch.Size | None:
-    """Shape of the position embeddings of a safetensors file with timm's names; None where it does not tell."""
+    """Shape of the position embeddings of a file with timm's names; None where it does not tell."""
     if file.suffix != ".safetensors":
-        return None
+        state = torch.load(file, map_location="meta", weights_only=True)
+        state = state.get("model", state) if isinstance(state, dict) else {}
+        return state["pos_embed"].shape if "pos_embed" in state else None
     from safetensors import safe_open
 
     with safe_open(file, "pt") as opened:

@@ -50,7 +50,9 @@ def same(first: Path, second: Path) -> bool:
 def test_from_pretrained_says_what_the_run_says(run, family, tmp_path, capsys):
     out = tmp_path / "hf"
     assert main("export", [f"--checkpoint={run}", "--to=hf", f"--out={out}"]) == 0
-    assert "bridge.qformer" not in capsys.readouterr().out
+    said = " ".join(capsys.readouterr().out.split())
+    assert "from bridge.qformer.layers.*.attention.qkv.weight" in said and "no place there" not in said
+    assert "from blocks.*.attn.q_bias" in said and "the language model's own" in said
     model, report = Blip2ForConditionalGeneration.from_pretrained(out, output_loading_info=True)
     assert not report["missing_keys"] and not report["unexpected_keys"]
     processor = Blip2Processor.from_pretrained(out)

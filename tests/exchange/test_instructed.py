@@ -98,9 +98,10 @@ def test_it_makes_the_same_prompt_and_words(instructed, family, run):
 
 
 @torch.no_grad()
-def test_from_pretrained_says_what_the_run_says(run, tmp_path):
+def test_from_pretrained_says_what_the_run_says(run, tmp_path, capsys):
     out, again = tmp_path / "hf", tmp_path / "again"
     assert main("export", [f"--checkpoint={run}", "--to=hf", f"--out={out}"]) == 0
+    assert "zeros: nobody reads what the last layer makes" in " ".join(capsys.readouterr().out.split())
     model, report = InstructBlipForConditionalGeneration.from_pretrained(out, output_loading_info=True)
     assert not report["missing_keys"] and not report["unexpected_keys"]
     processor, net = InstructBlipProcessor.from_pretrained(out), load(run).net

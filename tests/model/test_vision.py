@@ -108,3 +108,16 @@ def test_evas_file_of_lavis_gives_timms_features(tmp_path):
         features.append(encoder(images_BCHW))
     assert features[0].shape == (2, 5, 16) and torch.equal(*features)
     assert features[0].std() > 0.1
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "pth"])
+def test_a_file_of_the_asked_size_is_taken_as_it_is(tmp_path, suffix):
+    """Its positions are not interpolated to the model's own size and back."""
+    torch.manual_seed(0)
+    large = ARGS | {"img_size": 48}
+    state = timm.create_model(NAME, num_classes=0, **large).state_dict()
+    file = tmp_path / f"vit.{suffix}"
+    safetensors.torch.save_file(state, file) if suffix == "safetensors" else torch.save(state, file)
+    encoder = VisionEncoder(NAME, str(file), image_size=48, model_args=ARGS)
+    encoder.load()
+    assert torch.equal(encoder.encoder.pos_embed, state["pos_embed"])
