@@ -114,6 +114,18 @@ def test_a_generation_model_has_the_same_loss(generation, imported):
     torch.testing.assert_close(losses_L.mean(), theirs, rtol=0, atol=1e-5)
 
 
+@torch.no_grad()
+def test_an_encoder_decoder_has_the_same_loss(generation, imported):
+    model, folder = generation["t5"]
+    net = load(imported(folder, "mini_t5")).net
+    text = net.language.tokenise(["what shape ?"] * 2, ["ring", "ring"])
+    losses_L, _ = net.language.loss(net.bridge(net.vision(IMAGES)), text)
+    given = asked(model, net.language.tokenizer, ["what shape ?"] * 2)
+    labels_BT = text.target_L.view(2, -1)
+    theirs = model(pixel_values=IMAGES, **given, labels=labels_BT).loss
+    torch.testing.assert_close(losses_L.mean(), theirs, rtol=0, atol=1e-5)
+
+
 def test_a_retrieval_model_becomes_a_run_of_stage_1(hf_config, imported, tmp_path):
     words = len(AutoTokenizer.from_pretrained(BERT))
     sized = hf_config | {"qformer_config": hf_config["qformer_config"] | {"vocab_size": words}}

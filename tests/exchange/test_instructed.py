@@ -98,6 +98,23 @@ def test_it_makes_the_same_prompt_and_words(instructed, family, run):
 
 
 @torch.no_grad()
+def test_it_has_the_same_loss(instructed, family, run):
+    model, net = instructed[family][0], load(run).net
+    prompts, read = ["what shape ?"] * 2, read_by_qformer(net, ["what shape ?"] * 2)
+    text = net.language.tokenise(prompts, ["ring", "ring"])
+    losses_L, _ = net.language.loss(net.soft_prompts(net.vision(IMAGES), net.read(prompts)), text)
+    if family == "t5":
+        given, labels = asked(model, net.language.tokenizer, prompts), text.target_L.view(2, -1)
+    else:
+        ids_BT = text.inputs.padded()
+        ids_BS = torch.cat([torch.full((2, 4), model.config.image_token_index), ids_BT], dim=1)
+        given, labels = {"input_ids": ids_BS, "attention_mask": torch.ones_like(ids_BS)}, ids_BS.clone()
+        labels[:, : ids_BS.shape[1] - len(text.target_L) // 2] = -100
+    theirs = model(pixel_values=IMAGES, **given, **read, labels=labels).loss
+    torch.testing.assert_close(losses_L.mean(), theirs, rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
 def test_from_pretrained_says_what_the_run_says(run, tmp_path, capsys):
     out, again = tmp_path / "hf", tmp_path / "again"
     assert main("export", [f"--checkpoint={run}", "--to=hf", f"--out={out}"]) == 0

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 from lit_blip2.exchange import encoders, lavis, names
 from lit_blip2.model.text import PackedText
-from lit_blip2.model.vision import VisionEncoder
+from lit_blip2.model.vision import VisionEncoder, build, resize
 from tests.exchange.conftest import VIT
 
 IDS_22 = torch.tensor([[1, 5, 6, 7], [1, 8, 9, 10]])
@@ -131,3 +131,20 @@ def test_clips_vit_has_openais_names_as_timm_reads_them():
     assert all(torch.equal(parts.encoder[name], value) for name, value in ours.items())
     with pytest.raises(ValueError, match=r"holds visual_encoder\.surprise \(1 such\), which has no place"):
         lavis.read(lavis.state_of({}, ours, None) | {"visual_encoder.surprise": torch.ones(1)}, Path("vitl.pth"))
+
+
+@pytest.mark.parametrize("size", [364, 490])
+def test_positions_at_the_sizes_of_fine_tuning_are_hugging_faces(size):
+    """26 x 26 and 35 x 35 of 16 x 16, the class token's left as it is."""
+    from transformers import Blip2VisionConfig
+    from transformers.models.blip_2.modeling_blip_2 import Blip2VisionEmbeddings
+
+    embeddings = Blip2VisionEmbeddings(Blip2VisionConfig(hidden_size=16, image_size=224, patch_size=14))
+    torch.nn.init.normal_(embeddings.position_embedding)
+    vit = build("eva_giant_patch14_clip_224", dict(embed_dim=16, depth=1, num_heads=2, mlp_ratio=2.0), 0)
+    vit.pos_embed = torch.nn.Parameter(embeddings.position_embedding.detach().clone())
+    resize(vit, size)
+    grid = size // 14
+    theirs = embeddings.interpolate_pos_encoding(torch.zeros(1, grid * grid + 1, 16), size, size)
+    assert vit.pos_embed.shape == (1, grid * grid + 1, 16)
+    torch.testing.assert_close(vit.pos_embed, theirs, rtol=0, atol=1e-6)
