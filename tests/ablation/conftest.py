@@ -104,7 +104,7 @@ def add_cell(sweep: SweepFolder, itc: str, bridge: str, seed: int) -> None:
     labels = {"itc": itc, "bridge": bridge}
     stage1, stage2 = f"stage1/itc={itc},seed={seed}", f"stage2/itc={itc},bridge={bridge},seed={seed}"
     ended = (itc, bridge) in VQA
-    config = {"model": {"init_from": f"/work/sweep/runs/{stage1}/last.ckpt", "bridge": bridge == "on"}}
+    config = {"model": {"init_from": f"/shared/sweep/runs/{stage1}/last.ckpt", "bridge": bridge == "on"}}
     sweep.step(stage2, config=config, **(dict(seconds=30.0, steps=780, peak_memory_gib=2.5) if ended else {}))
     metrics = {
         "vqa/mean_over_types": stage2,
