@@ -1,7 +1,7 @@
 """A run of this suite as LAVIS' checkpoint, or as a folder of Hugging Face's class.
 
-What the other side has no place for lies beside it in lit_blip2.safetensors (the temperature, ITG's head), so that
-importing an export loses nothing.
+What Hugging Face's class has no place for (the temperature, ITG's head) lies beside it in lit_blip2.safetensors, from
+where an import takes it again.
 """
 
 from collections.abc import Mapping
@@ -65,12 +65,12 @@ def to_lavis(checkpoint: Path, out: Path) -> dict[str, str]:
     instructed = family is not None and run.net.reads_prompts
     trained = names.with_unread(run.trained, len(run.net.bridge.qformer.layers)) if instructed else run.trained
     known = _is_eva(run.encoder) or is_clip(run.encoder)
+    if not known and run.trains_encoder:
+        raise ValueError(f"{checkpoint} trained its image encoder, {run.net.vision.name}, which LAVIS does not know")
     state = lavis.state_of(trained, run.encoder if known else {}, family)
     with written_whole(out) as part:
         torch.save({"model": {name: value.contiguous() for name, value in state.items()}}, part)
     fate = told(lavis.read(state, out).fate)
-    if not known and run.trains_encoder:
-        raise ValueError(f"{checkpoint} trained its image encoder, {run.net.vision.name}, which LAVIS does not know")
     if not known:
         fate["the image encoder"] = f"left out: LAVIS knows no {run.net.vision.name}"
     return fate

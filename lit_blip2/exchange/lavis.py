@@ -54,9 +54,7 @@ def experiment_of(state: Mapping[str, Tensor]) -> Path:
 def read(state: Mapping[str, Tensor], path: Path) -> Parts:
     """The weights of a .pth of LAVIS. path: for the messages. Raises ValueError for a key without a place."""
     family = next((family for family, key in names.PROJECTIONS.items() if f"{key}.weight" in state), None)
-    layers = 1 + max(
-        (int(found[1]) for key in state if (found := re.search(r"encoder\.layer\.(\d+)\.", key))), default=-1
-    )
+    layers = 1 + _last(state, r"encoder\.layer\.(\d+)\.")
     trained, used = names.ours_from(state, "lavis", names.rules(layers, family))
     if family is not None:  # a text half is there in InstructBLIP's files only
         trained, used = names.without_unread(trained, used, layers)
