@@ -148,9 +148,9 @@ def sections(data: PairData) -> Iterator[Section]:
     data.check_files("test")
     source = data.train_pairs()
     for pairs, name in zip(parts(source), data.train_sections(), strict=True):
-        order = np.argsort(pairs.image_ids, kind="stable")
+        image_ids, order = np.unique(pairs.image_ids, return_index=True)  # several questions have one image
         read = partial(_read_at, pairs, order)
-        yield Section(name, pairs.image_ids[order], pairs.keys()[order], read, data.faults.limit)
+        yield Section(name, image_ids, pairs.keys()[order], read, data.faults.limit)
     for split in ("val", "test"):
         if files := dict(sorted(data.evaluation_images(split).items())):
             read = partial(_read_nth, data.pixels(split), list(files.values()))

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lit_blip2.data.strings import Strings
+from lit_blip2.data.strings import Strings, digest_of
 
 ID_SPACE = 1 << 44  # image ids of one source of a mixture: more than any source's ids
 _PUNCTUATION = re.compile(r'[.!"()*#:;~]')
@@ -44,10 +44,14 @@ class Captions:
         """All captions of one image."""
         return [self.texts[i] for i in range(self.first[index], self.first[index + 1])]
 
-    def draw(self, index: int, rng: np.random.Generator) -> str:
+    def draw(self, index: int, rng: np.random.Generator) -> dict[str, str]:
         """One caption of one image, all equally likely. Draws from `rng` once, however many there are."""
         start, end = self.first[index], self.first[index + 1]
-        return self.texts[start + int(rng.random() * (end - start))]
+        return {"caption": self.texts[start + int(rng.random() * (end - start))]}
+
+    def digest(self) -> str:
+        """Of all images' names and captions."""
+        return digest_of(self.image_ids, self.first, self.files.buffer, self.texts.buffer)
 
 
 def clean_caption(text: str, max_words: int = 50) -> str:
@@ -116,6 +120,21 @@ def load_json(path: str | Path):
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
+
+
+def image_files(path: str | Path) -> dict[int, str]:
+    """image id -> file, of COCO's captions or Visual Genome's image_data.json. ValueError for another layout."""
+    content = load_json(path)
+    if isinstance(content, dict) and "images" in content:
+        return list_images(content["images"], path)
+    if isinstance(content, list) and content and all("url" in image for image in content):
+        return {image["image_id"]: vg_file(image) for image in content}
+    raise ValueError(f"{path} names no images: it is neither COCO's captions nor Visual Genome's image_data.json")
+
+
+def vg_file(image: dict) -> str:
+    """Where an image of Visual Genome's image_data.json lies, such as VG_100K_2/1.jpg."""
+    return "/".join(image["url"].rsplit("/", 2)[1:])
 
 
 def list_images(images: list[dict], path: str | Path) -> dict[int, str]:

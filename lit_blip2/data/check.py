@@ -4,7 +4,7 @@ import hashlib
 import os
 from bisect import bisect_right
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,12 +15,14 @@ from rich.console import Console
 from rich.progress import Progress, TaskID
 from rich.table import Table
 
+from lit_blip2.data.captions import Captions
+from lit_blip2.data.datasets import Pixels
 from lit_blip2.data.experiment import read_data
 from lit_blip2.data.faults import MOST_EXAMPLES
 from lit_blip2.data.images import UnreadableImageError, decode_image, read_file
-from lit_blip2.data.module import PairData
 from lit_blip2.data.pairs import FilePairs, ShardPairs, parts
 from lit_blip2.data.strings import Strings
+from lit_blip2.data.vqa import Questions
 
 CHUNK = 64  # samples that a process reads at a time
 
@@ -85,15 +87,19 @@ def check(config: list[Path], sample: int | None = None, workers: int = 0) -> No
     data = read_data(config)
     data.check_files()
     pairs_of = parts(data.train_pairs())
-    evaluated = [Evaluated(split, data) for split in ("val", "test") if data.tasks(split)]
+    evaluated = [
+        Images(split, data.pixels(split), data.evaluation_images(split).values())
+        for split in ("val", "test")
+        if data.tasks(split)
+    ]
     found = Found()
     for pairs in pairs_of:
-        if isinstance(pairs, FilePairs) and pairs.texts.empty:
+        if isinstance(pairs, FilePairs) and isinstance(pairs.texts, Captions) and pairs.texts.empty:
             found.fault(pairs.name, "caption left out, empty", "an image with another one", pairs.texts.empty)
         for line in pairs.shards.shards if isinstance(pairs, ShardPairs) else ():
             for reason, entry in line["left_out"].items():
                 found.fault(pairs.name, f"left out of the index, {reason}", entry["examples"][0], entry["count"])
-    sources = [*pairs_of, *evaluated]
+    sources = [*map(_once, pairs_of), *evaluated]
     count = sum(map(len, sources))
     chosen = range(count) if sample is None else np.linspace(0, count - 1, min(sample, count)).astype(int).tolist()
     for chunk in look(sources, chosen, workers or os.cpu_count() or 1):
@@ -103,12 +109,11 @@ def check(config: list[Path], sample: int | None = None, workers: int = 0) -> No
         raise ValueError(f"{found.faults.total():,} problems in {', '.join(map(str, config))}")
 
 
-class Evaluated:
-    """The images that a split (val, test) is evaluated on, each once."""
+class Images:
+    """Images, each once, without their texts: of a split to evaluate on, or those that are asked about."""
 
-    def __init__(self, split: str, data: PairData):
-        self.name, self.images = split, data.pixels(split)
-        self.files = Strings(data.evaluation_images(split).values())
+    def __init__(self, name: str, images: Pixels, files: Iterable[str]):
+        self.name, self.images, self.files = name, images, Strings(files)
 
     def __len__(self) -> int:
         return len(self.files)
@@ -125,7 +130,14 @@ class Evaluated:
         return str(self.images.path(self.files[number]))
 
 
-Source = FilePairs | ShardPairs | Evaluated
+Source = FilePairs | ShardPairs | Images
+
+
+def _once(pairs: FilePairs | ShardPairs) -> Source:
+    """The images of questions once each, not once for each question; captions as they are."""
+    if isinstance(pairs, FilePairs) and isinstance(pairs.texts, Questions):
+        return Images(pairs.name, pairs.images, dict.fromkeys(pairs.texts.files))
+    return pairs
 
 
 def look(sources: Sequence[Source], numbers: Sequence[int], workers: int) -> Iterator[list[Looked]]:

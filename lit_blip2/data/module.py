@@ -39,10 +39,12 @@ def tell(text: str) -> None:
 
 
 class VQAFiles(TypedDict):
-    """The two files of one VQAv2 or OK-VQA split; GQA and Visual Genome have their answers with the questions."""
+    """The two files of one VQAv2 or OK-VQA split; GQA and Visual Genome have their answers with the questions. images:
+    COCO's captions or Visual Genome's image_data.json, which name the images, where nothing else does."""
 
     questions: str
     annotations: NotRequired[str]
+    images: NotRequired[str]
 
 
 class PairData(L.LightningDataModule):
@@ -214,11 +216,12 @@ class PairData(L.LightningDataModule):
 
     def question_types(self, split: str) -> frozenset[str]:
         """The types of the questions of a split (val, test) that has some."""
-        return question_types(*self._vqa_files(split))
+        return question_types(*self.files_of(self.vqa[split])[:2])
 
-    def _vqa_files(self, split: str) -> tuple[Path, Path | None]:
-        given = self.vqa[split]
-        return self.root / given["questions"], self.root / given["annotations"] if given.get("annotations") else None
+    def files_of(self, given: VQAFiles) -> list[Path | None]:
+        """Questions, annotations and images, under root; None for what is not given."""
+        names = (given.get(key) for key in ("questions", "annotations", "images"))
+        return [self.root / name if name else None for name in names]
 
     def train_dataloader(self) -> TrainLoader:
         """Batches from the trainer's current step to its last. See `TrainPairs` and `train_loader`."""
@@ -290,10 +293,9 @@ class PairData(L.LightningDataModule):
         )
 
     def _annotation_files(self, splits: list[str]) -> list[Path]:
-        files = [self.captions[split] for split in splits]
-        files += [(self.vqa[split] or {}).get(key) for split in splits for key in ("questions", "annotations")]
-        files += [self.binding[split] for split in splits]
-        return [self.root / file for file in files if file]
+        named = [file for split in splits for file in (self.captions[split], self.binding[split]) if file]
+        asked = [file for split in splits if self.vqa[split] for file in self.files_of(self.vqa[split]) if file]
+        return [*(self.root / file for file in named), *asked]
 
     def _require(self, paths: list[Path]) -> None:
         if missing := [str(path) for path in paths if not path.exists()]:
@@ -307,7 +309,7 @@ class PairData(L.LightningDataModule):
             captions = tables["caption"] = read_captions(self.root / path, split, self.max_caption_words)
             files = dict(zip(captions.image_ids.tolist(), captions.files))
         if self.vqa[split]:
-            tables["vqa"] = read_questions(*self._vqa_files(split), files)
+            tables["vqa"] = read_questions(*self.files_of(self.vqa[split]), files)
         if path := self.binding[split]:
             tables["binding"] = read_binding(self.root / path, self.max_caption_words)
         return tables

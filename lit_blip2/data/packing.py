@@ -18,6 +18,7 @@ from lit_blip2.data.experiment import read_data
 from lit_blip2.data.indexing import IMAGES, index_shards
 from lit_blip2.data.pairs import FilePairs, ShardPairs, parts
 from lit_blip2.data.shards import Shards
+from lit_blip2.data.vqa import Questions
 from lit_blip2.data.whole import alone, written_whole
 
 
@@ -37,6 +38,8 @@ def pack(config: list[Path], out: Path, samples: int = 1000, workers: int = 0) -
     data = read_data(config)
     data.check_files("fit")
     sources = parts(data.train_pairs())
+    if asked := [pairs.name for pairs in sources if isinstance(getattr(pairs, "texts", None), Questions)]:
+        raise ValueError(f"{', '.join(asked)}: shards hold captions, questions stay in their files")
     for pairs in sources:
         folder = out / pairs.name if len(sources) > 1 else out
         with alone(folder):

@@ -1,5 +1,5 @@
 """Image-text pairs to train on, by number. A source says in which order it is read; it, or a part of it that a number
-falls into, draws a caption and gives an image.
+falls into, draws a caption, or a question with its answer, and gives an image.
 """
 
 import hashlib
@@ -17,7 +17,9 @@ from lit_blip2.data.images import read_file
 from lit_blip2.data.mixing import Mix, WindowShuffle
 from lit_blip2.data.order import Order, Shuffle
 from lit_blip2.data.shards import Shards
+from lit_blip2.data.strings import digest_of
 from lit_blip2.data.transforms import training_view
+from lit_blip2.data.vqa import Questions
 
 
 class PairSource(Protocol):
@@ -44,8 +46,8 @@ class Part:
     def image_id(self, sample: int) -> int:
         return self.first_id + self.pairs.image_id(sample - self.start)
 
-    def draw(self, sample: int, rng: np.random.Generator) -> str:
-        """One of its captions; one draw from `rng`."""
+    def draw(self, sample: int, rng: np.random.Generator) -> dict[str, str]:
+        """One of its captions, or its question and an answer, by name; one draw from `rng`."""
         return self.pairs.draw(sample - self.start, rng)
 
     def view(self, sample: int, rng: np.random.Generator) -> torch.Tensor | KeptView:
@@ -59,16 +61,16 @@ class Part:
 
 
 class FilePairs:
-    """Images in files, with captions in memory; read in any order.
+    """Images in files, with captions or questions in memory; read in any order.
 
     group: this many consecutive images stay in one batch.
     """
 
     kind = "image"
 
-    def __init__(self, name: str, captions: Captions, images: Pixels, augment: bool, group: int = 1):
-        self.name, self.texts, self.images, self.augment = name, captions, images, augment
-        self.order = Shuffle(len(captions), group)
+    def __init__(self, name: str, texts: Captions | Questions, images: Pixels, augment: bool, group: int = 1):
+        self.name, self.texts, self.images, self.augment = name, texts, images, augment
+        self.order = Shuffle(len(texts), group)
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -82,7 +84,7 @@ class FilePairs:
     def captions(self, sample: int) -> list[str]:
         return self.texts.of(sample)
 
-    def draw(self, sample: int, rng: np.random.Generator) -> str:
+    def draw(self, sample: int, rng: np.random.Generator) -> dict[str, str]:
         return self.texts.draw(sample, rng)
 
     @property
@@ -94,9 +96,8 @@ class FilePairs:
         return name_keys(self.texts.files)
 
     def digest(self) -> str:
-        """Of all images' names and captions, without opening an image."""
-        texts = self.texts
-        return digest_of(texts.image_ids, texts.first, *(each.buffer for each in (texts.files, texts.texts)))
+        """Of all images' names and texts, without opening an image."""
+        return self.texts.digest()
 
     def image(self, sample: int) -> Image.Image:
         return self.images.read(self.texts.files[sample])
@@ -140,8 +141,8 @@ class ShardPairs:
     def captions(self, sample: int) -> list[str]:
         return self.shards.captions(sample)
 
-    def draw(self, sample: int, rng: np.random.Generator) -> str:
-        return self.shards.draw(sample, rng)
+    def draw(self, sample: int, rng: np.random.Generator) -> dict[str, str]:
+        return {"caption": self.shards.draw(sample, rng)}
 
     @property
     def image_ids(self) -> np.ndarray:
@@ -247,10 +248,3 @@ def name_keys(names: Iterable[str]) -> np.ndarray:
     """A number for each file name, whatever its folder: uint64 [N]."""
     digests = (hashlib.blake2b(name.rsplit("/", 1)[-1].encode(), digest_size=8).digest() for name in names)
     return np.frombuffer(b"".join(digests), dtype=np.uint64)
-
-
-def digest_of(*arrays: np.ndarray) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    for array in arrays:
-        digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()

@@ -4,6 +4,7 @@ A list of a million Python strings is copied page by page into every forked work
 touches its reference count. One buffer of bytes and one array of offsets are not.
 """
 
+import hashlib
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -33,3 +34,11 @@ class Strings:
 
     def __iter__(self) -> Iterator[str]:
         return (self[index] for index in range(len(self)))
+
+
+def digest_of(*arrays: np.ndarray) -> str:
+    """Of the bytes of arrays."""
+    digest = hashlib.blake2b(digest_size=16)
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""Training batches by key (step, global row, sample): a caption and a view of each image, drawn by `row_rng`."""
+"""Training batches by key (step, global row, sample): a text and a view of each image, drawn by `row_rng`."""
 
 from collections import Counter
 
@@ -32,10 +32,12 @@ class TrainPairs(Dataset):
         faults: list[Fault] = []
         steps, rows, samples = zip(*keys)
         sources = Counter(self.source.part(sample).pairs.name for sample in samples)
-        image_ids, captions, views = zip(*(self._row(*key, faults) for key in keys))
+        image_ids, texts, views = zip(*(self._row(*key, faults) for key in keys))
+        if mixed := [each for each in texts if each.keys() != texts[0].keys()]:
+            raise ValueError(f"a mixture of sources with {', '.join(texts[0])} and with {', '.join(mixed[0])}")
         return {
             self.source.kind: normalise(views) if self.source.kind == "image" else gathered(views),
-            "caption": list(captions),
+            **{name: [each[name] for each in texts] for name in texts[0]},
             "image_id": torch.tensor(image_ids, dtype=torch.int64),
             "row": torch.tensor(rows, dtype=torch.int64),
             "step": steps[0],
@@ -44,13 +46,15 @@ class TrainPairs(Dataset):
             "faults": (sources, faults),
         }
 
-    def _row(self, step: int, row: int, sample: int, faults: list[Fault]) -> tuple[int, str, torch.Tensor | KeptView]:
-        """Image id, caption and view that the row has in the end. Raises RuntimeError if no image can be read."""
+    def _row(
+        self, step: int, row: int, sample: int, faults: list[Fault]
+    ) -> tuple[int, dict[str, str], torch.Tensor | KeptView]:
+        """Image id, texts and view that the row has in the end. Raises RuntimeError if no image can be read."""
         rng, part = row_rng(self.seed, step, row), self.source.part(sample)
         for attempt in range(1, MOST_TRIES + 1):
-            caption = part.draw(sample, rng)
+            texts = part.draw(sample, rng)
             try:
-                return part.image_id(sample), caption, part.view(sample, rng)
+                return part.image_id(sample), texts, part.view(sample, rng)
             except (UnreadableImageError, FileNotFoundError) as error:
                 reason, told = error.reason if isinstance(error, UnreadableImageError) else "missing", str(error)
             if attempt == 1:  # what is drawn in its place and is bad too has a row of its own

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lit_blip2.data.captions import Captions, clean_caption, evaluated_ids, load_json, make_captions
+from lit_blip2.data.captions import Captions, clean_caption, evaluated_ids, load_json, make_captions, vg_file
 from lit_blip2.data.module import PairData, tell
 from lit_blip2.data.pairs import FilePairs
 
@@ -71,5 +71,5 @@ def read_regions(image_data: Path, regions: Path, leave_out: set[int], max_words
         f"{len(bare)} without a region; {empty} empty phrases"
     )
     kept = [image_id for image_id in kept if said[image_id]]
-    files = ["/".join(listed[image_id]["url"].rsplit("/", 2)[1:]) for image_id in kept]
+    files = [vg_file(listed[image_id]) for image_id in kept]
     return make_captions(regions, np.array(kept, dtype=np.int64), files, [said[i] for i in kept], max_words)

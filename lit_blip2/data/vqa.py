@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lit_blip2.data.captions import load_json
-from lit_blip2.data.strings import Strings
+from lit_blip2.data.captions import image_files, load_json
+from lit_blip2.data.strings import Strings, digest_of
 from lit_blip2.evaluation.pope import TYPE as POPE
 
 OTHER_IMAGES = 10**10  # GQA's images that are not Visual Genome's: n161313 is this much and 161313
@@ -39,23 +39,37 @@ class Questions:
         count = len(self.answers) // len(self)
         return list(map(self.answers.__getitem__, range(index * count, (index + 1) * count)))
 
+    def draw(self, index: int, rng: np.random.Generator) -> dict[str, str]:
+        """A question and one of its answers, each as often as it was given. Draws from `rng` once."""
+        count = len(self.answers) // len(self)
+        return {"question": self.texts[index], "answer": self.answers[index * count + int(rng.random() * count)]}
+
+    def digest(self) -> str:
+        """Of all images' names, questions and answers."""
+        texts = (each.buffer for each in (self.files, self.texts, self.answers))
+        return digest_of(self.question_ids, self.image_ids, *texts)
+
 
 def read_questions(
-    questions: str | Path, annotations: str | Path | None = None, files: Mapping[int, str] | None = None
+    questions: str | Path,
+    annotations: str | Path | None = None,
+    images: str | Path | None = None,
+    files: Mapping[int, str] | None = None,
 ) -> Questions:
     """Read questions and their answers: VQAv2's and OK-VQA's two files, or GQA's, Visual Genome's or POPE's one.
 
-    VQAv2 names no files: `files` (image id -> file name) does, and where it is silent COCO's own naming is used, with
-    the data_subtype of the questions file. GQA and Visual Genome have one answer to a question; their images are
-    ID.jpg, and the type of a GQA question is its structural one. POPE's lines are about COCO's images, and all are of
-    type pope.
+    VQAv2 names no files: `images` (COCO's captions, or Visual Genome's image_data.json) or `files` (image id -> file
+    name) do, and where they are silent COCO's own naming is used, with the data_subtype of the questions file. GQA and
+    Visual Genome have one answer to a question; their images are ID.jpg (Visual Genome's where `images` is silent), and
+    the type of a GQA question is its structural one. POPE's lines are about COCO's images, and all are of type pope.
 
     Raises FileNotFoundError, or ValueError naming the file and the ids for: a question or an answer twice, a
     question without its answer or the other way round, two image ids for one question, an image whose file
     cannot be named, differing numbers of answers, another layout.
     """
+    files = dict(files or {}) | (image_files(images) if images else {})
     if annotations is None:
-        return _table(_answered(_load(questions), questions))
+        return _table(_answered(_load(questions), questions, files))
     content = load_json(questions)
     asked = _by_id(content["questions"], questions)
     answered = _by_id(load_json(annotations)["annotations"], annotations)
@@ -65,7 +79,7 @@ def read_questions(
         Row(
             question_id,
             row["image_id"],
-            _file_name(row["image_id"], files or {}, subtype, questions),
+            _file_name(row["image_id"], files, subtype, questions),
             row["question"].strip(),
             answered[question_id]["question_type"],
             [answer["answer"] for answer in answered[question_id]["answers"]],
@@ -107,7 +121,7 @@ def _load(path: str | Path):
         return load_json(path)
 
 
-def _answered(content, path: str | Path) -> Iterator[Row]:
+def _answered(content, path: str | Path, files: Mapping[int, str]) -> Iterator[Row]:
     """The questions of a file that holds their answers as well."""
     if isinstance(content, dict) and content and all("imageId" in row for row in content.values()):  # GQA
         for number, row in content.items():
@@ -118,7 +132,8 @@ def _answered(content, path: str | Path) -> Iterator[Row]:
     elif isinstance(content, list) and content and all("qas" in image for image in content):  # Visual Genome
         for row in (row for image in content for row in image["qas"]):
             kind = row["question"].split(maxsplit=1)[0].lower()  # what, where, when, who, why, how
-            file, text = f"{row['image_id']}.jpg", row["question"].strip()
+            file = files.get(row["image_id"], f"{row['image_id']}.jpg")
+            text = row["question"].strip()
             yield Row(row["qa_id"], row["image_id"], file, text, kind, [row["answer"].rstrip(".")])
     elif isinstance(content, list) and content and all({"image", "text", "label"} <= row.keys() for row in content):
         for row in content:  # POPE
@@ -138,7 +153,7 @@ def _answered(content, path: str | Path) -> Iterator[Row]:
 def question_types(questions: str | Path, annotations: str | Path | None = None) -> frozenset[str]:
     """The types of the questions that `read_questions` would read."""
     if annotations is None:
-        return frozenset(row.type for row in _answered(_load(questions), questions))
+        return frozenset(row.type for row in _answered(_load(questions), questions, {}))
     return frozenset(mark["question_type"] for mark in load_json(annotations)["annotations"])
 
 
@@ -176,7 +191,7 @@ def _file_name(image_id: int, files: Mapping[int, str], subtype: str | None, pat
         return files[image_id]
     if subtype is None:
         raise ValueError(
-            f"{path}: no file name is known for image {image_id}: it is in no caption file of this split,"
-            " and the questions file has no data_subtype (such as val2014) to name it by"
+            f"{path}: no file name is known for image {image_id}: it is in no caption file of this split, nor in"
+            " `images`, and the questions file has no data_subtype (such as val2014) to name it by"
         )
     return f"{subtype}/COCO_{subtype}_{image_id:012d}.jpg"

@@ -141,7 +141,7 @@ def test_missing_and_broken_files_are_named(tmp_path):
 
 def test_drawn_captions_are_all_reached_and_cost_one_draw(tmp_path):
     captions = read_captions(write_json(tmp_path / "c.json", coco((1, "a"), (1, "b"), (1, "c"), (2, "only"))))
-    drawn = [captions.draw(0, np.random.default_rng(i)) for i in range(300)]
+    drawn = [captions.draw(0, np.random.default_rng(i))["caption"] for i in range(300)]
     assert {text: 70 < drawn.count(text) < 130 for text in "abc"} == dict.fromkeys("abc", True)
     one, three = np.random.default_rng(0), np.random.default_rng(0)
     captions.draw(1, one), captions.draw(0, three)

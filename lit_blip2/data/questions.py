@@ -1,0 +1,28 @@
+"""Questions with their answers to train on: VQAv2's, OK-VQA's, GQA's or Visual Genome's."""
+
+from pathlib import Path
+
+from lit_blip2.data.module import PairData, VQAFiles
+from lit_blip2.data.pairs import FilePairs
+from lit_blip2.data.vqa import read_questions
+
+
+class VQA(PairData):
+    """Questions about images, each once in an epoch; of its annotators' answers one is drawn each time, so that an
+    answer comes as often as it was given. Several sets: a Mixture of them.
+
+    Args:
+        train: questions and annotations to train on.
+    """
+
+    def __init__(self, root: str = "data/mini", train: VQAFiles | None = None, **kwargs):
+        super().__init__(root=root, **kwargs)
+        self.train = train
+
+    def train_files(self) -> list[Path]:
+        if self.train is None:
+            raise ValueError("fit needs questions to train on: set data.train to {questions: FILE, annotations: FILE}")
+        return [file for file in self.files_of(self.train) if file]
+
+    def train_pairs(self) -> FilePairs:
+        return FilePairs("questions", read_questions(*self.files_of(self.train)), self.pixels("train"), self.augment)
