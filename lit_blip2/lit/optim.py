@@ -1,11 +1,16 @@
 """AdamW with linear warm-up and a cosine, both per optimiser step (NUMERICS, optimisation)."""
 
 import math
+import re
 from collections.abc import Mapping
 
 from torch import nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+
+ENCODER = ".vision.encoder."
+BLOCK = re.compile(r"\.vision\.encoder\.blocks\.(\d+)\.")
+UNDECAYED = ("query_tokens", "pos_embed", "cls_token")
 
 
 class AdamWCosine:
@@ -16,8 +21,12 @@ class AdamWCosine:
         min_lr: learning rate at the end of the cosine.
         warmup_steps: optimiser steps from nearly 0 to the peak.
         betas: AdamW's.
-        weight_decay: on matrices; none on biases, norms, the temperature and the query tokens.
+        weight_decay: on matrices; none on biases, norms, the temperature, the query tokens, and of a trained encoder
+            its positions and class token.
         lr_scale: factors of lr by the start of a parameter's name, such as {net.bridge.projection: 20}.
+        layer_decay: of a trained image encoder with L blocks, block i (from 1) has layer_decay ** (L + 1 - i) of the
+            learning rate, and what comes before the blocks layer_decay ** (L + 1); 1: all have the whole (BEiT's way,
+            as the original counts; NUMERICS, optimisation).
     """
 
     def __init__(
@@ -28,14 +37,18 @@ class AdamWCosine:
         betas: tuple[float, float] = (0.9, 0.98),
         weight_decay: float = 0.05,
         lr_scale: Mapping[str, float] | None = None,
+        layer_decay: float = 1.0,
     ):
         if not 0 <= min_lr <= lr or lr == 0 or warmup_steps < 0:
             raise ValueError(
                 f"lr={lr}, min_lr={min_lr}, warmup_steps={warmup_steps}: lr must be positive, min_lr between 0 and lr, "
                 "warmup_steps not negative"
             )
+        if not 0 < layer_decay <= 1:
+            raise ValueError(f"layer_decay={layer_decay} must lie in (0, 1]; 1 is none")
         self.lr, self.min_lr, self.warmup_steps = lr, min_lr, warmup_steps
         self.betas, self.weight_decay, self.lr_scale = betas, weight_decay, dict(lr_scale or {})
+        self.layer_decay = layer_decay
 
     def __call__(self, module: nn.Module, max_steps: int) -> tuple[Optimizer, LRScheduler]:
         """Raises ValueError for what `check` refuses, and for an unused lr_scale."""
@@ -56,17 +69,29 @@ class AdamWCosine:
     def groups(self, module: nn.Module) -> list[dict]:
         """Parameter groups by weight decay and learning rate."""
         groups: dict[tuple[float, float], list] = {}
-        unused = set(self.lr_scale)
+        unused, decays = set(self.lr_scale), self._layer_decays(module)
         for name, parameter in module.named_parameters():
             if parameter.requires_grad:
                 prefix = next((prefix for prefix in self.lr_scale if name.startswith(prefix)), None)
                 unused.discard(prefix)
-                plain = parameter.ndim < 2 or name.endswith("query_tokens")
-                key = (0.0 if plain else self.weight_decay, self.lr * self.lr_scale.get(prefix, 1.0))
-                groups.setdefault(key, []).append(parameter)
+                plain = parameter.ndim < 2 or name.endswith(UNDECAYED)
+                lr = self.lr * self.lr_scale.get(prefix, 1.0) * decays.get(name, 1.0)
+                groups.setdefault((0.0 if plain else self.weight_decay, lr), []).append(parameter)
         if unused:
             raise ValueError(f"lr_scale names no trainable parameter: {sorted(unused)}")
         return [{"params": each, "weight_decay": decay, "lr": lr} for (decay, lr), each in groups.items()]
+
+    def _layer_decays(self, module: nn.Module) -> dict[str, float]:
+        """Factor of the learning rate of each of the image encoder's parameters. Raises ValueError where a decay is
+        set and the encoder is frozen."""
+        own = [name for name, p in module.named_parameters() if p.requires_grad and ENCODER in f".{name}"]
+        if self.layer_decay == 1:
+            return {}
+        if not own:
+            raise ValueError(f"layer_decay={self.layer_decay} and the image encoder is frozen: set it to 1")
+        block_of = {name: int(found[1]) + 1 if (found := BLOCK.search(f".{name}")) else 0 for name in own}
+        top = max(block_of.values()) + 1
+        return {name: self.layer_decay ** (top - block) for name, block in block_of.items()}
 
     def schedule(self, optimizer: Optimizer, max_steps: int) -> LRScheduler:
         """`share` at every step. A function of the step alone: a prolonged run takes the longer run's course."""

@@ -26,6 +26,7 @@ class VisionEncoder(nn.Module):
         drop_last_blocks: 1 gives the second-to-last block's output, 0 the last's.
         frozen: no gradients, and eval mode whatever `train()` is called on the parent.
         dtype: of the frozen weights: float32, bfloat16 or float16. Trainable weights stay float32.
+        checkpointing: where it trains, keep each block's input alone for the backward, and compute the block again.
     """
 
     def __init__(
@@ -37,8 +38,11 @@ class VisionEncoder(nn.Module):
         drop_last_blocks: int = 1,
         frozen: bool = True,
         dtype: str = "float32",
+        checkpointing: bool = False,
     ):
         super().__init__()
+        if frozen and checkpointing:
+            raise ValueError("checkpointing=true with frozen=true: a frozen encoder keeps nothing for a backward")
         if dtype not in ("float32", "bfloat16", "float16"):
             raise ValueError(f"dtype={dtype!r} must be float32, bfloat16 or float16")
         if not frozen and dtype != "float32":
@@ -47,6 +51,7 @@ class VisionEncoder(nn.Module):
         self.own_args, self.image_size = dict(model_args or {}), image_size
         self.model_args = self.own_args | ({"img_size": image_size} if image_size else {})
         self.drop_last_blocks, self.dtype = drop_last_blocks, getattr(torch, dtype)
+        self.checkpointing = checkpointing
         self.encoder: nn.Module | None = None
         card = published().get(name, {}) if not self.model_args and drop_last_blocks == 1 else {}
         if not card:
@@ -68,6 +73,7 @@ class VisionEncoder(nn.Module):
         if self.encoder is not None:
             return
         encoder = self._read(self.weights_file())
+        encoder.set_grad_checkpointing(self.checkpointing)
         self.encoder = encoder.to(self.dtype).requires_grad_(not self.frozen)
         self.train(self.training)
 

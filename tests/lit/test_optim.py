@@ -82,3 +82,51 @@ def test_what_cannot_be_is_refused():
 def test_rates_that_make_no_schedule_are_refused(values):
     with pytest.raises(ValueError, match="lr must be positive, min_lr between 0 and lr, warmup_steps not negative"):
         AdamWCosine(**values)
+
+
+class Encoder(nn.Module):
+    """Named as an image encoder of three blocks is inside a stage."""
+
+    def __init__(self):
+        super().__init__()
+        self.vision = nn.Module()
+        self.vision.encoder = nn.Module()
+        self.vision.encoder.pos_embed = nn.Parameter(torch.ones(1, 2, 4))
+        self.vision.encoder.patch_embed = nn.Linear(4, 4)
+        self.vision.encoder.blocks = nn.ModuleList(nn.Linear(4, 4) for _ in range(3))
+        self.qformer = nn.Linear(4, 4)
+
+
+def test_layer_decay_by_hand():
+    module, names = Encoder(), {}
+    for name, parameter in module.named_parameters():
+        names[id(parameter)] = name
+    groups = AdamWCosine(lr=1.0, layer_decay=0.5).groups(module)
+    rate_of = {names[id(p)]: group["lr"] for group in groups for p in group["params"]}
+    assert rate_of["qformer.weight"] == 1
+    assert [rate_of[f"vision.encoder.blocks.{i}.weight"] for i in range(3)] == [1 / 8, 1 / 4, 1 / 2]
+    assert rate_of["vision.encoder.patch_embed.bias"] == rate_of["vision.encoder.pos_embed"] == 1 / 16
+    decay_of = {names[id(p)]: group["weight_decay"] for group in groups for p in group["params"]}
+    assert decay_of["vision.encoder.pos_embed"] == 0 and decay_of["vision.encoder.patch_embed.weight"] == 0.05
+
+
+def test_layer_decay_changes_the_update():
+    """Adam's first step is the learning rate, whatever the gradient."""
+    module = Encoder()
+    before = {name: p.detach().clone() for name, p in module.named_parameters()}
+    optimizer, _ = AdamWCosine(lr=0.1, warmup_steps=0, weight_decay=0, layer_decay=0.5)(module, 5)
+    sum(p.square().sum() for p in module.parameters()).backward()
+    optimizer.step()
+    moved = {name: (p - before[name]).abs().max().item() for name, p in module.named_parameters()}
+    assert moved["vision.encoder.blocks.0.weight"] == pytest.approx(0.1 / 8, rel=1e-3)
+    assert moved["vision.encoder.blocks.2.weight"] == pytest.approx(0.1 / 2, rel=1e-3)
+    assert moved["qformer.weight"] == pytest.approx(0.1, rel=1e-3)
+
+
+def test_layer_decay_of_a_frozen_encoder_is_refused():
+    module = Encoder()
+    module.vision.requires_grad_(False)
+    with pytest.raises(ValueError, match=r"layer_decay=0.9 and the image encoder is frozen"):
+        AdamWCosine(layer_decay=0.9).groups(module)
+    with pytest.raises(ValueError, match=r"layer_decay=1.5 must lie in"):
+        AdamWCosine(layer_decay=1.5)

@@ -121,3 +121,24 @@ def test_a_file_of_the_asked_size_is_taken_as_it_is(tmp_path, suffix):
     encoder = VisionEncoder(NAME, str(file), image_size=48, model_args=ARGS)
     encoder.load()
     assert torch.equal(encoder.encoder.pos_embed, state["pos_embed"])
+
+
+def test_checkpointed_blocks_give_the_same_gradients(weights):
+    images, seen = torch.randn(2, 3, 32, 32), []
+    for checkpointing in (False, True):
+        encoder = loaded(weights, frozen=False, checkpointing=checkpointing).train()
+        kept = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda x, kept=kept: kept.append(x.numel()) or x, lambda x: x):
+            loss = encoder(images).square().sum()
+        loss.backward()
+        seen.append((sum(kept), {name: p.grad for name, p in encoder.named_parameters() if p.grad is not None}))
+    (plain, expected), (less, found) = seen
+    assert less < 0.6 * plain
+    assert expected.keys() == found.keys()
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient)
+
+
+def test_checkpointing_a_frozen_encoder_is_refused():
+    with pytest.raises(ValueError, match="checkpointing=true with frozen=true"):
+        VisionEncoder(NAME, model_args=ARGS, checkpointing=True)
