@@ -82,7 +82,9 @@ def count(net: nn.Module) -> list[tuple[str, int, int]]:
 
 def _loaded_part(name: str, part: nn.Module) -> tuple[str, int, int]:
     """A part whose network `load()` would make: it knows its size before."""
-    return (name, 0, part.num_parameters) if part.frozen else (name, part.num_parameters, 0)
+    if not part.frozen:
+        return name, part.num_parameters, 0
+    return name, getattr(part, "num_lora", 0), part.num_parameters
 
 
 def main(arguments: list[str]) -> None:

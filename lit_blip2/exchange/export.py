@@ -20,6 +20,7 @@ from lit_blip2.exchange import encoders, lavis, names
 from lit_blip2.exchange.encoders import is_clip
 from lit_blip2.exchange.hugging_face import EMBEDDINGS, LANGUAGE, SIDE_FILE, renamed
 from lit_blip2.model.language import LanguageModel
+from lit_blip2.model.lora import merge_lora
 from lit_blip2.model.tokenizer import BertTokenizer
 from lit_blip2.model.vision import VisionEncoder
 from lit_blip2.params import build_net
@@ -62,6 +63,10 @@ def to_lavis(checkpoint: Path, out: Path) -> dict[str, str]:
     if "bridge.projection.weight" in run.trained:
         kind = run.net.language.config["model_type"]
         family = "t5" if kind == "t5" else "llm" if run.net.reads_prompts or kind != "opt" else "opt"
+    if family is not None and run.net.language.lora:
+        raise ValueError(
+            f"{checkpoint} trained low-rank changes of its language model (lora), for which LAVIS has no place"
+        )
     instructed = family is not None and run.net.reads_prompts
     trained = names.with_unread(run.trained, len(run.net.bridge.qformer.layers)) if instructed else run.trained
     known = _is_eva(run.encoder) or is_clip(run.encoder)
@@ -186,6 +191,8 @@ def _generation(run: Run, qformer: Any) -> tuple[Any, Any]:
     language.model.load_state_dict(
         {name: own[name] for name in own if name in language.model.state_dict()}, strict=False
     )
+    if language.lora:
+        merge_lora(language.model)
     language.tokenizer.padding_side = "right" if language.encoder_decoder else "left"  # of a batch to generate from
     number = _add_image_word(language)
     config = config_of(**_sizes(run, qformer), text_config=language.model.config.to_dict(), image_token_index=number)

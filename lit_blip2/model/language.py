@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lit_blip2.model.lora import add_lora, count_lora
 from lit_blip2.model.published import published
 from lit_blip2.model.text import PackedText
 from lit_blip2.paths import find
@@ -65,6 +66,8 @@ class LanguageModel(nn.Module):
         frozen: no gradients for its weights, and eval mode whatever `train()` is called on the parent.
         bits: 8 or 4 keep the linear layers' frozen weights in so many (torchao, `pip install .[quantised]`; 4 on a GPU,
             with bfloat16); null: as dtype says.
+        lora: arguments of peft.LoraConfig, such as {r: 8, lora_alpha: 16, target_modules: [q_proj, v_proj]}: low-rank
+            changes of these layers train, in float32, beside the frozen weights; null: none.
 
     config: Hugging Face's fields, of the published model or of the folder `name`. width: of the input embeddings.
     """
@@ -77,8 +80,13 @@ class LanguageModel(nn.Module):
         end: str | None = None,
         frozen: bool = True,
         bits: Literal[8, 4] | None = None,
+        lora: dict[str, Any] | None = None,
     ):
         super().__init__()
+        if lora is not None and (bits is not None or not frozen):
+            raise ValueError(
+                f"lora with bits={bits}, frozen={frozen}: it changes frozen weights that are not quantised"
+            )
         if bits is not None and not frozen:
             raise ValueError(f"bits={bits} with frozen=false: quantised weights cannot be trained")
         if bits == 4 and dtype != "bfloat16":
@@ -88,7 +96,7 @@ class LanguageModel(nn.Module):
         if not frozen and dtype != "float32":
             raise ValueError(f"dtype={dtype!r} with frozen=false: trainable weights stay float32")
         self.name, self.weights, self.dtype, self.end = name, weights, getattr(torch, dtype), end
-        self.frozen, self.bits = frozen, bits
+        self.frozen, self.bits, self.lora = frozen, bits, lora
         card = published().get(name)
         if card is None:
             from lit_blip2.model.published import language_card
@@ -98,6 +106,7 @@ class LanguageModel(nn.Module):
         self.config: dict[str, Any] = card["config"]
         self.width: int = card["width"]
         self.num_parameters: int = card["parameters"]
+        self.num_lora: int = 0 if lora is None else count_lora(build(self.config), lora)
         self.model: nn.Module | None = None
         self.tokenizer: Any = None
 
@@ -119,12 +128,18 @@ class LanguageModel(nn.Module):
         self.model = build(_read_config(folder), folder, self.dtype).requires_grad_(not self.frozen)
         if self.bits is not None:
             quantise(self.model, self.bits)
+        if self.lora is not None:
+            add_lora(self.model, self.lora)
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> "LanguageModel":
-        """A frozen language model stays in eval mode."""
-        return super().train(mode and not self.frozen)
+        """A frozen language model stays in eval mode; dropout in front of low-rank changes follows `mode`."""
+        super().train(mode and not self.frozen)
+        for name, module in self.named_modules() if self.lora else ():
+            if name.endswith("lora_dropout"):
+                module.train(mode)
+        return self
 
     @property
     def encoder_decoder(self) -> bool:
