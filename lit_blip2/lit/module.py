@@ -24,6 +24,7 @@ class LitBLIP2(L.LightningModule):
     representation: what prepares texts for stage 1's objectives, and evaluates them; or None.
     generation: the same for the language model; or None.
     config: the resolved configuration as YAML, set by the command line, kept in every checkpoint.
+    averages: of what trains, in its place in checkpoints; set by the callback EMA.
     resumed: training goes on from a checkpoint, which holds all that `start` would read; set by the command line.
     """
 
@@ -34,6 +35,7 @@ class LitBLIP2(L.LightningModule):
         self.generation: Generation | None = None
         self.strict_loading = False
         self.config = ""
+        self.averages: dict[str, Tensor] = {}
         self.resumed = False
         self.trained_steps = 0
 
@@ -164,7 +166,7 @@ class LitBLIP2(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what trains, and the config."""
-        checkpoint["state_dict"] = trainable_state(self)
+        checkpoint["state_dict"] = self.averages or trainable_state(self)
         checkpoint["config"] = self.config
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
