@@ -30,7 +30,7 @@ class Generation:
 
     Args:
         net: encoder, bridge and language model.
-        question: prompt of a question, {} being its place.
+        question: prompt of a question, {} being its place; in training on questions too.
         vqa_max_new_tokens: longest answer, in tokens.
         vqa_num_beams: beams that look for an answer.
         vqa_length_penalty: see the paper.
@@ -71,9 +71,13 @@ class Generation:
     def prepare(self, batch: dict[str, Any]) -> None:
         """Tokenise, draw random numbers and find examples."""
         if batch["task"] == "train":
-            self._add_target(batch, batch["caption"], row_uniforms(batch["seed"], batch["step"], batch["row"]))
+            uniform_B2 = row_uniforms(batch["seed"], batch["step"], batch["row"])
+            asked = "question" in batch
+            prompts = self._prompts(batch) if asked else [self.net.prompt] * len(batch["caption"])
+            self._add_target(batch, batch["answer" if asked else "caption"], prompts, uniform_B2)
         elif batch["task"] == "caption":
-            self._add_target(batch, [texts[0] for texts in batch["captions"]], row_uniforms(0, 0, batch["row"]))
+            captions = [texts[0] for texts in batch["captions"]]
+            self._add_target(batch, captions, [self.net.prompt] * len(captions), row_uniforms(0, 0, batch["row"]))
         elif batch["task"] == "vqa":
             solved, ids = [], (batch["question_id"], batch["image_id"].tolist())
             if self.examples is not None:
@@ -82,10 +86,9 @@ class Generation:
             for each in (batch, *solved):
                 each["prompts"] = self.net.read(self._prompts(each))
 
-    def _add_target(self, batch: dict[str, Any], captions: list[str], uniform_B2: Tensor) -> None:
-        net = self.net
-        batch["prompts"] = net.read([net.prompt] * len(captions))
-        batch["target"] = net.objective.text(net.language, captions, net.prompt, uniform_B2[:, 0])
+    def _add_target(self, batch: dict[str, Any], targets: list[str], prompts: list[str], uniform_B2: Tensor) -> None:
+        batch["prompts"] = self.net.read(prompts)
+        batch["target"] = self.net.objective.text(self.net.language, targets, prompts, uniform_B2[:, 0])
 
     def metric_names(self, tasks: set[str], command: str) -> set[str]:
         """See LitBLIP2.metric_names."""

@@ -35,6 +35,10 @@ class Representation:
 
     def prepare(self, batch: dict[str, Any]) -> None:
         """Tokenise and draw random numbers."""
+        if batch["task"] == "train" and "caption" not in batch:
+            raise ValueError(
+                "ITC, ITM and ITG train on captions, and these data are questions: use a stage-2 experiment"
+            )
         if batch["task"] == "train":
             batch["uniform_B2"] = row_uniforms(batch["seed"], batch["step"], batch["row"])
             batch["text"] = self.net.tokenizer(batch["caption"])

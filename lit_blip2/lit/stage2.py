@@ -7,7 +7,7 @@ from torch import Tensor
 from lit_blip2.lit.generation import Generation
 from lit_blip2.lit.module import LitBLIP2
 from lit_blip2.lit.optim import AdamWCosine
-from lit_blip2.lit.start import read_start, take_qformer, take_stage
+from lit_blip2.lit.start import add_text_half, read_start, take_qformer, take_stage
 from lit_blip2.model.bert import load_bert
 from lit_blip2.objectives.stage2 import Stage2
 
@@ -21,6 +21,8 @@ class LitStage2(LitBLIP2):
         init_from: checkpoint or run folder: of stage 1, that the Q-Former starts from, or of stage 2, that all goes on
             from; null: stage 1 is skipped, as it must be for a bridge without a Q-Former.
         bert: where stage 1 is skipped, folder of BERT weights that the Q-Former starts from; null: random.
+        text_from: checkpoint or run folder of stage 1, for a bridge that reads prompts and starts from a stage 2 whose
+            Q-Former had no text half (paper, 4.2; the files of stage 2 do not hold it): that half is stage 1's.
         generation: how captions and answers are made: Generation's arguments.
     """
 
@@ -30,6 +32,7 @@ class LitStage2(LitBLIP2):
         optimization: AdamWCosine,
         init_from: str | None = None,
         bert: str | None = None,
+        text_from: str | None = None,
         **generation: Any,
     ):
         super().__init__(net, optimization)
@@ -42,12 +45,18 @@ class LitStage2(LitBLIP2):
                     f"{name}={value!r} is what a Q-Former starts from, and {type(net.bridge).__name__} has none: "
                     f"--model.{name}=null"
                 )
-        self.init_from, self.bert = init_from, bert
+        if text_from and not (init_from and net.reads_prompts):
+            raise ValueError(
+                f"text_from={text_from!r} is for a bridge that reads prompts (InstructedBridge) and goes on from "
+                "init_from, a run of stage 2: set it to null"
+            )
+        self.init_from, self.bert, self.text_from = init_from, bert, text_from
 
     def start(self) -> None:
         if self.init_from is not None:
             checkpoint = read_start(self.init_from, self.net.vision)
             if any(key.startswith("net.bridge.") for key in checkpoint["state_dict"]):
+                add_text_half(checkpoint, self.text_from, self.net)
                 take_stage(self, checkpoint, self.init_from)
             else:
                 take_qformer(self.net.bridge.qformer, checkpoint, self.init_from)

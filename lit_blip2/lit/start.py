@@ -6,9 +6,17 @@ from typing import Any
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import nn
 
-from lit_blip2.checkpoint import check_fits, encoder_settings, qformer_state, read_checkpoint, trainable_state
+from lit_blip2.checkpoint import (
+    check_fits,
+    encoder_settings,
+    is_text_half,
+    qformer_state,
+    read_checkpoint,
+    trainable_state,
+)
 from lit_blip2.model.qformer import QFormer
 from lit_blip2.model.vision import VisionEncoder, used_blocks
+from lit_blip2.objectives.stage2 import Stage2
 
 HEADS = ("net.itc.", "net.itm.", "net.itg.")
 FROM_FILES = ("net.vision.", "net.language.")
@@ -59,6 +67,25 @@ def take_stage(module: nn.Module, checkpoint: Mapping[str, Any], source: str) ->
     wanted = {key: value for key, value in wanted.items() if key in state or not key.startswith(FROM_FILES)}
     check_fits(state, wanted, f"init_from={source!r}")
     module.load_state_dict(state, strict=False)  # what is missing is frozen: check_fits saw to the rest
+
+
+def add_text_half(checkpoint: dict[str, Any], text_from: str | None, net: Stage2) -> None:
+    """Put stage 1's text half into a checkpoint of stage 2 whose Q-Former has none. Raises ValueError where one is
+    wanted and `text_from` is None, or where one is given and there is one already."""
+    prefix = "net.bridge.qformer."
+    state = checkpoint["state_dict"]
+    has = any(is_text_half(key.removeprefix(prefix)) for key in state if key.startswith(prefix))
+    if net.reads_prompts and not has and text_from is None:
+        raise ValueError(
+            "init_from is a stage 2 whose Q-Former has no text half, and this bridge reads prompts: name the run of "
+            "stage 1 it came from, --model.text_from=RUN"
+        )
+    if text_from is None:
+        return
+    if has:
+        raise ValueError(f"text_from={text_from!r}, and init_from has a text half of its own: set text_from to null")
+    words = qformer_state(read_start(text_from, net.vision), text_from, net.bridge.qformer)
+    checkpoint["state_dict"] = state | {prefix + key: value for key, value in words.items() if is_text_half(key)}
 
 
 def take_qformer(qformer: QFormer, checkpoint: Mapping[str, Any], source: str) -> None:

@@ -12,7 +12,7 @@ from lit_blip2.model.language import LanguageModel, TargetText
 
 
 class LM(nn.Module):
-    """The language model predicts the whole caption after the prompt.
+    """The language model predicts the whole caption, or answer, after the prompt.
 
     Args:
         weight: factor of this loss in the total.
@@ -22,9 +22,11 @@ class LM(nn.Module):
         super().__init__()
         self.weight = weight
 
-    def text(self, language: LanguageModel, captions: Sequence[str], prompt: str, uniform_B: Tensor) -> TargetText:
-        """Prompt and caption, tokenised on the host; the random numbers are not needed."""
-        return language.tokenise([prompt] * len(captions), captions)
+    def text(
+        self, language: LanguageModel, targets: Sequence[str], prompts: Sequence[str], uniform_B: Tensor
+    ) -> TargetText:
+        """Prompts and targets, tokenised on the host; the random numbers are not needed."""
+        return language.tokenise(prompts, targets)
 
     def forward(self, losses_L: Tensor) -> dict[str, Tensor]:
         """Loss of each target token (nats) to its mean over the target tokens of all ranks."""
@@ -45,16 +47,18 @@ class PrefixLM(nn.Module):
         super().__init__()
         self.weight = weight
 
-    def text(self, language: LanguageModel, captions: Sequence[str], prompt: str, uniform_B: Tensor) -> TargetText:
+    def text(
+        self, language: LanguageModel, captions: Sequence[str], prompts: Sequence[str], uniform_B: Tensor
+    ) -> TargetText:
         """Prompt, prefix and suffix, tokenised on the host; `uniform_B`, numbers in [0, 1), draws the splits."""
         prefixes, suffixes = split_prefix(language.tokenizer, captions, uniform_B.tolist())
         stop = [language.tokenizer.eos_token_id]
         end = language.tokenizer(language.end, add_special_tokens=False)["input_ids"] if language.end else stop
         if language.encoder_decoder:
-            (prompt_ids,), after = language.tokenizer([prompt], add_special_tokens=False)["input_ids"], stop
+            prompt_ids, after = language.tokenizer(list(prompts), add_special_tokens=False)["input_ids"], stop
         else:
-            (prompt_ids,), after = language.tokenizer([prompt])["input_ids"], []
-        inputs = [prompt_ids + prefix + after for prefix in prefixes]
+            prompt_ids, after = language.tokenizer(list(prompts))["input_ids"], []
+        inputs = [prompt + prefix + after for prompt, prefix in zip(prompt_ids, prefixes)]
         return language.join(inputs, [suffix + end for suffix in suffixes])
 
     def forward(self, losses_L: Tensor) -> dict[str, Tensor]:

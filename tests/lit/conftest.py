@@ -42,9 +42,9 @@ def fit(world, opt_folder, tmp_path_factory):
     def run(experiment: str, *arguments: str, command: str = "fit", runs=None, language=opt_folder):
         runs = runs or tmp_path_factory.mktemp("runs")
         common = [f"--trainer.logger.save_dir={runs}", f"--data.root={world}", "--data.eval_batch_size=4"]
-        if experiment in ("mini_stage1", "mini_joint"):
+        if experiment in ("mini_stage1", "mini_retrieval", "mini_joint"):
             common += ["--model.rerank=3"]
-        if experiment != "mini_stage1":
+        if experiment not in ("mini_stage1", "mini_retrieval"):
             common += [f"--model.net.language.name={language}"]
         size = ["--data.batch_size=8"]
         main([command, "--config", f"experiments/{experiment}.yaml", *common, *size, *SHORT, *arguments])

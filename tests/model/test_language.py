@@ -273,7 +273,7 @@ def test_caption_targets_count_every_word_once(language):
 
 def test_prefix_lm_is_the_loss_of_the_suffix_after_the_prefix(language, prefix_BPD):
     """The same sequence either way: the suffix's tokens are predicted after soft prompt, prompt and prefix."""
-    text = PrefixLM().text(language, ["w1 w2 w3 w4"] * 3, "w7", torch.tensor([0.9, 0.9, 0.9]))
+    text = PrefixLM().text(language, ["w1 w2 w3 w4"] * 3, ["w7"] * 3, torch.tensor([0.9, 0.9, 0.9]))
     losses_L, _ = language.loss(prefix_BPD, text)
     by_hand, _ = language.loss(prefix_BPD, language.tokenise(["w7 w1 w2"] * 3, ["w3 w4"] * 3))
     torch.testing.assert_close(losses_L, by_hand)

@@ -22,7 +22,7 @@ def language(end: str | None = None, encoder_decoder: bool = True):
 @pytest.mark.parametrize("end, mark", [(None, "</s>"), (" ,", ",")])
 def test_a_suffix_ends_as_every_target_does(end, mark):
     stub = language(end)
-    _, targets = PrefixLM().text(stub, ["a red circle at top"], "", torch.tensor([0.0]))
+    _, targets = PrefixLM().text(stub, ["a red circle at top"], [""], torch.tensor([0.0]))
     assert stub.tokenizer.convert_ids_to_tokens(targets[0]) == ["red", "circle", "at", "top", mark]
 
 
@@ -30,7 +30,7 @@ def test_prefix_and_suffix_are_the_caption():
     stub = language()
     caption = "a small red circle at top left"
     for u in (0.0, 0.5, 0.99):
-        inputs, targets = PrefixLM().text(stub, [caption], "", torch.tensor([u]))
+        inputs, targets = PrefixLM().text(stub, [caption], [""], torch.tensor([u]))
         assert stub.tokenizer.decode(inputs[0][:-1] + targets[0][:-1]) == caption
         assert 1 <= len(inputs[0]) - 1 <= 3  # between the first word and the middle of seven
 

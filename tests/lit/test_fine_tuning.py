@@ -1,0 +1,110 @@
+"""Fine-tuning on the small world: what trains, what it starts from, and that the loss falls."""
+
+import json
+
+import pytest
+import torch
+
+from lit_blip2.checkpoint import is_text_half, read_checkpoint
+from lit_blip2.lit.ema import EMA
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+STILL = ["--model.optimization.lr=1e-12", "--model.optimization.min_lr=0", "--trainer.max_steps=2"]
+
+
+@pytest.fixture(scope="session")
+def stage2_run(fit, stage1_run):
+    return fit("mini_opt", f"--model.init_from={stage1_run}")
+
+
+def losses(run) -> list[float]:
+    """loss/lm, or loss/total, of each validation."""
+    lines = [json.loads(line) for line in (run / "validation.jsonl").read_text().splitlines()]
+    return [line.get("loss/total", line.get("loss/lm")) for line in lines]
+
+
+def test_captioning_trains_the_encoder_too_and_its_loss_falls(fit, stage2_run):
+    run = fit("mini_caption", f"--model.init_from={stage2_run}", "--trainer.max_steps=12")
+    before, after = losses(run)[0], losses(run)[-1]
+    assert after < before
+    assert any(key.startswith("net.vision.") for key in read_checkpoint(run)["state_dict"])
+
+
+def test_retrieval_has_no_captioning_head_and_its_loss_falls(fit, stage1_run):
+    run = fit("mini_retrieval", f"--model.init_from={stage1_run}", "--trainer.max_steps=12")
+    assert losses(run)[-1] < losses(run)[0]
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert "retrieval/itm_txt_r1" in metrics and "loss/itg" not in metrics
+
+
+def test_vqa_starts_from_stage_2_with_the_text_half_of_stage_1(fit, stage1_run, stage2_run):
+    run = fit("mini_vqa", f"--model.init_from={stage2_run}", f"--model.text_from={stage1_run}", *STILL)
+    ours, query, text = (read_checkpoint(each)["state_dict"] for each in (run, stage2_run, stage1_run))
+    own = {key.removeprefix("net.bridge.qformer."): v for key, v in ours.items() if "bridge.qformer." in key}
+    words = [key for key in own if is_text_half(key)]
+    assert words and len(own) > len(words)
+    for key, value in own.items():
+        expected = text[f"net.qformer.{key}"] if key in words else query[f"net.bridge.qformer.{key}"]
+        assert torch.allclose(value, expected, atol=1e-6), key
+
+
+def test_vqa_learns_the_answers_it_is_given(fit, stage1_run):
+    """With the frozen mini OPT, whose answers can be had. The first loss is that of the start."""
+    mini = "lit_blip2/mini/weights/opt"
+    stage2 = fit("mini_opt", f"--model.init_from={stage1_run}", language=mini)
+    start = [f"--model.init_from={stage2}", f"--model.text_from={stage1_run}", "--data.batch_size=16"]
+    runs = [fit("mini_vqa", *start, f"--trainer.max_steps={steps}", language=mini) for steps in (2, 20)]
+    early, late = (json.loads((run / "metrics.json").read_text()) for run in runs)
+    assert late["train/loss_lm"] < 0.7 * early["train/loss_lm"]
+    assert "vqa/accuracy" in late and "caption/cider" not in late
+
+
+def test_the_text_half_is_asked_for_and_refused_by_name(fit, stage1_run, stage2_run):
+    with pytest.raises(ValueError, match=r"no text half, and this bridge reads prompts.*text_from=RUN"):
+        fit("mini_vqa", f"--model.init_from={stage2_run}", "--model.text_from=null")
+    with pytest.raises(ValueError, match="is for a bridge that reads prompts"):
+        fit("mini_opt", f"--model.init_from={stage2_run}", f"--model.text_from={stage1_run}")
+    first = fit("mini_vqa", f"--model.init_from={stage2_run}", f"--model.text_from={stage1_run}", *STILL)
+    with pytest.raises(ValueError, match="init_from has a text half of its own"):
+        fit("mini_vqa", f"--model.init_from={first}", f"--model.text_from={stage1_run}")
+
+
+def test_stage_1_refuses_questions(fit, world):
+    data = (
+        "{class_path: lit_blip2.data.questions.VQA, init_args: {train: {questions: annotations/questions_train.json, "
+    )
+    data += "annotations: annotations/answers_train.json, images: annotations/captions_train.json}, image_size: 64}}"
+    with pytest.raises(ValueError, match="these data are questions: use a stage-2 experiment"):
+        fit("mini_stage1", f"--data={data}", f"--data.root={world}", "--data.features=null")
+
+
+def test_the_moving_average_is_what_a_checkpoint_holds_and_resuming_is_exact(fit, stage1_run):
+    """Against averages taken by hand from the weights of every step."""
+    callbacks = "--trainer.callbacks+={class_path: lit_blip2.lit.ema.EMA, init_args: {decay: 0.5}}"
+    start = f"--model.init_from={stage1_run}"
+    each_step = "--trainer.callbacks+={class_path: ModelCheckpoint, init_args: {save_top_k: -1, every_n_train_steps: 1, filename: 'at-{step}'}}"  # noqa: E501
+    run = fit("mini_stage1", start, callbacks, each_step)
+    kept = {step: read_checkpoint(run / "checkpoints" / f"at-step={step}.ckpt") for step in range(1, 5)}
+    name = "net.qformer.query_tokens"
+    average = read_checkpoint(stage1_run)["state_dict"][name]
+    for checkpoint in kept.values():
+        (weights,) = [each["weights"] for key, each in checkpoint["callbacks"].items() if key.startswith("EMA")]
+        average = 0.5 * average + 0.5 * weights[name]
+        assert torch.allclose(checkpoint["state_dict"][name], average, atol=1e-7)
+    resumed = fit("mini_stage1", callbacks, f"--ckpt_path={run}/checkpoints/at-step=2.ckpt")
+    found = read_checkpoint(resumed)["state_dict"]
+    assert all(torch.equal(found[key], value) for key, value in kept[4]["state_dict"].items())
+
+
+def test_validation_sees_the_average(fit, stage1_run):
+    """An average that hardly moves validates as the start does."""
+    slow = "--trainer.callbacks+={class_path: lit_blip2.lit.ema.EMA, init_args: {decay: 0.999999}}"
+    start = f"--model.init_from={stage1_run}"
+    averaged, plain = losses(fit("mini_stage1", start, slow)), losses(fit("mini_stage1", start))
+    still = losses(fit("mini_stage1", start, *STILL))
+    assert averaged[-1] == pytest.approx(still[-1], abs=1e-4) and abs(plain[-1] - still[-1]) > 1e-3
+
+
+def test_a_decay_that_is_none_is_refused():
+    with pytest.raises(ValueError, match="decay=1 must lie between 0 and 1"):
+        EMA(decay=1)
