@@ -1,18 +1,23 @@
 """`ask` and `caption`: a checkpoint of stage 2, or of joint training, looks at an image and writes one line.
 
 The checkpoint carries the configuration it was trained with: which network to build, where its frozen weights are, how
-a question is put and how many beams look for the answer. Nothing of the trainer is needed.
+a question is put and how many beams look for the answer. Nothing of the trainer is needed. `load`, `write` and `score`
+do the same for batches, for whoever has images and prompts of his own.
+
+Legend: B images, R prompts, P soft prompt positions, D width of the language model, L target tokens, V vocabulary.
 """
 
 import os
 import sys
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 import yaml
 from torch import Tensor
+from torch.nn import functional as F
 
 from lit_blip2.checkpoint import check_fits, find_checkpoint, read_checkpoint, trainable_state
 
@@ -87,18 +92,51 @@ def answer(checkpoint: str | Path, image: str | Path, question: str | None = Non
     return generate(loaded._replace(net=loaded.net.to(device)), pixels_1CHW, question)
 
 
-@torch.inference_mode()
 def generate(loaded: Loaded, pixels_1CHW: Tensor, question: str | None = None) -> str:
     """One normalised image to its answer, or to its caption."""
     net, settings = loaded.net, loaded.settings
-    task = "caption" if question is None else "vqa"
-    prompt = net.prompt if question is None else settings["question"].replace("{}", question)
-    how = {name: settings[f"{task}_{name}"] for name in ("max_new_tokens", "num_beams")}
-    if question is not None:
-        how["length_penalty"] = settings["vqa_length_penalty"]
-    read = net.read([prompt])
-    soft_prompt = net.soft_prompts(net.vision(pixels_1CHW), None if read is None else read.to(pixels_1CHW.device))
-    return net.language.generate(soft_prompt, [prompt], **how)[0]
+    if question is None:
+        how = {name: settings[f"caption_{name}"] for name in ("max_new_tokens", "num_beams")}
+        return write(net, pixels_1CHW, [net.prompt], **how)[0]
+    return write(net, pixels_1CHW, [settings["question"].replace("{}", question)], **answering(settings))[0]
+
+
+def answering(settings: dict[str, Any]) -> dict[str, Any]:
+    """How a run's evaluation looks for answers: arguments of LanguageModel.generate."""
+    return {name: settings[f"vqa_{name}"] for name in ("max_new_tokens", "num_beams", "length_penalty")}
+
+
+@torch.inference_mode()
+def write(net, pixels_BCHW: Tensor, prompts: Sequence[str], image_R: Tensor | None = None, **how) -> list[str]:
+    """What a Stage2 writes after each of R prompts about normalised images.
+
+    Args: image_R: int64, which image each prompt is about; None: one after the other. how: as LanguageModel.generate.
+    """
+    return net.language.generate(_soft_prompts(net, pixels_BCHW, prompts, image_R), prompts, **how)
+
+
+@torch.inference_mode()
+def score(
+    net, pixels_BCHW: Tensor, prompts: Sequence[str], targets: Sequence[str], image_R: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """How likely each of R targets is after its prompt: mean negative log-likelihood of its tokens (nats), the mark
+    that ends it among them, float32 [R]; and whether each of them is the likeliest token at its place, bool [R].
+
+    Args: image_R: as `write`. Raises ValueError for an empty target.
+    """
+    text = net.language.tokenise(prompts, targets).to(pixels_BCHW.device)
+    logits_LV, row_L = net.language.logits(_soft_prompts(net, pixels_BCHW, prompts, image_R), text)
+    losses_L = F.cross_entropy(logits_LV, text.target_L, reduction="none")
+    missed_L = (logits_LV.argmax(dim=1) != text.target_L).float()
+    count_R = torch.bincount(row_L, minlength=len(prompts))
+    sums_2R = losses_L.new_zeros(2, len(prompts)).index_add(1, row_L, torch.stack([losses_L, missed_L]))
+    return sums_2R[0] / count_R, sums_2R[1] == 0
+
+
+def _soft_prompts(net, pixels_BCHW: Tensor, prompts: Sequence[str], image_R: Tensor | None) -> Tensor:
+    """Soft prompts [R, P, D]; each image is looked at once."""
+    read = net.read(prompts)
+    return net.soft_prompts(net.vision(pixels_BCHW), None if read is None else read.to(pixels_BCHW.device), image_R)
 
 
 def load(checkpoint: str | Path) -> Loaded:

@@ -141,6 +141,52 @@ def test_question_form_and_length_come_from_the_run(folder, run_folder, image):
         write_checkpoint(folder)
 
 
+def picture_batch() -> torch.Tensor:
+    """Three images float32 [3, 3, SIZE, SIZE]."""
+    return torch.randn(3, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
+
+
+def test_a_batch_is_written_as_one_by_one(run_folder):
+    """Prompts of unequal length about three images, two of them about the same one."""
+    net, pixels, image_R = ask.load(run_folder).net, picture_batch(), torch.tensor([2, 0, 2, 1])
+    prompts = ["a", f"Question: {QUESTION} Answer:", "is there a red star ?", "a"]
+    how = dict(max_new_tokens=5, num_beams=2, length_penalty=-1.0)
+    alone = [ask.write(net, pixels[i][None], [each], **how)[0] for i, each in zip(image_R, prompts)]
+    assert ask.write(net, pixels, prompts, image_R, **how) == alone
+    assert ask.write(net, pixels, prompts[:3], **how) == ask.write(net, pixels, prompts[:3], torch.arange(3), **how)
+    assert len(set(alone)) == 3
+
+
+def test_scores_are_the_language_models_own(run_folder):
+    """Against its plain forward over [soft prompt; prompt; target; end], text by text without padding."""
+    net, pixels, image_R = ask.load(run_folder).net, picture_batch(), torch.tensor([1, 1, 0])
+    prompts, targets = ["a", "a", f"Question: {QUESTION} Answer:"], ["red star", "no", "a small red star"]
+    losses_R, _ = ask.score(net, pixels, prompts, targets, image_R)
+    model, tokenizer = net.language.model, net.language.tokenizer
+    for loss, image, prompt, target in zip(losses_R, image_R, prompts, targets):
+        ids = torch.tensor(tokenizer(f"{prompt} {target}")["input_ids"] + [tokenizer.eos_token_id])
+        with torch.no_grad():
+            embeds = torch.cat(
+                [net.bridge(net.vision(pixels[image][None])), model.get_input_embeddings()(ids)[None]], 1
+            )
+            likelihoods = model(inputs_embeds=embeds).logits[0].log_softmax(-1)
+        new = len(target.split()) + 1
+        wanted = -likelihoods[-new - 1 : -1].gather(1, ids[-new:, None]).mean()
+        assert loss.item() == pytest.approx(wanted.item(), rel=1e-5)
+
+
+def test_a_target_is_likeliest_where_greedy_search_writes_it(run_folder, monkeypatch):
+    """The end mark is left out, which a random model does not write."""
+    net, pixels = ask.load(run_folder).net, picture_batch()[:1]
+    own = net.language.target_ids
+    monkeypatch.setattr(net.language, "target_ids", lambda *texts: [ids[:-1] for ids in own(*texts)])
+    (text,) = ask.write(net, pixels, ["a"], max_new_tokens=3, num_beams=1)
+    *words, last = text.split()
+    other = " ".join([*words, "red" if last != "red" else "blue"])
+    _, likeliest_R = ask.score(net, pixels, ["a", "a"], [text, other], torch.tensor([0, 0]))
+    assert likeliest_R.tolist() == [True, False]
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "says"),
     [

@@ -51,7 +51,7 @@ def decode_image(data: bytes, name: str | Path) -> Image.Image:
                 ImageOps.exif_transpose(image, in_place=True)
             if image.mode == "F":
                 raise UnreadableImageError(name, "pixels are fractions", "of which nobody says what is white")
-            return _to_rgb(image)
+            return to_rgb(image)
     except UnreadableImageError:
         raise
     except UnidentifiedImageError as error:
@@ -62,7 +62,8 @@ def decode_image(data: bytes, name: str | Path) -> Image.Image:
         raise UnreadableImageError(name, "truncated" if "truncated" in str(error) else "damaged", error) from error
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
+    """A decoded image of any mode but F as 8-bit RGB."""
     if image.mode.startswith("I"):  # 16-bit grey: convert("RGB") would clip at 255 instead of scaling
         grey = np.asarray(image).astype(np.float64).clip(0, 65535) / 257
         image = Image.fromarray(grey.round().astype(np.uint8))

@@ -186,11 +186,16 @@ class LanguageModel(nn.Module):
 
         Args: soft prompt in any float type, or None for text alone (every prompt then needs a token).
         """
+        logits_LV, row_L = self.logits(prefix_BPD, text)
+        return F.cross_entropy(logits_LV, text.target_L, reduction="none"), row_L
+
+    def logits(self, prefix_BPD: Tensor | None, text: TargetText) -> tuple[Tensor, Tensor]:
+        """Float32 logits where each target token is predicted [L, V], and the sample each belongs to, int64 [L]."""
         states_SD, places_L = self._states(prefix_BPD, text)
         hidden_LD = states_SD.index_select(0, places_L)
         logits_LV = self.model.get_output_embeddings()(hidden_LD)
         width = text.inputs.max_length + 1 if text.decoder_inputs is None else text.decoder_inputs.max_length
-        return F.cross_entropy(logits_LV.float(), text.target_L, reduction="none"), text.place_L // width
+        return logits_LV.float(), text.place_L // width
 
     def _states(self, prefix_BPD: Tensor | None, text: TargetText) -> tuple[Tensor, Tensor]:
         """Last hidden states of all positions, flattened, and the places of the targets among them."""
