@@ -267,7 +267,7 @@ def test_captions_split_between_the_first_token_and_the_middle(language):
 def test_caption_targets_count_every_word_once(language):
     """Each with its end mark; the prefix, one token of four here, is no target."""
     captions = ["w1 w2 w3 w4", "w5"]
-    whole, split = (part.text(language, captions, "", torch.tensor([0.0, 0.0])) for part in (LM(), PrefixLM()))
+    whole, split = (part.text(language, captions, [""] * 2, torch.tensor([0.0, 0.0])) for part in (LM(), PrefixLM()))
     assert (len(whole.target_L), len(split.target_L)) == (4 + 1 + 1 + 1, 3 + 1 + 1 + 1)
 
 
