@@ -36,6 +36,9 @@ class Generation:
         vqa_length_penalty: see the paper.
         caption_max_new_tokens: longest caption, in tokens.
         caption_num_beams: beams that look for a caption.
+        caption_length_penalty: as for answers.
+        preset: what these settings are called, such as the table of a paper that they belong to; kept with them in a
+            test's decoding.json.
         no_image: also answer every question without the image (vqa/no_image), in `test`.
         in_context: solved examples in front of every question, in `test` and `predict`; 0 is zero-shot. Each is put as
             the question is: its image's soft prompt, the question, the answer. They are validation questions about
@@ -52,6 +55,8 @@ class Generation:
         vqa_length_penalty: float = -1.0,
         caption_max_new_tokens: int = 30,
         caption_num_beams: int = 5,
+        caption_length_penalty: float = 1.0,
+        preset: str = "",
         no_image: bool = True,
         in_context: int = 0,
     ):
@@ -64,7 +69,10 @@ class Generation:
         self.answering = dict(
             max_new_tokens=vqa_max_new_tokens, num_beams=vqa_num_beams, length_penalty=vqa_length_penalty
         )
-        self.captioning = dict(max_new_tokens=caption_max_new_tokens, num_beams=caption_num_beams)
+        self.captioning = dict(
+            max_new_tokens=caption_max_new_tokens, num_beams=caption_num_beams, length_penalty=caption_length_penalty
+        )
+        self.preset = preset
         self.predictions: list[dict[str, Any]] = []
         self.items: dict[str, Items] = {}
 
@@ -194,3 +202,10 @@ class Generation:
         if module.trainer.is_global_zero and folder:
             lines = "".join(json.dumps(each) + "\n" for each in self.predictions)
             Path(folder, name).write_text(lines)
+            Path(folder, "decoding.json").write_text(json.dumps(self.decoding(), indent=2) + "\n")
+
+    def decoding(self) -> dict[str, Any]:
+        """How the predictions were made."""
+        answering = {"prompt": self.question, "in_context": self.in_context} | self.answering
+        captioning = {"prompt": self.net.prompt} | self.captioning
+        return {"preset": self.preset, "answers": answering, "captions": captioning}

@@ -1,0 +1,58 @@
+"""Predictions of an evaluation that is under way, kept line by line: one that was interrupted goes on from them."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.utilities import rank_zero_info
+
+Prediction = dict[str, Any]
+Key = tuple[str, int]
+
+
+def key_of(prediction: Prediction) -> Key:
+    """A caption by its image, an answer by its question."""
+    return prediction["task"], prediction["image_id" if prediction["task"] == "caption" else "question_id"]
+
+
+class Unfinished:
+    """What earlier processes of the same evaluation have made, and this one adds.
+
+    Each process writes a file of its own, whose first line says which evaluation it is of: the resolved configuration
+    and the checkpoint. Files of another evaluation are not read. The number of ranks may change.
+
+    Args:
+        folder: the run's. command: test or predict. rank: of this process. of: what the evaluation depends on.
+    """
+
+    def __init__(self, folder: Path, command: str, rank: int, of: Sequence[str]):
+        digest = hashlib.blake2b("\0".join(of).encode(), digest_size=16).hexdigest()
+        self.folder, self.pattern, self.mark = folder, f".{command}.*.jsonl", json.dumps({"evaluation": digest})
+        earlier = sorted(folder.glob(self.pattern))
+        self.file = folder / f".{command}.{len(earlier)}.{rank}.jsonl"  # nothing is written behind a line that was cut
+        self.done = {key_of(each): each for file in earlier for each in self._read(file)}
+        if self.done:
+            rank_zero_info(f"{len(self.done)} predictions of an interrupted {command} are there: going on from them")
+
+    def _read(self, file: Path) -> Iterable[Prediction]:
+        """Whole lines of the same evaluation; the last may be cut off."""
+        first, *lines = file.read_text(encoding="utf-8").split("\n")
+        return [json.loads(line) for line in lines[:-1]] if first == self.mark else []
+
+    def take(self, keys: Iterable[Key]) -> list[Prediction] | None:
+        """The predictions of a batch if all of them are there, else None: a batch is made whole."""
+        found = [self.done.get(key) for key in keys]
+        return None if None in found else found
+
+    def add(self, predictions: Iterable[Prediction]) -> None:
+        """Keep what was made of a batch."""
+        new = not self.file.exists()
+        with self.file.open("a", encoding="utf-8") as file:
+            file.writelines([f"{self.mark}\n"] * new + [f"{json.dumps(each)}\n" for each in predictions])
+
+    def remove(self) -> None:
+        """The evaluation is finished: drop the files of all ranks."""
+        for file in self.folder.glob(self.pattern):
+            file.unlink(missing_ok=True)
