@@ -20,6 +20,11 @@ def world_size() -> int:
     return dist.get_world_size() if not _alone and dist.is_available() and dist.is_initialized() else 1
 
 
+def rank() -> int:
+    """Number of this rank; 0 where `world_size` is 1."""
+    return dist.get_rank() if world_size() > 1 else 0
+
+
 @contextmanager
 def single_process() -> Iterator[None]:
     """Inside, no collective runs: for evaluation, where ranks may hold different numbers of batches."""

@@ -4,6 +4,8 @@ Suffixes: I images, T texts, K candidates, P pairs. Scores are larger for better
 device of its scores.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 
@@ -13,24 +15,36 @@ KS = (1, 5, 10)
 MOST_TEXTS = 1000  # of an image, in the number of an item
 
 
-def ranks(
-    scores_IT: torch.Tensor, image_of_text_T: torch.Tensor, scores_TI: torch.Tensor | None = None
-) -> dict[str, torch.Tensor]:
+class Candidates(NamedTuple):
+    """The k best texts of each image and the k best images of each text, best first.
+
+    texts_IK, images_TK: int64. pairs_P2: every (image, text) that is a candidate either way round, once, sorted by
+    image, int64. place_IK, place_TK: where among the pairs each candidate is.
+    """
+
+    texts_IK: torch.Tensor
+    images_TK: torch.Tensor
+    pairs_P2: torch.Tensor
+    place_IK: torch.Tensor
+    place_TK: torch.Tensor
+
+
+def ranks(scores_IT: torch.Tensor, image_of_text_T: torch.Tensor) -> dict[str, torch.Tensor]:
     """Rank, from 1, of the best own text of each image ("txt", int [I]) and of the image of each text ("img", [T]).
 
-    image_of_text_T: for every text the row of its image; an image may have several texts. Image-to-text ranks the rows
-    of scores_IT, text-to-image those of scores_TI, by default its transpose (re-ranking has other candidates either way
-    round).
+    image_of_text_T: for every text the row of its image; an image may have several texts.
 
     Ties count as losses: a match ranks behind every other candidate of the same score, so a constant score recalls
-    nothing, and neither does a match at -inf (a pair that re-ranking never saw).
+    nothing, and neither does a match at -inf.
 
     Raises ValueError for nan, for shapes that do not fit, for an image without a text.
     """
-    scores_TI = scores_IT.T if scores_TI is None else scores_TI
-    _check(scores_IT, image_of_text_T)
-    _check(scores_TI.T, image_of_text_T)
-    return {"txt": _text_ranks(scores_IT, image_of_text_T), "img": _image_ranks(scores_TI, image_of_text_T)}
+    if scores_IT.ndim != 2 or image_of_text_T.shape != scores_IT.shape[1:]:
+        raise ValueError(f"scores {tuple(scores_IT.shape)} do not fit {tuple(image_of_text_T.shape)} texts' images")
+    if len(alone := set(range(len(scores_IT))) ^ set(image_of_text_T.tolist())):
+        raise ValueError(f"{len(scores_IT)} images, but row {min(alone)} has no text or does not exist")
+    _refuse_nan(scores_IT)
+    return {"txt": _text_ranks(scores_IT, image_of_text_T), "img": _image_ranks(scores_IT.T, image_of_text_T)}
 
 
 def recall_items(
@@ -51,52 +65,58 @@ def recall_items(
     }
 
 
-def candidates(scores_IT: torch.Tensor, k: int = 128) -> tuple[torch.Tensor, torch.Tensor]:
-    """The k best texts of each image and the k best images of each text: int64 [I, K], [T, K], best first.
-
-    K is smaller than k where there are fewer. Which of several equal scores get in is left open (NUMERICS, Retrieval).
-    """
+def candidates(scores_IT: torch.Tensor, k: int = 128) -> Candidates:
+    """What re-ranking looks at. K is smaller than k where there are fewer. Which of several equal scores get in is left
+    open (NUMERICS, Retrieval)."""
     count_I, count_T = scores_IT.shape
     texts_IK = scores_IT.topk(min(k, count_T), dim=1).indices
     images_TK = scores_IT.topk(min(k, count_I), dim=0).indices.T
-    return texts_IK, images_TK
-
-
-def candidate_pairs(texts_IK: torch.Tensor, images_TK: torch.Tensor) -> torch.Tensor:
-    """Every (image, text) that is a candidate either way round, once, sorted by image: int64 [P, 2]."""
-    rows_I = torch.arange(len(texts_IK), device=texts_IK.device)[:, None].expand_as(texts_IK)
-    rows_T = torch.arange(len(images_TK), device=images_TK.device)[:, None].expand_as(images_TK)
-    pairs_P2 = torch.stack(
-        [torch.cat([rows_I.flatten(), images_TK.flatten()]), torch.cat([texts_IK.flatten(), rows_T.flatten()])], dim=1
+    rows_I, rows_T = (torch.arange(count, device=scores_IT.device)[:, None] for count in (count_I, count_T))
+    numbers = torch.cat([(rows_I * count_T + texts_IK).flatten(), (images_TK * count_T + rows_T).flatten()])
+    pairs_P, place = numbers.unique(return_inverse=True)
+    place_IK, place_TK = place.split([texts_IK.numel(), images_TK.numel()])
+    return Candidates(
+        texts_IK,
+        images_TK,
+        torch.stack([pairs_P // count_T, pairs_P % count_T], dim=1),
+        place_IK.view_as(texts_IK),
+        place_TK.view(images_TK.shape),
     )
-    return pairs_P2.unique(dim=0)
 
 
 def rerank(
-    scores_IT: torch.Tensor,
-    texts_IK: torch.Tensor,
-    images_TK: torch.Tensor,
-    pairs_P2: torch.Tensor,
-    itm_P: torch.Tensor,
-    mode: str,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scores after re-ranking, image-to-text [I, T] and text-to-image [T, I]: the arguments of `ranks`.
+    found: Candidates, cosine_P: torch.Tensor, itm_P: torch.Tensor, mode: str, image_of_text_T: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """`ranks` of the candidates by another score; what is none ranks as if its score were -inf.
 
-    scores_IT: ITC's cosine, not divided by the temperature. itm_P: the ITM logit of "match" for each of
-    `candidate_pairs`. mode "itc" keeps the cosine, "itm" takes the logit, "sum" adds the two (LAVIS; NUMERICS,
-    Retrieval). What was not among the candidates of a row is -inf there, in all modes.
+    cosine_P: ITC's cosine, not divided by the temperature. itm_P: the ITM logit of "match"; both for each of the pairs.
+    mode "itc" keeps the cosine, "itm" takes the logit, "sum" adds the two (LAVIS; NUMERICS, Retrieval). A match that
+    is no candidate ranks behind all others.
+
+    Raises ValueError for nan and for another mode.
     """
     if mode not in ("itc", "itm", "sum"):
         raise ValueError(f"mode {mode!r} is none of itc, itm, sum")
-    itm_IT = torch.full_like(scores_IT, float("-inf"))
-    itm_IT[pairs_P2[:, 0], pairs_P2[:, 1]] = itm_P.to(scores_IT)
-    mixed_IT = {"itc": scores_IT, "itm": itm_IT, "sum": itm_IT + scores_IT}[mode]
-    return _keep(mixed_IT, texts_IK), _keep(mixed_IT.T, images_TK)
+    itm_P = itm_P.to(cosine_P)
+    scores_P = {"itc": cosine_P, "itm": itm_P, "sum": itm_P + cosine_P}[mode]
+    _refuse_nan(scores_P)
+    images, texts = len(found.texts_IK), len(found.images_TK)
+    own_IK = image_of_text_T[found.texts_IK] == torch.arange(images, device=scores_P.device)[:, None]
+    own_TK = found.images_TK == image_of_text_T[:, None]
+    others_I = texts - torch.bincount(image_of_text_T, minlength=images)
+    others_T = torch.full_like(image_of_text_T, images - 1)
+    return {
+        "txt": _candidate_ranks(scores_P[found.place_IK], own_IK, others_I),
+        "img": _candidate_ranks(scores_P[found.place_TK], own_TK, others_T),
+    }
 
 
-def _keep(scores_RC: torch.Tensor, chosen_RK: torch.Tensor) -> torch.Tensor:
-    kept_RC = torch.full_like(scores_RC, float("-inf"))
-    return kept_RC.scatter(1, chosen_RK, scores_RC.gather(1, chosen_RK))
+def _candidate_ranks(scores_RK: torch.Tensor, own_RK: torch.Tensor, others_R: torch.Tensor) -> torch.Tensor:
+    """Rank, from 1, of each row's best own candidate. others_R: how many a row has that are not its own, candidates or
+    not; all of them are ahead where the row has nothing above -inf."""
+    best_R = scores_RK.masked_fill(~own_RK, float("-inf")).amax(1)
+    ahead_R = ((scores_RK >= best_R[:, None]) & ~own_RK).sum(1)
+    return 1 + torch.where(best_R.isneginf(), others_R, ahead_R)
 
 
 def _text_ranks(scores_IT: torch.Tensor, image_of_text_T: torch.Tensor) -> torch.Tensor:
@@ -113,10 +133,6 @@ def _image_ranks(scores_TI: torch.Tensor, image_of_text_T: torch.Tensor) -> torc
     return (scores_TI >= scores_TI.gather(1, image_of_text_T[:, None])).sum(1, dtype=torch.int32)
 
 
-def _check(scores_IT: torch.Tensor, image_of_text_T: torch.Tensor) -> None:
-    if torch.isnan(scores_IT).any():
+def _refuse_nan(scores: torch.Tensor) -> None:
+    if torch.isnan(scores).any():
         raise ValueError("a score is nan: no rank can be given")
-    if scores_IT.ndim != 2 or image_of_text_T.shape != scores_IT.shape[1:]:
-        raise ValueError(f"scores {tuple(scores_IT.shape)} do not fit {tuple(image_of_text_T.shape)} texts' images")
-    if len(alone := set(range(len(scores_IT))) ^ set(image_of_text_T.tolist())):
-        raise ValueError(f"{len(scores_IT)} images, but row {min(alone)} has no text or does not exist")

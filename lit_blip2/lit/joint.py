@@ -24,6 +24,7 @@ class LitJoint(LitBLIP2):
         optimization: optimiser and schedule.
         bert: folder of BERT weights that the Q-Former starts from; null: random.
         rerank: candidates per image and per text that ITM scores again (the paper's k is 128).
+        features_gb: GB of image features that each process keeps in RAM for re-ranking; more goes to files in TMPDIR.
         grad_norms: every log_every_n_steps, log train/grad_norm_<objective>, the norm of the gradient that a weighted
             loss gives to the Q-Former's weights that all objectives share (its text half left out), and
             train/grad_cos_<one>_<other>, the cosine between two of them; of a step's last micro-batch. Such a step
@@ -37,13 +38,15 @@ class LitJoint(LitBLIP2):
         optimization: AdamWCosine,
         bert: str | None = None,
         rerank: int = 128,
+        features_gb: float = 8.0,
         grad_norms: bool = True,
         **generation: Any,
     ):
         super().__init__(net, optimization)
         self.bert, self.grad_norms = bert, grad_norms
         # Made for an absent stage too: what they refuse is wrong whichever objectives are on.
-        representation, generation = Representation(net.stage1, rerank), Generation(net.stage2, **generation)
+        representation = Representation(net.stage1, rerank, features_gb)
+        generation = Generation(net.stage2, **generation)
         self.representation = None if net.stage1 is None else representation
         self.generation = None if net.stage2 is None else generation
 

@@ -24,12 +24,15 @@ class Representation:
     Args:
         net: encoder, Q-Former and objectives.
         rerank: candidates per image and per text that ITM scores again (the paper's k is 128).
+        features_gb: GB of image features that each process keeps in RAM for re-ranking; more goes to files in TMPDIR.
     """
 
-    def __init__(self, net: Stage1, rerank: int):
+    def __init__(self, net: Stage1, rerank: int, features_gb: float = 8.0):
         if rerank < 1:
             raise ValueError(f"rerank={rerank} must be at least 1")
-        self.net, self.rerank = net, rerank
+        if features_gb < 0:
+            raise ValueError(f"features_gb={features_gb} must not be negative; 0 keeps all features in files")
+        self.net, self.rerank, self.features_gb = net, rerank, features_gb
         self.query_wins: Tensor | None = None
         self.items: dict[str, Items] = {}
 
@@ -62,7 +65,7 @@ class Representation:
 
     def begin(self, module: "LitBLIP2") -> None:
         """An evaluation begins."""
-        self.retrieval = RetrievalSet(self.net, self.rerank)
+        self.retrieval = RetrievalSet(self.net, self.rerank, self.features_gb)
 
     def step(self, module: "LitBLIP2", batch: dict[str, Any]) -> Tensor | None:
         """Look at an evaluation batch. Returns its losses' weighted sum where it has captions."""

@@ -1,44 +1,67 @@
 """Retrieval and binding with a stage-1 network: collected batch by batch, scored at the end.
 
-Legend: B images of a batch, I images, T texts, N image tokens, Q query tokens, P projection width, W image width.
+Each rank keeps the features of its own images and scores their pairs; between ranks ITC's vectors, token ids and ITM's
+logits travel. Of COCO's 5,000 images and 25,000 texts, k = 128, every rank holds at most
+
+    features    7.2 GB at 257 tokens of 1408 in 32 bits, 3.6 GB in 16 (677 tokens: 19.1 and 9.5), over the number of
+                ranks; beyond `features_gb` they lie on disk
+    ITC         the cosines, 500 MB, and of the vectors they are made of 190 MB, twice on several ranks; all gone before
+                the first pair is scored
+    pairs       3.84 million at most, with their places and cosines: 140 MB
+    a pass      of 256 pairs looks at one image: its keys and values are 9.5 MB at 257 tokens (25 MB at 677), in 32 bits
+
+Legend: B images of a batch, I images, T texts, N image tokens, Q query tokens, P projection width, W image width,
+R pairs, L tokens of all texts.
 """
 
+from collections.abc import Iterable
 from itertools import chain
 from typing import Any
 
 import torch
+from rich.progress import track
 from torch import Tensor
 
+from lit_blip2.distributed import rank
 from lit_blip2.evaluation.binding import binding_accuracy
 from lit_blip2.evaluation.items import Items
-from lit_blip2.evaluation.retrieval import candidate_pairs, candidates, ranks, recall_items, rerank
-from lit_blip2.lit.gather import gather_lists
+from lit_blip2.evaluation.retrieval import Candidates, candidates, ranks, recall_items, rerank
+from lit_blip2.lit.gather import gather_lists, gather_rows
+from lit_blip2.lit.kept_rows import KeptRows
 from lit_blip2.model.text import PackedText
 from lit_blip2.objectives.itc import similarity
 from lit_blip2.objectives.stage1 import Stage1
 
-PAIRS_PER_PASS = 512
+PAIRS_PER_PASS = 256
+IMAGES_AT_ONCE = 32  # whose queries meet all texts: 100 MB for 25,000
+LONG = 100_000  # pairs from which a bar shows how far it is
 
 
 class RetrievalSet:
-    """Images and texts seen so far. `rerank`: candidates per image and per text that ITM scores. `items`: after
-    `metrics`, what stands behind the recalls."""
+    """Images and texts seen so far. `rerank`: candidates per image and per text that ITM scores. `features_gb`: GB of
+    this rank's features in RAM. `items`: after `metrics`, what stands behind the recalls."""
 
-    def __init__(self, net: Stage1, rerank: int):
+    def __init__(self, net: Stage1, rerank: int, features_gb: float = 8.0):
         self.net, self.rerank = net, rerank
-        self.rows: list[dict[str, Any]] = []
+        self.features = KeptRows(features_gb)
+        self.rows: list[dict[str, Tensor]] = []
         self.binding: list[dict[str, Any]] = []
         self.items: dict[str, Items] = {}
 
     @torch.no_grad()
     def add(self, features_BND: Tensor, text: PackedText, image_ids_B: Tensor, counts: list[int]) -> None:
         """A batch: image features, all texts of its images one after another, and how many each image has."""
-        row = {"features": features_BND.cpu(), "counts": counts, "image_ids": image_ids_B.tolist()}
-        row["ids"] = [ids[:n] for ids, n in zip(text.padded().tolist(), text.lengths_B.tolist())]
-        if self.net.itc is not None:
-            row["image"] = self.net.encode_images(features_BND)[0].cpu()
-            row["text"] = self.net.encode_texts(text).cpu()
-        self.rows.append(row)
+        if self.net.itc is None:
+            return
+        image_BQP, text_TP = self.net.encode_images(features_BND)[0], self.net.encode_texts(text)
+        counts_B = torch.tensor(counts)
+        first_TP = text_TP[(counts_B.cumsum(0) - counts_B).to(text_TP.device)]
+        row = {"image": image_BQP, "text": text_TP, "image_ids": image_ids_B, "counts": counts_B}
+        row |= {"ids": text.ids_L, "lengths": text.lengths_B}
+        row["wins"] = torch.einsum("iqp,ip->iq", image_BQP, first_TP).argmax(1)
+        self.rows.append({name: each.cpu() for name, each in row.items()})
+        if self.net.itm is not None:
+            self.features.add(features_BND)
 
     @torch.no_grad()
     def add_binding(self, features_BND: Tensor, swapped_BND: Tensor, text: PackedText) -> None:
@@ -55,8 +78,7 @@ class RetrievalSet:
 
     def metrics(self) -> dict[str, float]:
         """retrieval/{itc,itm,sum}_{txt,img}_r{1,5,10} and binding/{itc,itm}_accuracy, as far as the net has heads."""
-        rows, binding = gather_lists(self.rows), gather_lists(self.binding)
-        metrics = self._retrieval(rows) if rows and self.net.itc is not None else {}
+        binding, metrics = gather_lists(self.binding), self._retrieval()
         for head in ("itc", "itm"):
             true, swapped = (list(chain(*(b.get((head, name), []) for b in binding))) for name in ("true", "swapped"))
             if true:
@@ -65,45 +87,61 @@ class RetrievalSet:
 
     def query_wins(self) -> Tensor | None:
         """Which query wins the maximum for each image of all ranks and its first text, int64 [I]; None without ITC."""
-        wins = gather_lists(list(chain(*(self._winners(row) for row in self.rows if "image" in row))))
-        return torch.tensor(wins) if wins else None
+        return self._gathered("wins")
 
-    def _winners(self, row: dict[str, Any]) -> list[int]:
-        first = torch.tensor([0, *row["counts"]][:-1]).cumsum(0)
-        return torch.einsum("iqp,ip->iq", row["image"], row["text"][first]).argmax(1).tolist()
+    def _gathered(self, name: str) -> Tensor | None:
+        """A column of all ranks, once: this rank's own part is let go."""
+        return gather_rows([row.pop(name) for row in self.rows], self.net.qformer.query_tokens.device)
 
-    def _retrieval(self, rows: list[dict[str, Any]]) -> dict[str, float]:
-        text_TP = torch.cat([row["text"] for row in rows])
-        counts = torch.tensor(list(chain(*(row["counts"] for row in rows))))
-        image_of_text_T = torch.repeat_interleave(counts)
-        # Image batch by image batch: all images, queries and texts at once would not fit.
-        cosine_IT = torch.cat([similarity(row["image"], text_TP) for row in rows])
-        ids_I = torch.tensor(list(chain(*(row["image_ids"] for row in rows))))
-        found = ranks(cosine_IT, image_of_text_T)
-        self.items = recall_items(found, ids_I, image_of_text_T, "retrieval/itc")
-        if self.net.itm is None:
-            return {name: each.mean() for name, each in self.items.items()}
-        texts_IK, images_TK = candidates(cosine_IT, self.rerank)
-        pairs_R2 = candidate_pairs(texts_IK, images_TK)
-        match_R = self._match(rows, pairs_R2)
-        for mode in ("itm", "sum"):
-            by_image_IT, by_text_TI = rerank(cosine_IT, texts_IK, images_TK, pairs_R2, match_R, mode)
-            found = ranks(by_image_IT, image_of_text_T, by_text_TI)
-            self.items |= recall_items(found, ids_I, image_of_text_T, f"retrieval/{mode}")
+    def _retrieval(self) -> dict[str, float]:
+        counts_I, ids_I = self._gathered("counts"), self._gathered("image_ids")
+        if counts_I is None:
+            return {}
+        image_of_text_T = torch.repeat_interleave(counts_I)
+        by_itc, found, cosine_P = self._contrast(image_of_text_T)
+        self.items = recall_items(by_itc, ids_I, image_of_text_T, "retrieval/itc")
+        if self.net.itm is not None:
+            match_P = self._match(found.pairs_P2)
+            for mode in ("itm", "sum"):
+                by_mode = rerank(found, cosine_P, match_P, mode, image_of_text_T)
+                self.items |= recall_items(by_mode, ids_I, image_of_text_T, f"retrieval/{mode}")
         return {name: each.mean() for name, each in self.items.items()}
 
-    @torch.no_grad()
-    def _match(self, rows: list[dict[str, Any]], pairs_R2: Tensor) -> Tensor:
-        """ITM's logit of "match" for (image, text) pairs sorted by image, float [R]; an image is projected once."""
-        text = PackedText.from_lists(list(chain(*(row["ids"] for row in rows))))
-        device = self.net.qformer.query_tokens.device
-        logits, first = [], 0
-        for row in rows:
-            images = len(row["counts"])
-            begin, end = torch.searchsorted(pairs_R2[:, 0].contiguous(), torch.tensor([first, first + images]))
-            image = self.net.qformer.project_image(row["features"].to(device))
-            for pairs in pairs_R2[begin:end].split(PAIRS_PER_PASS):
-                chosen = image.select((pairs[:, 0] - first).to(device))
-                logits.append(self.net.match_logits(chosen, text.select(pairs[:, 1]).to(device))[:, 1].float().cpu())
-            first += images
-        return torch.cat(logits)
+    def _contrast(self, image_of_text_T: Tensor) -> tuple[dict[str, Tensor], Candidates, Tensor]:
+        """Ranks by ITC, the candidates that it gives to ITM, and the cosines of their pairs. Every rank for itself."""
+        image_IQP, text_TP = self._gathered("image"), self._gathered("text")
+        cosine_IT = text_TP.new_empty(len(image_IQP), len(text_TP))
+        for image_BQP, cosine_BT in zip(image_IQP.split(IMAGES_AT_ONCE), cosine_IT.split(IMAGES_AT_ONCE)):
+            cosine_BT.copy_(similarity(image_BQP, text_TP))
+        found = candidates(cosine_IT, self.rerank)
+        return ranks(cosine_IT, image_of_text_T), found, cosine_IT[tuple(found.pairs_P2.T)]
+
+    def _match(self, pairs_P2: Tensor) -> Tensor:
+        """ITM's logit for all pairs, float [P]; each rank scores those of its own images."""
+        text = PackedText.from_packed(self._gathered("ids"), self._gathered("lengths"))
+        images_of_ranks = gather_lists([len(self.features)])
+        first = sum(images_of_ranks[: rank()])
+        begin, end = torch.searchsorted(pairs_P2[:, 0].contiguous(), torch.tensor([first, first + len(self.features)]))
+        own_R2 = pairs_P2[begin:end] - torch.tensor([first, 0])
+        logits_R = match_pairs(self.net, self.features, text, own_R2, bar=rank() == 0)
+        return gather_rows([logits_R], self.net.qformer.query_tokens.device)
+
+
+@torch.no_grad()
+def match_pairs(net: Stage1, features: Iterable[Tensor], text: PackedText, pairs_R2: Tensor, bar: bool) -> Tensor:
+    """ITM's logit of "match" for pairs of an image and a text, float [R], on the CPU.
+
+    An image is projected once, and all texts of a pass look at its one set of keys and values.
+
+    Args: image features [N, W] each; texts on the host; pairs (place of the image, text), int64, sorted by image, each
+    image with one at least; whether to show how far it is where there are many.
+    """
+    device, logits = net.qformer.query_tokens.device, []
+    texts_of = pairs_R2[:, 1].split(torch.bincount(pairs_R2[:, 0]).tolist())
+    shown = dict(total=len(texts_of), disable=not bar or len(pairs_R2) < LONG)
+    for features_NW, texts_R in track(zip(features, texts_of, strict=True), "re-ranking images", **shown):
+        image = net.qformer.project_image(features_NW[None].to(device))
+        for chosen_R in texts_R.split(PAIRS_PER_PASS):
+            chosen = text.select(chosen_R).to(device)
+            logits.append(net.match_logits(image.repeat(len(chosen)), chosen)[:, 1].float())
+    return torch.cat(logits).cpu() if logits else torch.empty(0)  # brought over at the end: one wait for a device

@@ -21,6 +21,7 @@ class LitStage1(LitBLIP2):
         bert: folder of BERT weights that the Q-Former starts from; null: random.
         init_from: checkpoint or run folder of stage 1 that all goes on from, instead.
         rerank: candidates per image and per text that ITM scores again (the paper's k is 128).
+        features_gb: GB of image features that each process keeps in RAM for re-ranking; more goes to files in TMPDIR.
     """
 
     def __init__(
@@ -30,11 +31,12 @@ class LitStage1(LitBLIP2):
         bert: str | None = None,
         init_from: str | None = None,
         rerank: int = 128,
+        features_gb: float = 8.0,
     ):
         super().__init__(net, optimization)
         if init_from and bert:
             raise ValueError(f"init_from={init_from!r}, bert={bert!r}: training starts from one, set one to null")
-        self.representation, self.bert, self.init_from = Representation(net, rerank), bert, init_from
+        self.representation, self.bert, self.init_from = Representation(net, rerank, features_gb), bert, init_from
 
     def start(self) -> None:
         if self.init_from is not None:

@@ -26,18 +26,24 @@ class ImageKV:
     """An image's keys and values for each cross-attention layer, [B, H, N, E] each.
 
     rows_R: which image each sequence looks at (None: one after the other, with no copy).
+    times: sequences in a row that look at the same one; they look together, with no copy either.
     """
 
     layers: tuple[tuple[Tensor, Tensor], ...]
     rows_R: Tensor | None = None
+    times: int = 1
 
     def __len__(self) -> int:
         """Number of sequences."""
-        return len(self.layers[0][0] if self.rows_R is None else self.rows_R)
+        return self.times * len(self.layers[0][0] if self.rows_R is None else self.rows_R)
 
     def select(self, rows_R: Tensor) -> "ImageKV":
         """Sequence r looks at image rows_R[r] (int64); gathered layer by layer, when needed."""
         return replace(self, rows_R=rows_R)
+
+    def repeat(self, times: int) -> "ImageKV":
+        """So many sequences, one after the other, look at each image."""
+        return replace(self, times=times)
 
     def layer(self, index: int) -> tuple[Tensor, Tensor]:
         """Keys and values of one cross-attention layer, [B or R, H, N, E]."""

@@ -247,9 +247,9 @@ class CrossAttention(nn.Module):
         dropout = self.attention_dropout if self.training else 0.0
         attended = []
         for looking_MD, (image, passes) in zip(self.query(query_MD).split(plan.look_counts), plan.looks):
-            query_PBQHE = looking_MD.view(passes, len(image), plan.num_queries, self.heads, -1)
-            query_BHSE = query_PBQHE.permute(1, 3, 0, 2, 4).flatten(2, 3)
             key, value = image.layer(cross_index)
+            query_PBQHE = looking_MD.view(passes, len(key), image.times * plan.num_queries, self.heads, -1)
+            query_BHSE = query_PBQHE.permute(1, 3, 0, 2, 4).flatten(2, 3)
             with recomputed(image.makers(cross_index, key, value)):
                 out_BHSE = F.scaled_dot_product_attention(query_BHSE, key, value, dropout_p=dropout)
             attended.append(out_BHSE.unflatten(2, (passes, -1)).permute(2, 0, 3, 1, 4))

@@ -37,8 +37,12 @@ class PackedText:
         if not len(lengths_B) or not lengths_B.all():
             raise ValueError(f"text lengths are {lengths_B.tolist()}: each text needs at least one token")
         ids_L = np.fromiter(chain.from_iterable(ids), dtype=np.int64)
-        lengths_B = torch.from_numpy(lengths_B)
-        return cls(torch.from_numpy(ids_L), *_layout(lengths_B), lengths_B, int(lengths_B.max()))
+        return cls.from_packed(torch.from_numpy(ids_L), torch.from_numpy(lengths_B))
+
+    @classmethod
+    def from_packed(cls, ids_L: Tensor, lengths_B: Tensor) -> "PackedText":
+        """Ids that lie end to end already, on the CPU; each text has one at least."""
+        return cls(ids_L, *_layout(lengths_B), lengths_B, int(lengths_B.max()))
 
     @classmethod
     def from_padded(cls, ids_BT: Tensor, lengths_B: Tensor) -> "PackedText":

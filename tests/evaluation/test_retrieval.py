@@ -5,15 +5,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lit_blip2.evaluation.items import difference
-from lit_blip2.evaluation.retrieval import candidate_pairs, candidates, ranks, recall_items, rerank
+from lit_blip2.evaluation.retrieval import candidates, ranks, recall_items, rerank
 
 INF = float("inf")
 
 
-def recalls(scores_IT, owner_T, prefix, scores_TI=None) -> dict[str, float]:
-    """What a run logs."""
-    items = recall_items(ranks(scores_IT, owner_T, scores_TI), torch.arange(len(scores_IT)), owner_T, prefix)
+def logged(found, owner_T, prefix) -> dict[str, float]:
+    """What a run logs of ranks."""
+    items = recall_items(found, torch.arange(len(found["txt"])), owner_T, prefix)
     return {name: each.mean() for name, each in items.items()}
+
+
+def recalls(scores_IT, owner_T, prefix) -> dict[str, float]:
+    return logged(ranks(scores_IT, owner_T), owner_T, prefix)
 
 
 def test_a_text_keeps_its_number_wherever_its_image_stands():
@@ -40,21 +44,47 @@ def plain_recalls(scores_IT, scores_TI, image_of_text, k):
     return {way: np.mean(hits) for way, hits in found.items()}
 
 
-@given(st.data())
-@settings(deadline=None)
-def test_equals_sorting_with_ties_lost(data):
-    images, extra = data.draw(st.integers(1, 7)), data.draw(st.integers(0, 9))
-    owner = list(range(images)) + data.draw(st.lists(st.integers(0, images - 1), min_size=extra, max_size=extra))
-    owner = np.array(data.draw(st.permutations(owner)))
-    levels = st.sampled_from([-INF, 0.0, 0.5, 1.0])  # few levels: many ties
-    grid = st.lists(levels, min_size=images * len(owner), max_size=images * len(owner))
-    scores_IT = np.array(data.draw(grid)).reshape(images, -1)
-    scores_TI = np.array(data.draw(grid)).reshape(-1, images)
-    got = recalls(torch.tensor(scores_IT), torch.tensor(owner), "x", torch.tensor(scores_TI))
+LEVELS = st.sampled_from([-INF, 0.0, 0.5, 1.0])  # few levels: many ties
+
+
+@st.composite
+def worlds(draw):
+    """(the image of each text, scores [I, T] twice): several texts for some images, in any order, many ties."""
+    images, extra = draw(st.integers(1, 7)), draw(st.integers(0, 9))
+    owner = list(range(images)) + draw(st.lists(st.integers(0, images - 1), min_size=extra, max_size=extra))
+    owner = np.array(draw(st.permutations(owner)))
+    grid = st.lists(LEVELS, min_size=images * len(owner), max_size=images * len(owner))
+    return owner, *(np.array(draw(grid)).reshape(images, -1) for _ in range(2))
+
+
+def assert_recalls(found, owner, scores_IT, scores_TI):
+    got = logged(found, torch.tensor(owner), "x")
     for k in (1, 5, 10):
         wanted = plain_recalls(scores_IT, scores_TI, owner, k)
         assert got[f"x_txt_r{k}"] == pytest.approx(wanted["txt"])
         assert got[f"x_img_r{k}"] == pytest.approx(wanted["img"])
+
+
+@given(worlds())
+@settings(deadline=None)
+def test_equals_sorting_with_ties_lost(world):
+    owner, scores_IT, _ = world
+    assert_recalls(ranks(torch.tensor(scores_IT), torch.tensor(owner)), owner, scores_IT, scores_IT.T)
+
+
+@given(worlds(), st.integers(1, 8), st.sampled_from(["itc", "itm", "sum"]))
+@settings(deadline=None)
+def test_reranking_equals_sorting_matrices_without_what_is_no_candidate(world, k, mode):
+    """Whole matrices, -inf where a row does not have a column among its candidates: what re-ranking never builds."""
+    owner, cosine_IT, itm_IT = world
+    found = candidates(torch.tensor(cosine_IT), k)
+    image_P, text_P = found.pairs_P2.numpy().T
+    pairs = [torch.tensor(scores_IT[image_P, text_P]) for scores_IT in (cosine_IT, itm_IT)]
+    mixed_IT = {"itc": cosine_IT, "itm": itm_IT, "sum": cosine_IT + itm_IT}[mode]
+    kept_IT, kept_TI = np.full_like(mixed_IT, -INF), np.full_like(mixed_IT.T, -INF)
+    np.put_along_axis(kept_IT, found.texts_IK.numpy(), np.take_along_axis(mixed_IT, found.texts_IK.numpy(), 1), 1)
+    np.put_along_axis(kept_TI, found.images_TK.numpy(), np.take_along_axis(mixed_IT.T, found.images_TK.numpy(), 1), 1)
+    assert_recalls(rerank(found, *pairs, mode, torch.tensor(owner)), owner, kept_IT, kept_TI)
 
 
 def test_by_hand():
@@ -77,37 +107,37 @@ def test_a_constant_score_recalls_nothing():
 
 def test_candidates_are_the_best():
     scores_IT = torch.tensor([[1.0, 5.0, 3.0], [2.0, 0.0, 4.0]])
-    texts_IK, images_TK = candidates(scores_IT, 2)
-    assert texts_IK.tolist() == [[1, 2], [2, 0]]
-    assert images_TK.tolist() == [[1, 0], [0, 1], [1, 0]]
-    texts_IK, images_TK = candidates(scores_IT, 1)
-    assert candidate_pairs(texts_IK, images_TK).tolist() == [[0, 1], [1, 0], [1, 2]]
+    found = candidates(scores_IT, 2)
+    assert found.texts_IK.tolist() == [[1, 2], [2, 0]]
+    assert found.images_TK.tolist() == [[1, 0], [0, 1], [1, 0]]
+    found = candidates(scores_IT, 1)
+    assert found.pairs_P2.tolist() == [[0, 1], [1, 0], [1, 2]]
+    assert found.place_IK.tolist() == [[0], [2]] and found.place_TK.tolist() == [[1], [0], [2]]
 
 
 def test_rerank_by_hand():
-    scores_IT = torch.tensor([[1.0, 5.0, 3.0], [2.0, 0.0, 4.0]])
-    texts_IK, images_TK = candidates(scores_IT, 1)
-    pairs_P2 = candidate_pairs(texts_IK, images_TK)
-    itm_P = torch.tensor([10.0, 20.0, 30.0])
-    for mode, values in {"itc": (5, 4, 2), "itm": (10, 30, 20), "sum": (15, 34, 22)}.items():
-        image_IT, text_TI = rerank(scores_IT, texts_IK, images_TK, pairs_P2, itm_P, mode)
-        # (1, 0) is a candidate of text 0 only: image 1 must not see it
-        assert image_IT.tolist() == [[-INF, values[0], -INF], [-INF, -INF, values[1]]]
-        assert text_TI.tolist() == [[-INF, values[2]], [values[0], -INF], [-INF, values[1]]]
+    """Two candidates of each image, one of each text; the second image's own text, 1, is no candidate of its."""
+    cosine_IT, owner_T = torch.tensor([[1.0, 5.0, 3.0], [2.0, 0.0, 4.0]]), torch.tensor([0, 1, 0])
+    found = candidates(cosine_IT, 2)._replace(images_TK=torch.tensor([[1], [0], [0]]))
+    assert found.pairs_P2.tolist() == [[0, 0], [0, 1], [0, 2], [1, 0], [1, 1], [1, 2]]
+    found = found._replace(place_TK=torch.tensor([[3], [1], [2]]))
+    cosine_P, itm_P = cosine_IT.flatten(), torch.tensor([0.0, 1.0, 9.0, 2.0, 7.0, 3.0])
+    for mode, first in {"itc": 2, "itm": 1, "sum": 1}.items():
+        got = rerank(found, cosine_P, itm_P, mode, owner_T)
+        assert got["txt"].tolist() == [first, 3]  # text 2 against text 1; then behind both other texts
+        assert got["img"].tolist() == [2, 2, 1]  # texts 0 and 1 have only the other image: last of two
 
 
 def test_reranking_all_pairs_by_cosine_changes_nothing_and_by_itm_replaces_it():
     generator = torch.Generator().manual_seed(0)
     cosine_IT, itm_IT = torch.rand(2, 30, 60, generator=generator)
     owner_T = torch.arange(60) // 2
-    texts_IK, images_TK = candidates(cosine_IT, 128)
-    pairs_P2 = candidate_pairs(texts_IK, images_TK)
-    assert len(pairs_P2) == 30 * 60
-    itm_P = itm_IT[pairs_P2[:, 0], pairs_P2[:, 1]]
+    found = candidates(cosine_IT, 128)
+    assert len(found.pairs_P2) == 30 * 60
 
     def recalled(mode):
-        scores_IT, scores_TI = rerank(cosine_IT, texts_IK, images_TK, pairs_P2, itm_P, mode)
-        return recalls(scores_IT, owner_T, "x", scores_TI)
+        at = tuple(found.pairs_P2.T)
+        return logged(rerank(found, cosine_IT[at], itm_IT[at], mode, owner_T), owner_T, "x")
 
     assert recalled("itc") == recalls(cosine_IT, owner_T, "x")
     assert recalled("itm") == recalls(itm_IT, owner_T, "x") != recalls(cosine_IT, owner_T, "x")
@@ -116,10 +146,9 @@ def test_reranking_all_pairs_by_cosine_changes_nothing_and_by_itm_replaces_it():
 
 def test_what_itc_left_out_cannot_be_found():
     scores_IT = -torch.eye(12)  # the true match is the worst of all
-    texts_IK, images_TK = candidates(scores_IT, 4)
-    pairs_P2 = candidate_pairs(texts_IK, images_TK)
-    reranked = rerank(scores_IT, texts_IK, images_TK, pairs_P2, torch.ones(len(pairs_P2)), "itm")
-    assert set(recalls(reranked[0], torch.arange(12), "x", reranked[1]).values()) == {0.0}
+    found = candidates(scores_IT, 4)
+    ones_P = torch.ones(len(found.pairs_P2))
+    assert set(logged(rerank(found, ones_P, ones_P, "itm", torch.arange(12)), torch.arange(12), "x").values()) == {0.0}
 
 
 def test_bad_input_is_named():
@@ -129,5 +158,8 @@ def test_bad_input_is_named():
         recalls(torch.zeros(2, 2), torch.tensor([0, 0]), "x")
     with pytest.raises(ValueError, match=r"\(2, 3\) do not fit \(2,\)"):
         recalls(torch.zeros(2, 3), torch.tensor([0, 1]), "x")
+    found, one_P, owner_T = candidates(torch.zeros(1, 1)), torch.zeros(1), torch.zeros(1).long()
     with pytest.raises(ValueError, match="'both' is none of"):
-        rerank(torch.zeros(1, 1), *candidates(torch.zeros(1, 1)), torch.zeros(1, 2).long(), torch.zeros(1), "both")
+        rerank(found, one_P, one_P, "both", owner_T)
+    with pytest.raises(ValueError, match="nan"):
+        rerank(found, one_P, one_P / 0, "itm", owner_T)

@@ -189,6 +189,18 @@ def test_selected_images_are_the_same_as_projecting_them(qformer, features_BND, 
     torch.testing.assert_close(ours.query_RQD, theirs.query_RQD, atol=1e-6, rtol=1e-6)
 
 
+def test_sequences_that_look_at_an_image_together_see_what_each_sees(qformer, features_BND, text):
+    """Two sequences for each of three images, in one pass and beside one that looks at them once."""
+    image, rows = qformer.project_image(features_BND), torch.tensor([0, 0, 1, 1, 2, 2])
+    texts = text.select(torch.tensor([2, 0, 1, 1, 0, 2]))
+    results = [
+        qformer([Pass(masks.ITM, image=each, text=texts), Pass(masks.ITC, image=image)])
+        for each in (image.repeat(2), image.select(rows))
+    ]
+    for ours, theirs in zip(*results):
+        torch.testing.assert_close(ours.query_RQD, theirs.query_RQD, atol=1e-6, rtol=1e-6)
+
+
 def test_one_image_and_one_query():
     torch.manual_seed(0)
     model = QFormer(vision_width=12, **{**SIZES, "num_queries": 1}).eval()

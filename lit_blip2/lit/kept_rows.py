@@ -1,0 +1,52 @@
+"""Frozen features until an evaluation's end: in RAM up to a limit, beyond it in files that are mapped into memory."""
+
+import tempfile
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+
+class KeptRows:
+    """Rows of tensors, kept batch by batch in their own dtype and read one by one.
+
+    A file is removed as soon as it is mapped, so its room on disk is free again when this object goes, however the
+    process ends. Mapped rows are read from disk when somebody looks at them, and leave RAM when it is short.
+
+    Args:
+        limit_gb: GB (1e9 bytes) of this process that may stay in RAM. What is beyond goes to the folder that TMPDIR
+            names; it should not be one that lies in RAM itself.
+    """
+
+    def __init__(self, limit_gb: float):
+        self.limit_gb, self.held = limit_gb, 0
+        self.batches: list[Tensor] = []
+
+    def add(self, rows_B: Tensor) -> None:
+        """Keep rows [B, ...]. Raises OSError where the disk has no room."""
+        rows_B = rows_B.cpu().contiguous()
+        if self.held + rows_B.nbytes > self.limit_gb * 1e9:
+            self.batches.append(self._mapped(rows_B))
+        else:
+            self.batches.append(rows_B)
+            self.held += rows_B.nbytes
+
+    def __len__(self) -> int:
+        return sum(map(len, self.batches))
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for rows_B in self.batches:
+            yield from rows_B
+
+    def _mapped(self, rows_B: Tensor) -> Tensor:
+        with tempfile.NamedTemporaryFile(prefix="lit_blip2_features_") as file:
+            try:  # written, not through the mapping: there a full disk would kill the process without a word
+                rows_B.view(torch.uint8).numpy().tofile(file)
+            except OSError as error:
+                raise OSError(
+                    f"{len(rows_B)} images' features ({rows_B.nbytes / 1e6:.0f} MB) beyond features_gb={self.limit_gb} "
+                    f"find no room in {tempfile.gettempdir()}: point TMPDIR to a larger folder, or raise features_gb "
+                    f"({error})"
+                ) from error
+            file.flush()
+            return torch.from_file(file.name, shared=False, size=rows_B.numel(), dtype=rows_B.dtype).view_as(rows_B)
