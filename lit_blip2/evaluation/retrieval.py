@@ -12,6 +12,7 @@ import torch
 from lit_blip2.evaluation.items import Items
 
 KS = (1, 5, 10)
+ROWS_AT_ONCE = 256
 MOST_TEXTS = 1000  # of an image, in the number of an item
 
 
@@ -125,14 +126,21 @@ def _text_ranks(scores_IT: torch.Tensor, image_of_text_T: torch.Tensor) -> torch
     best_I = own_T.new_full((len(scores_IT),), float("-inf")).scatter_reduce(0, image_of_text_T, own_T, "amax")
     own_at_best_T = (own_T >= best_I[image_of_text_T]).long()
     own_at_best_I = torch.zeros_like(best_I, dtype=torch.long).scatter_add(0, image_of_text_T, own_at_best_T)
-    return 1 + (scores_IT >= best_I[:, None]).sum(1, dtype=torch.int32) - own_at_best_I
+    return 1 + _at_least(scores_IT, best_I) - own_at_best_I
 
 
 def _image_ranks(scores_TI: torch.Tensor, image_of_text_T: torch.Tensor) -> torch.Tensor:
     """Rank, from 1, of the image of each text among all images."""
-    return (scores_TI >= scores_TI.gather(1, image_of_text_T[:, None])).sum(1, dtype=torch.int32)
+    return _at_least(scores_TI, scores_TI.gather(1, image_of_text_T[:, None]).squeeze(1))
+
+
+def _at_least(scores_RC: torch.Tensor, bound_R: torch.Tensor) -> torch.Tensor:
+    """How many scores of each row are at least so large. A comparison of all rows at once, made numbers to be added,
+    would be another such matrix."""
+    parts = zip(scores_RC.split(ROWS_AT_ONCE), bound_R.split(ROWS_AT_ONCE))
+    return torch.cat([(part >= bound[:, None]).sum(1, dtype=torch.int32) for part, bound in parts])
 
 
 def _refuse_nan(scores: torch.Tensor) -> None:
-    if torch.isnan(scores).any():
+    if torch.isnan(scores.amax()):  # nan if any is
         raise ValueError("a score is nan: no rank can be given")

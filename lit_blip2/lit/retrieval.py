@@ -109,12 +109,17 @@ class RetrievalSet:
 
     def _contrast(self, image_of_text_T: Tensor) -> tuple[dict[str, Tensor], Candidates, Tensor]:
         """Ranks by ITC, the candidates that it gives to ITM, and the cosines of their pairs. Every rank for itself."""
+        cosine_IT = self._cosines()
+        found = candidates(cosine_IT, self.rerank)
+        return ranks(cosine_IT, image_of_text_T), found, cosine_IT[tuple(found.pairs_P2.T)]
+
+    def _cosines(self) -> Tensor:
+        """Of all images and texts, float [I, T]."""
         image_IQP, text_TP = self._gathered("image"), self._gathered("text")
         cosine_IT = text_TP.new_empty(len(image_IQP), len(text_TP))
         for image_BQP, cosine_BT in zip(image_IQP.split(IMAGES_AT_ONCE), cosine_IT.split(IMAGES_AT_ONCE)):
             cosine_BT.copy_(similarity(image_BQP, text_TP))
-        found = candidates(cosine_IT, self.rerank)
-        return ranks(cosine_IT, image_of_text_T), found, cosine_IT[tuple(found.pairs_P2.T)]
+        return cosine_IT
 
     def _match(self, pairs_P2: Tensor) -> Tensor:
         """ITM's logit for all pairs, float [P]; each rank scores those of its own images."""

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from rich.progress import Progress
 
 from lit_blip2.evaluation.retrieval import candidates, ranks, recall_items, rerank
 from lit_blip2.lit import retrieval
@@ -84,6 +85,18 @@ def test_pairs_keep_their_order_through_passes(net, images, monkeypatch):
     logits = match_pairs(net, images[0], text, pairs, bar=False)
     image = net.qformer.project_image(images[0]).select(pairs[:, 0])
     torch.testing.assert_close(logits, net.match_logits(image, text.select(pairs[:, 1]))[:, 1])
+
+
+def test_a_bar_stands_beside_one_that_is_there(net, images, monkeypatch, capsys):
+    """The trainer's bar is still on the screen when re-ranking begins."""
+    monkeypatch.setattr(retrieval, "LONG", 9)
+    text = PackedText.from_lists([text for texts in images[1] for text in texts])
+    pairs = torch.cartesian_prod(torch.arange(5), torch.arange(2))
+    with Progress():
+        match_pairs(net, images[0], text, pairs, bar=True)
+    assert "re-ranking images" in capsys.readouterr().out
+    match_pairs(net, images[0], text, pairs, bar=False)
+    assert "re-ranking" not in capsys.readouterr().out
 
 
 def on_rank(rank: int, file: str, net, images, batches, out: str) -> None:
