@@ -9,14 +9,16 @@ from torch.utils.flop_counter import FlopCounterMode
 WARM_UP = 2  # turns: after them a step's page faults have fallen to a tenth
 
 
-def interleave(sides: Mapping[str, Callable[[], object]], repetitions: int) -> dict[str, list[float]]:
+def interleave(
+    sides: Mapping[str, Callable[[], object]], repetitions: int, warm_up: int = WARM_UP
+) -> dict[str, list[float]]:
     """Seconds of each side, one list per side; sides take turns, the order turned round each time.
 
-    The first turns, not counted, pay for what happens once: above all for the memory that a process takes from the
-    system. What else the machine does falls on all sides alike.
+    The first turns (`warm_up`), not counted, pay for what happens once: above all for the memory that a process takes
+    from the system. What else the machine does falls on all sides alike.
     """
     seconds: dict[str, list[float]] = {name: [] for name in sides}
-    for turn in range(-WARM_UP, repetitions):
+    for turn in range(-warm_up, repetitions):
         for name in list(sides) if turn % 2 else reversed(sides):
             start = time.perf_counter()
             sides[name]()
