@@ -96,14 +96,14 @@ def generate(loaded: Loaded, pixels_1CHW: Tensor, question: str | None = None) -
     """One normalised image to its answer, or to its caption."""
     net, settings = loaded.net, loaded.settings
     if question is None:
-        how = {name: settings[f"caption_{name}"] for name in ("max_new_tokens", "num_beams")}
-        return write(net, pixels_1CHW, [net.prompt], **how)[0]
-    return write(net, pixels_1CHW, [settings["question"].replace("{}", question)], **answering(settings))[0]
+        return write(net, pixels_1CHW, [net.prompt], **decoding(settings, "caption"))[0]
+    return write(net, pixels_1CHW, [settings["question"].replace("{}", question)], **decoding(settings, "vqa"))[0]
 
 
-def answering(settings: dict[str, Any]) -> dict[str, Any]:
-    """How a run's evaluation looks for answers: arguments of LanguageModel.generate."""
-    return {name: settings[f"vqa_{name}"] for name in ("max_new_tokens", "num_beams", "length_penalty")}
+def decoding(settings: dict[str, Any], task: str) -> dict[str, Any]:
+    """How a run's evaluation looks for answers (vqa) or captions (caption): arguments of LanguageModel.generate."""
+    names = ("max_new_tokens", "num_beams", "length_penalty")
+    return {name: settings[f"{task}_{name}"] for name in names if f"{task}_{name}" in settings}
 
 
 @torch.inference_mode()

@@ -29,7 +29,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from lit_blip2.ask import answering, load, score, write
+from lit_blip2.ask import decoding, load, score, write
 
 DECODING = ("max_new_tokens", "num_beams", "length_penalty")
 SAMPLING = ("temperature", "do_sample", "top_p", "top_k")
@@ -66,7 +66,7 @@ class BLIP2(lmms):
         loaded = load(checkpoint)
         self.net, self.image_size = loaded.net.to(self.device), loaded.image_size
         self.question = loaded.settings["question"] if question is None else str(question)
-        self.answering = answering(loaded.settings)
+        self.answering = decoding(loaded.settings, "vqa")
 
     def _choose_device(self, device: str | None) -> torch.device:
         """The evaluator hands each process its requests, and lets several wait for each other by accelerate."""
