@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from lit_blip2.evaluation.items import FILE, Items, difference, interval, read_items
+from lit_blip2.evaluation.items import FILE, Items, paired_interval, read_items
 
 HELP = """Compare the tests of two runs on the same questions, captions and images, pair by pair.
 
@@ -60,10 +60,9 @@ def compared(first: dict[str, Items], second: dict[str, Items]) -> dict[str, dic
     rows = {}
     for name in common:
         try:
-            paired = difference(first[name], second[name])
+            low, high = paired_interval(first[name], second[name])
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
-        low, high = interval(paired)
-        means = {"first": first[name].mean(), "second": second[name].mean()}
-        rows[name] = means | {"difference": paired.mean(), "low": low, "high": high}
+        one, two = first[name].value(), second[name].value()
+        rows[name] = {"first": one, "second": two, "difference": two - one, "low": low, "high": high}
     return rows

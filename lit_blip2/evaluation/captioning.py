@@ -1,61 +1,98 @@
-"""BLEU-4 and CIDEr, by pycocoevalcap's scorers without its Java tokenizer."""
+"""BLEU-4, ROUGE-L and CIDEr, and on request METEOR and SPICE, by pycocoevalcap's scorers, put together here."""
+
+from collections.abc import Sequence
 
 import numpy as np
 
+from lit_blip2.evaluation.figures import ORDERS
 from lit_blip2.evaluation.items import Items
+from lit_blip2.evaluation.java import meteor_statistics, ptb_words, spice_scores
 
-
-def caption_scores(predictions: list[str], references: list[list[str]]) -> dict[str, float]:
-    """{"caption/bleu4", "caption/cider"} of one caption per image against its references.
-
-    Texts are lower-cased and split at spaces, nothing else: pass captions without punctuation, or with its marks as
-    words of their own, on both sides alike. Figures then compare with each other; published ones were made with the
-    Penn Treebank tokenizer. CIDEr weighs words by how rare they are among the references given, so it belongs to a
-    set of images: it is 0 for a single one.
-
-    Raises ValueError for no captions, unequal numbers, an image without references.
-    """
-    given, wanted = _checked(predictions, references)
-    return {"caption/bleu4": _bleu4(given, wanted), "caption/cider": float(_ciders(given, wanted).mean())}
+TOKENIZERS = ("spaces", "ptb")
 
 
 def caption_items(
-    predictions: list[str], references: list[list[str]], image_ids: list[int]
-) -> tuple[dict[str, float], dict[str, Items]]:
-    """`caption_scores`, and the items of those that are means over images: BLEU counts over all of them at once.
+    predictions: Sequence[str],
+    references: Sequence[Sequence[str]],
+    image_ids: Sequence[int],
+    domains: Sequence[str] | None = None,
+    tokenizer: str = "spaces",
+    meteor: bool = False,
+    spice: bool = False,
+) -> dict[str, Items]:
+    """What makes caption/{bleu4,rouge_l,cider,meteor,spice} of one caption per image against its references.
 
-    An image's CIDEr rests on the others' references: a bootstrap over images keeps those as they are.
+    tokenizer: "spaces" lower-cases and splits at spaces, nothing else: pass captions without punctuation, or with its
+    marks as words of their own, on both sides alike; figures then compare with each other. "ptb" is the Penn Treebank
+    tokenizer that published figures were made with: pass texts as they were written. It, METEOR and SPICE need Java.
+
+    CIDEr weighs words by how rare they are among the references given, so it belongs to a set of images: it is 0 for a
+    single one. An image's CIDEr rests on the others' references: a bootstrap over images keeps those as they are.
+    domains: of each image, as NoCaps has them; each domain is a set of its own, caption/cider_{in,near,out}. BLEU and
+    METEOR count over all images at once, the others are means over images. An empty caption scores 0.
+
+    Raises ValueError for no captions, unequal numbers, an image without references, another tokenizer.
     """
-    given, wanted = _checked(predictions, references)
+    _check(predictions, references, tokenizer)
+    given, wanted = _tokenised(predictions, references, tokenizer)
     ids, ciders = np.array(image_ids), _ciders(given, wanted)
-    scores = {"caption/bleu4": _bleu4(given, wanted), "caption/cider": float(ciders.mean())}
-    return scores, {"caption/cider": Items(ciders, ids, ids)}
+    found = {
+        "bleu4": Items(_bleu_statistics(given, wanted), ids, ids, figure="bleu4"),
+        "rouge_l": Items(_rouges(given, wanted), ids, ids),
+        "cider": Items(ciders, ids, ids),
+    }
+    for domain in sorted(set(domains or ())):
+        rows = np.flatnonzero(np.array(domains) == domain)
+        ciders = _ciders([given[row] for row in rows], [wanted[row] for row in rows])
+        found[f"cider_{domain.removesuffix('-domain')}"] = Items(ciders, ids[rows], ids[rows])
+    if meteor:
+        found["meteor"] = Items(meteor_statistics(given, wanted), ids, ids, figure="meteor")
+    if spice:
+        found["spice"] = Items(spice_scores(given, wanted), ids, ids)
+    return {f"caption/{name}": items for name, items in found.items()}
 
 
-Texts = dict[int, list[str]]
-
-
-def _checked(predictions: list[str], references: list[list[str]]) -> tuple[Texts, Texts]:
+def _check(predictions: Sequence[str], references: Sequence[Sequence[str]], tokenizer: str) -> None:
     if not predictions or len(predictions) != len(references):
         raise ValueError(f"{len(predictions)} captions for {len(references)} lists of references")
     if empty := [i for i, texts in enumerate(references) if not texts]:
         raise ValueError(f"image {empty[0]} of {len(references)} has no reference caption")
-    given = {i: [_words(text)] for i, text in enumerate(predictions)}
-    return given, {i: [_words(text) for text in texts] for i, texts in enumerate(references)}
+    if tokenizer not in TOKENIZERS:
+        raise ValueError(f"tokenizer {tokenizer!r} is none of {', '.join(TOKENIZERS)}")
 
 
-def _bleu4(given: Texts, wanted: Texts) -> float:
-    from pycocoevalcap.bleu.bleu import Bleu
+def _tokenised(
+    predictions: Sequence[str], references: Sequence[Sequence[str]], tokenizer: str
+) -> tuple[list[str], list[list[str]]]:
+    """Words separated by single spaces, all texts in one go."""
+    texts = [*predictions, *(text for texts in references for text in texts)]
+    words = iter(ptb_words(texts) if tokenizer == "ptb" else [" ".join(text.lower().split()) for text in texts])
+    return [next(words) for _ in predictions], [[next(words) for _ in texts] for texts in references]
 
-    return float(Bleu(4).compute_score(wanted, given, verbose=0)[0][3])
+
+def _bleu_statistics(given: list[str], wanted: list[list[str]]) -> np.ndarray:
+    """What `figures.bleu4` makes a score of, for each image: float [N, 10]."""
+    from pycocoevalcap.bleu.bleu_scorer import BleuScorer
+
+    rows = []
+    for text, texts in zip(given, wanted):
+        counts = BleuScorer(text, texts, n=ORDERS).ctest[0]
+        length = counts["testlen"]
+        closest = min(counts["reflen"], key=lambda reference: (abs(reference - length), reference))
+        rows.append([*counts["correct"], *counts["guess"], length, closest])
+    return np.array(rows, dtype=float)
 
 
-def _ciders(given: Texts, wanted: Texts) -> np.ndarray:
+def _rouges(given: list[str], wanted: list[list[str]]) -> np.ndarray:
+    """ROUGE-L of each image, float [N]."""
+    from pycocoevalcap.rouge.rouge import Rouge
+
+    return np.array([Rouge().calc_score([text], texts) for text, texts in zip(given, wanted)])
+
+
+def _ciders(given: list[str], wanted: list[list[str]]) -> np.ndarray:
     """CIDEr of each image, float [N]; their mean is the set's."""
     from pycocoevalcap.cider.cider import Cider
 
-    return np.asarray(Cider().compute_score(wanted, given)[1])
-
-
-def _words(text: str) -> str:
-    return " ".join(text.lower().split())
+    texts = {row: [text] for row, text in enumerate(given)}
+    return np.asarray(Cider().compute_score(dict(enumerate(wanted)), texts)[1])

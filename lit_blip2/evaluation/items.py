@@ -1,9 +1,9 @@
-"""A test figure taken apart: the score of every item it is a mean of, and how sure that mean is.
+"""A test figure taken apart: the statistics of every item that it is made of, and how sure it is.
 
 The unit of a bootstrap is the image, as test sets are drawn: the questions and captions of an image stand or fall
 together. Strata are what a mean over types is a mean of.
 
-Legend: N items, G images, K strata, D draws.
+Legend: N items, G images, K strata, S statistics, D draws.
 """
 
 from collections.abc import Mapping
@@ -12,53 +12,49 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lit_blip2.evaluation.figures import FIGURES
+
 FILE = "items.npz"  # in a run's folder, from its newest test
 DRAWS = 2000
 AT_ONCE = 1 << 24  # of the D x G numbers that a bootstrap draws
 
 
 class Items(NamedTuple):
-    """What a figure is the mean of. values: float [N]; images: int64 [N], the image of each; ids: int64 [N], the item's
-    own number, once each; strata: N names, where the figure is a mean over the means of types."""
+    """What a figure is made of. values: float [N], of which it is the mean, or [N, S], statistics that it is a function
+    of the sums of; images: int64 [N], the image of each; ids: int64 [N], the item's own number, once each; strata: N
+    names, where the figure is a mean over types; figure: which of FIGURES it is."""
 
     values: np.ndarray
     images: np.ndarray
     ids: np.ndarray
     strata: np.ndarray | None = None
+    figure: str = "ratio"
 
-    def mean(self) -> float:
+    def value(self) -> float:
         """The figure."""
-        sums_GK, counts_GK = _by_image(self)
-        return float((sums_GK.sum(0) / counts_GK.sum(0)).mean())
+        return float(_figure(_by_image(self).sum(0), self.figure))
 
 
 def interval(items: Items, level: float = 0.95, draws: int = DRAWS, seed: int = 0) -> tuple[float, float]:
     """Percentile bootstrap over images of the figure: (low, high). Draws without an item of a stratum leave it out."""
-    sums_GK, counts_GK = _by_image(items)
-    images, rng, means = len(sums_GK), np.random.default_rng(seed), []
-    for size in _chunks(draws, max(1, AT_ONCE // images)):
-        weights_DG = rng.multinomial(images, np.full(images, 1 / images), size=size)
-        counts_DK = weights_DG @ counts_GK
-        with np.errstate(invalid="ignore"):
-            means.append(np.nanmean(weights_DG @ sums_GK / np.where(counts_DK, counts_DK, np.nan), axis=1))
-    tail = (1 - level) / 2
-    low, high = np.quantile(np.concatenate(means), [tail, 1 - tail])
-    return float(low), float(high)
+    return _percentiles(_drawn(items, draws, seed), level)
 
 
-def difference(first: Items, second: Items) -> Items:
-    """second - first, item by item. Raises ValueError that names an item which only one of them has."""
+def paired_interval(
+    first: Items, second: Items, level: float = 0.95, draws: int = DRAWS, seed: int = 0
+) -> tuple[float, float]:
+    """The same of second's figure less first's, both of the images of one draw. Raises ValueError that names an item
+    which only one of them has."""
+    check_same(first, second)
+    return _percentiles(_drawn(second, draws, seed) - _drawn(first, draws, seed), level)
+
+
+def check_same(first: Items, second: Items) -> None:
+    """Raises ValueError where the two are not about the same items, in any order, and their images."""
     if len(alone := np.setxor1d(first.ids, second.ids)):
         raise ValueError(f"{len(alone)} items are in one run only, the first with id {alone[0]}")
-    one, two = np.argsort(first.ids), np.argsort(second.ids)
-    if (first.images[one] != second.images[two]).any():
+    if (first.images[np.argsort(first.ids)] != second.images[np.argsort(second.ids)]).any():
         raise ValueError("the same items belong to other images")
-    return Items(
-        second.values[two] - first.values[one],
-        first.images[one],
-        first.ids[one],
-        None if first.strata is None else first.strata[one],
-    )
 
 
 def write_items(file: Path, items: Mapping[str, Items]) -> None:
@@ -72,22 +68,47 @@ def read_items(file: Path) -> dict[str, Items]:
     with np.load(file) as arrays:
         parts = {name: arrays[name] for name in arrays.files}
     names = dict.fromkeys(name.rpartition(":")[0] for name in parts)
-    return {name: Items(*(parts.get(f"{name}:{part}") for part in Items._fields)) for name in names}
+    found = {
+        name: Items(**{part: parts[key] for part in Items._fields if (key := f"{name}:{part}") in parts})
+        for name in names
+    }
+    return {name: each._replace(figure=str(each.figure)) for name, each in found.items()}
 
 
-def _by_image(items: Items) -> tuple[np.ndarray, np.ndarray]:
-    """Sums and counts of the values of each image and stratum, [G, K] each."""
+def _by_image(items: Items) -> np.ndarray:
+    """Sums of the statistics of each image and stratum, [G, K, S]; those of a mean are the values and their number."""
     if not len(items.values):
-        raise ValueError("a figure of no items has no mean")
+        raise ValueError("a figure of no items has no value")
+    values_NS = items.values if items.values.ndim > 1 else np.stack([items.values, np.ones(len(items.values))], 1)
     groups, image_N = np.unique(items.images, return_inverse=True)
-    strata = np.zeros(len(items.values), dtype=np.int64)
+    strata = np.zeros(len(values_NS), dtype=np.int64)
     if items.strata is not None:
         strata = np.unique(items.strata, return_inverse=True)[1]
-    sums_GK = np.zeros((len(groups), strata.max() + 1))
-    counts_GK = np.zeros_like(sums_GK)
-    np.add.at(sums_GK, (image_N, strata), items.values)
-    np.add.at(counts_GK, (image_N, strata), 1)
-    return sums_GK, counts_GK
+    sums_GKS = np.zeros((len(groups), strata.max() + 1, values_NS.shape[1]))
+    np.add.at(sums_GKS, (image_N, strata), values_NS)
+    return sums_GKS
+
+
+def _figure(sums_KS: np.ndarray, figure: str) -> np.ndarray:
+    """[..., K, S] to the mean [...] over the strata that there are."""
+    there = sums_KS.any(-1)
+    return (FIGURES[figure](sums_KS) * there).sum(-1) / there.sum(-1).clip(1)
+
+
+def _drawn(items: Items, draws: int, seed: int) -> np.ndarray:
+    """The figure of each of so many draws of images, float [D]; equal images give equal draws."""
+    sums_GKS = _by_image(items)
+    images, rng, found = len(sums_GKS), np.random.default_rng(seed), []
+    for size in _chunks(draws, max(1, AT_ONCE // images)):
+        weights_DG = rng.multinomial(images, np.full(images, 1 / images), size=size)
+        found.append(_figure(np.tensordot(weights_DG, sums_GKS, 1), items.figure))
+    return np.concatenate(found)
+
+
+def _percentiles(values: np.ndarray, level: float) -> tuple[float, float]:
+    tail = (1 - level) / 2
+    low, high = np.quantile(values, [tail, 1 - tail])
+    return float(low), float(high)
 
 
 def _chunks(total: int, size: int) -> list[int]:

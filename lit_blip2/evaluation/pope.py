@@ -2,6 +2,10 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+
+from lit_blip2.evaluation.items import Items
+
 TYPE = "pope"  # of its questions
 NO = {"No", "no", "not"}
 
@@ -12,22 +16,21 @@ def yes_or_no(answer: str) -> str:
     return "no" if NO & set(words) else "yes"
 
 
-def pope_scores(said: Sequence[str], truths: Sequence[str]) -> dict[str, float]:
-    """Precision, recall and F1 of yes, and how often it is said, 0..1; what divides by nothing is 0.
+def pope_items(said: Sequence[str], truths: Sequence[str], images: np.ndarray, ids: np.ndarray) -> dict[str, Items]:
+    """What makes precision, recall and F1 of yes, and how often it is said, 0..1; what divides by nothing is 0.
 
-    Raises ValueError for unequal numbers, for none, and for words other than yes and no.
+    images, ids: of the questions. Raises ValueError for unequal numbers, for none, and for words other than yes and no.
     """
     if not said or len(said) != len(truths):
         raise ValueError(f"{len(said)} answers for {len(truths)} questions")
     if others := sorted({*said, *truths} - {"yes", "no"}):
         raise ValueError(f"{others[0]!r} is neither yes nor no")
-    right = sum(one == two == "yes" for one, two in zip(said, truths))
-    claimed, true = said.count("yes"), list(truths).count("yes")
-    precision, recall = (right / total if total else 0.0 for total in (claimed, true))
-    both = precision + recall
-    return {
-        "vqa/yes_precision": precision,
-        "vqa/yes_recall": recall,
-        "vqa/yes_f1": 2 * precision * recall / both if both else 0.0,
-        "vqa/yes_share": claimed / len(said),
+    claimed, true = ((np.array(words) == "yes").astype(float) for words in (said, truths))
+    right = claimed * true
+    fractions = {
+        "precision": (right, claimed),
+        "recall": (right, true),
+        "f1": (2 * right, claimed + true),
+        "share": (claimed, np.ones(len(said))),
     }
+    return {f"vqa/yes_{name}": Items(np.stack(each, 1), images, ids) for name, each in fractions.items()}

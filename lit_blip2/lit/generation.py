@@ -4,15 +4,12 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from lit_blip2.evaluation.captioning import caption_items
+from lit_blip2.distributed import rank
 from lit_blip2.evaluation.items import Items
-from lit_blip2.evaluation.pope import TYPE as POPE
-from lit_blip2.evaluation.pope import pope_scores, yes_or_no
-from lit_blip2.evaluation.vqa import summarise, vqa_scores
+from lit_blip2.evaluation.predictions import score, submit
 from lit_blip2.keyed import row_uniforms
 from lit_blip2.lit.gather import gather_lists
 from lit_blip2.model.language import Example
@@ -25,8 +22,8 @@ if TYPE_CHECKING:
 class Generation:
     """A part of LitStage2 and LitJoint; LitBLIP2 calls its methods.
 
-    predictions: captions and answers so far, of this rank; after `metrics`, of all ranks. items: what stands behind
-    the metrics that are means.
+    predictions: captions and answers so far, of this rank; after `gather`, of all ranks. items: what stands behind the
+    metrics.
 
     Args:
         net: encoder, bridge and language model.
@@ -74,6 +71,7 @@ class Generation:
         )
         self.preset = preset
         self.predictions: list[dict[str, Any]] = []
+        self.gathered = False
         self.items: dict[str, Items] = {}
 
     def prepare(self, batch: dict[str, Any]) -> None:
@@ -100,7 +98,7 @@ class Generation:
 
     def metric_names(self, tasks: set[str], command: str) -> set[str]:
         """See LitBLIP2.metric_names."""
-        names = {"loss/lm", "caption/cider", "caption/bleu4"} if "caption" in tasks else set()
+        names = {"loss/lm", "caption/cider", "caption/bleu4", "caption/rouge_l"} if "caption" in tasks else set()
         if "vqa" in tasks:
             names |= {"vqa/accuracy", "vqa/mean_over_types", "vqa/type_*", "vqa/yes_*"}
             names |= {"vqa/no_image"} if self.no_image and command == "test" else set()
@@ -108,7 +106,8 @@ class Generation:
 
     def begin(self, module: "LitBLIP2") -> None:
         """An evaluation begins."""
-        trainer, self.predictions, self.examples = module.trainer, [], None
+        trainer, self.examples = module.trainer, None
+        self.predictions, self.gathered = [], False
         if self.in_context and (trainer.testing or trainer.predicting):
             self.examples = trainer.datamodule.examples(self.in_context)
 
@@ -164,40 +163,19 @@ class Generation:
         return self.net.soft_prompts(features_BND, batch["prompts"], image_R)
 
     def metrics(self) -> dict[str, float]:
-        """Scores of the predictions of all ranks."""
+        """Scores of the predictions of all ranks, counted on the first."""
         self.gather()
-        captions = [each for each in self.predictions if each["task"] == "caption"]
-        answers = [each for each in self.predictions if each["task"] == "vqa"]
-        metrics, self.items = {}, {}
-        if captions:
-            texts, references, ids = zip(
-                *((each["caption"], each["references"], each["image_id"]) for each in captions)
-            )
-            scores, self.items = caption_items(list(texts), list(references), list(ids))
-            metrics |= scores
-        if answers:
-            truths, types = [each["answers"] for each in answers], [each["question_type"] for each in answers]
-            given = [each["answer"] for each in answers]
-            if set(types) == {POPE}:
-                given = [yes_or_no(answer) for answer in given]
-                metrics |= pope_scores(given, [answer for (answer,) in truths])
-            scores = vqa_scores(given, truths)
-            metrics |= summarise(scores, types)
-            images, ids = (np.array([each[key] for each in answers]) for key in ("image_id", "question_id"))
-            all_questions = Items(np.array(scores), images, ids)
-            self.items["vqa/accuracy"] = all_questions
-            self.items["vqa/mean_over_types"] = all_questions._replace(strata=np.array(types))
-            if answers[0]["no_image"] is not None:
-                blind = summarise(vqa_scores([each["no_image"] for each in answers], truths), types)
-                metrics["vqa/no_image"] = blind["vqa/mean_over_types"]
-        return metrics
+        (self.items,) = gather_lists([score(self.predictions)] if rank() == 0 else [])
+        return {name: each.value() for name, each in self.items.items()}
 
     def gather(self) -> None:
         """Predictions of all ranks, once."""
-        self.predictions = gather_lists(self.predictions)
+        if not self.gathered:
+            self.predictions, self.gathered = gather_lists(self.predictions), True
 
     def write(self, module: "LitBLIP2", name: str) -> None:
-        """The gathered predictions to a file beside the metrics."""
+        """The predictions of all ranks to a file beside the metrics."""
+        self.gather()
         folder = module.trainer.log_dir  # asks all ranks, so it comes before any of them leaves
         if module.trainer.is_global_zero and folder:
             lines = "".join(json.dumps(each) + "\n" for each in self.predictions)
@@ -209,3 +187,8 @@ class Generation:
         answering = {"prompt": self.question, "in_context": self.in_context} | self.answering
         captioning = {"prompt": self.net.prompt} | self.captioning
         return {"preset": self.preset, "answers": answering, "captions": captioning}
+
+    def submit(self, module: "LitBLIP2") -> None:
+        """The files of evaluation servers, beside them."""
+        folder = module.trainer.log_dir
+        submit(self.predictions, folder if module.trainer.is_global_zero else None)

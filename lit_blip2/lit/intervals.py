@@ -27,5 +27,5 @@ def write_intervals(trainer: L.Trainer, items: dict[str, Items]) -> None:
         table.add_column(head, justify="right")
     for name, each in items.items():
         row = kept[name]
-        table.add_row(name, f"{each.mean():.4f}", f"{row['low']:.4f}", f"{row['high']:.4f}", str(row["images"]))
+        table.add_row(name, f"{each.value():.4f}", f"{row['low']:.4f}", f"{row['high']:.4f}", str(row["images"]))
     Console().print(table)

@@ -125,12 +125,15 @@ class LitBLIP2(L.LightningModule):
     test_step = validation_step
 
     def on_test_epoch_end(self) -> None:
-        """Test figures stand in TensorBoard at the step that the checkpoint had reached, not at 0."""
+        """Test figures stand in TensorBoard at the step that the checkpoint had reached, not at 0. Predictions are
+        written first: what no metric can take is not lost."""
+        if self.generation is not None:
+            self.generation.write(self, "predictions.jsonl")
         self.on_validation_epoch_end()
         self.log("step", float(self.trained_steps))
         write_intervals(self.trainer, {name: each for part in self.parts for name, each in part.items.items()})
         if self.generation is not None:
-            self.generation.write(self, "predictions.jsonl")
+            self.generation.submit(self)
 
     def on_predict_start(self) -> None:
         if self.generation is None:
@@ -143,7 +146,6 @@ class LitBLIP2(L.LightningModule):
         self.generation.step(self, batch)
 
     def on_predict_epoch_end(self) -> None:
-        self.generation.gather()
         self.generation.write(self, "predict.jsonl")
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:

@@ -19,7 +19,7 @@ class Representation:
     """A part of LitStage1 and LitJoint; LitBLIP2 calls its methods.
 
     query_wins: which query won for each image of the last evaluation, int64 [I]; None without ITC. items: what stands
-    behind its recalls.
+    behind its figures.
 
     Args:
         net: encoder, Q-Former and objectives.
@@ -75,7 +75,8 @@ class Representation:
             return self._losses(module, batch)
         if batch["task"] == "binding":
             swapped_BND = module.features(batch, "swapped_image")
-            self.retrieval.add_binding(module.features(batch), swapped_BND, batch["text"])
+            true_BND, ids = module.features(batch), (batch["image_id"], batch["row"])
+            self.retrieval.add_binding(true_BND, swapped_BND, batch["text"], *ids)
         return None
 
     def _losses(self, module: "LitBLIP2", batch: dict[str, Any]) -> Tensor:

@@ -19,12 +19,13 @@ from collections.abc import Iterable
 from itertools import chain
 from typing import Any
 
+import numpy as np
 import torch
 from rich.progress import track
 from torch import Tensor
 
 from lit_blip2.distributed import rank
-from lit_blip2.evaluation.binding import binding_accuracy
+from lit_blip2.evaluation.binding import binding_items
 from lit_blip2.evaluation.items import Items
 from lit_blip2.evaluation.retrieval import Candidates, candidates, ranks, recall_items, rerank
 from lit_blip2.lit.gather import gather_lists, gather_rows
@@ -40,7 +41,7 @@ LONG = 100_000  # pairs from which a bar shows how far it is
 
 class RetrievalSet:
     """Images and texts seen so far. `rerank`: candidates per image and per text that ITM scores. `features_gb`: GB of
-    this rank's features in RAM. `items`: after `metrics`, what stands behind the recalls."""
+    this rank's features in RAM. `items`: after `metrics`, what stands behind them."""
 
     def __init__(self, net: Stage1, rerank: int, features_gb: float = 8.0):
         self.net, self.rerank = net, rerank
@@ -65,9 +66,12 @@ class RetrievalSet:
             self.features.add(features_BND)
 
     @torch.no_grad()
-    def add_binding(self, features_BND: Tensor, swapped_BND: Tensor, text: PackedText) -> None:
-        """Texts with the scene they describe and the one with attributes swapped."""
-        scores = {}
+    def add_binding(
+        self, features_BND: Tensor, swapped_BND: Tensor, text: PackedText, image_ids_B: Tensor, rows_B: Tensor
+    ) -> None:
+        """Texts with the scene they describe and the one with attributes swapped; the ids of the first, and the
+        numbers of the pairs."""
+        scores: dict[Any, list] = {"images": image_ids_B.tolist(), "ids": rows_B.tolist()}
         for features, name in ((features_BND, "true"), (swapped_BND, "swapped")):
             image_BQP, image = self.net.encode_images(features)
             if image_BQP is not None:
@@ -79,12 +83,14 @@ class RetrievalSet:
 
     def metrics(self) -> dict[str, float]:
         """retrieval/{itc,itm,sum}_{txt,img}_r{1,5,10} and binding/{itc,itm}_accuracy, as far as the net has heads."""
-        binding, metrics = gather_lists(self.binding), self._retrieval()
+        binding = gather_lists(self.binding)
+        self.items = self._retrieval()
         for head in ("itc", "itm"):
-            true, swapped = (list(chain(*(b.get((head, name), []) for b in binding))) for name in ("true", "swapped"))
-            if true:
-                metrics[f"binding/{head}_accuracy"] = binding_accuracy(torch.tensor(true), torch.tensor(swapped))
-        return metrics
+            if binding and (head, "true") in binding[0]:
+                true, swapped = (torch.tensor(_joined(binding, (head, name))) for name in ("true", "swapped"))
+                images, ids = (np.array(_joined(binding, name)) for name in ("images", "ids"))
+                self.items[f"binding/{head}_accuracy"] = binding_items(true, swapped, images, ids)
+        return {name: each.value() for name, each in self.items.items()}
 
     def query_wins(self) -> Tensor | None:
         """Which query wins the maximum for each image of all ranks and its first text, int64 [I]; None without ITC."""
@@ -94,19 +100,19 @@ class RetrievalSet:
         """A column of all ranks, once: this rank's own part is let go."""
         return gather_rows([row.pop(name) for row in self.rows], self.net.qformer.query_tokens.device)
 
-    def _retrieval(self) -> dict[str, float]:
+    def _retrieval(self) -> dict[str, Items]:
         counts_I, ids_I = self._gathered("counts"), self._gathered("image_ids")
         if counts_I is None:
             return {}
         image_of_text_T = torch.repeat_interleave(counts_I)
         by_itc, found, cosine_P = self._contrast(image_of_text_T)
-        self.items = recall_items(by_itc, ids_I, image_of_text_T, "retrieval/itc")
+        items = recall_items(by_itc, ids_I, image_of_text_T, "retrieval/itc")
         if self.net.itm is not None:
             match_P = self._match(found.pairs_P2)
             for mode in ("itm", "sum"):
                 by_mode = rerank(found, cosine_P, match_P, mode, image_of_text_T)
-                self.items |= recall_items(by_mode, ids_I, image_of_text_T, f"retrieval/{mode}")
-        return {name: each.mean() for name, each in self.items.items()}
+                items |= recall_items(by_mode, ids_I, image_of_text_T, f"retrieval/{mode}")
+        return items
 
     def _contrast(self, image_of_text_T: Tensor) -> tuple[dict[str, Tensor], Candidates, Tensor]:
         """Ranks by ITC, the candidates that it gives to ITM, and the cosines of their pairs. Every rank for itself."""
@@ -151,3 +157,7 @@ def match_pairs(net: Stage1, features: Iterable[Tensor], text: PackedText, pairs
             chosen = text.select(chosen_R).to(device)
             logits.append(net.match_logits(image.repeat(len(chosen)), chosen)[:, 1].float())
     return torch.cat(logits).cpu() if logits else torch.empty(0)  # brought over at the end: one wait for a device
+
+
+def _joined(batches: list[dict[Any, list]], name: Any) -> list:
+    return list(chain(*(batch[name] for batch in batches)))

@@ -1,8 +1,9 @@
 """POPE by hand."""
 
+import numpy as np
 import pytest
 
-from lit_blip2.evaluation.pope import pope_scores, yes_or_no
+from lit_blip2.evaluation.pope import pope_items, yes_or_no
 
 
 @pytest.mark.parametrize(
@@ -14,6 +15,12 @@ from lit_blip2.evaluation.pope import pope_scores, yes_or_no
 )  # fmt: skip
 def test_answers_are_read_as_officially(answer, meant):
     assert yes_or_no(answer) == meant
+
+
+def pope_scores(said, truths) -> dict[str, float]:
+    """What a run logs."""
+    numbers = np.arange(len(said))
+    return {name: items.value() for name, items in pope_items(said, truths, numbers, numbers).items()}
 
 
 def test_figures_by_hand():

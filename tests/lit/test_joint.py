@@ -60,12 +60,13 @@ def test_one_checkpoint_is_tested_in_both_ways_asked_and_continued(fit, joint_ru
     predictions = [json.loads(line) for line in (joint_run / "predictions.jsonl").read_text().splitlines()]
     assert {each["task"] for each in predictions} == {"caption", "vqa"}
     sure = json.loads((joint_run / "intervals.json").read_text())
-    assert {"retrieval/itm_img_r1", "vqa/accuracy", "vqa/mean_over_types", "caption/cider"} <= sure.keys()
+    assert {"retrieval/itm_img_r1", "vqa/no_image", "caption/bleu4", "binding/itm_accuracy"} <= sure.keys()
     for name, row in sure.items():
-        assert row["low"] <= found[name] <= row["high"] and row["images"] == 6, name
+        assert row["low"] - 1e-6 <= found[name] <= row["high"] + 1e-6, name
+        assert row["images"] == 6 or (row["images"] < 6 and name.startswith(("vqa/type_", "binding"))), name
     items = read_items(joint_run / "items.npz")
     for name, each in items.items():
-        assert each.mean() == pytest.approx(found[name], abs=1e-6), name
+        assert each.value() == pytest.approx(found[name], abs=1e-6), name
     image = str(next((world / "images" / "test").glob("*.png")))
     assert ask.answer(joint_run, image, "how many objects are there ?") and ask.answer(joint_run, image)
 

@@ -60,7 +60,7 @@ def plain(net, images) -> dict[str, float]:
     for mode in ("itm", "sum"):
         by[mode] = rerank(found, cosine_IT[tuple(found.pairs_P2.T)], torch.stack(logits), mode, owner_T)
     items = [recall_items(each, ids_I, owner_T, f"retrieval/{mode}") for mode, each in by.items()]
-    return {name: item.mean() for each in items for name, item in each.items()}
+    return {name: item.value() for each in items for name, item in each.items()}
 
 
 @pytest.mark.parametrize("features_gb", [8.0, 0.0])

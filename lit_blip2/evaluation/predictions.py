@@ -1,0 +1,97 @@
+"""Predictions, as the rows of predictions.jsonl, to a test's figures and to the files of evaluation servers."""
+
+import json
+import warnings
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lit_blip2.evaluation.captioning import caption_items
+from lit_blip2.evaluation.items import Items
+from lit_blip2.evaluation.pope import TYPE as POPE
+from lit_blip2.evaluation.pope import pope_items, yes_or_no
+from lit_blip2.evaluation.vqa import type_metric, vqa_scores
+
+Rows = Sequence[Mapping[str, Any]]
+# task -> the file of a server, the name of an id in it and in the rows, and what is predicted
+SUBMISSIONS = {
+    "caption": ("submission_captions.json", "image_id", "caption"),
+    "vqa": ("submission_vqa.json", "question_id", "answer"),
+}
+SHOWN = 10  # ids in a message
+
+
+def score(rows: Rows, **captioning: Any) -> dict[str, Items]:
+    """What makes every figure of the rows that have something to be compared with; {} where none has.
+
+    captioning: how captions are scored, see `caption_items`. Empty predictions are warned about.
+    """
+    captions = [row for row in rows if row["task"] == "caption" and row["references"]]
+    answers = [row for row in rows if row["task"] == "vqa" and row["answers"]]
+    for task, scored in (("caption", captions), ("vqa", answers)):
+        if told := _empty(task, scored):
+            warnings.warn(told, stacklevel=2)
+    items = _captions(captions, captioning) if captions else {}
+    return items | (_answers(answers) if answers else {})
+
+
+def submit(rows: Rows, folder: str | Path | None) -> None:
+    """Write the server's file of each task that there is: [{"image_id" or "question_id", "caption" or "answer"}].
+
+    Rows are sorted by id. folder: None: only check. Raises ValueError that names the ids for predictions twice, and for
+    empty ones where there is nothing to score them by; where there is, a warning comes in the place of the file.
+    """
+    for task, (name, key, value) in SUBMISSIONS.items():
+        if not (own := [row for row in rows if row["task"] == task]):
+            continue
+        if twice := [number for number, count in Counter(row[key] for row in own).items() if count > 1]:
+            raise ValueError(f"{name}: {key} {_some(twice)} stand there twice")
+        file = Path(folder, name) if folder else None
+        if told := _empty(task, own):
+            if not any(row["references" if task == "caption" else "answers"] for row in own):
+                raise ValueError(f"{name} is not written, a server would refuse it: {told}")
+            if file:
+                file.unlink(missing_ok=True)  # an earlier test's
+                warnings.warn(f"{name} is not written, a server would refuse it: {told}", stacklevel=2)
+        elif file:
+            content = [{key: row[key], value: row[value]} for row in sorted(own, key=lambda row: row[key])]
+            file.write_text(json.dumps(content) + "\n", encoding="utf-8")
+
+
+def _captions(rows: Rows, captioning: Mapping[str, Any]) -> dict[str, Items]:
+    texts, references, ids = zip(*((row["caption"], row["references"], row["image_id"]) for row in rows))
+    domains = [row["domain"] for row in rows] if "domain" in rows[0] else None
+    return caption_items(texts, references, ids, domains, **captioning)
+
+
+def _answers(rows: Rows) -> dict[str, Items]:
+    """vqa/accuracy, mean_over_types, type_*, for POPE yes_*, and no_image where it was asked for."""
+    truths, types = [row["answers"] for row in rows], np.array([row["question_type"] for row in rows])
+    images, ids = (np.array([row[key] for row in rows]) for key in ("image_id", "question_id"))
+    given, items = [row["answer"] for row in rows], {}
+    if set(types) == {POPE}:
+        given = [yes_or_no(answer) for answer in given]
+        items |= pope_items(given, [answer for (answer,) in truths], images, ids)
+    scores = np.array(vqa_scores(given, truths))
+    items["vqa/accuracy"] = Items(scores, images, ids)
+    items["vqa/mean_over_types"] = Items(scores, images, ids, types)
+    for name in sorted(set(types.tolist())):
+        items[type_metric(name)] = Items(*(each[types == name] for each in (scores, images, ids)))
+    if rows[0]["no_image"] is not None:
+        blind = np.array(vqa_scores([row["no_image"] for row in rows], truths))
+        items["vqa/no_image"] = Items(blind, images, ids, types)
+    return items
+
+
+def _empty(task: str, rows: Rows) -> str:
+    """What to say of the rows of a task with nothing but spaces; "" where there are none."""
+    _, key, value = SUBMISSIONS[task]
+    empty = [row[key] for row in rows if not row[value].strip()]
+    return f"{len(empty)} of {len(rows)} {value}s are empty, of {key} {_some(empty)}" if empty else ""
+
+
+def _some(ids: Sequence[int]) -> str:
+    return ", ".join(map(str, ids[:SHOWN])) + (" and others" if len(ids) > SHOWN else "")
