@@ -1,0 +1,38 @@
+"""Lemmas of answers, by hand."""
+
+import pytest
+
+from lit_blip2.evaluation.lemmas import lemmatise
+from lit_blip2.evaluation.predictions import score
+
+
+@pytest.mark.parametrize(
+    ("answer", "lemmas"),
+    [
+        ("playing tennis", "play tennis"), ("dogs", "dog"), ("grass", "grass"), ("glasses", "glass"),
+        ("surfing", "surf"), ("running", "run"), ("skiing", "ski"), ("flying kites", "fly kite"), ("ate", "eat"),
+        ("tennis", "tennis"), ("bus", "bus"), ("buses", "bus"), ("gas", "gas"), ("children", "child"), ("men", "man"),
+        ("leaves", "leaf"), ("knives", "knife"), ("sheep", "sheep"), ("teeth", "tooth"), ("scissors", "scissors"),
+        ("building", "building"), ("wedding", "wedding"), ("clothing", "clothing"), ("morning", "morning"),
+        ("red", "red"), ("better", "better"), ("wooden", "wooden"), ("left", "left"), ("is", "is"), ("10", "10"),
+        ("men's bikes", "man's bike"), ("don't", "don't"), ("o'clock", "o'clock"), ("Two Dogs.", "Two dog."),
+        ("paris", "paris"), ("747s", "747s"), ("", ""),
+    ],
+)  # fmt: skip
+def test_nouns_and_verbs_are_lemmatised(answer, lemmas):
+    assert lemmatise(answer) == lemmas
+
+
+def test_what_it_gets_wrong():
+    """Without a tagger: a name is taken for nouns, and a participle for a verb."""
+    assert lemmatise("united states") == "united state" and lemmatise("fried chicken") == "fry chicken"
+
+
+def test_answers_are_scored_by_lemmas_on_request():
+    row = {
+        "task": "vqa", "image_id": 1, "question_id": 1, "question_type": "eight", "answers": ["surf"] * 10,
+        "answer": "surfing", "no_image": "surfs",
+    }  # fmt: skip
+    found, plain = (score([row], lemmatised=lemmatised) for lemmatised in (True, False))
+    assert {name: items.value() for name, items in found.items()} == dict.fromkeys(plain, 1)
+    assert {name: items.value() for name, items in plain.items()} == dict.fromkeys(found, 0)
