@@ -1,8 +1,8 @@
 """Images with their captions, from caption files.
 
-Layouts: COCO's own ({"images": [...], "annotations": [...]}; NoCaps too), LAVIS' list of {"image", "caption": one or
-several, "image_id"}, Karpathy's dataset_coco.json and dataset_flickr30k.json (sentences inside the images), and, for
-data of one's own, JSON lines or CSV with image and caption.
+Layouts: COCO's own ({"images": [...], "annotations": [...]}; NoCaps too, whose images have a domain), LAVIS' list of
+{"image", "caption": one or several, "image_id" or "img_id"}, Karpathy's dataset_coco.json and dataset_flickr30k.json
+(sentences inside the images), and, for data of one's own, JSON lines or CSV with image and caption.
 """
 
 import csv
@@ -11,7 +11,7 @@ import re
 import warnings
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +28,9 @@ class Captions:
     """N images and their M captions, in the order of the file.
 
     image_ids: int64 [N]; files: N paths relative to the image folder; texts: M cleaned captions, those of
-    image i at first[i] to first[i + 1]; first: int64 [N + 1]. empty: captions that were left out.
+    image i at first[i] to first[i + 1]; first: int64 [N + 1]. empty: captions that were left out. Of a test split also
+    written: the M captions as they stand in the file, for published metrics; domains: N, of NoCaps. M is 0 for a test
+    split whose captions are a server's secret.
     """
 
     image_ids: np.ndarray
@@ -36,6 +38,8 @@ class Captions:
     texts: Strings
     first: np.ndarray
     empty: int = 0
+    written: Strings | None = None
+    domains: Strings | None = None
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -43,6 +47,10 @@ class Captions:
     def of(self, index: int) -> list[str]:
         """All captions of one image."""
         return [self.texts[i] for i in range(self.first[index], self.first[index + 1])]
+
+    def written_of(self, index: int) -> list[str]:
+        """All captions of one image of a test split, as they stand in the file."""
+        return [self.written[i] for i in range(self.first[index], self.first[index + 1])]
 
     def draw(self, index: int, rng: np.random.Generator) -> dict[str, str]:
         """One caption of one image, all equally likely. Draws from `rng` once, however many there are."""
@@ -62,21 +70,32 @@ def clean_caption(text: str, max_words: int = 50) -> str:
 def read_captions(path: str | Path, split: str = "train", max_words: int = 50) -> Captions:
     """Read a caption file in any of the layouts. `split` (train, val, test) selects in Karpathy's.
 
-    An empty caption is left out if its image has another one; the number left out is warned about once.
+    An empty caption is left out if its image has another one; the number left out is warned about once. So is it that
+    a test split has images and no captions at all, which only COCO's and LAVIS' layouts allow.
 
     Raises FileNotFoundError, or ValueError naming the file and the id for: no images, an image twice, an
     image without a caption, an annotation of an image that is not listed, a layout that is not known.
     """
-    path = Path(path)
+    path, content = Path(path), None
     if path.suffix in (".jsonl", ".csv"):
         ids, files, captions = _parse_table(path)
     else:
-        ids, files, captions = _parse(load_json(path), path, split)
+        content = load_json(path)
+        ids, files, captions = _parse(content, path, split)
     if not ids:
         raise ValueError(f"{path}: no images of split {split!r}")
     if wrong := [number for number in ids if not 0 <= number < ID_SPACE]:
         raise ValueError(f"{path}: image id {wrong[0]} does not lie in 0..{ID_SPACE - 1}")
-    return make_captions(path, np.array(ids, dtype=np.int64), files, captions, max_words)
+    image_ids = np.array(ids, dtype=np.int64)
+    if split == "test" and not any(captions):
+        warnings.warn(f"{path} holds no captions: they are generated, not scored", stacklevel=2)
+        made = _captions(image_ids, files, captions, 0)
+    else:
+        made = make_captions(path, image_ids, files, captions, max_words)
+    if split != "test":
+        return made
+    written = Strings(text for texts in captions for text in texts if clean_caption(text, max_words))
+    return replace(made, written=written, domains=_domains(content, path))
 
 
 def make_captions(
@@ -111,7 +130,7 @@ def evaluated_ids(path: str | Path) -> set[int]:
     content = load_json(path)
     if isinstance(content, dict) and all("sentences" in image for image in content.get("images", ())):
         return {number for split in ("val", "test") for number in _parse_karpathy(content, Path(path), split)[0]}
-    return set(_parse(content, Path(path), "val")[0])
+    return set(_parse(content, Path(path), "test")[0])
 
 
 def load_json(path: str | Path):
@@ -149,11 +168,13 @@ def list_images(images: list[dict], path: str | Path) -> dict[int, str]:
 
 def _parse(content, path: Path, split: str) -> tuple[list[int], list[str], list[list[str]]]:
     if isinstance(content, list):
-        return _parse_lavis(content, path)
+        return _parse_lavis(content, path, split)
     if "images" in content and "annotations" in content:
         return _parse_coco(content, path)
     if "images" in content and all("sentences" in image for image in content["images"]):
         return _parse_karpathy(content, path, split)
+    if "images" in content and split == "test":
+        return _parse_coco(content | {"annotations": []}, path)
     raise ValueError(
         f"{path} is neither COCO's {{images, annotations}} nor a list of {{image, caption}} nor Karpathy's"
         f" {{images with sentences}}: its keys are {sorted(content)}"
@@ -173,16 +194,27 @@ def _parse_coco(content: dict, path: Path):
     return list(files), list(files.values()), list(captions.values())
 
 
-def _parse_lavis(rows: list[dict], path: Path):
+def _domains(content, path: Path) -> Strings | None:
+    """The domain of each image of NoCaps, None elsewhere."""
+    images = content["images"] if isinstance(content, dict) else []
+    if not any("domain" in image for image in images):
+        return None
+    if without := [image["id"] for image in images if "domain" not in image]:
+        raise ValueError(f"{path}: {len(without)} images have no domain, the first is image {without[0]}")
+    return Strings(image["domain"] for image in images)
+
+
+def _parse_lavis(rows: list[dict], path: Path, split: str):
     """One image may have several rows (training) or one row with several captions (evaluation)."""
+    needed = {"image"} if split == "test" else {"image", "caption"}
     captions: dict[str, list[str]] = defaultdict(list)
     ids: dict[str, int] = {}
     for number, row in enumerate(rows, 1):
-        if not isinstance(row, dict) or "image" not in row or "caption" not in row:
+        if not isinstance(row, dict) or not needed <= row.keys():
             raise ValueError(f"{path}: entry {number} needs image and caption, and is {str(row)[:100]}")
-        caption = row["caption"]
+        caption = row.get("caption", [])
         captions[row["image"]] += [caption] if isinstance(caption, str) else caption
-        ids[row["image"]] = _number(row.get("image_id", Path(row["image"]).stem), path)
+        ids[row["image"]] = _number(row.get("image_id", row.get("img_id", Path(row["image"]).stem)), path)
     file_of: dict[int, str] = {}
     for file, image_id in ids.items():
         if file_of.setdefault(image_id, file) != file:

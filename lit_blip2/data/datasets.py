@@ -40,8 +40,14 @@ class Pixels:
 
     def load(self, files: list[str], image_ids: np.ndarray) -> torch.Tensor:
         """Images to evaluate on. A file named several times is decoded once."""
-        once = {file: eval_transform(self.read(file), self.size) for file in dict.fromkeys(files)}
+        once = {file: self._load(file, number) for file, number in dict(zip(files, image_ids.tolist())).items()}
         return torch.stack([once[file] for file in files])
+
+    def _load(self, file: str, image_id: int) -> torch.Tensor:
+        try:
+            return eval_transform(self.read(file), self.size)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"image {image_id}, to evaluate on, is missing: {self.path(file)}") from error
 
 
 class Features:
@@ -66,15 +72,20 @@ class CaptionRows(Dataset):
         return len(self.rows)
 
     def __getitems__(self, places: list[int]) -> Batch:
-        rows = self.rows[places]
-        image_ids = self.captions.image_ids[rows]
-        return {
-            self.source.name: self.source.load([self.captions.files[i] for i in rows], image_ids),
-            "captions": [self.captions.of(i) for i in rows],
+        table, rows = self.captions, self.rows[places]
+        image_ids = table.image_ids[rows]
+        batch = {
+            self.source.name: self.source.load([table.files[i] for i in rows], image_ids),
+            "captions": [table.of(i) for i in rows],
             "image_id": torch.from_numpy(image_ids),
             "row": torch.from_numpy(rows),
             "task": "caption",
         }
+        if table.written is not None:
+            batch["written"] = [table.written_of(i) for i in rows]
+        if table.domains is not None:
+            batch["domain"] = [table.domains[i] for i in rows]
+        return batch
 
 
 class QuestionRows(Dataset):

@@ -14,7 +14,7 @@ class Examples:
 
     They are about `count` different images, never the asked one. The answer is the one that most annotators gave.
 
-    Raises ValueError for too few images to draw from.
+    Raises ValueError for too few images to draw from, and for questions without answers.
     """
 
     def __init__(self, table: Questions, source: Pixels | Features, count: int, seed: int):
@@ -24,6 +24,8 @@ class Examples:
                 f"{count} examples of different images, none of them the asked one, cannot be drawn from questions "
                 f"about {images} images: ask for fewer than {images}"
             )
+        if not len(table.answers):
+            raise ValueError(f"{count} examples in a prompt need solved questions, and these have no answers")
         self.table, self.source, self.count, self.seed = table, source, count, seed
 
     def rows(self, question_id: int, image_id: int) -> list[int]:

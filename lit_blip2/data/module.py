@@ -63,10 +63,10 @@ class PairData(L.LightningDataModule):
         images: folder of images; "{split}" in it becomes train, val or test, as in "images/{split}" or "{split}2014".
         val: captions to validate on: COCO's json, LAVIS' list or Karpathy's dataset_coco.json; retrieval and caption
             figures come from these.
-        test: captions to test on.
+        test: captions to test on; images without captions, as NoCaps' test list is, get theirs written for its server.
         vqa_val: questions and annotations to validate on: VQAv2's, OK-VQA's, GQA's or Visual Genome's. VQAv2's image
             files are named by the captions of the same split, else as COCO names them.
-        vqa_test: questions and annotations to test on.
+        vqa_test: questions and annotations to test on; VQAv2's without annotations are answered for its server.
         binding_val: captions with two images each, the true one and one with attributes swapped, to validate on.
         binding_test: the same to test on.
         features: folder of kept frozen features (`python -m lit_blip2 data features`), under root or from the working
@@ -309,7 +309,7 @@ class PairData(L.LightningDataModule):
             captions = tables["caption"] = read_captions(self.root / path, split, self.max_caption_words)
             files = dict(zip(captions.image_ids.tolist(), captions.files))
         if self.vqa[split]:
-            tables["vqa"] = read_questions(*self.files_of(self.vqa[split]), files)
+            tables["vqa"] = read_questions(*self.files_of(self.vqa[split]), files, unanswered=split == "test")
         if path := self.binding[split]:
             tables["binding"] = read_binding(self.root / path, self.max_caption_words)
         return tables

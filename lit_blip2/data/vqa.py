@@ -2,6 +2,8 @@
 
 import json
 import re
+import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -14,6 +16,7 @@ from lit_blip2.data.captions import image_files, load_json
 from lit_blip2.data.strings import Strings, digest_of
 from lit_blip2.evaluation.pope import TYPE as POPE
 
+UNTYPED = "question"  # the type of questions that have none
 OTHER_IMAGES = 10**10  # GQA's images that are not Visual Genome's: n161313 is this much and 161313
 
 
@@ -55,6 +58,7 @@ def read_questions(
     annotations: str | Path | None = None,
     images: str | Path | None = None,
     files: Mapping[int, str] | None = None,
+    unanswered: bool = False,
 ) -> Questions:
     """Read questions and their answers: VQAv2's and OK-VQA's two files, or GQA's, Visual Genome's or POPE's one.
 
@@ -63,17 +67,23 @@ def read_questions(
     Visual Genome have one answer to a question; their images are ID.jpg (Visual Genome's where `images` is silent), and
     the type of a GQA question is its structural one. POPE's lines are about COCO's images, and all are of type pope.
 
+    unanswered: VQAv2's questions may come without annotations, as its test splits do; they have no answers then.
+
     Raises FileNotFoundError, or ValueError naming the file and the ids for: a question or an answer twice, a
     question without its answer or the other way round, two image ids for one question, an image whose file
     cannot be named, differing numbers of answers, another layout.
     """
     files = dict(files or {}) | (image_files(images) if images else {})
-    if annotations is None:
-        return _table(_answered(_load(questions), questions, files))
-    content = load_json(questions)
+    content = load_json(questions) if annotations else _load(questions)
+    if annotations is None and not (unanswered and _is_vqav2(content)):
+        return _table(_answered(content, questions, files), questions)
     asked = _by_id(content["questions"], questions)
-    answered = _by_id(load_json(annotations)["annotations"], annotations)
-    _check_pairing(asked, answered, questions, annotations)
+    if annotations is None:
+        warnings.warn(f"{questions} comes without answers: they are generated, not scored", stacklevel=2)
+        answered = {question_id: {"question_type": UNTYPED, "answers": []} for question_id in asked}
+    else:
+        answered = _by_id(load_json(annotations)["annotations"], annotations)
+        _check_pairing(asked, answered, questions, annotations)
     subtype = content.get("data_subtype")
     rows = (
         Row(
@@ -86,7 +96,7 @@ def read_questions(
         )
         for question_id, row in asked.items()
     )
-    return _table(rows)
+    return _table(rows, questions)
 
 
 class Row(NamedTuple):
@@ -100,8 +110,10 @@ class Row(NamedTuple):
     answers: list[str]
 
 
-def _table(rows: Iterable[Row]) -> Questions:
+def _table(rows: Iterable[Row], path: str | Path) -> Questions:
     rows = sorted(rows, key=lambda row: (row.image_id, row.question_id))
+    if twice := [number for number, count in Counter(row.question_id for row in rows).items() if count > 1]:
+        raise ValueError(f"{path}: question id {twice[0]} stands there twice")
     return Questions(
         question_ids=np.array([row.question_id for row in rows], dtype=np.int64),
         image_ids=np.array([row.image_id for row in rows], dtype=np.int64),
@@ -110,6 +122,10 @@ def _table(rows: Iterable[Row]) -> Questions:
         types=Strings(row.type for row in rows),
         answers=Strings(answer for row in rows for answer in row.answers),
     )
+
+
+def _is_vqav2(content) -> bool:
+    return isinstance(content, dict) and isinstance(content.get("questions"), list)
 
 
 def _load(path: str | Path):
@@ -127,7 +143,7 @@ def _answered(content, path: str | Path, files: Mapping[int, str]) -> Iterator[R
         for number, row in content.items():
             image = row["imageId"]
             image_id = int(image.lstrip("n")) + (OTHER_IMAGES if image.startswith("n") else 0)
-            kind = row.get("types", {}).get("structural") or "question"
+            kind = row.get("types", {}).get("structural") or UNTYPED
             yield Row(int(number), image_id, f"{image}.jpg", row["question"].strip(), kind, [row["answer"]])
     elif isinstance(content, list) and content and all("qas" in image for image in content):  # Visual Genome
         for row in (row for image in content for row in image["qas"]):
@@ -151,9 +167,10 @@ def _answered(content, path: str | Path, files: Mapping[int, str]) -> Iterator[R
 
 @cache
 def question_types(questions: str | Path, annotations: str | Path | None = None) -> frozenset[str]:
-    """The types of the questions that `read_questions` would read."""
+    """The types of the questions that `read_questions` would read; none of those without answers."""
     if annotations is None:
-        return frozenset(row.type for row in _answered(_load(questions), questions, {}))
+        content = _load(questions)
+        return frozenset() if _is_vqav2(content) else frozenset(row.type for row in _answered(content, questions, {}))
     return frozenset(mark["question_type"] for mark in load_json(annotations)["annotations"])
 
 

@@ -4,7 +4,7 @@ LAVIS lemmatises the nouns and verbs of predictions by spaCy's en_core_web_sm, w
 Here lemminflect (MIT, 1 MB with its dictionary, numpy alone) does, which knows the forms of a word but not its part of
 speech in a text. So the part is guessed from the word: a noun where it is a plural; else a verb where the dictionary
 knows neither noun nor adjective nor adverb of that spelling, or where it is one of a few activities. What it does not
-know, such as most names, stays.
+know stays: most names, and a plural such as "frisbees".
 
 That differs from LAVIS where a tagger would read the sentence: "united states" becomes "united state", "fried chicken"
 "fry chicken", "broken" and "left" stay even where they are verbs, and so do rarer activities that are nouns as well

@@ -2,13 +2,14 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
 
 from lit_blip2.distributed import rank
 from lit_blip2.evaluation.items import Items
+from lit_blip2.evaluation.java import check_java
 from lit_blip2.evaluation.predictions import score, submit
 from lit_blip2.keyed import row_uniforms
 from lit_blip2.lit.gather import gather_lists
@@ -17,6 +18,8 @@ from lit_blip2.objectives.stage2 import Stage2
 
 if TYPE_CHECKING:
     from lit_blip2.lit.module import LitBLIP2
+
+PLAIN = dict(tokenizer="spaces", meteor=False, spice=False)  # how validation scores captions
 
 
 class Generation:
@@ -41,6 +44,11 @@ class Generation:
             the question is: its image's soft prompt, the question, the answer. They are validation questions about
             other images (test questions where there are no others), drawn by (data.seed, question id); without the
             image (vqa/no_image) theirs are left out too.
+        caption_tokenizer: what captions are scored by, in `test`: "spaces" needs nothing; "ptb" is that of published
+            figures, on references as they were written, and needs Java.
+        meteor: score captions by METEOR too, in `test`; needs Java.
+        spice: score captions by SPICE too, in `test`; needs Java 8 or 11 and models.
+        lemmatise: score answers by their lemmas (evaluation/lemmas.py), as OK-VQA's are.
     """
 
     def __init__(
@@ -56,6 +64,10 @@ class Generation:
         preset: str = "",
         no_image: bool = True,
         in_context: int = 0,
+        caption_tokenizer: Literal["spaces", "ptb"] = "spaces",
+        meteor: bool = False,
+        spice: bool = False,
+        lemmatise: bool = False,
     ):
         if in_context < 0:
             raise ValueError(f"in_context={in_context} must not be negative")
@@ -70,6 +82,8 @@ class Generation:
             max_new_tokens=caption_max_new_tokens, num_beams=caption_num_beams, length_penalty=caption_length_penalty
         )
         self.preset = preset
+        self.scoring, self.scored_by = dict(tokenizer=caption_tokenizer, meteor=meteor, spice=spice), PLAIN
+        self.lemmatise = lemmatise
         self.predictions: list[dict[str, Any]] = []
         self.gathered = False
         self.items: dict[str, Items] = {}
@@ -82,8 +96,12 @@ class Generation:
             prompts = self._prompts(batch) if asked else [self.net.prompt] * len(batch["caption"])
             self._add_target(batch, batch["answer" if asked else "caption"], prompts, uniform_B2)
         elif batch["task"] == "caption":
-            captions = [texts[0] for texts in batch["captions"]]
-            self._add_target(batch, captions, [self.net.prompt] * len(captions), row_uniforms(0, 0, batch["row"]))
+            prompts = [self.net.prompt] * len(batch["captions"])
+            if all(batch["captions"]):
+                captions = [texts[0] for texts in batch["captions"]]
+                self._add_target(batch, captions, prompts, row_uniforms(0, 0, batch["row"]))
+            else:
+                batch["prompts"] = self.net.read(prompts)
         elif batch["task"] == "vqa":
             solved, ids = [], (batch["question_id"], batch["image_id"].tolist())
             if self.examples is not None:
@@ -99,6 +117,8 @@ class Generation:
     def metric_names(self, tasks: set[str], command: str) -> set[str]:
         """See LitBLIP2.metric_names."""
         names = {"loss/lm", "caption/cider", "caption/bleu4", "caption/rouge_l"} if "caption" in tasks else set()
+        if "caption" in tasks and command == "test":
+            names |= {"caption/cider_*", *(f"caption/{name}" for name in ("meteor", "spice") if self.scoring[name])}
         if "vqa" in tasks:
             names |= {"vqa/accuracy", "vqa/mean_over_types", "vqa/type_*", "vqa/yes_*"}
             names |= {"vqa/no_image"} if self.no_image and command == "test" else set()
@@ -108,6 +128,9 @@ class Generation:
         """An evaluation begins."""
         trainer, self.examples = module.trainer, None
         self.predictions, self.gathered = [], False
+        self.scored_by = self.scoring if trainer.testing else PLAIN
+        if self.scored_by != PLAIN:
+            check_java(spice=self.scoring["spice"])
         if self.in_context and (trainer.testing or trainer.predicting):
             self.examples = trainer.datamodule.examples(self.in_context)
 
@@ -119,16 +142,22 @@ class Generation:
             self._answer(module, batch)
         return None
 
-    def _caption(self, module: "LitBLIP2", batch: dict[str, Any]) -> Tensor:
+    def _caption(self, module: "LitBLIP2", batch: dict[str, Any]) -> Tensor | None:
         soft_prompt = self.net.soft_prompts(module.features(batch), batch["prompts"])
+        texts = self.net.language.generate(soft_prompt, [self.net.prompt] * len(soft_prompt), **self.captioning)
+        references = batch["written" if self.scored_by["tokenizer"] == "ptb" else "captions"]
+        own = [
+            {"task": "caption", "image_id": image_id, "caption": text, "references": theirs}
+            for image_id, text, theirs in zip(batch["image_id"].tolist(), texts, references)
+        ]
+        for row, domain in zip(own, batch.get("domain", ())):
+            row["domain"] = domain
+        self.predictions += own
+        if "target" not in batch:
+            return None
         losses_L, _ = self.net.language.loss(soft_prompt, batch["target"])
         if not module.trainer.predicting:
             module.log_losses({"lm": losses_L.mean()}, len(losses_L))
-        texts = self.net.language.generate(soft_prompt, [self.net.prompt] * len(soft_prompt), **self.captioning)
-        self.predictions += [
-            {"task": "caption", "image_id": image_id, "caption": text, "references": references}
-            for image_id, text, references in zip(batch["image_id"].tolist(), texts, batch["captions"])
-        ]
         return self.net.objective.weight * losses_L.mean()
 
     def _answer(self, module: "LitBLIP2", batch: dict[str, Any]) -> None:
@@ -165,7 +194,8 @@ class Generation:
     def metrics(self) -> dict[str, float]:
         """Scores of the predictions of all ranks, counted on the first."""
         self.gather()
-        (self.items,) = gather_lists([score(self.predictions)] if rank() == 0 else [])
+        own = [score(self.predictions, self.lemmatise, **self.scored_by)] if rank() == 0 else []
+        (self.items,) = gather_lists(own)
         return {name: each.value() for name, each in self.items.items()}
 
     def gather(self) -> None:

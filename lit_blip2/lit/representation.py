@@ -46,6 +46,11 @@ class Representation:
             batch["uniform_B2"] = row_uniforms(batch["seed"], batch["step"], batch["row"])
             batch["text"] = self.net.tokenizer(batch["caption"])
         elif batch["task"] == "caption":
+            if not all(batch["captions"]):
+                image_id = batch["image_id"][[not texts for texts in batch["captions"]].index(True)]
+                raise ValueError(
+                    f"image {image_id} has no caption, and retrieval needs some: set data.test to another file"
+                )
             batch["text"] = self.net.tokenizer([text for texts in batch["captions"] for text in texts])
             batch["first_text"] = self.net.tokenizer([texts[0] for texts in batch["captions"]])
         elif batch["task"] == "binding":

@@ -293,6 +293,9 @@ def test_pope_has_a_line_for_each_question(tmp_path):
     table = read_questions(path)
     assert table.image_ids.tolist() == [310196, 310196] and list(table.files) == [row["image"]] * 2
     assert table.answers_of(1) == ["no"] and question_types(path) == {"pope"}
+    path.write_text("".join(json.dumps(line) + "\n" for line in (row, row)))
+    with pytest.raises(ValueError, match=r"random\.json: question id 1 stands there twice"):
+        read_questions(path)
     path.write_text("".join(json.dumps(line | {"image": "x.jpg"}) + "\n" for line in lines))
     with pytest.raises(ValueError, match=r"question 1: 'x\.jpg' ends in no image id"):
         read_questions(path)
@@ -331,6 +334,57 @@ def test_nocaps_validation_captions(tmp_path):
     content = {"licenses": [], "info": {}, "images": images, "annotations": marks}
     read = table(read_captions(write_json(tmp_path / "nocaps_val_4500_captions.json", content), "val"))
     assert read == {0: ("0ab.jpg", ["caption 0", "caption 2"]), 1: ("1ab.jpg", ["caption 1", "caption 3"])}
+
+
+def test_nocaps_domains_and_captions_as_written_are_kept_to_test_on(tmp_path):
+    images = [{"id": k, "file_name": f"{k}.jpg", "domain": f"{name}-domain"} for k, name in enumerate(["near", "out"])]
+    marks = [{"image_id": k % 2, "id": k, "caption": text} for k, text in enumerate(["A Cat.", "Dogs!", ".", "a: B"])]
+    path = write_json(tmp_path / "nocaps.json", {"images": images, "annotations": marks})
+    with pytest.warns(UserWarning, match="1 empty captions left out"):
+        read = read_captions(path, "test")
+    assert list(read.domains) == ["near-domain", "out-domain"]
+    assert [read.of(k) for k in (0, 1)] == [["a cat"], ["dogs", "a b"]]
+    assert [read.written_of(k) for k in (0, 1)] == [["A Cat."], ["Dogs!", "a: B"]]
+    with pytest.warns(UserWarning):
+        assert read_captions(path, "val").domains is None
+    del images[1]["domain"]
+    path = write_json(tmp_path / "nocaps.json", {"images": images, "annotations": marks[:2]})
+    with pytest.raises(ValueError, match="1 images have no domain, the first is image 1"):
+        read_captions(path, "test")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"images": [{"id": k, "file_name": f"{k}.jpg", "domain": "in-domain"} for k in (5, 7)], "info": {}},
+        [{"image": "5.jpg", "img_id": 5}, {"image": "7.jpg", "img_id": 7}],
+    ],
+)
+def test_a_servers_images_need_no_captions_to_test_on(tmp_path, content):
+    path = write_json(tmp_path / "nocaps_test_image_info.json", content)
+    with pytest.warns(UserWarning, match=r"info\.json holds no captions: they are generated, not scored"):
+        read = read_captions(path, "test")
+    assert table(read) == {5: ("5.jpg", []), 7: ("7.jpg", [])} and len(read) == 2
+    with pytest.raises(ValueError, match=r"info\.json"):
+        read_captions(path, "val")
+
+
+def test_some_captions_missing_is_no_servers_list(tmp_path):
+    rows = [{"image": "5.jpg", "img_id": 5, "caption": "a dog"}, {"image": "7.jpg", "img_id": 7}]
+    with pytest.raises(ValueError, match="image 7 has no caption"):
+        read_captions(write_json(tmp_path / "lavis.json", rows), "test")
+
+
+def test_a_servers_questions_need_no_answers_to_test_on(tmp_path):
+    asked = [{"question_id": 9, "image_id": 4, "question": "Why?"}, {"question_id": 2, "image_id": 4, "question": "A?"}]
+    path = write_json(tmp_path / "q.json", {"questions": asked, "data_subtype": "test2015"})
+    with pytest.warns(UserWarning, match=r"q\.json comes without answers"):
+        read = read_questions(path, unanswered=True)
+    assert read.question_ids.tolist() == [2, 9] and list(read.types) == ["question"] * 2
+    assert read.answers_of(0) == read.answers_of(1) == [] and question_types(path) == frozenset()
+    assert read.files[0] == "test2015/COCO_test2015_000000000004.jpg"
+    with pytest.raises(ValueError, match="need their annotations as well"):
+        read_questions(path)
 
 
 def test_ok_vqa_has_the_files_of_vqav2(tmp_path):

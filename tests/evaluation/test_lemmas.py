@@ -24,8 +24,10 @@ def test_nouns_and_verbs_are_lemmatised(answer, lemmas):
 
 
 def test_what_it_gets_wrong():
-    """Without a tagger: a name is taken for nouns, and a participle for a verb."""
+    """Without a tagger: a name is taken for nouns, a participle for a verb. Of words that it does not know a plural
+    cannot be told from a name."""
     assert lemmatise("united states") == "united state" and lemmatise("fried chicken") == "fry chicken"
+    assert lemmatise("frisbees") == "frisbees" and lemmatise("texas") == "texas"
 
 
 def test_answers_are_scored_by_lemmas_on_request():

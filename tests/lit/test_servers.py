@@ -1,0 +1,143 @@
+"""Tests of a run on sets with and without answers: what is scored, what is written, and in which order."""
+
+import json
+import shutil
+from types import SimpleNamespace
+
+import lightning as L
+import pytest
+import torch
+from torch import nn
+
+from lit_blip2.data.coco import COCO
+from lit_blip2.lit import LitStage2
+from lit_blip2.lit.optim import AdamWCosine
+from lit_blip2.lit.representation import Representation
+from lit_blip2.mini.write import write_world
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+QUESTIONS = {"questions": "annotations/questions_test.json"}
+ANSWERS = {"annotations": "annotations/answers_test.json"}
+
+
+class Net(nn.Module):
+    """Stage 2 that says the same of every image."""
+
+    prompt, frozen = "", True
+
+    def __init__(self, said: str):
+        super().__init__()
+        self.language, self.said = SimpleNamespace(generate=self.generate, loss=self.loss), said
+        self.objective = SimpleNamespace(text=lambda *caption: None, weight=1.0)
+
+    def load(self, vision: bool) -> None:
+        pass
+
+    def vision(self, images_BCHW):
+        return images_BCHW.flatten(1)[:, None, :2]
+
+    def read(self, prompts):
+        return None
+
+    def soft_prompts(self, features_BND, prompts, image_R=None):
+        return features_BND if image_R is None else features_BND[image_R]
+
+    def loss(self, prefix_BPD, target):
+        return torch.ones(len(prefix_BPD)), None
+
+    def generate(self, prefix_BPD, prompts, examples=(), **how):
+        return [self.said] * len(prompts)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """A mini-world whose test images have domains, and lists of them as a server gives."""
+    root = tmp_path_factory.mktemp("servers") / "mini"
+    write_world(root, train=2, val=2, test=4, workers=1)
+    captions = json.loads((root / "annotations/captions_test.json").read_text())
+    for image, domain in zip(captions["images"], ["in", "near", "out", "in"]):
+        image["domain"] = f"{domain}-domain"
+    (root / "domains.json").write_text(json.dumps(captions))
+    (root / "secret.json").write_text(json.dumps({"images": captions["images"]}))
+    return root
+
+
+def evaluated(root, folder, said: str = "a red circle", files=None, **generation) -> LitStage2:
+    data = COCO(str(root), image_size=32, augment=False, eval_batch_size=3, **(files or {}))
+    quiet = dict(enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False, logger=False)
+    module = LitStage2(Net(said), AdamWCosine(), **generation)
+    L.Trainer(accelerator="cpu", default_root_dir=folder, **quiet).test(module, data, verbose=False)
+    return module
+
+
+def kept(folder) -> dict[str, list]:
+    read = {file.name: file.read_text() for file in folder.iterdir() if file.suffix in (".json", ".jsonl")}
+    return {name: json.loads(text) for name, text in read.items() if name.endswith(".json")} | {
+        name: [json.loads(line) for line in text.splitlines()] for name, text in read.items() if name.endswith("jsonl")
+    }
+
+
+def test_nocaps_has_domains_and_every_figure_an_interval(root, tmp_path):
+    module = evaluated(root, tmp_path, files=dict(test="domains.json", vqa_test=QUESTIONS | ANSWERS))
+    logged = set(module.trainer.callback_metrics) - {"step"}
+    assert {"caption/cider_in", "caption/cider_near", "caption/cider_out", "caption/rouge_l"} <= logged
+    found = kept(tmp_path)
+    assert found["intervals.json"].keys() == logged - {"loss/lm"}
+    rows = [row for row in found["predictions.jsonl"] if row["task"] == "caption"]
+    assert sorted(row["domain"] for row in rows) == ["in-domain", "in-domain", "near-domain", "out-domain"]
+    names = module.metric_names({"caption", "vqa"}, "test")
+    assert logged <= names | {name for name in logged if name.startswith(("vqa/type_", "caption/cider_"))}
+
+
+def test_sets_without_answers_are_answered_for_their_servers(root, tmp_path):
+    module = evaluated(root, tmp_path, files=dict(test="secret.json", vqa_test=QUESTIONS))
+    assert set(module.trainer.callback_metrics) <= {"step"}
+    found = kept(tmp_path)
+    assert found.keys() == {"predictions.jsonl", "submission_captions.json", "submission_vqa.json"}
+    images = sorted(image["id"] for image in json.loads((root / "secret.json").read_text())["images"])
+    assert found["submission_captions.json"] == [{"image_id": number, "caption": "a red circle"} for number in images]
+    asked = json.loads((root / QUESTIONS["questions"]).read_text())["questions"]
+    assert [row["question_id"] for row in found["submission_vqa.json"]] == sorted(row["question_id"] for row in asked)
+
+
+def test_an_empty_prediction_loses_nothing(root, tmp_path):
+    with pytest.raises(ValueError, match=r"submission_captions\.json is not written.* 4 of 4 captions are empty"):
+        evaluated(root, tmp_path, said=" ", files=dict(test="secret.json"))
+    assert len(kept(tmp_path)["predictions.jsonl"]) == 4
+
+
+def test_examples_and_retrieval_need_answers_and_captions(root, tmp_path):
+    with pytest.raises(ValueError, match="2 examples in a prompt need solved questions, and these have no answers"):
+        evaluated(root, tmp_path, files=dict(test="secret.json", vqa_test=QUESTIONS), in_context=2)
+    batch = {"task": "caption", "captions": [["a dog"], []], "image_id": torch.tensor([4, 9])}
+    with pytest.raises(ValueError, match="image 9 has no caption, and retrieval needs some"):
+        Representation(None, 1).prepare(batch)
+
+
+def test_without_java_it_ends_before_it_begins(root, tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    for asked in ({"meteor": True}, {"spice": True}, {"caption_tokenizer": "ptb"}):
+        with pytest.raises(FileNotFoundError, match="no java on PATH"):
+            evaluated(root, tmp_path, files=dict(test="domains.json"), **asked)
+    assert not (tmp_path / "predictions.jsonl").exists()
+
+
+@pytest.mark.skipif(shutil.which("java") is None, reason="no java")
+def test_published_figures_are_of_references_as_written(root, tmp_path):
+    captions = json.loads((root / "domains.json").read_text())
+    for mark in captions["annotations"]:
+        mark["caption"] = "A RED circle, #1!"
+    (root / "written.json").write_text(json.dumps(captions))
+    module = evaluated(root, tmp_path, "a red circle # 1", files=dict(test="written.json"), caption_tokenizer="ptb")
+    assert {text for row in module.generation.predictions for text in row["references"]} == {"A RED circle, #1!"}
+    assert module.generation.items["caption/rouge_l"].value() == pytest.approx(1)
+
+
+def test_a_missing_image_is_named(root, tmp_path):
+    other = shutil.copytree(root, tmp_path / "mini")
+    last = json.loads((other / "secret.json").read_text())["images"][-1]
+    (other / "images/test" / last["file_name"]).unlink()
+    with pytest.raises(
+        FileNotFoundError, match=rf"image {last['id']}, to evaluate on, is missing: .*{last['file_name']}"
+    ):
+        evaluated(other, tmp_path, files=dict(test="secret.json"))
