@@ -13,6 +13,7 @@ from lit_blip2.evaluation.java import check_java
 from lit_blip2.evaluation.predictions import score, submit
 from lit_blip2.keyed import row_uniforms
 from lit_blip2.lit.gather import gather_lists
+from lit_blip2.lit.unfinished import Unfinished
 from lit_blip2.model.language import Example
 from lit_blip2.objectives.stage2 import Stage2
 
@@ -86,6 +87,7 @@ class Generation:
         self.lemmatise = lemmatise
         self.predictions: list[dict[str, Any]] = []
         self.gathered = False
+        self.unfinished: Unfinished | None = None
         self.items: dict[str, Items] = {}
 
     def prepare(self, batch: dict[str, Any]) -> None:
@@ -133,16 +135,40 @@ class Generation:
             check_java(spice=self.scoring["spice"])
         if self.in_context and (trainer.testing or trainer.predicting):
             self.examples = trainer.datamodule.examples(self.in_context)
+        folder = trainer.log_dir  # asks all ranks
+        alone = folder is None or not (trainer.testing or trainer.predicting)
+        self.unfinished = (
+            None
+            if alone
+            else Unfinished(
+                Path(folder),
+                "test" if trainer.testing else "predict",
+                rank(),
+                [module.config, _stamp(trainer.ckpt_path)],
+            )
+        )
 
     def step(self, module: "LitBLIP2", batch: dict[str, Any]) -> Tensor | None:
-        """Look at an evaluation batch. Returns its weighted loss where it has captions."""
-        if batch["task"] == "caption":
-            return self._caption(module, batch)
-        if batch["task"] == "vqa":
-            self._answer(module, batch)
-        return None
+        """Look at an evaluation batch, unless an interrupted evaluation has. Returns its weighted loss where it has
+        captions to learn."""
+        if batch["task"] not in ("caption", "vqa"):
+            return None
+        captions = batch["task"] == "caption"
+        ids = batch["image_id"].tolist() if captions else batch["question_id"]
+        made = self.unfinished and self.unfinished.take((batch["task"], number) for number in ids)
+        if made is None:
+            made = self._caption(module, batch) if captions else self._answer(module, batch)
+            if self.unfinished:
+                self.unfinished.add(made)
+        self.predictions += made
+        if not any("nats" in each for each in made):
+            return None
+        tokens = sum(each["tokens"] for each in made)
+        loss = torch.tensor(sum(each["nats"] for each in made) / tokens, device=module.device)
+        module.log_losses({"lm": loss}, tokens)
+        return self.net.objective.weight * loss
 
-    def _caption(self, module: "LitBLIP2", batch: dict[str, Any]) -> Tensor | None:
+    def _caption(self, module: "LitBLIP2", batch: dict[str, Any]) -> list[dict[str, Any]]:
         soft_prompt = self.net.soft_prompts(module.features(batch), batch["prompts"])
         texts = self.net.language.generate(soft_prompt, [self.net.prompt] * len(soft_prompt), **self.captioning)
         references = batch["written" if self.scored_by["tokenizer"] == "ptb" else "captions"]
@@ -152,15 +178,15 @@ class Generation:
         ]
         for row, domain in zip(own, batch.get("domain", ())):
             row["domain"] = domain
-        self.predictions += own
-        if "target" not in batch:
-            return None
-        losses_L, _ = self.net.language.loss(soft_prompt, batch["target"])
-        if not module.trainer.predicting:
-            module.log_losses({"lm": losses_L.mean()}, len(losses_L))
-        return self.net.objective.weight * losses_L.mean()
+        if "target" in batch and not module.trainer.predicting:
+            losses_L, row_L = self.net.language.loss(soft_prompt, batch["target"])
+            nats_B = losses_L.new_zeros(len(own)).index_add(0, row_L, losses_L).tolist()
+            tokens_B = torch.bincount(row_L, minlength=len(own)).tolist()
+            for row, nats, tokens in zip(own, nats_B, tokens_B):
+                row |= {"nats": nats, "tokens": tokens}
+        return own
 
-    def _answer(self, module: "LitBLIP2", batch: dict[str, Any]) -> None:
+    def _answer(self, module: "LitBLIP2", batch: dict[str, Any]) -> list[dict[str, Any]]:
         prompts, examples = self._prompts(batch), batch["examples"]
         solved = [Example(self._soft_prompts(module, each), self._prompts(each), each["answer"]) for each in examples]
         soft_prompt = self._soft_prompts(module, batch)
@@ -176,7 +202,7 @@ class Generation:
         ]
         for row, ids in zip(own, zip(*(each["question_id"] for each in examples))):
             row["examples"] = list(ids)
-        self.predictions += own
+        return own
 
     def _prompts(self, batch: dict[str, Any]) -> list[str]:
         return [self.question.replace("{}", question) for question in batch["question"]]
@@ -210,7 +236,13 @@ class Generation:
         if module.trainer.is_global_zero and folder:
             lines = "".join(json.dumps(each) + "\n" for each in self.predictions)
             Path(folder, name).write_text(lines)
-            Path(folder, "decoding.json").write_text(json.dumps(self.decoding(), indent=2) + "\n")
+            if module.trainer.testing:
+                Path(folder, "decoding.json").write_text(json.dumps(self.decoding(), indent=2) + "\n")
+
+    def finish(self, module: "LitBLIP2") -> None:
+        """Nothing of the evaluation is left to do."""
+        if self.unfinished and module.trainer.is_global_zero:
+            self.unfinished.remove()
 
     def decoding(self) -> dict[str, Any]:
         """How the predictions were made."""
@@ -222,3 +254,11 @@ class Generation:
         """The files of evaluation servers, beside them."""
         folder = module.trainer.log_dir
         submit(self.predictions, folder if module.trainer.is_global_zero else None)
+
+
+def _stamp(checkpoint: str | Path | None) -> str:
+    """Which state of a checkpoint file this is."""
+    if checkpoint is None:
+        return ""
+    state = Path(checkpoint).stat()
+    return f"{checkpoint} {state.st_size} {state.st_mtime_ns}"

@@ -134,6 +134,7 @@ class LitBLIP2(L.LightningModule):
         write_intervals(self.trainer, {name: each for part in self.parts for name, each in part.items.items()})
         if self.generation is not None:
             self.generation.submit(self)
+            self.generation.finish(self)
 
     def on_predict_start(self) -> None:
         if self.generation is None:
@@ -147,6 +148,7 @@ class LitBLIP2(L.LightningModule):
 
     def on_predict_epoch_end(self) -> None:
         self.generation.write(self, "predict.jsonl")
+        self.generation.finish(self)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         if self.logs_this_step():

@@ -48,6 +48,7 @@ class Unfinished:
 
     def add(self, predictions: Iterable[Prediction]) -> None:
         """Keep what was made of a batch."""
+        self.folder.mkdir(parents=True, exist_ok=True)
         new = not self.file.exists()
         with self.file.open("a", encoding="utf-8") as file:
             file.writelines([f"{self.mark}\n"] * new + [f"{json.dumps(each)}\n" for each in predictions])

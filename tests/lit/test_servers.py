@@ -43,7 +43,7 @@ class Net(nn.Module):
         return features_BND if image_R is None else features_BND[image_R]
 
     def loss(self, prefix_BPD, target):
-        return torch.ones(len(prefix_BPD)), None
+        return torch.ones(len(prefix_BPD)), torch.arange(len(prefix_BPD))
 
     def generate(self, prefix_BPD, prompts, examples=(), **how):
         return [self.said] * len(prompts)
@@ -93,7 +93,8 @@ def test_sets_without_answers_are_answered_for_their_servers(root, tmp_path):
     module = evaluated(root, tmp_path, files=dict(test="secret.json", vqa_test=QUESTIONS))
     assert set(module.trainer.callback_metrics) <= {"step"}
     found = kept(tmp_path)
-    assert found.keys() == {"predictions.jsonl", "submission_captions.json", "submission_vqa.json"}
+    written = {"predictions.jsonl", "decoding.json", "submission_captions.json", "submission_vqa.json"}
+    assert found.keys() == written
     images = sorted(image["id"] for image in json.loads((root / "secret.json").read_text())["images"])
     assert found["submission_captions.json"] == [{"image_id": number, "caption": "a red circle"} for number in images]
     asked = json.loads((root / QUESTIONS["questions"]).read_text())["questions"]
@@ -141,3 +142,33 @@ def test_a_missing_image_is_named(root, tmp_path):
         FileNotFoundError, match=rf"image {last['id']}, to evaluate on, is missing: .*{last['file_name']}"
     ):
         evaluated(other, tmp_path, files=dict(test="secret.json"))
+
+
+def test_an_interrupted_test_goes_on_from_its_predictions(root, tmp_path, monkeypatch):
+    """Killed in its second batch of questions: only what is missing is made, and nothing differs from one go."""
+    files = dict(test="annotations/captions_test.json", vqa_test=QUESTIONS | ANSWERS)
+    whole = evaluated(root, tmp_path / "whole", files=files, no_image=False)
+    made: list[int] = []
+
+    def generate(self, prefix_BPD, prompts, examples=(), **how):
+        if made is not None and len(made) == 3:
+            raise KeyboardInterrupt
+        made.append(len(prompts))
+        return [self.said] * len(prompts)
+
+    monkeypatch.setattr(Net, "generate", generate)
+    with pytest.raises(SystemExit):  # as Lightning ends an interrupted run
+        evaluated(root, tmp_path / "cut", files=files, no_image=False)
+    assert (
+        sum(made) == 4 + 3 and not (tmp_path / "cut/predictions.jsonl").exists()
+    )  # 2 batches of images, 1 of questions
+    again: list[int] = []
+    monkeypatch.setattr(
+        Net, "generate", lambda self, x, prompts, **how: again.append(len(prompts)) or [self.said] * len(prompts)
+    )
+    module = evaluated(root, tmp_path / "cut", files=files, no_image=False)
+    predictions = kept(tmp_path / "cut")["predictions.jsonl"]
+    assert predictions == kept(tmp_path / "whole")["predictions.jsonl"]
+    assert sum(again) == len(predictions) - 7
+    assert module.trainer.callback_metrics == whole.trainer.callback_metrics
+    assert not [file for file in (tmp_path / "cut").iterdir() if file.name.startswith(".test")]
