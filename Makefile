@@ -1,10 +1,10 @@
 # make demo: BLIP-2's whole recipe on the embedded mini-world.   make test: every test.
 # make ablation: the grid of stage 1's objectives at a reduced size, with its report.
 # All create .venv and install first. PYTHON chooses the interpreter (3.11 or newer).
-# make system: what some tests use beside Python, a database and a browser (Debian, as root); they are skipped without.
+# make system: what some tests use beside Python: a database, a browser, Java (Debian, as root); skipped without.
 PYTHON ?= python3
 APT = DEBIAN_FRONTEND=noninteractive apt-get -qq
-PACKAGES = postgresql chromium chromium-driver
+PACKAGES = postgresql chromium chromium-driver default-jre-headless
 
 .PHONY: demo ablation test unit lint system clean
 

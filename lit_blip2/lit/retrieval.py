@@ -15,7 +15,7 @@ Legend: B images of a batch, I images, T texts, N image tokens, Q query tokens, 
 R pairs, L tokens of all texts.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from itertools import chain
 from typing import Any
 
@@ -36,7 +36,6 @@ from lit_blip2.objectives.stage1 import Stage1
 
 PAIRS_PER_PASS = 256
 IMAGES_AT_ONCE = 32  # whose queries meet all texts: 100 MB for 25,000
-COPIED_BYTES = 1 << 26  # of keys and values that a pass of several images may copy
 LONG = 100_000  # pairs from which a bar shows how far it is
 
 
@@ -144,8 +143,7 @@ class RetrievalSet:
 def match_pairs(net: Stage1, features: Iterable[Tensor], text: PackedText, pairs_R2: Tensor, bar: bool) -> Tensor:
     """ITM's logit of "match" for pairs of an image and a text, float [R], on the CPU.
 
-    An image is projected once, and all texts of a pass look at its one set of keys and values. Small images with few
-    texts share a pass: their keys and values are copied then, which costs less than passes that are nearly empty.
+    An image is projected once, and all texts of a pass look at its one set of keys and values.
 
     Args: image features [N, W] each; texts on the host; pairs (place of the image, text), int64, sorted by image, each
     image with one at least; whether to show how far it is where there are many.
@@ -153,31 +151,12 @@ def match_pairs(net: Stage1, features: Iterable[Tensor], text: PackedText, pairs
     device, logits = net.qformer.query_tokens.device, []
     texts_of = pairs_R2[:, 1].split(torch.bincount(pairs_R2[:, 0]).tolist())
     shown = dict(total=len(texts_of), disable=not bar or len(pairs_R2) < LONG)
-    images = track(zip(features, texts_of, strict=True), "re-ranking images", **shown)
-    for features_BNW, texts_B in _groups(images, net.qformer.kv_bytes):
-        image, alone = net.qformer.project_image(features_BNW.to(device)), len(texts_B) == 1
-        image_R = torch.repeat_interleave(torch.tensor([len(texts_R) for texts_R in texts_B]))
-        for rows_R, chosen_R in zip(image_R.split(PAIRS_PER_PASS), torch.cat(texts_B).split(PAIRS_PER_PASS)):
+    for features_NW, texts_R in track(zip(features, texts_of, strict=True), "re-ranking images", **shown):
+        image = net.qformer.project_image(features_NW[None].to(device))
+        for chosen_R in texts_R.split(PAIRS_PER_PASS):
             chosen = text.select(chosen_R).to(device)
-            seen = image.repeat(len(chosen)) if alone else image.select(rows_R.to(device))
-            logits.append(net.match_logits(seen, chosen)[:, 1].float())
+            logits.append(net.match_logits(image.repeat(len(chosen)), chosen)[:, 1].float())
     return torch.cat(logits).cpu() if logits else torch.empty(0)  # brought over at the end: one wait for a device
-
-
-def _groups(images: Iterable[tuple[Tensor, Tensor]], token_bytes: int) -> Iterator[tuple[Tensor, list[Tensor]]]:
-    """(features [N, W], texts) of each image to those of groups, [B, N, W] and B lists, as many images to a group as
-    fill a pass and COPIED_BYTES of keys and values; `token_bytes` are those of one image token."""
-    group: list[tuple[Tensor, Tensor]] = []
-    pairs = 0
-    for features_NW, texts_R in images:
-        full = pairs + len(texts_R) > min(PAIRS_PER_PASS, COPIED_BYTES // (token_bytes * len(features_NW)))
-        if group and full:
-            yield torch.stack([each for each, _ in group]), [texts for _, texts in group]
-            group, pairs = [], 0
-        group.append((features_NW, texts_R))
-        pairs += len(texts_R)
-    if group:
-        yield torch.stack([each for each, _ in group]), [texts for _, texts in group]
 
 
 def _joined(batches: list[dict[Any, list]], name: Any) -> list:

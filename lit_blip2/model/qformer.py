@@ -109,11 +109,6 @@ class QFormer(nn.Module):
             )
         )
 
-    @property
-    def kv_bytes(self) -> int:
-        """Of the keys and values of one image token, in float32, over all layers."""
-        return sum(layer.cross is not None for layer in self.layers) * 2 * self.hidden * 4
-
     def forward(self, passes: Sequence[Pass]) -> list[Output]:
         """Run all passes in lockstep; one Output each. Raises ValueError for a text where the text half is absent."""
         plan = Plan(passes, self.num_queries)
