@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_blip2.checkpoint import check_fits, trainable_state
+from lit_blip2.evaluation.items import Items
 from lit_blip2.keyed import seed_dropout
 from lit_blip2.lit.generation import Generation
 from lit_blip2.lit.intervals import write_intervals
@@ -24,6 +25,7 @@ class LitBLIP2(L.LightningModule):
     representation: what prepares texts for stage 1's objectives, and evaluates them; or None.
     generation: the same for the language model; or None.
     config: the resolved configuration as YAML, set by the command line, kept in every checkpoint.
+    other_items: what stands behind figures that a callback logs, for their intervals; set by SceneScores.
     averages: of what trains, in its place in checkpoints; set by the callback EMA.
     resumed: training goes on from a checkpoint, which holds all that `start` would read; set by the command line.
     """
@@ -35,6 +37,7 @@ class LitBLIP2(L.LightningModule):
         self.generation: Generation | None = None
         self.strict_loading = False
         self.config = ""
+        self.other_items: dict[str, Items] = {}
         self.averages: dict[str, Tensor] = {}
         self.resumed = False
         self.trained_steps = 0
@@ -131,7 +134,8 @@ class LitBLIP2(L.LightningModule):
             self.generation.write(self, "predictions.jsonl")
         self.on_validation_epoch_end()
         self.log("step", float(self.trained_steps))
-        write_intervals(self.trainer, {name: each for part in self.parts for name, each in part.items.items()})
+        items = {name: each for part in self.parts for name, each in part.items.items()}
+        write_intervals(self.trainer, items | self.other_items)
         if self.generation is not None:
             self.generation.submit(self)
             self.generation.finish(self)

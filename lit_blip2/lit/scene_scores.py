@@ -6,22 +6,26 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import lightning as L
+import numpy as np
 import torch
 
-from lit_blip2.evaluation.vqa import summarise, vqa_scores
+from lit_blip2.evaluation.items import Items
+from lit_blip2.evaluation.vqa import vqa_scores
 from lit_blip2.lit.gather import gather_lists
 from lit_blip2.lit.module import LitBLIP2
 from lit_blip2.lit.stage1 import LitStage1
 from lit_blip2.mini.grammar import UNSAID, Caption, Mention, caption_text
-from lit_blip2.mini.scores import Score, mean_scores, score_caption
+from lit_blip2.mini.scores import Score, score_caption
 from lit_blip2.mini.world import OBJECT_COUNTS, Scene
 from lit_blip2.mini.write import load_scenes
 
 
 class Reading(NamedTuple):
-    """A question answered from a description: the answer, the annotators' answers, the question's type, the gold
-    answer's nats and its number of tokens."""
+    """A question answered from a description: its image and number, the answer, the annotators' answers, the
+    question's type, the gold answer's nats and its number of tokens."""
 
+    image_id: int
+    question_id: int
     answer: str
     truth: list[str]
     type: str
@@ -77,29 +81,21 @@ class SceneScores(L.Callback):
         """Runs before the module's own epoch end: `predictions` holds this rank's, so the scores are gathered here."""
         if (generation := pl_module.generation) is None:
             return
-        captions = [each for each in generation.predictions if each["task"] == "caption"]
-        own = [score_caption(each["caption"], self._scene(each["image_id"])) for each in captions]
-        if scores := gather_lists(own):
-            pl_module.log_dict(mean_scores(scores))
-        asked = self._asked(trainer, pl_module)
+        seen = [(each, self._scene(each["image_id"])) for each in generation.predictions]
+        told, asked = ([(each, scene) for each, scene in seen if each["task"] == task] for task in ("caption", "vqa"))
+        captions = [(each["image_id"], *score_caption(each["caption"], scene)) for each, scene in told]
         right = vqa_scores([each["answer"] for each, _ in asked], [each["answers"] for each, _ in asked])
-        counts = [len(scene.objects) for _, scene in asked]
-        pl_module.log_dict(accuracy_by_objects(gather_lists(list(zip(counts, right, strict=True)))))
-        if (trainer.testing or not generation.net.language.frozen) and (
-            readings := gather_lists(self._read(trainer, pl_module, asked))
-        ):
-            pl_module.log_dict(reading_scores(readings))
+        answers = [
+            (each["image_id"], each["question_id"], len(scene.objects), score)
+            for (each, scene), score in zip(asked, right, strict=True)
+        ]
+        items = caption_items(gather_lists(captions)) | accuracy_by_objects(gather_lists(answers))
+        if trainer.testing or not generation.net.language.frozen:
+            items |= reading_items(gather_lists(self._read(trainer, pl_module, asked)))
+        pl_module.log_dict({name: each.value() for name, each in items.items()})
+        pl_module.other_items = items
 
     on_test_epoch_end = on_validation_epoch_end
-
-    def _asked(self, trainer: L.Trainer, pl_module: LitBLIP2) -> list[tuple[dict[str, Any], Scene]]:
-        """The questions that this rank has asked, as its predictions have them, each with the scene it is about."""
-        asked = [each for each in pl_module.generation.predictions if each["task"] == "vqa"]
-        if not asked:
-            return []
-        table = trainer.datamodule.tables["test" if trainer.testing else "val"]["vqa"]
-        image_of = dict(zip(table.question_ids.tolist(), table.image_ids.tolist(), strict=True))
-        return [(each, self._scene(image_of[each["question_id"]])) for each in asked]
 
     def _read(
         self, trainer: L.Trainer, pl_module: LitBLIP2, asked: Sequence[tuple[dict[str, Any], Scene]]
@@ -119,12 +115,24 @@ class SceneScores(L.Callback):
         return self.scenes[image_id]
 
 
-def accuracy_by_objects(scores: Sequence[tuple[int, float]]) -> dict[str, float]:
-    """(objects in the scene, score) of each question to {"vqa/objects_<n>": mean}, for each n that there is."""
-    by_count: dict[int, list[float]] = defaultdict(list)
-    for count, score in scores:
-        by_count[count].append(score)
-    return {f"vqa/objects_{count}": sum(values) / len(values) for count, values in sorted(by_count.items())}
+def caption_items(rows: Sequence[tuple[int, float, float, float]]) -> dict[str, Items]:
+    """(image id, then a Score) of each caption to caption/{precision,recall,exact}: means over captions, so every image
+    counts alike; none of no captions."""
+    if not rows:
+        return {}
+    images, *columns = map(np.array, zip(*rows, strict=True))
+    return {f"caption/{name}": Items(column, images, images) for name, column in zip(Score._fields, columns)}
+
+
+def accuracy_by_objects(rows: Sequence[tuple[int, int, int, float]]) -> dict[str, Items]:
+    """(image id, question id, objects in the scene, score) to vqa/objects_<n>, for each n that there is."""
+    by_count: dict[int, list] = defaultdict(list)
+    for image_id, question_id, count, score in rows:
+        by_count[count].append((score, image_id, question_id))
+    return {
+        f"vqa/objects_{count}": Items(*map(np.array, zip(*those, strict=True)))
+        for count, those in sorted(by_count.items())
+    }
 
 
 def read(pl_module: LitBLIP2, prompts: Sequence[str], asked: Sequence[dict[str, Any]]) -> list[Reading]:
@@ -136,15 +144,20 @@ def read(pl_module: LitBLIP2, prompts: Sequence[str], asked: Sequence[dict[str, 
     losses_L, row_L = language.loss(None, language.tokenise(prompts, gold).to(pl_module.device))
     nats_B = torch.zeros(len(prompts), device=row_L.device).index_add(0, row_L, losses_L).tolist()
     tokens_B = torch.bincount(row_L, minlength=len(prompts)).tolist()
-    types = [each["question_type"] for each in asked]
-    return [Reading(*each) for each in zip(answers, truths, types, nats_B, tokens_B, strict=True)]
+    images, ids, types = ([each[key] for each in asked] for key in ("image_id", "question_id", "question_type"))
+    return [Reading(*each) for each in zip(images, ids, answers, truths, types, nats_B, tokens_B, strict=True)]
 
 
-def reading_scores(readings: Sequence[Reading]) -> dict[str, float]:
-    """llm/text_qa and llm/text_loss."""
-    answers, truths, types, nats, tokens = zip(*readings, strict=True)
-    accuracy = summarise(vqa_scores(answers, truths), types)["vqa/mean_over_types"]
-    return {"llm/text_qa": accuracy, "llm/text_loss": sum(nats) / sum(tokens)}
+def reading_items(readings: Sequence[Reading]) -> dict[str, Items]:
+    """llm/text_qa and llm/text_loss; none of no readings."""
+    if not readings:
+        return {}
+    images, ids, answers, truths, types, nats, tokens = zip(*readings, strict=True)
+    about = np.array(images), np.array(ids)
+    return {
+        "llm/text_qa": Items(np.array(vqa_scores(answers, truths)), *about, strata=np.array(types)),
+        "llm/text_loss": Items(np.array([nats, tokens], dtype=float).T, *about),
+    }
 
 
 def description(scene: Scene) -> str:

@@ -102,14 +102,3 @@ def _most_matched(mentions: Sequence[Mention], objects: Sequence[Object]) -> int
         return False
 
     return sum(place(mention, set()) for mention in range(len(mentions)))
-
-
-def mean_scores(scores: Sequence[Score]) -> dict[str, float]:
-    """{"caption/precision", "caption/recall", "caption/exact"}: means over captions, so every image counts alike.
-
-    Raises ValueError for no scores.
-    """
-    if not scores:
-        raise ValueError("no captions to score")
-    means = (sum(column) / len(scores) for column in zip(*scores, strict=True))
-    return {f"caption/{name}": mean for name, mean in zip(Score._fields, means, strict=True)}

@@ -13,7 +13,7 @@ from lit_blip2.data.coco import COCO
 from lit_blip2.lit import LitStage1, LitStage2
 from lit_blip2.lit.callbacks import MetricsFile
 from lit_blip2.lit.optim import AdamWCosine
-from lit_blip2.lit.scene_scores import SceneScores, accuracy_by_objects, description
+from lit_blip2.lit.scene_scores import SceneScores, accuracy_by_objects, caption_items, description
 from lit_blip2.mini.grammar import UNSAID
 from lit_blip2.mini.scores import read_caption, score_caption
 from lit_blip2.mini.write import load_scenes, write_world
@@ -141,13 +141,25 @@ def test_figures_of_a_test_run(root, tmp_path):
     by_hand = (2 * len(marks) + 0.5 * words) / (words + len(marks))
     assert metrics["llm/text_loss"] == pytest.approx(by_hand, rel=1e-5)
     assert metrics["vqa/no_image"] == metrics["vqa/accuracy"] == 0.0
+    intervals = json.loads((tmp_path / "lightning_logs/version_0/intervals.json").read_text())
+    assert intervals.keys() == metrics.keys() - {"loss/lm"}
 
 
 def test_accuracy_by_objects_by_hand():
     scores = [(1, 1.0), (3, 0.3), (1, 0.0), (3, 0.9), (1, 0.5), (4, 0.0)]
+    items = accuracy_by_objects([(7, number, *each) for number, each in enumerate(scores)])
     wanted = {"vqa/objects_1": 0.5, "vqa/objects_3": 0.6, "vqa/objects_4": 0.0}
-    assert accuracy_by_objects(scores) == pytest.approx(wanted)
-    assert accuracy_by_objects([]) == {}
+    assert {name: each.value() for name, each in items.items()} == pytest.approx(wanted)
+    assert items["vqa/objects_3"].ids.tolist() == [1, 3] and accuracy_by_objects([]) == {}
+
+
+def test_captions_means_count_every_caption():
+    """One perfect and one unreadable caption: halves, the unreadable one is not dropped."""
+    items = caption_items([(1, 1.0, 1.0, 1.0), (2, 0.0, 0.0, 0.0)])
+    assert {name: each.value() for name, each in items.items()} == {
+        "caption/precision": 0.5, "caption/recall": 0.5, "caption/exact": 0.5
+    }  # fmt: skip
+    assert caption_items([]) == {}
 
 
 @pytest.mark.parametrize("split", ["val", "test"])

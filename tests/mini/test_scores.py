@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lit_blip2.mini.grammar import KINDS, UNSAID, Mention, caption_text, draw_caption
-from lit_blip2.mini.scores import Score, mean_scores, read_caption, score_caption
+from lit_blip2.mini.scores import Score, read_caption, score_caption
 from lit_blip2.mini.truth import is_true
 from lit_blip2.mini.world import COLOURS, PLACES, SHAPES, SIZES, Object, Scene, draw_scene
 
@@ -81,11 +81,3 @@ def test_reading_names_what_is_said():
     silent = Mention(SHAPES.index("ring"), COLOURS.index("red"), UNSAID, UNSAID)
     top = silent._replace(cell=PLACES.index("top"))
     assert read_caption("a red ring , nonsense and a red ring at top").mentions == (silent, None, top)
-
-
-def test_means_count_every_caption():
-    """One perfect and one unreadable caption: halves, the unreadable one is not dropped."""
-    scores = [score_caption(text, PAIR) for text in ("a red ring and a blue star", "?")]
-    assert mean_scores(scores) == {"caption/precision": 0.5, "caption/recall": 0.5, "caption/exact": 0.5}
-    with pytest.raises(ValueError, match="no captions"):
-        mean_scores([])
