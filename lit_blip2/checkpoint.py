@@ -1,6 +1,9 @@
 """Checkpoints hold what trains and the resolved config, nothing frozen and nothing pickled; what does not fit exactly
 is an error that names it."""
 
+import pickle
+import zipfile
+from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -59,6 +62,34 @@ def read_checkpoint(path: str | Path) -> dict:
     if "state_dict" not in checkpoint:
         raise ValueError(f"{file} holds no state_dict: it is not a checkpoint of this package")
     return checkpoint
+
+
+def read_safely(file: Path) -> Any:
+    """What a file of torch holds, a .pth or .bin of anybody's, on the CPU; no code in it is run.
+
+    Raises ValueError for what is damaged, or holds more than tensors and plain containers.
+    """
+    try:
+        with torch.serialization.safe_globals([Namespace]):  # timm's training checkpoints hold their arguments so
+            return torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+    except Exception as error:  # damaged in one of many ways, or a pickle that wants to run code
+        code = isinstance(error, pickle.UnpicklingError) and "weights only" in str(error).lower()
+        reason = "it holds more than tensors; nothing in it was executed" if code else "it is damaged, or another kind"
+        raise ValueError(f"{file} cannot be read: {reason}") from error
+
+
+def at_home(settings: Any, checkpoint: Path) -> Any:
+    """A run's settings with the paths of weights that lie in its own folder (an import's), wherever that is now.
+
+    checkpoint: RUN/version/checkpoints/file. RUN/weights/x is meant by any path that ends in weights/x.
+    """
+    if isinstance(settings, dict):
+        return {key: at_home(value, checkpoint) for key, value in settings.items()}
+    if isinstance(settings, list):
+        return [at_home(value, checkpoint) for value in settings]
+    parts = Path(settings).parts if isinstance(settings, str) else ()
+    own = checkpoint.absolute().parent.parent.parent.joinpath("weights", *parts[-1:])
+    return str(own) if parts[-2:-1] == ("weights",) and own.exists() else settings
 
 
 def qformer_state(checkpoint: Mapping, source: str | Path, qformer: nn.Module) -> dict[str, Tensor]:

@@ -59,8 +59,8 @@ class LanguageModel(nn.Module):
     """A Hugging Face causal or encoder-decoder language model. Building it is free: `load()` makes the network.
 
     Args:
-        name: a folder with config.json, or a published name such as facebook/opt-2.7b.
-        weights: folder of weights and tokenizer; null: the folder `name`.
+        name: a folder with config.json, or a name on the hub such as facebook/opt-2.7b.
+        weights: folder of weights and tokenizer; null: the folder `name`, or what huggingface_hub has downloaded.
         dtype: of the frozen weights: bfloat16 or float32 (T5 must not run in float16). Trainable weights stay float32.
         end: text that ends a target, such as a newline; null: the tokenizer's end token.
         frozen: no gradients for its weights, and eval mode whatever `train()` is called on the parent.
@@ -116,7 +116,12 @@ class LanguageModel(nn.Module):
             f"Get it ({known.get('download', 'hf download NAME --local-dir FOLDER')}) and point "
             "--model.net.language.weights to the folder."
         )
-        return find(self.weights or self.name, f"language model {self.name}", way_out)
+        try:
+            return find(self.weights or self.name, f"language model {self.name}", way_out)
+        except FileNotFoundError:
+            if (cached := _in_cache(self.weights or self.name)) is None:
+                raise
+            return cached
 
     def load(self) -> None:
         """Read weights and tokenizer from disk; nothing is downloaded."""
@@ -272,7 +277,7 @@ class LanguageModel(nn.Module):
             num_beams=num_beams,
             **({"length_penalty": length_penalty} if num_beams > 1 else {}),
             do_sample=False,
-            pad_token_id=self._pad_id(),
+            pad_token_id=self.pad_id(),
             eos_token_id=self.end_ids(),
         )
         texts = self.tokenizer.batch_decode(ids_BT, skip_special_tokens=True)
@@ -285,7 +290,8 @@ class LanguageModel(nn.Module):
         answer_ids = self.target_ids(answers, [bool(prompt.strip()) for prompt in prompts])
         return [a + b for a, b in zip(self.tokenizer(list(prompts))["input_ids"], answer_ids)]
 
-    def _pad_id(self) -> int:
+    def pad_id(self) -> int:
+        """The token that fills a batch: the tokenizer's, or where it has none its end token."""
         pad = self.tokenizer.pad_token_id
         return self.tokenizer.eos_token_id if pad is None else pad
 
@@ -311,11 +317,22 @@ def _packed(embeds_BSD: Tensor, mask_BS: Tensor, left: bool) -> tuple[Tensor, Te
     return embeds_BSD.take_along_dim(source_BS[..., None], dim=1), mask_BS.take_along_dim(source_BS, dim=1)
 
 
+def _in_cache(name: str) -> Path | None:
+    """The folder of a hub's model that huggingface_hub has downloaded, if it has; nothing is downloaded."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, local_files_only=True))
+    except (HFValidationError, LocalEntryNotFoundError):
+        return None
+
+
 def _read_config(folder: Path) -> dict:
     return json.loads((folder / "config.json").read_text())
 
 
-def build(config: dict, weights: Path | None = None, dtype: torch.dtype = torch.float32) -> nn.Module:
+def build(config: dict, weights: Path | None = None, dtype: torch.dtype | str = torch.float32) -> nn.Module:
     """The model class that `config` (Hugging Face's fields) asks for: on meta without weights, else read from disk."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 

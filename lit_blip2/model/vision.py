@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lit_blip2.checkpoint import read_safely
 from lit_blip2.model.published import published
 from lit_blip2.paths import find
 
@@ -20,7 +21,8 @@ class VisionEncoder(nn.Module):
 
     Args:
         name: timm's name, such as eva_giant_patch14_clip_224.
-        weights: safetensors or .pth file (timm's own or the original's, as timm reads it).
+        weights: safetensors or .pth file (timm's own or the original's, as timm reads it); null: the one that timm has
+            downloaded for this name, if it has.
         image_size: pixels; null: the model's own. Position embeddings of another size are interpolated, see `resize`.
         model_args: more arguments for timm's create_model.
         drop_last_blocks: 1 gives the second-to-last block's output, 0 the last's.
@@ -56,6 +58,11 @@ class VisionEncoder(nn.Module):
         card = published().get(name, {}) if not self.model_args and drop_last_blocks == 1 else {}
         if not card:
             meta = build(name, self.model_args, drop_last_blocks, device="meta")
+            if image_size is not None and getattr(meta, "pos_embed", None) is None:
+                raise ValueError(
+                    f"image_size={image_size}: {name} has no absolute position embeddings to interpolate; leave it null"
+                    f" and give model_args={{img_size: {image_size}}}, with weights of that size"
+                )
             card = {"width": meta.embed_dim, "parameters": sum(p.numel() for p in meta.parameters())}
         self.width: int = card["width"]
         self.num_parameters: int = card["parameters"]
@@ -65,6 +72,8 @@ class VisionEncoder(nn.Module):
         download = published().get(self.name, {}).get("download", "any file that timm can read for this model")
         way_out = f"Get it ({download}) and point --model.net.vision.weights to it."
         if self.weights is None:
+            if (cached := _in_cache(self.name)) is not None:
+                return cached
             raise FileNotFoundError(f"weights of image encoder {self.name}: none given. {way_out}")
         return find(self.weights, f"weights of image encoder {self.name}", way_out)
 
@@ -79,9 +88,10 @@ class VisionEncoder(nn.Module):
 
     def _read(self, file: Path) -> nn.Module:
         """The network with a file's weights; at the size of the file's positions first, where that is another."""
+        found = _positions(file)  # in any case: timm itself may run what a pickle asks for
         if self.image_size is not None:
             wanted = build(self.name, self.model_args, self.drop_last_blocks, device="meta").pos_embed.shape
-            if _positions(file) != wanted:
+            if found != wanted:
                 encoder = build(self.name, self.own_args, self.drop_last_blocks, weights=file)
                 resize(encoder, self.image_size)
                 return encoder
@@ -131,15 +141,28 @@ def resize(encoder: nn.Module, image_size: int) -> None:
 
 
 def _positions(file: Path) -> torch.Size | None:
-    """Shape of the position embeddings of a file with timm's names; None where it does not tell."""
+    """Shape of the position embeddings of a file with timm's names; None where it does not tell.
+
+    Raises ValueError for a file that is damaged, or that holds more than tensors.
+    """
     if file.suffix != ".safetensors":
-        state = torch.load(file, map_location="meta", weights_only=True)
+        state = read_safely(file)
         state = state.get("model", state) if isinstance(state, dict) else {}
         return state["pos_embed"].shape if "pos_embed" in state else None
     from safetensors import safe_open
 
     with safe_open(file, "pt") as opened:
         return torch.Size(opened.get_slice("pos_embed").get_shape()) if "pos_embed" in set(opened.keys()) else None
+
+
+def _in_cache(name: str) -> Path | None:
+    """The file that timm has downloaded for one of its names, if there is one."""
+    import timm
+    from huggingface_hub import try_to_load_from_cache
+
+    card = timm.get_pretrained_cfg(name)
+    file = card and card.hf_hub_id and try_to_load_from_cache(card.hf_hub_id, "model.safetensors")
+    return Path(file) if isinstance(file, str) and file else None
 
 
 def build(
@@ -149,12 +172,17 @@ def build(
     device: str | None = None,
     weights: Path | None = None,
 ) -> nn.Module:
-    """A timm ViT without head, final norm and last blocks; with weights from a file, or none."""
+    """A timm ViT without head, final norm and last blocks; with weights from a file, or none.
+
+    Raises ValueError for another kind of network, and for more blocks to drop than there are.
+    """
     import timm
 
     source = dict(pretrained=True, pretrained_cfg_overlay={"file": str(weights)}) if weights else {}
     with torch.device(device or "cpu"):
         encoder = timm.create_model(name, num_classes=0, **source, **model_args)
+    if not hasattr(encoder, "blocks") or not hasattr(encoder, "prune_intermediate_layers"):
+        raise ValueError(f"image encoder {name} has no blocks of one kind after another: only timm's ViTs can be used")
     if not 0 <= drop_last_blocks < len(encoder.blocks):
         raise ValueError(f"drop_last_blocks={drop_last_blocks}: {name} has {len(encoder.blocks)} blocks, drop fewer")
     encoder.prune_intermediate_layers([len(encoder.blocks) - 1 - drop_last_blocks], prune_norm=True)

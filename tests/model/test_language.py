@@ -326,3 +326,20 @@ def test_quantised_weights_are_for_frozen_models(tmp_path, language, monkeypatch
     monkeypatch.setitem(sys.modules, "torchao.quantization", None)
     with pytest.raises(ImportError, match=r"bits=8 needs torchao: pip install \.\[quantised\]"):
         LanguageModel(folder, dtype="float32", bits=8).load()
+
+
+def test_a_model_that_the_hub_s_client_has_downloaded_is_found_by_name(tmp_path, monkeypatch):
+    """As huggingface_hub lays it out: a folder of the repository, and in it one of each revision."""
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    folder = tmp_path / "models--org--tiny"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs/main").write_text("abc")
+    FAMILIES["opt"]().save_pretrained(folder / "snapshots/abc")
+    word_tokenizer(False).save_pretrained(folder / "snapshots/abc")
+    language = LanguageModel("org/tiny", dtype="float32")
+    language.load()
+    assert language.width == 12 and len(language.tokenizer) == len(WORDS)
+    with pytest.raises(FileNotFoundError, match="org/other"):
+        LanguageModel("org/other")

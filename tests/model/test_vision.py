@@ -1,5 +1,7 @@
 """The image encoder: second-to-last block, frozen or not."""
 
+from pathlib import Path
+
 import pytest
 import safetensors.torch
 import timm
@@ -142,3 +144,51 @@ def test_checkpointed_blocks_give_the_same_gradients(weights):
 def test_checkpointing_a_frozen_encoder_is_refused():
     with pytest.raises(ValueError, match="checkpointing=true with frozen=true"):
         VisionEncoder(NAME, model_args=ARGS, checkpointing=True)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "convnext_atto", "swin_tiny_patch4_window7_224"])
+def test_what_is_no_vit_is_said(name):
+    with pytest.raises(ValueError, match=f"image encoder {name} has no blocks of one kind .*only timm's ViTs"):
+        VisionEncoder(name)
+
+
+def test_an_encoder_without_absolute_positions_is_not_resized():
+    with pytest.raises(ValueError, match=r"image_size=64: beit_base_patch16_224 has no absolute position embeddings"):
+        VisionEncoder("beit_base_patch16_224", image_size=64, model_args=dict(embed_dim=16, depth=2, num_heads=2))
+
+
+class Spy:
+    """A pickle that would run code when it is read."""
+
+    def __reduce__(self):
+        return Path.touch, (Path("executed"),)
+
+
+@pytest.mark.parametrize("image_size", [None, 64])
+def test_a_pickle_with_code_in_it_is_refused_and_nothing_is_run(tmp_path, monkeypatch, image_size):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"model": Spy()}, "bad.pth")
+    encoder = VisionEncoder(NAME, "bad.pth", model_args=ARGS, image_size=image_size)
+    with pytest.raises(ValueError, match="it holds more than tensors; nothing in it was executed") as found:
+        encoder.load()
+    assert not Path("executed").exists() and "weights_only" not in str(found.value)
+
+
+def test_a_file_that_timm_has_downloaded_is_found_by_name(weights, tmp_path, monkeypatch):
+    """As huggingface_hub lays it out: a folder of the repository, and in it one of each revision."""
+    import shutil
+
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    encoder = VisionEncoder(NAME, model_args=ARGS)
+    with pytest.raises(FileNotFoundError, match="none given"):
+        encoder.weights_file()
+    repository = tmp_path / f"models--{timm.get_pretrained_cfg(NAME).hf_hub_id.replace('/', '--')}"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs/main").write_text("abc")
+    (repository / "snapshots/abc").mkdir(parents=True)
+    shutil.copy(weights, repository / "snapshots/abc/model.safetensors")
+    images = torch.randn(1, 3, 32, 32)
+    encoder.load()
+    assert torch.equal(encoder(images), loaded(weights)(images))
