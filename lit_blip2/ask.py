@@ -19,7 +19,7 @@ import yaml
 from torch import Tensor
 from torch.nn import functional as F
 
-from lit_blip2.checkpoint import check_fits, find_checkpoint, read_checkpoint, trainable_state
+from lit_blip2.checkpoint import at_home, check_fits, find_checkpoint, read_checkpoint, trainable_state
 
 HELP = {
     "ask": """Answer a question about an image. The answer goes to standard output, alone.
@@ -34,7 +34,8 @@ object ? where is the blue ring ? how many objects are there ? is there a red st
 }
 CHECKPOINT_HELP = (
     "a checkpoint of stage 2 or of joint training: a file, or a run's folder (its last checkpoint). Frozen weights are "
-    "read from where the run read them: relative paths start in the working folder, else beside the package."
+    "read from where the run read them: relative paths start in the working folder, else beside the package; what an "
+    "import has put into its run's folder is read from there."
 )
 
 
@@ -157,7 +158,7 @@ def load(checkpoint: str | Path) -> Loaded:
 
 def _sections(contents: dict, file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """The arguments of the model and of the data module, from the configuration in a checkpoint."""
-    config = yaml.safe_load(contents.get("config") or "") or {}
+    config = at_home(yaml.safe_load(contents.get("config") or "") or {}, file)
     model, data = (config.get(part, {}).get("init_args", {}) for part in ("model", "data"))
     if "net" not in model or "image_size" not in data:
         raise ValueError(f"{file} carries no configuration: it must come from `python -m lit_blip2 fit`")

@@ -5,14 +5,20 @@ queries and values and none for keys; Hugging Face one for all three. A bias of 
 query, which softmax does not see: it is dropped, and written as zero.
 
 CLIP's ViT-L: LAVIS' files have OpenAI's names.
+
+Here both are cut after the block that is used, without the last norm, ln_vision.
 """
 
 import re
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from lit_blip2.model.vision import VisionEncoder, build
+
+# The two that other projects know, by timm's names.
+EVA, CLIP = "eva_giant_patch14_clip_224", "vit_large_patch14_clip_quickgelu_224"
 LAVIS_PREFIX = "visual_encoder."
 HF_PREFIX = "vision_model."
 SINGLE = {
@@ -28,8 +34,6 @@ IN_BLOCKS = {
     "mlp.fc1": "mlp.fc1",
     "mlp.fc2": "mlp.fc2",
 }
-
-
 CLIP_SINGLE = {
     "cls_token": "class_embedding",
     "pos_embed": "positional_embedding",
@@ -48,13 +52,49 @@ CLIP_IN_BLOCKS = {
 }
 
 
+def kind_of(vision: VisionEncoder) -> str | None:
+    """EVA or CLIP, where an encoder is built as that one is, whatever its sizes; None for any other."""
+    args = {name: value for name, value in vision.model_args.items() if "drop" not in name}  # of training alone
+    given = build(vision.name, args, vision.drop_last_blocks, device="meta")
+    for kind in (EVA, CLIP):
+        try:
+            made = build(kind, sizes_of(given), 0, device="meta")
+        except (AttributeError, TypeError):  # it has other parts, or none of one size
+            return None
+        if str(made) == str(given) and _shapes(made) == _shapes(given):  # modules with their settings, and weights
+            return kind
+    return None
+
+
+def sizes_of(vit: nn.Module) -> dict[str, int | float]:
+    """timm's arguments for a ViT as large as this one."""
+    first, width = vit.blocks[0], vit.embed_dim
+    return {
+        "img_size": vit.patch_embed.img_size[0],
+        "patch_size": vit.patch_embed.patch_size[0],
+        "embed_dim": width,
+        "depth": len(vit.blocks),
+        "num_heads": first.attn.num_heads,
+        "mlp_ratio": ratio(first.mlp.fc1.out_features, width),
+    }
+
+
+def ratio(hidden: int, width: int) -> float:
+    """timm's argument for so wide a feed-forward; timm rounds the product down."""
+    return (hidden + 0.5) / width
+
+
+def _shapes(network: nn.Module) -> dict[str, torch.Size]:
+    return {name: value.shape for name, value in network.state_dict().items()}
+
+
 def from_clip(theirs: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
     """(timm's weights, of each of theirs the name of timm's) of a ViT with OpenAI's names."""
     found = [
         (name, key) for name, key in _clip_pairs(_depth(theirs, re.escape(CLIP_BLOCK) + r"(\d+)\.")) if key in theirs
     ]
     ours = {name: theirs[key] for name, key in found}
-    ours["cls_token"], ours["pos_embed"] = ours["cls_token"].view(1, 1, -1), ours["pos_embed"][None]
+    ours |= {name: ours[name][(None,) * more] for name, more in (("cls_token", 2), ("pos_embed", 1)) if name in ours}
     return ours, {key: name for name, key in found}
 
 
@@ -63,11 +103,6 @@ def to_clip(ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
     theirs = {key: ours[name] for name, key in _clip_pairs(_depth(ours, r"blocks\.(\d+)\."))}
     theirs["class_embedding"] = theirs["class_embedding"].flatten()
     return theirs | {"positional_embedding": theirs["positional_embedding"][0]}
-
-
-def is_clip(ours: Mapping[str, Tensor]) -> bool:
-    """Whether timm's weights are of a ViT with a norm before its blocks, as CLIP's have."""
-    return "norm_pre.weight" in ours
 
 
 def _clip_pairs(depth: int) -> list[tuple[str, str]]:
@@ -82,22 +117,25 @@ def _clip_pairs(depth: int) -> list[tuple[str, str]]:
 
 
 def from_hf(theirs: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """(timm's weights, of each of theirs the name of timm's) of a `vision_model.` without its last norm, ln_vision."""
+    """(timm's weights, of each of theirs the name of timm's) of a `vision_model.`. What it lacks is lacking here."""
     ours: dict[str, Tensor] = {}
     used: dict[str, str] = {}
-    for name, key in _pairs(_depth(theirs, rf"{HF_PREFIX}encoder\.layers\.(\d+)\.")):
-        ours[name] = theirs[key]
-        used[key] = name
-    for block in range(_depth(theirs, rf"{HF_PREFIX}encoder\.layers\.(\d+)\.")):
+    depth = _depth(theirs, rf"{HF_PREFIX}encoder\.layers\.(\d+)\.")
+    for name, key in _pairs(depth):
+        if key in theirs:
+            ours[name] = theirs[key]
+            used[key] = name
+    for block in range(depth):
         key, name = f"{HF_PREFIX}encoder.layers.{block}.self_attn.qkv.bias", f"blocks.{block}.attn"
-        query, _, value = theirs[key].chunk(3)
-        ours |= {f"{name}.q_bias": query, f"{name}.v_bias": value}
-        used[key] = f"{name}.q_bias, {name}.v_bias (keys': softmax does not see it)"
+        if key in theirs:
+            query, _, value = torch.atleast_1d(theirs[key]).tensor_split(3)
+            ours |= {f"{name}.q_bias": query, f"{name}.v_bias": value}
+            used[key] = f"{name}.q_bias, {name}.v_bias (keys': softmax does not see it)"
     return ours, used
 
 
 def to_hf(ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Hugging Face's weights of timm's, without the last norm."""
+    """Hugging Face's weights of timm's EVA-CLIP."""
     depth = _depth(ours, r"blocks\.(\d+)\.")
     theirs = {key: ours[name] for name, key in _pairs(depth)}
     for block in range(depth):

@@ -1,9 +1,10 @@
 """A run of this suite as LAVIS' checkpoint, or as a folder of Hugging Face's class.
 
-What Hugging Face's class has no place for (the temperature, ITG's head) lies beside it in lit_blip2.safetensors, from
-where an import takes it again.
+What Hugging Face's class has no place for (the temperature, ITG's head; how a target ends) lies beside it in
+lit_blip2.safetensors and lit_blip2.json, from where an import takes it again.
 """
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,70 +14,79 @@ import yaml
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lit_blip2.checkpoint import find_checkpoint, read_checkpoint
+from lit_blip2.checkpoint import at_home, check_fits, find_checkpoint, read_checkpoint
 from lit_blip2.data.transforms import CLIP_MEAN, CLIP_STD
 from lit_blip2.data.whole import written_whole
 from lit_blip2.exchange import encoders, lavis, names
-from lit_blip2.exchange.encoders import is_clip
-from lit_blip2.exchange.hugging_face import EMBEDDINGS, LANGUAGE, SIDE_FILE, renamed
+from lit_blip2.exchange.hugging_face import LANGUAGE, SIDE_FILE, SIDE_SETTINGS, VISION_ONLY
 from lit_blip2.model.language import LanguageModel
 from lit_blip2.model.lora import merge_lora
 from lit_blip2.model.tokenizer import BertTokenizer
-from lit_blip2.model.vision import VisionEncoder
 from lit_blip2.params import build_net
 
 ZEROS = "zeros: nobody reads what the last layer makes of a text"
+LN_VISION = "vision_model.post_layernorm."
 
 
 class Run(NamedTuple):
-    """net: on meta, for its sizes. trained: names without `net.` -> weights. encoder: timm's names -> weights."""
+    """net: on meta, but for its encoder. trained: names without `net.` -> weights, the encoder's left out. encoder:
+    timm's names -> weights, trained ones too. kind: encoders.EVA, CLIP or None. stage2: or stage 1."""
 
     net: Any
     trained: dict[str, Tensor]
     encoder: dict[str, Tensor]
     trains_encoder: bool
+    kind: str | None
+    stage2: bool
+
+    @property
+    def reads_prompts(self) -> bool:
+        return self.stage2 and self.net.reads_prompts
+
+    @property
+    def qformer(self) -> Any:
+        return self.net.bridge.qformer if self.stage2 else self.net.qformer
+
+    def with_unread(self) -> dict[str, Tensor]:
+        """What trains, and zeros for the feed-forward that a bridge that reads prompts lacks and others have."""
+        return names.with_unread(self.trained, len(self.qformer.layers)) if self.reads_prompts else self.trained
 
 
 def read_run(checkpoint: Path) -> Run:
     """A checkpoint or run folder of one stage. Raises ValueError for others, FileNotFoundError for missing weights."""
-    contents = read_checkpoint(find_checkpoint(checkpoint))
-    config = yaml.safe_load(contents.get("config") or "") or {}
-    net = build_net(config)
+    file = find_checkpoint(checkpoint)
+    contents = read_checkpoint(file)
+    net = build_net(at_home(yaml.safe_load(contents.get("config") or "") or {}, file))
     trained = {name.removeprefix("net."): value for name, value in contents["state_dict"].items()}
     if any(name.startswith(("stage1.", "stage2.")) for name in trained):
         raise ValueError(f"{checkpoint} was trained in both stages at once: no class of another project holds both")
     if not any("qformer.query_tokens" in name for name in trained):
         raise ValueError(f"{checkpoint} has no Q-Former, and the classes of other projects have no other bridge")
-    seen = net.vision
-    vision = VisionEncoder(seen.name, seen.weights, model_args=seen.model_args, drop_last_blocks=seen.drop_last_blocks)
-    vision.load()
+    net.vision.dtype = torch.float32  # as exact as its file, whatever the run computed in
+    net.vision.load()
     own = {name.removeprefix("vision.encoder."): value for name, value in trained.items() if name.startswith("vision.")}
     trained = {name: value for name, value in trained.items() if not name.startswith("vision.")}
-    keyless = {name: value for name, value in vision.encoder.state_dict().items() if not name.endswith("k_bias")}
-    return Run(net, trained, keyless | own, bool(own))
+    read = net.vision.encoder.state_dict()
+    keyless = {name: value for name, value in read.items() if not name.endswith("k_bias")}
+    stage2 = "bridge.projection.weight" in trained
+    return Run(net, trained, keyless | own, bool(own), encoders.kind_of(net.vision), stage2)
 
 
 def to_lavis(checkpoint: Path, out: Path) -> dict[str, str]:
     """Write OUT, a .pth of LAVIS. Returns of each weight what became of it."""
     run = read_run(checkpoint)
-    family = None
-    if "bridge.projection.weight" in run.trained:
-        kind = run.net.language.config["model_type"]
-        family = "t5" if kind == "t5" else "llm" if run.net.reads_prompts or kind != "opt" else "opt"
-    if family is not None and run.net.language.lora:
+    if run.stage2 and run.net.language.lora:
         raise ValueError(
             f"{checkpoint} trained low-rank changes of its language model (lora), for which LAVIS has no place"
         )
-    instructed = family is not None and run.net.reads_prompts
-    trained = names.with_unread(run.trained, len(run.net.bridge.qformer.layers)) if instructed else run.trained
-    known = _is_eva(run.encoder) or is_clip(run.encoder)
-    if not known and run.trains_encoder:
+    if run.kind is None and run.trains_encoder:
         raise ValueError(f"{checkpoint} trained its image encoder, {run.net.vision.name}, which LAVIS does not know")
-    state = lavis.state_of(trained, run.encoder if known else {}, family)
+    family = names.family_of(run.net) if run.stage2 else None
+    state = lavis.state_of(run.with_unread(), {} if run.kind is None else run.encoder, family)
     with written_whole(out) as part:
         torch.save({"model": {name: value.contiguous() for name, value in state.items()}}, part)
     fate = told(lavis.read(state, out).fate)
-    if not known:
+    if run.kind is None:
         fate["the image encoder"] = f"left out: LAVIS knows no {run.net.vision.name}"
     return fate
 
@@ -84,44 +94,48 @@ def to_lavis(checkpoint: Path, out: Path) -> dict[str, str]:
 def to_hugging_face(checkpoint: Path, out: Path) -> dict[str, str]:
     """Write OUT, a folder for from_pretrained, with its processor. Returns of each weight what became of it.
 
-    Raises ValueError for an encoder that is no EVA-CLIP ViT: Hugging Face's vision tower has no norm before its blocks,
-    which CLIP's ViT-L needs.
+    Raises ValueError for an encoder that is no EVA-CLIP ViT (Hugging Face's vision tower has no norm before its blocks,
+    which CLIP's ViT-L needs), and for what else the class has no place for.
     """
     run = read_run(checkpoint)
-    if not _is_eva(run.encoder):
-        raise ValueError(
-            f"image encoder {run.net.vision.name} cannot go to Hugging Face's BLIP-2: its vision tower is EVA-CLIP's,"
-            " and has no norm before the blocks, as CLIP's ViT-L has"
-        )
-    stage2 = "bridge.projection.weight" in run.trained
-    qformer = run.net.bridge.qformer if stage2 else run.net.qformer
-    rules = names.rules(len(qformer.layers), "opt" if stage2 else None)
-    instructed = stage2 and run.net.reads_prompts
-    trained = names.with_unread(run.trained, len(qformer.layers)) if instructed else run.trained
-    trained = {name: value for name, value in trained.items() if not name.startswith("language.")}
-    state, homeless = names.theirs_from(trained, "hf", rules)
+    _check_class(run, checkpoint)
+    layers, side = len(run.qformer.layers), "instructblip" if run.reads_prompts else "hf"
+    rules = names.rules(layers, "opt" if run.stage2 else None)
+    trained = {name: value for name, value in run.with_unread().items() if not name.startswith("language.")}
+    state, homeless = names.theirs_from(trained, side, rules)
     state |= encoders.to_hf(run.encoder)
-    ours, used = names.ours_from(state, "hf", rules)
-    used = names.without_unread(ours, used, len(qformer.layers))[1] if instructed else used
+    ours, used = names.ours_from(state, side, rules)
+    used = names.without_unread(ours, used, layers)[1] if run.reads_prompts else used
     fate = told(used | encoders.from_hf(state)[1])
-    model, processor = (_generation if stage2 else _retrieval)(run, qformer)
-    if instructed:
-        back = {ours: theirs for theirs, ours in EMBEDDINGS.items()}
-        state = {renamed(name, back): value for name, value in state.items()}
-        fate = {renamed(name, back): what for name, what in fate.items()}
-    if stage2:
-        own = {LANGUAGE + name: value for name, value in run.net.language.model.state_dict().items()}
+    fate |= {
+        name: f"{what}; there its epsilon is {VISION_ONLY['layer_norm_eps'][0]}, here {run.qformer.ln_vision.eps}"
+        for name, what in fate.items()
+        if name.startswith(LN_VISION)
+    }
+    kept: dict[str, Any] = {}
+    if run.stage2:
+        kept = _settings(run)
+        language = _read_language(run)
+        words = kept["vocab_size"] = language.model.get_input_embeddings().num_embeddings
+        number = _add_image_word(language)
+        model, processor = _generation(run, language, number)
+        own = {LANGUAGE + name: value for name, value in language.model.state_dict().items()}
         state |= own
-        fate |= dict.fromkeys(own, "the language model's own, with a row for <image> where it had none")
-    report = model.load_state_dict(state, strict=False, assign=True)
-    if lacking := report.missing_keys + report.unexpected_keys:
-        raise ValueError(f"Hugging Face's class and this run differ in {lacking[:5]}")
+        row = f", with a row for <image>, {number}, which is the mean of the others" if number >= words else ""
+        fate |= dict.fromkeys(own, f"the language model's own{row}")
+    else:
+        model, processor = _retrieval(run)
+    check_fits(state, model.state_dict(), f"{checkpoint}, for {type(model).__name__},")
+    model.load_state_dict(state, assign=True)
     model.tie_weights()
     with written_whole(out) as part:
         model.save_pretrained(part)
         processor.save_pretrained(part)
         if homeless:
             save_file({name: run.trained[name].contiguous() for name in homeless}, part / SIDE_FILE)
+        if kept:
+            (part / SIDE_SETTINGS).write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+    fate |= {f"({name})": f"{value!r}: in {SIDE_SETTINGS} beside it" for name, value in kept.items()}
     return fate | dict.fromkeys(homeless, f"no place there: in {SIDE_FILE} beside it")
 
 
@@ -130,19 +144,40 @@ def told(fate: Mapping[str, str]) -> dict[str, str]:
     return {key: ZEROS if what == names.UNREAD else f"from {what}" for key, what in fate.items()}
 
 
-def _is_eva(encoder: Mapping[str, Tensor]) -> bool:
-    return "blocks.0.attn.q_bias" in encoder
+def _check_class(run: Run, checkpoint: Path) -> None:
+    """Raises ValueError for a run that none of Hugging Face's classes can hold."""
+    if run.kind != encoders.EVA:
+        raise ValueError(
+            f"image encoder {run.net.vision.name} cannot go to Hugging Face's BLIP-2: its vision tower is EVA-CLIP's,"
+            " and has no norm before the blocks, as CLIP's ViT-L has"
+        )
+    if not run.stage2 and (run.net.itc is None or run.net.itm is None):
+        lacking = "itc" if run.net.itc is None else "itm"
+        raise ValueError(f"{checkpoint} was trained with {lacking}=null: Blip2ForImageTextRetrieval has both heads")
+    language = run.net.language if run.stage2 else None
+    if language is not None and (hidden := language.config.get("hidden_size", language.width)) != language.width:
+        raise ValueError(
+            f"language model {language.name} embeds words in {language.width} numbers and computes in {hidden}: Hugging"
+            f" Face's classes make soft prompts of {hidden}"
+        )
 
 
-def _sizes(run: Run, qformer: Any) -> dict[str, Any]:
+def _settings(run: Run) -> dict[str, Any]:
+    """What a run says of its language model and prompts, and the class' configuration cannot."""
+    language = run.net.language
+    kept = {"end": language.end, "dtype": str(language.dtype).removeprefix("torch.")}
+    return kept | ({"max_text_tokens": run.net.bridge.max_text_tokens} if run.reads_prompts else {})
+
+
+def _sizes(run: Run) -> dict[str, Any]:
     """Fields of Hugging Face's configurations: of the encoder, of the Q-Former, and how many queries."""
+    qformer = run.qformer
     first, text = qformer.layers[0], qformer.word_embeddings
-    patch = run.encoder["patch_embed.proj.weight"]
-    grid = int((run.encoder["pos_embed"].shape[1] - 1) ** 0.5)
+    sizes = encoders.sizes_of(run.net.vision.encoder)
     vision = dict(
-        hidden_size=patch.shape[0], patch_size=patch.shape[-1], image_size=grid * patch.shape[-1],
-        intermediate_size=len(run.encoder["blocks.0.mlp.fc1.bias"]), num_attention_heads=_heads(run),
-        num_hidden_layers=1 + max(int(name.split(".")[1]) for name in run.encoder if name.startswith("blocks.")),
+        hidden_size=sizes["embed_dim"], patch_size=sizes["patch_size"], image_size=sizes["img_size"],
+        intermediate_size=len(run.encoder["blocks.0.mlp.fc1.bias"]), num_attention_heads=sizes["num_heads"],
+        num_hidden_layers=sizes["depth"],
     )  # fmt: skip
     theirs = dict(
         vocab_size=30523 if text is None else text.num_embeddings, hidden_size=qformer.hidden,
@@ -155,66 +190,84 @@ def _sizes(run: Run, qformer: Any) -> dict[str, Any]:
     return dict(vision_config=vision, qformer_config=theirs, num_query_tokens=qformer.num_queries)
 
 
-def _heads(run: Run) -> int:
-    from lit_blip2.model.vision import build
-
-    vision = run.net.vision
-    return build(vision.name, vision.model_args, vision.drop_last_blocks, device="meta").blocks[0].attn.num_heads
-
-
 def _cross_every(qformer: Any) -> int:
     crossed = [number for number, layer in enumerate(qformer.layers) if layer.cross is not None]
     return crossed[1] - crossed[0] if len(crossed) > 1 else len(qformer.layers)
 
 
-def _retrieval(run: Run, qformer: Any) -> tuple[Any, Any]:
+def _retrieval(run: Run) -> tuple[Any, Any]:
     from transformers import Blip2Config, Blip2ForImageTextRetrieval, Blip2Processor
 
-    sizes, projection = _sizes(run, qformer), len(run.trained["itc.image_projection.weight"])
+    sizes, projection = _sizes(run), len(run.trained["itc.image_projection.weight"])
     sizes["qformer_config"] |= {"use_qformer_text_input": True}
     with torch.device("meta"):
         model = Blip2ForImageTextRetrieval(Blip2Config(**sizes, image_text_hidden_size=projection))
-    tokenizer = BertTokenizer(run.net.tokenizer_path, qformer.word_embeddings.num_embeddings, run.net.max_text_tokens)
+    words = run.qformer.word_embeddings.num_embeddings
+    tokenizer = BertTokenizer(run.net.tokenizer_path, words, run.net.max_text_tokens)
     return model.eval(), Blip2Processor(_images(model.config), tokenizer.tokenizer)
 
 
-def _generation(run: Run, qformer: Any) -> tuple[Any, Any]:
+def _generation(run: Run, language: LanguageModel, number: int) -> tuple[Any, Any]:
+    """number: of the word <image>, which stands where the queries' outputs go."""
     import transformers
 
-    family = "InstructBlip" if run.net.reads_prompts else "Blip2"
+    family = "InstructBlip" if run.reads_prompts else "Blip2"
     config_of, class_of, processor_of = (
         getattr(transformers, family + part) for part in ("Config", "ForConditionalGeneration", "Processor")
     )
-    language = run.net.language
-    language.load()
-    own = {name.removeprefix("language.model."): value for name, value in run.trained.items()}
-    language.model.load_state_dict(
-        {name: own[name] for name in own if name in language.model.state_dict()}, strict=False
-    )
-    if language.lora:
-        merge_lora(language.model)
-    language.tokenizer.padding_side = "right" if language.encoder_decoder else "left"  # of a batch to generate from
-    number = _add_image_word(language)
-    config = config_of(**_sizes(run, qformer), text_config=language.model.config.to_dict(), image_token_index=number)
+    end, given = language.end_ids(), language.model.config.to_dict()
+    given.pop("_name_or_path", None)  # a folder of this machine
+    given["eos_token_id"] = end[0] if len(end) == 1 else end  # generate() reads it there, of the inner model
+    config = config_of(**_sizes(run), text_config=given, image_token_index=number)
     with torch.device("meta"):
         model = class_of(config)
-    model.generation_config.eos_token_id = language.end_ids()
     readers = [language.tokenizer]
-    if run.net.reads_prompts:
+    if run.reads_prompts:
         run.net.bridge.load()
         readers.append(run.net.bridge.tokenizer.tokenizer)
-    return model.eval(), processor_of(_images(config), *readers, num_query_tokens=qformer.num_queries)
+        _keep(readers[-1], model_max_length=run.net.bridge.max_text_tokens, truncation_side="left")
+    return model.eval(), processor_of(_images(config), *readers, num_query_tokens=run.qformer.num_queries)
 
 
+def _read_language(run: Run) -> LanguageModel:
+    """The run's language model with what it trained of it, and a tokenizer that can fill a batch. Weights come in their
+    file's precision, never quantised; where some were trained, in float32."""
+    language = run.net.language
+    own = {name.removeprefix("language."): value for name, value in run.trained.items() if name.startswith("language.")}
+    language.dtype, language.bits = torch.float32 if own else "auto", None
+    language.load()
+    if unknown := language.load_state_dict(own, strict=False).unexpected_keys:
+        raise ValueError(f"{unknown[0]} ({len(unknown)} such) was trained, and language model {language.name} lacks it")
+    if language.lora:
+        merge_lora(language.model)
+    _keep(language.tokenizer, padding_side="right" if language.encoder_decoder else "left")  # to generate from a batch
+    if language.tokenizer.pad_token is None:
+        language.tokenizer.pad_token = language.tokenizer.convert_ids_to_tokens(language.pad_id())
+    return language
+
+
+def _keep(tokenizer: Any, **settings: Any) -> None:
+    """Set what must be written too: save_pretrained writes those settings alone that a tokenizer was made with."""
+    for name, value in settings.items():
+        setattr(tokenizer, name, value)
+        tokenizer.init_kwargs[name] = value
+
+
+@torch.no_grad()
 def _add_image_word(language: LanguageModel) -> int:
-    """One more word, <image>, which stands where the queries' outputs go; its number."""
+    """One more word, <image>; its number. Where the language model has no row for it, it gets the mean of all: the mean
+    of the logits is never the largest, and no prompt ends in other words for it."""
     from transformers import AddedToken
 
     image = AddedToken("<image>", normalized=False, special=True)
     language.tokenizer.add_tokens([image], special_tokens=True)
-    number = language.tokenizer.convert_tokens_to_ids("<image>")
-    if number >= language.model.get_input_embeddings().num_embeddings:
-        language.model.resize_token_embeddings(number + 1, mean_resizing=False)
+    number, model = language.tokenizer.convert_tokens_to_ids("<image>"), language.model
+    words = model.get_input_embeddings().num_embeddings
+    if number >= words:
+        model.resize_token_embeddings(number + 1, mean_resizing=False)
+        for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
+            for values in layer.parameters():
+                values[words:] = values[:words].float().mean(0)
     return number
 
 

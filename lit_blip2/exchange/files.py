@@ -1,52 +1,63 @@
 """Weights in files of others: safetensors or .pth, whole or in shards; nothing in them is executed."""
 
 import json
-import pickle
 from pathlib import Path
+from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
-WHOLE = ("model.safetensors", "pytorch_model.bin")
+from lit_blip2.checkpoint import read_safely
+
+INDEX = ".index.json"
+# What a folder may hold; the first that is there counts, as in transformers.
+FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Name -> tensor of a file, or of a folder as Hugging Face has it; of a training checkpoint its "model".
 
-    Raises FileNotFoundError, or ValueError for what is damaged, holds other things than tensors, or lacks a shard.
+    Raises FileNotFoundError, or ValueError for what is damaged, holds other things than tensors, or differs from its
+    index.
     """
     if not path.is_dir():
         return _read_file(path)
-    for name in INDEXES:
+    for name in FILES:
         if (path / name).is_file():
-            try:
-                placed = json.loads((path / name).read_text(encoding="utf-8"))["weight_map"]
-            except (ValueError, KeyError) as error:
-                raise ValueError(f"{path / name} is no index of shards: {error}") from error
-            state = {}
-            for shard in sorted(set(placed.values())):
-                state |= _read_file(path / shard)
-            if missing := sorted(placed.keys() - state.keys()):
-                raise ValueError(f"{path / name} names {missing[0]} ({len(missing)} such), which no shard holds")
-            return state
-    for name in WHOLE:
-        if (path / name).is_file():
-            return _read_file(path / name)
-    raise FileNotFoundError(f"no weights in {path}: none of {', '.join((*WHOLE, *INDEXES))}")
+            return _read_shards(path / name) if name.endswith(INDEX) else _read_file(path / name)
+    raise FileNotFoundError(f"no weights in {path}: none of {', '.join(FILES)}")
 
 
-def read_config(path: Path) -> dict:
-    """A folder's config.json. Raises FileNotFoundError, or ValueError."""
-    file = path / "config.json"
+def read_json(file: Path) -> dict[str, Any]:
+    """Raises FileNotFoundError, or ValueError for what is no JSON, or no object."""
     if not file.is_file():
         raise FileNotFoundError(f"{file} is missing: give a folder that transformers' save_pretrained has written")
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{file} is not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{file} holds no JSON object")
+    return content
+
+
+def _read_shards(index: Path) -> dict[str, Tensor]:
+    """Each weight from the shard that the index names, which must hold those that it is named for and no others."""
+    placed = read_json(index).get("weight_map")
+    if not isinstance(placed, dict) or not all(isinstance(name, str) for name in placed.values()):
+        raise ValueError(f"{index} is no index of shards: it has no weight_map of names")
+    state = {}
+    for shard in sorted(set(placed.values())):
+        if Path(shard).name != shard:
+            raise ValueError(f"{index} names {shard!r}: shards lie beside their index")
+        held, wanted = _read_file(index.parent / shard), {key for key, place in placed.items() if place == shard}
+        if missing := sorted(wanted - held.keys()):
+            raise ValueError(f"{index} names {missing[0]} ({len(missing)} such), which {shard} does not hold")
+        if stray := sorted(held.keys() - wanted):
+            raise ValueError(f"{shard} holds {stray[0]} ({len(stray)} such), which {index} does not place there")
+        state |= held
+    return state
 
 
 def _read_file(file: Path) -> dict[str, Tensor]:
@@ -57,15 +68,10 @@ def _read_file(file: Path) -> dict[str, Tensor]:
             return load_file(file)
         except SafetensorError as error:
             raise ValueError(f"{file} is damaged or cut: {error}") from error
-    try:
-        content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # damaged in one of many ways, or a pickle that wants to run code
-        code = isinstance(error, pickle.UnpicklingError) and "weights only" in str(error).lower()
-        reason = (
-            "it holds more than tensors; nothing in it was executed" if code else "it is damaged, or of another kind"
-        )
-        raise ValueError(f"{file} cannot be read: {reason} ({str(error).splitlines()[0][:200]})") from error
+    content = read_safely(file)
     content = content.get("model", content) if isinstance(content, dict) else content
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+    if not isinstance(content, dict) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()
+    ):
         raise ValueError(f"{file} holds no state dict, by itself or under `model`")
     return content

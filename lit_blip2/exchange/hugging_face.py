@@ -10,43 +10,42 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from lit_blip2.checkpoint import is_text_half
 from lit_blip2.exchange import encoders, names
-from lit_blip2.exchange.files import read_config, read_weights
+from lit_blip2.exchange.files import read_json, read_weights
 from lit_blip2.exchange.parts import GIANT, Parts
+from lit_blip2.model.language import build
 
 RETRIEVAL, GENERATION = "Blip2ForImageTextRetrieval", "Blip2ForConditionalGeneration"
 INSTRUCTED = "InstructBlipForConditionalGeneration"
-# InstructBLIP's names of the Q-Former's embeddings -> BLIP-2's.
-EMBEDDINGS = {
-    "qformer.embeddings.layernorm.": "qformer.layernorm.",
-    "qformer.embeddings.word_embeddings.": "embeddings.word_embeddings.",
-    "qformer.embeddings.position_embeddings.": "embeddings.position_embeddings.",
-}
 BRIDGES = ("lit_blip2.model.bridge.QFormerBridge", "lit_blip2.model.instructed.InstructedBridge")
 LANGUAGE = "language_model."
-SIDE_FILE = "lit_blip2.safetensors"  # beside an export: what the class has no place for
+# Beside an export: weights, and settings, for which the class has no place.
+SIDE_FILE, SIDE_SETTINGS = "lit_blip2.safetensors", "lit_blip2.json"
 NO_TEXT = "dropped: the Q-Former reads no text in stage 2"
 TEMPERATURE = 0.07
+# Fields of which the parts here have these values and no others.
+QFORMER_ONLY = {"hidden_act": ("gelu",), "layer_norm_eps": (1e-12,)}
+# transformers' default was 1e-5 when the first folders were written; EVA-CLIP was trained with 1e-6.
+VISION_ONLY = {"hidden_act": ("gelu",), "layer_norm_eps": (1e-6, 1e-5), "qkv_bias": (True,)}
 
 
 def read(path: Path) -> Parts:
-    """A folder that save_pretrained has written. Raises ValueError for another class, and for a key without a place."""
-    given = read_config(path)
+    """A folder that save_pretrained has written. Raises ValueError for another class, for settings that the parts here
+    cannot have, and for a key without a place."""
+    given = read_json(path / "config.json")
     kind = (given.get("architectures") or ["none"])[0]
     if kind not in (RETRIEVAL, GENERATION, INSTRUCTED):
         raise ValueError(f"{path} holds a {kind}: {RETRIEVAL}, {GENERATION} and {INSTRUCTED} can be imported")
-    config = completed(given, kind)
-    _check_qformer(config["qformer_config"], path)
+    config = completed(given, kind, path)
     state, stage2, instructed = read_weights(path), kind != RETRIEVAL, kind == INSTRUCTED
-    originals = {renamed(key, EMBEDDINGS) if instructed else key: key for key in state}
-    state = {name: state[key] for name, key in originals.items()}
-    qformer = config["qformer_config"]
-    rules = names.rules(qformer["num_hidden_layers"], "opt" if stage2 else None)
-    trained, used = names.ours_from(state, "hf", rules)
+    layers = config["qformer_config"]["num_hidden_layers"]
+    rules = names.rules(layers, "opt" if stage2 else None)
+    trained, used = names.ours_from(state, "instructblip" if instructed else "hf", rules)
     if instructed:
-        trained, used = names.without_unread(trained, used, qformer["num_hidden_layers"])
+        trained, used = names.without_unread(trained, used, layers)
     elif stage2:
         idle = {name for name in trained if is_text_half(name.removeprefix("bridge.qformer."))}
         trained = {name: value for name, value in trained.items() if name not in idle}
@@ -56,39 +55,64 @@ def read(path: Path) -> Parts:
     fate = used | seen | {key: "the language model's own" for key in own}
     if unknown := sorted(state.keys() - fate.keys()):
         raise ValueError(f"{path} holds {unknown[0]} ({len(unknown)} such), which has no place here")
-    language, derived = None, {}
-    net = _stage2(config, instructed) if stage2 else _stage1(config)
-    if (path / SIDE_FILE).is_file():
-        kept = read_weights(path / SIDE_FILE)
-        trained |= kept
-        derived |= dict.fromkeys(kept, SIDE_FILE)
-        net |= {"itg": {}} if "itg.bias" in kept else {}
-    elif not stage2:
-        trained["itc.temperature"] = torch.tensor(TEMPERATURE)
+    kept = _kept_beside(path, rules)
+    derived = dict.fromkeys(kept, SIDE_FILE)
+    if not stage2 and "itc.temperature" not in kept:
+        kept["itc.temperature"] = torch.tensor(TEMPERATURE)
         derived["itc.temperature"] = f"{TEMPERATURE}, where training starts: the class keeps none"
-    if stage2:
-        language = config["text_config"], {key.removeprefix(LANGUAGE): value for key, value in own.items()}
+    net = _stage2(config, instructed, path) if stage2 else _stage1(config) | ({"itg": {}} if "itg.bias" in kept else {})
     net |= {"vision": vision_settings(config["vision_config"])}
+    language = None
     if stage2:
-        net |= {"language": {"end": end_mark(config["text_config"], path)}}
-    fate = {originals[key]: what for key, what in fate.items()}
-    return Parts(net, trained, encoder, language, fate, derived)
+        language = _language(
+            config["text_config"], {key.removeprefix(LANGUAGE): value for key, value in own.items()}, path
+        )
+    return Parts(net, trained | kept, encoder, language, fate, derived)
 
 
-def completed(given: Mapping[str, Any], kind: str) -> dict[str, Any]:
+def completed(given: Mapping[str, Any], kind: str, path: Path) -> dict[str, Any]:
     """A configuration with what its file leaves out because it is transformers' default."""
     import transformers
 
-    config = (transformers.InstructBlipConfig if kind == INSTRUCTED else transformers.Blip2Config)(**given).to_dict()
-    # T5's own class ties embeddings whatever it is told.
-    return config | {"text_config": config["text_config"] | given.get("text_config", {})}
+    config_of = transformers.InstructBlipConfig if kind == INSTRUCTED else transformers.Blip2Config
+    try:
+        config = config_of(**given).to_dict()
+        # T5's own class ties embeddings whatever it is told.
+        config["text_config"] |= given.get("text_config", {})
+    except Exception as error:  # of many kinds, as values are
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"{path}/config.json is no configuration of a {kind}: {reason}") from error
+    for part, only in (("qformer_config", QFORMER_ONLY), ("vision_config", VISION_ONLY)):
+        for name, known in only.items():
+            if config[part][name] not in known:
+                raise ValueError(f"{path}: {part}.{name} is {config[part][name]!r}, this package has {known[0]!r}")
+    return config
 
 
-def _check_qformer(config: Mapping[str, Any], path: Path) -> None:
-    """Raises ValueError for a Q-Former that is none of BERT's kind."""
-    for name, only in (("hidden_act", "gelu"), ("layer_norm_eps", 1e-12)):
-        if config[name] != only:
-            raise ValueError(f"{path}: qformer_config.{name} is {config[name]!r}, the Q-Former here has {only!r}")
+def _kept_beside(path: Path, rules: list[names.Rule]) -> dict[str, Tensor]:
+    """What an export of ours has left beside a folder. Raises ValueError for weights that have a place in it."""
+    if not (path / SIDE_FILE).is_file():
+        return {}
+    kept = read_weights(path / SIDE_FILE)
+    homeless = names.theirs_from(kept, "hf", rules)[1]
+    if placed := sorted(kept.keys() - set(homeless)):
+        raise ValueError(f"{path / SIDE_FILE} holds {placed[0]} ({len(placed)} such), whose place is in the model")
+    return kept
+
+
+def _settings_beside(path: Path) -> dict[str, Any]:
+    return read_json(path / SIDE_SETTINGS) if (path / SIDE_SETTINGS).is_file() else {}
+
+
+def _language(text_config: dict[str, Any], own: dict[str, Tensor], path: Path) -> tuple[dict, dict[str, Tensor]]:
+    """The language model's configuration and weights, without rows that an export of ours has added for <image>."""
+    words = _settings_beside(path).get("vocab_size")
+    if words is None or not 0 < words < text_config["vocab_size"]:
+        return text_config, own
+    text_config = text_config | {"vocab_size": words}
+    wanted = build(text_config).state_dict()
+    longer = {name for name in own.keys() & wanted.keys() if own[name].shape[1:] == wanted[name].shape[1:]}
+    return text_config, {name: value[: len(wanted[name])] if name in longer else value for name, value in own.items()}
 
 
 def end_mark(text_config: Mapping[str, Any], path: Path) -> str | None:
@@ -100,16 +124,12 @@ def end_mark(text_config: Mapping[str, Any], path: Path) -> str | None:
     return None if end in (None, tokenizer.eos_token_id) or end >= len(tokenizer) else tokenizer.decode([end])
 
 
-def renamed(key: str, prefixes: Mapping[str, str]) -> str:
-    """A key with the prefix of `prefixes` that it begins with, if there is one, exchanged."""
-    return next((new + key.removeprefix(old) for old, new in prefixes.items() if key.startswith(old)), key)
-
-
 def experiment_of(path: Path) -> Path:
     """The shipped experiment whose data, prompts and trainer suit a folder; sizes are the folder's own."""
-    kind = (read_config(path).get("architectures") or ["none"])[0]
+    config = read_json(path / "config.json")
+    kind = (config.get("architectures") or ["none"])[0]
     name = {RETRIEVAL: "vitg_stage1", GENERATION: "vitg_opt27", INSTRUCTED: "instructblip_vicuna7b"}[kind]
-    if read_config(path).get("text_config", {}).get("model_type") == "t5":
+    if config.get("text_config", {}).get("model_type") == "t5":
         name = {GENERATION: "vitg_flant5xl", INSTRUCTED: "instructblip_flant5xl"}.get(kind, name)
     return Path("experiments") / f"{name}.yaml"
 
@@ -121,11 +141,11 @@ def vision_settings(config: Mapping[str, Any]) -> dict[str, Any]:
         "patch_size": config["patch_size"],
         "embed_dim": config["hidden_size"],
         "num_heads": config["num_attention_heads"],
-        "mlp_ratio": (config["intermediate_size"] + 0.5) / config["hidden_size"],  # timm rounds the product down
+        "mlp_ratio": encoders.ratio(config["intermediate_size"], config["hidden_size"]),
     }
     changed = {key: value for key, value in given.items() if abs(value - GIANT[key]) > 1e-3}
     args = {"depth": config["num_hidden_layers"], **changed}
-    return {"name": "eva_giant_patch14_clip_224", "model_args": args, "drop_last_blocks": 0}
+    return {"name": encoders.EVA, "model_args": args, "drop_last_blocks": 0}
 
 
 def _qformer(config: Mapping[str, Any], text: bool) -> dict[str, Any]:
@@ -148,9 +168,12 @@ def _stage1(config: Mapping[str, Any]) -> dict[str, Any]:
     return {"qformer": _qformer(config, text=True), "itc": itc, "itm": {}, "itg": None}
 
 
-def _stage2(config: Mapping[str, Any], instructed: bool) -> dict[str, Any]:
-    qformer = {"qformer": _qformer(config, text=instructed)}
-    bridge = {"class_path": BRIDGES[instructed], "init_args": qformer}
+def _stage2(config: Mapping[str, Any], instructed: bool, path: Path) -> dict[str, Any]:
+    kept = _settings_beside(path)
+    longest = {"max_text_tokens": kept["max_text_tokens"]} if "max_text_tokens" in kept else {}
+    bridge = {"class_path": BRIDGES[instructed], "init_args": {"qformer": _qformer(config, text=instructed), **longest}}
     prefix = config["text_config"]["model_type"] == "t5" and not instructed
     objective = {"class_path": f"lit_blip2.objectives.lm.{'PrefixLM' if prefix else 'LM'}"}
-    return {"bridge": bridge, "objective": objective}
+    language = {name: kept[name] for name in ("end", "dtype") if name in kept}
+    language = language or {"end": end_mark(config["text_config"], path)}
+    return {"bridge": bridge, "objective": objective, "language": language}

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lit_blip2.exchange import names
-from lit_blip2.exchange.encoders import LAVIS_PREFIX, from_clip, is_clip, to_clip
+from lit_blip2.exchange.encoders import LAVIS_PREFIX, from_clip, to_clip
 from lit_blip2.exchange.parts import GIANT, Parts
 
 LANGUAGE = ("opt_model.", "t5_model.", "llm_model.")
@@ -60,6 +60,8 @@ def read(state: Mapping[str, Tensor], path: Path) -> Parts:
         trained, used = names.without_unread(trained, used, layers)
     fate = dict(used)
     if POSITIONS in state:
+        if state[POSITIONS].flatten().tolist() != list(range(state[POSITIONS].numel())):
+            raise ValueError(f"{path}: {POSITIONS} are not 0, 1, 2, ...: the Q-Former here has no others")
         fate[POSITIONS] = "derived: 0, 1, 2, ..."
     for key, source in TIED.items():
         if key in state:
@@ -81,8 +83,9 @@ def read(state: Mapping[str, Tensor], path: Path) -> Parts:
 def _encoder_sizes(encoder: Mapping[str, Tensor]) -> dict[str, int]:
     """Blocks, and pixels where they are others than the encoder's own: files of fine-tuning have 364 or 490."""
     sizes = {"depth": 1 + _last(encoder, r"^blocks\.(\d+)\.")}
-    if {"pos_embed", "patch_embed.proj.weight"} <= encoder.keys():
-        pixels = math.isqrt(encoder["pos_embed"].shape[1] - 1) * encoder["patch_embed.proj.weight"].shape[-1]
+    positions, patch = (encoder.get(name, torch.empty(0)) for name in ("pos_embed", "patch_embed.proj.weight"))
+    if (positions.ndim, patch.ndim) == (3, 4):
+        pixels = math.isqrt(max(positions.shape[1] - 1, 0)) * patch.shape[-1]
         sizes |= {} if pixels == GIANT["img_size"] else {"img_size": pixels}
     return sizes
 
@@ -98,7 +101,7 @@ def state_of(trained: Mapping[str, Tensor], encoder: Mapping[str, Tensor], famil
     if "Qformer.bert.embeddings.position_embeddings.weight" in state:
         positions = len(state["Qformer.bert.embeddings.position_embeddings.weight"])
         state[POSITIONS] = torch.arange(positions).unsqueeze(0)
-    theirs = to_clip(encoder) if is_clip(encoder) else encoder
+    theirs = to_clip(encoder) if "norm_pre.weight" in encoder else encoder
     return state | {LAVIS_PREFIX + name: value for name, value in theirs.items()}
 
 

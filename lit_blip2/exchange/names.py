@@ -1,4 +1,4 @@
-"""The same weights under three names: here, in LAVIS' files, in Hugging Face's classes.
+"""The same weights under other names: here, in LAVIS' files, in Hugging Face's classes of BLIP-2 and of InstructBLIP.
 
 A rule says which weights of the other side, one below the other, are one of ours: attention's queries, keys and values
 lie in one matrix here. `{}` stands for a layer's number. Where a side keeps no such weight its column is empty.
@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Literal, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-Side = Literal["lavis", "hf"]
+Side = Literal["lavis", "hf", "instructblip"]
 UNREAD = "dropped: nobody reads what the last layer makes of a text"
 LAYER = "qformer.layers.{}."
 LAVIS_LAYER, HF_LAYER = "Qformer.bert.encoder.layer.{}.", "qformer.encoder.layer.{}."
@@ -18,11 +18,13 @@ PROJECTIONS = {"opt": "opt_proj", "t5": "t5_proj", "llm": "llm_proj"}
 
 
 class Rule(NamedTuple):
-    """ours: a module (its weight and bias) or a parameter. lavis, hf: those that lie in it, in their order."""
+    """ours: a module (its weight and bias) or a parameter. lavis, hf: those that lie in it, in their order.
+    instructblip: the same of InstructBLIP's class, where its names are not those of BLIP-2's."""
 
     ours: str
     lavis: tuple[str, ...]
     hf: tuple[str, ...]
+    instructblip: tuple[str, ...] = ()
 
 
 def _both(ours: str, *theirs: str, hf_self: str = "attention") -> Rule:
@@ -51,13 +53,19 @@ IN_LAYERS = [
     _both("text_mlp.output", "output.dense"),
     _both("text_mlp.norm", "output.LayerNorm"),
 ]
+WORDS = ("Qformer.bert.embeddings", "embeddings", "qformer.embeddings")
 QFORMER = [
     Rule("qformer.query_tokens", ("query_tokens",), ("query_tokens",)),
     Rule("qformer.ln_vision", ("ln_vision",), ("vision_model.post_layernorm",)),
-    Rule("qformer.embedding_norm", ("Qformer.bert.embeddings.LayerNorm",), ("qformer.layernorm",)),
+    Rule(
+        "qformer.embedding_norm",
+        ("Qformer.bert.embeddings.LayerNorm",),
+        ("qformer.layernorm",),
+        ("qformer.embeddings.layernorm",),
+    ),
     *(
-        Rule(f"qformer.{name}.weight", (f"Qformer.bert.embeddings.{name}.weight",), (f"embeddings.{name}.weight",))
-        for name in ("word_embeddings", "position_embeddings")
+        Rule(f"qformer.{name}", *((f"{place}.{name}",) for place in WORDS))
+        for name in ("word_embeddings.weight", "position_embeddings.weight")
     ),
 ]
 OBJECTIVES = [
@@ -84,20 +92,29 @@ def rules(layers: int, family: Literal["opt", "t5", "llm"] | None = None) -> lis
     return [rule._replace(ours=f"bridge.{rule.ours}") for rule in (*QFORMER, *of_layers)] + [projection]
 
 
+def family_of(net: nn.Module) -> str:
+    """Which of PROJECTIONS a network of stage 2 has in LAVIS, whose InstructBLIP calls every decoder `llm`."""
+    kind = net.language.config["model_type"]
+    return "t5" if kind == "t5" else "opt" if kind == "opt" and not net.reads_prompts else "llm"
+
+
 def ours_from(
     theirs: Mapping[str, Tensor], side: Side, given: Iterable[Rule]
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
     """(our weights, of each of theirs that was used the name of ours).
 
-    Ours of which they have no part, or only some, are not there: whether that matters the caller knows.
+    Ours of which they have no part, or only some, are not there: whether that matters the caller knows. Parts of other
+    shapes than one another come as one row, which is no weight's shape: the caller's check of shapes names it.
     """
     ours: dict[str, Tensor] = {}
     used: dict[str, str] = {}
     for name, parts in _parameters(side, given):
         if all(part in theirs for part in parts):
             values = [theirs[part] for part in parts]
-            value = torch.cat(values) if len(values) > 1 else values[0]
-            ours[name] = value.squeeze(0) if _is_queries(name) else value
+            value = values[0] if len(values) == 1 else _stacked(values)
+            if _is_queries(name):
+                value = value[0] if value.ndim == 3 and len(value) == 1 else value[None]
+            ours[name] = value
             used |= dict.fromkeys(parts, name)
     return ours, used
 
@@ -129,6 +146,12 @@ def theirs_from(ours: Mapping[str, Tensor], side: Side, given: Iterable[Rule]) -
     return theirs, sorted(homeless)
 
 
+def _stacked(values: list[Tensor]) -> Tensor:
+    """One below the other; of shapes that are not the same, or none, a row of all numbers."""
+    same = len({value.shape for value in values}) == 1 and values[0].ndim > 0
+    return torch.cat(values) if same else torch.cat([value.flatten() for value in values])[None]
+
+
 def _is_queries(name: str) -> bool:
     """Theirs has the query tokens as a batch of one, [1, Q, D]."""
     return name.endswith("query_tokens")
@@ -137,7 +160,7 @@ def _is_queries(name: str) -> bool:
 def _parameters(side: Side, given: Iterable[Rule]) -> Iterator[tuple[str, tuple[str, ...]]]:
     """(ours, theirs) of each parameter that a side has: of a module its weight and its bias."""
     for rule in given:
-        theirs = rule.lavis if side == "lavis" else rule.hf
+        theirs = getattr(rule, side) or (rule.hf if side == "instructblip" else ())
         single = rule.ours.rsplit(".", 1)[-1] in ("query_tokens", "weight", "bias", "temperature")
         for ending in () if not theirs else ("",) if single else (".weight", ".bias"):
             yield rule.ours + ending, tuple(name + ending for name in theirs)

@@ -19,8 +19,9 @@ import yaml
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from lit_blip2.checkpoint import check_fits, trainable_state
+from lit_blip2.checkpoint import at_home, check_fits, trainable_state
 from lit_blip2.data.whole import written_whole
+from lit_blip2.exchange.names import family_of
 from lit_blip2.exchange.parts import GIANT, Parts
 from lit_blip2.lit.generation import Generation
 from lit_blip2.model.language import build as build_language
@@ -29,6 +30,7 @@ from lit_blip2.params import build_net
 from lit_blip2.paths import find
 
 VERSION = "version_0"
+LAST = Path(VERSION, "checkpoints", "last.ckpt")
 VOCABULARIES = ("vocab.txt", "vocab.json", "merges.txt", "spiece.model")
 QFORMER_TOKENIZER = "qformer_tokenizer"  # InstructBLIP has two; the other one lies above it
 
@@ -39,12 +41,11 @@ def write_run(parts: Parts, experiment: Path, out: Path, tokenizer: Path | None 
     of the one that it does.
 
     Raises FileExistsError if `out` exists, FileNotFoundError for no such experiment, ValueError where weights, trained
-    or frozen, do not fit the network of their settings.
+    or frozen, do not fit the network of their settings, or hold no numbers.
     """
     if out.exists():
         raise FileExistsError(f"{out} exists: remove it, or give another --out")
-    file = find(experiment, "experiment", "Name one by --config.")
-    config = yaml.safe_load(file.read_text(encoding="utf-8"))
+    config = read_experiment(experiment)
     model, data = config["model"]["init_args"], config["data"]["init_args"]
     model["net"] = settings(parts, out / "weights", model["net"], tokenizer)
     if parts.encoder is not None:
@@ -60,39 +61,57 @@ def write_run(parts: Parts, experiment: Path, out: Path, tokenizer: Path | None 
     state = {f"net.{name}": value for name, value in parts.trained.items()}
     with written_whole(out) as part:
         write_weights(parts, part / "weights", tokenizer)
-        net = build_net(placed(config, out, part))
+        net = build_net(at_home(config, part / LAST))
         check_family(parts.family, net, experiment)
-        check_fits(state, {f"net.{name}": value for name, value in trainable_state(net).items()}, f"{experiment}:")
-        check_frozen(parts, net)
-        folder = part / VERSION
-        (folder / "checkpoints").mkdir(parents=True)
+        check_weights(parts, net, experiment)
+        (part / LAST).parent.mkdir(parents=True)
         text = yaml.safe_dump(config, sort_keys=False)
-        (folder / "config.yaml").write_text(text, encoding="utf-8")
-        torch.save(checkpoint(state, text), folder / "checkpoints" / "last.ckpt")
+        (part / VERSION / "config.yaml").write_text(text, encoding="utf-8")
+        torch.save(checkpoint(state, text), part / LAST)
+
+
+def read_experiment(experiment: Path) -> dict[str, Any]:
+    """Raises FileNotFoundError for no such file, ValueError for one that is no experiment."""
+    file = find(experiment, "experiment", "Name one by --config.")
+    try:
+        config = yaml.safe_load(file.read_text(encoding="utf-8"))
+        if all(isinstance(part, dict) for part in (config["model"]["init_args"]["net"], config["data"]["init_args"])):
+            return config
+        reason = "its network or its data have no settings"
+    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as error:
+        reason = " ".join(f"{type(error).__name__} {error}".split())[:200]
+    raise ValueError(f"{file} is no experiment with a network and data, as those in experiments/ are: {reason}")
 
 
 def check_family(family: str | None, net: nn.Module, experiment: Path) -> None:
-    """Raises ValueError where a projection was trained for another kind of language model."""
+    """Raises ValueError where a projection was trained for another kind of language model, or there is none."""
     if family is None:
         return
-    kind = net.language.config["model_type"]
-    if family != (kind if kind in ("opt", "t5") else "llm"):
-        raise ValueError(f"the file was trained for a language model of kind {family}, {experiment} has {kind}")
+    if not hasattr(net, "language"):
+        raise ValueError(f"the file is of stage 2, {experiment} is not: name one of stage 2 by --config")
+    if family != (own := family_of(net)):
+        raise ValueError(f"the file was trained for a language model of kind {family}, {experiment} has {own}")
 
 
-def check_frozen(parts: Parts, net: nn.Module) -> None:
-    """Raises ValueError unless encoder and language model have all their weights, in their shapes, and no others."""
+def check_weights(parts: Parts, net: nn.Module, experiment: Path) -> None:
+    """Raises ValueError unless all weights that came are there, in their shapes and as numbers, and no others."""
+    state = {f"net.{name}": value for name, value in parts.trained.items()}
+    wanted = {f"net.{name}": value for name, value in trainable_state(net).items()}
     if parts.encoder is not None:
-        vision = net.vision
+        vision, place = net.vision, "net.vision.encoder."
         made = build_vision(vision.name, vision.model_args, vision.drop_last_blocks, device="meta").state_dict()
-        wanted = {name: value for name, value in made.items() if not name.endswith("k_bias")}
-        check_fits(parts.encoder, wanted, "the image encoder")
+        state |= {place + name: value for name, value in parts.encoder.items()}
+        wanted |= {place + name: value for name, value in made.items() if not name.endswith("k_bias")}
     if parts.language is not None:
-        config, state = parts.language
+        (config, own), place = parts.language, "net.language.model."
         made = build_language(config).state_dict(keep_vars=True)
-        held = {id(made[name]) for name in state if name in made}  # a tied weight may stand under either name
-        wanted = {name: value for name, value in made.items() if name in state or id(value) not in held}
-        check_fits(state, wanted, "the language model")
+        held = {id(made[name]) for name in own if name in made}  # a tied weight may stand under either name
+        state |= {place + name: value for name, value in own.items()}
+        wanted |= {place + name: value for name, value in made.items() if name in own or id(value) not in held}
+    check_fits(state, wanted, f"{experiment}:")
+    odd = [name for name, value in state.items() if not value.is_floating_point() or not value.float().isfinite().all()]
+    if odd:
+        raise ValueError(f"{odd[0]} ({len(odd)} such) holds something else than finite numbers")
 
 
 def checkpoint(state: Mapping[str, Tensor], config: str) -> dict[str, Any]:
@@ -113,8 +132,9 @@ def settings(parts: Parts, weights: Path, template: Mapping[str, Any], tokenizer
     vision = plain(template["vision"])
     args = {} if "name" in own else vision.get("model_args") or {}  # another encoder, or this one's depth
     net["vision"] = {**vision, **own, "model_args": {**args, **own.get("model_args", {})} or None}
+    net["vision"] |= {"frozen": True, "checkpointing": False}
     if parts.encoder is not None:
-        net["vision"] |= {"weights": str(weights / "vision.safetensors"), "image_size": None, "frozen": True}
+        net["vision"] |= {"weights": str(weights / "vision.safetensors"), "image_size": None}
     for objective in ("itc", "itm", "itg"):
         if isinstance(parts.net.get(objective), dict):
             net[objective] = {**plain(template.get(objective) or {}), **parts.net[objective]}
@@ -123,10 +143,12 @@ def settings(parts: Parts, weights: Path, template: Mapping[str, Any], tokenizer
     if parts.language is not None:
         if "language" not in template:
             raise ValueError("the model has a language model and the experiment none: name one of stage 2 by --config")
-        own = {"name": str(weights / "language"), "weights": None, "frozen": True, **parts.net.get("language", {})}
+        own = {"name": str(weights / "language"), "weights": None, **parts.net.get("language", {})}
         net["language"] = {**plain(template["language"]), **own}
     elif tokenizer is not None:
         net["tokenizer"] = str(weights / "bert")
+    if "language" in net:
+        net["language"] = plain(net["language"]) | {"frozen": True, "lora": None}  # changes of its own are in no file
     if tokenizer is not None and (tokenizer / QFORMER_TOKENIZER).is_dir():
         net["bridge"]["init_args"]["tokenizer"] = str(weights / "bert")
     return net
@@ -141,16 +163,6 @@ def bridge_settings(template: Mapping[str, Any] | None, own: Mapping[str, Any]) 
     """A model's bridge; what is no size is the experiment's, where that has the same kind of bridge."""
     same = template is not None and template.get("class_path") == own["class_path"]
     return {**own, "init_args": {**(template["init_args"] if same else {}), **own["init_args"]}}
-
-
-def placed(value: Any, out: Path, part: Path) -> Any:
-    """The configuration while the run still lies in `part`."""
-    if isinstance(value, dict):
-        return {key: placed(each, out, part) for key, each in value.items()}
-    if isinstance(value, list):
-        return [placed(each, out, part) for each in value]
-    inside = isinstance(value, str) and Path(value).is_relative_to(out)
-    return str(part / Path(value).relative_to(out)) if inside else value
 
 
 def write_weights(parts: Parts, folder: Path, tokenizer: Path | None) -> None:
@@ -173,11 +185,15 @@ def _copy_tokenizer(source: Path, folder: Path) -> None:
     """Raises ValueError where there is none."""
     folder.mkdir()
     for file in source.iterdir():
-        if file.is_file() and ("token" in file.name or file.name in VOCABULARIES):
+        told = "token" in file.name and file.suffix in (".json", ".model")
+        if file.is_file() and (told or file.name in VOCABULARIES):
             shutil.copy(file, folder)
     if not any(folder.iterdir()):
         raise ValueError(f"{source} holds no tokenizer: save it there (tokenizer.save_pretrained)")
 
 
 def _contiguous(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value.contiguous() for name, value in state.items()}
+    """As safetensors wants them: none shares its memory, as tied ones of a .bin do."""
+    made: dict[int, str] = {}
+    first = {name: made.setdefault(value.data_ptr(), name) == name for name, value in state.items()}
+    return {name: value.contiguous() if first[name] else value.clone() for name, value in state.items()}

@@ -199,7 +199,7 @@ def test_shards_are_joined_and_a_missing_one_is_named(tmp_path):
     index.write_text(json.dumps({"weight_map": {"a": "1.safetensors", "b": "2.safetensors"}}))
     assert {name: len(value) for name, value in read_weights(tmp_path).items()} == {"a": 1, "b": 2}
     index.write_text(json.dumps({"weight_map": {"a": "1.safetensors", "c": "2.safetensors"}}))
-    with pytest.raises(ValueError, match=r"names c \(1 such\), which no shard holds"):
+    with pytest.raises(ValueError, match=r"names c \(1 such\), which 2.safetensors does not hold"):
         read_weights(tmp_path)
 
 
@@ -223,8 +223,14 @@ def test_a_configuration_may_leave_out_what_transformers_knows(generation, tmp_p
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda key: "language_model" in key and "fc1.weight" in key, "the language model does not fit .*missing"),
-        (lambda key: "vision_model.encoder.layers.1.mlp.fc2.bias" in key, "layers.1.mlp.fc2.bias"),
+        (
+            lambda key: "language_model" in key and "fc1.weight" in key,
+            "does not fit this model: missing net.language.model",
+        ),
+        (
+            lambda key: "vision_model.encoder.layers.1.mlp.fc2.bias" in key,
+            "missing net.vision.encoder.blocks.1.mlp.fc2.bias",
+        ),
     ],
 )
 def test_a_frozen_weight_that_is_missing_is_named(generation, imported, tmp_path, change, words, capsys):
@@ -240,19 +246,116 @@ def test_a_frozen_weight_that_is_missing_is_named(generation, imported, tmp_path
 
 def test_a_frozen_weight_too_many_or_of_another_shape_is_named(generation, imported, tmp_path):
     more = rewritten(generation["opt"][1], tmp_path / "more", lambda s: s | {"language_model.surprise": torch.ones(1)})
-    with pytest.raises(ValueError, match=r"the language model does not fit this model: unexpected surprise"):
+    with pytest.raises(ValueError, match=r"does not fit this model: unexpected net\.language\.model\.surprise"):
         imported(more, "mini_opt")
     key = "vision_model.encoder.layers.0.mlp.fc1.bias"
     other = rewritten(generation["opt"][1], tmp_path / "other", lambda s: s | {key: torch.ones(5)})
-    with pytest.raises(ValueError, match=r"the image encoder does not fit .*blocks\.0\.mlp\.fc1\.bias is \(5,\)"):
+    with pytest.raises(ValueError, match=r"does not fit .*vision\.encoder\.blocks\.0\.mlp\.fc1\.bias is \(5,\)"):
         imported(other, "mini_opt")
 
 
-def test_an_activation_that_is_not_berts_is_refused(generation, tmp_path):
-    own = json.loads((generation["opt"][1] / "config.json").read_text())["qformer_config"]
-    folder = rewritten(generation["opt"][1], tmp_path / "relu", qformer_config=own | {"hidden_act": "relu"})
-    with pytest.raises(ValueError, match=r"qformer_config\.hidden_act is 'relu', the Q-Former here has 'gelu'"):
+@pytest.mark.parametrize(
+    ("part", "name", "value", "known"),
+    [
+        ("qformer_config", "hidden_act", "relu", "'gelu'"),
+        ("vision_config", "hidden_act", "quick_gelu", "'gelu'"),
+        ("vision_config", "layer_norm_eps", 0.01, "1e-06"),
+        ("vision_config", "qkv_bias", False, "True"),
+    ],
+)
+def test_what_the_parts_here_cannot_be_is_refused(generation, tmp_path, part, name, value, known):
+    own = json.loads((generation["opt"][1] / "config.json").read_text())[part]
+    folder = rewritten(generation["opt"][1], tmp_path / "other", **{part: own | {name: value}})
+    with pytest.raises(ValueError, match=rf"{part}\.{name} is {value!r}, this package has {known}"):
         hugging_face.read(folder)
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["[]", "null", '{"architectures": ["Blip2ForConditionalGeneration"], "qformer_config": [1]}',
+     '{"architectures": ["Blip2ForConditionalGeneration"], "text_config": {"model_type": "nope"}}'],
+)  # fmt: skip
+def test_a_broken_configuration_is_an_error_and_no_traceback(generation, tmp_path, content, capsys):
+    folder = rewritten(generation["opt"][1], tmp_path / "broken")
+    (folder / "config.json").write_text(content)
+    arguments = [str(folder), "--from=hf", f"--out={tmp_path / 'x'}", "--config=experiments/mini_opt.yaml"]
+    assert main("import", arguments) == 2
+    assert re.search("holds no JSON object|is no configuration of a Blip2For", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("content", ["[1]", "a: [", "model: {}"])
+def test_an_experiment_that_is_none_is_said(generation, tmp_path, content, capsys):
+    (tmp_path / "bad.yaml").write_text(content)
+    arguments = [str(generation["opt"][1]), "--from=hf", f"--out={tmp_path / 'x'}", f"--config={tmp_path}/bad.yaml"]
+    assert main("import", arguments) == 2
+    assert "is no experiment with a network and data" in capsys.readouterr().err
+
+
+SIZED = (
+    "query_tokens", "qformer.encoder.layer.0.attention.attention.query.weight",
+    "qformer.encoder.layer.0.crossattention.attention.key.bias", "vision_model.embeddings.position_embedding",
+    "vision_model.encoder.layers.0.self_attn.qkv.bias", "language_projection.bias",
+    "language_model.model.decoder.layers.0.fc1.weight",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (3,), (2, 3), (72, 24), (3, 16)])
+def test_all_weights_of_a_wrong_size_are_named_at_once(generation, imported, tmp_path, shape):
+    folder = rewritten(
+        generation["opt"][1], tmp_path / "sized", lambda s: s | {key: torch.ones(shape) for key in SIZED}
+    )
+    with pytest.raises(ValueError) as found:
+        imported(folder, "mini_opt")
+    for ours in ("query_tokens", "layers.0.attention.qkv.weight", "layers.0.cross.kv.bias", "encoder.pos_embed",
+                 "blocks.0.attn.q_bias", "projection.bias", "layers.0.fc1.weight"):  # fmt: skip
+        assert f"{ours} is (" in str(found.value)
+
+
+def test_parts_whose_sizes_only_sum_up_are_not_taken(generation, imported, tmp_path):
+    """20, 28 and 24 rows are as many as three times 24."""
+    place = "qformer.encoder.layer.0.attention.attention"
+    odd = {f"{place}.{part}.weight": torch.ones(rows, 24) for part, rows in (("query", 20), ("key", 28))}
+    with pytest.raises(
+        ValueError, match=r"layers\.0\.attention\.qkv\.weight is \(1, 1728\), the model's is \(72, 24\)"
+    ):
+        imported(rewritten(generation["opt"][1], tmp_path / "odd", lambda s: s | odd), "mini_opt")
+
+
+def test_what_is_no_number_is_refused(generation, imported, tmp_path):
+    broken = {"query_tokens": torch.full((1, 4, 24), torch.nan)}
+    folder = rewritten(generation["opt"][1], tmp_path / "nan", lambda s: s | broken)
+    with pytest.raises(ValueError, match=r"query_tokens \(1 such\) holds something else than finite numbers"):
+        imported(folder, "mini_opt")
+
+
+def test_no_program_comes_along_with_a_tokenizer(generation, imported, tmp_path):
+    folder = rewritten(generation["opt"][1], tmp_path / "more")
+    (folder / "tokenization_own.py").write_text("print('here')")
+    assert not list(imported(folder, "mini_opt").rglob("*.py"))
+
+
+def test_files_of_torch_of_the_old_kind_are_read_and_the_first_of_several_counts(tmp_path):
+    torch.save({"a": torch.ones(2)}, tmp_path / "pytorch_model.bin", _use_new_zipfile_serialization=False)
+    assert read_weights(tmp_path)["a"].tolist() == [1, 1]
+    save_file({"a": torch.zeros(2)}, tmp_path / "model.safetensors")
+    (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": {"a": "gone.bin"}}))
+    assert read_weights(tmp_path)["a"].tolist() == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("placed", "words"),
+    [
+        ({"a": "1.safetensors", "b": "2.safetensors"}, r"2\.safetensors holds a \(1 such\), which .* does not place"),
+        ({"a": "../1.safetensors"}, r"names '\.\./1\.safetensors': shards lie beside their index"),
+        (["a"], "is no index of shards"),
+    ],
+)
+def test_an_index_is_obeyed(tmp_path, placed, words):
+    save_file({"a": torch.ones(1)}, tmp_path / "1.safetensors")
+    save_file({"a": torch.zeros(1), "b": torch.ones(2)}, tmp_path / "2.safetensors")
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": placed}))
+    with pytest.raises(ValueError, match=words):
+        read_weights(tmp_path)
 
 
 def test_the_word_at_which_generation_ends_comes_along(generation, imported, tmp_path):

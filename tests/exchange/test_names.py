@@ -1,5 +1,6 @@
 """Every weight finds its place on the other side, and means the same there."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -148,3 +149,106 @@ def test_positions_at_the_sizes_of_fine_tuning_are_hugging_faces(size):
     theirs = embeddings.interpolate_pos_encoding(torch.zeros(1, grid * grid + 1, 16), size, size)
     assert vit.pos_embed.shape == (1, grid * grid + 1, 16)
     torch.testing.assert_close(vit.pos_embed, theirs, rtol=0, atol=1e-6)
+
+
+def as_lavis(key: str, value: torch.Tensor, projection: str) -> dict[str, torch.Tensor]:
+    """What LAVIS calls a weight of Hugging Face's (TRAPS, key map), written apart from the package's own tables."""
+    if key.endswith("self_attn.qkv.bias"):
+        place = key.replace("vision_model.encoder.layers", "visual_encoder.blocks").removesuffix("self_attn.qkv.bias")
+        third = len(value) // 3
+        return {f"{place}attn.q_bias": value[:third], f"{place}attn.v_bias": value[2 * third :]}
+    for theirs, lavis_s in (
+        ("vision_model.post_layernorm", "ln_vision"), ("vision_model.encoder.layers", "visual_encoder.blocks"),
+        ("vision_model.embeddings.class_embedding", "visual_encoder.cls_token"),
+        ("vision_model.embeddings.position_embedding", "visual_encoder.pos_embed"),
+        ("vision_model.embeddings.patch_embedding", "visual_encoder.patch_embed.proj"),
+        ("self_attn.projection", "attn.proj"), ("self_attn.qkv", "attn.qkv"), ("layer_norm", "norm"),
+        ("qformer.layernorm", "Qformer.bert.embeddings.LayerNorm"), ("qformer.encoder", "Qformer.bert.encoder"),
+        ("attention.attention", "attention.self"), ("language_projection", projection),
+        ("vision_projection", "vision_proj"), ("text_projection", "text_proj"),
+    ):  # fmt: skip
+        key = key.replace(theirs, lavis_s)
+    return {f"Qformer.bert.{key}" if key.startswith("embeddings.") else key: value}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("projection", ["", "opt_proj"])
+def test_a_file_of_lavis_made_by_another_map_is_what_transformers_computes(projection, hf_retrieval, stage1):
+    state = hf_retrieval.state_dict()
+    if projection:
+        heads = ("vision_projection", "text_projection", "itm_head", "embeddings.")
+        state = {key: value for key, value in state.items() if not key.startswith(heads)}
+        state |= {"language_projection.weight": torch.randn(5, 24), "language_projection.bias": torch.randn(5)}
+        state = {
+            key: value for key, value in state.items() if not re.search(r"layer\.\d\.(output|intermediate)\.", key)
+        }
+    file = {}
+    for key, value in state.items():
+        file |= as_lavis(key, value, projection)
+    file |= {} if projection else {"temp": torch.tensor(0.05)}
+    parts = lavis.read(file, Path("x.pth"))
+    ours, _ = names.ours_from(state, "hf", names.rules(3, "opt" if projection else None))
+    ours |= {} if projection else {"itc.temperature": torch.tensor(0.05)}
+    assert parts.trained.keys() == ours.keys() and parts.fate.keys() == file.keys()
+    assert all(torch.equal(parts.trained[name], ours[name]) for name in ours)
+    net, images = stage1(parts.encoder), torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    norm = hf_retrieval.vision_model.post_layernorm
+    seen = torch.nn.functional.layer_norm(net.vision(images), (16,), norm.weight, norm.bias, 1e-6)
+    torch.testing.assert_close(seen, hf_retrieval.vision_model(images).last_hidden_state, rtol=0, atol=1e-5)
+    back = lavis.state_of(parts.trained, parts.encoder, parts.family)
+    assert all(torch.equal(back[key], value) for key, value in file.items())
+
+
+def lavis_block(x_BND: torch.Tensor, weights: dict[str, torch.Tensor], place: str, heads: int) -> torch.Tensor:
+    """A block of EVA-CLIP as LAVIS has it: biases for queries and values, none for keys, put together at each step."""
+    own = {key.removeprefix(place): value for key, value in weights.items() if key.startswith(place)}
+    layer_norm, linear = torch.nn.functional.layer_norm, torch.nn.functional.linear
+    width = x_BND.shape[-1]
+    normed_BND = layer_norm(x_BND, (width,), own["norm1.weight"], own["norm1.bias"], 1e-6)
+    bias = torch.cat([own["attn.q_bias"], torch.zeros_like(own["attn.v_bias"]), own["attn.v_bias"]])
+    qkv = (
+        linear(normed_BND, own["attn.qkv.weight"], bias).reshape(*x_BND.shape[:2], 3, heads, -1).permute(2, 0, 3, 1, 4)
+    )
+    logits = (qkv[0] * (width // heads) ** -0.5) @ qkv[1].transpose(-2, -1)
+    seen_BND = (logits.softmax(-1) @ qkv[2]).transpose(1, 2).reshape(x_BND.shape)
+    x_BND = x_BND + linear(seen_BND, own["attn.proj.weight"], own["attn.proj.bias"])
+    normed_BND = layer_norm(x_BND, (width,), own["norm2.weight"], own["norm2.bias"], 1e-6)
+    hidden = torch.nn.functional.gelu(linear(normed_BND, own["mlp.fc1.weight"], own["mlp.fc1.bias"]))
+    return x_BND + linear(hidden, own["mlp.fc2.weight"], own["mlp.fc2.bias"])
+
+
+@torch.no_grad()
+def test_eva_clip_of_a_lavis_file_computes_what_lavis_computes(stage1):
+    """Patches, class token, positions and blocks written here; keys as LAVIS' file has them."""
+    shapes = {
+        n: v.shape for n, v in build("eva_giant_patch14_clip_224", VIT, 0).state_dict().items() if "k_bias" not in n
+    }
+    generator = torch.Generator().manual_seed(2)
+    file = {f"visual_encoder.{n}": 0.2 * torch.randn(shape, generator=generator) for n, shape in shapes.items()}
+    images = torch.randn(2, 3, 8, 8, generator=generator)
+    own = {key.removeprefix("visual_encoder."): value for key, value in file.items()}
+    patches = torch.nn.functional.conv2d(images, own["patch_embed.proj.weight"], own["patch_embed.proj.bias"], stride=4)
+    x_BND = torch.cat([own["cls_token"].expand(2, -1, -1), patches.flatten(2).transpose(1, 2)], 1) + own["pos_embed"]
+    for block in range(2):
+        x_BND = lavis_block(x_BND, own, f"blocks.{block}.", heads=2)
+    net = stage1(lavis.read(file, Path("x.pth")).encoder)
+    torch.testing.assert_close(net.vision(images), x_BND, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(), (5,), (3, 3), (1, 7, 16)])
+def test_a_wrong_size_in_a_file_of_lavis_is_no_traceback(hf_retrieval, shape):
+    """Reading leaves it to the check of shapes, which names it."""
+    file = {}
+    for key, value in hf_retrieval.state_dict().items():
+        file |= as_lavis(key, value, "")
+    wrong = ("visual_encoder.pos_embed", "Qformer.bert.encoder.layer.0.attention.self.query.weight", "query_tokens")
+    parts = lavis.read(file | {key: torch.ones(shape) for key in wrong}, Path("x.pth"))
+    assert parts.encoder["pos_embed"].shape == shape
+    assert parts.trained["qformer.layers.0.attention.qkv.weight"].shape[0] == 1
+    assert parts.trained["qformer.query_tokens"].shape not in ((4, 24), shape)
+
+
+def test_positions_that_do_not_count_up_are_refused():
+    key = "Qformer.bert.embeddings.position_ids"
+    with pytest.raises(ValueError, match=r"position_ids are not 0, 1, 2"):
+        lavis.read({key: torch.ones(1, 3, dtype=torch.long)}, Path("x.pth"))
