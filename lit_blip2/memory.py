@@ -107,7 +107,19 @@ def plan(
     for name in few:
         slope = (more[name] - few[name]) / (MEASURED[1] - MEASURED[0])
         needs[f"kept: {name}"] = Need(0, 0, 0, few[name] + slope * (rows - MEASURED[0]))
+    if size := gathered(net, image_size, rows, devices):
+        needs["for a moment: all images' features"] = Need(0, 0, 0, size)
     return needs
+
+
+def gathered(net: nn.Module, image_size: int, rows: int, devices: int) -> int:
+    """Bytes of the global batch's image features, from which ITM draws on every rank: one by one, and joined."""
+    stage1, vision = net.stage1 if isinstance(net, Joint) else net, net.vision
+    if devices == 1 or getattr(stage1, "itm", None) is None:
+        return 0
+    vit = build_vision(vision.name, vision.model_args | {"depth": 1}, 0, "meta")
+    features_1ND = vit.forward_features(torch.empty(1, 3, image_size, image_size, device="meta"))
+    return 2 * devices * rows * features_1ND.numel() * vision.dtype.itemsize
 
 
 def share(trainable: int, frozen_bytes: float, devices: int, strategy: str) -> Need:

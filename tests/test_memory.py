@@ -6,7 +6,7 @@ import pytest
 import torch
 import yaml
 
-from lit_blip2.memory import allocated, blank, empty, plan, share, step
+from lit_blip2.memory import allocated, blank, empty, gathered, plan, share, step
 from lit_blip2.model.language import build
 from lit_blip2.model.vision import build as build_vision
 from lit_blip2.params import build_net, main
@@ -69,3 +69,12 @@ def test_several_experiments_make_a_table_with_the_papers_figures(capsys):
     main(["--config", "experiments/vitg_opt27.yaml", "experiments/mini_opt.yaml"])
     lines = capsys.readouterr().out.splitlines()
     assert lines[2] == "| `vitg_opt27` | 107,133,696 | 107M | 3,637,491,328 | 3,744,625,024 |" and len(lines) == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "devices", "expected"), [("vitg_stage1", 16, 2), ("vitg_stage1", 1, 0), ("vitg_opt27", 16, 0)]
+)
+def test_itm_gathers_the_features_of_all_images(name, devices, expected):
+    """105 images on each of 16 ranks, 257 tokens of 1408 numbers of 2 bytes; once apart and once together."""
+    net = build_net(yaml.safe_load(Path(f"experiments/{name}.yaml").read_text()))
+    assert gathered(net, 224, rows=105, devices=devices) == expected * 16 * 105 * 257 * 1408 * 2
