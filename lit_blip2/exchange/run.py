@@ -47,6 +47,7 @@ def write_run(parts: Parts, experiment: Path, out: Path, tokenizer: Path | None 
         raise FileExistsError(f"{out} exists: remove it, or give another --out")
     config = read_experiment(experiment)
     model, data = config["model"]["init_args"], config["data"]["init_args"]
+    check_stage(parts, plain(model["net"]), experiment)
     model["net"] = settings(parts, out / "weights", model["net"], tokenizer)
     if parts.encoder is not None:
         data["image_size"] = (model["net"]["vision"]["model_args"] or {}).get("img_size", GIANT["img_size"])
@@ -83,13 +84,16 @@ def read_experiment(experiment: Path) -> dict[str, Any]:
     raise ValueError(f"{file} is no experiment with a network and data, as those in experiments/ are: {reason}")
 
 
+def check_stage(parts: Parts, template: Mapping[str, Any], experiment: Path) -> None:
+    """Raises ValueError where a model of one stage meets an experiment of the other."""
+    stage2 = any(name.startswith("bridge.") for name in parts.trained)
+    if stage2 != ("language" in template):
+        raise ValueError(f"the model is of stage {1 + stage2}, {experiment} is not: name one of it by --config")
+
+
 def check_family(family: str | None, net: nn.Module, experiment: Path) -> None:
-    """Raises ValueError where a projection was trained for another kind of language model, or there is none."""
-    if family is None:
-        return
-    if not hasattr(net, "language"):
-        raise ValueError(f"the file is of stage 2, {experiment} is not: name one of stage 2 by --config")
-    if family != (own := family_of(net)):
+    """Raises ValueError where a projection was trained for another kind of language model."""
+    if family is not None and family != (own := family_of(net)):
         raise ValueError(f"the file was trained for a language model of kind {family}, {experiment} has {own}")
 
 
@@ -141,8 +145,6 @@ def settings(parts: Parts, weights: Path, template: Mapping[str, Any], tokenizer
     if "bridge" in parts.net:
         net["bridge"] = bridge_settings(template.get("bridge"), parts.net["bridge"])
     if parts.language is not None:
-        if "language" not in template:
-            raise ValueError("the model has a language model and the experiment none: name one of stage 2 by --config")
         own = {"name": str(weights / "language"), "weights": None, **parts.net.get("language", {})}
         net["language"] = {**plain(template["language"]), **own}
     elif tokenizer is not None:

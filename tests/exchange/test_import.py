@@ -376,7 +376,7 @@ def test_a_folder_without_a_tokenizer_or_of_the_wrong_stage_says_so(generation, 
     assert "token" in capsys.readouterr().err
     stage1 = "--config=experiments/mini_stage1.yaml"
     assert main("import", [str(generation["opt"][1]), "--from=hf", out, stage1]) == 2
-    assert "the model has a language model and the experiment none" in capsys.readouterr().err
+    assert "the model is of stage 2, experiments/mini_stage1.yaml is not" in capsys.readouterr().err
 
 
 def test_a_run_takes_images_of_its_encoders_size_and_may_be_asked(generation, tmp_path, monkeypatch):

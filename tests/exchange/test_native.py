@@ -218,6 +218,14 @@ def test_both_heads_of_an_exported_stage_1_are_transformers(native, tmp_path, ca
     torch.testing.assert_close(cosine_BB, theirs, rtol=0, atol=1e-5)
 
 
+def test_a_model_of_stage_1_is_no_experiment_of_stage_2(native, tmp_path, capsys):
+    run = native("mini_stage1")
+    for side, out in (("hf", tmp_path / "hf"), ("lavis", tmp_path / "x.pth")):
+        arguments = [str(exported(run, out, side)), f"--from={side}", f"--out={tmp_path / 'x'}"]
+        assert main("import", [*arguments, "--config=experiments/mini_opt.yaml"]) == 2
+        assert "the model is of stage 1, experiments/mini_opt.yaml is not" in capsys.readouterr().err
+
+
 def test_a_stage_1_without_a_head_is_refused(native, tmp_path, capsys):
     run = native("mini_stage1", change=lambda net: net.update(itc=None))
     assert main("export", [f"--checkpoint={run}", "--to=hf", f"--out={tmp_path / 'hf'}"]) == 2
