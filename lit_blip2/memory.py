@@ -108,7 +108,7 @@ def plan(
         slope = (more[name] - few[name]) / (MEASURED[1] - MEASURED[0])
         needs[f"kept: {name}"] = Need(0, 0, 0, few[name] + slope * (rows - MEASURED[0]))
     if size := gathered(net, image_size, rows, devices):
-        needs["for a moment: all images' features"] = Need(0, 0, 0, size)
+        needs["gathered for a moment"] = Need(0, 0, 0, size)
     return needs
 
 

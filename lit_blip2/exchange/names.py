@@ -115,7 +115,7 @@ def ours_from(
             if _is_queries(name):
                 value = value[0] if value.ndim == 3 and len(value) == 1 else value[None]
             ours[name] = value
-            used |= dict.fromkeys(parts, name)
+        used |= {part: name for part in parts if part in theirs}
     return ours, used
 
 

@@ -180,6 +180,7 @@ def write_weights(parts: Parts, folder: Path, tokenizer: Path | None) -> None:
     if parts.language is not None:
         config, state = parts.language
         (reader / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
+        _forget_words(reader / "tokenizer.json", config["vocab_size"])
         save_file(_contiguous(state), reader / "model.safetensors", metadata={"format": "pt"})
 
 
@@ -192,6 +193,15 @@ def _copy_tokenizer(source: Path, folder: Path) -> None:
             shutil.copy(file, folder)
     if not any(folder.iterdir()):
         raise ValueError(f"{source} holds no tokenizer: save it there (tokenizer.save_pretrained)")
+
+
+def _forget_words(tokenizer: Path, rows: int) -> None:
+    """Leave out words that were added to a tokenizer and have no row, as <image> of our own export."""
+    content = json.loads(tokenizer.read_text(encoding="utf-8")) if tokenizer.is_file() else {}
+    added = content.get("added_tokens", [])
+    kept = [word for word in added if word["id"] < rows]
+    if len(kept) < len(added):
+        tokenizer.write_text(json.dumps(content | {"added_tokens": kept}, ensure_ascii=False), encoding="utf-8")
 
 
 def _contiguous(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -321,6 +321,24 @@ def test_parts_whose_sizes_only_sum_up_are_not_taken(generation, imported, tmp_p
         imported(rewritten(generation["opt"][1], tmp_path / "odd", lambda s: s | odd), "mini_opt")
 
 
+def test_a_part_that_is_missing_leaves_ours_missing(generation, imported, tmp_path):
+    key = "qformer.encoder.layer.0.attention.attention.query.weight"
+    folder = rewritten(generation["opt"][1], tmp_path / "cut", lambda s: {k: v for k, v in s.items() if k != key})
+    with pytest.raises(ValueError, match=r"missing net\.bridge\.qformer\.layers\.0\.attention\.qkv\.weight"):
+        imported(folder, "mini_opt")
+
+
+def test_tied_weights_of_a_file_of_torch_are_written_apart(generation, imported, tmp_path):
+    """They share their memory there, which safetensors refuses."""
+    folder = rewritten(generation["opt"][1], tmp_path / "tied")
+    state = load_file(folder / "model.safetensors")
+    words = state["language_model.model.decoder.embed_tokens.weight"]
+    (folder / "model.safetensors").unlink()
+    torch.save(state | {"language_model.lm_head.weight": words}, folder / "pytorch_model.bin")
+    written = load_file(imported(folder, "mini_opt") / "weights/language/model.safetensors")
+    assert torch.equal(written["lm_head.weight"], words)
+
+
 def test_what_is_no_number_is_refused(generation, imported, tmp_path):
     broken = {"query_tokens": torch.full((1, 4, 24), torch.nan)}
     folder = rewritten(generation["opt"][1], tmp_path / "nan", lambda s: s | broken)

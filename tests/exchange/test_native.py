@@ -114,6 +114,8 @@ def test_the_language_model_comes_back_as_large_as_exact_and_with_its_end(native
     assert read.keys() == own.keys() and all(torch.equal(read[name], own[name]) for name in own)
     kept = settings(again)["language"]
     assert (kept["end"], kept["dtype"], kept["bits"]) == (" ring", "bfloat16", 8)
+    ids = AutoTokenizer.from_pretrained(again / "weights/language")("a red <image> ring")["input_ids"]
+    assert max(ids) < WORDS  # no word without a row
     ring = AutoTokenizer.from_pretrained(OPT)(" ring", add_special_tokens=False)["input_ids"][-1]
     model = Blip2ForConditionalGeneration.from_pretrained(out)
     assert ring in model.language_model.generation_config.eos_token_id
