@@ -100,7 +100,7 @@ def qformer_state(checkpoint: Mapping, source: str | Path, qformer: nn.Module) -
     prefix = "net.qformer."
     state = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
     if not state:
-        raise ValueError(f"{source} holds no {prefix}* weights: init_from needs a checkpoint of stage 1 or 2")
+        raise ValueError(f"{source} holds no {prefix}* weights: a checkpoint of stage 1 is wanted here")
     places = qformer.state_dict().keys()
     return {key: value for key, value in state.items() if key in places or not is_text_half(key)}
 

@@ -28,8 +28,8 @@ class SuiteCLI(LightningCLI):
         self.config = parser.parse_args(nulls_as_config(sys.argv[1:] if args is None else args))
 
     def before_instantiate_classes(self) -> None:
-        """Evaluation of a checkpoint writes into that run's folder, unless the logger names a version; a folder stands
-        for its last checkpoint."""
+        """Evaluation of a checkpoint writes into that run's folder, or one in it (`_set`), unless the logger names a
+        version; a folder stands for its last checkpoint."""
         config = self.config[self.subcommand]
         if config.trainer.enable_progress_bar is False:  # Lightning refuses a bar that an experiment brings along
             callbacks = config.trainer.callbacks or []
@@ -46,7 +46,13 @@ class SuiteCLI(LightningCLI):
         unplaced = hasattr(logger, "init_args") and logger.init_args.get("version") is None
         if self.subcommand in EVALUATIONS and (run / "config.yaml").exists() and unplaced:
             logger.init_args.save_dir = str(run.parent.parent)
-            logger.init_args.name, logger.init_args.version = run.parent.name, run.name
+            logger.init_args.name, logger.init_args.version = run.parent.name, str(Path(run.name, *self._set()))
+
+    def _set(self) -> list[str]:
+        """What a test given behind an experiment is called: its figures go into a folder of the run's, so that several
+        test sets of one run keep apart."""
+        files = [Path(str(each)) for each in self.config[self.subcommand].config or [] if each is not None]
+        return [files[-1].stem] if self.subcommand == "test" and len(files) > 1 else []
 
     def after_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]

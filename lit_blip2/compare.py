@@ -1,5 +1,6 @@
 """`compare`: what differs between the tests of two runs, item by item."""
 
+import json
 import sys
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from pathlib import Path
@@ -8,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lit_blip2.evaluation.items import FILE, Items, paired_interval, read_items
+from lit_blip2.evaluation.predictions import DECODING, SCORING
 
 HELP = """Compare the tests of two runs on the same questions, captions and images, pair by pair.
 
@@ -26,6 +28,7 @@ def main(arguments: list[str]) -> int:
     given = parser.parse_args(arguments)
     try:
         first, second = find_items(given.first), find_items(given.second)
+        check_scoring(first, second)
         rows = compared(read_items(first), read_items(second))
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -50,6 +53,19 @@ def find_items(run: Path) -> Path:
             f"no {FILE} in {run}: a test writes it (python -m lit_blip2 test --config FILE --ckpt_path {run})"
         )
     return found[-1]
+
+
+def check_scoring(first: Path, second: Path) -> None:
+    """Raises ValueError where two tests read captions or answers by other rules."""
+    rules = []
+    for items in (first, second):
+        decoding = items.with_name(DECODING)
+        rules.append(json.loads(decoding.read_text(encoding="utf-8")).get(SCORING, {}) if decoding.exists() else {})
+    shared = rules[0].keys() & rules[1].keys()
+    if differing := [
+        f"{name}: {rules[0][name]} and {rules[1][name]}" for name in sorted(shared) if rules[0][name] != rules[1][name]
+    ]:
+        raise ValueError(f"the two were scored by other rules, {'; '.join(differing)}: test one of them again")
 
 
 def compared(first: dict[str, Items], second: dict[str, Items]) -> dict[str, dict[str, float]]:

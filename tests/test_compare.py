@@ -1,5 +1,7 @@
 """`compare`: verdicts by hand, and what cannot be compared."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -41,3 +43,13 @@ def test_what_cannot_be_compared_is_said(tmp_path, capsys):
 def test_two_runs_are_needed(arguments):
     with pytest.raises(SystemExit):
         main(arguments)
+
+
+def test_tests_that_were_scored_by_other_rules_are_not_compared(tmp_path, capsys):
+    for name, tokenizer in (("a", "spaces"), ("b", "ptb")):
+        (tmp_path / name).mkdir()
+        ids = np.arange(3)
+        write_items(tmp_path / name / FILE, {"caption/cider": Items(np.ones(3), ids, ids)})
+        (tmp_path / name / "decoding.json").write_text(json.dumps({"scoring": {"tokenizer": tokenizer}}))
+    assert main([str(tmp_path / "a"), str(tmp_path / "b")]) == 2
+    assert "scored by other rules, tokenizer: spaces and ptb" in capsys.readouterr().err

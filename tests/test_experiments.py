@@ -88,6 +88,15 @@ def test_it_parses(file):
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_its_last_checkpoint_is_of_its_last_step(file):
+    """Checkpoints come every so many steps, or with each validation: the run must end with one."""
+    trainer = yaml.safe_load(file.read_text())["trainer"]
+    kept = [each["init_args"] for each in trainer["callbacks"] if each["class_path"].endswith("ModelCheckpoint")]
+    (every,) = (each.get("every_n_train_steps", trainer.get("val_check_interval")) for each in kept)
+    assert trainer["max_steps"] % every == 0
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_its_first_lines_tell_its_command_and_its_name(file):
     text = file.read_text()
     assert f"python -m lit_blip2 fit --config experiments/{file.name}" in text.replace("fit  --", "fit --")

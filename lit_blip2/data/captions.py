@@ -59,7 +59,8 @@ class Captions:
 
     def digest(self) -> str:
         """Of all images' names and captions."""
-        return digest_of(self.image_ids, self.first, self.files.buffer, self.texts.buffer)
+        given = (each for each in (self.files, self.texts, self.written, self.domains) if each is not None)
+        return digest_of(self.image_ids, self.first, *(part for each in given for part in each.arrays()))
 
 
 def clean_caption(text: str, max_words: int = 50) -> str:

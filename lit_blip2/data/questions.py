@@ -1,5 +1,6 @@
 """Questions with their answers to train on: VQAv2's, OK-VQA's, GQA's or Visual Genome's."""
 
+import warnings
 from pathlib import Path
 
 from lit_blip2.data.module import PairData, VQAFiles
@@ -25,4 +26,11 @@ class VQA(PairData):
         return [file for file in self.files_of(self.train) if file]
 
     def train_pairs(self) -> FilePairs:
-        return FilePairs("questions", read_questions(*self.files_of(self.train)), self.pixels("train"), self.augment)
+        questions = read_questions(*self.files_of(self.train))
+        if not len(answered := questions.answered()):
+            raise ValueError(
+                f"{self.train['questions']}: no question has an answer to learn"
+            )
+        if left_out := len(questions) - len(answered):
+            warnings.warn(f"{self.train['questions']}: {left_out} questions without an answer left out", stacklevel=2)
+        return FilePairs("questions", answered, self.pixels("train"), self.augment)

@@ -25,6 +25,10 @@ class Strings:
         made.buffer, made.offsets = buffer, offsets
         return made
 
+    def arrays(self) -> tuple[np.ndarray, np.ndarray]:
+        """What `from_arrays` takes."""
+        return self.buffer, self.offsets
+
     def __len__(self) -> int:
         return len(self.offsets) - 1
 

@@ -43,14 +43,30 @@ class Questions:
         return list(map(self.answers.__getitem__, range(index * count, (index + 1) * count)))
 
     def draw(self, index: int, rng: np.random.Generator) -> dict[str, str]:
-        """A question and one of its answers, each as often as it was given. Draws from `rng` once."""
-        count = len(self.answers) // len(self)
-        return {"question": self.texts[index], "answer": self.answers[index * count + int(rng.random() * count)]}
+        """A question and an answer of it that says something, each as often as it was given; one draw from `rng`."""
+        answers = [answer for answer in self.answers_of(index) if answer]
+        return {"question": self.texts[index], "answer": answers[int(rng.random() * len(answers))]}
 
     def digest(self) -> str:
         """Of all images' names, questions and answers."""
-        texts = (each.buffer for each in (self.files, self.texts, self.answers))
+        texts = (part for each in (self.files, self.texts, self.types, self.answers) for part in each.arrays())
         return digest_of(self.question_ids, self.image_ids, *texts)
+
+    def answered(self) -> "Questions":
+        """Those with an answer that says something."""
+        count = len(self.answers) // len(self)
+        says = (
+            (np.diff(self.answers.offsets).reshape(-1, count) > 0).any(1) if count else np.zeros(len(self), dtype=bool)
+        )
+        if says.all():
+            return self
+        kept = np.flatnonzero(says).tolist()
+        return Questions(
+            self.question_ids[kept],
+            self.image_ids[kept],
+            *(Strings(each[row] for row in kept) for each in (self.files, self.texts, self.types)),
+            Strings(answer for row in kept for answer in self.answers_of(row)),
+        )
 
 
 def read_questions(
@@ -77,12 +93,12 @@ def read_questions(
     content = load_json(questions) if annotations else _load(questions)
     if annotations is None and not (unanswered and _is_vqav2(content)):
         return _table(_answered(content, questions, files), questions)
-    asked = _by_id(content["questions"], questions)
+    asked = _by_id(content["questions"], questions, "image_id", "question")
     if annotations is None:
         warnings.warn(f"{questions} comes without answers: they are generated, not scored", stacklevel=2)
         answered = {question_id: {"question_type": UNTYPED, "answers": []} for question_id in asked}
     else:
-        answered = _by_id(load_json(annotations)["annotations"], annotations)
+        answered = _by_id(load_json(annotations)["annotations"], annotations, "answers", "question_type")
         _check_pairing(asked, answered, questions, annotations)
     subtype = content.get("data_subtype")
     rows = (
@@ -120,7 +136,7 @@ def _table(rows: Iterable[Row], path: str | Path) -> Questions:
         files=Strings(row.file for row in rows),
         texts=Strings(row.text for row in rows),
         types=Strings(row.type for row in rows),
-        answers=Strings(answer for row in rows for answer in row.answers),
+        answers=Strings(answer.strip() for row in rows for answer in row.answers),
     )
 
 
@@ -174,9 +190,11 @@ def question_types(questions: str | Path, annotations: str | Path | None = None)
     return frozenset(mark["question_type"] for mark in load_json(annotations)["annotations"])
 
 
-def _by_id(rows: list[dict], path: str | Path) -> dict[int, dict]:
+def _by_id(rows: list[dict], path: str | Path, *needed: str) -> dict[int, dict]:
     table: dict[int, dict] = {}
     for row in rows:
+        if lacking := sorted({"question_id", *needed} - row.keys()):
+            raise ValueError(f"{path}: question {row.get('question_id', row)} has no {', '.join(lacking)}")
         if row["question_id"] in table:
             raise ValueError(f"{path}: question id {row['question_id']} stands there twice")
         table[row["question_id"]] = row

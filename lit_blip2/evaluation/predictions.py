@@ -23,6 +23,7 @@ SUBMISSIONS = {
     "vqa": ("submission_vqa.json", "question_id", "answer"),
 }
 SHOWN = 10  # ids in a message
+DECODING, SCORING = "decoding.json", "scoring"  # how a test was made; of it, how it was scored
 
 
 def score(rows: Rows, lemmatised: bool = False, **captioning: Any) -> dict[str, Items]:
@@ -47,16 +48,17 @@ def submit(rows: Rows, folder: str | Path | None) -> None:
     empty ones where there is nothing to score them by; where there is, a warning comes in the place of the file.
     """
     for task, (name, key, value) in SUBMISSIONS.items():
+        file = Path(folder, name) if folder else None
+        if file:
+            file.unlink(missing_ok=True)  # an earlier test's
         if not (own := [row for row in rows if row["task"] == task]):
             continue
         if twice := [number for number, count in Counter(row[key] for row in own).items() if count > 1]:
             raise ValueError(f"{name}: {key} {_some(twice)} stand there twice")
-        file = Path(folder, name) if folder else None
         if told := _empty(task, own):
             if not any(row["references" if task == "caption" else "answers"] for row in own):
                 raise ValueError(f"{name} is not written, a server would refuse it: {told}")
             if file:
-                file.unlink(missing_ok=True)  # an earlier test's
                 warnings.warn(f"{name} is not written, a server would refuse it: {told}", stacklevel=2)
         elif file:
             content = [{key: row[key], value: row[value]} for row in sorted(own, key=lambda row: row[key])]
@@ -65,7 +67,9 @@ def submit(rows: Rows, folder: str | Path | None) -> None:
 
 def _captions(rows: Rows, captioning: Mapping[str, Any]) -> dict[str, Items]:
     texts, references, ids = zip(*((row["caption"], row["references"], row["image_id"]) for row in rows))
-    domains = [row["domain"] for row in rows] if "domain" in rows[0] else None
+    domains = [row.get("domain") for row in rows]
+    if None in domains:
+        domains = None
     return caption_items(texts, references, ids, domains, **captioning)
 
 

@@ -40,6 +40,9 @@ class EMA(L.Callback):
         pl_module.averages = {name: weight.clone() for name, weight in self.weights.items()}
         for name, weight in resumed.items():
             self.weights[name].copy_(weight)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Only now does the trainer know how many steps a resumed run has taken."""
         self.steps = trainer.global_step
 
     @torch.no_grad()

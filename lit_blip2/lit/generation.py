@@ -5,15 +5,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+import yaml
 from torch import Tensor
 
 from lit_blip2.distributed import rank
 from lit_blip2.evaluation.items import Items
 from lit_blip2.evaluation.java import check_java
-from lit_blip2.evaluation.predictions import score, submit
+from lit_blip2.evaluation.predictions import DECODING, SCORING, score, submit
 from lit_blip2.keyed import row_uniforms
 from lit_blip2.lit.gather import gather_lists
-from lit_blip2.lit.unfinished import Unfinished
+from lit_blip2.lit.unfinished import Unfinished, key_of
 from lit_blip2.model.language import Example
 from lit_blip2.objectives.stage2 import Stage2
 
@@ -144,9 +145,17 @@ class Generation:
                 Path(folder),
                 "test" if trainer.testing else "predict",
                 rank(),
-                [module.config, _stamp(trainer.ckpt_path)],
+                self._made_of(module),
             )
         )
+
+    def _made_of(self, module: "LitBLIP2") -> list[str]:
+        """All that a prediction depends on: checkpoint, model, decoding, data; not how many at a time, or by whom."""
+        data, model = module.trainer.datamodule, (yaml.safe_load(module.config) or {}).get("model")
+        tables = data.tables["test"].items()
+        looks = [str(data.root), data.images, str(data.features), str(data.image_size)]
+        made_of = [json.dumps(model), json.dumps(self.decoding()), _stamp(module.trainer.ckpt_path), *looks]
+        return made_of + [f"{task} {table.digest()}" for task, table in tables if task != "binding"]
 
     def step(self, module: "LitBLIP2", batch: dict[str, Any]) -> Tensor | None:
         """Look at an evaluation batch, unless an interrupted evaluation has. Returns its weighted loss where it has
@@ -234,10 +243,10 @@ class Generation:
         self.gather()
         folder = module.trainer.log_dir  # asks all ranks, so it comes before any of them leaves
         if module.trainer.is_global_zero and folder:
-            lines = "".join(json.dumps(each) + "\n" for each in self.predictions)
-            Path(folder, name).write_text(lines)
+            rows = sorted(self.predictions, key=key_of)
+            Path(folder, name).write_text("".join(json.dumps(each) + "\n" for each in rows))
             if module.trainer.testing:
-                Path(folder, "decoding.json").write_text(json.dumps(self.decoding(), indent=2) + "\n")
+                Path(folder, DECODING).write_text(json.dumps(self.decoding(), indent=2) + "\n")
 
     def finish(self, module: "LitBLIP2") -> None:
         """Nothing of the evaluation is left to do."""
@@ -245,10 +254,11 @@ class Generation:
             self.unfinished.remove()
 
     def decoding(self) -> dict[str, Any]:
-        """How the predictions were made."""
-        answering = {"prompt": self.question, "in_context": self.in_context} | self.answering
+        """How the predictions were made, and are scored."""
+        answering = {"prompt": self.question, "in_context": self.in_context, "no_image": self.no_image} | self.answering
         captioning = {"prompt": self.net.prompt} | self.captioning
-        return {"preset": self.preset, "answers": answering, "captions": captioning}
+        scoring = {"lemmatise": self.lemmatise} | self.scoring
+        return {"preset": self.preset, "answers": answering, "captions": captioning, SCORING: scoring}
 
     def submit(self, module: "LitBLIP2") -> None:
         """The files of evaluation servers, beside them."""

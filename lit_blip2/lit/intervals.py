@@ -9,11 +9,17 @@ from rich.table import Table
 
 from lit_blip2.evaluation.items import FILE, Items, interval, write_items
 
+INTERVALS = "intervals.json"
+
 
 def write_intervals(trainer: L.Trainer, items: dict[str, Items]) -> None:
     """Beside the run's metrics, from the first rank: items.npz and intervals.json, {metric: {low, high, images}}."""
     folder = trainer.log_dir  # asks all ranks, so it comes before any of them leaves
-    if not (items and folder and trainer.is_global_zero):
+    if not (folder and trainer.is_global_zero):
+        return
+    if not items:  # a server has the answers; an earlier test's must not stand beside its predictions
+        for name in (FILE, INTERVALS):
+            Path(folder, name).unlink(missing_ok=True)
         return
     write_items(Path(folder, FILE), items)
     found = {name: interval(each) for name, each in items.items()}
@@ -21,7 +27,7 @@ def write_intervals(trainer: L.Trainer, items: dict[str, Items]) -> None:
         name: {"low": low, "high": high, "images": len(set(items[name].images.tolist()))}
         for name, (low, high) in found.items()
     }
-    Path(folder, "intervals.json").write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+    Path(folder, INTERVALS).write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
     table = Table("figure", title="95 % intervals, bootstrap over images")
     for head in ("value", "low", "high", "images"):
         table.add_column(head, justify="right")

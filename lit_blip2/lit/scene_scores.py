@@ -82,7 +82,8 @@ class SceneScores(L.Callback):
         if (generation := pl_module.generation) is None:
             return
         seen = [(each, self._scene(each["image_id"])) for each in generation.predictions]
-        told, asked = ([(each, scene) for each, scene in seen if each["task"] == task] for task in ("caption", "vqa"))
+        told = [(each, scene) for each, scene in seen if each["task"] == "caption"]
+        asked = [(each, scene) for each, scene in seen if each["task"] == "vqa" and each["answers"]]
         captions = [(each["image_id"], *score_caption(each["caption"], scene)) for each, scene in told]
         right = vqa_scores([each["answer"] for each, _ in asked], [each["answers"] for each, _ in asked])
         answers = [

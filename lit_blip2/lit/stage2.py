@@ -58,6 +58,11 @@ class LitStage2(LitBLIP2):
             if any(key.startswith("net.bridge.") for key in checkpoint["state_dict"]):
                 add_text_half(checkpoint, self.text_from, self.net)
                 take_stage(self, checkpoint, self.init_from)
+            elif self.text_from:
+                raise ValueError(
+                    f"text_from={self.text_from!r}, and init_from={self.init_from!r} is a stage 1 with a text "
+                    "half of its own: set text_from to null"
+                )
             else:
                 take_qformer(self.net.bridge.qformer, checkpoint, self.init_from)
         elif self.bert is not None:

@@ -20,11 +20,11 @@ def key_of(prediction: Prediction) -> Key:
 class Unfinished:
     """What earlier processes of the same evaluation have made, and this one adds.
 
-    Each process writes a file of its own, whose first line says which evaluation it is of: the resolved configuration
-    and the checkpoint. Files of another evaluation are not read. The number of ranks may change.
+    Each process writes a file of its own, whose first line says which evaluation it is of. Files of another one are
+    not read. The number of ranks may change.
 
     Args:
-        folder: the run's. command: test or predict. rank: of this process. of: what the evaluation depends on.
+        folder: the run's. command: test or predict. rank: of this process. of: what the predictions depend on.
     """
 
     def __init__(self, folder: Path, command: str, rank: int, of: Sequence[str]):

@@ -18,7 +18,8 @@ from lit_blip2.model.tokenizer import BertTokenizer
 class InstructedBridge(nn.Module):
     """Queries and prompt see one another; query outputs alone are projected to the language model's width.
 
-    Nobody reads the last layer's text rows, so that layer has no text feed-forward.
+    The prompt is read as the language model reads it, "Question:" and "Answer:" included, as InstructBLIP does; the
+    paper's 4.2 says the question. Nobody reads the last layer's text rows, so that layer has no text feed-forward.
 
     Args:
         vision_width: width of the image features. language_width: width of the language model's input embeddings.

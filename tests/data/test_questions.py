@@ -123,3 +123,27 @@ def test_checking_opens_each_image_once(root, capsys):
 def test_packing_questions_is_refused(root):
     with pytest.raises(ValueError, match="shards hold captions, questions stay in their files"):
         pack([experiment(root)], root / "shards")
+
+
+def test_questions_without_an_answer_are_left_out_and_counted(root):
+    marks = json.loads((root / "answers.json").read_text())
+    marks["annotations"][0]["answers"] = [{"answer": " "}] * 10
+    marks["annotations"][1]["answers"] = [{"answer": ""}] * 9 + [{"answer": "red"}]
+    write(root / "answers.json", marks)
+    with pytest.warns(UserWarning, match="1 questions without an answer left out"):
+        table = questions(root).train_pairs().texts
+    assert table.question_ids.tolist() == [8, 9] and table.texts[0] == "what is 1 ?"
+    assert {table.draw(0, np.random.default_rng(seed))["answer"] for seed in range(20)} == {"red"}
+    for mark in marks["annotations"]:
+        mark["answers"] = [{"answer": ""}]
+    write(root / "answers.json", marks)
+    with pytest.raises(ValueError, match="no question has an answer to learn"):
+        questions(root).train_pairs()
+
+
+def test_a_row_that_lacks_something_is_named(root):
+    asked = json.loads((root / "questions.json").read_text())
+    del asked["questions"][1]["image_id"]
+    write(root / "questions.json", asked)
+    with pytest.raises(ValueError, match=r"questions\.json: question 8 has no image_id"):
+        questions(root).train_pairs()

@@ -96,6 +96,16 @@ def test_the_moving_average_is_what_a_checkpoint_holds_and_resuming_is_exact(fit
     assert all(torch.equal(found[key], value) for key, value in kept[4]["state_dict"].items())
 
 
+def test_the_average_of_accumulated_steps_resumes_exactly(fit, stage1_run):
+    """A micro-batch is no step, least of all the first after resuming."""
+    ema = "--trainer.callbacks+={class_path: lit_blip2.lit.ema.EMA, init_args: {decay: 0.5}}"
+    twice = [ema, "--trainer.accumulate_grad_batches=2", "--trainer.val_check_interval=4"]
+    whole = fit("mini_stage1", f"--model.init_from={stage1_run}", *twice)
+    middle = next((whole / "checkpoints").glob("*step=2.ckpt"))
+    expected, found = (read_checkpoint(run) for run in (whole, fit("mini_stage1", *twice, f"--ckpt_path={middle}")))
+    assert all(torch.equal(found["state_dict"][key], value) for key, value in expected["state_dict"].items())
+
+
 def test_validation_sees_the_average(fit, stage1_run):
     """An average that hardly moves validates as the start does."""
     slow = "--trainer.callbacks+={class_path: lit_blip2.lit.ema.EMA, init_args: {decay: 0.999999}}"

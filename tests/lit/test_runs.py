@@ -70,6 +70,16 @@ def test_resuming_gives_the_unbroken_run(experiment, fit, stage1_run):
         assert torch.equal(found[key], value), key
 
 
+def test_several_test_sets_of_one_run_keep_apart(fit, stage1_run, tmp_path):
+    """A second file behind the experiment names the folder."""
+    (tmp_path / "few.yaml").write_text("model: {init_args: {rerank: 2}}\n")
+    before = (stage1_run / "metrics.json").read_text()
+    where = [f"--ckpt_path={stage1_run}", "--config", str(tmp_path / "few.yaml")]
+    fit("mini_stage1", *where, command="test", runs=stage1_run.parent.parent)
+    assert (stage1_run / "few/metrics.json").exists() and (stage1_run / "few/items.npz").exists()
+    assert (stage1_run / "metrics.json").read_text() == before
+
+
 def test_stage2_starts_from_stage1_and_answers(fit, stage1_run):
     run = fit("mini_opt", f"--model.init_from={stage1_run}")
     fit("mini_opt", f"--ckpt_path={run}", command="test", runs=run.parent.parent)

@@ -145,6 +145,15 @@ def test_figures_of_a_test_run(root, tmp_path):
     assert intervals.keys() == metrics.keys() - {"loss/lm"}
 
 
+def test_questions_without_answers_have_no_figures(root, tmp_path):
+    """As a server's; the test goes on and writes what was said."""
+    module, files = LitStage2(Net(Reader([], {})), AdamWCosine()), data(root)
+    files.captions["test"], files.vqa["test"] = None, {"questions": "annotations/questions_test.json"}
+    files.vqa["test"]["images"] = "annotations/captions_test.json"
+    trainer(tmp_path, SceneScores()).test(module, files, verbose=False)
+    assert (tmp_path / "lightning_logs/version_0/submission_vqa.json").exists()
+
+
 def test_accuracy_by_objects_by_hand():
     scores = [(1, 1.0), (3, 0.3), (1, 0.0), (3, 0.9), (1, 0.5), (4, 0.0)]
     items = accuracy_by_objects([(7, number, *each) for number, each in enumerate(scores)])

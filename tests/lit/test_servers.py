@@ -62,8 +62,8 @@ def root(tmp_path_factory):
     return root
 
 
-def evaluated(root, folder, said: str = "a red circle", files=None, **generation) -> LitStage2:
-    data = COCO(str(root), image_size=32, augment=False, eval_batch_size=3, **(files or {}))
+def evaluated(root, folder, said: str = "a red circle", files=None, batch: int = 3, **generation) -> LitStage2:
+    data = COCO(str(root), image_size=32, augment=False, eval_batch_size=batch, **(files or {}))
     quiet = dict(enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False, logger=False)
     module = LitStage2(Net(said), AdamWCosine(), **generation)
     L.Trainer(accelerator="cpu", default_root_dir=folder, **quiet).test(module, data, verbose=False)
@@ -144,14 +144,15 @@ def test_a_missing_image_is_named(root, tmp_path):
         evaluated(other, tmp_path, files=dict(test="secret.json"))
 
 
-def test_an_interrupted_test_goes_on_from_its_predictions(root, tmp_path, monkeypatch):
-    """Killed in its second batch of questions: only what is missing is made, and nothing differs from one go."""
+@pytest.fixture
+def interrupted(root, tmp_path, monkeypatch):
+    """A test that was killed in its second batch of questions, with 2 batches of images and 1 of questions behind it:
+    how to test again, giving the module and how many predictions were made anew."""
     files = dict(test="annotations/captions_test.json", vqa_test=QUESTIONS | ANSWERS)
-    whole = evaluated(root, tmp_path / "whole", files=files, no_image=False)
     made: list[int] = []
 
     def generate(self, prefix_BPD, prompts, examples=(), **how):
-        if made is not None and len(made) == 3:
+        if made and sum(made) == 4 + 3:
             raise KeyboardInterrupt
         made.append(len(prompts))
         return [self.said] * len(prompts)
@@ -159,16 +160,49 @@ def test_an_interrupted_test_goes_on_from_its_predictions(root, tmp_path, monkey
     monkeypatch.setattr(Net, "generate", generate)
     with pytest.raises(SystemExit):  # as Lightning ends an interrupted run
         evaluated(root, tmp_path / "cut", files=files, no_image=False)
-    assert (
-        sum(made) == 4 + 3 and not (tmp_path / "cut/predictions.jsonl").exists()
-    )  # 2 batches of images, 1 of questions
-    again: list[int] = []
-    monkeypatch.setattr(
-        Net, "generate", lambda self, x, prompts, **how: again.append(len(prompts)) or [self.said] * len(prompts)
-    )
-    module = evaluated(root, tmp_path / "cut", files=files, no_image=False)
-    predictions = kept(tmp_path / "cut")["predictions.jsonl"]
-    assert predictions == kept(tmp_path / "whole")["predictions.jsonl"]
-    assert sum(again) == len(predictions) - 7
+    assert sum(made) == 4 + 3 and not (tmp_path / "cut/predictions.jsonl").exists()
+
+    def again(root=root, folder=tmp_path / "cut", **other) -> tuple[LitStage2, int]:
+        anew: list[int] = []
+        says = lambda self, prefix, prompts, **how: anew.append(len(prompts)) or [self.said] * len(prompts)  # noqa: E731
+        monkeypatch.setattr(Net, "generate", says)
+        return evaluated(root, folder, files=files, no_image=False, **other), sum(anew)
+
+    return again
+
+
+def test_an_interrupted_test_goes_on_from_its_predictions(interrupted, tmp_path):
+    """Only what is missing is made, and nothing differs from one go."""
+    whole, count = interrupted(folder=tmp_path / "whole")
+    module, anew = interrupted()
+    assert anew == count - 7
+    assert kept(tmp_path / "cut") == kept(tmp_path / "whole")
     assert module.trainer.callback_metrics == whole.trainer.callback_metrics
     assert not [file for file in (tmp_path / "cut").iterdir() if file.name.startswith(".test")]
+
+
+def test_it_goes_on_with_smaller_batches(interrupted, tmp_path):
+    _, count = interrupted(folder=tmp_path / "whole")
+    _, anew = interrupted(batch=1)
+    assert anew == count - 7 and kept(tmp_path / "cut") == kept(tmp_path / "whole")
+
+
+def test_it_begins_again_with_other_answers_or_another_prompt(interrupted, root, tmp_path):
+    other = shutil.copytree(root, tmp_path / "mini")
+    answers = json.loads((other / ANSWERS["annotations"]).read_text())
+    for mark in answers["annotations"]:
+        mark["answers"] = [{"answer": "zebra"}] * 10
+    (other / ANSWERS["annotations"]).write_text(json.dumps(answers))
+    module, anew = interrupted(question="{} ?")
+    assert anew == len(module.generation.predictions)
+    module, anew = interrupted(root=other)
+    assert anew == len(module.generation.predictions)
+    assert {answer for row in module.generation.predictions for answer in row.get("answers", ())} == {"zebra"}
+
+
+def test_another_test_leaves_nothing_of_an_earlier_one(root, tmp_path):
+    evaluated(root, tmp_path, files=dict(test="annotations/captions_test.json", vqa_test=QUESTIONS | ANSWERS))
+    assert {"intervals.json", "submission_captions.json"} <= kept(tmp_path).keys()
+    evaluated(root, tmp_path, files=dict(vqa_test=QUESTIONS | {"images": "annotations/captions_test.json"}))
+    assert kept(tmp_path).keys() == {"predictions.jsonl", "decoding.json", "submission_vqa.json"}
+    assert not (tmp_path / "items.npz").exists()
