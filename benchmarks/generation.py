@@ -35,7 +35,7 @@ SETTINGS = {"greedy": 1, "beam5": 5}  # beams
 
 
 def make_model(size: dict[str, int], seed: int = 0) -> LanguageModel:
-    """A random OPT, loaded as an experiment's is. Wide weights, and the end mark's the widest: texts then
+    """A random OPT, loaded as an experiment's is. Wide weights, and the end mark's a little wider: texts then
     differ, and end at different places."""
     from transformers import OPTConfig, OPTForCausalLM
 
@@ -45,7 +45,7 @@ def make_model(size: dict[str, int], seed: int = 0) -> LanguageModel:
     config = OPTConfig(vocab_size=len(tokenizer), max_position_embeddings=128, init_std=0.08, **ids, **size)
     model = OPTForCausalLM(config)
     with torch.no_grad():
-        model.get_input_embeddings().weight[tokenizer.eos_token_id] *= 6
+        model.get_input_embeddings().weight[tokenizer.eos_token_id] *= 1.5
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
