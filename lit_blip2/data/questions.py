@@ -28,9 +28,7 @@ class VQA(PairData):
     def train_pairs(self) -> FilePairs:
         questions = read_questions(*self.files_of(self.train))
         if not len(answered := questions.answered()):
-            raise ValueError(
-                f"{self.train['questions']}: no question has an answer to learn"
-            )
+            raise ValueError(f"{self.train['questions']}: no question has an answer to learn")
         if left_out := len(questions) - len(answered):
             warnings.warn(f"{self.train['questions']}: {left_out} questions without an answer left out", stacklevel=2)
         return FilePairs("questions", answered, self.pixels("train"), self.augment)

@@ -54,16 +54,21 @@ def recall_items(
     """{prefix}_txt_r{1,5,10} and {prefix}_img_r{1,5,10}, whose means are the recalls: 1 where the rank is at most k. A
     text's number is its image's id with its place among that image's texts behind it."""
     image_ids, owners = image_ids_I.cpu().numpy(), image_of_text_T.cpu().numpy()
-    order = np.argsort(owners, kind="stable")
-    place = np.empty_like(order)
-    place[order] = np.arange(len(order)) - np.searchsorted(owners[order], owners[order])
-    texts = image_ids[owners] * MOST_TEXTS + place
+    texts = text_numbers(image_ids, owners)
     of = {"txt": (image_ids, image_ids), "img": (image_ids[owners], texts)}
     return {
         f"{prefix}_{way}_r{k}": Items((rank <= k).cpu().numpy().astype(np.float32), *of[way])
         for way, rank in ranks.items()
         for k in KS
     }
+
+
+def text_numbers(image_ids: np.ndarray, owners: np.ndarray) -> np.ndarray:
+    """The number of each text, int64 [T]: its image's id with its place among that image's texts behind it."""
+    order = np.argsort(owners, kind="stable")
+    place = np.empty_like(order)
+    place[order] = np.arange(len(order)) - np.searchsorted(owners[order], owners[order])
+    return image_ids[owners] * MOST_TEXTS + place
 
 
 def candidates(scores_IT: torch.Tensor, k: int = 128) -> Candidates:
@@ -91,16 +96,11 @@ def rerank(
     """`ranks` of the candidates by another score; what is none ranks as if its score were -inf.
 
     cosine_P: ITC's cosine, not divided by the temperature. itm_P: the ITM logit of "match"; both for each of the pairs.
-    mode "itc" keeps the cosine, "itm" takes the logit, "sum" adds the two (LAVIS; NUMERICS, Retrieval). A match that
-    is no candidate ranks behind all others.
+    mode: see `by_mode`. A match that is no candidate ranks behind all others.
 
     Raises ValueError for nan and for another mode.
     """
-    if mode not in ("itc", "itm", "sum"):
-        raise ValueError(f"mode {mode!r} is none of itc, itm, sum")
-    itm_P = itm_P.to(cosine_P)
-    scores_P = {"itc": cosine_P, "itm": itm_P, "sum": itm_P + cosine_P}[mode]
-    _refuse_nan(scores_P)
+    scores_P = by_mode(cosine_P, itm_P, mode)
     images, texts = len(found.texts_IK), len(found.images_TK)
     own_IK = image_of_text_T[found.texts_IK] == torch.arange(images, device=scores_P.device)[:, None]
     own_TK = found.images_TK == image_of_text_T[:, None]
@@ -110,6 +110,25 @@ def rerank(
         "txt": _candidate_ranks(scores_P[found.place_IK], own_IK, others_I),
         "img": _candidate_ranks(scores_P[found.place_TK], own_TK, others_T),
     }
+
+
+def by_mode(cosine_P: torch.Tensor, itm_P: torch.Tensor, mode: str) -> torch.Tensor:
+    """Scores of the pairs: mode "itc" keeps the cosine, "itm" takes the logit, "sum" adds the two (LAVIS; NUMERICS,
+    Retrieval). Raises ValueError for nan and for another mode."""
+    if mode not in ("itc", "itm", "sum"):
+        raise ValueError(f"mode {mode!r} is none of itc, itm, sum")
+    itm_P = itm_P.to(cosine_P)
+    scores_P = {"itc": cosine_P, "itm": itm_P, "sum": itm_P + cosine_P}[mode]
+    _refuse_nan(scores_P)
+    return scores_P
+
+
+def best(found: Candidates, scores_P: torch.Tensor, top: int = max(KS)) -> tuple[torch.Tensor, torch.Tensor]:
+    """The best texts of each image and the best images of each text, by scores of the pairs: int64 [I, top] and
+    [T, top], best first; fewer where there are fewer candidates."""
+    places = (found.place_IK, found.place_TK)
+    order_IK, order_TK = (scores_P[each].argsort(dim=1, descending=True, stable=True)[:, :top] for each in places)
+    return found.texts_IK.gather(1, order_IK), found.images_TK.gather(1, order_TK)
 
 
 def _candidate_ranks(scores_RK: torch.Tensor, own_RK: torch.Tensor, others_R: torch.Tensor) -> torch.Tensor:

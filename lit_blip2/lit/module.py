@@ -133,6 +133,8 @@ class LitBLIP2(L.LightningModule):
         if self.generation is not None:
             self.generation.write(self, "predictions.jsonl")
         self.on_validation_epoch_end()
+        if self.representation is not None:
+            self.representation.write(self, "predictions.jsonl")
         self.log("step", float(self.trained_steps))
         items = {name: each for part in self.parts for name, each in part.items.items()}
         write_intervals(self.trainer, items | self.other_items)

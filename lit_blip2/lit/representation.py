@@ -1,5 +1,7 @@
 """What stage 1's objectives make of a batch: texts on the host; in evaluation losses, retrieval and binding."""
 
+import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -8,7 +10,7 @@ from lit_blip2.distributed import single_process
 from lit_blip2.evaluation.items import Items
 from lit_blip2.evaluation.queries import query_usage
 from lit_blip2.keyed import row_uniforms
-from lit_blip2.lit.retrieval import RetrievalSet
+from lit_blip2.lit.retrieval import Found, RetrievalSet
 from lit_blip2.objectives.stage1 import Stage1
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ class Representation:
         self.net, self.rerank, self.features_gb = net, rerank, features_gb
         self.query_wins: Tensor | None = None
         self.items: dict[str, Items] = {}
+        self.found: Found | None = None
 
     def prepare(self, batch: dict[str, Any]) -> None:
         """Tokenise and draw random numbers."""
@@ -97,9 +100,17 @@ class Representation:
     def metrics(self) -> dict[str, float]:
         """Retrieval and binding over all ranks; forgets what was collected."""
         metrics = self.retrieval.metrics()
-        self.items = self.retrieval.items
+        self.items, self.found = self.retrieval.items, self.retrieval.found
         self.query_wins = self.retrieval.query_wins()
         if self.query_wins is not None:
             metrics["queries/entropy"] = query_usage(self.query_wins, self.net.qformer.num_queries)[2]
         del self.retrieval
         return metrics
+
+    def write(self, module: "LitBLIP2", name: str) -> None:
+        """What was retrieved, to a file beside the metrics; behind captions and answers where there are some."""
+        folder = module.trainer.log_dir  # asks all ranks
+        if self.found is None or not folder or not module.trainer.is_global_zero:
+            return
+        with Path(folder, name).open("w" if module.generation is None else "a", encoding="utf-8") as file:
+            file.writelines(json.dumps(each) + "\n" for each in self.found.predictions())

@@ -15,9 +15,9 @@ Legend: B images of a batch, I images, T texts, N image tokens, Q query tokens, 
 R pairs, L tokens of all texts.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,7 +27,16 @@ from torch import Tensor
 from lit_blip2.distributed import rank
 from lit_blip2.evaluation.binding import binding_items
 from lit_blip2.evaluation.items import Items
-from lit_blip2.evaluation.retrieval import Candidates, candidates, ranks, recall_items, rerank
+from lit_blip2.evaluation.retrieval import (
+    Candidates,
+    best,
+    by_mode,
+    candidates,
+    ranks,
+    recall_items,
+    rerank,
+    text_numbers,
+)
 from lit_blip2.lit.gather import gather_lists, gather_rows
 from lit_blip2.lit.kept_rows import KeptRows
 from lit_blip2.model.text import PackedText
@@ -37,6 +46,32 @@ from lit_blip2.objectives.stage1 import Stage1
 PAIRS_PER_PASS = 256
 IMAGES_AT_ONCE = 32  # whose queries meet all texts: 100 MB for 25,000
 LONG = 100_000  # pairs from which a bar shows how far it is
+
+
+class Found(NamedTuple):
+    """Of all ranks: image ids, the row of each text's image, the candidates, and their pairs' cosines and ITM logits
+    (None without ITM)."""
+
+    ids_I: Tensor
+    image_of_text_T: Tensor
+    candidates: Candidates
+    cosine_P: Tensor
+    match_P: Tensor | None
+
+    def predictions(self) -> Iterator[dict[str, Any]]:
+        """Of each mode the ten best texts of each image and the ten best images of each text. A text's number is its
+        image's id with its place among that image's texts behind it."""
+        image_ids, owners = self.ids_I.cpu().numpy(), self.image_of_text_T.cpu().numpy()
+        numbers, scores = text_numbers(image_ids, owners), {"itc": self.cosine_P}
+        if self.match_P is not None:
+            scores |= {mode: by_mode(self.cosine_P, self.match_P, mode) for mode in ("itm", "sum")}
+        for mode, scores_P in scores.items():
+            texts_I, images_T = (rows.cpu().numpy() for rows in best(self.candidates, scores_P))
+            about = {"task": "retrieval", "mode": mode}
+            for number, texts in zip(image_ids.tolist(), numbers[texts_I].tolist()):
+                yield about | {"image_id": number, "texts": texts}
+            for number, images in zip(numbers.tolist(), image_ids[images_T].tolist()):
+                yield about | {"text": number, "image_ids": images}
 
 
 class RetrievalSet:
@@ -49,6 +84,7 @@ class RetrievalSet:
         self.rows: list[dict[str, Tensor]] = []
         self.binding: list[dict[str, Any]] = []
         self.items: dict[str, Items] = {}
+        self.found: Found | None = None
 
     @torch.no_grad()
     def add(self, features_BND: Tensor, text: PackedText, image_ids_B: Tensor, counts: list[int]) -> None:
@@ -107,11 +143,13 @@ class RetrievalSet:
         image_of_text_T = torch.repeat_interleave(counts_I)
         by_itc, found, cosine_P = self._contrast(image_of_text_T)
         items = recall_items(by_itc, ids_I, image_of_text_T, "retrieval/itc")
+        match_P = None
         if self.net.itm is not None:
             match_P = self._match(found.pairs_P2)
             for mode in ("itm", "sum"):
-                by_mode = rerank(found, cosine_P, match_P, mode, image_of_text_T)
-                items |= recall_items(by_mode, ids_I, image_of_text_T, f"retrieval/{mode}")
+                again = rerank(found, cosine_P, match_P, mode, image_of_text_T)
+                items |= recall_items(again, ids_I, image_of_text_T, f"retrieval/{mode}")
+        self.found = Found(ids_I, image_of_text_T, found, cosine_P, match_P)
         return items
 
     def _contrast(self, image_of_text_T: Tensor) -> tuple[dict[str, Tensor], Candidates, Tensor]:
