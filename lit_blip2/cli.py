@@ -16,6 +16,7 @@ from lit_blip2.lit.module import LitBLIP2
 from lit_blip2.lit.pictures import Pictures
 
 EVALUATIONS = ("validate", "test", "predict")
+TESTED = {"test", "vqa_test", "binding_test"}  # what a data module tests on
 
 
 class SuiteCLI(LightningCLI):
@@ -49,10 +50,16 @@ class SuiteCLI(LightningCLI):
             logger.init_args.name, logger.init_args.version = run.parent.name, str(Path(run.name, *self._set()))
 
     def _set(self) -> list[str]:
-        """What a test given behind an experiment is called: its figures go into a folder of the run's, so that several
-        test sets of one run keep apart."""
-        files = [Path(str(each)) for each in self.config[self.subcommand].config or [] if each is not None]
-        return [files[-1].stem] if self.subcommand == "test" and len(files) > 1 else []
+        """The name of a file, given behind an experiment, that says what to test on: its figures go into a folder of
+        the run's, so that several test sets of one run keep apart."""
+        if self.subcommand != "test":
+            return []
+        given = [Path(str(each)) for each in self.config.test.config or [] if each is not None]
+        contents = {file.stem: yaml.safe_load(file.read_text(encoding="utf-8")) or {} for file in given[1:]}
+        named = [
+            name for name, each in contents.items() if (each.get("data") or {}).get("init_args", {}).keys() & TESTED
+        ]
+        return named[-1:]
 
     def after_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]

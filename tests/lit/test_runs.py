@@ -71,8 +71,8 @@ def test_resuming_gives_the_unbroken_run(experiment, fit, stage1_run):
 
 
 def test_several_test_sets_of_one_run_keep_apart(fit, stage1_run, tmp_path):
-    """A second file behind the experiment names the folder."""
-    (tmp_path / "few.yaml").write_text("model: {init_args: {rerank: 2}}\n")
+    """A file behind the experiment that says what to test on names the folder."""
+    (tmp_path / "few.yaml").write_text("model: {init_args: {rerank: 2}}\ndata: {init_args: {binding_test: null}}\n")
     before = (stage1_run / "metrics.json").read_text()
     where = [f"--ckpt_path={stage1_run}", "--config", str(tmp_path / "few.yaml")]
     fit("mini_stage1", *where, command="test", runs=stage1_run.parent.parent)
@@ -295,15 +295,6 @@ def test_validate_leaves_a_tests_figures_alone(fit, stage1_run):
     before = (stage1_run / "metrics.json").read_text()
     fit("mini_stage1", f"--ckpt_path={stage1_run}", command="validate", runs=stage1_run.parent.parent)
     assert (stage1_run / "metrics.json").read_text() == before
-    rows = [json.loads(line) for line in (stage1_run / "few/predictions.jsonl").read_text().splitlines()]
-    metrics = json.loads((stage1_run / "few/metrics.json").read_text())
-    for mode in ("itc", "itm", "sum"):
-        images = [row for row in rows if row["mode"] == mode and "image_id" in row]
-        first = [row["texts"][0] // 1000 == row["image_id"] for row in images]
-        assert sum(first) / len(first) == pytest.approx(metrics[f"retrieval/{mode}_txt_r1"])
-        texts = [row for row in rows if row["mode"] == mode and "text" in row]
-        first = [row["image_ids"][0] == row["text"] // 1000 for row in texts]
-        assert sum(first) / len(first) == pytest.approx(metrics[f"retrieval/{mode}_img_r1"])
     assert "retrieval/itc_txt_r1" in json.loads((stage1_run / "validate.json").read_text())
 
 
