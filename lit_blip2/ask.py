@@ -38,6 +38,8 @@ CHECKPOINT_HELP = (
     "import has put into its run's folder is read from there."
 )
 
+DECODING = ("max_new_tokens", "num_beams", "length_penalty")  # what LanguageModel.generate is told
+
 
 class Loaded(NamedTuple):
     """A Stage2 ready to answer, and the settings of its run: its module's arguments and the images' size in pixels."""
@@ -103,8 +105,7 @@ def generate(loaded: Loaded, pixels_1CHW: Tensor, question: str | None = None) -
 
 def decoding(settings: dict[str, Any], task: str) -> dict[str, Any]:
     """How a run's evaluation looks for answers (vqa) or captions (caption): arguments of LanguageModel.generate."""
-    names = ("max_new_tokens", "num_beams", "length_penalty")
-    return {name: settings[f"{task}_{name}"] for name in names if f"{task}_{name}" in settings}
+    return {name: settings[f"{task}_{name}"] for name in DECODING if f"{task}_{name}" in settings}
 
 
 @torch.inference_mode()

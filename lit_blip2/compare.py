@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> int:
         table.add_column(head, justify="left" if head in ("figure", "verdict") else "right")
     for name, row in rows.items():
         low, high = row["low"], row["high"]
-        verdict = "no difference shown" if low <= 0 <= high else "B is better" if low > 0 else "B is worse"
+        verdict = "no difference shown" if low <= 0 <= high else "B is higher" if low > 0 else "B is lower"
         figures = [f"{row[key]:.4f}" for key in ("first", "second")]
         table.add_row(name, *figures, f"{row['difference']:+.4f}", f"{low:+.4f} to {high:+.4f}", verdict)
     Console(width=None if sys.stdout.isatty() else 140).print(table)

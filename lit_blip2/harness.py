@@ -29,9 +29,8 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from lit_blip2.ask import decoding, load, score, write
+from lit_blip2.ask import DECODING, decoding, load, score, write
 
-DECODING = ("max_new_tokens", "num_beams", "length_penalty")
 SAMPLING = ("temperature", "do_sample", "top_p", "top_k")
 
 

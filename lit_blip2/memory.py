@@ -7,7 +7,6 @@ block and with two, from which the others follow.
 Legend: B rows, N image tokens, W image width.
 """
 
-import gc
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -56,7 +55,6 @@ def allocated(work: Callable[[], object]) -> tuple[int, int]:
     """
     from torch.profiler import ProfilerActivity, profile
 
-    gc.collect()  # so that nothing that earlier work left is released while this one is counted
     with silent_stderr(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
         result = work()
     events = [event for event in recorded.profiler.kineto_results.events() if event.name() == "[memory]"]

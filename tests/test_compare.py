@@ -25,7 +25,7 @@ def test_better_worse_and_not_shown(tmp_path, capsys):
     second = run(tmp_path / "b" / "v0", up=base, down=base * 0.5, same=other)
     assert main([first, second]) == 0
     lines = {line.split()[1]: line for line in capsys.readouterr().out.splitlines() if line.startswith("│")}
-    assert "B is better" in lines["up"] and "B is worse" in lines["down"] and "no difference shown" in lines["same"]
+    assert "B is higher" in lines["up"] and "B is lower" in lines["down"] and "no difference shown" in lines["same"]
     assert f"{base.mean():.4f}" in lines["up"] and "alone" not in lines
 
 

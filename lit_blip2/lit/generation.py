@@ -136,18 +136,15 @@ class Generation:
             check_java(spice=self.scoring["spice"])
         if self.in_context and (trainer.testing or trainer.predicting):
             self.examples = trainer.datamodule.examples(self.in_context)
-        folder = trainer.log_dir  # asks all ranks
-        alone = folder is None or not (trainer.testing or trainer.predicting)
-        self.unfinished = (
-            None
-            if alone
-            else Unfinished(
-                Path(folder),
-                "test" if trainer.testing else "predict",
-                rank(),
-                self._made_of(module),
-            )
-        )
+        self.unfinished = self._earlier(module)
+
+    def _earlier(self, module: "LitBLIP2") -> Unfinished | None:
+        """What an interrupted evaluation left; None where this one keeps nothing."""
+        trainer, folder = module.trainer, module.trainer.log_dir  # which asks all ranks
+        if folder is None or not (trainer.testing or trainer.predicting):
+            return None
+        command = "test" if trainer.testing else "predict"
+        return Unfinished(Path(folder), command, rank(), self._made_of(module))
 
     def _made_of(self, module: "LitBLIP2") -> list[str]:
         """All that a prediction depends on: checkpoint, model, decoding, data; not how many at a time, or by whom."""

@@ -5,8 +5,8 @@ logits travel. Of COCO's 5,000 images and 25,000 texts, k = 128, every rank hold
 
     features    7.2 GB at 257 tokens of 1408 in 32 bits, 3.6 GB in 16 (677 tokens: 19.1 and 9.5), over the number of
                 ranks; beyond `features_gb` they lie on disk
-    ITC         the vectors, 190 MB, twice while they are joined; then their cosines, 500 MB, and at most 220 more
-                while candidates and ranks are taken (measured); all gone before the first pair is scored
+    ITC         the vectors, 190 MB, twice while they are joined; then their cosines, 500 MB, and a part of
+                them again while candidates and ranks are taken; all gone before the first pair is scored
     pairs       3.84 million at most, with their places, cosines and logits: 155 MB
     a pass      of 256 pairs looks at one image: its keys and values are 9.5 MB at 257 tokens (25 MB at 677), in 32
                 bits; with 128 pairs it takes 230 MB at its peak (benchmarks/retrieval.py)
