@@ -6,8 +6,7 @@ only if the annotators disagree: where all ten say "cat", "The Cat" is wrong (TR
 """
 
 import re
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 
 _PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
@@ -48,21 +47,6 @@ def vqa_scores(predictions: Sequence[str], answers: Sequence[Sequence[str]]) -> 
     return [_score(prediction, given) for prediction, given in zip(predictions, answers)]
 
 
-def summarise(scores: Sequence[float], types: Sequence[str]) -> dict[str, float]:
-    """{"vqa/accuracy", "vqa/mean_over_types", and a `type_metric` for each type}, 0..1."""
-    if not scores or len(scores) != len(types):
-        raise ValueError(f"{len(scores)} scores for {len(types)} question types")
-    by_type: dict[str, list[float]] = defaultdict(list)
-    for score, name in zip(scores, types):
-        by_type[name].append(score)
-    means = {name: _mean(values) for name, values in sorted(by_type.items())}
-    return {
-        "vqa/accuracy": _mean(scores),
-        "vqa/mean_over_types": _mean(means.values()),
-        **{type_metric(name): mean for name, mean in means.items()},
-    }
-
-
 def type_metric(name: str) -> str:
     """What the accuracy on one type of question is called."""
     return f"vqa/type_{'_'.join(name.split())}"
@@ -97,8 +81,3 @@ def _strip_punctuation(text: str) -> str:
 
 def _one_line(text: str) -> str:
     return text.replace("\n", " ").replace("\t", " ").strip()
-
-
-def _mean(values: Iterable[float]) -> float:
-    values = list(values)
-    return sum(values) / len(values)

@@ -6,7 +6,7 @@ import pytest
 
 from lit_blip2.evaluation.items import interval, paired_interval
 from lit_blip2.evaluation.predictions import score, submit
-from lit_blip2.evaluation.vqa import summarise, vqa_scores
+from lit_blip2.evaluation.vqa import vqa_scores
 
 
 def answer(number, given, answers=("dog",) * 10, kind="what", blind=None, image=None):
@@ -20,14 +20,30 @@ def caption(number, text, references=("a dog runs", "a cat sits"), **more):
     return {"task": "caption", "image_id": number, "caption": text, "references": list(references), **more}
 
 
+def plainly(rows, said: str) -> dict[str, float]:
+    """Accuracy over all questions, over each type, and the mean over types."""
+    scores = vqa_scores([row[said] for row in rows], [row["answers"] for row in rows])
+    types = [row["question_type"] for row in rows]
+    of = {kind: [each for each, own in zip(scores, types) if own == kind] for kind in types}
+    means = {f"vqa/type_{'_'.join(kind.split())}": sum(own) / len(own) for kind, own in of.items()}
+    every = {"vqa/accuracy": sum(scores) / len(scores), "vqa/mean_over_types": sum(means.values()) / len(means)}
+    return every | means
+
+
+def test_every_type_has_the_same_weight():
+    rows = [answer(number, "dog", ["dog"] * 10, kind="what color") for number in range(3)]
+    rows.append(answer(3, "cat", ["dog"] * 10, kind="count"))
+    found = {name: items.value() for name, items in score(rows).items()}
+    wanted = {"vqa/accuracy": 0.75, "vqa/mean_over_types": 0.5, "vqa/type_count": 0, "vqa/type_what_color": 1}
+    assert found == pytest.approx(wanted)
+
+
 def test_answers_have_the_figures_of_the_plain_metrics():
     rows = [answer(1, "dog"), answer(2, "cat", blind="dog"), answer(3, "dog", kind="is", image=2), answer(4, "two")]
     rows = [row | {"no_image": "dog" if number % 2 else "cat"} for number, row in enumerate(rows)]
-    truths, types = [row["answers"] for row in rows], [row["question_type"] for row in rows]
     found = {name: items.value() for name, items in score(rows).items()}
-    blind = summarise(vqa_scores([row["no_image"] for row in rows], truths), types)["vqa/mean_over_types"]
-    plain = summarise(vqa_scores([row["answer"] for row in rows], truths), types)
-    assert found == pytest.approx({**plain, "vqa/no_image": blind}, rel=1e-12)
+    blind = plainly(rows, "no_image")["vqa/mean_over_types"]
+    assert found == pytest.approx({**plainly(rows, "answer"), "vqa/no_image": blind}, rel=1e-12)
 
 
 def test_pope_has_intervals_and_is_compared():

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lit_blip2.evaluation.vqa import normalise, summarise, vqa_scores
+from lit_blip2.evaluation.vqa import normalise, vqa_scores
 
 
 def leave_one_out(prediction, answers):
@@ -69,23 +69,11 @@ def test_normalisation(text, expected):
     assert normalise(text) == expected
 
 
-def test_summary_gives_every_type_the_same_weight():
-    summary = summarise([1, 1, 1, 0], ["what color", "what color", "what color", "count"])
-    assert summary == {
-        "vqa/accuracy": 0.75,
-        "vqa/mean_over_types": 0.5,
-        "vqa/type_count": 0,
-        "vqa/type_what_color": 1,
-    }
-
-
 def test_errors_name_the_numbers():
     with pytest.raises(ValueError, match="1 predictions for 2"):
         vqa_scores(["a"], [["a"] * 10] * 2)
     with pytest.raises(ValueError, match="question 1 has no answer"):
         vqa_scores(["a", "a"], [["a"] * 10, []])
-    with pytest.raises(ValueError, match="0 scores"):
-        summarise([], [])
 
 
 def test_the_one_answer_of_gqa_is_matched_as_it_is_meant():
