@@ -47,21 +47,30 @@ class Need(NamedTuple):
 
 
 def allocated(work: Callable[[], object]) -> tuple[int, int]:
-    """Bytes that torch's CPU allocator holds beyond what it held before: (at the end of `work`, at most).
+    """Bytes that `work` takes from torch's CPU allocator: (held at its end, held at most).
 
-    At the end, what `work` returns is alive: for a forward, that is what it leaves for its backward. Sums the
-    profiler's record of every allocation and release, so it is exact, repeatable, and blind to what the C library
-    keeps back. Buffers inside MKL are not counted.
+    At the end, what `work` returns is alive: for a forward, that is what it leaves for its backward. Follows each
+    address in the profiler's record of allocations and releases, so it is exact, repeatable, and blind to what the C
+    library keeps back. Releases of what was there before do not count, and buffers inside MKL do not either.
     """
+    from torch._C._profiler import _EventType
     from torch.profiler import ProfilerActivity, profile
+    from torch.profiler._utils import traverse_dfs
 
     with silent_stderr(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
         result = work()
-    events = [event for event in recorded.profiler.kineto_results.events() if event.name() == "[memory]"]
-    held = peak = 0
-    for event in sorted(events, key=lambda each: each.start_ns()):
-        held += event.nbytes()
-        peak = max(peak, held)
+    events = traverse_dfs(recorded.profiler.kineto_results.experimental_event_tree())
+    live, held, peak = {}, 0, 0
+    for event in sorted(events, key=lambda each: each.start_time_ns):
+        if event.tag != _EventType.Allocation:
+            continue
+        address, size = event.extra_fields.ptr, event.extra_fields.alloc_size
+        if size > 0:
+            live[address] = size
+            held += size
+            peak = max(peak, held)
+        else:  # of an older tensor, the profiler tells the size of what it last saw at that address
+            held -= live.pop(address, 0)
     del result
     return held, peak
 

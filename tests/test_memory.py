@@ -22,6 +22,13 @@ def test_allocated_by_hand():
     assert allocated(work) == (4000, 8000)
 
 
+def test_allocated_is_blind_to_releases_of_older_tensors():
+    """The profiler records one if it saw an earlier measurement allocate at its address."""
+    older = []
+    assert allocated(lambda: older.append(torch.empty(1000))) == (4000, 4000)
+    assert allocated(older.clear) == (0, 0)
+
+
 @pytest.mark.parametrize(
     ("strategy", "devices", "expected"),
     [
