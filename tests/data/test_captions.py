@@ -1,24 +1,16 @@
+"""Files of captions in the layouts they are published in, and what is wrong with one."""
+
 import json
-import pickle
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from lit_blip2.data.binding import read_binding
 from lit_blip2.data.captions import clean_caption, read_captions
-from lit_blip2.data.strings import Strings
-from lit_blip2.data.vqa import question_types, read_questions
 
 
 def write_json(path, content):
     path.write_text(json.dumps(content))
     return path
-
-
-def listed(ids):
-    return [{"id": i, "file_name": f"{i:012d}.png"} for i in ids]
 
 
 def table(captions):
@@ -32,17 +24,6 @@ def coco(*rows, ids=(1, 2)):
         "images": [{"id": i, "file_name": f"{i}.jpg"} for i in ids],
         "annotations": [{"id": k, "image_id": i, "caption": text} for k, (i, text) in enumerate(rows)],
     }
-
-
-@given(st.lists(st.text()))
-def test_strings_come_back(texts):
-    strings = Strings(texts)
-    assert list(strings) == texts and len(strings) == len(texts)
-    assert list(pickle.loads(pickle.dumps(strings))) == texts
-    if texts:
-        assert strings[-1] == texts[-1]
-    with pytest.raises(IndexError):
-        strings[len(texts)]
 
 
 @pytest.mark.parametrize(
@@ -148,77 +129,6 @@ def test_drawn_captions_are_all_reached_and_cost_one_draw(tmp_path):
     assert one.random() == three.random()
 
 
-def vqa_files(folder, asked, answered, **extra):
-    questions = [{"question_id": q, "image_id": i, "question": f"q{q} ?"} for q, i in asked]
-    marks = [
-        {
-            "question_id": q,
-            "image_id": i,
-            "question_type": "what",
-            "answers": [{"answer": f"a{q}{k}"} for k in range(n)],
-        }
-        for q, i, n in answered
-    ]
-    first = write_json(folder / "questions.json", {"questions": questions, **extra})
-    return first, write_json(folder / "answers.json", {"annotations": marks})
-
-
-def test_questions_are_sorted_by_image_with_their_own_answers(tmp_path):
-    asked, answered = [(5, 20), (3, 10), (4, 20)], [(3, 10, 2), (4, 20, 2), (5, 20, 2)]
-    questions = read_questions(*vqa_files(tmp_path, asked, answered), files={10: "ten.png", 20: "twenty.png"})
-    assert questions.question_ids.tolist() == [3, 4, 5] and questions.image_ids.tolist() == [10, 20, 20]
-    assert list(questions.texts) == ["q3 ?", "q4 ?", "q5 ?"] and list(questions.types) == ["what"] * 3
-    assert questions.answers_of(2) == ["a50", "a51"]
-    assert list(questions.files) == ["ten.png", "twenty.png", "twenty.png"]
-
-
-def test_image_files_are_named_as_coco_does(tmp_path):
-    paths = vqa_files(tmp_path, [(1, 42)], [(1, 42, 10)], data_subtype="val2014")
-    assert read_questions(*paths).files[0] == "val2014/COCO_val2014_000000000042.jpg"
-    with pytest.raises(ValueError, match="no file name is known for image 42"):
-        read_questions(*vqa_files(tmp_path, [(1, 42)], [(1, 42, 10)]))
-
-
-@pytest.mark.parametrize(
-    ("asked", "answered", "message"),
-    [
-        ([(1, 7), (1, 7)], [(1, 7, 10)], "questions.json: question id 1 stands there twice"),
-        ([(1, 7)], [(1, 7, 10), (1, 7, 10)], "answers.json: question id 1 stands there twice"),
-        ([(1, 7), (2, 7)], [(1, 7, 10), (3, 7, 10)], r"2 question ids stand in only one of .*\[2, 3\]"),
-        ([(1, 7)], [(1, 8, 10)], "question 1 belongs to image 7 .* image 8"),
-        ([(1, 7), (2, 7)], [(1, 7, 10), (2, 7, 9)], "numbers of answers differ.*{10: 1, 9: 2}"),
-        ([], [], "questions.json holds no questions"),
-    ],
-)
-def test_question_faults_name_the_ids(tmp_path, asked, answered, message):
-    with pytest.raises(ValueError, match=message):
-        read_questions(*vqa_files(tmp_path, asked, answered), files={7: "x"})
-
-
-def test_binding_pairs(tmp_path):
-    rows = [{"image_id": 2, "swapped_image_id": 1, "caption": "Red, blue."}]
-    pairs = read_binding(write_json(tmp_path / "b.json", {"images": listed([1, 2]), "pairs": rows}))
-    assert (pairs.image_ids.tolist(), pairs.swapped_image_ids.tolist()) == ([2], [1])
-    assert (pairs.files[0], pairs.swapped_files[0]) == ("000000000002.png", "000000000001.png")
-    assert pairs.captions[0] == "red, blue"
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"swapped_image_id": 3}, r"image 3 of pair \(2, 3\) is not in"),
-        ({"swapped_image_id": 2}, r"pair \(2, 2\) needs two images"),
-        ({"caption": "."}, r"pair \(2, 1\) needs two images and a caption"),
-    ],
-)
-def test_binding_faults(tmp_path, change, message):
-    row = {"image_id": 2, "swapped_image_id": 1, "caption": "red"} | change
-    with pytest.raises(ValueError, match=message):
-        read_binding(write_json(tmp_path / "b.json", {"images": listed([1, 2]), "pairs": [row]}))
-    with pytest.raises(ValueError, match="holds no pairs"):
-        read_binding(write_json(tmp_path / "none.json", {"images": [], "pairs": []}))
-
-
 @pytest.mark.parametrize(
     ("name", "content"),
     [
@@ -251,60 +161,6 @@ def test_a_table_that_cannot_be_read_says_where(tmp_path, name, content, words):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=words):
         read_captions(tmp_path / name)
-
-
-def test_gqa_has_its_answers_with_the_questions(tmp_path):
-    content = {
-        "05515938": {
-            "imageId": "2370799",
-            "question": "Is it red? ",
-            "answer": "no",
-            "types": {"structural": "verify"},
-        },
-        "201307251": {
-            "imageId": "n161313",
-            "question": "What is it?",
-            "answer": "cup",
-            "types": {"structural": "query"},
-        },
-    }
-    path = write_json(tmp_path / "testdev.json", content)
-    table = read_questions(path)
-    assert table.question_ids.tolist() == [5515938, 201307251]
-    assert table.image_ids.tolist() == [2370799, 10**10 + 161313]
-    assert list(table.files) == ["2370799.jpg", "n161313.jpg"] and list(table.texts) == ["Is it red?", "What is it?"]
-    assert list(table.types) == ["verify", "query"] and table.answers_of(1) == ["cup"]
-    assert question_types(path) == {"verify", "query"}
-
-
-def test_visual_genome_has_its_answers_with_the_questions(tmp_path):
-    qas = [{"qa_id": 9, "image_id": 4, "question": "Where is the cat?", "answer": "On the mat.", "a_objects": []}]
-    path = write_json(tmp_path / "question_answers.json", [{"id": 4, "qas": qas}, {"id": 5, "qas": []}])
-    table = read_questions(path)
-    assert (table.question_ids.tolist(), table.image_ids.tolist(), list(table.files)) == ([9], [4], ["4.jpg"])
-    assert list(table.types) == ["where"] and table.answers_of(0) == ["On the mat"]
-
-
-def test_pope_has_a_line_for_each_question(tmp_path):
-    row = {"question_id": 1, "image": "COCO_val2014_000000310196.jpg", "text": "Is there a snowboard?", "label": "yes"}
-    lines = [row, row | {"question_id": 2, "text": "Is there a car?", "label": "no"}]
-    path = tmp_path / "coco_pope_random.json"
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    table = read_questions(path)
-    assert table.image_ids.tolist() == [310196, 310196] and list(table.files) == [row["image"]] * 2
-    assert table.answers_of(1) == ["no"] and question_types(path) == {"pope"}
-    path.write_text("".join(json.dumps(line) + "\n" for line in (row, row)))
-    with pytest.raises(ValueError, match=r"random\.json: question id 1 stands there twice"):
-        read_questions(path)
-    path.write_text("".join(json.dumps(line | {"image": "x.jpg"}) + "\n" for line in lines))
-    with pytest.raises(ValueError, match=r"question 1: 'x\.jpg' ends in no image id"):
-        read_questions(path)
-
-
-def test_questions_without_answers_say_what_is_missing(tmp_path):
-    path = write_json(tmp_path / "q.json", {"questions": []})
-    with pytest.raises(ValueError, match="need their annotations as well"):
-        read_questions(path)
 
 
 def test_a_pair_takes_less_than_a_hundred_bytes(tmp_path):
@@ -373,31 +229,6 @@ def test_some_captions_missing_is_no_servers_list(tmp_path):
     rows = [{"image": "5.jpg", "img_id": 5, "caption": "a dog"}, {"image": "7.jpg", "img_id": 7}]
     with pytest.raises(ValueError, match="image 7 has no caption"):
         read_captions(write_json(tmp_path / "lavis.json", rows), "test")
-
-
-def test_a_servers_questions_need_no_answers_to_test_on(tmp_path):
-    asked = [{"question_id": 9, "image_id": 4, "question": "Why?"}, {"question_id": 2, "image_id": 4, "question": "A?"}]
-    path = write_json(tmp_path / "q.json", {"questions": asked, "data_subtype": "test2015"})
-    with pytest.warns(UserWarning, match=r"q\.json comes without answers"):
-        read = read_questions(path, unanswered=True)
-    assert read.question_ids.tolist() == [2, 9] and list(read.types) == ["question"] * 2
-    assert read.answers_of(0) == read.answers_of(1) == [] and question_types(path) == frozenset()
-    assert read.files[0] == "test2015/COCO_test2015_000000000004.jpg"
-    with pytest.raises(ValueError, match="need their annotations as well"):
-        read_questions(path)
-
-
-def test_ok_vqa_has_the_files_of_vqav2(tmp_path):
-    """Its answers are stemmed, with what people wrote as raw_answer; the type is a number's name."""
-    asked = {"data_subtype": "val2014", "questions": [{"image_id": 42, "question": "What sport?", "question_id": 420}]}
-    answers = [
-        {"answer_id": k, "raw_answer": "surfing", "answer_confidence": "yes", "answer": "surf"} for k in range(10)
-    ]
-    mark = {"image_id": 42, "question_id": 420, "question_type": "eight", "answer_type": "other", "answers": answers}
-    marks = {"annotations": [mark], "question_types": {"eight": "Sports and Recreation"}}
-    read = read_questions(write_json(tmp_path / "q.json", asked), write_json(tmp_path / "a.json", marks))
-    assert read.answers_of(0) == ["surf"] * 10 and read.types[0] == "eight"
-    assert read.files[0] == "val2014/COCO_val2014_000000000042.jpg"
 
 
 def test_lines_end_where_lines_end(tmp_path):
