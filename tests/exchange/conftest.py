@@ -10,30 +10,29 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import save_file
-from transformers import Blip2Config, Blip2ForImageTextRetrieval, Blip2QFormerConfig, Blip2VisionConfig
+from transformers import (
+    AutoTokenizer,
+    Blip2Config,
+    Blip2ForConditionalGeneration,
+    Blip2ForImageTextRetrieval,
+    Blip2QFormerConfig,
+    Blip2VisionConfig,
+    OPTConfig,
+    T5Config,
+)
 
 from lit_blip2.checkpoint import trainable_state
-from lit_blip2.exchange.run import checkpoint
+from lit_blip2.exchange import hugging_face
+from lit_blip2.exchange.run import checkpoint, write_run
 from lit_blip2.lit.generation import Generation
 from lit_blip2.model.qformer import QFormer
 from lit_blip2.model.vision import VisionEncoder
-from lit_blip2.model.vision import build as build_vision
 from lit_blip2.objectives.itc import ITC
 from lit_blip2.objectives.itg import ITG
 from lit_blip2.objectives.itm import ITM
 from lit_blip2.objectives.stage1 import Stage1
 from lit_blip2.params import build_net
-
-VIT = dict(img_size=8, patch_size=4, embed_dim=16, depth=2, num_heads=2, mlp_ratio=2.0)
-QFORMER = dict(num_queries=4, hidden=24, layers=3, heads=2, intermediate=32, vocab_size=40, dropout=0.0)
-
-
-def randomise(model: torch.nn.Module) -> torch.nn.Module:
-    """transformers starts the queries at zero and the ViT almost there: a mistake in them would not show."""
-    generator = torch.Generator().manual_seed(0)
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.2, generator=generator)
-    return model.eval()
+from tests.exchange.tiny import OPT, QFORMER, T5, VIT, encoder_file, randomise, saved
 
 
 @pytest.fixture(scope="session")
@@ -53,6 +52,38 @@ def hf_retrieval(hf_config) -> Blip2ForImageTextRetrieval:
     return randomise(Blip2ForImageTextRetrieval(Blip2Config(**hf_config, image_text_hidden_size=12)))
 
 
+@pytest.fixture(scope="session")
+def generation(hf_config, tmp_path_factory):
+    """family -> (model, its folder)."""
+    made = {}
+    words = len(AutoTokenizer.from_pretrained(OPT))
+    sizes = {
+        "opt": OPTConfig(
+            vocab_size=words + 1, hidden_size=16, num_hidden_layers=2, ffn_dim=32, num_attention_heads=2,
+            max_position_embeddings=64, word_embed_proj_dim=16,
+        ),
+        "t5": T5Config(
+            vocab_size=len(AutoTokenizer.from_pretrained(T5)) + 1, d_model=16, d_kv=8, d_ff=32, num_layers=2,
+            num_heads=2, decoder_start_token_id=0, tie_word_embeddings=False,
+        ),
+    }  # fmt: skip
+    for family, tokenizer in (("opt", OPT), ("t5", T5)):
+        given = hf_config | {"text_config": sizes[family].to_dict(), "image_token_index": words}
+        model = randomise(Blip2ForConditionalGeneration(Blip2Config(**given)))
+        made[family] = model, saved(model, tokenizer, tmp_path_factory.mktemp(family) / "hf")
+    return made
+
+
+@pytest.fixture
+def imported(tmp_path):
+    def make(folder: Path, experiment: str) -> Path:
+        parts = hugging_face.read(folder)
+        write_run(parts, Path(f"experiments/{experiment}.yaml"), tmp_path / "run", folder)
+        return tmp_path / "run"
+
+    return make
+
+
 @pytest.fixture
 def stage1(tmp_path):
     """Stage1 around an encoder with given weights."""
@@ -70,15 +101,6 @@ def stage1(tmp_path):
         return net.eval()
 
     return make
-
-
-def encoder_file(folder: Path, name: str = "eva_giant_patch14_clip_224", **sizes) -> Path:
-    """Random weights of a tiny ViT, under timm's names."""
-    state = build_vision(name, VIT | sizes, 0).state_dict()
-    generator = torch.Generator().manual_seed(0)
-    file = folder / "own_vit.safetensors"
-    save_file({n: 0.2 * torch.randn(v.shape, generator=generator) for n, v in state.items() if "k_bias" not in n}, file)
-    return file
 
 
 @pytest.fixture

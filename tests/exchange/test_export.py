@@ -1,7 +1,5 @@
 """Runs become folders of transformers and files of LAVIS; coming back they are what they were."""
 
-from pathlib import Path
-
 import pytest
 import torch
 import yaml
@@ -20,8 +18,7 @@ from lit_blip2.checkpoint import read_checkpoint
 from lit_blip2.data.transforms import CLIP_STD, eval_transform
 from lit_blip2.exchange.command import main
 from lit_blip2.exchange.run import checkpoint
-from tests.exchange.conftest import randomise
-from tests.exchange.test_import import BERT, IMAGES, generation, load_stage1, saved  # noqa: F401 (a fixture)
+from tests.exchange.tiny import BERT, IMAGES, load_stage1, randomise, same, saved
 
 
 @pytest.fixture(params=["opt", "t5"])
@@ -30,20 +27,11 @@ def family(request):
 
 
 @pytest.fixture
-def run(generation, family, tmp_path):  # noqa: F811
+def run(generation, family, tmp_path):
     """A run of stage 2, which came from transformers."""
     folder, out = generation[family][1], tmp_path / "run"
     assert main("import", [str(folder), "--from=hf", f"--out={out}", f"--config=experiments/mini_{family}.yaml"]) == 0
     return out
-
-
-def weights(run: Path) -> dict[str, torch.Tensor]:
-    return read_checkpoint(run)["state_dict"]
-
-
-def same(first: Path, second: Path) -> bool:
-    ours, theirs = weights(first), weights(second)
-    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
 @torch.no_grad()

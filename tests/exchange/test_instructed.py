@@ -17,9 +17,7 @@ from transformers import (
 
 from lit_blip2.ask import load
 from lit_blip2.exchange.command import main
-from tests.exchange.conftest import randomise
-from tests.exchange.test_export import same
-from tests.exchange.test_import import BERT, IMAGES, OPT, PROMPTS, T5, asked, saved
+from tests.exchange.tiny import BERT, IMAGES, OPT, PROMPTS, T5, asked, randomise, same, saved
 
 EXPERIMENTS = {"llama": Path("experiments/mini_opt.yaml"), "t5": Path("experiments/mini_t5.yaml")}
 

@@ -9,6 +9,7 @@ import torch
 import yaml
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from tokenizers.pre_tokenizers import ByteLevel
 from transformers import (
     AutoTokenizer,
     Blip2ForConditionalGeneration,
@@ -19,6 +20,9 @@ from transformers import (
     InstructBlipForConditionalGeneration,
     LlamaConfig,
     LlamaForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen2Tokenizer,
 )
 
 from lit_blip2.ask import answer, load
@@ -26,9 +30,7 @@ from lit_blip2.checkpoint import read_checkpoint
 from lit_blip2.exchange.command import main
 from lit_blip2.exchange.encoders import CLIP, EVA, kind_of
 from lit_blip2.model.vision import VisionEncoder
-from tests.exchange.conftest import VIT, randomise
-from tests.exchange.test_export import same
-from tests.exchange.test_import import BERT, IMAGES, OPT, T5, load_stage1
+from tests.exchange.tiny import BERT, IMAGES, OPT, T5, VIT, encoder_file, load_stage1, randomise, same
 
 WORDS = len(AutoTokenizer.from_pretrained(OPT))
 ASKED = ["what shape is the red object ?", "a small", "is there a red star ?", "how many objects are there ?"]
@@ -48,9 +50,15 @@ def gpt2() -> torch.nn.Module:
     return model
 
 
+def qwen(words: int) -> torch.nn.Module:
+    sizes = dict(hidden_size=16, num_hidden_layers=2, intermediate_size=24, num_attention_heads=2)
+    return randomise(Qwen2ForCausalLM(Qwen2Config(vocab_size=words, num_key_value_heads=1, **sizes)))
+
+
 @pytest.fixture(scope="module")
 def languages(tmp_path_factory) -> dict[str, Path]:
-    """Folders of language models whose vocabulary has no room for another word; two without a padding token."""
+    """Folders of language models whose vocabulary has no room for another word; two without a padding token, and one
+    with the tokenizer that transformers puts over every Qwen: each byte a word here, and no token begins a text."""
     folders = {"opt": OPT.resolve(), "t5": T5.resolve()}
     for name, make in (("llama", llama), ("gpt2", gpt2)):
         folders[name] = tmp_path_factory.mktemp(name) / "lm"
@@ -58,6 +66,10 @@ def languages(tmp_path_factory) -> dict[str, Path]:
         tokenizer = AutoTokenizer.from_pretrained(OPT)
         tokenizer.pad_token = None
         tokenizer.save_pretrained(folders[name])
+    letters = [*sorted(ByteLevel.alphabet()), "<|endoftext|>"]
+    folders["qwen"] = tmp_path_factory.mktemp("qwen") / "lm"
+    qwen(len(letters)).save_pretrained(folders["qwen"])
+    Qwen2Tokenizer({letter: number for number, letter in enumerate(letters)}, []).save_pretrained(folders["qwen"])
     return folders
 
 
@@ -76,7 +88,7 @@ def settings(run: Path) -> dict:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("family", ["opt", "t5", "llama", "gpt2"])
+@pytest.mark.parametrize("family", ["opt", "t5", "llama", "gpt2", "qwen"])
 def test_the_same_words_for_a_batch_greedily_and_with_beams(native, languages, family, tmp_path):
     run = native("mini_t5" if family == "t5" else "mini_opt", {"name": str(languages[family])})
     out = exported(run, tmp_path / "hf")
@@ -156,8 +168,6 @@ def test_an_encoder_is_known_by_what_it_computes(name, args, kind):
 
 
 def test_an_encoder_with_more_than_eva_clip_goes_nowhere_in_silence(native, languages, tmp_path, capsys):
-    from tests.exchange.conftest import encoder_file
-
     args = VIT | {"init_values": 0.5}
     (tmp_path / "other").mkdir()
     file = encoder_file(tmp_path / "other", init_values=0.5)

@@ -1,0 +1,178 @@
+"""What cannot become a run of this suite is an error that names it."""
+
+import json
+import re
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from lit_blip2.exchange import hugging_face
+from lit_blip2.exchange.command import main
+from tests.exchange.tiny import rewritten
+
+
+def test_what_cannot_be_imported_says_why(generation, hf_retrieval, imported, tmp_path):
+    _, folder = generation["opt"]
+    broken = tmp_path / "broken"
+    shutil.copytree(folder, broken)
+    state = load_file(broken / "model.safetensors")
+    save_file(state | {"surprise.weight": torch.zeros(1)}, broken / "model.safetensors")
+    with pytest.raises(ValueError, match=r"holds surprise\.weight \(1 such\), which has no place here"):
+        hugging_face.read(broken)
+    lacking = {name: value for name, value in state.items() if "layer.0.crossattention.output.dense.bias" not in name}
+    save_file(lacking, broken / "model.safetensors")
+    with pytest.raises(ValueError, match=r"missing net\.bridge\.qformer\.layers\.0\.cross\.output\.bias"):
+        imported(broken, "mini_opt")
+    (broken / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:-50])
+    with pytest.raises(ValueError, match="is damaged or cut"):
+        hugging_face.read(broken)
+    config = json.loads((broken / "config.json").read_text())
+    (broken / "config.json").write_text(json.dumps(config | {"architectures": ["BertModel"]}))
+    with pytest.raises(ValueError, match="holds a BertModel: Blip2ForImageTextRetrieval, Blip2For"):
+        hugging_face.read(broken)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            lambda key: "language_model" in key and "fc1.weight" in key,
+            "does not fit this model: missing net.language.model",
+        ),
+        (
+            lambda key: "vision_model.encoder.layers.1.mlp.fc2.bias" in key,
+            "missing net.vision.encoder.blocks.1.mlp.fc2.bias",
+        ),
+    ],
+)
+def test_a_frozen_weight_that_is_missing_is_named(generation, imported, tmp_path, change, words, capsys):
+    def without(state):
+        return {key: value for key, value in state.items() if not change(key)}
+
+    folder = rewritten(generation["opt"][1], tmp_path / "cut", without)
+    assert (
+        main("import", [str(folder), "--from=hf", f"--out={tmp_path / 'x'}", "--config=experiments/mini_opt.yaml"]) == 2
+    )
+    assert re.search(words, capsys.readouterr().err)
+
+
+def test_a_frozen_weight_too_many_or_of_another_shape_is_named(generation, imported, tmp_path):
+    more = rewritten(generation["opt"][1], tmp_path / "more", lambda s: s | {"language_model.surprise": torch.ones(1)})
+    with pytest.raises(ValueError, match=r"does not fit this model: unexpected net\.language\.model\.surprise"):
+        imported(more, "mini_opt")
+    key = "vision_model.encoder.layers.0.mlp.fc1.bias"
+    other = rewritten(generation["opt"][1], tmp_path / "other", lambda s: s | {key: torch.ones(5)})
+    with pytest.raises(ValueError, match=r"does not fit .*vision\.encoder\.blocks\.0\.mlp\.fc1\.bias is \(5,\)"):
+        imported(other, "mini_opt")
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "value", "known"),
+    [
+        ("qformer_config", "hidden_act", "relu", "'gelu'"),
+        ("vision_config", "hidden_act", "quick_gelu", "'gelu'"),
+        ("vision_config", "layer_norm_eps", 0.01, "1e-06"),
+        ("vision_config", "qkv_bias", False, "True"),
+    ],
+)
+def test_what_the_parts_here_cannot_be_is_refused(generation, tmp_path, part, name, value, known):
+    own = json.loads((generation["opt"][1] / "config.json").read_text())[part]
+    folder = rewritten(generation["opt"][1], tmp_path / "other", **{part: own | {name: value}})
+    with pytest.raises(ValueError, match=rf"{part}\.{name} is {value!r}, this package has {known}"):
+        hugging_face.read(folder)
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["[]", "null", '{"architectures": ["Blip2ForConditionalGeneration"], "qformer_config": [1]}',
+     '{"architectures": ["Blip2ForConditionalGeneration"], "text_config": {"model_type": "nope"}}'],
+)  # fmt: skip
+def test_a_broken_configuration_is_an_error_and_no_traceback(generation, tmp_path, content, capsys):
+    folder = rewritten(generation["opt"][1], tmp_path / "broken")
+    (folder / "config.json").write_text(content)
+    arguments = [str(folder), "--from=hf", f"--out={tmp_path / 'x'}", "--config=experiments/mini_opt.yaml"]
+    assert main("import", arguments) == 2
+    assert re.search("holds no JSON object|is no configuration of a Blip2For", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("content", ["[1]", "a: [", "model: {}"])
+def test_an_experiment_that_is_none_is_said(generation, tmp_path, content, capsys):
+    (tmp_path / "bad.yaml").write_text(content)
+    arguments = [str(generation["opt"][1]), "--from=hf", f"--out={tmp_path / 'x'}", f"--config={tmp_path}/bad.yaml"]
+    assert main("import", arguments) == 2
+    assert "is no experiment with a network and data" in capsys.readouterr().err
+
+
+SIZED = (
+    "query_tokens", "qformer.encoder.layer.0.attention.attention.query.weight",
+    "qformer.encoder.layer.0.crossattention.attention.key.bias", "vision_model.embeddings.position_embedding",
+    "vision_model.encoder.layers.0.self_attn.qkv.bias", "language_projection.bias",
+    "language_model.model.decoder.layers.0.fc1.weight",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (3,), (2, 3), (72, 24), (3, 16)])
+def test_all_weights_of_a_wrong_size_are_named_at_once(generation, imported, tmp_path, shape):
+    folder = rewritten(
+        generation["opt"][1], tmp_path / "sized", lambda s: s | {key: torch.ones(shape) for key in SIZED}
+    )
+    with pytest.raises(ValueError) as found:
+        imported(folder, "mini_opt")
+    for ours in ("query_tokens", "layers.0.attention.qkv.weight", "layers.0.cross.kv.bias", "encoder.pos_embed",
+                 "blocks.0.attn.q_bias", "projection.bias", "layers.0.fc1.weight"):  # fmt: skip
+        assert f"{ours} is (" in str(found.value)
+
+
+def test_parts_whose_sizes_only_sum_up_are_not_taken(generation, imported, tmp_path):
+    """20, 28 and 24 rows are as many as three times 24."""
+    place = "qformer.encoder.layer.0.attention.attention"
+    odd = {f"{place}.{part}.weight": torch.ones(rows, 24) for part, rows in (("query", 20), ("key", 28))}
+    with pytest.raises(
+        ValueError, match=r"layers\.0\.attention\.qkv\.weight is \(1, 1728\), the model's is \(72, 24\)"
+    ):
+        imported(rewritten(generation["opt"][1], tmp_path / "odd", lambda s: s | odd), "mini_opt")
+
+
+def test_a_part_that_is_missing_leaves_ours_missing(generation, imported, tmp_path):
+    key = "qformer.encoder.layer.0.attention.attention.query.weight"
+    folder = rewritten(generation["opt"][1], tmp_path / "cut", lambda s: {k: v for k, v in s.items() if k != key})
+    with pytest.raises(ValueError, match=r"missing net\.bridge\.qformer\.layers\.0\.attention\.qkv\.weight"):
+        imported(folder, "mini_opt")
+
+
+def test_what_is_no_number_is_refused(generation, imported, tmp_path):
+    broken = {"query_tokens": torch.full((1, 4, 24), torch.nan)}
+    folder = rewritten(generation["opt"][1], tmp_path / "nan", lambda s: s | broken)
+    with pytest.raises(ValueError, match=r"query_tokens \(1 such\) holds something else than finite numbers"):
+        imported(folder, "mini_opt")
+
+
+def test_a_folder_without_a_tokenizer_or_of_the_wrong_stage_says_so(generation, tmp_path, capsys):
+    bare = rewritten(generation["opt"][1], tmp_path / "bare")
+    for file in bare.glob("*token*"):
+        file.unlink()
+    out = f"--out={tmp_path / 'x'}"
+    assert main("import", [str(bare), "--from=hf", out, "--config=experiments/mini_opt.yaml"]) == 2
+    assert "token" in capsys.readouterr().err
+    stage1 = "--config=experiments/mini_stage1.yaml"
+    assert main("import", [str(generation["opt"][1]), "--from=hf", out, stage1]) == 2
+    assert "the model is of stage 2, experiments/mini_stage1.yaml is not" in capsys.readouterr().err
+
+
+def test_a_projection_for_another_family_is_refused(tmp_path, capsys):
+    state = {
+        "t5_proj.weight": torch.ones(128, 128),
+        "t5_proj.bias": torch.ones(128),
+        "ln_vision.weight": torch.ones(128),
+    }
+    torch.save({"model": state}, tmp_path / "x.pth")
+    arguments = [
+        str(tmp_path / "x.pth"),
+        "--from=lavis",
+        f"--out={tmp_path / 'x'}",
+        "--config=experiments/mini_opt.yaml",
+    ]
+    assert main("import", arguments) == 2
+    assert "was trained for a language model of kind t5, experiments/mini_opt.yaml has opt" in capsys.readouterr().err
