@@ -63,7 +63,7 @@ class SuiteCLI(LightningCLI):
 
     def after_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
-        self.model.config = self._parser(self.subcommand).dump(config, skip_none=False)
+        self.model.config = self._parser(self.subcommand).dump(config, skip_none=False, skip_validation=True)
         self.model.resumed = config.get("ckpt_path") is not None
 
 

@@ -58,7 +58,7 @@ def resolve(cli: ParserOnly, command: str, arguments: list[str], files: bool = T
     except Exception as error:
         return {"error": reason(str(error))}
     return {
-        "config": yaml.safe_load(parser.dump(config, skip_none=False)),
+        "config": yaml.safe_load(parser.dump(config, skip_none=False, skip_validation=True)),
         "metrics": sorted(names),
         "steps": config.trainer.max_steps,
     }

@@ -5,6 +5,7 @@ import torch
 from transformers import T5Config, T5ForConditionalGeneration
 
 from lit_blip2.cli import main
+from lit_blip2.lit.pictures import Pictures
 from lit_blip2.mini.command import make_mini
 from lit_blip2.mini.vocabulary import t5_tokenizer
 
@@ -37,9 +38,9 @@ def t5_folder(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def fit(world, opt_folder, tmp_path_factory):
-    """Run a command of an experiment on the small world; gives the run's folder."""
+    """Run a command of an experiment on the small world; gives the run's folder. Drawing takes a third of the time."""
 
-    def run(experiment: str, *arguments: str, command: str = "fit", runs=None, language=opt_folder):
+    def run(experiment: str, *arguments: str, command="fit", runs=None, language=opt_folder, pictures=False):
         runs = runs or tmp_path_factory.mktemp("runs")
         common = [f"--trainer.logger.save_dir={runs}", f"--data.root={world}", "--data.eval_batch_size=4"]
         if experiment in ("mini_stage1", "mini_retrieval", "mini_joint"):
@@ -47,7 +48,10 @@ def fit(world, opt_folder, tmp_path_factory):
         if experiment not in ("mini_stage1", "mini_retrieval"):
             common += [f"--model.net.language.name={language}"]
         size = ["--data.batch_size=8"]
-        main([command, "--config", f"experiments/{experiment}.yaml", *common, *size, *SHORT, *arguments])
+        with pytest.MonkeyPatch.context() as patch:
+            if not pictures:
+                patch.setattr(Pictures, "_show", lambda *_: None)
+            main([command, "--config", f"experiments/{experiment}.yaml", *common, *size, *SHORT, *arguments])
         return max((runs / experiment).glob("version_*"), key=lambda folder: int(folder.name.split("_")[1]))
 
     return run

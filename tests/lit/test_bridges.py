@@ -24,7 +24,9 @@ def test_a_run_with_another_bridge_trains_answers_and_is_drawn(name, fit):
     """All callbacks of a run are on: pictures show samples, and no attention where no Q-Former is."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    run = fit("mini_opt", *chosen(name), "--trainer.val_check_interval=4", "--model.caption_max_new_tokens=5")
+    run = fit(
+        "mini_opt", *chosen(name), "--trainer.val_check_interval=4", "--model.caption_max_new_tokens=5", pictures=True
+    )
     steps = read_checkpoint(next((run / "checkpoints").glob("*step=2.ckpt")))["state_dict"]
     last = read_checkpoint(run)["state_dict"]
     assert last.keys() and all(key.startswith("net.bridge.") for key in last)
