@@ -6,7 +6,6 @@ from types import SimpleNamespace
 import lightning as L
 import pytest
 import torch
-from torch import nn
 
 from lit_blip2.data.coco import COCO
 from lit_blip2.data.images import load_image
@@ -14,31 +13,18 @@ from lit_blip2.data.transforms import eval_transform
 from lit_blip2.lit import LitStage2
 from lit_blip2.lit.optim import AdamWCosine
 from lit_blip2.mini.write import write_world
+from tests.lit.stub import Stage2Stub
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
-class Net(nn.Module):
-    """Stage 2 whose soft prompt is two of the image's values, and whose language model notes what it is asked."""
-
-    prompt, frozen = "", True
+class Net(Stage2Stub):
+    """Its language model notes what it is asked."""
 
     def __init__(self):
-        super().__init__()
-        self.language, self.asked = SimpleNamespace(generate=self.generate), []
-        self.objective = SimpleNamespace(text=lambda *caption: None)
-
-    def load(self, vision: bool) -> None:
-        pass
-
-    def vision(self, images_BCHW):
-        return images_BCHW.flatten(1)[:, None, 1000:1002]
-
-    def read(self, prompts):
-        return None
-
-    def soft_prompts(self, features_BND, prompts, image_R):
-        return features_BND[image_R]
+        objective = SimpleNamespace(text=lambda *caption: None)
+        super().__init__(SimpleNamespace(generate=self.generate), objective)
+        self.asked = []
 
     def generate(self, prefix_BPD, prompts, examples=(), **how):
         self.asked.append((prefix_BPD, prompts, examples))
@@ -69,7 +55,7 @@ def asked(root, command: str, in_context: int) -> tuple[list, list[dict]]:
 
 def seen(root, split: str, image_id: int) -> torch.Tensor:
     pixels = eval_transform(load_image(root / "images" / split / f"{image_id:012d}.png"), 32)
-    return pixels.flatten()[None, 1000:1002]
+    return Net().vision(pixels[None])[0]
 
 
 def rows(root, split: str) -> dict[int, dict]:

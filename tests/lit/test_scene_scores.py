@@ -18,6 +18,7 @@ from lit_blip2.mini.grammar import UNSAID
 from lit_blip2.mini.scores import read_caption, score_caption
 from lit_blip2.mini.write import load_scenes, write_world
 from lit_blip2.objectives.lm import LM
+from tests.lit.stub import Stage2Stub
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 IMAGES = 6
@@ -69,26 +70,8 @@ class Reader(nn.Module):
         return self.answers[frozenset(read_caption(told).mentions), question] if told else "unread"
 
 
-class Net(nn.Module):
-    """What LitStage2 asks of Stage2."""
-
-    prompt = ""
-
-    def __init__(self, language: nn.Module):
-        super().__init__()
-        self.language, self.objective = language, LM()
-
-    def load(self, vision: bool) -> None:
-        pass
-
-    def vision(self, images_BCHW):
-        return images_BCHW.flatten(1)[:, None, :2]
-
-    def read(self, prompts):
-        return None
-
-    def soft_prompts(self, features_BND, prompts, image_R=None):
-        return features_BND if image_R is None else features_BND[image_R]
+def stage2(language: Reader) -> LitStage2:
+    return LitStage2(Stage2Stub(language, LM()), AdamWCosine())
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +110,7 @@ def test_figures_of_a_test_run(root, tmp_path):
     scenes = load_scenes(root / "annotations/scenes_test.json").scenes
     order = json.loads((root / "annotations/captions_test.json").read_text())["images"]
     captions = [description(scenes[order[0]["id"]]), *["nonsense"] * (IMAGES - 1)]
-    module = LitStage2(Net(Reader(captions, answers_by_scene(root))), AdamWCosine())
+    module = stage2(Reader(captions, answers_by_scene(root)))
     run = trainer(tmp_path, SceneScores(), MetricsFile())
     run.test(module, data(root), verbose=False)
     metrics = json.loads((tmp_path / "lightning_logs/version_0/metrics.json").read_text())
@@ -147,7 +130,7 @@ def test_figures_of_a_test_run(root, tmp_path):
 
 def test_questions_without_answers_have_no_figures(root, tmp_path):
     """As a server's; the test goes on and writes what was said."""
-    module, files = LitStage2(Net(Reader([], {})), AdamWCosine()), data(root)
+    module, files = stage2(Reader([], {})), data(root)
     files.captions["test"], files.vqa["test"] = None, {"questions": "annotations/questions_test.json"}
     files.vqa["test"]["images"] = "annotations/captions_test.json"
     trainer(tmp_path, SceneScores()).test(module, files, verbose=False)
@@ -182,7 +165,7 @@ def test_a_run_scores_questions_by_the_objects_of_their_scene(split, root, tmp_p
     objects = [len(scenes[row["image_id"]].objects) for row in asked]
     right = [count == 2 or (count == 3 and place == objects.index(3)) for place, count in enumerate(objects)]
     seen = [truth[row["question_id"]] if yes else "unseen" for row, yes in zip(asked, right)]
-    module = LitStage2(Net(Reader(["a red ring"] * IMAGES, answers_by_scene(root), seen)), AdamWCosine())
+    module = stage2(Reader(["a red ring"] * IMAGES, answers_by_scene(root), seen))
     run = trainer(tmp_path, SceneScores())
     given = {split: f"annotations/captions_{split}.json", f"vqa_{split}": files}
     loaded = COCO(str(root), **given, image_size=8, augment=False, eval_batch_size=4)
@@ -199,7 +182,7 @@ def test_validation_reads_where_the_language_model_can_forget(root, tmp_path, fr
     """One answer is wrong: it costs the accuracy and the loss."""
     answers = answers_by_scene(root, "val")
     known = answers | {next(iter(answers)): "wrong"}
-    module = LitStage2(Net(Reader(["a red ring"] * 2, known, frozen=frozen)), AdamWCosine())
+    module = stage2(Reader(["a red ring"] * 2, known, frozen=frozen))
     run = trainer(tmp_path, SceneScores())
     run.validate(module, data(root), verbose=False)
     assert ("llm/text_qa" in run.callback_metrics) == ("llm/text_loss" in run.callback_metrics) == (not frozen)
@@ -218,7 +201,7 @@ def test_a_description_says_all(root):
 
 
 def test_without_questions_there_is_no_reading(root, tmp_path):
-    module = LitStage2(Net(Reader(["a red ring"] * IMAGES, {})), AdamWCosine())
+    module = stage2(Reader(["a red ring"] * IMAGES, {}))
     captions_only = data(root)
     captions_only.vqa = {"val": None, "test": None}
     run = trainer(tmp_path, SceneScores())
@@ -228,7 +211,7 @@ def test_without_questions_there_is_no_reading(root, tmp_path):
 
 
 def test_what_does_not_belong_together_is_named(root, tmp_path, make_stage1):
-    module = LitStage2(Net(Reader(["a red ring"] * IMAGES, {})), AdamWCosine())
+    module = stage2(Reader(["a red ring"] * IMAGES, {}))
     with pytest.raises(ValueError, match=r"image .* has no scene in .*the same mini-world"):
         trainer(tmp_path, SceneScores(scenes_test="annotations/scenes_val.json")).test(module, data(root))
     with pytest.raises(FileNotFoundError, match=r"scenes_nowhere\.json is missing: python -m lit_blip2 data make-mini"):

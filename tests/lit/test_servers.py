@@ -7,40 +7,26 @@ from types import SimpleNamespace
 import lightning as L
 import pytest
 import torch
-from torch import nn
 
 from lit_blip2.data.coco import COCO
 from lit_blip2.lit import LitStage2
 from lit_blip2.lit.optim import AdamWCosine
 from lit_blip2.lit.representation import Representation
 from lit_blip2.mini.write import write_world
+from tests.lit.stub import Stage2Stub
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 QUESTIONS = {"questions": "annotations/questions_test.json"}
 ANSWERS = {"annotations": "annotations/answers_test.json"}
 
 
-class Net(nn.Module):
-    """Stage 2 that says the same of every image."""
-
-    prompt, frozen = "", True
+class Net(Stage2Stub):
+    """Says the same of every image."""
 
     def __init__(self, said: str):
-        super().__init__()
-        self.language, self.said = SimpleNamespace(generate=self.generate, loss=self.loss), said
-        self.objective = SimpleNamespace(text=lambda *caption: None, weight=1.0)
-
-    def load(self, vision: bool) -> None:
-        pass
-
-    def vision(self, images_BCHW):
-        return images_BCHW.flatten(1)[:, None, :2]
-
-    def read(self, prompts):
-        return None
-
-    def soft_prompts(self, features_BND, prompts, image_R=None):
-        return features_BND if image_R is None else features_BND[image_R]
+        objective = SimpleNamespace(text=lambda *caption: None, weight=1.0)
+        super().__init__(SimpleNamespace(generate=self.generate, loss=self.loss), objective)
+        self.said = said
 
     def loss(self, prefix_BPD, target):
         return torch.ones(len(prefix_BPD)), torch.arange(len(prefix_BPD))
