@@ -2,7 +2,7 @@
 
 Weights, gradients and AdamW's state are counted. What a forward leaves for its backward is measured: the network's own
 code runs on the CPU in the experiment's shapes and types, with weights of zero; encoder and language model with one
-block and with two, from which the others follow.
+block and with two, from which the others follow. What a backward computes again (checkpointing) is not in it.
 
 Legend: B rows, N image tokens, W image width.
 """
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_blip2.model.language import LanguageModel, build
+from lit_blip2.model.lora import add_lora
 from lit_blip2.model.text import PackedText
 from lit_blip2.model.vision import VisionEncoder, used_blocks
 from lit_blip2.model.vision import build as build_vision
@@ -168,13 +169,13 @@ def kept_by_step(net: nn.Module, image_size: int, words: int, rows: int, bf16: b
     and in all else. Of a frozen encoder that is its output; what passes through it is gone before the rest is there."""
     vision, kept = net.vision, {}
     stage2 = stage2_of(net)
-    images_BCHW = torch.zeros(rows, 3, image_size, image_size)
     depth = used_blocks(vision.name, vision.model_args, vision.drop_last_blocks)
     sizes = []
     for blocks in (1, 2):
         vision.encoder = empty(build_vision(vision.name, vision.model_args | {"depth": blocks}, 0, "meta"), vision)
-        sizes.append(allocated(lambda: vision(images_BCHW))[0])
-    features_BND = vision(images_BCHW).detach()
+        vision.encoder.set_grad_checkpointing(vision.checkpointing)
+        sizes.append(allocated(lambda: see(vision, image_size, rows, bf16))[0])
+    features_BND = see(vision, image_size, rows, bf16).detach()
     kept["vision"] = sizes[0] + (depth - 1) * (sizes[1] - sizes[0])
     for name, part in net.named_children():
         if name not in ("vision", "language"):
@@ -186,6 +187,8 @@ def kept_by_step(net: nn.Module, image_size: int, words: int, rows: int, bf16: b
     measured = {}
     for more in (None, *ones):  # an encoder-decoder has two depths
         language.model = empty(build(config | ones | ({more: 2} if more else {})), language)
+        if language.lora is not None:
+            add_lora(language.model, language.lora)
         measured[more] = allocated(lambda: step(net, stage2, features_BND, words, bf16))[0]
     blocks = {key: measured[key] - measured[None] for key in ones}
     kept["language"] = sum(size * config[key] for key, size in blocks.items())
@@ -197,6 +200,12 @@ def stage2_of(net: nn.Module) -> nn.Module | None:
     if isinstance(net, Joint):
         return net.stage2
     return net if hasattr(net, "language") else None
+
+
+def see(vision: VisionEncoder, image_size: int, rows: int, bf16: bool) -> Tensor:
+    """The features of a batch of images, [B, N, W]."""
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        return vision(torch.zeros(rows, 3, image_size, image_size))
 
 
 def step(net: nn.Module, stage2: nn.Module | None, features_BND: Tensor, words: int, bf16: bool) -> dict[str, Tensor]:

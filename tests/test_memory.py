@@ -6,7 +6,7 @@ import pytest
 import torch
 import yaml
 
-from lit_blip2.memory import allocated, blank, empty, gathered, plan, share, step
+from lit_blip2.memory import allocated, blank, empty, gathered, plan, see, share, step
 from lit_blip2.model.language import build
 from lit_blip2.model.vision import build as build_vision
 from lit_blip2.params import build_net, main
@@ -62,6 +62,32 @@ def test_what_is_kept_is_what_the_whole_network_keeps(name, bf16):
     kept = {part: need.kept for part, need in found.items() if part.startswith("kept: ")}
     assert kept.pop("kept: vision") == features_BND.nbytes
     assert sum(kept.values()) == pytest.approx(whole, rel=0.05)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("bf16", [False, True])
+def test_a_trained_encoder_keeps_what_all_its_blocks_keep(checkpointing, bf16):
+    """Under autocast half of most things; with checkpointing each block's input, and little else."""
+    experiment = yaml.safe_load(Path("experiments/mini_retrieval.yaml").read_text())
+    experiment["model"]["init_args"]["net"]["vision"]["checkpointing"] = checkpointing
+    found = plan(build_net(experiment), 64, rows=7, words=9, devices=1, strategy="ddp", bf16=bf16)["kept: vision"].kept
+    vision = build_net(experiment).vision
+    vision.encoder = empty(build_vision(vision.name, vision.model_args, vision.drop_last_blocks, "meta"), vision)
+    vision.encoder.set_grad_checkpointing(checkpointing)
+    whole, _ = allocated(lambda: see(vision, 64, 7, bf16))
+    assert found == pytest.approx(whole, rel=0.05)
+
+
+def test_low_rank_changes_keep_what_they_read():
+    """In each of 4 layers, of 24 queries and 10 tokens: 128 numbers that both layers read, and 8 of each change."""
+    experiment = yaml.safe_load(Path("experiments/mini_opt.yaml").read_text())
+    net = experiment["model"]["init_args"]["net"]
+    kept = []
+    for lora in (None, {"r": 8, "lora_alpha": 16, "target_modules": ["q_proj", "v_proj"]}):
+        net["language"]["lora"] = lora
+        needs = plan(build_net(experiment), 64, rows=7, words=9, devices=1, strategy="ddp", bf16=False)
+        kept.append(needs["kept: language"].kept)
+    assert kept[1] - kept[0] == pytest.approx(4 * 7 * 34 * (128 + 2 * 8) * 4, rel=1e-3)
 
 
 def test_it_is_printed_and_what_cannot_be_is_said(capsys):
