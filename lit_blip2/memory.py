@@ -212,18 +212,16 @@ def step(net: nn.Module, stage2: nn.Module | None, features_BND: Tensor, words: 
     """The losses of a batch with captions of so many tokens."""
     rows = len(features_BND)
     text = PackedText.from_lists([[1] * words] * rows)
-    given: list[Any] = [features_BND]
-    if net is not stage2:
-        stage1 = net.stage1 if isinstance(net, Joint) else net
-        if stage1 is not None:
+    target = None if stage2 is None else stage2.language.join([[1]] * rows, [[1] * words] * rows)
+    if net is stage2:
+        given = {"text": target, "prompts": text if stage2.reads_prompts else None}
+    else:
+        given = {"text": text, "image_ids_B": torch.arange(rows), "uniform_B2": torch.full((rows, 2), 0.5)}
+        given |= {"target": target} if isinstance(net, Joint) else {}
+        if (stage1 := net.stage1 if isinstance(net, Joint) else net) is not None:
             stage1.tokenizer = SimpleNamespace(dec=1)
-        given += [torch.arange(rows), text, torch.full((rows, 2), 0.5)]
-        given = given if isinstance(net, Joint) else [given[0], given[2], given[1], given[3]]
-    if stage2 is not None:
-        given.append(stage2.language.join([[1]] * rows, [[1] * words] * rows))
-        given += [text] if stage2.reads_prompts else []
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-        return net(*given)
+        return net(features_BND, **given)
 
 
 def empty(network: nn.Module, part: VisionEncoder | LanguageModel) -> nn.Module:
