@@ -149,10 +149,13 @@ def _positions(file: Path) -> torch.Size | None:
         state = read_safely(file)
         state = state.get("model", state) if isinstance(state, dict) else {}
         return state["pos_embed"].shape if "pos_embed" in state else None
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
-    with safe_open(file, "pt") as opened:
-        return torch.Size(opened.get_slice("pos_embed").get_shape()) if "pos_embed" in set(opened.keys()) else None
+    try:
+        with safe_open(file, "pt") as opened:
+            return torch.Size(opened.get_slice("pos_embed").get_shape()) if "pos_embed" in set(opened.keys()) else None
+    except SafetensorError as error:
+        raise ValueError(f"{file} is damaged or cut: {error}") from error
 
 
 def _in_cache(name: str) -> Path | None:

@@ -125,6 +125,12 @@ def test_a_file_of_the_asked_size_is_taken_as_it_is(tmp_path, suffix):
     assert torch.equal(encoder.encoder.pos_embed, state["pos_embed"])
 
 
+def test_a_cut_file_is_said(weights, tmp_path):
+    (tmp_path / "cut.safetensors").write_bytes(Path(weights).read_bytes()[:-50])
+    with pytest.raises(ValueError, match=r"cut\.safetensors is damaged or cut"):
+        VisionEncoder(NAME, str(tmp_path / "cut.safetensors"), model_args=ARGS).load()
+
+
 def test_checkpointed_blocks_give_the_same_gradients(weights):
     images, seen = torch.randn(2, 3, 32, 32), []
     for checkpointing in (False, True):
