@@ -142,14 +142,18 @@ def share(trainable: int, frozen_bytes: float, devices: int, strategy: str) -> N
 
 
 def table(file: Path, net: nn.Module, experiment: dict[str, Any], devices: int, strategy: str, words: int) -> "Table":
-    """The plan of an experiment's YAML, in GB."""
+    """The plan of an experiment's YAML, in GB. Raises ValueError for one that does not tell its batches."""
     from rich.table import Table
 
-    data, trainer = experiment["data"]["init_args"], experiment["trainer"]
+    try:
+        data, trainer = experiment["data"]["init_args"], experiment["trainer"]
+        image_size, batch = data["image_size"], data["batch_size"]
+    except (KeyError, TypeError) as error:
+        raise ValueError("no data with image_size and batch_size, or no trainer, in this file") from error
     micro_batches = devices * trainer.get("accumulate_grad_batches", 1)
-    rows = -(-data["batch_size"] // micro_batches) if devices > 0 else 0
+    rows = -(-batch // micro_batches) if devices > 0 else 0
     bf16 = trainer.get("precision") == "bf16-mixed"
-    needs = plan(net, data["image_size"], rows, words, devices, strategy, bf16)
+    needs = plan(net, image_size, rows, words, devices, strategy, bf16)
     shown = Table(
         title=f"{file}: GB on each of {devices}, {strategy}, {rows} rows of {words} tokens at a time",
         caption="Beside it CUDA's context, NCCL and the allocator's rest: 1 to 3 GB.",

@@ -98,6 +98,14 @@ def test_it_is_printed_and_what_cannot_be_is_said(capsys):
     assert "strategy 'dp': one of ddp, deepspeed_stage_1, deepspeed_stage_2, fsdp" in capsys.readouterr().err
 
 
+def test_an_experiment_without_batches_is_said(tmp_path, capsys):
+    text = Path("experiments/mini_opt.yaml").read_text()
+    (tmp_path / "bare.yaml").write_text(text.partition("\ntrainer:")[0])
+    with pytest.raises(SystemExit):
+        main(["--memory", "--config", str(tmp_path / "bare.yaml")])
+    assert "bare.yaml: no data with image_size and batch_size, or no trainer" in capsys.readouterr().err
+
+
 def test_several_experiments_make_a_table_with_the_papers_figures(capsys):
     main(["--config", "experiments/vitg_opt27.yaml", "experiments/mini_opt.yaml"])
     lines = capsys.readouterr().out.splitlines()
