@@ -46,19 +46,23 @@ class NoDraws(TorchFunctionMode):
 def build_net(experiment: dict) -> nn.Module:
     """The network of an experiment's YAML (its `model.init_args.net`), on the meta device: no memory, no weights.
 
-    Raises ValueError for a YAML without a network, SystemExit with the reason for one that does not fit.
+    Raises ValueError for a YAML without a network, or with one that does not fit.
     """
-    from jsonargparse import ArgumentParser
+    from jsonargparse import ArgumentError
+    from jsonargparse import ArgumentParser as TypedParser
 
     net = experiment
     for key in ("model", "init_args", "net"):
         net = net.get(key) if isinstance(net, dict) else None
     if net is None:
-        raise ValueError("no model.init_args.net in this file: params needs an experiment, see experiments/")
-    parser = ArgumentParser(prog="params", usage="python -m lit_blip2 params --config FILE")
+        raise ValueError("no model.init_args.net in these settings: give an experiment's, see experiments/")
+    parser = TypedParser(exit_on_error=False)
     parser.add_argument("--net", type=Stage1 | Stage2 | Joint)
-    with torch.device("meta"), NoDraws():
-        return parser.instantiate(parser.parse_object({"net": net})).net
+    try:
+        with torch.device("meta"), NoDraws():
+            return parser.instantiate(parser.parse_object({"net": net})).net
+    except ArgumentError as error:
+        raise ValueError(f"the settings of the network do not fit: {error}") from error
 
 
 def count(net: nn.Module) -> list[tuple[str, int, int]]:

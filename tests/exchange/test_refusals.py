@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from lit_blip2.exchange.command import main
 from tests.exchange.tiny import rewritten
 
 
-def test_what_cannot_be_imported_says_why(generation, hf_retrieval, imported, tmp_path):
+def test_what_cannot_be_imported_says_why(generation, imported, tmp_path):
     _, folder = generation["opt"]
     broken = tmp_path / "broken"
     shutil.copytree(folder, broken)
@@ -47,7 +48,7 @@ def test_what_cannot_be_imported_says_why(generation, hf_retrieval, imported, tm
         ),
     ],
 )
-def test_a_frozen_weight_that_is_missing_is_named(generation, imported, tmp_path, change, words, capsys):
+def test_a_frozen_weight_that_is_missing_is_named(generation, tmp_path, change, words, capsys):
     def without(state):
         return {key: value for key, value in state.items() if not change(key)}
 
@@ -95,6 +96,15 @@ def test_a_broken_configuration_is_an_error_and_no_traceback(generation, tmp_pat
     arguments = [str(folder), "--from=hf", f"--out={tmp_path / 'x'}", "--config=experiments/mini_opt.yaml"]
     assert main("import", arguments) == 2
     assert re.search("holds no JSON object|is no configuration of a Blip2For", capsys.readouterr().err)
+
+
+def test_a_network_that_does_not_fit_is_said(generation, tmp_path, capsys):
+    text = Path("experiments/mini_opt.yaml").read_text().replace("objective: {", "surprise: 1\n      objective: {")
+    (tmp_path / "odd.yaml").write_text(text)
+    arguments = [str(generation["opt"][1]), "--from=hf", f"--out={tmp_path / 'x'}", f"--config={tmp_path}/odd.yaml"]
+    assert main("import", arguments) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: the settings of the network do not fit") and "'surprise' is not accepted" in said
 
 
 @pytest.mark.parametrize("content", ["[1]", "a: [", "model: {}"])
