@@ -15,10 +15,12 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from lit_blip2.exchange.names import count_layers
 from lit_blip2.model.vision import VisionEncoder, build
 
-# The two that other projects know, by timm's names.
+# The two that other projects know, by timm's names; sizes of the first.
 EVA, CLIP = "eva_giant_patch14_clip_224", "vit_large_patch14_clip_quickgelu_224"
+GIANT = {"img_size": 224, "patch_size": 14, "embed_dim": 1408, "num_heads": 16, "mlp_ratio": 4.3637}
 LAVIS_PREFIX = "visual_encoder."
 HF_PREFIX = "vision_model."
 SINGLE = {
@@ -90,9 +92,8 @@ def _shapes(network: nn.Module) -> dict[str, torch.Size]:
 
 def from_clip(theirs: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
     """(timm's weights, of each of theirs the name of timm's) of a ViT with OpenAI's names."""
-    found = [
-        (name, key) for name, key in _clip_pairs(_depth(theirs, re.escape(CLIP_BLOCK) + r"(\d+)\.")) if key in theirs
-    ]
+    depth = count_layers(theirs, re.escape(CLIP_BLOCK) + r"(\d+)\.")
+    found = [(name, key) for name, key in _clip_pairs(depth) if key in theirs]
     ours = {name: theirs[key] for name, key in found}
     ours |= {name: ours[name][(None,) * more] for name, more in (("cls_token", 2), ("pos_embed", 1)) if name in ours}
     return ours, {key: name for name, key in found}
@@ -100,7 +101,7 @@ def from_clip(theirs: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str
 
 def to_clip(ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """OpenAI's names for timm's weights of CLIP's ViT."""
-    theirs = {key: ours[name] for name, key in _clip_pairs(_depth(ours, r"blocks\.(\d+)\."))}
+    theirs = {key: ours[name] for name, key in _clip_pairs(count_layers(ours, r"^blocks\.(\d+)\."))}
     theirs["class_embedding"] = theirs["class_embedding"].flatten()
     return theirs | {"positional_embedding": theirs["positional_embedding"][0]}
 
@@ -120,7 +121,7 @@ def from_hf(theirs: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, 
     """(timm's weights, of each of theirs the name of timm's) of a `vision_model.`. What it lacks is lacking here."""
     ours: dict[str, Tensor] = {}
     used: dict[str, str] = {}
-    depth = _depth(theirs, rf"{HF_PREFIX}encoder\.layers\.(\d+)\.")
+    depth = count_layers(theirs, rf"^{HF_PREFIX}encoder\.layers\.(\d+)\.")
     for name, key in _pairs(depth):
         if key in theirs:
             ours[name] = theirs[key]
@@ -136,7 +137,7 @@ def from_hf(theirs: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, 
 
 def to_hf(ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Hugging Face's weights of timm's EVA-CLIP."""
-    depth = _depth(ours, r"blocks\.(\d+)\.")
+    depth = count_layers(ours, r"^blocks\.(\d+)\.")
     theirs = {key: ours[name] for name, key in _pairs(depth)}
     for block in range(depth):
         query, value = (ours[f"blocks.{block}.attn.{part}_bias"] for part in "qv")
@@ -154,7 +155,3 @@ def _pairs(depth: int) -> list[tuple[str, str]]:
         for name, key in IN_BLOCKS.items():
             found += [(f"blocks.{block}.{name}.{kind}", f"{layer}.{key}.{kind}") for kind in ("weight", "bias")]
     return found
-
-
-def _depth(keys: Mapping[str, Tensor], pattern: str) -> int:
-    return 1 + max((int(found[1]) for key in keys if (found := re.match(pattern, key))), default=-1)

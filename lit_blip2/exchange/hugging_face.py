@@ -15,7 +15,7 @@ from torch import Tensor
 from lit_blip2.checkpoint import is_text_half
 from lit_blip2.exchange import encoders, names
 from lit_blip2.exchange.files import read_json, read_weights
-from lit_blip2.exchange.parts import GIANT, Parts
+from lit_blip2.exchange.parts import Parts
 from lit_blip2.model.language import build
 
 RETRIEVAL, GENERATION = "Blip2ForImageTextRetrieval", "Blip2ForConditionalGeneration"
@@ -143,7 +143,7 @@ def vision_settings(config: Mapping[str, Any]) -> dict[str, Any]:
         "num_heads": config["num_attention_heads"],
         "mlp_ratio": encoders.ratio(config["intermediate_size"], config["hidden_size"]),
     }
-    changed = {key: value for key, value in given.items() if abs(value - GIANT[key]) > 1e-3}
+    changed = {key: value for key, value in given.items() if abs(value - encoders.GIANT[key]) > 1e-3}
     args = {"depth": config["num_hidden_layers"], **changed}
     return {"name": encoders.EVA, "model_args": args, "drop_last_blocks": 0}
 

@@ -3,16 +3,15 @@ Sizes are an experiment's, for the files do not tell all of them.
 """
 
 import math
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from lit_blip2.exchange import names
-from lit_blip2.exchange.encoders import LAVIS_PREFIX, from_clip, to_clip
-from lit_blip2.exchange.parts import GIANT, Parts
+from lit_blip2.exchange.encoders import GIANT, LAVIS_PREFIX, from_clip, to_clip
+from lit_blip2.exchange.parts import Parts
 
 LANGUAGE = ("opt_model.", "t5_model.", "llm_model.")
 POSITIONS = "Qformer.bert.embeddings.position_ids"
@@ -54,7 +53,7 @@ def experiment_of(state: Mapping[str, Tensor]) -> Path:
 def read(state: Mapping[str, Tensor], path: Path) -> Parts:
     """The weights of a .pth of LAVIS. path: for the messages. Raises ValueError for a key without a place."""
     family = next((family for family, key in names.PROJECTIONS.items() if f"{key}.weight" in state), None)
-    layers = 1 + _last(state, r"encoder\.layer\.(\d+)\.")
+    layers = names.count_layers(state, r"encoder\.layer\.(\d+)\.")
     trained, used = names.ours_from(state, "lavis", names.rules(layers, family))
     if family is not None:  # a text half is there in InstructBLIP's files only
         trained, used = names.without_unread(trained, used, layers)
@@ -82,7 +81,7 @@ def read(state: Mapping[str, Tensor], path: Path) -> Parts:
 
 def _encoder_sizes(encoder: Mapping[str, Tensor]) -> dict[str, int]:
     """Blocks, and pixels where they are others than the encoder's own: files of fine-tuning have 364 or 490."""
-    sizes = {"depth": 1 + _last(encoder, r"^blocks\.(\d+)\.")}
+    sizes = {"depth": names.count_layers(encoder, r"^blocks\.(\d+)\.")}
     positions, patch = (encoder.get(name, torch.empty(0)) for name in ("pos_embed", "patch_embed.proj.weight"))
     if (positions.ndim, patch.ndim) == (3, 4):
         pixels = math.isqrt(max(positions.shape[1] - 1, 0)) * patch.shape[-1]
@@ -92,7 +91,7 @@ def _encoder_sizes(encoder: Mapping[str, Tensor]) -> dict[str, int]:
 
 def state_of(trained: Mapping[str, Tensor], encoder: Mapping[str, Tensor], family: str | None) -> dict[str, Tensor]:
     """What LAVIS would have saved of our weights, without `net.`."""
-    layers = 1 + _last(trained, r"layers\.(\d+)\.")
+    layers = names.count_layers(trained, r"layers\.(\d+)\.")
     state, homeless = names.theirs_from(trained, "lavis", names.rules(layers, family))
     if homeless:
         raise ValueError(f"{homeless[0]} ({len(homeless)} such) has no place in LAVIS")
@@ -103,8 +102,3 @@ def state_of(trained: Mapping[str, Tensor], encoder: Mapping[str, Tensor], famil
         state[POSITIONS] = torch.arange(positions).unsqueeze(0)
     theirs = to_clip(encoder) if "norm_pre.weight" in encoder else encoder
     return state | {LAVIS_PREFIX + name: value for name, value in theirs.items()}
-
-
-def _last(keys: Iterable[str], pattern: str) -> int:
-    """The largest number in the pattern's place; -1 if no key has one."""
-    return max((int(found[1]) for key in keys if (found := re.search(pattern, key))), default=-1)

@@ -4,6 +4,7 @@ A rule says which weights of the other side, one below the other, are one of our
 lie in one matrix here. `{}` stands for a layer's number. Where a side keeps no such weight its column is empty.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Literal, NamedTuple
 
@@ -80,7 +81,8 @@ OBJECTIVES = [
 
 
 def rules(layers: int, family: Literal["opt", "t5", "llm"] | None = None) -> list[Rule]:
-    """Those of stage 1, or of stage 2 with a language model of a family; layers: of the Q-Former."""
+    """Those of stage 1, or of stage 2 with a language model of a family (to Hugging Face all are the same); layers: of
+    the Q-Former."""
     of_layers = [
         Rule(*(rule.ours.format(i),), *(tuple(name.format(i) for name in side) for side in rule[1:]))
         for i in range(layers)
@@ -90,6 +92,11 @@ def rules(layers: int, family: Literal["opt", "t5", "llm"] | None = None) -> lis
         return [*QFORMER, *of_layers, *OBJECTIVES]
     projection = Rule("bridge.projection", (PROJECTIONS[family],), ("language_projection",))
     return [rule._replace(ours=f"bridge.{rule.ours}") for rule in (*QFORMER, *of_layers)] + [projection]
+
+
+def count_layers(keys: Iterable[str], pattern: str) -> int:
+    """One more than the largest number in the pattern's group; 0 if no key has one."""
+    return 1 + max((int(found[1]) for key in keys if (found := re.search(pattern, key))), default=-1)
 
 
 def family_of(net: nn.Module) -> str:
@@ -161,6 +168,8 @@ def _parameters(side: Side, given: Iterable[Rule]) -> Iterator[tuple[str, tuple[
     """(ours, theirs) of each parameter that a side has: of a module its weight and its bias."""
     for rule in given:
         theirs = getattr(rule, side) or (rule.hf if side == "instructblip" else ())
+        if not theirs:
+            continue
         single = rule.ours.rsplit(".", 1)[-1] in ("query_tokens", "weight", "bias", "temperature")
-        for ending in () if not theirs else ("",) if single else (".weight", ".bias"):
+        for ending in ("",) if single else (".weight", ".bias"):
             yield rule.ours + ending, tuple(name + ending for name in theirs)

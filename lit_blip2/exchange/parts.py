@@ -4,9 +4,6 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-# Sizes of timm's eva_giant_patch14_clip_224.
-GIANT = {"img_size": 224, "patch_size": 14, "embed_dim": 1408, "num_heads": 16, "mlp_ratio": 4.3637}
-
 
 class Parts(NamedTuple):
     """net: settings of our network that the model brings along, without paths. trained: our names -> weights, without

@@ -21,8 +21,9 @@ from torch import Tensor, nn
 
 from lit_blip2.checkpoint import at_home, check_fits, trainable_state
 from lit_blip2.data.whole import written_whole
+from lit_blip2.exchange.encoders import GIANT
 from lit_blip2.exchange.names import family_of
-from lit_blip2.exchange.parts import GIANT, Parts
+from lit_blip2.exchange.parts import Parts
 from lit_blip2.lit.generation import Generation
 from lit_blip2.model.language import build as build_language
 from lit_blip2.model.vision import build as build_vision
