@@ -44,6 +44,7 @@ def import_run(arguments: list[str]) -> None:
         "--config", type=Path, help="experiment whose data, trainer and (LAVIS) sizes the run takes over"
     )
     given = parser.parse_args(arguments)
+    check_free(given.out)
     from lit_blip2.exchange import hugging_face, lavis
     from lit_blip2.exchange.files import read_weights
     from lit_blip2.exchange.run import write_run
@@ -66,12 +67,17 @@ def export_run(arguments: list[str]) -> None:
     parser.add_argument("--to", dest="side", choices=("lavis", "hf"), required=True)
     parser.add_argument("--out", type=Path, required=True, help="LAVIS: a .pth to write; Hugging Face: a folder")
     given = parser.parse_args(arguments)
+    check_free(given.out)
     from lit_blip2.exchange.export import EXPORTS
 
-    if given.out.exists():
-        raise FileExistsError(f"{given.out} exists: remove it, or give another --out")
     show(EXPORTS[given.side](given.checkpoint, given.out))
     print(f"Written: {given.out}")
+
+
+def check_free(out: Path) -> None:
+    """Raises FileExistsError before anything is read."""
+    if out.exists():
+        raise FileExistsError(f"{out} exists: remove it, or give another --out")
 
 
 def _parser(command: str, description: str) -> ArgumentParser:
@@ -82,10 +88,10 @@ def _parser(command: str, description: str) -> ArgumentParser:
 def show(fate: Mapping[str, str]) -> None:
     """A line for all weights that differ in the number of their layer only."""
     table = Table("weight", "number", "what became of it")
-    for (key, what), count in Counter((_family(key), _family(what)) for key, what in fate.items()).items():
+    for (key, what), count in Counter((_starred(key), _starred(what)) for key, what in fate.items()).items():
         table.add_row(key, str(count), what)
     Console(width=None if sys.stdout.isatty() else 200).print(table)
 
 
-def _family(name: str) -> str:
+def _starred(name: str) -> str:
     return re.sub(r"\.\d+\.", ".*.", name)

@@ -36,7 +36,7 @@ def read(path: Path) -> Parts:
     """A folder that save_pretrained has written. Raises ValueError for another class, for settings that the parts here
     cannot have, and for a key without a place."""
     given = read_json(path / "config.json")
-    kind = (given.get("architectures") or ["none"])[0]
+    kind = _class_of(given)
     if kind not in (RETRIEVAL, GENERATION, INSTRUCTED):
         raise ValueError(f"{path} holds a {kind}: {RETRIEVAL}, {GENERATION} and {INSTRUCTED} can be imported")
     config = completed(given, kind, path)
@@ -60,7 +60,7 @@ def read(path: Path) -> Parts:
     if not stage2 and "itc.temperature" not in kept:
         kept["itc.temperature"] = torch.tensor(TEMPERATURE)
         derived["itc.temperature"] = f"{TEMPERATURE}, where training starts: the class keeps none"
-    net = _stage2(config, instructed, path) if stage2 else _stage1(config) | ({"itg": {}} if "itg.bias" in kept else {})
+    net = _stage2(config, instructed, path) if stage2 else _stage1(config, itg="itg.bias" in kept)
     net |= {"vision": vision_settings(config["vision_config"])}
     language = None
     if stage2:
@@ -68,6 +68,11 @@ def read(path: Path) -> Parts:
             config["text_config"], {key.removeprefix(LANGUAGE): value for key, value in own.items()}, path
         )
     return Parts(net, trained | kept, encoder, language, fate, derived)
+
+
+def _class_of(config: Mapping[str, Any]) -> str:
+    """The class that a folder was saved by."""
+    return (config.get("architectures") or ["none"])[0]
 
 
 def completed(given: Mapping[str, Any], kind: str, path: Path) -> dict[str, Any]:
@@ -127,7 +132,7 @@ def end_mark(text_config: Mapping[str, Any], path: Path) -> str | None:
 def experiment_of(path: Path) -> Path:
     """The shipped experiment whose data, prompts and trainer suit a folder; sizes are the folder's own."""
     config = read_json(path / "config.json")
-    kind = (config.get("architectures") or ["none"])[0]
+    kind = _class_of(config)
     name = {RETRIEVAL: "vitg_stage1", GENERATION: "vitg_opt27", INSTRUCTED: "instructblip_vicuna7b"}[kind]
     if config.get("text_config", {}).get("model_type") == "t5":
         name = {GENERATION: "vitg_flant5xl", INSTRUCTED: "instructblip_flant5xl"}.get(kind, name)
@@ -163,9 +168,9 @@ def _qformer(config: Mapping[str, Any], text: bool) -> dict[str, Any]:
     }
 
 
-def _stage1(config: Mapping[str, Any]) -> dict[str, Any]:
+def _stage1(config: Mapping[str, Any], itg: bool) -> dict[str, Any]:
     itc = {"projection": config["image_text_hidden_size"]}
-    return {"qformer": _qformer(config, text=True), "itc": itc, "itm": {}, "itg": None}
+    return {"qformer": _qformer(config, text=True), "itc": itc, "itm": {}, "itg": {} if itg else None}
 
 
 def _stage2(config: Mapping[str, Any], instructed: bool, path: Path) -> dict[str, Any]:

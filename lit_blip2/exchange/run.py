@@ -41,11 +41,9 @@ def write_run(parts: Parts, experiment: Path, out: Path, tokenizer: Path | None 
     network that the model does not bring along; images are made as large as its encoder takes them. tokenizer: folder
     of the one that it does.
 
-    Raises FileExistsError if `out` exists, FileNotFoundError for no such experiment, ValueError where weights, trained
-    or frozen, do not fit the network of their settings, or hold no numbers.
+    Raises FileNotFoundError for no such experiment, ValueError where weights, trained or frozen, do not fit the network
+    of their settings, or hold no numbers.
     """
-    if out.exists():
-        raise FileExistsError(f"{out} exists: remove it, or give another --out")
     config = read_experiment(experiment)
     model, data = config["model"]["init_args"], config["data"]["init_args"]
     check_stage(parts, plain(model["net"]), experiment)
@@ -113,7 +111,7 @@ def check_weights(parts: Parts, net: nn.Module, experiment: Path) -> None:
         held = {id(made[name]) for name in own if name in made}  # a tied weight may stand under either name
         state |= {place + name: value for name, value in own.items()}
         wanted |= {place + name: value for name, value in made.items() if name in own or id(value) not in held}
-    check_fits(state, wanted, f"{experiment}:")
+    check_fits(state, wanted, f"what was read, under {experiment},")
     odd = [name for name, value in state.items() if not value.is_floating_point() or not value.float().isfinite().all()]
     if odd:
         raise ValueError(f"{odd[0]} ({len(odd)} such) holds something else than finite numbers")
@@ -133,8 +131,8 @@ def checkpoint(state: Mapping[str, Tensor], config: str) -> dict[str, Any]:
 def settings(parts: Parts, weights: Path, template: Mapping[str, Any], tokenizer: Path | None) -> dict[str, Any]:
     """The network's settings with paths; what is no size (dtypes, prompt, loss weights) is the experiment's."""
     template = plain(template)
-    net, own = {**template, **parts.net}, parts.net.get("vision", {})
-    vision = plain(template["vision"])
+    net, vision = {**template, **parts.net}, plain(template["vision"])
+    own = parts.net.get("vision", {})
     args = {} if "name" in own else vision.get("model_args") or {}  # another encoder, or this one's depth
     net["vision"] = {**vision, **own, "model_args": {**args, **own.get("model_args", {})} or None}
     net["vision"] |= {"frozen": True, "checkpointing": False}
@@ -146,8 +144,8 @@ def settings(parts: Parts, weights: Path, template: Mapping[str, Any], tokenizer
     if "bridge" in parts.net:
         net["bridge"] = bridge_settings(template.get("bridge"), parts.net["bridge"])
     if parts.language is not None:
-        own = {"name": str(weights / "language"), "weights": None, **parts.net.get("language", {})}
-        net["language"] = {**plain(template["language"]), **own}
+        language = {"name": str(weights / "language"), "weights": None, **parts.net.get("language", {})}
+        net["language"] = {**plain(template["language"]), **language}
     elif tokenizer is not None:
         net["tokenizer"] = str(weights / "bert")
     if "language" in net:

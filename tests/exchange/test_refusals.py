@@ -152,6 +152,12 @@ def test_a_part_that_is_missing_leaves_ours_missing(generation, imported, tmp_pa
         imported(folder, "mini_opt")
 
 
+@pytest.mark.parametrize("command", [["import", "nowhere", "--from=hf"], ["export", "--checkpoint=nowhere", "--to=hf"]])
+def test_nothing_is_written_over_and_that_is_said_first(command, tmp_path, capsys):
+    assert main(command[0], [*command[1:], f"--out={tmp_path}"]) == 2
+    assert f"{tmp_path} exists: remove it, or give another --out" in capsys.readouterr().err
+
+
 def test_what_is_no_number_is_refused(generation, imported, tmp_path):
     broken = {"query_tokens": torch.full((1, 4, 24), torch.nan)}
     folder = rewritten(generation["opt"][1], tmp_path / "nan", lambda s: s | broken)
