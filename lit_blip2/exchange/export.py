@@ -99,19 +99,7 @@ def to_hugging_face(checkpoint: Path, out: Path) -> dict[str, str]:
     """
     run = read_run(checkpoint)
     _check_class(run, checkpoint)
-    layers, side = len(run.qformer.layers), "instructblip" if run.reads_prompts else "hf"
-    rules = names.rules(layers, "opt" if run.stage2 else None)
-    trained = {name: value for name, value in run.with_unread().items() if not name.startswith("language.")}
-    state, homeless = names.theirs_from(trained, side, rules)
-    state |= encoders.to_hf(run.encoder)
-    ours, used = names.ours_from(state, side, rules)
-    used = names.without_unread(ours, used, layers)[1] if run.reads_prompts else used
-    fate = told(used | encoders.from_hf(state)[1])
-    fate |= {
-        name: f"{what}; there its epsilon is {VISION_ONLY['layer_norm_eps'][0]}, here {run.qformer.ln_vision.eps}"
-        for name, what in fate.items()
-        if name.startswith(LN_VISION)
-    }
+    state, homeless, fate = _renamed(run)
     kept: dict[str, Any] = {}
     if run.stage2:
         kept = _settings(run)
@@ -137,6 +125,25 @@ def to_hugging_face(checkpoint: Path, out: Path) -> dict[str, str]:
             (part / SIDE_SETTINGS).write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
     fate |= {f"({name})": f"{value!r}: in {SIDE_SETTINGS} beside it" for name, value in kept.items()}
     return fate | dict.fromkeys(homeless, f"no place there: in {SIDE_FILE} beside it")
+
+
+def _renamed(run: Run) -> tuple[dict[str, Tensor], list[str], dict[str, str]]:
+    """(weights but for the language model's under the class' names, names of ours without a place, what became of
+    each)."""
+    layers, side = len(run.qformer.layers), "instructblip" if run.reads_prompts else "hf"
+    rules = names.rules(layers, "opt" if run.stage2 else None)
+    trained = {name: value for name, value in run.with_unread().items() if not name.startswith("language.")}
+    state, homeless = names.theirs_from(trained, side, rules)
+    state |= encoders.to_hf(run.encoder)
+    ours, used = names.ours_from(state, side, rules)
+    used = names.without_unread(ours, used, layers)[1] if run.reads_prompts else used
+    fate = told(used | encoders.from_hf(state)[1])
+    fate |= {
+        name: f"{what}; there its epsilon is {VISION_ONLY['layer_norm_eps'][0]}, here {run.qformer.ln_vision.eps}"
+        for name, what in fate.items()
+        if name.startswith(LN_VISION)
+    }
+    return state, homeless, fate
 
 
 def told(fate: Mapping[str, str]) -> dict[str, str]:
@@ -180,13 +187,14 @@ def _sizes(run: Run) -> dict[str, Any]:
         num_hidden_layers=sizes["depth"],
     )  # fmt: skip
     theirs = dict(
-        vocab_size=30523 if text is None else text.num_embeddings, hidden_size=qformer.hidden,
-        num_hidden_layers=len(qformer.layers), num_attention_heads=first.attention.heads,
+        hidden_size=qformer.hidden, num_hidden_layers=len(qformer.layers), num_attention_heads=first.attention.heads,
         intermediate_size=first.query_mlp.expand.out_features, encoder_hidden_size=qformer.vision_width,
         cross_attention_frequency=_cross_every(qformer), hidden_dropout_prob=qformer.dropout.p,
         attention_probs_dropout_prob=first.attention.attention_dropout,
-        max_position_embeddings=512 if text is None else qformer.position_embeddings.num_embeddings,
     )  # fmt: skip
+    if text is not None:
+        positions = qformer.position_embeddings.num_embeddings
+        theirs |= dict(vocab_size=text.num_embeddings, max_position_embeddings=positions)
     return dict(vision_config=vision, qformer_config=theirs, num_query_tokens=qformer.num_queries)
 
 
