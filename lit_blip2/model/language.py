@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lit_blip2.model.lora import add_lora, count_lora
-from lit_blip2.model.published import published
+from lit_blip2.model.published import language_card, published
 from lit_blip2.model.text import PackedText
 from lit_blip2.paths import find
 
@@ -99,10 +99,8 @@ class LanguageModel(nn.Module):
         self.frozen, self.bits, self.lora = frozen, bits, lora
         card = published().get(name)
         if card is None:
-            from lit_blip2.model.published import language_card
-
             config = _read_config(self._folder())
-            card = language_card(config) | {"config": config}
+            card = language_card(build(config)) | {"config": config}
         self.config: dict[str, Any] = card["config"]
         self.width: int = card["width"]
         self.num_parameters: int = card["parameters"]
@@ -229,15 +227,15 @@ class LanguageModel(nn.Module):
 
     def _embed(self, segments: Sequence[tuple[Tensor | None, PackedText | None]]) -> tuple[Tensor, Tensor]:
         """[soft prompt; text; soft prompt; ...], each text right-padded: embeddings [B, S, D] and mask int64 [B, S]."""
-        embeds, masks_ = [], []
+        embeds, masks = [], []
         for prefix_BPD, text in segments:
             if prefix_BPD is not None:
                 embeds.append(prefix_BPD.to(self.dtype))
-                masks_.append(torch.ones(prefix_BPD.shape[:2], dtype=torch.long, device=prefix_BPD.device))
+                masks.append(torch.ones(prefix_BPD.shape[:2], dtype=torch.long, device=prefix_BPD.device))
             if text is not None:
                 embeds.append(self.model.get_input_embeddings()(text.padded()))
-                masks_.append(text.valid_BT.long())
-        return torch.cat(embeds, dim=1), torch.cat(masks_, dim=1)
+                masks.append(text.valid_BT.long())
+        return torch.cat(embeds, dim=1), torch.cat(masks, dim=1)
 
     def _check_length(self, length: int, new: int = 0) -> None:
         """Raises ValueError for a sequence of `length`, to which `new` tokens are added, beyond the last position."""

@@ -12,6 +12,8 @@ import json
 from functools import cache
 from pathlib import Path
 
+from torch import nn
+
 FILE = Path(__file__).with_name("published.json")
 
 
@@ -21,29 +23,28 @@ def published() -> dict[str, dict]:
     return json.loads(FILE.read_text())
 
 
-def vision_card(name: str, drop_last_blocks: int) -> dict:
-    """Width and parameters of a timm ViT without its head, its last norm and its last blocks, built on meta."""
-    from lit_blip2.model.vision import build
-
-    encoder = build(name, {}, drop_last_blocks, device="meta")
+def vision_card(encoder: nn.Module) -> dict:
+    """Width and parameters of a timm ViT as it is used, on meta or not."""
     return {"width": encoder.embed_dim, "parameters": sum(p.numel() for p in encoder.parameters())}
 
 
-def language_card(config: dict) -> dict:
-    """Width of the input embeddings and parameters of a Hugging Face language model, built on meta."""
-    from lit_blip2.model.language import build
-
-    model = build(config)
+def language_card(model: nn.Module) -> dict:
+    """Width of the input embeddings and parameters of a Hugging Face language model, on meta or not."""
     width = model.get_input_embeddings().embedding_dim
     return {"width": width, "parameters": sum(p.numel() for p in model.parameters())}
 
 
 def refresh() -> dict[str, dict]:
     """Count every published model again, from its name or configuration."""
+    from lit_blip2.model import language, vision
+
     cards = {}
     for name, card in published().items():
-        counted = vision_card(name, 1) if card["kind"] == "vision" else language_card(card["config"])
-        cards[name] = {**card, **counted}
+        if card["kind"] == "vision":
+            counted = vision_card(vision.build(name, {}, 1, device="meta"))
+        else:
+            counted = language_card(language.build(card["config"]))
+        cards[name] = card | counted
     return cards
 
 

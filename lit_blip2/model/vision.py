@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lit_blip2.checkpoint import read_safely
-from lit_blip2.model.published import published
+from lit_blip2.model.published import published, vision_card
 from lit_blip2.paths import find
 
 
@@ -63,7 +63,7 @@ class VisionEncoder(nn.Module):
                     f"image_size={image_size}: {name} has no absolute position embeddings to interpolate; leave it null"
                     f" and give model_args={{img_size: {image_size}}}, with weights of that size"
                 )
-            card = {"width": meta.embed_dim, "parameters": sum(p.numel() for p in meta.parameters())}
+            card = vision_card(meta)
         self.width: int = card["width"]
         self.num_parameters: int = card["parameters"]
 
