@@ -127,6 +127,6 @@ def build(cli: type[SuiteCLI], arguments: list[str] | None = None, run: bool = T
     )
 
 
-def main(arguments: list[str] | None = None, cli: type[SuiteCLI] = SuiteCLI) -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Run one of LightningCLI's commands; without arguments those of the command line."""
-    build(cli, arguments)
+    build(SuiteCLI, arguments)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lit_blip2.cli import SuiteCLI, main
+from lit_blip2.cli import SuiteCLI, build
 from lit_blip2.params import PAPER, build_net, comparison, count
 
 FILES = sorted(Path("experiments").glob("*.yaml"))
@@ -25,7 +25,7 @@ class ParseOnly(SuiteCLI):
 
 def parsed(*arguments: str):
     with pytest.raises(ParsedError) as stop:
-        main(["fit", "--config", "experiments/mini_stage1.yaml", *arguments], cli=ParseOnly)
+        build(ParseOnly, ["fit", "--config", "experiments/mini_stage1.yaml", *arguments])
     return stop.value.args[0].model.init_args.net.init_args
 
 
@@ -47,7 +47,7 @@ def test_a_null_inside_a_class_on_the_command_line():
 def test_the_papers_data_leave_all_else_as_it_is(name, batch):
     with pytest.raises(ParsedError) as stop:
         files = ["--config", f"experiments/{name}.yaml", "--config", "experiments/data/paper_129m.yaml"]
-        main(["fit", *files], cli=ParseOnly)
+        build(ParseOnly, ["fit", *files])
     data = stop.value.args[0].data
     assert data.class_path.endswith("Mixture") and data.init_args.batch_size == batch
     assert list(data.init_args.sources) == ["coco", "vg", "cc3m", "cc12m", "sbu", "laion"]
@@ -64,7 +64,7 @@ def test_a_zero_shot_test_parses_behind_the_experiment_that_it_names(file):
         r"python -m lit_blip2 (test --config \S+ --config \S+ --ckpt_path \S+)$", file.read_text(), re.M
     )
     with pytest.raises(ParsedError) as stop:
-        main(command.split(), cli=ParseOnly)
+        build(ParseOnly, command.split())
     assert str(file) in command
     resolved, given = stop.value.args[0], yaml.safe_load(file.read_text())
     for key, value in given["data"]["init_args"].items():
@@ -84,7 +84,7 @@ def test_they_are_found():
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_it_parses(file):
     with pytest.raises(ParsedError):
-        main(["fit", "--config", str(file)], cli=ParseOnly)
+        build(ParseOnly, ["fit", "--config", str(file)])
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
@@ -153,6 +153,6 @@ def test_joint_training_counts_one_q_former():
 )
 def test_a_wrong_key_or_value_is_named(arguments, message, capsys):
     with pytest.raises(SystemExit) as stopped:
-        main(["fit", "--config", "experiments/mini_stage1.yaml", *arguments], cli=ParseOnly)
+        build(ParseOnly, ["fit", "--config", "experiments/mini_stage1.yaml", *arguments])
     assert stopped.value.code != 0
     assert message in capsys.readouterr().err
