@@ -53,7 +53,7 @@ def test_from_pretrained_says_what_the_run_says(run, family, tmp_path, capsys):
     new_BT = ids_BT if family == "t5" else ids_BT[:, given["input_ids"].shape[1] :]
     words = processor.batch_decode(new_BT, skip_special_tokens=True)[0].strip()
     prefix_BPD = net.bridge(net.vision(given["pixel_values"]))
-    assert net.language.generate(prefix_BPD, ["what shape ?"], max_new_tokens=5, num_beams=1) == [words]
+    assert net.language.generate(prefix_BPD, ["what shape ?"], max_new_tokens=5, num_beams=1) == [words] and words
     again = tmp_path / "again"
     assert main("import", [str(out), "--from=hf", f"--out={again}", f"--config=experiments/mini_{family}.yaml"]) == 0
     assert same(run, again)

@@ -126,7 +126,7 @@ def test_from_pretrained_says_what_the_run_says(run, tmp_path, capsys):
     new_BT = ids_BT if net.language.encoder_decoder else ids_BT[:, given["input_ids"].shape[1] :]
     words = processor.batch_decode(new_BT, skip_special_tokens=True)[0].strip()
     prefix_BPD = net.soft_prompts(net.vision(given["pixel_values"]), net.read(["what shape ?"]))
-    assert net.language.generate(prefix_BPD, ["what shape ?"], max_new_tokens=5, num_beams=1) == [words]
+    assert net.language.generate(prefix_BPD, ["what shape ?"], max_new_tokens=5, num_beams=1) == [words] and words
     config = f"--config={run / 'version_0/config.yaml'}"
     assert main("import", [str(out), "--from=hf", f"--out={again}", config]) == 0
     assert same(run, again)

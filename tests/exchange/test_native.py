@@ -1,6 +1,5 @@
 """Runs of this suite, as `fit` leaves them, say the same in transformers and come back as they were."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -106,7 +105,7 @@ def test_the_same_words_for_a_batch_greedily_and_with_beams(native, languages, f
         new_BT = ids_BT if family == "t5" else ids_BT[:, given["input_ids"].shape[1] :]
         words = [text.strip() for text in processor.batch_decode(new_BT, skip_special_tokens=True)]
         assert net.language.generate(prefix_BPD, ASKED, max_new_tokens=6, num_beams=how["num_beams"]) == words
-        assert any(words) or family == "t5"
+        assert any(words)
     again = exported(run, tmp_path / "again")
     assert (out / "model.safetensors").read_bytes() == (again / "model.safetensors").read_bytes()
     assert str(languages[family]) not in (out / "config.json").read_text()
@@ -296,4 +295,4 @@ def test_low_rank_changes_are_merged_into_an_export(native, languages, tmp_path,
     again = imported(tmp_path / "hf", tmp_path / "again", run / "version_0/config.yaml")
     assert settings(again)["language"]["lora"] is None
     assert main("export", [f"--checkpoint={run}", "--to=lavis", f"--out={tmp_path / 'x.pth'}"]) == 2
-    assert json.dumps("lora")[1:-1] in capsys.readouterr().err
+    assert "changes of its language model (lora), for which LAVIS has no place" in capsys.readouterr().err
