@@ -99,7 +99,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--config", nargs="+", type=Path, required=True, metavar="FILE", help="experiments")
     parser.add_argument("--memory", action="store_true", help="what a training step needs of each GPU")
     parser.add_argument("--devices", type=int, default=1, help="GPUs that share the global batch (with --memory)")
-    parser.add_argument("--strategy", default="ddp", help="ddp, deepspeed_stage_1, deepspeed_stage_2 or fsdp")
+    parser.add_argument("--strategy", default="ddp", help="ddp, deepspeed_stage_1, deepspeed_stage_2, fsdp (--memory)")
     parser.add_argument("--tokens", type=int, default=32, help="of a caption (with --memory)")
     options = parser.parse_args(arguments)
     files, counted = options.config, {}
