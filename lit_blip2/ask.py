@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lit_blip2.checkpoint import at_home, check_fits, find_checkpoint, read_checkpoint, trainable_state
+from lit_blip2.network import build_net
 
 HELP = {
     "ask": """Answer a question about an image. The answer goes to standard output, alone.
@@ -146,7 +147,10 @@ def load(checkpoint: str | Path) -> Loaded:
     file = find_checkpoint(checkpoint)
     contents = read_checkpoint(file)
     settings, data = _sections(contents, file)
-    net = _build(settings["net"], file)
+    try:
+        net = build_net(settings["net"])
+    except ValueError as error:
+        raise ValueError(f"the configuration in {file} does not fit this version of the package: {error}") from error
     stage2 = getattr(net, "stage2", net)
     if stage2 is None:
         raise ValueError(f"{file} comes from joint training with lm=null: its Q-Former speaks to no language model")
@@ -170,19 +174,3 @@ def _sections(contents: dict, file: Path) -> tuple[dict[str, Any], dict[str, Any
             "(fit with --model.init_from) and give that run"
         )
     return model, data
-
-
-def _build(config: dict[str, Any], file: Path):
-    """Stage2 or Joint from its part of the configuration, without weights."""
-    from jsonargparse import ArgumentError
-    from jsonargparse import ArgumentParser as TypedParser
-
-    from lit_blip2.objectives.joint import Joint
-    from lit_blip2.objectives.stage2 import Stage2
-
-    parser = TypedParser(exit_on_error=False)
-    parser.add_argument("--net", type=Joint if "lm" in config.get("init_args", config) else Stage2)
-    try:
-        return parser.instantiate(parser.parse_object({"net": config})).net
-    except ArgumentError as error:
-        raise ValueError(f"the configuration in {file} does not fit this version of the package: {error}") from error

@@ -96,7 +96,7 @@ def plan(
     """What each part, and what each step keeps, needs on each rank.
 
     Args:
-        net: from `build_net`; used up. image_size: pixels. rows: a rank's micro-batch. words: tokens of a caption.
+        net: from `sketch`; used up. image_size: pixels. rows: a rank's micro-batch. words: tokens of a caption.
         devices: GPUs. strategy: one of STRATEGIES. bf16: the step runs under bf16-mixed.
     Raises:
         ValueError: a strategy or a count that cannot be.

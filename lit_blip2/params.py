@@ -10,9 +10,8 @@ import yaml
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from lit_blip2.network import build_net
 from lit_blip2.objectives.joint import Joint
-from lit_blip2.objectives.stage1 import Stage1
-from lit_blip2.objectives.stage2 import Stage2
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -43,26 +42,18 @@ class NoDraws(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
-def build_net(experiment: dict) -> nn.Module:
-    """The network of an experiment's YAML (its `model.init_args.net`), on the meta device: no memory, no weights.
+def sketch(experiment: dict) -> nn.Module:
+    """The network of an experiment's YAML on the meta device: no memory, no weights.
 
     Raises ValueError for a YAML without a network, or with one that does not fit.
     """
-    from jsonargparse import ArgumentError
-    from jsonargparse import ArgumentParser as TypedParser
-
     net = experiment
     for key in ("model", "init_args", "net"):
         net = net.get(key) if isinstance(net, dict) else None
     if net is None:
         raise ValueError("no model.init_args.net in these settings: give an experiment's, see experiments/")
-    parser = TypedParser(exit_on_error=False)
-    parser.add_argument("--net", type=Stage1 | Stage2 | Joint)
-    try:
-        with torch.device("meta"), NoDraws():
-            return parser.instantiate(parser.parse_object({"net": net})).net
-    except ArgumentError as error:
-        raise ValueError(f"the settings of the network do not fit: {error}") from error
+    with torch.device("meta"), NoDraws():
+        return build_net(net)
 
 
 def count(net: nn.Module) -> list[tuple[str, int, int]]:
@@ -108,7 +99,7 @@ def main(arguments: list[str]) -> None:
             parser.error(f"no file {str(file)!r}: give an experiment, such as experiments/vitg_opt27.yaml")
         try:
             experiment = yaml.safe_load(file.read_text()) or {}
-            net = build_net(experiment)
+            net = sketch(experiment)
             if options.memory:
                 from lit_blip2.memory import table
 

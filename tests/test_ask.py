@@ -17,6 +17,7 @@ from lit_blip2.checkpoint import trainable_state
 from lit_blip2.data.images import load_image
 from lit_blip2.data.transforms import eval_transform
 from lit_blip2.mini.vocabulary import opt_tokenizer
+from lit_blip2.network import build_net
 
 SIZE = 32
 VISION = {"img_size": SIZE, "patch_size": 16, "embed_dim": 12, "depth": 2, "num_heads": 2}
@@ -61,7 +62,7 @@ def write_checkpoint(folder, **settings):
     """runs/name/version_0/checkpoints/last.ckpt as Lightning and LitBLIP2 leave it."""
     config = config_of(folder, **settings)
     file = folder / "runs/mini/version_0/checkpoints/last.ckpt"
-    net = ask._build(config["model"]["init_args"]["net"]["init_args"], file)
+    net = build_net(config["model"]["init_args"]["net"]["init_args"])
     with torch.no_grad():
         net.bridge.projection.weight.mul_(50)
     state = {f"net.{name}": value for name, value in trainable_state(net).items()}
@@ -107,7 +108,7 @@ def test_a_trained_language_model_answers(folder, image, tmp_path):
     language = config["model"]["init_args"]["net"]["init_args"]["language"]
     language["frozen"] = False
     file = tmp_path / "last.ckpt"
-    net = ask._build(config["model"]["init_args"]["net"]["init_args"], file)
+    net = build_net(config["model"]["init_args"]["net"]["init_args"])
     net.load()
     torch.manual_seed(3)
     with torch.no_grad():

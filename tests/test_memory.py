@@ -9,7 +9,7 @@ import yaml
 from lit_blip2.memory import allocated, blank, empty, gathered, plan, see, share, step
 from lit_blip2.model.language import build
 from lit_blip2.model.vision import build as build_vision
-from lit_blip2.params import build_net, main
+from lit_blip2.params import main, sketch
 
 
 def test_allocated_by_hand():
@@ -48,8 +48,8 @@ def test_a_rank_s_share_of_100_trained_weights_and_100_frozen_bytes(strategy, de
 def test_what_is_kept_is_what_the_whole_network_keeps(name, bf16):
     """Blocks from two of them, seven rows from two and four."""
     experiment = yaml.safe_load(Path(f"experiments/{name}.yaml").read_text())
-    found = plan(build_net(experiment), 64, rows=7, words=9, devices=1, strategy="ddp", bf16=bf16)
-    net = build_net(experiment)
+    found = plan(sketch(experiment), 64, rows=7, words=9, devices=1, strategy="ddp", bf16=bf16)
+    net = sketch(experiment)
     stage2 = getattr(net, "stage2", net if hasattr(net, "language") else None)
     for part_name, part in net.named_children():
         if part_name not in ("vision", "language"):
@@ -70,8 +70,8 @@ def test_a_trained_encoder_keeps_what_all_its_blocks_keep(checkpointing, bf16):
     """Under autocast half of most things; with checkpointing each block's input, and little else."""
     experiment = yaml.safe_load(Path("experiments/mini_retrieval.yaml").read_text())
     experiment["model"]["init_args"]["net"]["vision"]["checkpointing"] = checkpointing
-    found = plan(build_net(experiment), 64, rows=7, words=9, devices=1, strategy="ddp", bf16=bf16)["kept: vision"].kept
-    vision = build_net(experiment).vision
+    found = plan(sketch(experiment), 64, rows=7, words=9, devices=1, strategy="ddp", bf16=bf16)["kept: vision"].kept
+    vision = sketch(experiment).vision
     vision.encoder = empty(build_vision(vision.name, vision.model_args, vision.drop_last_blocks, "meta"), vision)
     vision.encoder.set_grad_checkpointing(checkpointing)
     whole, _ = allocated(lambda: see(vision, 64, 7, bf16))
@@ -85,7 +85,7 @@ def test_low_rank_changes_keep_what_they_read():
     kept = []
     for lora in (None, {"r": 8, "lora_alpha": 16, "target_modules": ["q_proj", "v_proj"]}):
         net["language"]["lora"] = lora
-        needs = plan(build_net(experiment), 64, rows=7, words=9, devices=1, strategy="ddp", bf16=False)
+        needs = plan(sketch(experiment), 64, rows=7, words=9, devices=1, strategy="ddp", bf16=False)
         kept.append(needs["kept: language"].kept)
     assert kept[1] - kept[0] == pytest.approx(4 * 7 * 34 * (128 + 2 * 8) * 4, rel=1e-3)
 
@@ -117,5 +117,5 @@ def test_several_experiments_make_a_table_with_the_papers_figures(capsys):
 )
 def test_itm_gathers_the_features_of_all_images(name, devices, expected):
     """105 images on each of 16 ranks, 257 tokens of 1408 numbers of 2 bytes; once apart and once together."""
-    net = build_net(yaml.safe_load(Path(f"experiments/{name}.yaml").read_text()))
+    net = sketch(yaml.safe_load(Path(f"experiments/{name}.yaml").read_text()))
     assert gathered(net, 224, rows=105, devices=devices) == expected * 16 * 105 * 257 * 1408 * 2

@@ -22,7 +22,7 @@ from lit_blip2.exchange.hugging_face import LANGUAGE, SIDE_FILE, SIDE_SETTINGS, 
 from lit_blip2.model.language import LanguageModel
 from lit_blip2.model.lora import merge_lora
 from lit_blip2.model.tokenizer import BertTokenizer
-from lit_blip2.params import build_net
+from lit_blip2.params import sketch
 
 ZEROS = "zeros: nobody reads what the last layer makes of a text"
 LN_VISION = "vision_model.post_layernorm."
@@ -56,7 +56,7 @@ def read_run(checkpoint: Path) -> Run:
     """A checkpoint or run folder of one stage. Raises ValueError for others, FileNotFoundError for missing weights."""
     file = find_checkpoint(checkpoint)
     contents = read_checkpoint(file)
-    net = build_net(at_home(yaml.safe_load(contents.get("config") or "") or {}, file))
+    net = sketch(at_home(yaml.safe_load(contents.get("config") or "") or {}, file))
     trained = {name.removeprefix("net."): value for name, value in contents["state_dict"].items()}
     if any(name.startswith(("stage1.", "stage2.")) for name in trained):
         raise ValueError(f"{checkpoint} was trained in both stages at once: no class of another project holds both")

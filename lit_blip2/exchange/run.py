@@ -27,7 +27,7 @@ from lit_blip2.exchange.parts import Parts
 from lit_blip2.lit.generation import Generation
 from lit_blip2.model.language import build as build_language
 from lit_blip2.model.vision import build as build_vision
-from lit_blip2.params import build_net
+from lit_blip2.params import sketch
 from lit_blip2.paths import find
 
 VERSION = "version_0"
@@ -61,7 +61,7 @@ def write_run(parts: Parts, experiment: Path, out: Path, tokenizer: Path | None 
     state = {f"net.{name}": value for name, value in parts.trained.items()}
     with written_whole(out) as part:
         write_weights(parts, part / "weights", tokenizer)
-        net = build_net(at_home(config, part / LAST))
+        net = sketch(at_home(config, part / LAST))
         check_family(parts.family, net, experiment)
         check_weights(parts, net, experiment)
         (part / LAST).parent.mkdir(parents=True)

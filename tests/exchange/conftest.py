@@ -31,7 +31,7 @@ from lit_blip2.objectives.itc import ITC
 from lit_blip2.objectives.itg import ITG
 from lit_blip2.objectives.itm import ITM
 from lit_blip2.objectives.stage1 import Stage1
-from lit_blip2.params import build_net
+from lit_blip2.params import sketch
 from tests.exchange.tiny import OPT, QFORMER, T5, VIT, encoder_file, randomise, saved
 
 
@@ -123,7 +123,7 @@ def native(tmp_path) -> Callable[..., Path]:
             given = inspect.signature(Generation).parameters.items()
             model |= {key: each.default for key, each in given if key != "net" and key not in model}
         change(net)
-        made = build_net(config)
+        made = sketch(config)
         if not made.vision.frozen:
             made.vision.load()
         generator = torch.Generator().manual_seed(1)

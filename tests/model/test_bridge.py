@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from lit_blip2.lit.optim import AdamWCosine
 from lit_blip2.model.bridge import LinearBridge, MLPBridge, ResamplerBridge
-from lit_blip2.params import build_net, count
+from lit_blip2.params import count, sketch
 
 SMALL = dict(hidden=12, layers=2, heads=3, intermediate=20)
 BRIDGES = [(LinearBridge, {}), (MLPBridge, {}), (MLPBridge, {"hidden": 5}), (ResamplerBridge, SMALL)]
@@ -125,12 +125,12 @@ def test_params_counts_every_weight(name, arguments, expected):
     experiment["model"]["init_args"]["net"]["bridge"] = {
         "class_path": f"lit_blip2.model.bridge.{name}", "init_args": arguments
     }  # fmt: skip
-    rows = count(build_net(experiment))
+    rows = count(sketch(experiment))
     found = {part: trainable for part, trainable, _ in rows if trainable}
     assert found == {f"bridge.{part}": number for part, number in expected.items()}
 
 
 def test_params_counts_what_a_bridge_holds_itself():
-    net = build_net(yaml.safe_load(Path("experiments/vitg_opt27.yaml").read_text()))
+    net = sketch(yaml.safe_load(Path("experiments/vitg_opt27.yaml").read_text()))
     net.bridge = nn.ParameterList([nn.Parameter(torch.zeros(7))])
     assert ("bridge", 7, 0) in count(net)
