@@ -58,7 +58,7 @@ def main(command: str, arguments: list[str]) -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
         print(answer(options.checkpoint, options.image, getattr(options, "question", None)))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError) as error:
         sys.exit(f"{command}: {error}")
 
 

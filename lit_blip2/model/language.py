@@ -12,9 +12,11 @@ V vocabulary.
 """
 
 import json
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -125,7 +127,7 @@ class LanguageModel(nn.Module):
         """Read weights and tokenizer from disk; nothing is downloaded."""
         if self.model is not None:
             return
-        from transformers import AutoTokenizer
+        from transformers import AutoTokenizer, GenerationConfig
 
         folder = self._folder()
         self.model = build(_read_config(folder), folder, self.dtype).requires_grad_(not self.frozen)
@@ -134,6 +136,8 @@ class LanguageModel(nn.Module):
         if self.lora is not None:
             add_lora(self.model, self.lora)
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        # A folder's own settings, such as a penalty for repetition, would change what this package's arguments ask for.
+        self.model.generation_config = GenerationConfig.from_model_config(self.model.config)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> "LanguageModel":
@@ -196,9 +200,9 @@ class LanguageModel(nn.Module):
         """Float32 logits where each target token is predicted [L, V], and the sample each belongs to, int64 [L]."""
         states_SD, places_L = self._states(prefix_BPD, text)
         hidden_LD = states_SD.index_select(0, places_L)
-        logits_LV = self.model.get_output_embeddings()(hidden_LD)
+        logits_LV = self.model.get_output_embeddings()(hidden_LD).float()
         width = text.inputs.max_length + 1 if text.decoder_inputs is None else text.decoder_inputs.max_length
-        return logits_LV.float(), text.place_L // width
+        return after_head(logits_LV, self.model.config), text.place_L // width
 
     def _states(self, prefix_BPD: Tensor | None, text: TargetText) -> tuple[Tensor, Tensor]:
         """Last hidden states of all positions, flattened, and the places of the targets among them."""
@@ -299,6 +303,17 @@ class LanguageModel(nn.Module):
         return [self.tokenizer.eos_token_id, *mark]
 
 
+def after_head(logits_LV: Tensor, config: Any) -> Tensor:
+    """What some families make of their head's output: Cohere multiplies it, Granite divides it, Gemma 2 bounds it."""
+    if config.model_type.startswith("cohere"):
+        logits_LV = logits_LV * config.logit_scale
+    if config.model_type.startswith("granite"):
+        logits_LV = logits_LV / config.logits_scaling
+    if bound := getattr(config, "final_logit_softcapping", None):
+        logits_LV = bound * torch.tanh(logits_LV / bound)
+    return logits_LV
+
+
 def _pack_prompts(prompt_ids: list[list[int]]) -> PackedText | None:
     """Packed prompts; None where all are empty. Raises ValueError for a batch where some are: none is dropped."""
     empty = [place for place, ids in enumerate(prompt_ids) if not ids]
@@ -338,13 +353,34 @@ def build(config: dict, weights: Path | None = None, dtype: torch.dtype | str = 
     config = AutoConfig.for_model(**config)
     auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     if weights is not None:
-        return auto.from_pretrained(weights, dtype=dtype, local_files_only=True).eval()
+        return _read(auto, weights, dtype).eval()
     with torch.device("meta"):
         model = auto.from_config(config)
         if untied and config.tie_word_embeddings:
             # transformers 5 ties every T5 until it meets a file; Flan-T5 has an output matrix of its own.
             model.set_output_embeddings(nn.Linear(config.hidden_size, config.vocab_size, bias=False))
         return model
+
+
+def _read(auto: Any, folder: Path, dtype: torch.dtype | str) -> nn.Module:
+    """A model from its folder. Raises ValueError for one that is damaged, of other sizes, or without some weights:
+    transformers would leave them random."""
+    from safetensors import SafetensorError
+
+    how = dict(dtype=dtype, local_files_only=True, ignore_mismatched_sizes=True, output_loading_info=True)
+    try:
+        model, report = auto.from_pretrained(folder, **how)
+    except (SafetensorError, RuntimeError, UnpicklingError) as error:
+        raise ValueError(f"the language model in {folder} cannot be read: {error}") from error
+    for what in ("missing", "mismatched", "unexpected"):
+        keys = sorted(str(key[0] if isinstance(key, tuple) else key) for key in report[f"{what}_keys"])
+        if not keys:
+            continue
+        said = f"the language model in {folder}: {what} {keys[0]} ({len(keys)} such)"
+        if what != "unexpected":
+            raise ValueError(f"{said}; these weights would stay random")
+        warnings.warn(f"{said}, left out", stacklevel=2)
+    return model
 
 
 def quantise(model: nn.Module, bits: Literal[8, 4]) -> None:

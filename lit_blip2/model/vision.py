@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from lit_blip2.checkpoint import read_safely
 from lit_blip2.model.published import published, vision_card
@@ -75,7 +76,10 @@ class VisionEncoder(nn.Module):
             if (cached := _in_cache(self.name)) is not None:
                 return cached
             raise FileNotFoundError(f"weights of image encoder {self.name}: none given. {way_out}")
-        return find(self.weights, f"weights of image encoder {self.name}", way_out)
+        found = find(self.weights, f"weights of image encoder {self.name}", way_out)
+        if found.is_dir():
+            raise FileNotFoundError(f"{found} is a folder: point --model.net.vision.weights to the file in it")
+        return found
 
     def load(self) -> None:
         """Make the network and read its weights from disk; nothing is downloaded."""
@@ -147,7 +151,9 @@ def _positions(file: Path) -> torch.Size | None:
     """
     if file.suffix != ".safetensors":
         state = read_safely(file)
-        state = state.get("model", state) if isinstance(state, dict) else {}
+        if not isinstance(state, dict):
+            raise ValueError(f"{file} holds a {type(state).__name__}, where weights by name are wanted")
+        state = state.get("model", state)
         return state["pos_embed"].shape if "pos_embed" in state else None
     from safetensors import SafetensorError, safe_open
 
@@ -177,16 +183,49 @@ def build(
 ) -> nn.Module:
     """A timm ViT without head, final norm and last blocks; with weights from a file, or none.
 
-    Raises ValueError for another kind of network, and for more blocks to drop than there are.
+    Raises ValueError for another kind of network, for more blocks to drop than there are, and for a file that does not
+    hold all that is left.
     """
     import timm
 
     source = dict(pretrained=True, pretrained_cfg_overlay={"file": str(weights)}) if weights else {}
-    with torch.device(device or "cpu"):
-        encoder = timm.create_model(name, num_classes=0, **source, **model_args)
+    try:
+        with torch.device(device or "cpu"), Copies() as copies:
+            encoder = timm.create_model(name, num_classes=0, **source, **model_args)
+    except RuntimeError as error:
+        if weights is None:
+            raise
+        raise ValueError(f"{weights} does not fit image encoder {name} with {model_args}: {error}") from error
     if not hasattr(encoder, "blocks") or not hasattr(encoder, "prune_intermediate_layers"):
         raise ValueError(f"image encoder {name} has no blocks of one kind after another: only timm's ViTs can be used")
     if not 0 <= drop_last_blocks < len(encoder.blocks):
         raise ValueError(f"drop_last_blocks={drop_last_blocks}: {name} has {len(encoder.blocks)} blocks, drop fewer")
     encoder.prune_intermediate_layers([len(encoder.blocks) - 1 - drop_last_blocks], prune_norm=True)
+    if weights is not None:
+        _check_read(encoder, copies, f"{weights}, for image encoder {name},")
     return encoder
+
+
+class Copies(TorchFunctionMode):
+    """Notes which tensors are copied into: where timm reads a file, the weights that the file holds. timm leaves the
+    others random without a word, for it reads as leniently as a new head needs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.into: list[Tensor] = []
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function is Tensor.copy_:
+            self.into.append(args[0])
+        return function(*args, **(kwargs or {}))
+
+
+def _check_read(encoder: nn.Module, copies: Copies, what: str) -> None:
+    """Raises ValueError for weights that no file gave, and for those that are no numbers."""
+    given = {id(tensor) for tensor in copies.into}
+    for reason, names in (
+        ("lacks", [name for name, value in encoder.named_parameters() if id(value) not in given]),
+        ("holds no finite numbers in", [n for n, value in encoder.named_parameters() if not value.isfinite().all()]),
+    ):
+        if names:
+            raise ValueError(f"{what} {reason} {names[0]} ({len(names)} such): give a file that timm can read for it")

@@ -1,13 +1,21 @@
 """The language model interface on tiny random models of both kinds, against transformers' own loss."""
 
+import json
 import sys
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
+    CohereConfig,
+    CohereForCausalLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
+    GraniteConfig,
+    GraniteForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     OPTConfig,
@@ -34,6 +42,9 @@ FAMILIES = {
     ),
     "llama": lambda: LlamaForCausalLM(LlamaConfig(**SMALL, **LLAMA)),
     "qwen": lambda: Qwen2ForCausalLM(Qwen2Config(**SMALL, **LLAMA)),
+    "gemma2": lambda: Gemma2ForCausalLM(Gemma2Config(**SMALL, **LLAMA, head_dim=8, final_logit_softcapping=2.0)),
+    "cohere": lambda: CohereForCausalLM(CohereConfig(**SMALL, **LLAMA, logit_scale=0.3)),
+    "granite": lambda: GraniteForCausalLM(GraniteConfig(**SMALL, **LLAMA, logits_scaling=3.0)),
     "gpt2": lambda: GPT2LMHeadModel(GPT2Config(**SMALL, n_embd=16, n_layer=2, n_head=2, n_positions=64)),
     "t5": lambda: T5ForConditionalGeneration(
         T5Config(
@@ -66,7 +77,7 @@ def language(request, tmp_path_factory):
     word_tokenizer(request.param == "t5").save_pretrained(folder)
     language = LanguageModel(str(folder), dtype="float32")
     language.load()
-    if request.param == "qwen":  # transformers puts Qwen's own byte-level tokenizer over any file of this model type
+    if request.param != "t5":  # transformers puts the own tokenizer of Qwen, Gemma and Cohere over any file
         language.tokenizer = word_tokenizer(False)
     return language
 
@@ -292,6 +303,54 @@ def test_missing_weights_say_how_to_get_them():
     assert language.width == 2560
     with pytest.raises(FileNotFoundError, match=r"opt-2.7b.*hf download facebook/opt-2.7b.*language.weights"):
         language.load()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Of an OPT, and its weights."""
+    FAMILIES["opt"]().save_pretrained(tmp_path)
+    word_tokenizer(False).save_pretrained(tmp_path)
+    return tmp_path, load_file(tmp_path / "model.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda s: {k: v for k, v in s.items() if "fc1.weight" not in k}, r"missing model\.\S*fc1\.weight \(2 such\)"),
+        (
+            lambda s: {k: v[:-1] if "fc1.w" in k else v for k, v in s.items()},
+            r"mismatched model\.\S*fc1\.weight \(2 such\)",
+        ),
+    ],
+)
+def test_a_folder_that_does_not_hold_the_model_is_refused(folder, change, words):
+    """transformers leaves what is missing random."""
+    place, state = folder
+    save_file(change(state), place / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=rf"the language model in {place}: {words}"):
+        LanguageModel(str(place), dtype="float32").load()
+
+
+def test_a_cut_file_and_one_with_more_are_said(folder):
+    place, state = folder
+    save_file(state | {"surprise": torch.ones(1)}, place / "model.safetensors", metadata={"format": "pt"})
+    with pytest.warns(UserWarning, match=r"unexpected surprise \(1 such\), left out"):
+        LanguageModel(str(place), dtype="float32").load()
+    (place / "model.safetensors").write_bytes((place / "model.safetensors").read_bytes()[:-20])
+    with pytest.raises(ValueError, match="cannot be read"):
+        LanguageModel(str(place), dtype="float32").load()
+
+
+def test_generation_is_as_it_is_asked_for_whatever_the_folder_says(folder):
+    place, _ = folder
+    prefix_BPD = torch.randn(3, 4, 12, generator=torch.Generator().manual_seed(1))
+    said = []
+    for own in ({}, {"repetition_penalty": 9.0, "no_repeat_ngram_size": 1, "min_new_tokens": 6}):
+        (place / "generation_config.json").write_text(json.dumps(own))
+        language = LanguageModel(str(place), dtype="float32")
+        language.load()
+        said.append(language.generate(prefix_BPD, PROMPTS, max_new_tokens=6, num_beams=1))
+    assert said[0] == said[1] and any(said[0])
 
 
 def test_unknown_name_is_an_error_at_once():

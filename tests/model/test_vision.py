@@ -131,6 +131,39 @@ def test_a_cut_file_is_said(weights, tmp_path):
         VisionEncoder(NAME, str(tmp_path / "cut.safetensors"), model_args=ARGS).load()
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda s: {"x": torch.ones(2)}, r"lacks cls_token \(\d+ such\)"),
+        (
+            lambda s: {k: v for k, v in s.items() if k != "blocks.1.mlp.fc1.weight"},
+            r"lacks blocks\.1\.mlp\.fc1\.weight \(1",
+        ),
+        (lambda s: {k: v for k, v in s.items() if k != "pos_embed"}, r"lacks pos_embed \(1 such\)"),
+        (lambda s: s | {"pos_embed": s["pos_embed"] * torch.nan}, r"holds no finite numbers in pos_embed \(1 such\)"),
+        (lambda s: s | {"cls_token": torch.ones(1, 1, 25)}, "does not fit image encoder vit_tiny_patch16_224"),
+    ],
+)
+def test_a_file_that_does_not_hold_the_encoder_is_refused(weights, tmp_path, change, words):
+    """timm leaves what a file lacks random; of the block and the norm that are left out, nothing is asked."""
+    state = safetensors.torch.load_file(weights)
+    safetensors.torch.save_file(change(state), tmp_path / "other.safetensors")
+    with pytest.raises(ValueError, match=words):
+        loaded(str(tmp_path / "other.safetensors"))
+    used = {key: value for key, value in state.items() if not key.startswith(("blocks.2.", "norm."))}
+    safetensors.torch.save_file(used, tmp_path / "used.safetensors")
+    images = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(loaded(str(tmp_path / "used.safetensors"))(images), loaded(weights)(images))
+
+
+def test_what_is_no_file_of_weights_is_said(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"is a folder: point --model\.net\.vision\.weights to the file in it"):
+        loaded(str(tmp_path))
+    torch.save([torch.ones(2)], tmp_path / "list.pth")
+    with pytest.raises(ValueError, match=r"list\.pth holds a list, where weights by name are wanted"):
+        loaded(str(tmp_path / "list.pth"))
+
+
 def test_checkpointed_blocks_give_the_same_gradients(weights):
     images, seen = torch.randn(2, 3, 32, 32), []
     for checkpointing in (False, True):
