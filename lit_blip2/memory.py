@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 MEASURED = (2, 4)  # rows of two measured batches: what is kept is a line through them
 STRATEGIES = ("ddp", "deepspeed_stage_1", "deepspeed_stage_2", "fsdp")
+PRECISIONS = {"32-true": False, "32": False, "bf16-mixed": True, "16-mixed": True}  # whether a step runs in 16 bits
 DEPTHS = ("num_hidden_layers", "num_layers", "num_decoder_layers", "n_layer")
 
 
@@ -152,7 +153,10 @@ def table(file: Path, net: nn.Module, experiment: dict[str, Any], devices: int, 
         raise ValueError("no data with image_size and batch_size, or no trainer, in this file") from error
     micro_batches = devices * trainer.get("accumulate_grad_batches", 1)
     rows = -(-batch // micro_batches) if devices > 0 else 0
-    bf16 = trainer.get("precision") == "bf16-mixed"
+    precision = trainer.get("precision") or "32-true"
+    if str(precision) not in PRECISIONS:
+        raise ValueError(f"precision {precision!r} is not planned: {', '.join(PRECISIONS)}")
+    bf16 = PRECISIONS[str(precision)]
     needs = plan(net, image_size, rows, words, devices, strategy, bf16)
     shown = Table(
         title=f"{file}: GB on each of {devices}, {strategy}, {rows} rows of {words} tokens at a time",
@@ -190,13 +194,24 @@ def kept_by_step(net: nn.Module, image_size: int, words: int, rows: int, bf16: b
     ones = {key: 1 for key in DEPTHS if key in config}
     measured = {}
     for more in (None, *ones):  # an encoder-decoder has two depths
-        language.model = empty(build(config | ones | ({more: 2} if more else {})), language)
+        language.model = empty(build(with_depths(config, ones | ({more: 2} if more else {}))), language)
         if language.lora is not None:
             add_lora(language.model, language.lora)
         measured[more] = allocated(lambda: step(net, stage2, features_BND, words, bf16))[0]
     blocks = {key: measured[key] - measured[None] for key in ones}
     kept["language"] = sum(size * config[key] for key, size in blocks.items())
     return kept | {"all else": measured[None] - sum(blocks.values())}
+
+
+def with_depths(config: dict[str, Any], depths: dict[str, int]) -> dict[str, Any]:
+    """A language model's configuration with other depths, and as much of what it says block by block."""
+    changed = config | depths
+    if config.get("layer_types"):
+        changed["layer_types"] = config["layer_types"][: depths["num_hidden_layers"]]
+    if "attention_layers" in config:  # GPT-Neo's, and how often they come
+        changed["attention_layers"] = config["attention_layers"][: depths["num_layers"]]
+        changed["attention_types"] = [[[each], 1] for each in changed["attention_layers"]]
+    return changed
 
 
 def stage2_of(net: nn.Module) -> nn.Module | None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from transformers import Gemma2Config, GPTNeoConfig, Qwen2Config
 
 from lit_blip2.memory import allocated, blank, empty, gathered, plan, see, share, step
 from lit_blip2.model.language import build
@@ -88,6 +89,40 @@ def test_low_rank_changes_keep_what_they_read():
         needs = plan(sketch(experiment), 64, rows=7, words=9, devices=1, strategy="ddp", bf16=False)
         kept.append(needs["kept: language"].kept)
     assert kept[1] - kept[0] == pytest.approx(4 * 7 * 34 * (128 + 2 * 8) * 4, rel=1e-3)
+
+
+ROTARY = dict(hidden_size=16, intermediate_size=24, num_attention_heads=2, num_key_value_heads=1)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda depth: Qwen2Config(vocab_size=40, num_hidden_layers=depth, **ROTARY),
+        lambda depth: Gemma2Config(vocab_size=40, num_hidden_layers=depth, head_dim=8, **ROTARY),
+        lambda depth: GPTNeoConfig(
+            vocab_size=40, num_layers=depth, attention_types=[[["global", "local"], depth // 2]], hidden_size=16,
+            num_heads=2,
+        ),
+    ],
+)  # fmt: skip
+def test_families_that_list_their_blocks_are_planned(make, tmp_path):
+    """Four blocks keep twice what two keep."""
+    kept = []
+    for depth in (2, 4):
+        make(depth).save_pretrained(tmp_path)
+        experiment = yaml.safe_load(Path("experiments/mini_opt.yaml").read_text())
+        experiment["model"]["init_args"]["net"]["language"] = {"name": str(tmp_path), "dtype": "float32"}
+        needs = plan(sketch(experiment), 64, rows=7, words=9, devices=1, strategy="ddp", bf16=False)
+        kept.append(needs["kept: language"].kept)
+    assert kept[1] == pytest.approx(2 * kept[0], rel=0.02) and kept[0] > 0
+
+
+def test_a_precision_that_is_not_planned_is_said(tmp_path, capsys):
+    text = Path("experiments/mini_opt.yaml").read_text()
+    (tmp_path / "half.yaml").write_text(text.replace("\ntrainer:\n", "\ntrainer:\n  precision: bf16-true\n", 1))
+    with pytest.raises(SystemExit):
+        main(["--memory", "--config", str(tmp_path / "half.yaml")])
+    assert "precision 'bf16-true' is not planned: 32-true, 32, bf16-mixed, 16-mixed" in capsys.readouterr().err
 
 
 def test_it_is_printed_and_what_cannot_be_is_said(capsys):
