@@ -183,8 +183,8 @@ def build(
 ) -> nn.Module:
     """A timm ViT without head, final norm and last blocks; with weights from a file, or none.
 
-    Raises ValueError for another kind of network, for more blocks to drop than there are, and for a file that does not
-    hold all that is left.
+    Raises ValueError for an unknown name or another kind of network, for more blocks to drop than there are, and for a
+    file that does not hold all that is left.
     """
     import timm
 
@@ -192,10 +192,12 @@ def build(
     try:
         with torch.device(device or "cpu"), Copies() as copies:
             encoder = timm.create_model(name, num_classes=0, **source, **model_args)
-    except RuntimeError as error:
-        if weights is None:
-            raise
-        raise ValueError(f"{weights} does not fit image encoder {name} with {model_args}: {error}") from error
+    except (
+        RuntimeError,
+        TypeError,
+    ) as error:  # a name or an argument that timm does not know, weights of other sizes
+        source = f" from {weights}" if weights else ""
+        raise ValueError(f"image encoder {name} with model_args={model_args}{source}: {error}") from error
     if not hasattr(encoder, "blocks") or not hasattr(encoder, "prune_intermediate_layers"):
         raise ValueError(f"image encoder {name} has no blocks of one kind after another: only timm's ViTs can be used")
     if not 0 <= drop_last_blocks < len(encoder.blocks):

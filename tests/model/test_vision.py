@@ -141,7 +141,7 @@ def test_a_cut_file_is_said(weights, tmp_path):
         ),
         (lambda s: {k: v for k, v in s.items() if k != "pos_embed"}, r"lacks pos_embed \(1 such\)"),
         (lambda s: s | {"pos_embed": s["pos_embed"] * torch.nan}, r"holds no finite numbers in pos_embed \(1 such\)"),
-        (lambda s: s | {"cls_token": torch.ones(1, 1, 25)}, "does not fit image encoder vit_tiny_patch16_224"),
+        (lambda s: s | {"cls_token": torch.ones(1, 1, 25)}, r"other\.safetensors: Error\(s\)[\s\S]*cls_token"),
     ],
 )
 def test_a_file_that_does_not_hold_the_encoder_is_refused(weights, tmp_path, change, words):
@@ -189,6 +189,18 @@ def test_checkpointing_a_frozen_encoder_is_refused():
 def test_what_is_no_vit_is_said(name):
     with pytest.raises(ValueError, match=f"image encoder {name} has no blocks of one kind .*only timm's ViTs"):
         VisionEncoder(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "words"),
+    [
+        ("nope", {}, r"encoder nope with model_args=\{\}: Unknown model"),
+        (NAME, {"size": 3}, "unexpected keyword .*'size'"),
+    ],
+)
+def test_an_unknown_name_or_argument_is_said(name, args, words):
+    with pytest.raises(ValueError, match=words):
+        VisionEncoder(name, model_args=args)
 
 
 def test_an_encoder_without_absolute_positions_is_not_resized():
