@@ -229,6 +229,9 @@ def _generation(run: Run, language: LanguageModel, number: int) -> tuple[Any, An
     config = config_of(**_sizes(run), text_config=given, image_token_index=number)
     with torch.device("meta"):
         model = class_of(config)
+    model.language_model.config.tie_word_embeddings = given[
+        "tie_word_embeddings"
+    ]  # T5's class ties whatever it is told
     readers = [language.tokenizer]
     if run.reads_prompts:
         run.net.bridge.load()
@@ -248,10 +251,15 @@ def _read_language(run: Run) -> LanguageModel:
         raise ValueError(f"{unknown[0]} ({len(unknown)} such) was trained, and language model {language.name} lacks it")
     if language.lora:
         merge_lora(language.model)
+    language.model.config.tie_word_embeddings = _is_tied(language.model)  # a file may differ from its configuration
     _keep(language.tokenizer, padding_side="right" if language.encoder_decoder else "left")  # to generate from a batch
     if language.tokenizer.pad_token is None:
         language.tokenizer.pad_token = language.tokenizer.convert_ids_to_tokens(language.pad_id())
     return language
+
+
+def _is_tied(model: Any) -> bool:
+    return model.get_output_embeddings().weight is model.get_input_embeddings().weight
 
 
 def _keep(tokenizer: Any, **settings: Any) -> None:

@@ -296,3 +296,25 @@ def test_low_rank_changes_are_merged_into_an_export(native, languages, tmp_path,
     assert settings(again)["language"]["lora"] is None
     assert main("export", [f"--checkpoint={run}", "--to=lavis", f"--out={tmp_path / 'x.pth'}"]) == 2
     assert "changes of its language model (lora), for which LAVIS has no place" in capsys.readouterr().err
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", ["gpt2", "t5"])
+def test_an_output_matrix_of_its_own_goes_along_whatever_the_configuration_says(native, languages, family, tmp_path):
+    """The configurations say that it is tied; of T5 transformers says so always."""
+    folder = tmp_path / "own"
+    shutil.copytree(languages[family], folder)
+    state = load_file(folder / "model.safetensors")
+    words = state["shared.weight" if family == "t5" else "transformer.wte.weight"]
+    own = torch.randn(words.shape, generator=torch.Generator().manual_seed(2)).to(words.dtype)
+    save_file(state | {"lm_head.weight": own}, folder / "model.safetensors", metadata={"format": "pt"})
+    run = native("mini_t5" if family == "t5" else "mini_opt", {"name": str(folder)})
+    out = exported(run, tmp_path / "hf")
+    model = Blip2ForConditionalGeneration.from_pretrained(out)
+    assert torch.equal(model.language_model.lm_head.weight[: len(own)], own)
+    assert torch.equal(model.language_model.get_input_embeddings().weight[: len(own)], words)
+    assert model.config.text_config.to_dict().get("scale_decoder_outputs") in (None, True)
+    written = load_file(
+        imported(out, tmp_path / "again", run / "version_0/config.yaml") / "weights/language/model.safetensors"
+    )
+    assert torch.equal(written["lm_head.weight"], own)
