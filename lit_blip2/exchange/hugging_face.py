@@ -114,10 +114,14 @@ def _language(text_config: dict[str, Any], own: dict[str, Tensor], path: Path) -
     words = _settings_beside(path).get("vocab_size")
     if words is None or not 0 < words < text_config["vocab_size"]:
         return text_config, own
-    text_config = text_config | {"vocab_size": words}
+    rows, text_config = text_config["vocab_size"], text_config | {"vocab_size": words}
     wanted = build(text_config).state_dict()
-    longer = {name for name in own.keys() & wanted.keys() if own[name].shape[1:] == wanted[name].shape[1:]}
-    return text_config, {name: value[: len(wanted[name])] if name in longer else value for name, value in own.items()}
+    longer = {
+        name
+        for name in own.keys() & wanted.keys()
+        if (own[name].shape[:1], wanted[name].shape[:1]) == ((rows,), (words,))
+    }
+    return text_config, {name: value[:words] if name in longer else value for name, value in own.items()}
 
 
 def end_mark(text_config: Mapping[str, Any], path: Path) -> str | None:

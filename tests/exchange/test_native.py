@@ -318,3 +318,14 @@ def test_an_output_matrix_of_its_own_goes_along_whatever_the_configuration_says(
         imported(out, tmp_path / "again", run / "version_0/config.yaml") / "weights/language/model.safetensors"
     )
     assert torch.equal(written["lm_head.weight"], own)
+
+
+def test_rows_of_words_alone_are_cut_from_an_export(native, languages, tmp_path, capsys):
+    run = native("mini_opt", {"name": str(languages["llama"])})
+    out = exported(run, tmp_path / "hf")
+    key = "model.layers.0.mlp.gate_proj.weight"
+    longer = {f"language_model.{key}": torch.ones(33, 16)}
+    save_file(load_file(out / "model.safetensors") | longer, out / "model.safetensors", metadata={"format": "pt"})
+    config = f"--config={run / 'version_0/config.yaml'}"
+    assert main("import", [str(out), "--from=hf", f"--out={tmp_path / 'x'}", config]) == 2
+    assert f"net.language.model.{key} is (33, 16), the model's is (24, 16)" in capsys.readouterr().err
