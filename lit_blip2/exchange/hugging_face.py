@@ -22,6 +22,13 @@ RETRIEVAL, GENERATION = "Blip2ForImageTextRetrieval", "Blip2ForConditionalGenera
 INSTRUCTED = "InstructBlipForConditionalGeneration"
 BRIDGES = ("lit_blip2.model.bridge.QFormerBridge", "lit_blip2.model.instructed.InstructedBridge")
 LANGUAGE = "language_model."
+POSITIONS = "qformer.embeddings.position_ids"
+# How names end in old files of what transformers makes by itself; how many dimensions it has; what became of it.
+BUFFERS = (
+    (".rotary_emb.inv_freq", 1, "derived: frequencies that the configuration gives"),
+    ((".attn.bias", ".attention.bias"), 4, "derived: the mask of what comes later"),
+    ((".attn.masked_bias", ".attention.masked_bias"), 0, "dropped: what stands for a masked logit"),
+)
 # Beside an export: weights, and settings, for which the class has no place.
 SIDE_FILE, SIDE_SETTINGS = "lit_blip2.safetensors", "lit_blip2.json"
 NO_TEXT = "dropped: the Q-Former reads no text in stage 2"
@@ -52,7 +59,9 @@ def read(path: Path) -> Parts:
         used = {key: NO_TEXT if name in idle else name for key, name in used.items()}
     encoder, seen = encoders.from_hf(state)
     own = {key: value for key, value in state.items() if stage2 and key.startswith(LANGUAGE)}
-    fate = used | seen | {key: "the language model's own" for key in own}
+    idle = _buffers(own, config["text_config"]) if stage2 else {}
+    fate = used | seen | {key: "the language model's own" for key in own} | idle
+    fate |= names.check_positions(state, POSITIONS, path)
     if unknown := sorted(state.keys() - fate.keys()):
         raise ValueError(f"{path} holds {unknown[0]} ({len(unknown)} such), which has no place here")
     kept = _kept_beside(path, rules)
@@ -65,7 +74,7 @@ def read(path: Path) -> Parts:
     language = None
     if stage2:
         language = _language(
-            config["text_config"], {key.removeprefix(LANGUAGE): value for key, value in own.items()}, path
+            config["text_config"], {key.removeprefix(LANGUAGE): own[key] for key in own.keys() - idle.keys()}, path
         )
     return Parts(net, trained | kept, encoder, language, fate, derived)
 
@@ -92,6 +101,18 @@ def completed(given: Mapping[str, Any], kind: str, path: Path) -> dict[str, Any]
             if config[part][name] not in known:
                 raise ValueError(f"{path}: {part}.{name} is {config[part][name]!r}, this package has {known[0]!r}")
     return config
+
+
+def _buffers(own: Mapping[str, Tensor], text_config: dict[str, Any]) -> dict[str, str]:
+    """Of each key of a language model that is no weight of it but a buffer of older classes what became of it."""
+    found = {
+        key: what
+        for key, value in own.items()
+        for ends, dimensions, what in BUFFERS
+        if key.endswith(ends) and value.ndim == dimensions
+    }
+    weights = build(text_config).state_dict().keys() if found else ()
+    return {key: what for key, what in found.items() if key.removeprefix(LANGUAGE) not in weights}
 
 
 def _kept_beside(path: Path, rules: list[names.Rule]) -> dict[str, Tensor]:

@@ -57,11 +57,7 @@ def read(state: Mapping[str, Tensor], path: Path) -> Parts:
     trained, used = names.ours_from(state, "lavis", names.rules(layers, family))
     if family is not None:  # a text half is there in InstructBLIP's files only
         trained, used = names.without_unread(trained, used, layers)
-    fate = dict(used)
-    if POSITIONS in state:
-        if state[POSITIONS].flatten().tolist() != list(range(state[POSITIONS].numel())):
-            raise ValueError(f"{path}: {POSITIONS} are not 0, 1, 2, ...: the Q-Former here has no others")
-        fate[POSITIONS] = "derived: 0, 1, 2, ..."
+    fate = used | names.check_positions(state, POSITIONS, path)
     for key, source in TIED.items():
         if key in state:
             if source not in state or not torch.equal(state[key], state[source]):

@@ -6,6 +6,7 @@ lie in one matrix here. `{}` stands for a layer's number. Where a side keeps no 
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
@@ -139,6 +140,15 @@ def with_unread(ours: Mapping[str, Tensor], layers: int) -> dict[str, Tensor]:
     """The weights of a bridge that reads prompts, with zeros for the feed-forward that it lacks and others have."""
     first, last = (f"bridge.{LAYER.format(layer)}text_mlp." for layer in (0, layers - 1))
     return ours | {name.replace(first, last): torch.zeros_like(ours[name]) for name in ours if name.startswith(first)}
+
+
+def check_positions(state: Mapping[str, Tensor], key: str, path: Path) -> dict[str, str]:
+    """What became of BERT's buffer of positions, where a file has it. Raises ValueError for others than 0, 1, 2, ..."""
+    if key not in state:
+        return {}
+    if state[key].flatten().tolist() != list(range(state[key].numel())):
+        raise ValueError(f"{path}: {key} are not 0, 1, 2, ...: the Q-Former here has no others")
+    return {key: "derived: 0, 1, 2, ..."}
 
 
 def theirs_from(ours: Mapping[str, Tensor], side: Side, given: Iterable[Rule]) -> tuple[dict[str, Tensor], list[str]]:

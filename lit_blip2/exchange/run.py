@@ -9,7 +9,7 @@ OUT/weights/language/, OUT/weights/bert/    language model with tokenizer; the Q
 import inspect
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -107,7 +107,9 @@ def check_weights(parts: Parts, net: nn.Module, experiment: Path) -> None:
         wanted |= {place + name: value for name, value in made.items() if not name.endswith("k_bias")}
     if parts.language is not None:
         (config, own), place = parts.language, "net.language.model."
-        made = build_language(config).state_dict(keep_vars=True)
+        model = build_language(config)
+        made = model.state_dict(keep_vars=True)
+        check_names(own, made, model, config["model_type"])
         held = {id(made[name]) for name in own if name in made}  # a tied weight may stand under either name
         state |= {place + name: value for name, value in own.items()}
         wanted |= {place + name: value for name, value in made.items() if name in own or id(value) not in held}
@@ -115,6 +117,19 @@ def check_weights(parts: Parts, net: nn.Module, experiment: Path) -> None:
     odd = [name for name, value in state.items() if not value.is_floating_point() or not value.float().isfinite().all()]
     if odd:
         raise ValueError(f"{odd[0]} ({len(odd)} such) holds something else than finite numbers")
+
+
+def check_names(own: Iterable[str], made: Iterable[str], model: nn.Module, family: str) -> None:
+    """Raises ValueError for weights of a language model that transformers saves under other names than it computes
+    with, as GPT-NeoX's and those of experts."""
+    from transformers.conversion_mapping import get_model_conversion_mapping
+
+    other = sorted(set(own) - set(made))
+    if other and get_model_conversion_mapping(model, add_legacy=False):
+        raise ValueError(
+            f"transformers saves language models of type {family} under other names than they have, as {other[0]}"
+            f" ({len(other)} such): such a folder cannot be imported. What a run trained beside one goes by --to lavis"
+        )
 
 
 def checkpoint(state: Mapping[str, Tensor], config: str) -> dict[str, Any]:
