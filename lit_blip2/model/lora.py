@@ -8,11 +8,18 @@ from torch import nn
 def add_lora(model: nn.Module, lora: dict[str, Any]) -> None:
     """Put changes that train, in float32, beside the layers of a frozen model, in place; at first they change nothing.
 
-    Args: lora: arguments of peft.LoraConfig. Raises ValueError for layers that the model has not.
+    Args: lora: arguments of peft.LoraConfig. Raises ValueError for layers that the model has not, and for settings that
+    would train more than low-rank changes.
     """
     from peft import LoraConfig, inject_adapter_in_model
 
     inject_adapter_in_model(LoraConfig(**lora), model)
+    changes = {id(parameter) for parameter in _changes(model)}
+    if others := [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in changes]:
+        raise ValueError(
+            f"lora would train {others[0]} ({len(others)} such), and low-rank changes alone train here: leave"
+            " modules_to_save, bias and trainable_token_indices out of it"
+        )
     model.requires_grad_(False)
     for parameter in _changes(model):
         parameter.data = parameter.data.float()
@@ -26,13 +33,24 @@ def count_lora(model: nn.Module, lora: dict[str, Any]) -> int:
 
 
 def merge_lora(model: nn.Module) -> None:
-    """Add the changes to the weights that they change, in place: the layers are plain again."""
+    """Add the changes to the weights that they change, in place: the layers are plain again. A weight that another
+    layer shares becomes the layer's own first: the other has no change. Raises ValueError for what has no place in it.
+    """
     from peft.tuners.lora import LoraLayer
 
     for name, layer in list(model.named_modules()):
         if isinstance(layer, LoraLayer):
-            layer.merge()
-            model.set_submodule(name, layer.get_base_layer())
+            base = layer.get_base_layer()
+            if isinstance(base, nn.Embedding) and model.config.is_encoder_decoder:
+                raise ValueError(
+                    f"the low-rank changes of {name} cannot be merged: encoder and decoder share its weights"
+                )
+            base.weight = nn.Parameter(base.weight.clone(), requires_grad=False)
+            try:
+                layer.merge()
+            except RuntimeError as error:
+                raise ValueError(f"the low-rank changes of {name} cannot be merged into it: {error}") from error
+            model.set_submodule(name, base)
 
 
 def _changes(model: nn.Module) -> list[nn.Parameter]:

@@ -51,6 +51,40 @@ def test_a_step_lowers_the_loss_and_merging_keeps_it(opt_folder):
     assert language.model.state_dict().keys() == loaded(opt_folder).model.state_dict().keys()
 
 
+@pytest.mark.parametrize("layer", ["lm_head", "embed_tokens"])
+def test_merging_into_a_shared_weight_leaves_the_other_layer_alone(opt_folder, layer):
+    language = loaded(opt_folder, LORA | {"target_modules": [layer], "lora_dropout": 0.0})
+    for parameter in trained(language).values():
+        torch.nn.init.normal_(parameter)
+    changed = loss(language)
+    assert not torch.allclose(changed, loss(loaded(opt_folder)), atol=1e-2)
+    merge_lora(language.model)
+    torch.testing.assert_close(loss(language), changed)
+
+
+@pytest.mark.parametrize(
+    ("lora", "names"),
+    [
+        ({"modules_to_save": ["fc1"]}, r"fc1\.modules_to_save\.default\.weight \(2 such\)"),
+        ({"bias": "all"}, r"\.bias \(\d+ such\)"),
+        ({"trainable_token_indices": [1]}, "trainable_tokens_delta"),
+    ],
+)
+def test_settings_that_would_train_more_are_refused(opt_folder, lora, names):
+    with pytest.raises(ValueError, match=rf"lora would train .*{names}.* low-rank changes alone train here"):
+        LanguageModel(str(opt_folder), lora=LORA | lora)
+
+
+def test_changes_without_a_place_in_the_weights_are_not_merged():
+    for lora, reason in (
+        ({"target_modules": ["shared"]}, "shared cannot be merged: encoder and decoder share"),
+        ({"target_modules": ["q"], "lora_bias": True}, "SelfAttention.q cannot be merged into it: .* no bias"),
+    ):
+        language = loaded("lit_blip2/mini/weights/t5", {"r": 2} | lora)
+        with pytest.raises(ValueError, match=reason):
+            merge_lora(language.model)
+
+
 def test_their_dropout_alone_follows_training(opt_folder):
     language = loaded(opt_folder, LORA)
     language.train()
