@@ -100,9 +100,8 @@ def to_hugging_face(checkpoint: Path, out: Path) -> dict[str, str]:
     run = read_run(checkpoint)
     _check_class(run, checkpoint)
     state, homeless, fate = _renamed(run)
-    kept: dict[str, Any] = {}
+    kept = _settings(run)
     if run.stage2:
-        kept = _settings(run)
         language = _read_language(run)
         words = kept["vocab_size"] = language.model.get_input_embeddings().num_embeddings
         number = _add_image_word(language)
@@ -121,8 +120,7 @@ def to_hugging_face(checkpoint: Path, out: Path) -> dict[str, str]:
         processor.save_pretrained(part)
         if homeless:
             save_file({name: run.trained[name].contiguous() for name in homeless}, part / SIDE_FILE)
-        if kept:
-            (part / SIDE_SETTINGS).write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+        (part / SIDE_SETTINGS).write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
     fate |= {f"({name})": f"{value!r}: in {SIDE_SETTINGS} beside it" for name, value in kept.items()}
     return fate | dict.fromkeys(homeless, f"no place there: in {SIDE_FILE} beside it")
 
@@ -170,7 +168,9 @@ def _check_class(run: Run, checkpoint: Path) -> None:
 
 
 def _settings(run: Run) -> dict[str, Any]:
-    """What a run says of its language model and prompts, and the class' configuration cannot."""
+    """What a run says of its texts, prompts and language model, and the class' configuration cannot."""
+    if not run.stage2:
+        return {"max_text_tokens": run.net.max_text_tokens}
     language = run.net.language
     kept = {"end": language.end, "dtype": str(language.dtype).removeprefix("torch.")}
     return kept | ({"max_text_tokens": run.net.bridge.max_text_tokens} if run.reads_prompts else {})

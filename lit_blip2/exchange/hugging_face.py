@@ -69,7 +69,7 @@ def read(path: Path) -> Parts:
     if not stage2 and "itc.temperature" not in kept:
         kept["itc.temperature"] = torch.tensor(TEMPERATURE)
         derived["itc.temperature"] = f"{TEMPERATURE}, where training starts: the class keeps none"
-    net = _stage2(config, instructed, path) if stage2 else _stage1(config, itg="itg.bias" in kept)
+    net = _stage2(config, instructed, path) if stage2 else _stage1(config, "itg.bias" in kept, path)
     net |= {"vision": vision_settings(config["vision_config"])}
     language = None
     if stage2:
@@ -193,15 +193,21 @@ def _qformer(config: Mapping[str, Any], text: bool) -> dict[str, Any]:
     }
 
 
-def _stage1(config: Mapping[str, Any], itg: bool) -> dict[str, Any]:
+def _longest(path: Path) -> dict[str, Any]:
+    """How much of a text the Q-Former reads, where an export of ours says it."""
+    return {name: value for name, value in _settings_beside(path).items() if name == "max_text_tokens"}
+
+
+def _stage1(config: Mapping[str, Any], itg: bool, path: Path) -> dict[str, Any]:
     itc = {"projection": config["image_text_hidden_size"]}
-    return {"qformer": _qformer(config, text=True), "itc": itc, "itm": {}, "itg": {} if itg else None}
+    net = {"qformer": _qformer(config, text=True), "itc": itc, "itm": {}, "itg": {} if itg else None}
+    return net | _longest(path)
 
 
 def _stage2(config: Mapping[str, Any], instructed: bool, path: Path) -> dict[str, Any]:
     kept = _settings_beside(path)
-    longest = {"max_text_tokens": kept["max_text_tokens"]} if "max_text_tokens" in kept else {}
-    bridge = {"class_path": BRIDGES[instructed], "init_args": {"qformer": _qformer(config, text=instructed), **longest}}
+    given = {"qformer": _qformer(config, text=instructed), **_longest(path)}
+    bridge = {"class_path": BRIDGES[instructed], "init_args": given}
     prefix = config["text_config"]["model_type"] == "t5" and not instructed
     objective = {"class_path": f"lit_blip2.objectives.lm.{'PrefixLM' if prefix else 'LM'}"}
     language = {name: kept[name] for name in ("end", "dtype") if name in kept}

@@ -329,3 +329,11 @@ def test_rows_of_words_alone_are_cut_from_an_export(native, languages, tmp_path,
     config = f"--config={run / 'version_0/config.yaml'}"
     assert main("import", [str(out), "--from=hf", f"--out={tmp_path / 'x'}", config]) == 2
     assert f"net.language.model.{key} is (33, 16), the model's is (24, 16)" in capsys.readouterr().err
+
+
+def test_how_much_of_a_text_stage_1_reads_comes_back(native, tmp_path):
+    run = native("mini_stage1", change=lambda net: net.update(max_text_tokens=7))
+    again = imported(exported(run, tmp_path / "hf"), tmp_path / "again", "experiments/mini_stage1.yaml")
+    assert (
+        settings(again)["max_text_tokens"] == 7 != settings(native("mini_stage1", name="as it is"))["max_text_tokens"]
+    )
