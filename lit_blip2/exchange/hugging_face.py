@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from lit_blip2.checkpoint import is_text_half
+from lit_blip2.data.transforms import CLIP_MEAN, CLIP_STD
 from lit_blip2.exchange import encoders, names
 from lit_blip2.exchange.files import read_json, read_weights
 from lit_blip2.exchange.parts import Parts
@@ -47,6 +48,7 @@ def read(path: Path) -> Parts:
     if kind not in (RETRIEVAL, GENERATION, INSTRUCTED):
         raise ValueError(f"{path} holds a {kind}: {RETRIEVAL}, {GENERATION} and {INSTRUCTED} can be imported")
     config = completed(given, kind, path)
+    _check_images(path, config["vision_config"]["image_size"])
     state, stage2, instructed = read_weights(path), kind != RETRIEVAL, kind == INSTRUCTED
     layers = config["qformer_config"]["num_hidden_layers"]
     rules = names.rules(layers, "opt" if stage2 else None)
@@ -101,6 +103,20 @@ def completed(given: Mapping[str, Any], kind: str, path: Path) -> dict[str, Any]
             if config[part][name] not in known:
                 raise ValueError(f"{path}: {part}.{name} is {config[part][name]!r}, this package has {known[0]!r}")
     return config
+
+
+def _check_images(path: Path, pixels: int) -> None:
+    """Raises ValueError for an image processor that makes of a photo something else than this package does."""
+    wanted = {"image_mean": list(CLIP_MEAN), "image_std": list(CLIP_STD), "size": {"height": pixels, "width": pixels}}
+    wanted |= dict.fromkeys(("do_resize", "do_rescale", "do_normalize"), True)
+    for file in (path / name for name in ("processor_config.json", "preprocessor_config.json")):
+        given = read_json(file) if file.is_file() else {}
+        given |= given.get("image_processor") or {}
+        for name, value in wanted.items():
+            if given.get(name) not in (None, value, pixels if name == "size" else value):
+                raise ValueError(
+                    f"{file}: {name} is {given[name]!r}, an imported run's is {value!r}: it would see other images"
+                )
 
 
 def _buffers(own: Mapping[str, Tensor], text_config: dict[str, Any]) -> dict[str, str]:

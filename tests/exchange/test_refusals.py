@@ -85,6 +85,37 @@ def test_what_the_parts_here_cannot_be_is_refused(generation, tmp_path, part, na
         hugging_face.read(folder)
 
 
+@pytest.mark.parametrize("file", ["processor_config.json", "preprocessor_config.json"])
+@pytest.mark.parametrize(
+    ("name", "value", "known"),
+    [
+        ("image_mean", [0.5, 0.5, 0.5], "[0.48145466, 0.4578275, 0.40821073]"),
+        ("image_std", [0.5, 0.5, 0.5], "[0.26862954, 0.26130258, 0.27577711]"),
+        ("size", {"height": 16, "width": 16}, "{'height': 8, 'width': 8}"),
+        ("size", 16, "{'height': 8, 'width': 8}"),
+        ("do_normalize", False, "True"),
+    ],
+)
+def test_an_image_processor_that_makes_other_images_is_refused(generation, tmp_path, file, name, value, known):
+    folder = rewritten(generation["opt"][1], tmp_path / "other")
+    nested = {"image_processor": {name: value}} if file.startswith("processor") else {name: value}
+    (folder / file).write_text(json.dumps(nested))
+    with pytest.raises(ValueError, match=re.escape(f"{file}: {name} is {value!r}, an imported run's is {known}")):
+        hugging_face.read(folder)
+
+
+def test_a_published_image_processor_is_taken(generation, tmp_path):
+    """Published folders have the one file for images and the other for the number of queries."""
+    from transformers import BlipImageProcessorPil
+
+    folder = rewritten(generation["opt"][1], tmp_path / "published")
+    BlipImageProcessorPil(size={"height": 8, "width": 8}).save_pretrained(folder)
+    (folder / "processor_config.json").write_text('{"num_query_tokens": 4}')
+    hugging_face.read(folder)
+    (folder / "preprocessor_config.json").write_text('{"size": 8, "do_center_crop": null}')
+    hugging_face.read(folder)
+
+
 @pytest.mark.parametrize(
     "content",
     ["[]", "null", '{"architectures": ["Blip2ForConditionalGeneration"], "qformer_config": [1]}',
