@@ -152,9 +152,10 @@ def told(fate: Mapping[str, str]) -> dict[str, str]:
 def _check_class(run: Run, checkpoint: Path) -> None:
     """Raises ValueError for a run that none of Hugging Face's classes can hold."""
     if run.kind != encoders.EVA:
+        other = "has no norm before the blocks" if run.kind == encoders.CLIP else "this one is built otherwise"
         raise ValueError(
             f"image encoder {run.net.vision.name} cannot go to Hugging Face's BLIP-2: its vision tower is EVA-CLIP's,"
-            " and has no norm before the blocks, as CLIP's ViT-L has"
+            f" and {other}"
         )
     if not run.stage2 and (run.net.itc is None or run.net.itm is None):
         lacking = "itc" if run.net.itc is None else "itm"
@@ -227,6 +228,11 @@ def _generation(run: Run, language: LanguageModel, number: int) -> tuple[Any, An
     given.pop("_name_or_path", None)  # a folder of this machine
     given["eos_token_id"] = end[0] if len(end) == 1 else end  # generate() reads it there, of the inner model
     config = config_of(**_sizes(run), text_config=given, image_token_index=number)
+    if language.encoder_decoder and config.use_decoder_only_language_model:
+        raise ValueError(
+            f"language model {language.name} has an encoder, and Hugging Face's {family} builds a"
+            f" {config.text_config.model_type} as a decoder alone"
+        )
     with torch.device("meta"):
         model = class_of(config)
     model.language_model.config.tie_word_embeddings = given[

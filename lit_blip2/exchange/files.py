@@ -1,4 +1,4 @@
-"""Weights in files of others: safetensors or .pth, whole or in shards; nothing in them is executed."""
+"""Files of others: weights in safetensors or .pth, whole or in shards, JSON, tokenizers; nothing in them runs."""
 
 import json
 from pathlib import Path
@@ -40,6 +40,19 @@ def read_json(file: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{file} holds no JSON object")
     return content
+
+
+def read_tokenizer(folder: Path) -> Any:
+    """Raises ValueError for one that is damaged."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder)
+    except Exception as error:  # of many kinds, as what is damaged is
+        reason = " ".join(f"{type(error).__name__} {error}".split())[:200]
+        raise ValueError(
+            f"{folder} holds no tokenizer that can be read: save one there (tokenizer.save_pretrained). {reason}"
+        ) from error
 
 
 def _read_shards(index: Path) -> dict[str, Tensor]:

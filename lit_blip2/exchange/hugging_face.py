@@ -15,7 +15,7 @@ from torch import Tensor
 from lit_blip2.checkpoint import is_text_half
 from lit_blip2.data.transforms import CLIP_MEAN, CLIP_STD
 from lit_blip2.exchange import encoders, names
-from lit_blip2.exchange.files import read_json, read_weights
+from lit_blip2.exchange.files import read_json, read_tokenizer, read_weights
 from lit_blip2.exchange.parts import Parts
 from lit_blip2.model.language import build
 
@@ -83,7 +83,8 @@ def read(path: Path) -> Parts:
 
 def _class_of(config: Mapping[str, Any]) -> str:
     """The class that a folder was saved by."""
-    return (config.get("architectures") or ["none"])[0]
+    named = config.get("architectures") or "none"
+    return named[0] if isinstance(named, list) else named
 
 
 def completed(given: Mapping[str, Any], kind: str, path: Path) -> dict[str, Any]:
@@ -163,10 +164,9 @@ def _language(text_config: dict[str, Any], own: dict[str, Tensor], path: Path) -
 
 def end_mark(text_config: Mapping[str, Any], path: Path) -> str | None:
     """The text at which generation ends, where that is not the tokenizer's own end token: OPT's newline."""
-    from transformers import AutoTokenizer
-
-    tokenizer, end = AutoTokenizer.from_pretrained(path), text_config.get("eos_token_id")
-    end = end[-1] if isinstance(end, list) else end
+    tokenizer, end = read_tokenizer(path), text_config.get("eos_token_id")
+    if isinstance(end, list):
+        end = end[-1] if end else None
     return None if end in (None, tokenizer.eos_token_id) or end >= len(tokenizer) else tokenizer.decode([end])
 
 

@@ -22,10 +22,12 @@ from torch import Tensor, nn
 from lit_blip2.checkpoint import at_home, check_fits, trainable_state
 from lit_blip2.data.whole import written_whole
 from lit_blip2.exchange.encoders import GIANT
+from lit_blip2.exchange.files import read_json, read_tokenizer
 from lit_blip2.exchange.names import family_of
 from lit_blip2.exchange.parts import Parts
 from lit_blip2.lit.generation import Generation
 from lit_blip2.model.language import build as build_language
+from lit_blip2.model.tokenizer import BertTokenizer
 from lit_blip2.model.vision import build as build_vision
 from lit_blip2.params import sketch
 from lit_blip2.paths import find
@@ -64,6 +66,8 @@ def write_run(parts: Parts, experiment: Path, out: Path, tokenizer: Path | None 
         net = sketch(at_home(config, part / LAST))
         check_family(parts.family, net, experiment)
         check_weights(parts, net, experiment)
+        if tokenizer is not None:
+            check_words(net, tokenizer)
         (part / LAST).parent.mkdir(parents=True)
         text = yaml.safe_dump(config, sort_keys=False)
         (part / VERSION / "config.yaml").write_text(text, encoding="utf-8")
@@ -130,6 +134,14 @@ def check_names(own: Iterable[str], made: Iterable[str], model: nn.Module, famil
             f"transformers saves language models of type {family} under other names than they have, as {other[0]}"
             f" ({len(other)} such): such a folder cannot be imported. What a run trained beside one goes by --to lavis"
         )
+
+
+def check_words(net: nn.Module, tokenizer: Path) -> None:
+    """Raises ValueError where the tokenizer that came along for the Q-Former has other words than that."""
+    stage2 = hasattr(net, "bridge")
+    reader, folder = (net.bridge, tokenizer / QFORMER_TOKENIZER) if stage2 else (net, tokenizer)
+    if reader.qformer.word_embeddings is not None and folder.is_dir():
+        BertTokenizer(str(folder), reader.qformer.word_embeddings.num_embeddings, reader.max_text_tokens)
 
 
 def checkpoint(state: Mapping[str, Tensor], config: str) -> dict[str, Any]:
@@ -199,19 +211,20 @@ def write_weights(parts: Parts, folder: Path, tokenizer: Path | None) -> None:
 
 
 def _copy_tokenizer(source: Path, folder: Path) -> None:
-    """Raises ValueError where there is none."""
+    """Raises ValueError where there is none that can be read."""
     folder.mkdir()
     for file in source.iterdir():
         told = "token" in file.name and file.suffix in (".json", ".model")
         if file.is_file() and (told or file.name in VOCABULARIES):
             shutil.copy(file, folder)
-    if not any(folder.iterdir()):
+    if not any(folder.iterdir()):  # transformers makes an empty one of the model's configuration
         raise ValueError(f"{source} holds no tokenizer: save it there (tokenizer.save_pretrained)")
+    read_tokenizer(source)
 
 
 def _forget_words(tokenizer: Path, rows: int) -> None:
     """Leave out words that were added to a tokenizer and have no row, as <image> of our own export."""
-    content = json.loads(tokenizer.read_text(encoding="utf-8")) if tokenizer.is_file() else {}
+    content = read_json(tokenizer) if tokenizer.is_file() else {}
     added = content.get("added_tokens", [])
     kept = [word for word in added if word["id"] < rows]
     if len(kept) < len(added):

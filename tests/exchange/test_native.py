@@ -11,6 +11,8 @@ from safetensors.torch import load_file, save_file
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import (
     AutoTokenizer,
+    BartConfig,
+    BartForConditionalGeneration,
     Blip2ForConditionalGeneration,
     Blip2ForImageTextRetrieval,
     Blip2Processor,
@@ -337,3 +339,25 @@ def test_how_much_of_a_text_stage_1_reads_comes_back(native, tmp_path):
     assert (
         settings(again)["max_text_tokens"] == 7 != settings(native("mini_stage1", name="as it is"))["max_text_tokens"]
     )
+
+
+def test_an_encoder_decoder_that_transformers_builds_as_a_decoder_is_refused(native, tmp_path, capsys):
+    sizes = dict(d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2)
+    model = BartForConditionalGeneration(BartConfig(vocab_size=WORDS, max_position_embeddings=64, **sizes))
+    model.save_pretrained(tmp_path / "lm")
+    AutoTokenizer.from_pretrained(OPT).save_pretrained(tmp_path / "lm")
+    run = native("mini_t5", {"name": str(tmp_path / "lm")})
+    assert main("export", [f"--checkpoint={run}", "--to=hf", f"--out={tmp_path / 'hf'}"]) == 2
+    assert "has an encoder, and Hugging Face's Blip2 builds a bart as a decoder alone" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [(CLIP, "has no norm before the blocks"), ("vit_base_patch16_clip_224", "this one is built otherwise")],
+)
+def test_why_an_encoder_cannot_go_is_said(native, languages, tmp_path, capsys, name, reason):
+    (tmp_path / "other").mkdir()
+    vision = {"name": name, "weights": str(encoder_file(tmp_path / "other", name))}
+    run = native("mini_opt", {"name": str(languages["opt"])}, vision)
+    assert main("export", [f"--checkpoint={run}", "--to=hf", f"--out={tmp_path / 'hf'}"]) == 2
+    assert f"its vision tower is EVA-CLIP's, and {reason}" in capsys.readouterr().err

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer, Blip2Config, Blip2ForImageTextRetrieval
 
 from lit_blip2.exchange import hugging_face
 from lit_blip2.exchange.command import main
-from tests.exchange.tiny import rewritten
+from tests.exchange.tiny import BERT, randomise, rewritten, saved
 
 
 def test_what_cannot_be_imported_says_why(generation, imported, tmp_path):
@@ -223,3 +224,45 @@ def test_a_projection_for_another_family_is_refused(tmp_path, capsys):
     ]
     assert main("import", arguments) == 2
     assert "was trained for a language model of kind t5, experiments/mini_opt.yaml has opt" in capsys.readouterr().err
+
+
+def test_a_class_is_named_in_a_list_or_by_itself(generation, tmp_path):
+    kind = "Blip2ForConditionalGeneration"
+    assert hugging_face.read(rewritten(generation["opt"][1], tmp_path / "plain", architectures=kind)).language
+    with pytest.raises(ValueError, match="holds a Bert:"):
+        hugging_face.read(rewritten(generation["opt"][1], tmp_path / "other", architectures="Bert"))
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_a_broken_tokenizer_is_named(generation, tmp_path, capsys, ours):
+    """An export of ours says itself how a text ends; of others the tokenizer is asked."""
+    folder = rewritten(generation["opt"][1], tmp_path / "broken")
+    (folder / "tokenizer.json").write_text("{")
+    if ours:
+        (folder / "lit_blip2.json").write_text('{"end": null, "dtype": "float32"}')
+    arguments = [str(folder), "--from=hf", f"--out={tmp_path / 'x'}", "--config=experiments/mini_opt.yaml"]
+    assert main("import", arguments) == 2
+    assert f"{folder} holds no tokenizer that can be read: save one there" in capsys.readouterr().err
+
+
+def test_an_empty_list_of_ends_is_none(generation, tmp_path):
+    own = json.loads((generation["opt"][1] / "config.json").read_text())["text_config"]
+    folder = rewritten(generation["opt"][1], tmp_path / "eos", text_config=own | {"eos_token_id": []})
+    assert hugging_face.read(folder).net["language"]["end"] is None
+
+
+def test_a_retrieval_model_of_other_words_than_its_tokenizer_is_refused(hf_config, tmp_path, capsys):
+    words = len(AutoTokenizer.from_pretrained(BERT))
+    for more in (0, 1):
+        sized = hf_config | {"qformer_config": hf_config["qformer_config"] | {"vocab_size": words + more}}
+        model = Blip2ForImageTextRetrieval(Blip2Config(**sized, image_text_hidden_size=12))
+        folder = saved(randomise(model), BERT, tmp_path / f"hf{more}")
+        arguments = [
+            str(folder),
+            "--from=hf",
+            f"--out={tmp_path / f'x{more}'}",
+            "--config=experiments/mini_stage1.yaml",
+        ]
+        assert main("import", arguments) == 2 * more
+    said = capsys.readouterr().err
+    assert f"tokenizer {folder} has {words} words" in said and f"vocab_size={words + 1}" in said
