@@ -6,9 +6,11 @@ from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 
 from rich.console import Console
 from rich.table import Table
+from safetensors import SafetensorError
 
 IMPORT = """Make a run of this suite from a checkpoint of LAVIS or of Hugging Face:
 
@@ -31,6 +33,10 @@ def main(command: str, arguments: list[str]) -> int:
         return 2
     except (ValueError, OSError, TypeError) as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except (ImportError, RuntimeError, SafetensorError, UnpicklingError) as error:
+        # Out of the libraries that read a run's own files; what they say may be long.
+        print(f"error: {type(error).__name__}: {' '.join(str(error).split())[:500]}", file=sys.stderr)
         return 2
     return 0
 

@@ -47,7 +47,7 @@ def read_tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(folder)
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # of many kinds, as what is damaged is
         reason = " ".join(f"{type(error).__name__} {error}".split())[:200]
         raise ValueError(

@@ -361,3 +361,22 @@ def test_why_an_encoder_cannot_go_is_said(native, languages, tmp_path, capsys, n
     run = native("mini_opt", {"name": str(languages["opt"])}, vision)
     assert main("export", [f"--checkpoint={run}", "--to=hf", f"--out={tmp_path / 'hf'}"]) == 2
     assert f"its vision tower is EVA-CLIP's, and {reason}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("broken", ["vision shapes", "vision cut", "language cut", "language code"])
+def test_a_runs_own_file_that_cannot_be_read_is_one_line(native, languages, tmp_path, capsys, broken):
+    folder = shutil.copytree(languages["llama"], tmp_path / "lm")
+    run = native("mini_opt", {"name": str(folder)})
+    if broken.startswith("vision"):
+        file = tmp_path / "own_vit.safetensors"
+        save_file(load_file(file) | {"blocks.0.norm1.weight": torch.ones(3)}, file)
+    else:
+        file = folder / "model.safetensors"
+    if broken.endswith("cut"):
+        file.write_bytes(file.read_bytes()[:20])
+    if broken.endswith("code"):
+        file.unlink()
+        torch.save({"model.embed_tokens.weight": print}, folder / "pytorch_model.bin")
+    assert main("export", [f"--checkpoint={run}", "--to=hf", f"--out={tmp_path / 'hf'}"]) == 2
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(said) == 1 and not (tmp_path / "hf").exists()
