@@ -93,6 +93,8 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--strategy", default="ddp", help="ddp, deepspeed_stage_1, deepspeed_stage_2, fsdp (--memory)")
     parser.add_argument("--tokens", type=int, default=32, help="of a caption (with --memory)")
     options = parser.parse_args(arguments)
+    if not options.memory and (options.devices, options.strategy, options.tokens) != (1, "ddp", 32):
+        parser.error("--devices, --strategy and --tokens say how a step runs: add --memory, or leave them out")
     files, counted = options.config, {}
     for file in files:
         if not file.is_file():

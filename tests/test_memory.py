@@ -133,6 +133,12 @@ def test_it_is_printed_and_what_cannot_be_is_said(capsys):
     assert "strategy 'dp': one of ddp, deepspeed_stage_1, deepspeed_stage_2, fsdp" in capsys.readouterr().err
 
 
+def test_options_of_the_plan_are_not_ignored_without_it(capsys):
+    with pytest.raises(SystemExit):
+        main(["--config", "experiments/mini_opt.yaml", "--devices", "2"])
+    assert "say how a step runs: add --memory" in capsys.readouterr().err
+
+
 def test_an_experiment_without_batches_is_said(tmp_path, capsys):
     text = Path("experiments/mini_opt.yaml").read_text()
     (tmp_path / "bare.yaml").write_text(text.partition("\ntrainer:")[0])

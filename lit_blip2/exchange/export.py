@@ -235,9 +235,8 @@ def _generation(run: Run, language: LanguageModel, number: int) -> tuple[Any, An
         )
     with torch.device("meta"):
         model = class_of(config)
-    model.language_model.config.tie_word_embeddings = given[
-        "tie_word_embeddings"
-    ]  # T5's class ties whatever it is told
+    # T5's class ties whatever it is told.
+    model.language_model.config.tie_word_embeddings = given["tie_word_embeddings"]
     readers = [language.tokenizer]
     if run.reads_prompts:
         run.net.bridge.load()

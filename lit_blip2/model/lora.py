@@ -13,7 +13,11 @@ def add_lora(model: nn.Module, lora: dict[str, Any]) -> None:
     """
     from peft import LoraConfig, inject_adapter_in_model
 
-    inject_adapter_in_model(LoraConfig(**lora), model)
+    try:
+        config = LoraConfig(**lora)
+    except TypeError as error:
+        raise ValueError(f"lora={lora} must be arguments of peft.LoraConfig: {error}") from error
+    inject_adapter_in_model(config, model)
     changes = {id(parameter) for parameter in _changes(model)}
     if others := [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in changes]:
         raise ValueError(

@@ -105,3 +105,5 @@ def test_what_cannot_be_changed_is_refused(opt_folder):
         LanguageModel(str(opt_folder), lora=LORA, bits=8)
     with pytest.raises(ValueError, match="no_such_layer"):
         LanguageModel(str(opt_folder), lora=LORA | {"target_modules": ["no_such_layer"]})
+    with pytest.raises(ValueError, match=r"must be arguments of peft\.LoraConfig: .*'rank'"):
+        LanguageModel(str(opt_folder), lora=LORA | {"rank": 2})
