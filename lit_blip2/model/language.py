@@ -28,6 +28,13 @@ from lit_blip2.model.published import language_card, published
 from lit_blip2.model.text import PackedText
 from lit_blip2.paths import find
 
+OLD_BUFFERS = (
+    ".attn.bias",
+    ".attention.bias",
+    ".masked_bias",
+    ".rotary_emb.inv_freq",
+)  # what transformers makes itself
+
 
 @dataclass(frozen=True)
 class TargetText:
@@ -374,11 +381,12 @@ def _read(auto: Any, folder: Path, dtype: torch.dtype | str) -> nn.Module:
         raise ValueError(f"the language model in {folder} cannot be read: {error}") from error
     for what in ("missing", "mismatched", "unexpected"):
         keys = sorted(str(key[0] if isinstance(key, tuple) else key) for key in report[f"{what}_keys"])
+        keys = [key for key in keys if what != "unexpected" or not key.endswith(OLD_BUFFERS)]
         if not keys:
             continue
         said = f"the language model in {folder}: {what} {keys[0]} ({len(keys)} such)"
         if what != "unexpected":
-            raise ValueError(f"{said}; these weights would stay random")
+            raise ValueError(f"{said}: the model cannot be made of this folder alone")
         warnings.warn(f"{said}, left out", stacklevel=2)
     return model
 

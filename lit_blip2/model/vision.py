@@ -192,10 +192,8 @@ def build(
     try:
         with torch.device(device or "cpu"), Copies() as copies:
             encoder = timm.create_model(name, num_classes=0, **source, **model_args)
-    except (
-        RuntimeError,
-        TypeError,
-    ) as error:  # a name or an argument that timm does not know, weights of other sizes
+    except (RuntimeError, TypeError) as error:
+        # a name or an argument that timm does not know, weights of other sizes
         source = f" from {weights}" if weights else ""
         raise ValueError(f"image encoder {name} with model_args={model_args}{source}: {error}") from error
     if not hasattr(encoder, "blocks") or not hasattr(encoder, "prune_intermediate_layers"):
