@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lit_blip2.model.language import LanguageModel, build
+from lit_blip2.model.language import LanguageModel
 from lit_blip2.model.lora import add_lora
+from lit_blip2.model.pretrained import build
 from lit_blip2.model.text import PackedText
 from lit_blip2.model.vision import VisionEncoder, used_blocks
 from lit_blip2.model.vision import build as build_vision
@@ -98,7 +99,7 @@ def plan(
 
     Args:
         net: from `sketch`; used up. image_size: pixels. rows: a rank's micro-batch. words: tokens of a caption.
-        devices: GPUs. strategy: one of STRATEGIES. bf16: the step runs under bf16-mixed.
+        devices: GPUs. strategy: one of STRATEGIES. bf16: the step runs in mixed 16 bits.
     Raises:
         ValueError: a strategy or a count that cannot be.
     """

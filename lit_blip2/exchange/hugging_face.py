@@ -17,19 +17,13 @@ from lit_blip2.data.transforms import CLIP_MEAN, CLIP_STD
 from lit_blip2.exchange import encoders, names
 from lit_blip2.exchange.files import read_json, read_tokenizer, read_weights
 from lit_blip2.exchange.parts import Parts
-from lit_blip2.model.language import build
+from lit_blip2.model.pretrained import OLD_BUFFERS, build
 
 RETRIEVAL, GENERATION = "Blip2ForImageTextRetrieval", "Blip2ForConditionalGeneration"
 INSTRUCTED = "InstructBlipForConditionalGeneration"
 BRIDGES = ("lit_blip2.model.bridge.QFormerBridge", "lit_blip2.model.instructed.InstructedBridge")
 LANGUAGE = "language_model."
 POSITIONS = "qformer.embeddings.position_ids"
-# How names end in old files of what transformers makes by itself; how many dimensions it has; what became of it.
-BUFFERS = (
-    (".rotary_emb.inv_freq", 1, "derived: frequencies that the configuration gives"),
-    ((".attn.bias", ".attention.bias"), 4, "derived: the mask of what comes later"),
-    ((".attn.masked_bias", ".attention.masked_bias"), 0, "dropped: what stands for a masked logit"),
-)
 # Beside an export: weights, and settings, for which the class has no place.
 SIDE_FILE, SIDE_SETTINGS = "lit_blip2.safetensors", "lit_blip2.json"
 NO_TEXT = "dropped: the Q-Former reads no text in stage 2"
@@ -61,8 +55,8 @@ def read(path: Path) -> Parts:
         used = {key: NO_TEXT if name in idle else name for key, name in used.items()}
     encoder, seen = encoders.from_hf(state)
     own = {key: value for key, value in state.items() if stage2 and key.startswith(LANGUAGE)}
-    idle = _buffers(own, config["text_config"]) if stage2 else {}
-    fate = used | seen | {key: "the language model's own" for key in own} | idle
+    buffers = _buffers(own, config["text_config"]) if stage2 else {}
+    fate = used | seen | {key: "the language model's own" for key in own} | buffers
     fate |= names.check_positions(state, POSITIONS, path)
     if unknown := sorted(state.keys() - fate.keys()):
         raise ValueError(f"{path} holds {unknown[0]} ({len(unknown)} such), which has no place here")
@@ -76,7 +70,7 @@ def read(path: Path) -> Parts:
     language = None
     if stage2:
         language = _language(
-            config["text_config"], {key.removeprefix(LANGUAGE): own[key] for key in own.keys() - idle.keys()}, path
+            config["text_config"], {key.removeprefix(LANGUAGE): own[key] for key in own.keys() - buffers.keys()}, path
         )
     return Parts(net, trained | kept, encoder, language, fate, derived)
 
@@ -125,8 +119,8 @@ def _buffers(own: Mapping[str, Tensor], text_config: dict[str, Any]) -> dict[str
     found = {
         key: what
         for key, value in own.items()
-        for ends, dimensions, what in BUFFERS
-        if key.endswith(ends) and value.ndim == dimensions
+        for ending, (dimensions, what) in OLD_BUFFERS.items()
+        if key.endswith(ending) and value.ndim == dimensions
     }
     weights = build(text_config).state_dict().keys() if found else ()
     return {key: what for key, what in found.items() if key.removeprefix(LANGUAGE) not in weights}

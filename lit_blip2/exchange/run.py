@@ -26,7 +26,7 @@ from lit_blip2.exchange.files import read_json, read_tokenizer
 from lit_blip2.exchange.names import family_of
 from lit_blip2.exchange.parts import Parts
 from lit_blip2.lit.generation import Generation
-from lit_blip2.model.language import build as build_language
+from lit_blip2.model.pretrained import build as build_language
 from lit_blip2.model.tokenizer import BertTokenizer
 from lit_blip2.model.vision import build as build_vision
 from lit_blip2.params import sketch

@@ -11,12 +11,9 @@ Legend: B samples, P soft prompt positions, T padded text positions, S = P + T, 
 V vocabulary.
 """
 
-import json
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -24,16 +21,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lit_blip2.model.lora import add_lora, count_lora
+from lit_blip2.model.pretrained import build, in_cache, quantise, read_config
 from lit_blip2.model.published import language_card, published
 from lit_blip2.model.text import PackedText
 from lit_blip2.paths import find
-
-OLD_BUFFERS = (
-    ".attn.bias",
-    ".attention.bias",
-    ".masked_bias",
-    ".rotary_emb.inv_freq",
-)  # what transformers makes itself
 
 
 @dataclass(frozen=True)
@@ -108,7 +99,7 @@ class LanguageModel(nn.Module):
         self.frozen, self.bits, self.lora = frozen, bits, lora
         card = published().get(name)
         if card is None:
-            config = _read_config(self._folder())
+            config = read_config(self._folder())
             card = language_card(build(config)) | {"config": config}
         self.config: dict[str, Any] = card["config"]
         self.width: int = card["width"]
@@ -126,7 +117,7 @@ class LanguageModel(nn.Module):
         try:
             return find(self.weights or self.name, f"language model {self.name}", way_out)
         except FileNotFoundError:
-            if (cached := _in_cache(self.weights or self.name)) is None:
+            if (cached := in_cache(self.weights or self.name)) is None:
                 raise
             return cached
 
@@ -137,7 +128,7 @@ class LanguageModel(nn.Module):
         from transformers import AutoTokenizer, GenerationConfig
 
         folder = self._folder()
-        self.model = build(_read_config(folder), folder, self.dtype).requires_grad_(not self.frozen)
+        self.model = build(read_config(folder), folder, self.dtype).requires_grad_(not self.frozen)
         if self.bits is not None:
             quantise(self.model, self.bits)
         if self.lora is not None:
@@ -335,70 +326,3 @@ def _packed(embeds_BSD: Tensor, mask_BS: Tensor, left: bool) -> tuple[Tensor, Te
     source_BS = mask_BS.argsort(dim=1, descending=not left, stable=True)  # real positions keep their order
     source_BS = source_BS[:, -size:] if left else source_BS[:, :size]
     return embeds_BSD.take_along_dim(source_BS[..., None], dim=1), mask_BS.take_along_dim(source_BS, dim=1)
-
-
-def _in_cache(name: str) -> Path | None:
-    """The folder of a hub's model that huggingface_hub has downloaded, if it has; nothing is downloaded."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(name, local_files_only=True))
-    except (HFValidationError, LocalEntryNotFoundError):
-        return None
-
-
-def _read_config(folder: Path) -> dict:
-    return json.loads((folder / "config.json").read_text())
-
-
-def build(config: dict, weights: Path | None = None, dtype: torch.dtype | str = torch.float32) -> nn.Module:
-    """The model class that `config` (Hugging Face's fields) asks for: on meta without weights, else read from disk."""
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
-
-    untied = config.get("tie_word_embeddings") is False
-    config = AutoConfig.for_model(**config)
-    auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-    if weights is not None:
-        return _read(auto, weights, dtype).eval()
-    with torch.device("meta"):
-        model = auto.from_config(config)
-        if untied and config.tie_word_embeddings:
-            # transformers 5 ties every T5 until it meets a file; Flan-T5 has an output matrix of its own.
-            model.set_output_embeddings(nn.Linear(config.hidden_size, config.vocab_size, bias=False))
-        return model
-
-
-def _read(auto: Any, folder: Path, dtype: torch.dtype | str) -> nn.Module:
-    """A model from its folder. Raises ValueError for one that is damaged, of other sizes, or without some weights:
-    transformers would leave them random."""
-    from safetensors import SafetensorError
-
-    how = dict(dtype=dtype, local_files_only=True, ignore_mismatched_sizes=True, output_loading_info=True)
-    try:
-        model, report = auto.from_pretrained(folder, **how)
-    except (SafetensorError, RuntimeError, UnpicklingError) as error:
-        raise ValueError(f"the language model in {folder} cannot be read: {error}") from error
-    for what in ("missing", "mismatched", "unexpected"):
-        keys = sorted(str(key[0] if isinstance(key, tuple) else key) for key in report[f"{what}_keys"])
-        keys = [key for key in keys if what != "unexpected" or not key.endswith(OLD_BUFFERS)]
-        if not keys:
-            continue
-        said = f"the language model in {folder}: {what} {keys[0]} ({len(keys)} such)"
-        if what != "unexpected":
-            raise ValueError(f"{said}: the model cannot be made of this folder alone")
-        warnings.warn(f"{said}, left out", stacklevel=2)
-    return model
-
-
-def quantise(model: nn.Module, bits: Literal[8, 4]) -> None:
-    """Weights of the linear layers in 8 bits, a scale for each row, or in 4, a scale for each 128; in place.
-
-    Raises ImportError that says what to install.
-    """
-    try:
-        from torchao.quantization import Int4WeightOnlyConfig, Int8WeightOnlyConfig, quantize_
-
-        quantize_(model, Int8WeightOnlyConfig() if bits == 8 else Int4WeightOnlyConfig(group_size=128))
-    except ImportError as error:
-        raise ImportError(f"bits={bits} needs torchao: pip install .[quantised] ({error})") from error

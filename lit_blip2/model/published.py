@@ -36,14 +36,14 @@ def language_card(model: nn.Module) -> dict:
 
 def refresh() -> dict[str, dict]:
     """Count every published model again, from its name or configuration."""
-    from lit_blip2.model import language, vision
+    from lit_blip2.model import pretrained, vision
 
     cards = {}
     for name, card in published().items():
         if card["kind"] == "vision":
             counted = vision_card(vision.build(name, {}, 1, device="meta"))
         else:
-            counted = language_card(language.build(card["config"]))
+            counted = language_card(pretrained.build(card["config"]))
         cards[name] = card | counted
     return cards
 

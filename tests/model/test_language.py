@@ -1,11 +1,9 @@
 """The language model interface on tiny random models of both kinds, against transformers' own loss."""
 
-import json
 import sys
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     CohereConfig,
@@ -305,55 +303,6 @@ def test_missing_weights_say_how_to_get_them():
         language.load()
 
 
-@pytest.fixture
-def folder(tmp_path):
-    """Of an OPT, and its weights."""
-    FAMILIES["opt"]().save_pretrained(tmp_path)
-    word_tokenizer(False).save_pretrained(tmp_path)
-    return tmp_path, load_file(tmp_path / "model.safetensors")
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (lambda s: {k: v for k, v in s.items() if "fc1.weight" not in k}, r"missing model\.\S*fc1\.weight \(2 such\)"),
-        (
-            lambda s: {k: v[:-1] if "fc1.w" in k else v for k, v in s.items()},
-            r"mismatched model\.\S*fc1\.weight \(2 such\)",
-        ),
-    ],
-)
-def test_a_folder_that_does_not_hold_the_model_is_refused(folder, change, words):
-    """transformers leaves what is missing random."""
-    place, state = folder
-    save_file(change(state), place / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ValueError, match=rf"the language model in {place}: {words}"):
-        LanguageModel(str(place), dtype="float32").load()
-
-
-def test_a_cut_file_and_one_with_more_are_said(folder):
-    place, state = folder
-    more = {"surprise": torch.ones(1), "model.decoder.layers.0.attn.masked_bias": torch.ones(1)}  # one is of old files
-    save_file(state | more, place / "model.safetensors", metadata={"format": "pt"})
-    with pytest.warns(UserWarning, match=r"unexpected surprise \(1 such\), left out"):
-        LanguageModel(str(place), dtype="float32").load()
-    (place / "model.safetensors").write_bytes((place / "model.safetensors").read_bytes()[:-20])
-    with pytest.raises(ValueError, match="cannot be read"):
-        LanguageModel(str(place), dtype="float32").load()
-
-
-def test_generation_is_as_it_is_asked_for_whatever_the_folder_says(folder):
-    place, _ = folder
-    prefix_BPD = torch.randn(3, 4, 12, generator=torch.Generator().manual_seed(1))
-    said = []
-    for own in ({}, {"repetition_penalty": 9.0, "no_repeat_ngram_size": 1, "min_new_tokens": 6}):
-        (place / "generation_config.json").write_text(json.dumps(own))
-        language = LanguageModel(str(place), dtype="float32")
-        language.load()
-        said.append(language.generate(prefix_BPD, PROMPTS, max_new_tokens=6, num_beams=1))
-    assert said[0] == said[1] and any(said[0])
-
-
 def test_unknown_name_is_an_error_at_once():
     with pytest.raises(FileNotFoundError, match="no/such-model"):
         LanguageModel("no/such-model")
@@ -386,20 +335,3 @@ def test_quantised_weights_are_for_frozen_models(tmp_path, language, monkeypatch
     monkeypatch.setitem(sys.modules, "torchao.quantization", None)
     with pytest.raises(ImportError, match=r"bits=8 needs torchao: pip install \.\[quantised\]"):
         LanguageModel(folder, dtype="float32", bits=8).load()
-
-
-def test_a_model_that_the_hub_s_client_has_downloaded_is_found_by_name(tmp_path, monkeypatch):
-    """As huggingface_hub lays it out: a folder of the repository, and in it one of each revision."""
-    import huggingface_hub.constants
-
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    folder = tmp_path / "models--org--tiny"
-    (folder / "refs").mkdir(parents=True)
-    (folder / "refs/main").write_text("abc")
-    FAMILIES["opt"]().save_pretrained(folder / "snapshots/abc")
-    word_tokenizer(False).save_pretrained(folder / "snapshots/abc")
-    language = LanguageModel("org/tiny", dtype="float32")
-    language.load()
-    assert language.width == 12 and len(language.tokenizer) == len(WORDS)
-    with pytest.raises(FileNotFoundError, match="org/other"):
-        LanguageModel("org/other")

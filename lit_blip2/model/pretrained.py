@@ -1,0 +1,86 @@
+"""A Hugging Face language model from its configuration, or from a folder that must hold all of it."""
+
+import json
+import warnings
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+# What transformers makes by itself and old files hold: how its name ends, its dimensions, what an import says of it.
+OLD_BUFFERS = {
+    ".rotary_emb.inv_freq": (1, "derived: frequencies that the configuration gives"),
+    ".attn.bias": (4, "derived: the mask of what comes later"),
+    ".attention.bias": (4, "derived: the mask of what comes later"),
+    ".masked_bias": (0, "dropped: what stands for a masked logit"),
+}
+
+
+def in_cache(name: str) -> Path | None:
+    """The folder of a hub's model that huggingface_hub has downloaded, if it has; nothing is downloaded."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, local_files_only=True))
+    except (HFValidationError, LocalEntryNotFoundError):
+        return None
+
+
+def read_config(folder: Path) -> dict:
+    """Hugging Face's fields of a folder."""
+    return json.loads((folder / "config.json").read_text())
+
+
+def build(config: dict, weights: Path | None = None, dtype: torch.dtype | str = torch.float32) -> nn.Module:
+    """The model class that `config` (Hugging Face's fields) asks for: on meta without weights, else read from disk."""
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+    untied = config.get("tie_word_embeddings") is False
+    config = AutoConfig.for_model(**config)
+    auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    if weights is not None:
+        return _read(auto, weights, dtype).eval()
+    with torch.device("meta"):
+        model = auto.from_config(config)
+        if untied and config.tie_word_embeddings:
+            # transformers 5 ties every T5 until it meets a file; Flan-T5 has an output matrix of its own.
+            model.set_output_embeddings(nn.Linear(config.hidden_size, config.vocab_size, bias=False))
+        return model
+
+
+def _read(auto: Any, folder: Path, dtype: torch.dtype | str) -> nn.Module:
+    """A model from its folder. Raises ValueError for one that is damaged, of other sizes, or without some weights:
+    transformers would leave them random."""
+    from safetensors import SafetensorError
+
+    how = dict(dtype=dtype, local_files_only=True, ignore_mismatched_sizes=True, output_loading_info=True)
+    try:
+        model, report = auto.from_pretrained(folder, **how)
+    except (SafetensorError, RuntimeError, UnpicklingError) as error:
+        raise ValueError(f"the language model in {folder} cannot be read: {error}") from error
+    for what in ("missing", "mismatched", "unexpected"):
+        keys = sorted(str(key[0] if isinstance(key, tuple) else key) for key in report[f"{what}_keys"])
+        keys = [key for key in keys if what != "unexpected" or not key.endswith(tuple(OLD_BUFFERS))]
+        if not keys:
+            continue
+        said = f"the language model in {folder}: {what} {keys[0]} ({len(keys)} such)"
+        if what != "unexpected":
+            raise ValueError(f"{said}: the model cannot be made of this folder alone")
+        warnings.warn(f"{said}, left out", stacklevel=2)
+    return model
+
+
+def quantise(model: nn.Module, bits: Literal[8, 4]) -> None:
+    """Weights of the linear layers in 8 bits, a scale for each row, or in 4, a scale for each 128; in place.
+
+    Raises ImportError that says what to install.
+    """
+    try:
+        from torchao.quantization import Int4WeightOnlyConfig, Int8WeightOnlyConfig, quantize_
+
+        quantize_(model, Int8WeightOnlyConfig() if bits == 8 else Int4WeightOnlyConfig(group_size=128))
+    except ImportError as error:
+        raise ImportError(f"bits={bits} needs torchao: pip install .[quantised] ({error})") from error
