@@ -32,12 +32,12 @@ from PIL import Image, ImageFilter
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout need not be installed
 
 from benchmarks.measure import interleave, ratio
+from lit_blip2.data.batches.loaders import train_loader
+from lit_blip2.data.batches.pairs import ShardPairs
+from lit_blip2.data.batches.training import TrainPairs
 from lit_blip2.data.images import decode_image
-from lit_blip2.data.indexing import index_shards
-from lit_blip2.data.loaders import train_loader
-from lit_blip2.data.pairs import ShardPairs
-from lit_blip2.data.shards import Shards
-from lit_blip2.data.training import TrainPairs
+from lit_blip2.data.shards.indexing import index_shards
+from lit_blip2.data.shards.reader import Shards
 from lit_blip2.data.transforms import train_transform
 
 SIZE, BATCH = 224, 32

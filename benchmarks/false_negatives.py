@@ -20,9 +20,9 @@ from rich.progress import track
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout need not be installed
 
 from lit_blip2.checkpoint import read_checkpoint
+from lit_blip2.data.batches.loaders import train_loader
+from lit_blip2.data.batches.training import TrainPairs
 from lit_blip2.data.coco import COCO
-from lit_blip2.data.loaders import train_loader
-from lit_blip2.data.training import TrainPairs
 from lit_blip2.keyed import row_uniforms
 from lit_blip2.mini.grammar import Caption, caption_text
 from lit_blip2.mini.truth import match_matrix

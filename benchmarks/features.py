@@ -35,14 +35,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout need 
 
 from benchmarks import stage1_step
 from benchmarks.measure import interleave, ratio
-from lit_blip2 import keeping
+from lit_blip2.commands.features import read_vision
+from lit_blip2.data.batches.evaluation import Pixels
+from lit_blip2.data.batches.loaders import train_loader
+from lit_blip2.data.batches.pairs import FilePairs, KeptPairs, name_keys
+from lit_blip2.data.batches.training import TrainPairs
 from lit_blip2.data.coco import COCO
-from lit_blip2.data.datasets import Pixels
-from lit_blip2.data.features import FeatureStore, Kept
-from lit_blip2.data.loaders import train_loader
-from lit_blip2.data.pairs import FilePairs, KeptPairs, name_keys
-from lit_blip2.data.training import TrainPairs
-from lit_blip2.keeping import read_vision
+from lit_blip2.data.features import writer as keeping
+from lit_blip2.data.features.store import FeatureStore, Kept
 from lit_blip2.lit import LitStage1
 from lit_blip2.model.vision import VisionEncoder, build
 

@@ -35,7 +35,7 @@ from benchmarks.measure import gflop, interleave, ratio
 from benchmarks.plain import PlainStage1, additive
 from benchmarks.stage1_step import QUICK, Size, build, make_batch
 from lit_blip2.allocator import keep_freed_memory
-from lit_blip2.lit.retrieval import match_pairs
+from lit_blip2.lit.evaluators.retrieval import match_pairs
 from lit_blip2.memory import allocated
 from lit_blip2.model.text import PackedText
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lit_blip2 import masks
+from lit_blip2.model import masks
 from lit_blip2.model.qformer import ImageKV, Output, Pass, QFormer
 from lit_blip2.model.text import PackedText
 from lit_blip2.objectives.itm import draw_negatives

@@ -53,31 +53,31 @@ def main() -> int:
 
         run()  # reads the command line itself, as LightningCLI wants it
     elif command == "sweep":
-        from lit_blip2.ablation.sweep import main as run
+        from lit_blip2.ablation.run.sweep import main as run
 
         return run(rest)
     elif command == "report":
-        from lit_blip2.ablation.report import main as run
+        from lit_blip2.ablation.report.page import main as run
 
         run(rest)
     elif command == "compare":
-        from lit_blip2.compare import main as run
+        from lit_blip2.commands.compare import main as run
 
         return run(rest)
     elif command == "params":
-        from lit_blip2.params import main as run
+        from lit_blip2.commands.params import main as run
 
         run(rest)
     elif command == "data":
-        from lit_blip2.data_command import main as run
+        from lit_blip2.commands.data import main as run
 
         return run(rest)
     elif command in ("ask", "caption"):
-        from lit_blip2.ask import main as run
+        from lit_blip2.commands.ask import main as run
 
         run(command, rest)
     elif command in ("import", "export"):
-        from lit_blip2.exchange.command import main as run
+        from lit_blip2.commands.convert import main as run
 
         return run(command, rest)
     else:

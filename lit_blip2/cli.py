@@ -11,9 +11,8 @@ from lightning import LightningDataModule
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from lit_blip2.checkpoint import find_checkpoint
-from lit_blip2.lit.callbacks import HParams, MetricsFile, StopOnNonFinite
+from lit_blip2.lit.callbacks import HParams, MetricsFile, Pictures, StopOnNonFinite
 from lit_blip2.lit.module import LitBLIP2
-from lit_blip2.lit.pictures import Pictures
 
 EVALUATIONS = ("validate", "test", "predict")
 TESTED = {"test", "vqa_test", "binding_test"}  # what a data module tests on

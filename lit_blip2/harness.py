@@ -29,7 +29,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from lit_blip2.ask import DECODING, decoding, load, score, write
+from lit_blip2.inference import DECODING, decoding, load, score, write
 
 SAMPLING = ("temperature", "do_sample", "top_p", "top_k")
 

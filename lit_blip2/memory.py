@@ -11,9 +11,8 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,15 +23,11 @@ from lit_blip2.model.pretrained import build
 from lit_blip2.model.text import PackedText
 from lit_blip2.model.vision import VisionEncoder, used_blocks
 from lit_blip2.model.vision import build as build_vision
+from lit_blip2.network import count
 from lit_blip2.objectives.joint import Joint
-from lit_blip2.params import count
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 MEASURED = (2, 4)  # rows of two measured batches: what is kept is a line through them
 STRATEGIES = ("ddp", "deepspeed_stage_1", "deepspeed_stage_2", "fsdp")
-PRECISIONS = {"32-true": False, "32": False, "bf16-mixed": True, "16-mixed": True}  # whether a step runs in 16 bits
 DEPTHS = ("num_hidden_layers", "num_layers", "num_decoder_layers", "n_layer")
 
 
@@ -129,9 +124,8 @@ def gathered(net: nn.Module, image_size: int, rows: int, devices: int) -> int:
     stage1, vision = net.stage1 if isinstance(net, Joint) else net, net.vision
     if devices == 1 or getattr(stage1, "itm", None) is None:
         return 0
-    vit = build_vision(vision.name, vision.model_args | {"depth": 1}, 0, "meta")
-    features_1ND = vit.forward_features(torch.empty(1, 3, image_size, image_size, device="meta"))
-    return 2 * devices * rows * features_1ND.numel() * vision.dtype.itemsize
+    tokens, width = vision.output_shape(image_size)
+    return 2 * devices * rows * tokens * width * vision.dtype.itemsize
 
 
 def share(trainable: int, frozen_bytes: float, devices: int, strategy: str) -> Need:
@@ -141,36 +135,6 @@ def share(trainable: int, frozen_bytes: float, devices: int, strategy: str) -> N
     state = 1 if strategy == "ddp" else devices
     buckets = 4 * trainable if strategy == "ddp" and devices > 1 else 0  # DDP's own copy of the gradients
     return Need((4 * trainable + frozen_bytes) / weights, 4 * trainable / gradients + buckets, 8 * trainable / state, 0)
-
-
-def table(file: Path, net: nn.Module, experiment: dict[str, Any], devices: int, strategy: str, words: int) -> "Table":
-    """The plan of an experiment's YAML, in GB. Raises ValueError for one that does not tell its batches."""
-    from rich.table import Table
-
-    try:
-        data, trainer = experiment["data"]["init_args"], experiment["trainer"]
-        image_size, batch = data["image_size"], data["batch_size"]
-    except (KeyError, TypeError) as error:
-        raise ValueError("no data with image_size and batch_size, or no trainer, in this file") from error
-    micro_batches = devices * trainer.get("accumulate_grad_batches", 1)
-    rows = -(-batch // micro_batches) if devices > 0 else 0
-    precision = trainer.get("precision") or "32-true"
-    if str(precision) not in PRECISIONS:
-        raise ValueError(f"precision {precision!r} is not planned: {', '.join(PRECISIONS)}")
-    bf16 = PRECISIONS[str(precision)]
-    needs = plan(net, image_size, rows, words, devices, strategy, bf16)
-    shown = Table(
-        title=f"{file}: GB on each of {devices}, {strategy}, {rows} rows of {words} tokens at a time",
-        caption="Beside it CUDA's context, NCCL and the allocator's rest: 1 to 3 GB.",
-    )
-    shown.add_column("part")
-    for name in (*Need._fields, "total"):
-        shown.add_column(name, justify="right")
-    total = Need(*(sum(column) for column in zip(*needs.values(), strict=True)))
-    for name, need in (needs | {"total": total}).items():
-        cells = [f"{size / 1e9:.2f}" for size in (*need, need.total)]
-        shown.add_row(name, *cells, end_section=name == list(needs)[-1])
-    return shown
 
 
 def kept_by_step(net: nn.Module, image_size: int, words: int, rows: int, bf16: bool) -> dict[str, float]:

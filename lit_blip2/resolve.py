@@ -23,7 +23,7 @@ from jsonargparse import Namespace
 from lit_blip2.cli import SuiteCLI, build, nulls_as_config
 from lit_blip2.evaluation.pope import TYPE as POPE
 from lit_blip2.evaluation.vqa import type_metric
-from lit_blip2.params import NoDraws
+from lit_blip2.network import NoDraws
 
 
 class ParserOnly(SuiteCLI):

@@ -7,7 +7,8 @@ import pytest
 import yaml
 
 from lit_blip2.cli import SuiteCLI, build
-from lit_blip2.params import PAPER, comparison, count, sketch
+from lit_blip2.commands.params import PAPER, comparison
+from lit_blip2.network import count, sketch
 
 FILES = sorted(Path("experiments").glob("*.yaml"))
 

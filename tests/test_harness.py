@@ -5,8 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from lit_blip2 import ask
-from tests.test_ask import QUESTION, folder, run_folder  # noqa: F401 (fixtures)
+from lit_blip2 import inference
+from tests.commands.test_ask import QUESTION, folder, run_folder  # noqa: F401 (fixtures)
 
 pytest.importorskip("lmms_eval")
 
@@ -62,7 +62,7 @@ def test_batches_answer_as_ask_does(make, run_folder, pictures, tmp_path):  # no
     wanted = []
     for place, (picture, question) in enumerate(zip(pictures, QUESTIONS)):
         picture.save(tmp_path / f"{place}.png")
-        wanted.append(ask.answer(run_folder, tmp_path / f"{place}.png", question))
+        wanted.append(inference.answer(run_folder, tmp_path / f"{place}.png", question))
     assert make().generate_until(generation(*QUESTIONS, until=[])) == wanted
     assert len(set(wanted)) == 3 and all(wanted)
 
@@ -72,7 +72,7 @@ def test_the_tasks_wishes_are_kept(make, pictures):
     model = make()
     pixels = torch.stack([eval_transform(to_rgb(each), model.image_size) for each in pictures])
     prompts = [f"Question: {question} Answer:" for question in QUESTIONS]
-    wanted = ask.write(model.net, pixels, prompts, max_new_tokens=6, num_beams=3, length_penalty=2.0)
+    wanted = inference.write(model.net, pixels, prompts, max_new_tokens=6, num_beams=3, length_penalty=2.0)
     wishes = dict(max_new_tokens=6, num_beams=3, length_penalty=2.0, temperature=0, do_sample=False, top_p=1.0)
     assert model.generate_until(generation(*QUESTIONS, **wishes)) == wanted
     stop = wanted[0].split()[2]
@@ -81,7 +81,7 @@ def test_the_tasks_wishes_are_kept(make, pictures):
     assert model.generate_until(generation(*QUESTIONS, **wishes, until=stop)) == cut
     captions = make(question="a").generate_until(generation(*QUESTIONS, **wishes))
     how = dict(max_new_tokens=6, num_beams=3, length_penalty=2.0)
-    assert captions == ask.write(model.net, pixels, ["a"] * 3, **how) != wanted
+    assert captions == inference.write(model.net, pixels, ["a"] * 3, **how) != wanted
 
 
 def test_requests_of_other_wishes_stay_in_order(make):
@@ -104,7 +104,7 @@ def test_choices_are_scored_as_the_evaluator_reads_them(make, pictures):
     pixels = torch.stack([eval_transform(to_rgb(each), model.image_size) for each in pictures[:2]])
     for place, (loss, greedy) in enumerate(pairs):
         prompts, choice = [f"Question: {QUESTION} Answer:"], [CHOICES[place % 3]]
-        alone, flag = ask.score(model.net, pixels[place // 3][None], prompts, choice)
+        alone, flag = inference.score(model.net, pixels[place // 3][None], prompts, choice)
         assert loss == pytest.approx(alone.item(), rel=1e-5) and greedy is bool(flag)
     called = [request("loglikelihood", 0, QUESTION, lambda document: CHOICES[0])]
     assert unwrap_generation_output(model.loglikelihood(called)[0])[0][0] == pytest.approx(pairs[0][0], rel=1e-5)

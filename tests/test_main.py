@@ -1,6 +1,5 @@
-"""The dispatcher, the direction of imports, and the light commands."""
+"""The dispatcher and the light commands."""
 
-import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -8,66 +7,10 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path("lit_blip2")
-LAYERS = ["model", "objectives", "lit", "cli", "__main__"]
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, "-m", "lit_blip2", *arguments], capture_output=True, text=True)
-
-
-def imported(file: Path) -> set[str]:
-    """Dotted names a file imports, wherever in it."""
-    names = set()
-    for node in ast.walk(ast.parse(file.read_text())):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names |= {node.module}
-    return names
-
-
-def files(*rooms: str) -> list[Path]:
-    return [
-        file for room in rooms for file in ([PACKAGE / f"{room}.py"] if (PACKAGE / f"{room}.py").exists()
-        else (PACKAGE / room).rglob("*.py"))
-    ]  # fmt: skip
-
-
-def uses(file: Path, *rooms: str) -> set[str]:
-    return {name for name in imported(file) for room in rooms if (name + ".").startswith(f"lit_blip2.{room}.")}
-
-
-@pytest.mark.parametrize("position", range(len(LAYERS)))
-def test_imports_point_one_way(position):
-    later = [room for room in LAYERS[position + 1 :]]
-    for file in files(LAYERS[position]):
-        assert not uses(file, *later), file
-
-
-def test_the_ground_floor_imports_nothing_of_the_house():
-    for file in files("masks", "distributed", "keyed", "paths"):
-        assert not {name for name in imported(file) if name.startswith("lit_blip2")}, file
-
-
-def test_data_and_evaluation_know_nothing_of_models():
-    for file in files("data", "evaluation"):
-        assert not uses(file, "model", "objectives", "lit", "mini", "cli"), file
-
-
-def test_the_mini_world_knows_model_and_data_alone():
-    for file in files("mini"):
-        assert not uses(file, "objectives", "lit", "cli", "ablation"), file
-
-
-def test_ablations_know_the_command_line_alone():
-    for file in files("ablation"):
-        assert not uses(file, "model", "objectives", "data", "lit", "mini", "cli"), file
-
-
-def test_lightning_stays_in_its_rooms():
-    allowed = {PACKAGE / "cli.py", PACKAGE / "data" / "module.py", *files("lit")}
-    for file in set(PACKAGE.rglob("*.py")) - allowed:
-        assert not {name for name in imported(file) if name.split(".")[0] == "lightning"}, file
 
 
 @pytest.mark.parametrize("arguments", [("--help",), ("params", "--config", "experiments/vitg_opt27.yaml")])

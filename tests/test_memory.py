@@ -7,10 +7,11 @@ import torch
 import yaml
 from transformers import Gemma2Config, GPTNeoConfig, Qwen2Config
 
+from lit_blip2.commands.params import main
 from lit_blip2.memory import allocated, blank, empty, gathered, plan, see, share, step
 from lit_blip2.model.pretrained import build
 from lit_blip2.model.vision import build as build_vision
-from lit_blip2.params import main, sketch
+from lit_blip2.network import sketch
 
 
 def test_allocated_by_hand():

@@ -15,14 +15,14 @@ from rich.console import Console
 from rich.progress import Progress, TaskID
 from rich.table import Table
 
-from lit_blip2.data.captions import Captions
-from lit_blip2.data.datasets import Pixels
+from lit_blip2.data.annotations.captions import Captions
+from lit_blip2.data.annotations.questions import Questions
+from lit_blip2.data.annotations.strings import Strings
+from lit_blip2.data.batches.evaluation import Pixels
+from lit_blip2.data.batches.pairs import FilePairs, ShardPairs, parts
 from lit_blip2.data.experiment import read_data
 from lit_blip2.data.faults import MOST_EXAMPLES
 from lit_blip2.data.images import UnreadableImageError, decode_image, read_file
-from lit_blip2.data.pairs import FilePairs, ShardPairs, parts
-from lit_blip2.data.strings import Strings
-from lit_blip2.data.vqa import Questions
 
 CHUNK = 64  # samples that a process reads at a time
 

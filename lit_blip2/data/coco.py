@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from lit_blip2.data.captions import read_captions
+from lit_blip2.data.annotations.captions import read_captions
+from lit_blip2.data.batches.pairs import FilePairs
 from lit_blip2.data.module import PairData
-from lit_blip2.data.pairs import FilePairs
 
 
 class COCO(PairData):

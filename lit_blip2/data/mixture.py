@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from lit_blip2.data.batches.pairs import MixedPairs
 from lit_blip2.data.module import PairData
-from lit_blip2.data.pairs import MixedPairs
 
 
 class Mixture(PairData):

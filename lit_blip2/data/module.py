@@ -10,16 +10,16 @@ import numpy as np
 from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader
 
-from lit_blip2.data.binding import Pairs, read_binding
-from lit_blip2.data.captions import Captions, read_captions
-from lit_blip2.data.datasets import Features, Pixels
-from lit_blip2.data.examples import Examples
+from lit_blip2.data.annotations.binding import Pairs, read_binding
+from lit_blip2.data.annotations.captions import Captions, read_captions
+from lit_blip2.data.annotations.questions import Questions, question_types, read_questions
+from lit_blip2.data.batches.evaluation import Features, Pixels
+from lit_blip2.data.batches.examples import Examples
+from lit_blip2.data.batches.loaders import TrainLoader, eval_loaders, train_loader
+from lit_blip2.data.batches.pairs import FilePairs, PairSource, name_keys, parts, with_features
+from lit_blip2.data.batches.training import TrainPairs
 from lit_blip2.data.faults import Faults
-from lit_blip2.data.features import ABOUT, FeatureStore
-from lit_blip2.data.loaders import TrainLoader, eval_loaders, train_loader
-from lit_blip2.data.pairs import FilePairs, PairSource, name_keys, parts, with_features
-from lit_blip2.data.training import TrainPairs
-from lit_blip2.data.vqa import Questions, question_types, read_questions
+from lit_blip2.data.features.store import ABOUT, FeatureStore
 
 # Which splits a command evaluates on.
 SPLITS = {"fit": ["val"], "validate": ["val"], "test": ["test"], "predict": ["test"]}

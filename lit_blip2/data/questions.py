@@ -3,9 +3,9 @@
 import warnings
 from pathlib import Path
 
+from lit_blip2.data.annotations.questions import read_questions
+from lit_blip2.data.batches.pairs import FilePairs
 from lit_blip2.data.module import PairData, VQAFiles
-from lit_blip2.data.pairs import FilePairs
-from lit_blip2.data.vqa import read_questions
 
 
 class VQA(PairData):

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
+from lit_blip2.data.batches.pairs import ShardPairs
 from lit_blip2.data.module import PairData
-from lit_blip2.data.pairs import ShardPairs
-from lit_blip2.data.shard_folders import is_url, shard_folder
-from lit_blip2.data.shards import INDEX, Shards
+from lit_blip2.data.shards.folders import is_url, shard_folder
+from lit_blip2.data.shards.reader import INDEX, Shards
 
 
 class TarShards(PairData):

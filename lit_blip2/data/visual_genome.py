@@ -6,9 +6,16 @@ from pathlib import Path
 
 import numpy as np
 
-from lit_blip2.data.captions import Captions, clean_caption, evaluated_ids, load_json, make_captions, vg_file
+from lit_blip2.data.annotations.captions import (
+    Captions,
+    clean_caption,
+    evaluated_ids,
+    load_json,
+    make_captions,
+    vg_file,
+)
+from lit_blip2.data.batches.pairs import FilePairs
 from lit_blip2.data.module import PairData, tell
-from lit_blip2.data.pairs import FilePairs
 
 
 class VisualGenome(PairData):

@@ -16,13 +16,13 @@ from torch import Tensor
 
 from lit_blip2.checkpoint import at_home, check_fits, find_checkpoint, read_checkpoint
 from lit_blip2.data.transforms import CLIP_MEAN, CLIP_STD
-from lit_blip2.data.whole import written_whole
 from lit_blip2.exchange import encoders, lavis, names
 from lit_blip2.exchange.hugging_face import LANGUAGE, SIDE_FILE, SIDE_SETTINGS, VISION_ONLY
 from lit_blip2.model.language import LanguageModel
 from lit_blip2.model.lora import merge_lora
 from lit_blip2.model.tokenizer import BertTokenizer
-from lit_blip2.params import sketch
+from lit_blip2.network import sketch
+from lit_blip2.whole_files import written_whole
 
 ZEROS = "zeros: nobody reads what the last layer makes of a text"
 LN_VISION = "vision_model.post_layernorm."

@@ -20,17 +20,17 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lit_blip2.checkpoint import at_home, check_fits, trainable_state
-from lit_blip2.data.whole import written_whole
 from lit_blip2.exchange.encoders import GIANT
 from lit_blip2.exchange.files import read_json, read_tokenizer
 from lit_blip2.exchange.names import family_of
 from lit_blip2.exchange.parts import Parts
-from lit_blip2.lit.generation import Generation
+from lit_blip2.lit.evaluators.generation import Generation
 from lit_blip2.model.pretrained import build as build_language
 from lit_blip2.model.tokenizer import BertTokenizer
 from lit_blip2.model.vision import build as build_vision
-from lit_blip2.params import sketch
+from lit_blip2.network import sketch
 from lit_blip2.paths import find
+from lit_blip2.whole_files import written_whole
 
 VERSION = "version_0"
 LAST = Path(VERSION, "checkpoints", "last.ckpt")

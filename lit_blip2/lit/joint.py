@@ -5,10 +5,10 @@ from typing import Any
 from torch import Tensor
 
 from lit_blip2.checkpoint import is_text_half
-from lit_blip2.lit.generation import Generation
+from lit_blip2.lit.evaluators.generation import Generation
+from lit_blip2.lit.evaluators.representation import Representation
 from lit_blip2.lit.module import LitBLIP2
 from lit_blip2.lit.optim import AdamWCosine
-from lit_blip2.lit.representation import Representation
 from lit_blip2.model.bert import load_bert
 from lit_blip2.objectives.gradients import gradient_figures, gradients
 from lit_blip2.objectives.joint import Joint

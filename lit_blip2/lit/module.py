@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from lit_blip2.checkpoint import check_fits, trainable_state
 from lit_blip2.evaluation.items import Items
 from lit_blip2.keyed import seed_dropout
-from lit_blip2.lit.generation import Generation
-from lit_blip2.lit.intervals import write_intervals
+from lit_blip2.lit.evaluators.generation import Generation
+from lit_blip2.lit.evaluators.intervals import write_intervals
+from lit_blip2.lit.evaluators.representation import Representation
 from lit_blip2.lit.optim import AdamWCosine
-from lit_blip2.lit.representation import Representation
 from lit_blip2.paths import run_all
 
 

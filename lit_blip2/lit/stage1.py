@@ -4,9 +4,9 @@ from typing import Any
 
 from torch import Tensor
 
+from lit_blip2.lit.evaluators.representation import Representation
 from lit_blip2.lit.module import LitBLIP2
 from lit_blip2.lit.optim import AdamWCosine
-from lit_blip2.lit.representation import Representation
 from lit_blip2.lit.start import read_start, take_stage
 from lit_blip2.model.bert import load_bert
 from lit_blip2.objectives.stage1 import Stage1

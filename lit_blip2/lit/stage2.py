@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lit_blip2.lit.generation import Generation
+from lit_blip2.lit.evaluators.generation import Generation
 from lit_blip2.lit.module import LitBLIP2
 from lit_blip2.lit.optim import AdamWCosine
 from lit_blip2.lit.start import add_text_half, read_start, take_qformer, take_stage

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lit_blip2 import masks
+from lit_blip2.model import masks
 from lit_blip2.model.patches import pool
 from lit_blip2.model.qformer import Pass, QFormer
 from lit_blip2.model.resampler import Resampler

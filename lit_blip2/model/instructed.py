@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
-from lit_blip2 import masks
+from lit_blip2.model import masks
 from lit_blip2.model.bridge import soft_projection
 from lit_blip2.model.qformer import Pass, QFormer
 from lit_blip2.model.text import PackedText

@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from lit_blip2 import masks
+from lit_blip2.model import masks
 from lit_blip2.model.text import PackedText
 
 

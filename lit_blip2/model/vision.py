@@ -114,6 +114,16 @@ class VisionEncoder(nn.Module):
         with torch.no_grad(), torch.autocast(images_BCHW.device.type, enabled=False):
             return self.encoder.forward_features(images_BCHW.to(self.dtype))
 
+    def output_shape(self, image_size: int) -> tuple[int, int]:
+        """(tokens, width) of an image's features, without weights. Raises ValueError for a size that does not fit."""
+        try:
+            encoder = build(self.name, self.model_args, self.drop_last_blocks, device="meta")
+            return tuple(encoder.forward_features(torch.empty(1, 3, image_size, image_size, device="meta")).shape[1:])
+        except AssertionError as error:
+            raise ValueError(
+                f"image encoder {self.name} does not take data.image_size={image_size}: {error}"
+            ) from error
+
     def fingerprint(self) -> dict[str, Any]:
         """What the features depend on, for features kept on disk: a change makes them stale."""
         with self.weights_file().open("rb") as file:

@@ -15,8 +15,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from lit_blip2 import masks
 from lit_blip2.distributed import gather, world_size
+from lit_blip2.model import masks
 from lit_blip2.model.qformer import ImageKV, Pass, QFormer
 from lit_blip2.model.text import PackedText
 from lit_blip2.model.tokenizer import BertTokenizer

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from lit_blip2.ablation.board import write_cell
-from lit_blip2.ablation.folder import Folder
-from lit_blip2.ablation.grid import Grid, Step
-from lit_blip2.ablation.plan import PlannedCell
+from lit_blip2.ablation.run.board import write_cell
+from lit_blip2.ablation.run.folder import Folder
+from lit_blip2.ablation.run.plan import PlannedCell
+from lit_blip2.ablation.spec.grid import Grid, Step
 
 STAGE1 = {"seed_everything": 0, "model": {"net": {"itc": {"projection": 8}, "itg": {}}}, "data": {"root": "data/mini"}}
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from lit_blip2.ablation import plan
-from lit_blip2.ablation.grid import Grid, read_grid
+from lit_blip2.ablation.run import plan
+from lit_blip2.ablation.spec.grid import Grid, read_grid
 from lit_blip2.mini.grammar import QUESTION_TYPES
 
 FILES = sorted(Path("ablations").glob("*.yaml"))

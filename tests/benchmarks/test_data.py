@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("webdataset")
 from benchmarks import data
-from lit_blip2.data.indexing import index_shards
+from lit_blip2.data.shards.indexing import index_shards
 
 
 def test_every_side_reads_as_many_images(tmp_path):

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import features
-from lit_blip2.keeping import read_vision
+from lit_blip2.commands.features import read_vision
 from lit_blip2.mini.write import write_world
 
 

@@ -8,10 +8,10 @@ import pytest
 import yaml
 from PIL import Image
 
-from lit_blip2.data.indexing import index_shards
-from lit_blip2.data_command import main
+from lit_blip2.commands.data import main
+from lit_blip2.data.shards.indexing import index_shards
+from tests.data.shards.test_shards import jpeg, sample, write_tar
 from tests.data.test_images import png_of
-from tests.data.test_shards import jpeg, sample, write_tar
 
 
 @pytest.fixture

@@ -8,13 +8,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from jsonargparse import ArgumentParser
 
-from lit_blip2.data.captions import read_captions
+from lit_blip2.data.annotations.captions import read_captions
+from lit_blip2.data.batches.evaluation import Pixels
+from lit_blip2.data.batches.loaders import eval_loaders, train_loader
+from lit_blip2.data.batches.pairs import FilePairs, KeptPairs
+from lit_blip2.data.batches.training import TrainPairs
 from lit_blip2.data.coco import COCO
-from lit_blip2.data.datasets import Pixels
-from lit_blip2.data.features import FeatureStore
-from lit_blip2.data.loaders import eval_loaders, train_loader
-from lit_blip2.data.pairs import FilePairs, KeptPairs
-from lit_blip2.data.training import TrainPairs
+from lit_blip2.data.features.store import FeatureStore
 from tests.data.kept import write_store
 
 

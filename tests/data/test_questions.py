@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lit_blip2.data.batches.order import StepBatchSampler
+from lit_blip2.data.batches.training import TrainPairs
 from lit_blip2.data.check import check
 from lit_blip2.data.coco import COCO
+from lit_blip2.data.features.writer import sections
 from lit_blip2.data.mixture import Mixture
-from lit_blip2.data.order import StepBatchSampler
-from lit_blip2.data.packing import pack
 from lit_blip2.data.questions import VQA
-from lit_blip2.data.training import TrainPairs
-from lit_blip2.keeping import sections
+from lit_blip2.data.shards.packing import pack
 
 ANSWERS = ["red"] * 6 + ["orange"] * 3 + ["pink"]
 

@@ -13,21 +13,21 @@ from lightning.pytorch.loggers import CSVLogger
 from PIL import Image
 
 from lit_blip2.data import visual_genome
+from lit_blip2.data.batches.loaders import train_loader
+from lit_blip2.data.batches.pairs import ID_SPACE
+from lit_blip2.data.batches.training import TrainPairs
 from lit_blip2.data.coco import COCO
 from lit_blip2.data.conceptual import ConceptualCaptions
 from lit_blip2.data.faults import Fault, Faults, TooManyFaultsError
-from lit_blip2.data.indexing import index_shards
 from lit_blip2.data.laion import LAION
-from lit_blip2.data.loaders import train_loader
 from lit_blip2.data.mixture import Mixture
 from lit_blip2.data.module import PairData
-from lit_blip2.data.packing import pack
-from lit_blip2.data.pairs import ID_SPACE
+from lit_blip2.data.shards.indexing import index_shards
+from lit_blip2.data.shards.packing import pack
 from lit_blip2.data.tar_shards import TarShards
-from lit_blip2.data.training import TrainPairs
 from lit_blip2.data.visual_genome import VisualGenome
+from tests.data.shards.test_shards import jpeg, sample, write_tar
 from tests.data.test_module import Recorder, trainer
-from tests.data.test_shards import jpeg, sample, write_tar
 
 SIZE = dict(image_size=8, augment=False, batch_size=4)
 

@@ -24,14 +24,14 @@ from transformers import (
 from lit_blip2.checkpoint import trainable_state
 from lit_blip2.exchange import hugging_face
 from lit_blip2.exchange.run import checkpoint, write_run
-from lit_blip2.lit.generation import Generation
+from lit_blip2.lit.evaluators.generation import Generation
 from lit_blip2.model.qformer import QFormer
 from lit_blip2.model.vision import VisionEncoder
+from lit_blip2.network import sketch
 from lit_blip2.objectives.itc import ITC
 from lit_blip2.objectives.itg import ITG
 from lit_blip2.objectives.itm import ITM
 from lit_blip2.objectives.stage1 import Stage1
-from lit_blip2.params import sketch
 from tests.exchange.tiny import OPT, QFORMER, T5, VIT, encoder_file, randomise, saved
 
 

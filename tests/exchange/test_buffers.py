@@ -13,8 +13,8 @@ from transformers import (
     MixtralConfig,
 )
 
+from lit_blip2.commands.convert import main
 from lit_blip2.exchange import hugging_face
-from lit_blip2.exchange.command import main
 from tests.exchange.tiny import OPT, randomise, rewritten, saved
 
 WORDS = len(AutoTokenizer.from_pretrained(OPT)) + 1

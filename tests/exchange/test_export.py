@@ -13,11 +13,11 @@ from transformers import (
     Blip2Processor,
 )
 
-from lit_blip2.ask import load
 from lit_blip2.checkpoint import read_checkpoint
+from lit_blip2.commands.convert import main
 from lit_blip2.data.transforms import CLIP_STD, eval_transform
-from lit_blip2.exchange.command import main
 from lit_blip2.exchange.run import checkpoint
+from lit_blip2.inference import load
 from tests.exchange.tiny import BERT, IMAGES, load_stage1, randomise, same, saved
 
 

@@ -9,9 +9,9 @@ import yaml
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, Blip2Config, Blip2ForImageTextRetrieval
 
-from lit_blip2.ask import load
+from lit_blip2.commands.convert import main
 from lit_blip2.exchange import hugging_face
-from lit_blip2.exchange.command import main
+from lit_blip2.inference import load
 from tests.exchange.tiny import BERT, IMAGES, OPT, PROMPTS, asked, load_stage1, randomise, rewritten, saved
 
 
@@ -114,7 +114,7 @@ def test_a_run_takes_images_of_its_encoders_size_and_may_be_asked(generation, tm
     """From another folder, into one whose name is a word of the configuration."""
     from PIL import Image
 
-    from lit_blip2.ask import answer
+    from lit_blip2.inference import answer
 
     monkeypatch.chdir(tmp_path)
     folder, config = generation["opt"][1], "--config=experiments/mini_opt.yaml"

@@ -15,8 +15,8 @@ from transformers import (
     T5Config,
 )
 
-from lit_blip2.ask import load
-from lit_blip2.exchange.command import main
+from lit_blip2.commands.convert import main
+from lit_blip2.inference import load
 from tests.exchange.tiny import BERT, IMAGES, OPT, PROMPTS, T5, asked, randomise, same, saved
 
 EXPERIMENTS = {"llama": Path("experiments/mini_opt.yaml"), "t5": Path("experiments/mini_t5.yaml")}

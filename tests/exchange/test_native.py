@@ -26,10 +26,10 @@ from transformers import (
     Qwen2Tokenizer,
 )
 
-from lit_blip2.ask import answer, load
 from lit_blip2.checkpoint import read_checkpoint
-from lit_blip2.exchange.command import main
+from lit_blip2.commands.convert import main
 from lit_blip2.exchange.encoders import CLIP, EVA, kind_of
+from lit_blip2.inference import answer, load
 from lit_blip2.model.vision import VisionEncoder
 from tests.exchange.tiny import BERT, IMAGES, OPT, T5, VIT, encoder_file, load_stage1, randomise, same
 

@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, Blip2Config, Blip2ForImageTextRetrieval
 
+from lit_blip2.commands.convert import main
 from lit_blip2.exchange import hugging_face
-from lit_blip2.exchange.command import main
 from tests.exchange.tiny import BERT, randomise, rewritten, saved
 
 

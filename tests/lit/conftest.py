@@ -5,8 +5,8 @@ import torch
 from transformers import T5Config, T5ForConditionalGeneration
 
 from lit_blip2.cli import main
-from lit_blip2.lit.pictures import Pictures
-from lit_blip2.mini.command import make_mini
+from lit_blip2.commands.mini import make_mini
+from lit_blip2.lit.callbacks.pictures import Pictures
 from lit_blip2.mini.vocabulary import t5_tokenizer
 
 SHORT = [

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lit_blip2.checkpoint import is_text_half, read_checkpoint
-from lit_blip2.lit.ema import EMA
+from lit_blip2.lit.callbacks.ema import EMA
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 STILL = ["--model.optimization.lr=1e-12", "--model.optimization.min_lr=0", "--trainer.max_steps=2"]
@@ -80,7 +80,7 @@ def test_stage_1_refuses_questions(fit, world):
 
 def test_the_moving_average_is_what_a_checkpoint_holds_and_resuming_is_exact(fit, stage1_run):
     """Against averages taken by hand from the weights of every step."""
-    callbacks = "--trainer.callbacks+={class_path: lit_blip2.lit.ema.EMA, init_args: {decay: 0.5}}"
+    callbacks = "--trainer.callbacks+={class_path: lit_blip2.lit.callbacks.ema.EMA, init_args: {decay: 0.5}}"
     start = f"--model.init_from={stage1_run}"
     each_step = "--trainer.callbacks+={class_path: ModelCheckpoint, init_args: {save_top_k: -1, every_n_train_steps: 1, filename: 'at-{step}'}}"  # noqa: E501
     run = fit("mini_stage1", start, callbacks, each_step)
@@ -98,7 +98,7 @@ def test_the_moving_average_is_what_a_checkpoint_holds_and_resuming_is_exact(fit
 
 def test_the_average_of_accumulated_steps_resumes_exactly(fit, stage1_run):
     """A micro-batch is no step, least of all the first after resuming."""
-    ema = "--trainer.callbacks+={class_path: lit_blip2.lit.ema.EMA, init_args: {decay: 0.5}}"
+    ema = "--trainer.callbacks+={class_path: lit_blip2.lit.callbacks.ema.EMA, init_args: {decay: 0.5}}"
     twice = [ema, "--trainer.accumulate_grad_batches=2", "--trainer.val_check_interval=4"]
     whole = fit("mini_stage1", f"--model.init_from={stage1_run}", *twice)
     middle = next((whole / "checkpoints").glob("*step=2.ckpt"))
@@ -108,7 +108,7 @@ def test_the_average_of_accumulated_steps_resumes_exactly(fit, stage1_run):
 
 def test_validation_sees_the_average(fit, stage1_run):
     """An average that hardly moves validates as the start does."""
-    slow = "--trainer.callbacks+={class_path: lit_blip2.lit.ema.EMA, init_args: {decay: 0.999999}}"
+    slow = "--trainer.callbacks+={class_path: lit_blip2.lit.callbacks.ema.EMA, init_args: {decay: 0.999999}}"
     start = f"--model.init_from={stage1_run}"
     averaged, plain = losses(fit("mini_stage1", start, slow)), losses(fit("mini_stage1", start))
     still = losses(fit("mini_stage1", start, *STILL))

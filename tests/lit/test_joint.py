@@ -5,14 +5,15 @@ import json
 import pytest
 import torch
 
-from lit_blip2 import ask
+from lit_blip2 import inference
 from lit_blip2.checkpoint import read_checkpoint
+from lit_blip2.commands import ask
 from lit_blip2.evaluation.items import read_items
 from lit_blip2.lit import joint
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 BRIEF = "--model.caption_max_new_tokens=5"
-SCENES = "--trainer.callbacks+={class_path: lit_blip2.lit.scene_scores.SceneScores}"
+SCENES = "--trainer.callbacks+={class_path: lit_blip2.mini.scene_scores.SceneScores}"
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +70,7 @@ def test_one_checkpoint_is_tested_in_both_ways_asked_and_continued(fit, joint_ru
     for name, each in items.items():
         assert each.value() == pytest.approx(found[name], abs=1e-6), name
     image = str(next((world / "images" / "test").glob("*.png")))
-    assert ask.answer(joint_run, image, "how many objects are there ?") and ask.answer(joint_run, image)
+    assert inference.answer(joint_run, image, "how many objects are there ?") and inference.answer(joint_run, image)
 
     start = [f"--model.init_from={joint_run}", "--trainer.max_steps=2", "--model.optimization.lr=1e-30"]
     after = fit("mini_opt", BRIEF, *start, "--model.optimization.min_lr=0")

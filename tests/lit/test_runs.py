@@ -12,7 +12,7 @@ import yaml
 from transformers import OPTForCausalLM
 
 from lit_blip2.checkpoint import find_checkpoint, read_checkpoint
-from lit_blip2.data.packing import pack
+from lit_blip2.data.shards.packing import pack
 from lit_blip2.evaluation.pope import yes_or_no
 from lit_blip2.lit.callbacks import MetricsFile
 from lit_blip2.objectives import stage1

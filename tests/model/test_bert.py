@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertForMaskedLM
 
-from lit_blip2 import masks
+from lit_blip2.model import masks
 from lit_blip2.model.bert import load_bert
 from lit_blip2.model.qformer import Pass, QFormer
 from lit_blip2.model.text import PackedText

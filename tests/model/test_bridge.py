@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from lit_blip2.lit.optim import AdamWCosine
 from lit_blip2.model.bridge import LinearBridge, MLPBridge, ResamplerBridge
-from lit_blip2.params import count, sketch
+from lit_blip2.network import count, sketch
 
 SMALL = dict(hidden=12, layers=2, heads=3, intermediate=20)
 BRIDGES = [(LinearBridge, {}), (MLPBridge, {}), (MLPBridge, {"hidden": 5}), (ResamplerBridge, SMALL)]

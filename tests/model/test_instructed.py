@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from lit_blip2 import masks
+from lit_blip2.model import masks
 from lit_blip2.model.instructed import InstructedBridge
 from lit_blip2.model.qformer import Pass, QFormer
 

@@ -1,0 +1,1 @@
+"""How an ablation is run in its folder."""

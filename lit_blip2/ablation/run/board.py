@@ -1,0 +1,84 @@
+"""A sweep in TensorBoard: a run per cell, with its row of the HParams table, its curves, and one page of overlays.
+
+`tensorboard --logdir SWEEP/tensorboard`: runs are named by their toggles, `itc=on,itm=off,seed=0`, those of a
+search by their trial, `trial=7`. Its tags:
+
+    final/vqa/accuracy     what the cell ended with; the HParams table shows these of the compared metrics
+    stage1/loss/total      a curve: the step's name, then the metric's, as two steps of a chain may write one metric
+
+The view of parallel coordinates draws the cells that have every metric ticked on its left: untick what some cannot
+have, and their lines appear.
+"""
+
+import math
+import re
+import shutil
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from lit_blip2.ablation.run.folder import Folder, validations
+from lit_blip2.ablation.run.plan import PlannedCell
+from lit_blip2.ablation.spec.grid import Grid
+
+STATES = ["done", "failed", "pruned"]
+
+
+def write_cell(folder: Folder, grid: Grid, cell: PlannedCell, record: dict[str, Any]) -> None:
+    """The cell's row and curves, anew. A metric that it has not stays empty; a failed cell has a row too."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    run = folder.root / "tensorboard" / cell.name
+    shutil.rmtree(run, ignore_errors=True)
+    with SummaryWriter(str(run)) as writer:
+        for summary in row(grid, cell, record["state"]):
+            writer.file_writer.add_summary(summary)
+        for metric in grid.metrics:
+            value = record["metrics"].get(metric)
+            if value is not None and math.isfinite(value):  # nan would spoil the order of a sorted table
+                writer.add_scalar(f"final/{metric}", value)
+        drawn = set()
+        for name in cell.steps:
+            for step, metric, value in curve(folder, name):
+                writer.add_scalar(f"{_kind(name)}/{metric}", value, step)
+                drawn.add(metric)
+        if shown := [metric for metric in grid.metrics if metric in drawn]:
+            writer.add_custom_scalars(layout(grid, shown))
+
+
+def row(grid: Grid, cell: PlannedCell, state: str) -> list[Any]:
+    """The summaries that make a row of the HParams table: its columns, the cell's settings, how the cell ended.
+
+    Settings are words with all words that the column may hold, which gives the column its ticks; those of a search
+    are numbers.
+    """
+    from tensorboard.plugins.hparams.api_pb2 import Status
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+    from torch.utils.tensorboard.summary import hparams
+
+    words = {axis: list(grid.axes[axis]) for axis in cell.labels if axis in grid.axes}
+    words |= {"seed": [str(seed) for seed in grid.seeds], "state": STATES}
+    settings = {axis: float(label) if axis in grid.ranges else label for axis, label in cell.labels.items()}
+    settings |= {"seed": str(cell.seed), "state": state}
+    columns, start, end = hparams(settings, dict.fromkeys(f"final/{metric}" for metric in grid.metrics), words)
+    if state == "failed":
+        status = HParamsPluginData.FromString(end.value[0].metadata.plugin_data.content)
+        status.session_end_info.status = Status.Value("STATUS_FAILURE")
+        end.value[0].metadata.plugin_data.content = status.SerializeToString()
+    return [columns, start, end]
+
+
+def curve(folder: Folder, step_run: str) -> Iterator[tuple[int, str, float]]:
+    """(step, metric, value) of a run's validations, not finite ones as nan."""
+    for point in validations(folder.run(step_run)):
+        for metric in point.keys() - {"step"}:
+            yield point["step"], metric, math.nan if point[metric] is None else point[metric]
+
+
+def layout(grid: Grid, metrics: Iterable[str]) -> dict[str, dict[str, list]]:
+    """One chart per metric, every cell's curve on it. TensorBoard merges the equal charts of all runs into one."""
+    fits = "|".join(re.escape(step.name) for step in grid.steps.values() if step.command == "fit")
+    return {grid.name: {metric: ["Multiline", [f"^({fits})/{re.escape(metric)}$"]] for metric in metrics}}
+
+
+def _kind(step_run: str) -> str:
+    return step_run.partition("/")[0]

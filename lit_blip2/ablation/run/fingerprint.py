@@ -1,0 +1,71 @@
+"""What a step depends on besides its config: the files that its config names, and the package's sources."""
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+from lit_blip2.ablation.spec.values import strings
+
+PACKAGE = Path(__file__).resolve().parents[2]
+BY_SIZE = {".jpg", ".jpeg", ".png", ".webp", ".tar"}  # told apart by name and size: reading 82 GB would take long
+LARGEST_READ = 2**30  # bytes; of larger files three samples
+SAMPLE = 2**20  # bytes
+LONGEST_PATH = 4096
+RUN = ("checkpoints/last.ckpt", "config.yaml")  # what is read of a run's folder
+WRITES = ("logger", "default_root_dir")  # the trainer's keys that say where it writes
+
+
+def sources() -> str:
+    """Digest of the package's code, but for this room, which runs the commands and changes no result."""
+    files = [file for file in PACKAGE.rglob("*.py") if "ablation" not in file.relative_to(PACKAGE).parts]
+    return _digest((str(file.relative_to(PACKAGE)), file.read_bytes()) for file in sorted(files))
+
+
+def paths(config: Any) -> list[str]:
+    """The files and folders that a resolved config reads, relative to here or beside the package."""
+    trainer = {key: value for key, value in config.get("trainer", {}).items() if key not in WRITES}
+    root = str(config.get("data", {}).get("init_args", {}).get("root") or ".")
+    named = strings(config | {"trainer": trainer})
+    named |= {f"{root}/{text}" for text in named if text.startswith("../")}  # beside the data, such as other features
+    return [text for text in sorted(named) if _find(text) is not None]
+
+
+def of_path(text: str) -> str:
+    """Of a file its contents; of a run what is read of it; of another folder the names and contents below it, images
+    and tars by size alone, giants by size and samples."""
+    path = _find(text)
+    files = [path] if path.is_file() else [path / name for name in RUN] if (path / RUN[0]).is_file() else _below(path)
+    return _digest((str(file.relative_to(path)), _contents(file)) for file in files if file.is_file())
+
+
+def _below(folder: Path) -> list[Path]:
+    """Every file, behind links too."""
+    return sorted(Path(where) / name for where, _, names in os.walk(folder, followlinks=True) for name in names)
+
+
+def _find(text: str) -> Path | None:
+    if not text or len(text) > LONGEST_PATH:
+        return None
+    return next((each for each in (Path(text), PACKAGE.parent / text) if each.exists()), None)
+
+
+def _contents(file: Path) -> bytes:
+    size = file.stat().st_size
+    if file.suffix.lower() in BY_SIZE:
+        return str(size).encode()
+    with file.open("rb") as stream:
+        if size <= LARGEST_READ:
+            return hashlib.file_digest(stream, "sha256").digest()
+        parts = [str(size).encode()]
+        for place in (0, size // 2, size - SAMPLE):
+            stream.seek(place)
+            parts.append(stream.read(SAMPLE))
+        return b"".join(parts)
+
+
+def _digest(parts) -> str:
+    digest = hashlib.sha256()
+    for name, contents in parts:
+        digest.update(f"{name}\0{len(contents)}\0".encode() + contents)
+    return digest.hexdigest()[:16]

@@ -1,0 +1,34 @@
+"""What a worker works with, be it on a grid's cells or on a search's trials."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from lit_blip2.ablation.run.fingerprint import PACKAGE, sources
+from lit_blip2.ablation.run.folder import Folder
+from lit_blip2.ablation.run.plan import Plan
+from lit_blip2.ablation.run.queue import Queue
+from lit_blip2.ablation.run.step import run_step
+from lit_blip2.ablation.spec.grid import Grid
+
+
+@dataclass(frozen=True)
+class Job:
+    """environment: of the subprocesses. stopping: whether to end. tell: gets a line for each start and end."""
+
+    grid: Grid
+    queue: Queue
+    folder: Folder
+    environment: Mapping[str, str]
+    stopping: Callable[[], bool]
+    tell: Callable[[str], None]
+
+    def run(self, plan: Plan, name: str, watch: Callable[[Path], None] = lambda run_folder: None) -> None:
+        """One of the plan's step runs; see run_step. Raises ValueError where the package has been edited since the
+        sweep began: its cells would not be comparable."""
+        if plan.sources not in ("", sources()):
+            raise ValueError(
+                f"the sources in {PACKAGE} have changed since this sweep began: put them back and start the same "
+                "command again, or begin another sweep with --out. (A sweep is best run from a checkout of its own.)"
+            )
+        run_step(plan.steps[name], self.folder, self.environment, self.stopping, watch)

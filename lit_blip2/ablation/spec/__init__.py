@@ -1,0 +1,1 @@
+"""What an ablation asks: a checked grid."""

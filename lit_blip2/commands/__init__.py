@@ -1,0 +1,1 @@
+"""The commands beside LightningCLI's: thin mains over what they use."""

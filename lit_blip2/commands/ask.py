@@ -1,0 +1,52 @@
+"""`ask` and `caption`: a run looks at an image and writes one line."""
+
+import os
+import sys
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+
+from lit_blip2.inference import answer
+
+HELP = {
+    "ask": """Answer a question about an image. The answer goes to standard output, alone.
+
+  python -m lit_blip2 ask --checkpoint runs/mini_opt image.png "what shape is the red object ?"
+
+The mini-world's model knows the words of its own questions only: what color is the star ? what shape is the red
+object ? where is the blue ring ? how many objects are there ? is there a red star ? is the ring above the star ?""",
+    "caption": """Describe an image. The caption goes to standard output, alone.
+
+  python -m lit_blip2 caption --checkpoint runs/mini_opt image.png""",
+}
+CHECKPOINT_HELP = (
+    "a checkpoint of stage 2 or of joint training: a file, or a run's folder (its last checkpoint). Frozen weights are "
+    "read from where the run read them: relative paths start in the working folder, else beside the package; what an "
+    "import has put into its run's folder is read from there."
+)
+
+
+def main(command: str, arguments: list[str]) -> None:
+    """Run `ask` or `caption`: one line on standard output. What is wrong with the files ends in status 1 and a line on
+    standard error, what is wrong with the arguments in status 2."""
+    options = _parse(command, arguments)
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    try:
+        print(answer(options.checkpoint, options.image, getattr(options, "question", None)))
+    except (OSError, ValueError, ImportError) as error:
+        sys.exit(f"{command}: {error}")
+
+
+def _parse(command: str, arguments: list[str]) -> Namespace:
+    parser = ArgumentParser(
+        prog=f"python -m lit_blip2 {command}",
+        description=HELP[command],
+        formatter_class=RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--checkpoint", required=True, metavar="RUN_OR_FILE", help=CHECKPOINT_HELP)
+    parser.add_argument("image", metavar="IMAGE", help="an image file, as Pillow reads them")
+    if command == "ask":
+        parser.add_argument("question", metavar="QUESTION", help="one question, in quotation marks")
+    options = parser.parse_args(arguments)
+    if command == "ask" and not options.question.strip():
+        parser.error("the question is empty")
+    return options

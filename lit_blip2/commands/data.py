@@ -1,0 +1,59 @@
+"""`python -m lit_blip2 data ...`: what is done once with data on disk, before any run."""
+
+import json
+import sys
+from inspect import getdoc
+
+from jsonargparse import ArgumentParser
+
+from lit_blip2.commands.features import features
+from lit_blip2.commands.mini import make_mini, make_models
+from lit_blip2.data.check import check
+from lit_blip2.data.shards.indexing import index_shards
+from lit_blip2.data.shards.packing import pack
+
+COMMANDS = {
+    "make-mini": make_mini,
+    "make-models": make_models,
+    "features": features,
+    "index": index_shards,
+    "check": check,
+    "pack": pack,
+}
+
+
+def parser() -> ArgumentParser:
+    """A subcommand for each function, its options from the signature, their help from the docstring. What reads an
+    experiment takes it by --config, as the other commands do."""
+    made = ArgumentParser(prog="python -m lit_blip2 data", description=__doc__)
+    commands = made.add_subcommands()
+    for name, function in COMMANDS.items():
+        said = getdoc(function).partition("\nArgs:")[0]
+        one = ArgumentParser(description=said)
+        one.add_function_arguments(function, as_positional=function not in (check, features, pack))
+        commands.add_subcommand(name, one, help=said.splitlines()[0])
+    return made
+
+
+def main(arguments: list[str]) -> int:
+    """Parse and run; 0, or 2 for what cannot be done, with the reason."""
+    made = parser()
+    given = made.instantiate_classes(made.parse_args(configs_joined(arguments)))
+    try:
+        COMMANDS[given.subcommand](**given[given.subcommand])
+    except (ValueError, OSError, ImportError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def configs_joined(arguments: list[str]) -> list[str]:
+    """Every `--config FILE` as one list of files, as `fit` takes several."""
+    rest, files, following = [], [], iter(arguments)
+    for argument in following:
+        name, equals, value = argument.partition("=")
+        if name == "--config":
+            files.append(value if equals else next(following, ""))
+        else:
+            rest.append(argument)
+    return [*rest[:1], f"--config={json.dumps(files)}", *rest[1:]] if files else rest

@@ -1,0 +1,40 @@
+"""`data features`: the frozen encoder's output for all images of an experiment, on disk."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser
+
+from lit_blip2.data.experiment import content, names, read_data, refusing
+from lit_blip2.data.features.writer import keep_features
+from lit_blip2.model.vision import VisionEncoder
+
+
+def features(config: list[Path], out: Path, vision: VisionEncoder | None = None, **how: Any) -> None:
+    """Keep the frozen encoder's output for all that an experiment trains and evaluates on; `--data.features` reads it.
+
+    The size is told first, and refused where the disk is too small. What is there and fits is left: an interrupted run
+    goes on. An image to train on that cannot be read is noted, and replaced in training as it would be without this.
+
+    Args:
+        config: the experiment, a YAML file with `data` and `model`; given again, files that change it.
+        out: folder to write, a folder in it for each of train (train_NAME of a mixture's sources), val and test.
+        vision: another encoder than the experiment's, such as '{name: ..., weights: ..., model_args: {...}}'.
+    """
+    keep_features(read_data(config), vision or read_vision(config), out, **how)
+
+
+def read_vision(configs: Sequence[Path]) -> VisionEncoder:
+    """The image encoder of an experiment, without weights: of the last file that names one. Raises ValueError."""
+    for config in reversed(configs):
+        vision = content(config)
+        for key in ("model", "net", "vision"):
+            vision = (vision.get("init_args") or vision).get(key) or {}
+        if vision:
+            parser = ArgumentParser(exit_on_error=False)
+            parser.add_class_arguments(VisionEncoder, "vision")
+            given = {"vision": vision.get("init_args", vision)}
+            with refusing(config):
+                return parser.instantiate_classes(parser.parse_object(given)).vision
+    raise ValueError(f"no `model.init_args.net.vision` in {names(configs)}: name an encoder there, or with --vision")

@@ -1,0 +1,43 @@
+"""`params --memory`: the plan of an experiment's memory as a table."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from lit_blip2.memory import Need, plan
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+PRECISIONS = {"32-true": False, "32": False, "bf16-mixed": True, "16-mixed": True}  # whether a step runs in 16 bits
+
+
+def table(file: Path, net: nn.Module, experiment: dict[str, Any], devices: int, strategy: str, words: int) -> "Table":
+    """The plan of an experiment's YAML, in GB. Raises ValueError for one that does not tell its batches."""
+    from rich.table import Table
+
+    try:
+        data, trainer = experiment["data"]["init_args"], experiment["trainer"]
+        image_size, batch = data["image_size"], data["batch_size"]
+    except (KeyError, TypeError) as error:
+        raise ValueError("no data with image_size and batch_size, or no trainer, in this file") from error
+    micro_batches = devices * trainer.get("accumulate_grad_batches", 1)
+    rows = -(-batch // micro_batches) if devices > 0 else 0
+    precision = trainer.get("precision") or "32-true"
+    if str(precision) not in PRECISIONS:
+        raise ValueError(f"precision {precision!r} is not planned: {', '.join(PRECISIONS)}")
+    bf16 = PRECISIONS[str(precision)]
+    needs = plan(net, image_size, rows, words, devices, strategy, bf16)
+    shown = Table(
+        title=f"{file}: GB on each of {devices}, {strategy}, {rows} rows of {words} tokens at a time",
+        caption="Beside it CUDA's context, NCCL and the allocator's rest: 1 to 3 GB.",
+    )
+    shown.add_column("part")
+    for name in (*Need._fields, "total"):
+        shown.add_column(name, justify="right")
+    total = Need(*(sum(column) for column in zip(*needs.values(), strict=True)))
+    for name, need in (needs | {"total": total}).items():
+        cells = [f"{size / 1e9:.2f}" for size in (*need, need.total)]
+        shown.add_row(name, *cells, end_section=name == list(needs)[-1])
+    return shown

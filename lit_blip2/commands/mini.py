@@ -1,0 +1,72 @@
+"""`python -m lit_blip2 data make-mini|make-models`: the mini-world on disk with kept features, models for it."""
+
+from pathlib import Path
+from typing import Literal, get_args
+
+import torch
+
+from lit_blip2.data.coco import COCO
+from lit_blip2.data.features.writer import keep_features
+from lit_blip2.mini.train.vit import VIT_KWARGS, VIT_NAME
+from lit_blip2.mini.write import write_world
+from lit_blip2.model.vision import VisionEncoder
+
+WEIGHTS = "lit_blip2/mini/weights/vit.safetensors"
+Model = Literal["vit", "vit_small", "opt", "opt_small", "opt_instruct", "opt_longer", "bert"]
+
+
+def make_mini(
+    out: Path = Path("data/mini"),
+    train: int = 12000,
+    val: int = 500,
+    test: int = 500,
+    seed: int = 0,
+    workers: int = 2,
+    features: bool = True,
+    vision_weights: str = WEIGHTS,
+) -> None:
+    """Write the mini-world: COCO captions, VQAv2 questions, binding pairs, images, and the frozen encoder's features.
+
+    A complete world of the same settings is left as it is; one of other settings is an error.
+
+    Args:
+        out: folder to write.
+        train: training images, an even number.
+        val: validation images.
+        test: test images.
+        seed: of scenes, captions and questions.
+        workers: processes that draw, and that see.
+        features: also keep the frozen encoder's output for every image, in OUT/features.
+        vision_weights: the frozen encoder's weights.
+    """
+    write_world(out, train=train, val=val, test=test, seed=seed, workers=workers)
+    if features:
+        keep_mini_features(out, vision_weights, workers)
+    print(f"The mini-world is in {out}.")
+
+
+def make_models(out: Path = Path("data/models"), only: Model | None = None, seed: int = 0, steps: int | None = None):
+    """Train models that some ablations need beside the shipped ones, on one core; figures.json tells how good each is.
+
+    A complete model of the same settings is left as it is; one of other settings is an error.
+
+    Args:
+        out: folder to write; a model is a folder in it.
+        only: this one; null: all, one after another, which takes about an hour.
+        seed: of weights and data.
+        steps: of training; null: each model's own.
+    """
+    from lit_blip2.mini.train.on_demand import make_model
+
+    torch.set_num_threads(1)  # the same weights whatever the number of cores
+    for name in [only] if only else get_args(Model):
+        make_model(name, out, seed, steps)
+
+
+def keep_mini_features(root: Path, weights: str, processes: int) -> None:
+    """The frozen encoder's output for every image of the world, in ROOT/features."""
+    model_args = {key: value for key, value in VIT_KWARGS.items() if key != "num_classes"}
+    files = {split: f"annotations/captions_{split}.json" for split in ("train", "val", "test")}
+    swapped = {f"binding_{split}": f"annotations/binding_{split}.json" for split in ("val", "test")}
+    data = COCO(root=str(root), **files, **swapped, image_size=VIT_KWARGS["img_size"], augment=False)
+    keep_features(data, VisionEncoder(VIT_NAME, weights, model_args=model_args), root / "features", processes=processes)

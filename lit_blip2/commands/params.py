@@ -1,0 +1,87 @@
+"""`params`: what an experiment trains and what it keeps frozen, counted on the meta device without weights."""
+
+import sys
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+
+from lit_blip2.network import count, sketch
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+HELP = """Count what an experiment trains and what it keeps frozen; no weights are needed.
+
+  python -m lit_blip2 params --config experiments/vitg_opt27.yaml          # part by part
+  python -m lit_blip2 params --config experiments/vitg_*.yaml              # a Markdown table, the paper beside it
+  python -m lit_blip2 params --memory --config experiments/vitg_opt27.yaml --devices 16      # GB on each GPU"""
+# Trainable parameters in the paper's tables 1 and 2, of the experiments that are its own.
+PAPER = {
+    "vitg_stage1": "188M",
+    "vitg_opt27": "107M",
+    "vitg_opt67": "108M",
+    "vitg_flant5xl": "107M",
+    "vitg_flant5xxl": "108M",
+    "vitl_opt27": "104M",
+    "vitl_flant5xl": "103M",
+}
+
+
+def main(arguments: list[str]) -> None:
+    """Parse the command line and print: the parts of one experiment, or a line for each of several."""
+    from rich.console import Console
+
+    parser = ArgumentParser("python -m lit_blip2 params", description=HELP, formatter_class=RawDescriptionHelpFormatter)
+    parser.add_argument("--config", nargs="+", type=Path, required=True, metavar="FILE", help="experiments")
+    parser.add_argument("--memory", action="store_true", help="what a training step needs of each GPU")
+    parser.add_argument("--devices", type=int, default=1, help="GPUs that share the global batch (with --memory)")
+    parser.add_argument("--strategy", default="ddp", help="ddp, deepspeed_stage_1, deepspeed_stage_2, fsdp (--memory)")
+    parser.add_argument("--tokens", type=int, default=32, help="of a caption (with --memory)")
+    options = parser.parse_args(arguments)
+    if not options.memory and (options.devices, options.strategy, options.tokens) != (1, "ddp", 32):
+        parser.error("--devices, --strategy and --tokens say how a step runs: add --memory, or leave them out")
+    files, counted = options.config, {}
+    for file in files:
+        if not file.is_file():
+            parser.error(f"no file {str(file)!r}: give an experiment, such as experiments/vitg_opt27.yaml")
+        try:
+            experiment = yaml.safe_load(file.read_text()) or {}
+            net = sketch(experiment)
+            if options.memory:
+                from lit_blip2.commands.memory import table
+
+                print(f"{file}: measuring on the CPU what a step keeps ...", file=sys.stderr)
+                Console().print(table(file, net, experiment, options.devices, options.strategy, options.tokens))
+                continue
+            counted[file] = count(net)
+        except (ValueError, AttributeError, FileNotFoundError, yaml.YAMLError) as error:
+            parser.error(f"{file}: {error}")
+    if len(counted) > 1:
+        print(comparison({file.stem: rows for file, rows in counted.items()}))
+    elif counted:
+        Console().print(parts_table(*counted.popitem()))
+
+
+def parts_table(file: Path, rows: list[tuple[str, int, int]]) -> "Table":
+    """What each part of an experiment trains and keeps frozen."""
+    from rich.table import Table
+
+    rows = [*rows, ("total", sum(row[1] for row in rows), sum(row[2] for row in rows))]
+    table = Table(title=str(file))
+    table.add_column("part")
+    table.add_column("trainable", justify="right")
+    table.add_column("frozen", justify="right")
+    for name, trainable, frozen in rows:
+        table.add_row(name, f"{trainable:,}", f"{frozen:,}", end_section=name == rows[-2][0])
+    return table
+
+
+def comparison(counted: dict[str, list[tuple[str, int, int]]]) -> str:
+    """A Markdown table of experiments, with what the paper says."""
+    lines = ["| experiment | trainable | the paper | frozen | all |", "|---|--:|--:|--:|--:|"]
+    for name, rows in counted.items():
+        trainable, frozen = (sum(row[place] for row in rows) for place in (1, 2))
+        lines.append(f"| `{name}` | {trainable:,} | {PAPER.get(name, '')} | {frozen:,} | {trainable + frozen:,} |")
+    return "\n".join(lines)

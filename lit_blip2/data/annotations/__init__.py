@@ -1,0 +1,1 @@
+"""Captions, questions and binding pairs, read from the files that people have."""

@@ -1,0 +1,52 @@
+"""Binding pairs: a caption, the image that it is true of, and the same image with two attributes swapped.
+
+"A red circle and a blue square" has the same words as "a blue circle and a red square": which of the two
+images it describes cannot be told from a bag of attributes.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from lit_blip2.data.annotations.captions import clean_caption, list_images, load_json
+from lit_blip2.data.annotations.strings import Strings
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """P pairs. image_ids, swapped_image_ids: int64 [P]; files, swapped_files, captions: P strings each."""
+
+    image_ids: np.ndarray
+    swapped_image_ids: np.ndarray
+    files: Strings
+    swapped_files: Strings
+    captions: Strings
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+
+def read_binding(path: str | Path, max_words: int = 50) -> Pairs:
+    """Read {"images": [{id, file_name}], "pairs": [{image_id, caption, swapped_image_id}]}.
+
+    Raises FileNotFoundError, or ValueError naming the file and the id for: no pairs, an empty caption, an
+    image that is not listed, or listed twice, an image paired with itself.
+    """
+    content = load_json(path)
+    files, rows = list_images(content["images"], path), content["pairs"]
+    if not rows:
+        raise ValueError(f"{path} holds no pairs")
+    for row in rows:
+        first, second = row["image_id"], row["swapped_image_id"]
+        if unknown := [image_id for image_id in (first, second) if image_id not in files]:
+            raise ValueError(f"{path}: image {unknown[0]} of pair ({first}, {second}) is not in its list of images")
+        if first == second or not clean_caption(row["caption"]):
+            raise ValueError(f"{path}: pair ({first}, {second}) needs two images and a caption")
+    return Pairs(
+        image_ids=np.array([row["image_id"] for row in rows], dtype=np.int64),
+        swapped_image_ids=np.array([row["swapped_image_id"] for row in rows], dtype=np.int64),
+        files=Strings(files[row["image_id"]] for row in rows),
+        swapped_files=Strings(files[row["swapped_image_id"]] for row in rows),
+        captions=Strings(clean_caption(row["caption"], max_words) for row in rows),
+    )

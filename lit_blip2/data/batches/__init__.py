@@ -1,0 +1,1 @@
+"""Which rows make up a batch, and how rows become one."""

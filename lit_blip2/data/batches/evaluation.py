@@ -1,0 +1,135 @@
+"""Rows -> batches: map-style data sets that answer a list of keys with a whole batch.
+
+DataLoader hands `__getitems__` all keys of a batch at once, so features are gathered in one read and nothing
+is collated. An image source says what stands for an image: `Pixels` (decoded and transformed) or `Features`
+(read from a FeatureStore).
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import Dataset
+
+from lit_blip2.data.annotations.binding import Pairs
+from lit_blip2.data.annotations.captions import Captions
+from lit_blip2.data.annotations.questions import Questions
+from lit_blip2.data.features.store import FeatureStore
+from lit_blip2.data.images import load_image
+from lit_blip2.data.transforms import eval_transform
+
+Batch = dict[str, torch.Tensor | int | str | list]
+
+
+class Pixels:
+    """Images from files under `folder`: {"image": float32 [B, 3, size, size]}."""
+
+    name = "image"
+
+    def __init__(self, folder: Path, size: int):
+        self.folder, self.size = folder, size
+
+    def path(self, file: str) -> Path:
+        """folder/file, or the file directly under `folder` (COCO names train2014/x.jpg from either)."""
+        path = self.folder / file
+        return path if path.exists() or not (direct := self.folder / Path(file).name).exists() else direct
+
+    def read(self, file: str) -> Image.Image:
+        return load_image(self.path(file))
+
+    def load(self, files: list[str], image_ids: np.ndarray) -> torch.Tensor:
+        """Images to evaluate on. A file named several times is decoded once."""
+        once = {file: self._load(file, number) for file, number in dict(zip(files, image_ids.tolist())).items()}
+        return torch.stack([once[file] for file in files])
+
+    def _load(self, file: str, image_id: int) -> torch.Tensor:
+        try:
+            return eval_transform(self.read(file), self.size)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"image {image_id}, to evaluate on, is missing: {self.path(file)}") from error
+
+
+class Features:
+    """Frozen features of the images: {"features": float16 or bfloat16 [B, tokens, width]}."""
+
+    name = "features"
+
+    def __init__(self, store: FeatureStore):
+        self.store = store
+
+    def load(self, files: list[str], image_ids: np.ndarray) -> torch.Tensor:
+        return self.store.rows(image_ids)
+
+
+class CaptionRows(Dataset):
+    """Images, each with all its captions: for retrieval, caption metrics and the validation loss."""
+
+    def __init__(self, captions: Captions, source: Pixels | Features, rows: np.ndarray):
+        self.captions, self.source, self.rows = captions, source, rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitems__(self, places: list[int]) -> Batch:
+        table, rows = self.captions, self.rows[places]
+        image_ids = table.image_ids[rows]
+        batch = {
+            self.source.name: self.source.load([table.files[i] for i in rows], image_ids),
+            "captions": [table.of(i) for i in rows],
+            "image_id": torch.from_numpy(image_ids),
+            "row": torch.from_numpy(rows),
+            "task": "caption",
+        }
+        if table.written is not None:
+            batch["written"] = [table.written_of(i) for i in rows]
+        if table.domains is not None:
+            batch["domain"] = [table.domains[i] for i in rows]
+        return batch
+
+
+class QuestionRows(Dataset):
+    """Questions about images, with the answers that people gave."""
+
+    def __init__(self, questions: Questions, source: Pixels | Features, rows: np.ndarray):
+        self.questions, self.source, self.rows = questions, source, rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitems__(self, places: list[int]) -> Batch:
+        table, rows = self.questions, self.rows[places]
+        image_ids = table.image_ids[rows]
+        return {
+            self.source.name: self.source.load([table.files[i] for i in rows], image_ids),
+            "question": [table.texts[i] for i in rows],
+            "question_id": table.question_ids[rows].tolist(),
+            "question_type": [table.types[i] for i in rows],
+            "answers": [table.answers_of(i) for i in rows],
+            "image_id": torch.from_numpy(image_ids),
+            "row": torch.from_numpy(rows),
+            "task": "vqa",
+        }
+
+
+class BindingRows(Dataset):
+    """Captions, each with the image it is true of and the one with swapped attributes."""
+
+    def __init__(self, pairs: Pairs, source: Pixels | Features, rows: np.ndarray):
+        self.pairs, self.source, self.rows = pairs, source, rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitems__(self, places: list[int]) -> Batch:
+        table, rows, name = self.pairs, self.rows[places], self.source.name
+        first, second = table.image_ids[rows], table.swapped_image_ids[rows]
+        return {
+            name: self.source.load([table.files[i] for i in rows], first),
+            f"swapped_{name}": self.source.load([table.swapped_files[i] for i in rows], second),
+            "caption": [table.captions[i] for i in rows],
+            "image_id": torch.from_numpy(first),
+            "swapped_image_id": torch.from_numpy(second),
+            "row": torch.from_numpy(rows),
+            "task": "binding",
+        }

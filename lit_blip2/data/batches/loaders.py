@@ -1,0 +1,91 @@
+"""Loaders of training and evaluation batches, made of data sets that answer with whole batches."""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from torch.utils.data import DataLoader, Dataset
+
+from lit_blip2.data.annotations.binding import Pairs
+from lit_blip2.data.annotations.captions import Captions
+from lit_blip2.data.annotations.questions import Questions
+from lit_blip2.data.batches.evaluation import Batch, BindingRows, CaptionRows, Features, Pixels, QuestionRows
+from lit_blip2.data.batches.order import StepBatchSampler
+from lit_blip2.data.batches.training import TrainPairs
+from lit_blip2.data.faults import Faults
+
+
+class TrainLoader(DataLoader):
+    """A DataLoader that needs no state to resume: its sampler asks the run where it stands. Lightning looks for both
+    methods before it trusts a loader with resuming in the middle of an epoch. What was replaced in a batch is counted
+    here, in the process that trains.
+    """
+
+    faults: Faults
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in super().__iter__():
+            self.faults.add(*batch.pop("faults"))
+            yield batch
+
+    def state_dict(self) -> dict:
+        return {}
+
+    def load_state_dict(self, state: dict) -> None:
+        pass
+
+
+def train_loader(
+    dataset: TrainPairs,
+    batch_size: int,
+    start_step: int | Callable[[], int],
+    num_steps: int,
+    rank: int = 0,
+    world_size: int = 1,
+    accumulate: int = 1,
+    num_workers: int = 0,
+    pin_memory: bool = False,
+    faults: Faults | None = None,
+) -> TrainLoader:
+    """This rank's micro-batches of the steps from start_step. `len()` counts the whole run (see StepBatchSampler).
+    faults: where replaced images are counted."""
+    sampler = StepBatchSampler(
+        dataset.source.order, batch_size, dataset.seed, start_step, num_steps, rank, world_size, accumulate
+    )
+    loader = _loader(TrainLoader, dataset, num_workers, pin_memory, batch_sampler=sampler)
+    loader.faults = faults or Faults(limit=0)
+    return loader
+
+
+def eval_loaders(
+    tables: dict[str, Captions | Questions | Pairs],
+    source: Pixels | Features,
+    batch_size: int,
+    rank: int = 0,
+    world_size: int = 1,
+    num_workers: int = 0,
+    pin_memory: bool = False,
+) -> dict[str, DataLoader]:
+    """task -> loader of rows rank, rank + world_size, ... of its table, none twice, in order."""
+    kinds = {"caption": CaptionRows, "vqa": QuestionRows, "binding": BindingRows}
+    rows = {task: np.arange(rank, len(table), world_size) for task, table in tables.items()}
+    datasets = {task: kinds[task](table, source, rows[task]) for task, table in tables.items()}
+    return {
+        task: _loader(DataLoader, data, num_workers, pin_memory, batch_size=batch_size)
+        for task, data in datasets.items()
+    }
+
+
+def _loader(kind: type[DataLoader], dataset: Dataset, num_workers: int, pin_memory: bool, **how) -> DataLoader:
+    """Data sets answer with whole batches, so nothing is collated. A training loader keeps its workers."""
+    return kind(
+        dataset,
+        num_workers=num_workers,
+        collate_fn=_as_is,
+        pin_memory=pin_memory,
+        persistent_workers=kind is TrainLoader and num_workers > 0,
+        **how,
+    )
+
+
+def _as_is(batch):  # a lambda could not travel to spawned workers
+    return batch

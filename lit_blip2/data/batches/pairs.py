@@ -1,0 +1,250 @@
+"""Image-text pairs to train on, by number. A source says in which order it is read; it, or a part of it that a number
+falls into, draws a caption, or a question with its answer, and gives an image.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+
+from lit_blip2.data.annotations.captions import ID_SPACE, Captions
+from lit_blip2.data.annotations.questions import Questions
+from lit_blip2.data.annotations.strings import digest_of
+from lit_blip2.data.batches.evaluation import Pixels
+from lit_blip2.data.batches.mixing import Mix, WindowShuffle
+from lit_blip2.data.batches.order import Order, Shuffle
+from lit_blip2.data.features.store import FeatureStore, KeptView
+from lit_blip2.data.images import read_file
+from lit_blip2.data.shards.reader import Shards
+from lit_blip2.data.transforms import training_view
+
+
+class PairSource(Protocol):
+    """Pairs that are numbered from 0. kind: what a view is called in a batch, "image" or "features"."""
+
+    kind: str
+    order: Order
+
+    def __len__(self) -> int: ...
+
+    def part(self, sample: int) -> "Part":
+        """The one source that a sample is of."""
+
+
+class Part:
+    """N pairs of one source, with what is added to a place for its number, and to its image ids.
+
+    view, file: raise UnreadableImageError or FileNotFoundError.
+    """
+
+    def __init__(self, pairs: "FilePairs | ShardPairs | KeptPairs", start: int = 0, first_id: int = 0):
+        self.pairs, self.start, self.first_id = pairs, start, first_id
+
+    def image_id(self, sample: int) -> int:
+        return self.first_id + self.pairs.image_id(sample - self.start)
+
+    def draw(self, sample: int, rng: np.random.Generator) -> dict[str, str]:
+        """One of its captions, or its question and an answer, by name; one draw from `rng`."""
+        return self.pairs.draw(sample - self.start, rng)
+
+    def view(self, sample: int, rng: np.random.Generator) -> torch.Tensor | KeptView:
+        """Pixels uint8 [3, size, size], or where kept features are."""
+        return self.pairs.view(sample - self.start, rng)
+
+    def another(self, sample: int, rng: np.random.Generator) -> int:
+        """Any sample of the same source; of shards, of the same shard, which is at hand."""
+        near = self.pairs.near(sample - self.start)
+        return self.start + near[int(rng.integers(len(near)))]
+
+
+class FilePairs:
+    """Images in files, with captions or questions in memory; read in any order.
+
+    group: this many consecutive images stay in one batch.
+    """
+
+    kind = "image"
+
+    def __init__(self, name: str, texts: Captions | Questions, images: Pixels, augment: bool, group: int = 1):
+        self.name, self.texts, self.images, self.augment = name, texts, images, augment
+        self.order = Shuffle(len(texts), group)
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def part(self, sample: int) -> Part:
+        return Part(self)
+
+    def image_id(self, sample: int) -> int:
+        return int(self.texts.image_ids[sample])
+
+    def captions(self, sample: int) -> list[str]:
+        return self.texts.of(sample)
+
+    def draw(self, sample: int, rng: np.random.Generator) -> dict[str, str]:
+        return self.texts.draw(sample, rng)
+
+    @property
+    def image_ids(self) -> np.ndarray:
+        return self.texts.image_ids
+
+    def keys(self) -> np.ndarray:
+        """What stands for each image, by its file's name: uint64 [N]."""
+        return name_keys(self.texts.files)
+
+    def digest(self) -> str:
+        """Of all images' names and texts, without opening an image."""
+        return self.texts.digest()
+
+    def image(self, sample: int) -> Image.Image:
+        return self.images.read(self.texts.files[sample])
+
+    def view(self, sample: int, rng: np.random.Generator) -> torch.Tensor:
+        return training_view(self.image(sample), self.images.size, rng if self.augment else None)
+
+    def near(self, sample: int) -> range:
+        """What may stand in for a sample."""
+        return range(len(self))
+
+    def file(self, sample: int) -> bytes:
+        return read_file(self.images.path(self.texts.files[sample]))
+
+    def place(self, sample: int) -> str:
+        """Where its image is."""
+        return str(self.images.path(self.texts.files[sample]))
+
+
+class ShardPairs:
+    """Images and captions in tar shards; read in windows of shards. An image's id is its number.
+
+    window: shards that are read at a time; None: all, like files. group: as in FilePairs.
+    """
+
+    kind = "image"
+
+    def __init__(self, name: str, shards: Shards, size: int, augment: bool, window: int | None = 8, group: int = 1):
+        self.name, self.shards, self.size, self.augment = name, shards, size, augment
+        self.order = Shuffle(len(shards), group) if window is None else WindowShuffle(shards.sizes, window)
+
+    def __len__(self) -> int:
+        return len(self.shards)
+
+    def part(self, sample: int) -> Part:
+        return Part(self)
+
+    def image_id(self, sample: int) -> int:
+        return sample
+
+    def captions(self, sample: int) -> list[str]:
+        return self.shards.captions(sample)
+
+    def draw(self, sample: int, rng: np.random.Generator) -> dict[str, str]:
+        return {"caption": self.shards.draw(sample, rng)}
+
+    @property
+    def image_ids(self) -> np.ndarray:
+        return np.arange(len(self))
+
+    def keys(self) -> np.ndarray:
+        """What stands for each image, by its place and its shard's name: uint64 [N]."""
+        shards = self.shards
+        names_S = name_keys(shards.names)
+        begin_N, size_N = np.asarray(shards.images_N2).T.astype(np.uint64)
+        return np.repeat(names_S, shards.sizes) ^ (begin_N << np.uint64(24)) ^ size_N
+
+    def digest(self) -> str:
+        """Of all images' places and captions, without reading an image."""
+        shards = self.shards
+        return digest_of(shards.images_N2, shards.first_N, shards.texts.buffer, name_keys(shards.names))
+
+    def image(self, sample: int) -> Image.Image:
+        return self.shards.image(sample)
+
+    def view(self, sample: int, rng: np.random.Generator) -> torch.Tensor:
+        return training_view(self.image(sample), self.size, rng if self.augment else None)
+
+    def near(self, sample: int) -> range:
+        """What may stand in for a sample."""
+        return self.shards.shard_of(sample)
+
+    def file(self, sample: int) -> bytes:
+        return self.shards.image_bytes(sample)
+
+    def place(self, sample: int) -> str:
+        """Where its image is."""
+        return self.shards.name(sample)
+
+
+class KeptPairs:
+    """Pairs of another source, with kept features in the place of its images."""
+
+    kind = "features"
+
+    def __init__(self, pairs: FilePairs | ShardPairs, store: FeatureStore):
+        self.pairs, self.store = pairs, store
+        self.name, self.order = pairs.name, pairs.order
+        self.image_id, self.draw = pairs.image_id, pairs.draw
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def part(self, sample: int) -> Part:
+        return Part(self)
+
+    def near(self, sample: int) -> range:
+        return self.pairs.near(sample)
+
+    def view(self, sample: int, rng: np.random.Generator) -> KeptView:
+        return self.store.drawn(self.image_id(sample), rng)
+
+
+class MixedPairs:
+    """Several sources, in exact proportions (mixing.Mix). Image ids of different sources never meet.
+
+    Raises ValueError wherever Mix does.
+    """
+
+    def __init__(self, sources: Mapping[str, FilePairs | ShardPairs], weights: Mapping[str, float] | None = None):
+        if weights is not None and weights.keys() != sources.keys():
+            raise ValueError(f"weights are of {', '.join(weights)}; sources are {', '.join(sources)}")
+        given = None if weights is None else [weights[name] for name in sources]
+        self.order = Mix([source.order for source in sources.values()], given)
+        self.start = self.order.start
+        for name, source in sources.items():
+            source.name = name
+        places = zip(sources.values(), self.start.tolist(), range(len(sources)))
+        self.parts = [Part(source, start, number * ID_SPACE) for source, start, number in places]
+
+    @property
+    def kind(self) -> str:
+        return self.parts[0].pairs.kind
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def part(self, sample: int) -> Part:
+        return self.parts[int(np.searchsorted(self.start, sample, side="right")) - 1]
+
+
+def parts(source: PairSource) -> list[FilePairs | ShardPairs]:
+    """The source, or those of a mixture."""
+    return [part.pairs for part in source.parts] if isinstance(source, MixedPairs) else [source]
+
+
+def with_features(source: PairSource, stores: Sequence[FeatureStore]) -> PairSource:
+    """The source, or each of a mixture, with the features of its store."""
+    kept = [KeptPairs(pairs, store) for pairs, store in zip(parts(source), stores, strict=True)]
+    if not isinstance(source, MixedPairs):
+        return kept[0]
+    for part, pairs in zip(source.parts, kept):
+        part.pairs = pairs
+    return source
+
+
+def name_keys(names: Iterable[str]) -> np.ndarray:
+    """A number for each file name, whatever its folder: uint64 [N]."""
+    digests = (hashlib.blake2b(name.rsplit("/", 1)[-1].encode(), digest_size=8).digest() for name in names)
+    return np.frombuffer(b"".join(digests), dtype=np.uint64)

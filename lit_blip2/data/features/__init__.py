@@ -1,0 +1,1 @@
+"""Cached features: the frozen encoder's output on disk."""

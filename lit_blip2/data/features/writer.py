@@ -1,0 +1,355 @@
+"""Cached features written: the frozen encoder's output for all images of an experiment.
+
+Processes take shards in turn, each with its own encoder (a GPU each where there are GPUs) and threads that decode. A
+shard is written under another name and renamed when it is whole: an interrupted run goes on with what is missing.
+
+Legend: B images of a batch, K views, N tokens, W width, H image height and width.
+"""
+
+import json
+import multiprocessing
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from rich.progress import Progress
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from lit_blip2.data.batches.evaluation import Pixels
+from lit_blip2.data.batches.pairs import FilePairs, ShardPairs, name_keys, parts
+from lit_blip2.data.faults import Fault, Faults
+from lit_blip2.data.features.store import (
+    ABOUT,
+    IDS,
+    KEYS,
+    Kept,
+    Layout,
+    differences,
+    open_shard,
+    read_about,
+    shard_name,
+)
+from lit_blip2.data.images import UnreadableImageError
+from lit_blip2.data.module import PairData
+from lit_blip2.data.transforms import eval_transform, train_transform
+from lit_blip2.whole_files import alone, written_whole
+
+SHARD_BYTES = 1 << 28
+MOST_IN_SHARD = 1024  # images: an interruption loses the work of less than one shard of each process
+
+
+class Encoder(Protocol):
+    """What makes features: a frozen image encoder that reads its weights in `load`."""
+
+    def fingerprint(self) -> dict[str, Any]: ...
+
+    def output_shape(self, image_size: int) -> tuple[int, int]: ...
+
+    def load(self) -> None: ...
+
+    def to(self, device: torch.device) -> "Encoder": ...
+
+    def __call__(self, pixels_BCHW: Tensor) -> Tensor: ...
+
+
+class Section(NamedTuple):
+    """The images of train, val or test, or of one source of a mixture. image_ids: ascending. keys: what stands for each
+    image's file. read: place -> image. most_unreadable: the share of them that may be unreadable."""
+
+    name: str
+    image_ids: np.ndarray
+    keys: np.ndarray
+    read: Callable[[int], Image.Image]
+    most_unreadable: float
+
+
+class Job(NamedTuple):
+    """A section and how it is written."""
+
+    section: Section
+    folder: Path
+    layout: Layout
+    image_size: int
+    batch: int
+
+
+def keep_features(
+    data: PairData,
+    vision: Encoder,
+    out: Path,
+    dtype: Kept = "float16",
+    views: int = 0,
+    seed: int = 0,
+    batch: int = 64,
+    processes: int = 0,
+    threads: int = 0,
+) -> None:
+    """Write the sections of a data module under `out`.
+
+    Args:
+        data: what to train and evaluate on, on images. vision: the encoder. out: folder to write.
+        dtype: float16, bfloat16 for an encoder whose output is too large for it, or int8 with a scale for each token:
+            half the bytes.
+        views: of a training image keep so many, randomly cropped and flipped, one drawn each time; 0: one, as
+            evaluation sees it.
+        seed: of those views.
+        batch: images that the encoder sees at a time.
+        processes: each with an encoder of its own; 0: one for each GPU, or for each core where there is none.
+        threads: of each process, that decode images; 0: an equal share of the cores.
+    Raises:
+        ValueError: a setting below its least, `out` holds features of something else, the disk is too small, or
+            (TooManyFaultsError) more images cannot be read than data.max_unreadable allows; of those to evaluate on
+            all must be readable.
+    """
+    given = dict(batch=(batch, 1), views=(views, 0), seed=(seed, 0), processes=(processes, 0), threads=(threads, 0))
+    if small := [f"{name}={value} must be at least {least}" for name, (value, least) in given.items() if value < least]:
+        raise ValueError("; ".join(small))
+    made_by = vision.fingerprint() | {"image_size": data.image_size}
+    tokens, width = vision.output_shape(data.image_size)
+    jobs = []
+    for section in sections(data):
+        seen = views if section.name.startswith("train") else 0
+        one = Layout(dtype, seen, seed if seen else 0, len(section.image_ids), tokens, width, 1)
+        layout = one._replace(shard=min(MOST_IN_SHARD, max(1, SHARD_BYTES // one.bytes_per_image)))
+        job = Job(section, out / section.name, layout, data.image_size, batch)
+        check_same(job, made_by)
+        jobs.append(job)
+    devices = torch.cuda.device_count()
+    processes = processes or devices or os.cpu_count() or 1
+    threads = threads or max(1, (os.cpu_count() or 1) // processes)
+    with alone(out):
+        announce(jobs, out)
+        for job in jobs:
+            begin(job, made_by)
+        write(jobs, vision, processes, threads, devices)
+
+
+def sections(data: PairData) -> Iterator[Section]:
+    """All images that the experiment names, each once for each section."""
+    data.check_files("fit")
+    data.check_files("test")
+    source = data.train_pairs()
+    for pairs, name in zip(parts(source), data.train_sections(), strict=True):
+        image_ids, order = np.unique(pairs.image_ids, return_index=True)  # several questions have one image
+        read = partial(_read_at, pairs, order)
+        yield Section(name, image_ids, pairs.keys()[order], read, data.faults.limit)
+    for split in ("val", "test"):
+        if files := dict(sorted(data.evaluation_images(split).items())):
+            read = partial(_read_nth, data.pixels(split), list(files.values()))
+            yield Section(split, np.array(list(files)), name_keys(files.values()), read, 0)
+
+
+def _read_at(pairs: FilePairs | ShardPairs, order: np.ndarray, place: int) -> Image.Image:
+    return pairs.image(int(order[place]))
+
+
+def _read_nth(source: Pixels, files: list[str], place: int) -> Image.Image:
+    return source.read(files[place])
+
+
+def check_same(job: Job, made_by: dict) -> None:
+    """Raises ValueError where the section's folder holds something else."""
+    if not job.folder.exists():
+        return
+    if not (job.folder / ABOUT).exists():
+        raise ValueError(f"{job.folder} is there and holds no features ({ABOUT}): remove it, or give another --out")
+    known_by, known = read_about(job.folder)
+    differing = differences(known_by | known._asdict(), made_by | job.layout._asdict())
+    for name, wanted in ((IDS, job.section.image_ids), (KEYS, job.section.keys)):
+        if not differing and not np.array_equal(np.load(job.folder / name), wanted):
+            differing = f"{name}: they are of other images, or files"
+    if differing:
+        raise ValueError(f"{job.folder} holds other features. {differing}. Give another --out, or remove it.")
+
+
+def announce(jobs: list[Job], out: Path) -> None:
+    """Print what will be written. Raises ValueError where the disk has not so much room."""
+    needed = 0
+    for job in jobs:
+        section, layout, left = job.section.name, job.layout, len(missing_shards(job))
+        missing = min(left * layout.shard, layout.images)
+        needed += missing * layout.bytes_per_image
+        print(
+            f"{section}: {layout.images:,} images x {layout.kept_views} views x {layout.tokens} tokens x {layout.width}"
+            f" {layout.dtype} = {readable(layout.images * layout.bytes_per_image)} in {layout.shards} shards,"
+            f" {left} to write"
+        )
+    there = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.exists())
+    free = shutil.disk_usage(there).free
+    print(f"{readable(needed)} to write, {readable(free)} free in {there}", flush=True)
+    if needed > free:
+        raise ValueError(
+            f"{readable(needed)} do not fit in the {readable(free)} that are free in {there}: keep int8, fewer views or"
+            " images, or give --out on another disk"
+        )
+
+
+def readable(count: float) -> str:
+    """Such as 724 KB or 1.3 TB."""
+    for unit in ("B", "KB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:,.3g} TB"
+
+
+def missing_shards(job: Job) -> list[int]:
+    """Those that are not there, and those with images that could not be read: perhaps now they can."""
+    files = [job.folder / shard_name(number) for number in range(job.layout.shards)]
+    return [number for number, file in enumerate(files) if not file.exists() or open_shard(file).unreadable]
+
+
+def begin(job: Job, made_by: dict) -> None:
+    """The section's folder without shards, unless it is there."""
+    if job.folder.exists():
+        return
+    with written_whole(job.folder) as part:
+        part.mkdir()
+        np.save(part / IDS, job.section.image_ids)
+        np.save(part / KEYS, job.section.keys)
+        about = {"made_by": made_by, "layout": job.layout._asdict()}
+        (part / ABOUT).write_text(json.dumps(about, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def write(jobs: list[Job], vision: Encoder, processes: int, threads: int, devices: int) -> None:
+    """All shards that are missing, behind a progress bar; then what could not be read, told and counted."""
+    todo = [(number, shard) for number, job in enumerate(jobs) for shard in missing_shards(job)]
+    faults = [Faults(job.section.most_unreadable) for job in jobs]
+    context = multiprocessing.get_context("spawn")  # a forked process could use neither CUDA nor threads
+    start = (jobs, vision, threads, devices, context.Value("i", 0))
+    with ExitStack() as stack:
+        bar = stack.enter_context(Progress(*Progress.get_default_columns()))
+        task = bar.add_task("images", total=sum(images_of(jobs[number], shard) for number, shard in todo))
+        run: Callable[..., Iterable] = map
+        if min(processes, len(todo)) > 1:
+            pool = ProcessPoolExecutor(min(processes, len(todo)), context, _start, start)
+            stack.callback(pool.shutdown, cancel_futures=True)
+            run = pool.map
+        elif todo:
+            _start(*start)
+        for number, shard in run(_write_shard, todo):
+            job = jobs[number]
+            unreadable = open_shard(job.folder / shard_name(shard)).unreadable
+            found = [Fault(job.section.name, *why) for why in unreadable.values()]
+            faults[number].add({job.section.name: images_of(job, shard)}, found)
+            bar.advance(task, images_of(job, shard))
+    for job, found in zip(jobs, faults):
+        if found.counts:
+            print(f"{job.section.name}: {found.counts.total()} images cannot be read:\n{found.table()}")
+            found.write(job.folder / "unreadable.json")
+
+
+def images_of(job: Job, shard: int) -> int:
+    return min(job.layout.shard, job.layout.images - shard * job.layout.shard)
+
+
+class _Worker(NamedTuple):
+    jobs: list[Job]
+    vision: Encoder
+    device: torch.device
+    threads: ThreadPoolExecutor
+
+
+_worker: _Worker | None = None  # of this process
+
+
+def _start(jobs: list[Job], vision: Encoder, threads: int, devices: int, started) -> None:
+    """Load the encoder, on the next GPU if there are some."""
+    global _worker
+    with started.get_lock():
+        number = started.value
+        started.value += 1
+    device = torch.device("cuda", number % devices) if devices else torch.device("cpu")
+    if not devices and multiprocessing.parent_process():
+        torch.set_num_threads(threads)
+    vision.load()
+    _worker = _Worker(jobs, vision.to(device), device, ThreadPoolExecutor(threads))
+
+
+def _write_shard(place: tuple[int, int]) -> tuple[int, int]:
+    job, shard = _worker.jobs[place[0]], place[1]
+    first, count = shard * job.layout.shard, images_of(job, shard)
+    shape = (count, job.layout.kept_views, job.layout.tokens, job.layout.width)
+    tensors = {"features": torch.empty(shape, dtype=getattr(torch, job.layout.dtype))}
+    if job.layout.dtype == "int8":
+        tensors["scales"] = torch.empty(shape[:-1])
+    unreadable: dict[int, tuple[str, str]] = {}
+    done = 0
+    for looked in ahead(_worker.threads, partial(views_of, job), range(first, first + count), job.batch):
+        for row, view in enumerate(looked, done):
+            if isinstance(view, UnreadableImageError | FileNotFoundError):
+                unreadable[row] = getattr(view, "reason", "missing"), str(view)
+        blank = torch.zeros(job.layout.kept_views, 3, job.image_size, job.image_size)
+        views_BK3HH = torch.stack([view if isinstance(view, Tensor) else blank for view in looked])
+        with torch.no_grad():
+            features_MNW = _worker.vision(views_BK3HH.flatten(0, 1).to(_worker.device))
+        kept = pack(features_MNW.unflatten(0, views_BK3HH.shape[:2]), job.layout.dtype)
+        end = done + len(looked)
+        for name, tensor in kept.items():
+            tensors[name][done:end] = tensor
+        _check_finite(job, first + done, kept)
+        done = end
+    file = job.folder / shard_name(shard)
+    with written_whole(file) as part:
+        try:
+            save_file(tensors, part, metadata={"unreadable": json.dumps(unreadable)})
+        except SafetensorError as error:  # such as a full disk
+            raise OSError(f"cannot write {file}: {error}") from error
+    return place
+
+
+def views_of(job: Job, place: int) -> Tensor | Exception:
+    """The kept views of one image, float32 [K, 3, H, H], or why it cannot be read."""
+    try:
+        image = job.section.read(place)
+    except (UnreadableImageError, FileNotFoundError) as error:
+        return error
+    if not job.layout.views:
+        return eval_transform(image, job.image_size).unsqueeze(0)
+    image_id = int(job.section.image_ids[place])
+    keys = ((job.layout.seed, image_id, view) for view in range(job.layout.views))
+    return torch.stack([train_transform(image, job.image_size, np.random.default_rng(key)) for key in keys])
+
+
+def ahead(threads: ThreadPoolExecutor, look: Callable, places: range, batch: int) -> Iterator[list]:
+    """What `look` gives, in batches; while one is used the next is looked at."""
+    waiting: list = []
+    for first in range(0, len(places), batch):
+        waiting.append([threads.submit(look, place) for place in places[first : first + batch]])
+        if len(waiting) == 2:
+            yield [future.result() for future in waiting.pop(0)]
+    for futures in waiting:
+        yield [future.result() for future in futures]
+
+
+def pack(features: Tensor, dtype: Kept) -> dict[str, Tensor]:
+    """Features [..., N, W] as they are kept, on the CPU. int8: a token's largest magnitude is 127."""
+    if dtype != "int8":
+        return {"features": features.to(getattr(torch, dtype)).cpu()}
+    features = features.float()
+    scales = features.abs().amax(-1) / 127
+    steps = features / scales.clamp_min(torch.finfo(torch.float32).tiny).unsqueeze(-1)
+    return {"features": steps.round().to(torch.int8).cpu(), "scales": scales.cpu()}
+
+
+def _check_finite(job: Job, first: int, kept: dict[str, Tensor]) -> None:
+    """Raises ValueError naming an image whose features the kept type cannot hold."""
+    magnitudes = kept["scales"] * 127 if "scales" in kept else kept["features"]
+    largest = torch.finfo(torch.bfloat16 if job.layout.dtype == "bfloat16" else torch.float16).max
+    fits_B = (magnitudes.abs() <= largest).flatten(1).all(1)  # false for NaN
+    if not fits_B.all():
+        image_id = job.section.image_ids[first + int(fits_B.int().argmin())]
+        raise ValueError(
+            f"features of image {image_id} in {job.section.name} are not finite in {job.layout.dtype}: keep bfloat16,"
+            " or look at the encoder's weights and dtype"
+        )

@@ -1,0 +1,1 @@
+"""Tar shards, read by number through an index."""

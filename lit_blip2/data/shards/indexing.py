@@ -1,0 +1,248 @@
+"""`python -m lit_blip2 data index DIR`: an index of tar shards, made once and in parallel, gone on with if interrupted.
+
+A sample is the run of members that share a key, their name up to its first dot. It needs an image and a caption that
+is not empty: from `.json`, a dict with "caption" or a list (CapFilt), else from `.txt`. What has neither is left out,
+counted by reason with examples, and said.
+"""
+
+import json
+import os
+import tarfile
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+from rich.progress import track
+
+from lit_blip2.data.annotations.captions import clean_caption
+from lit_blip2.data.shards.folders import LocalFolder, RemoteFolder, is_url, shard_folder
+from lit_blip2.data.shards.reader import INDEX
+from lit_blip2.whole_files import alone
+
+IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
+MOST_EXAMPLES = 5
+ARRAYS = ("images.bin", "first.bin", "ends.bin", "captions.bin")
+
+
+@dataclass
+class Listed:
+    """What a shard holds: of each sample its image's place, and its captions. left_out: reason -> count, examples."""
+
+    name: str
+    bytes: int
+    images: list[tuple[int, int]] = field(default_factory=list)
+    captions: list[list[str]] = field(default_factory=list)
+    left_out: dict[str, dict] = field(default_factory=dict)
+
+    def leave_out(self, reason: str, example: str, count: int = 1) -> None:
+        entry = self.left_out.setdefault(reason, {"count": 0, "examples": []})
+        entry["count"] += count
+        entry["examples"] += [example] if len(entry["examples"]) < MOST_EXAMPLES else []
+
+
+def index_shards(folder: str | Path, out: Path | None = None, workers: int = 0) -> None:
+    """Index the tar shards of a folder, such as img2dataset writes, so that training reads them by sample number.
+
+    What is left out, and why, is printed, and kept in the index. An index that is there and fits is left.
+
+    Args:
+        folder: of *.tar; or a URL such as s3://bucket/cc3m or https://host/{00000..00331}.tar, of which each shard is
+            downloaded once, and not kept.
+        out: the index, by default FOLDER/index; a URL needs one.
+        workers: processes that read; 0: one for each core.
+    Raises:
+        FileNotFoundError: no shards. ValueError: an index of other shards, or no sample at all.
+    """
+    if out is None and is_url(folder):
+        raise ValueError(f"the index of {folder} needs a folder on disk: give --out")
+    place, out = shard_folder(folder), out or Path(folder) / INDEX
+    shards = place.sizes()
+    if not shards:
+        raise FileNotFoundError(f"no *.tar in {folder}")
+    with alone(out):
+        if out.exists():
+            _check_same(out, shards)
+            print(f"{out} is there, with {sum(shard['samples'] for shard in read_lines(out)):,} samples.")
+        else:
+            _index(place, shards, out, workers)
+
+
+def _index(place: LocalFolder | RemoteFolder, shards: dict[str, int | None], out: Path, workers: int) -> None:
+    part = out.with_name(f"{out.name}.part")
+    done = _resume(part, shards)
+    todo = list(shards)[done:]
+    with ProcessPoolExecutor(workers or os.cpu_count()) as pool:
+        listed = pool.map(partial(list_shard, place), todo)
+        for shard in track(listed, "shards", total=len(todo)):
+            _append(part, shard)
+    lines = read_lines(part)
+    if not sum(line["samples"] for line in lines):
+        raise ValueError(f"{place}: {len(shards)} shards and no sample with an image and a caption\n{summary(lines)}")
+    part.rename(out)
+    print(summary(lines))
+
+
+def list_shard(place: LocalFolder | RemoteFolder, name: str) -> Listed:
+    """Read one shard's members: of images only where they are."""
+    with place.at_hand(name) as path:
+        return _list(path)
+
+
+def _list(path: Path) -> Listed:
+    listed = Listed(path.name, path.stat().st_size)
+    try:
+        with tarfile.open(path, "r:") as tar:
+            for key, members in groupby(_files(tar), lambda member: _split(member.name)[0]):
+                _add(listed, tar, key, list(members))
+            _check_end(path, tar.offset)
+    except (tarfile.TarError, EOFError) as error:
+        listed.leave_out("shard ends or is damaged here", f"{listed.name} after {len(listed.images)} samples: {error}")
+    _compare(listed, path.with_name(f"{path.stem}_stats.json"))
+    return listed
+
+
+def _check_end(path: Path, offset: int) -> None:
+    """Raises EOFError unless a tar ends here, in two blocks of zeros or more: tarfile takes any damage for the end."""
+    with path.open("rb") as file:
+        file.seek(offset)
+        if file.read(2 * tarfile.BLOCKSIZE) != bytes(2 * tarfile.BLOCKSIZE):
+            raise EOFError(f"no header and no end at byte {offset:,}")
+        while more := file.read(1 << 20):
+            if more.strip(b"\0"):
+                raise EOFError(f"more behind its end at byte {offset:,}")
+
+
+def summary(lines: list[dict]) -> str:
+    """How much there is, and what was left out."""
+    text = [f"{sum(line['samples'] for line in lines):,} samples in {len(lines):,} shards"]
+    reasons: dict[str, dict] = {}
+    for line in lines:
+        for reason, entry in line["left_out"].items():
+            known = reasons.setdefault(reason, {"count": 0, "examples": []})
+            known["count"] += entry["count"]
+            known["examples"] = (known["examples"] + entry["examples"])[:MOST_EXAMPLES]
+    text += [
+        f"  left out, {reason}: {each['count']:,} ({', '.join(each['examples'])})" for reason, each in reasons.items()
+    ]
+    return "\n".join(text)
+
+
+def read_lines(index: Path) -> list[dict]:
+    """The shards that an index, or a part of one, has."""
+    return [json.loads(line) for line in (index / "shards.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def _files(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    while (member := tar.next()) is not None:
+        tar.members = []  # else it keeps all of them
+        if member.isfile():
+            yield member
+
+
+def _split(name: str) -> tuple[str, str]:
+    """`a/000.seg.txt` -> `a/000`, `seg.txt`, as webdataset does."""
+    folder, _, file = name.rpartition("/")
+    stem, _, ending = file.partition(".")
+    return f"{folder}/{stem}", ending.lower()
+
+
+def _add(listed: Listed, tar: tarfile.TarFile, key: str, members: list[tarfile.TarInfo]) -> None:
+    of = {_split(member.name)[1]: member for member in members}
+    image = next((of[ending] for ending in IMAGES if ending in of), None)
+    example = f"{listed.name}/{key.lstrip('/')}"
+    if image is None:
+        return listed.leave_out("no image", example)
+    try:
+        texts = _captions(tar, of)
+    except UnicodeError:
+        return listed.leave_out("caption is not UTF-8", example)
+    except ValueError:
+        return listed.leave_out("json is damaged", example)
+    if not texts:
+        return listed.leave_out("no caption, or an empty one", example)
+    listed.images.append((image.offset_data, image.size))
+    listed.captions.append(texts)
+    return None
+
+
+def _captions(tar: tarfile.TarFile, of: dict[str, tarfile.TarInfo]) -> list[str]:
+    """Those of a sample that are not empty, in their order."""
+    found: list[str] = []
+    if "json" in of:
+        content = json.loads(tar.extractfile(of["json"]).read())
+        given = content.get("caption") if isinstance(content, dict) else content
+        given = given if isinstance(given, list) else [given]
+        found = [each.get("caption") if isinstance(each, dict) else each for each in given]
+    if not any(found) and "txt" in of:
+        found = [tar.extractfile(of["txt"]).read().decode()]
+    kept = [text.strip() for text in found if isinstance(text, str) and clean_caption(text)]
+    "".join(kept).encode()  # half a surrogate pair, which JSON can hold, is no UTF-8
+    return kept
+
+
+def _compare(listed: Listed, stats: Path) -> None:
+    """img2dataset writes down how many images it has put into a shard."""
+    if stats.is_file():
+        wanted = json.loads(stats.read_text(encoding="utf-8")).get("successes")
+        found = len(listed.images) + sum(each["count"] for each in listed.left_out.values())
+        if wanted is not None and found < wanted:
+            listed.leave_out("in _stats.json and not in the tar", f"{listed.name}: {found} of {wanted}", wanted - found)
+
+
+def _append(part: Path, shard: Listed) -> None:
+    """One shard behind what there is; its line last, so that an interrupted append is overwritten."""
+    encoded = [text.encode() for texts in shard.captions for text in texts]
+    counts = {
+        "first.bin": [len(texts) for texts in shard.captions],
+        "ends.bin": [len(text) for text in encoded],
+    }
+    with (part / "images.bin").open("ab") as file:
+        np.array(shard.images, dtype=np.int64).tofile(file)
+    for name, lengths in counts.items():
+        with (part / name).open("rb") as file:
+            file.seek(-8, os.SEEK_END)
+            before = int(np.fromfile(file, np.int64)[0])
+        with (part / name).open("ab") as file:
+            (before + np.cumsum(lengths, dtype=np.int64)).tofile(file)
+    with (part / "captions.bin").open("ab") as file:
+        file.write(b"".join(encoded))
+    line = {"name": shard.name, "bytes": shard.bytes, "samples": len(shard.images), "left_out": shard.left_out}
+    line["sizes"] = {name: (part / name).stat().st_size for name in ARRAYS}
+    with (part / "shards.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def _resume(part: Path, shards: dict[str, int | None]) -> int:
+    """How many shards an interrupted index has; what it had begun behind them is cut off."""
+    lines = read_lines(part) if (part / "shards.jsonl").exists() else []
+    begun = dict(list(shards.items())[: len(lines)])
+    if [line["name"] for line in lines] != list(begun) or _differing(lines, begun):
+        lines = []
+    part.mkdir(parents=True, exist_ok=True)
+    (part / "shards.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    for name in ARRAYS:
+        (part / name).touch()
+        os.truncate(part / name, lines[-1]["sizes"][name] if lines else 0)
+    if not lines:
+        for name in ("first.bin", "ends.bin"):
+            np.zeros(1, np.int64).tofile(part / name)
+    return len(lines)
+
+
+def _differing(lines: list[dict], shards: dict[str, int | None]) -> list[str]:
+    """Names of shards that only one side has, or with another size; no size (None) fits all."""
+    known = {line["name"]: line["bytes"] for line in lines}
+    unequal = {name for name in known.keys() & shards.keys() if shards[name] not in (None, known[name])}
+    return sorted((known.keys() ^ shards.keys()) | unequal)
+
+
+def _check_same(out: Path, shards: dict[str, int | None]) -> None:
+    if differing := _differing(read_lines(out), shards):
+        raise ValueError(
+            f"{out} is of other shards: {len(differing)} differ, among them {differing[0]}. Remove {out} and run "
+            "this again"
+        )

@@ -1,0 +1,97 @@
+"""`python -m lit_blip2 data pack --config FILE --out DIR`: what an experiment trains on, as tar shards.
+
+An image's file goes in as it is, its captions as a list in `.json`. A shard is written under another name and renamed
+when it is whole: an interrupted run goes on with the first that is missing.
+"""
+
+import io
+import json
+import os
+import tarfile
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+from PIL import Image
+from rich.progress import track
+
+from lit_blip2.data.annotations.questions import Questions
+from lit_blip2.data.batches.pairs import FilePairs, ShardPairs, parts
+from lit_blip2.data.experiment import read_data
+from lit_blip2.data.shards.indexing import IMAGES, index_shards
+from lit_blip2.data.shards.reader import Shards
+from lit_blip2.whole_files import alone, written_whole
+
+
+def pack(config: list[Path], out: Path, samples: int = 1000, workers: int = 0) -> None:
+    """Write what an experiment trains on as tar shards with an index; lit_blip2.data.tar_shards.TarShards reads them.
+
+    Shards that are there are left: an interrupted run goes on. Of a mixture each source is a folder in OUT.
+
+    Args:
+        config: the experiment, a YAML file with `data`; given again, files that change it.
+        out: folder to write.
+        samples: of a shard.
+        workers: processes that write; 0: one for each core.
+    """
+    if samples < 1:
+        raise ValueError(f"samples={samples} must be at least 1 in a shard")
+    data = read_data(config)
+    data.check_files("fit")
+    sources = parts(data.train_pairs())
+    if asked := [pairs.name for pairs in sources if isinstance(getattr(pairs, "texts", None), Questions)]:
+        raise ValueError(f"{', '.join(asked)}: shards hold captions, questions stay in their files")
+    for pairs in sources:
+        folder = out / pairs.name if len(sources) > 1 else out
+        with alone(folder):
+            folder.mkdir(exist_ok=True)
+            _check_same(folder, pairs, samples)
+            starts = range(0, len(pairs), samples)
+            with ProcessPoolExecutor(workers or os.cpu_count(), initializer=_remember, initargs=(pairs,)) as pool:
+                written = pool.map(
+                    _write_shard, *zip(*((folder / f"{i:05d}.tar", s, samples) for i, s in enumerate(starts)))
+                )
+                for _ in track(written, f"shards of {pairs.name}", total=len(starts)):
+                    pass
+            index_shards(folder, workers=workers)
+        if (found := len(Shards(folder))) != len(pairs):
+            raise ValueError(f"{folder} holds {found:,} samples of {len(pairs):,}: see above what its index left out")
+
+
+def _check_same(folder: Path, pairs: FilePairs | ShardPairs, samples: int) -> None:
+    """Raises ValueError where the folder holds shards of something else."""
+    file = folder / "packed.json"
+    asked = {"source": pairs.name, "pairs": len(pairs), "samples": samples, "digest": pairs.digest()}
+    if file.exists() and (known := json.loads(file.read_text(encoding="utf-8"))) != asked:
+        raise ValueError(f"{folder} holds shards of {known}, not of {asked}: give another --out, or remove it")
+    file.write_text(json.dumps(asked) + "\n", encoding="utf-8")
+
+
+_pairs: FilePairs | ShardPairs | None = None  # of this worker process
+
+
+def _remember(pairs: FilePairs | ShardPairs) -> None:
+    global _pairs
+    _pairs = pairs
+
+
+def _write_shard(file: Path, start: int, samples: int) -> None:
+    if file.exists():
+        return
+    with written_whole(file) as part, tarfile.open(part, "w") as tar:
+        for sample in range(start, min(start + samples, len(_pairs))):
+            content = _pairs.file(sample)
+            captions = json.dumps({"caption": _pairs.captions(sample), "image_id": _pairs.image_id(sample)}).encode()
+            for ending, data in ((ending_of(content), content), ("json", captions)):
+                member = tarfile.TarInfo(f"{sample:09d}.{ending}")
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+
+
+def ending_of(content: bytes) -> str:
+    """What the name of an image's file should end with, by its contents; jpg for what readers of tars do not know."""
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            ending = image.format.lower()
+    except Exception:  # no image, or one too large: it goes in as it is
+        return "jpg"
+    return ending if ending in IMAGES and ending != "jpeg" else "jpg"

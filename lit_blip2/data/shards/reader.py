@@ -1,0 +1,138 @@
+"""Tar shards in webdataset's layout, read by sample number through an index that is made once (indexing.py).
+
+An index is a folder of memory-mapped arrays, so that a sample costs no memory of a process and workers share all of it:
+
+    shards.jsonl    a line for each shard: name, bytes, samples, and what was left out, by reason, with examples
+    images.bin      int64 [N, 2]: where in its shard an image begins, and how many bytes it has
+    first.bin       int64 [N + 1]: the captions of sample i are first[i] to first[i + 1]
+    ends.bin        int64 [M + 1]: caption m is bytes ends[m] to ends[m + 1] of captions.bin
+    captions.bin    UTF-8
+"""
+
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from lit_blip2.data.annotations.captions import clean_caption
+from lit_blip2.data.annotations.strings import Strings
+from lit_blip2.data.images import UnreadableImageError, decode_image
+from lit_blip2.data.shards.folders import LocalFolder, RemoteFolder, is_url, shard_folder
+
+INDEX = "index"
+
+
+class Shards:
+    """N samples of a folder of tars, each an image with one caption or several.
+
+    Args:
+        folder: of the shards, or where they are (shard_folders.py). index: of the index, by default in `folder`.
+        best: of several captions only the first `best` are drawn from (CapFilt lists the best first); none: all.
+        max_words: captions are cut after this many words.
+    Raises:
+        FileNotFoundError: no index, with the command that makes it. ValueError: a shard has changed since.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path | LocalFolder | RemoteFolder,
+        index: str | Path | None = None,
+        best: int | None = None,
+        max_words: int = 50,
+    ):
+        if best is not None and best < 1:
+            raise ValueError(f"best={best} must be at least 1 caption of each image")
+        self.folder = shard_folder(folder) if isinstance(folder, str | Path) else folder
+        self.index = Path(index or Path(str(folder)) / INDEX)
+        self.best, self.max_words = best, max_words
+        if not (self.index / "shards.jsonl").is_file():
+            raise FileNotFoundError(f"no index in {self.index}: make it once, with `{self._way_to_index()}`")
+        lines = (self.index / "shards.jsonl").read_text(encoding="utf-8").splitlines()
+        self.shards = [json.loads(line) for line in lines]
+        self.sizes = [shard["samples"] for shard in self.shards if shard["samples"]]
+        self.names = [shard["name"] for shard in self.shards if shard["samples"]]
+        self._check_unchanged()
+        self.start_S = np.concatenate([[0], np.cumsum(self.sizes, dtype=np.int64)])
+        self.images_N2 = _mapped(self.index / "images.bin").reshape(-1, 2)
+        self.first_N = _mapped(self.index / "first.bin")
+        self.texts = Strings.from_arrays(
+            _mapped(self.index / "captions.bin", np.uint8), _mapped(self.index / "ends.bin")
+        )
+
+    def __reduce__(self):  # open files and maps stay in their process
+        return Shards, (self.folder, self.index, self.best, self.max_words)
+
+    def __len__(self) -> int:
+        return len(self.images_N2)
+
+    def captions(self, sample: int) -> list[str]:
+        """Those that may be drawn, cleaned."""
+        start, end = self._drawn_from(sample)
+        return [clean_caption(self.texts[m], self.max_words) for m in range(start, end)]
+
+    def draw(self, sample: int, rng: np.random.Generator) -> str:
+        """One of them, all equally likely. Draws from `rng` once, however many there are."""
+        start, end = self._drawn_from(sample)
+        return clean_caption(self.texts[start + int(rng.random() * (end - start))], self.max_words)
+
+    def image(self, sample: int) -> Image.Image:
+        """Raises UnreadableImageError, which names shard and member."""
+        return decode_image(self.image_bytes(sample), _Name(self, sample))
+
+    def image_bytes(self, sample: int) -> bytes:
+        """The image's file, as it stands in its shard. Raises UnreadableImageError for a shard that ends before it."""
+        begin, size = self.images_N2[sample].tolist()
+        data = self.folder.read(self.names[self._shard(sample)], begin, size)
+        if len(data) < size:
+            raise UnreadableImageError(self.name(sample), "truncated", f"{len(data)} of {size} bytes")
+        return data
+
+    def name(self, sample: int) -> str:
+        """Such as `00012.tar/000123456.jpg`: the header that stands before the image tells its name."""
+        shard, begin = self.names[self._shard(sample)], int(self.images_N2[sample, 0])
+        header = self.folder.read(shard, begin - tarfile.BLOCKSIZE, tarfile.BLOCKSIZE)
+        try:
+            return f"{shard}/{tarfile.TarInfo.frombuf(header, 'utf-8', 'replace').name}"
+        except tarfile.HeaderError:
+            return f"{shard}, byte {begin}"
+
+    def shard_of(self, sample: int) -> range:
+        """The samples of its shard."""
+        shard = self._shard(sample)
+        return range(int(self.start_S[shard]), int(self.start_S[shard + 1]))
+
+    def _shard(self, sample: int) -> int:
+        return int(np.searchsorted(self.start_S, sample, side="right")) - 1
+
+    def _drawn_from(self, sample: int) -> tuple[int, int]:
+        start, end = self.first_N[sample : sample + 2].tolist()
+        return start, end if self.best is None else min(end, start + self.best)
+
+    def _check_unchanged(self) -> None:
+        """Raises ValueError where a shard's size is another than when the index was made."""
+        try:
+            self.folder.check({shard["name"]: shard["bytes"] for shard in self.shards})
+        except ValueError as error:
+            raise ValueError(
+                f"{error} when {self.index} was made: remove that folder and run `{self._way_to_index()}` again"
+            ) from error
+
+    def _way_to_index(self) -> str:
+        out = f" --out {self.index}" if is_url(str(self.folder)) else ""
+        return f"python -m lit_blip2 data index {self.folder}{out}"
+
+
+class _Name:
+    """A sample's name, read only where a fault tells it."""
+
+    def __init__(self, shards: Shards, sample: int):
+        self.shards, self.sample = shards, sample
+
+    def __str__(self) -> str:
+        return self.shards.name(self.sample)
+
+
+def _mapped(path: Path, dtype: type = np.int64) -> np.ndarray:
+    return np.memmap(path, dtype, "r") if path.stat().st_size else np.empty(0, dtype)

@@ -1,0 +1,128 @@
+"""A checkpoint of stage 2, or of joint training, looks at images and writes, without a Trainer.
+
+The checkpoint carries the configuration it was trained with: which network to build, where its frozen weights are, how
+a question is put and how many beams look for the answer. Nothing of the trainer is needed. `load`, `write` and `score`
+do the same for batches, for whoever has images and prompts of his own.
+
+Legend: B images, R prompts, P soft prompt positions, D width of the language model, L target tokens, V vocabulary.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import yaml
+from torch import Tensor
+from torch.nn import functional as F
+
+from lit_blip2.checkpoint import at_home, check_fits, find_checkpoint, read_checkpoint, trainable_state
+from lit_blip2.network import build_net
+
+DECODING = ("max_new_tokens", "num_beams", "length_penalty")  # what LanguageModel.generate is told
+
+
+class Loaded(NamedTuple):
+    """A Stage2 ready to answer, and the settings of its run: its module's arguments and the images' size in pixels."""
+
+    net: Any
+    settings: dict[str, Any]
+    image_size: int
+
+
+def answer(checkpoint: str | Path, image: str | Path, question: str | None = None) -> str:
+    """The answer to a question about an image file, or without one its caption, as the run's evaluation makes them.
+
+    Raises FileNotFoundError for a missing image, checkpoint or frozen weights; OSError for an image that cannot be
+    read; ValueError for a checkpoint that is damaged, without a language model, or does not fit its configuration.
+    """
+    from lit_blip2.data.images import load_image
+    from lit_blip2.data.transforms import eval_transform
+
+    if not Path(image).is_file():
+        raise FileNotFoundError(f"no image file {str(image)!r}")
+    picture = load_image(image)
+    loaded = load(checkpoint)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    pixels_1CHW = eval_transform(picture, loaded.image_size)[None].to(device)
+    return generate(loaded._replace(net=loaded.net.to(device)), pixels_1CHW, question)
+
+
+def generate(loaded: Loaded, pixels_1CHW: Tensor, question: str | None = None) -> str:
+    """One normalised image to its answer, or to its caption."""
+    net, settings = loaded.net, loaded.settings
+    if question is None:
+        return write(net, pixels_1CHW, [net.prompt], **decoding(settings, "caption"))[0]
+    return write(net, pixels_1CHW, [settings["question"].replace("{}", question)], **decoding(settings, "vqa"))[0]
+
+
+def decoding(settings: dict[str, Any], task: str) -> dict[str, Any]:
+    """How a run's evaluation looks for answers (vqa) or captions (caption): arguments of LanguageModel.generate."""
+    return {name: settings[f"{task}_{name}"] for name in DECODING if f"{task}_{name}" in settings}
+
+
+@torch.inference_mode()
+def write(net, pixels_BCHW: Tensor, prompts: Sequence[str], image_R: Tensor | None = None, **how) -> list[str]:
+    """What a Stage2 writes after each of R prompts about normalised images.
+
+    Args: image_R: int64, which image each prompt is about; None: one after the other. how: as LanguageModel.generate.
+    """
+    return net.language.generate(_soft_prompts(net, pixels_BCHW, prompts, image_R), prompts, **how)
+
+
+@torch.inference_mode()
+def score(
+    net, pixels_BCHW: Tensor, prompts: Sequence[str], targets: Sequence[str], image_R: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """How likely each of R targets is after its prompt: mean negative log-likelihood of its tokens (nats), the mark
+    that ends it among them, float32 [R]; and whether each of them is the likeliest token at its place, bool [R].
+
+    Args: image_R: as `write`. Raises ValueError for an empty target.
+    """
+    text = net.language.tokenise(prompts, targets).to(pixels_BCHW.device)
+    logits_LV, row_L = net.language.logits(_soft_prompts(net, pixels_BCHW, prompts, image_R), text)
+    losses_L = F.cross_entropy(logits_LV, text.target_L, reduction="none")
+    missed_L = (logits_LV.argmax(dim=1) != text.target_L).float()
+    count_R = torch.bincount(row_L, minlength=len(prompts))
+    sums_2R = losses_L.new_zeros(2, len(prompts)).index_add(1, row_L, torch.stack([losses_L, missed_L]))
+    return sums_2R[0] / count_R, sums_2R[1] == 0
+
+
+def _soft_prompts(net, pixels_BCHW: Tensor, prompts: Sequence[str], image_R: Tensor | None) -> Tensor:
+    """Soft prompts [R, P, D]; each image is looked at once."""
+    read = net.read(prompts)
+    return net.soft_prompts(net.vision(pixels_BCHW), None if read is None else read.to(pixels_BCHW.device), image_R)
+
+
+def load(checkpoint: str | Path) -> Loaded:
+    """The Stage2 of a checkpoint or run folder, frozen weights and trained ones, in eval mode."""
+    file = find_checkpoint(checkpoint)
+    contents = read_checkpoint(file)
+    settings, data = _sections(contents, file)
+    try:
+        net = build_net(settings["net"])
+    except ValueError as error:
+        raise ValueError(f"the configuration in {file} does not fit this version of the package: {error}") from error
+    stage2 = getattr(net, "stage2", net)
+    if stage2 is None:
+        raise ValueError(f"{file} comes from joint training with lm=null: its Q-Former speaks to no language model")
+    net.load()
+    state = {name.removeprefix("net."): value for name, value in contents["state_dict"].items()}
+    check_fits(state, trainable_state(net), str(file))
+    net.load_state_dict(state, strict=False)  # what is missing is what is frozen: check_fits saw to the rest
+    return Loaded(stage2.eval(), settings, data["image_size"])
+
+
+def _sections(contents: dict, file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The arguments of the model and of the data module, from the configuration in a checkpoint."""
+    config = at_home(yaml.safe_load(contents.get("config") or "") or {}, file)
+    model, data = (config.get(part, {}).get("init_args", {}) for part in ("model", "data"))
+    if "net" not in model or "image_size" not in data:
+        raise ValueError(f"{file} carries no configuration: it must come from `python -m lit_blip2 fit`")
+    net = model["net"].get("init_args", model["net"])
+    if "language" not in net:
+        raise ValueError(
+            f"{file} is a stage-1 checkpoint, which has no language model to answer with: train stage 2 from it "
+            "(fit with --model.init_from) and give that run"
+        )
+    return model, data

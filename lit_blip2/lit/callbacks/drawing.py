@@ -1,0 +1,106 @@
+"""Tensors and texts to pictures: matplotlib without its global state, rendered to an array.
+
+Legend: B images, Q query tokens, G patches along a side, H W pixels, S pixels along a tile's side.
+"""
+
+import textwrap
+from collections.abc import Sequence
+
+import matplotlib
+import numpy as np
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from torch import Tensor
+from torch.nn import functional as F
+
+from lit_blip2.data.transforms import CLIP_MEAN, CLIP_STD
+from lit_blip2.lit.callbacks.sample_texts import Line
+
+TILE = 72
+GAP = 4
+COLOURS = {None: "black", True: "#1a7f37", False: "#b3261e"}  # of a Line that is neither, right or wrong
+LINE_WIDTH = 62  # characters
+
+
+def to_rgb(pixels_B3HW: Tensor) -> np.ndarray:
+    """Normalised images back to what the eye sees: float32 [B, H, W, 3] in 0..1."""
+    mean, std = (torch.tensor(each).view(3, 1, 1) for each in (CLIP_MEAN, CLIP_STD))
+    return (pixels_B3HW.float().cpu() * std + mean).clamp(0, 1).permute(0, 2, 3, 1).numpy()
+
+
+def render(figure: Figure) -> np.ndarray:
+    """uint8 [H, W, 3]."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def sample_sheet(images_BHW3: np.ndarray, texts: Sequence[Sequence[Line]], columns: int = 2) -> Figure:
+    """Images in `columns`, the lines of each beside it."""
+    rows = -(-len(images_BHW3) // columns)
+    figure = Figure(figsize=(6.4 * columns, 2.2 * rows), dpi=100)
+    for place, (image, lines) in enumerate(zip(images_BHW3, texts, strict=True)):
+        left, bottom = (place % columns) / columns, 1 - (place // columns + 1) / rows
+        axes = figure.add_axes((left + 0.01, bottom + 0.04 / rows, 0.3 / columns, 0.92 / rows))
+        axes.imshow(image)
+        axes.set_axis_off()
+        _write(figure, left + 0.34 / columns, bottom + 0.94 / rows, lines)
+    return figure
+
+
+def _write(figure: Figure, x: float, y: float, lines: Sequence[Line]) -> None:
+    """Lines below one another from (x, y), the upper left corner in figure coordinates, wrapped."""
+    step = 0.165 / figure.get_figheight()
+    for text, right in lines:
+        for part in textwrap.wrap(text, LINE_WIDTH, subsequent_indent="   ") or [""]:
+            figure.text(x, y, part, va="top", fontsize=8.5, color=COLOURS[right], parse_math=False)
+            y -= step
+
+
+def attention_sheet(images_BHW3: np.ndarray, maps_BQGG: Tensor) -> Figure:
+    """A row for each image: itself, then each query's map over it. A map's brightest patch is at full scale."""
+    tiles = _overlays(_tiles(images_BHW3), maps_BQGG.cpu())
+    images, columns = tiles.shape[:2]
+    sheet = np.ones((images * (TILE + GAP), columns * (TILE + GAP), 3), dtype=np.float32)
+    for row in range(images):
+        for column in range(columns):
+            top, left = row * (TILE + GAP), column * (TILE + GAP)
+            sheet[top : top + TILE, left : left + TILE] = tiles[row, column]
+    figure = Figure(figsize=(sheet.shape[1] / 100, sheet.shape[0] / 100 + 0.25), dpi=100)
+    height = sheet.shape[0] / 100 / figure.get_figheight()
+    axes = figure.add_axes((0, 0, 1, height))
+    axes.imshow(sheet, aspect="auto", interpolation="nearest")
+    axes.set_axis_off()
+    for column in range(columns):
+        name = f"query {column}" if column else "image"
+        figure.text((column + 0.47) / columns, height + 0.2 * (1 - height), name, ha="center", fontsize=7)
+    return figure
+
+
+def _tiles(images_BHW3: np.ndarray) -> Tensor:
+    """[B, S, S, 3]."""
+    images_B3HW = torch.from_numpy(images_BHW3).permute(0, 3, 1, 2)
+    return F.interpolate(images_B3HW, (TILE, TILE), mode="bilinear", antialias=True).permute(0, 2, 3, 1).clamp(0, 1)
+
+
+def _overlays(tiles_BSS3: Tensor, maps_BQGG: Tensor) -> np.ndarray:
+    """The images, and each query's map in colours over the image in grey: [B, 1 + Q, S, S, 3]."""
+    scaled = maps_BQGG / maps_BQGG.amax((-2, -1), keepdim=True).clamp(min=1e-12)
+    smooth_BQSS = F.interpolate(scaled, (TILE, TILE), mode="bilinear").clamp(0, 1)
+    colours_BQSS3 = torch.from_numpy(matplotlib.colormaps["inferno"](smooth_BQSS.numpy())[..., :3]).float()
+    grey_B1SS1 = tiles_BSS3.mean(-1, keepdim=True)[:, None]
+    return torch.cat([tiles_BSS3[:, None], 0.35 * grey_B1SS1 + 0.65 * colours_BQSS3], dim=1).numpy()
+
+
+def query_bars(wins_Q: Tensor, entropy: float) -> Figure:
+    """How often each query wins ITC's maximum; int64 [Q] and the entropy of the shares, in 0..1."""
+    shares = (wins_Q / wins_Q.sum()).tolist()
+    figure = Figure(figsize=(6, 3), dpi=100, layout="constrained")
+    axes = figure.add_subplot()
+    axes.bar(range(1, len(shares) + 1), shares)
+    axes.axhline(1 / len(shares), color="grey", linewidth=0.8, linestyle="--")
+    axes.set(xlabel="query", ylabel="share of wins", ylim=(0, 1), xlim=(0.3, len(shares) + 0.7))
+    axes.set_title(f"winner of ITC's maximum, {int(wins_Q.sum())} images, entropy {entropy:.2f}", fontsize=9)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    return figure

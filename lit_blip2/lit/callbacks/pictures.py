@@ -1,0 +1,119 @@
+"""What a network sees and says, in TensorBoard: sample images with texts, attention maps, which queries win."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+import lightning as L
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
+
+from lit_blip2.evaluation.queries import query_usage
+from lit_blip2.lit.callbacks.attention import query_maps
+from lit_blip2.lit.callbacks.sample_texts import Line, stage1_lines, stage2_lines
+from lit_blip2.lit.module import LitBLIP2
+from lit_blip2.model.qformer import QFormer
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+class Samples(NamedTuple):
+    """The images that are looked at: float [B, 3, H, W] and features [B, N, W], each with its first caption."""
+
+    pixels_B3HW: Tensor
+    features_BND: Tensor
+    image_ids: list[int]
+    captions: list[str]
+
+
+class Pictures(L.Callback):
+    """After validation (val/...) and testing (test/...), where TensorBoard is the logger:
+
+        samples     the first images with their captions. Stage 1: what ITC and ITM prefer among those captions.
+                    Stage 2: the caption and answers that the evaluation has generated. Joint training: both.
+        attention   where each query looks (lit/attention.py); networks with a Q-Former.
+        queries     which query wins ITC's maximum how often; networks with ITC. The scalar queries/entropy says how
+                    evenly, and is logged with the other metrics.
+
+    Images are read from their files, also where the run reads kept features; if they are gone, there are no pictures.
+
+    Args:
+        samples: images. questions: of each image, at most.
+    """
+
+    def __init__(self, samples: int = 8, questions: int = 3):
+        self.samples, self.questions = samples, questions
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not trainer.sanity_checking:
+            self._show(trainer, pl_module, "val")
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._show(trainer, pl_module, "test")
+
+    def _show(self, trainer: L.Trainer, pl_module: L.LightningModule, split: str) -> None:
+        if not (trainer.is_global_zero and isinstance(trainer.logger, TensorBoardLogger)):
+            return
+        from lit_blip2.lit.callbacks.drawing import (
+            render,  # matplotlib, half a second that other ranks and loggers spare
+        )
+
+        with trainer.precision_plugin.val_step_context():
+            figures = list(self._figures(trainer, pl_module, split))
+        step = pl_module.trained_steps if trainer.testing else trainer.global_step
+        for name, figure in figures:
+            image_HW3 = render(figure)
+            trainer.logger.experiment.add_image(f"{split}/{name}", image_HW3, step, dataformats="HWC")
+
+    def _figures(self, trainer: L.Trainer, pl_module: LitBLIP2, split: str) -> Iterator[tuple[str, "Figure"]]:
+        from lit_blip2.lit.callbacks.drawing import attention_sheet, query_bars, sample_sheet, to_rgb
+
+        samples = read_samples(trainer, pl_module, split, self.samples)
+        if samples is not None:
+            images_BHW3 = to_rgb(samples.pixels_B3HW)
+            yield "samples", sample_sheet(images_BHW3, self._lines(trainer, pl_module, split, samples))
+            if (qformer := qformer_of(pl_module)) is not None:
+                yield "attention", attention_sheet(images_BHW3, query_maps(qformer, samples.features_BND))
+        represents = pl_module.representation
+        if represents is not None and (wins := represents.query_wins) is not None:
+            wins_Q, _, evenness = query_usage(wins, pl_module.net.qformer.num_queries)
+            yield "queries", query_bars(wins_Q, evenness)
+
+    def _lines(self, trainer: L.Trainer, pl_module: LitBLIP2, split: str, samples: Samples) -> list[list[Line]]:
+        represents, generates = pl_module.representation, pl_module.generation
+        first = [[Line(caption)] for caption in samples.captions]
+        if represents is not None:
+            first = stage1_lines(represents.net, samples.features_BND, samples.captions)
+        if generates is None:
+            return first
+        table, image_of = trainer.datamodule.tables[split].get("vqa"), {}
+        if table is not None:
+            image_of = dict(zip(table.question_ids.tolist(), table.image_ids.tolist(), strict=True))
+        second = stage2_lines(generates.predictions, samples.image_ids, samples.captions, image_of, self.questions)
+        return second if represents is None else [one + two[1:] for one, two in zip(first, second, strict=True)]
+
+
+def qformer_of(pl_module: LitBLIP2) -> QFormer | None:
+    """The Q-Former, if there is one."""
+    return getattr(getattr(pl_module.net, "bridge", pl_module.net), "qformer", None)
+
+
+@torch.no_grad()
+def read_samples(trainer: L.Trainer, pl_module: LitBLIP2, split: str, count: int) -> Samples | None:
+    """The first `count` captioned images of a split; None, with a warning, if their files are not there."""
+    data = trainer.datamodule
+    table = data.tables[split].get("caption")
+    if table is None:
+        return None
+    source = data.pixels(split)
+    rows = range(min(count, len(table)))
+    files, image_ids = [table.files[i] for i in rows], table.image_ids[: len(rows)]
+    if missing := [path for path in map(source.path, files) if not path.exists()]:
+        rank_zero_warn(f"no sample images in TensorBoard: {missing[0]} is missing ({len(missing)} of {len(files)})")
+        return None
+    pixels_B3HW = source.load(files, image_ids)
+    given = {"features": data.store(split).rows(image_ids)} if data.features else {"image": pixels_B3HW}
+    features_BND = pl_module.features({name: value.to(pl_module.device) for name, value in given.items()})
+    return Samples(pixels_B3HW, features_BND, image_ids.tolist(), [table.of(i)[0] for i in rows])

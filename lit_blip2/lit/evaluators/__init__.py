@@ -1,0 +1,1 @@
+"""What an evaluation collects batch by batch, and scores at its end."""

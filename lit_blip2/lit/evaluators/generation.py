@@ -1,0 +1,270 @@
+"""What stage 2's language model makes of a batch: targets on the host; in evaluation captions and zero-shot answers."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+import yaml
+from torch import Tensor
+
+from lit_blip2.distributed import gather_lists, rank
+from lit_blip2.evaluation.items import Items
+from lit_blip2.evaluation.java import check_java
+from lit_blip2.evaluation.predictions import DECODING, SCORING, score, submit
+from lit_blip2.keyed import row_uniforms
+from lit_blip2.lit.evaluators.unfinished import Unfinished, key_of
+from lit_blip2.model.language import Example
+from lit_blip2.objectives.stage2 import Stage2
+
+if TYPE_CHECKING:
+    from lit_blip2.lit.module import LitBLIP2
+
+PLAIN = dict(tokenizer="spaces", meteor=False, spice=False)  # how validation scores captions
+
+
+class Generation:
+    """A part of LitStage2 and LitJoint; LitBLIP2 calls its methods.
+
+    predictions: captions and answers so far, of this rank; after `gather`, of all ranks. items: what stands behind the
+    metrics.
+
+    Args:
+        net: encoder, bridge and language model.
+        question: prompt of a question, {} being its place; in training on questions too.
+        vqa_max_new_tokens: longest answer, in tokens.
+        vqa_num_beams: beams that look for an answer.
+        vqa_length_penalty: see the paper.
+        caption_max_new_tokens: longest caption, in tokens.
+        caption_num_beams: beams that look for a caption.
+        caption_length_penalty: as for answers.
+        preset: what these settings are called, such as the table of a paper that they belong to; kept with them in a
+            test's decoding.json.
+        no_image: also answer every question without the image (vqa/no_image), in `test`.
+        in_context: solved examples in front of every question, in `test` and `predict`; 0 is zero-shot. Each is put as
+            the question is: its image's soft prompt, the question, the answer. They are validation questions about
+            other images (test questions where there are no others), drawn by (data.seed, question id); without the
+            image (vqa/no_image) theirs are left out too.
+        caption_tokenizer: what captions are scored by, in `test`: "spaces" needs nothing; "ptb" is that of published
+            figures, on references as they were written, and needs Java.
+        meteor: score captions by METEOR too, in `test`; needs Java.
+        spice: score captions by SPICE too, in `test`; needs Java 8 or 11 and models.
+        lemmatise: score answers by their lemmas (evaluation/lemmas.py), as OK-VQA's are.
+    """
+
+    def __init__(
+        self,
+        net: Stage2,
+        question: str = "Question: {} Answer:",
+        vqa_max_new_tokens: int = 10,
+        vqa_num_beams: int = 5,
+        vqa_length_penalty: float = -1.0,
+        caption_max_new_tokens: int = 30,
+        caption_num_beams: int = 5,
+        caption_length_penalty: float = 1.0,
+        preset: str = "",
+        no_image: bool = True,
+        in_context: int = 0,
+        caption_tokenizer: Literal["spaces", "ptb"] = "spaces",
+        meteor: bool = False,
+        spice: bool = False,
+        lemmatise: bool = False,
+    ):
+        if in_context < 0:
+            raise ValueError(f"in_context={in_context} must not be negative")
+        if question.count("{}") != 1:
+            raise ValueError(f"question={question!r} must have one {{}}, the place of the question")
+        self.net, self.question, self.no_image = net, question, no_image
+        self.in_context, self.examples = in_context, None
+        self.answering = dict(
+            max_new_tokens=vqa_max_new_tokens, num_beams=vqa_num_beams, length_penalty=vqa_length_penalty
+        )
+        self.captioning = dict(
+            max_new_tokens=caption_max_new_tokens, num_beams=caption_num_beams, length_penalty=caption_length_penalty
+        )
+        self.preset = preset
+        self.scoring, self.scored_by = dict(tokenizer=caption_tokenizer, meteor=meteor, spice=spice), PLAIN
+        self.lemmatise = lemmatise
+        self.predictions: list[dict[str, Any]] = []
+        self.gathered = False
+        self.unfinished: Unfinished | None = None
+        self.items: dict[str, Items] = {}
+
+    def prepare(self, batch: dict[str, Any]) -> None:
+        """Tokenise, draw random numbers and find examples."""
+        if batch["task"] == "train":
+            uniform_B2 = row_uniforms(batch["seed"], batch["step"], batch["row"])
+            asked = "question" in batch
+            prompts = self._prompts(batch) if asked else [self.net.prompt] * len(batch["caption"])
+            self._add_target(batch, batch["answer" if asked else "caption"], prompts, uniform_B2)
+        elif batch["task"] == "caption":
+            prompts = [self.net.prompt] * len(batch["captions"])
+            if all(batch["captions"]):
+                captions = [texts[0] for texts in batch["captions"]]
+                self._add_target(batch, captions, prompts, row_uniforms(0, 0, batch["row"]))
+            else:
+                batch["prompts"] = self.net.read(prompts)
+        elif batch["task"] == "vqa":
+            solved, ids = [], (batch["question_id"], batch["image_id"].tolist())
+            if self.examples is not None:
+                solved = self.examples.batches(*ids)
+            batch["examples"] = solved
+            for each in (batch, *solved):
+                each["prompts"] = self.net.read(self._prompts(each))
+
+    def _add_target(self, batch: dict[str, Any], targets: list[str], prompts: list[str], uniform_B2: Tensor) -> None:
+        batch["prompts"] = self.net.read(prompts)
+        batch["target"] = self.net.objective.text(self.net.language, targets, prompts, uniform_B2[:, 0])
+
+    def metric_names(self, tasks: set[str], command: str) -> set[str]:
+        """See LitBLIP2.metric_names."""
+        names = {"loss/lm", "caption/cider", "caption/bleu4", "caption/rouge_l"} if "caption" in tasks else set()
+        if "caption" in tasks and command == "test":
+            names |= {"caption/cider_*", *(f"caption/{name}" for name in ("meteor", "spice") if self.scoring[name])}
+        if "vqa" in tasks:
+            names |= {"vqa/accuracy", "vqa/mean_over_types", "vqa/type_*", "vqa/yes_*"}
+            names |= {"vqa/no_image"} if self.no_image and command == "test" else set()
+        return names
+
+    def begin(self, module: "LitBLIP2") -> None:
+        """An evaluation begins."""
+        trainer, self.examples = module.trainer, None
+        self.predictions, self.gathered = [], False
+        self.scored_by = self.scoring if trainer.testing else PLAIN
+        if self.scored_by != PLAIN:
+            check_java(spice=self.scoring["spice"])
+        if self.in_context and (trainer.testing or trainer.predicting):
+            self.examples = trainer.datamodule.examples(self.in_context)
+        self.unfinished = self._earlier(module)
+
+    def _earlier(self, module: "LitBLIP2") -> Unfinished | None:
+        """What an interrupted evaluation left; None where this one keeps nothing."""
+        trainer, folder = module.trainer, module.trainer.log_dir  # which asks all ranks
+        if folder is None or not (trainer.testing or trainer.predicting):
+            return None
+        command = "test" if trainer.testing else "predict"
+        return Unfinished(Path(folder), command, rank(), self._made_of(module))
+
+    def _made_of(self, module: "LitBLIP2") -> list[str]:
+        """All that a prediction depends on: checkpoint, model, decoding, data; not how many at a time, or by whom."""
+        data, model = module.trainer.datamodule, (yaml.safe_load(module.config) or {}).get("model")
+        tables = data.tables["test"].items()
+        looks = [str(data.root), data.images, str(data.features), str(data.image_size)]
+        made_of = [json.dumps(model), json.dumps(self.decoding()), _stamp(module.trainer.ckpt_path), *looks]
+        return made_of + [f"{task} {table.digest()}" for task, table in tables if task != "binding"]
+
+    def step(self, module: "LitBLIP2", batch: dict[str, Any]) -> Tensor | None:
+        """Look at an evaluation batch, unless an interrupted evaluation has. Returns its weighted loss where it has
+        captions to learn."""
+        if batch["task"] not in ("caption", "vqa"):
+            return None
+        captions = batch["task"] == "caption"
+        ids = batch["image_id"].tolist() if captions else batch["question_id"]
+        made = self.unfinished and self.unfinished.take((batch["task"], number) for number in ids)
+        if made is None:
+            made = self._caption(module, batch) if captions else self._answer(module, batch)
+            if self.unfinished:
+                self.unfinished.add(made)
+        self.predictions += made
+        if not any("nats" in each for each in made):
+            return None
+        tokens = sum(each["tokens"] for each in made)
+        loss = torch.tensor(sum(each["nats"] for each in made) / tokens, device=module.device)
+        module.log_losses({"lm": loss}, tokens)
+        return self.net.objective.weight * loss
+
+    def _caption(self, module: "LitBLIP2", batch: dict[str, Any]) -> list[dict[str, Any]]:
+        soft_prompt = self.net.soft_prompts(module.features(batch), batch["prompts"])
+        texts = self.net.language.generate(soft_prompt, [self.net.prompt] * len(soft_prompt), **self.captioning)
+        references = batch["written" if self.scored_by["tokenizer"] == "ptb" else "captions"]
+        own = [
+            {"task": "caption", "image_id": image_id, "caption": text, "references": theirs}
+            for image_id, text, theirs in zip(batch["image_id"].tolist(), texts, references)
+        ]
+        for row, domain in zip(own, batch.get("domain", ())):
+            row["domain"] = domain
+        if "target" in batch and not module.trainer.predicting:
+            losses_L, row_L = self.net.language.loss(soft_prompt, batch["target"])
+            nats_B = losses_L.new_zeros(len(own)).index_add(0, row_L, losses_L).tolist()
+            tokens_B = torch.bincount(row_L, minlength=len(own)).tolist()
+            for row, nats, tokens in zip(own, nats_B, tokens_B):
+                row |= {"nats": nats, "tokens": tokens}
+        return own
+
+    def _answer(self, module: "LitBLIP2", batch: dict[str, Any]) -> list[dict[str, Any]]:
+        prompts, examples = self._prompts(batch), batch["examples"]
+        solved = [Example(self._soft_prompts(module, each), self._prompts(each), each["answer"]) for each in examples]
+        soft_prompt = self._soft_prompts(module, batch)
+        answers = self.net.language.generate(soft_prompt, prompts, examples=solved, **self.answering)
+        blind = [None] * len(prompts)
+        if self.no_image and module.trainer.testing:
+            unseen = [each._replace(prefix_BPD=None) for each in solved]
+            blind = self.net.language.generate(None, prompts, examples=unseen, **self.answering)
+        columns = (batch["question_id"], batch["question"], batch["question_type"], batch["answers"], answers, blind)
+        own = [
+            dict(task="vqa", image_id=m, question_id=i, question=q, question_type=t, answers=a, answer=p, no_image=n)
+            for m, i, q, t, a, p, n in zip(batch["image_id"].tolist(), *columns)
+        ]
+        for row, ids in zip(own, zip(*(each["question_id"] for each in examples))):
+            row["examples"] = list(ids)
+        return own
+
+    def _prompts(self, batch: dict[str, Any]) -> list[str]:
+        return [self.question.replace("{}", question) for question in batch["question"]]
+
+    def _soft_prompts(self, module: "LitBLIP2", batch: dict[str, Any]) -> Tensor:
+        """One soft prompt per question; an image with several questions is looked at once."""
+        ids = batch["image_id"].tolist()
+        places = {image_id: place for place, image_id in enumerate(ids)}
+        name = "features" if "features" in batch else "image"
+        features_BND = module.features({name: batch[name][list(places.values())]})
+        rows = {image_id: row for row, image_id in enumerate(places)}
+        image_R = torch.tensor([rows[image_id] for image_id in ids], device=features_BND.device)
+        return self.net.soft_prompts(features_BND, batch["prompts"], image_R)
+
+    def metrics(self) -> dict[str, float]:
+        """Scores of the predictions of all ranks, counted on the first."""
+        self.gather()
+        own = [score(self.predictions, self.lemmatise, **self.scored_by)] if rank() == 0 else []
+        (self.items,) = gather_lists(own)
+        return {name: each.value() for name, each in self.items.items()}
+
+    def gather(self) -> None:
+        """Predictions of all ranks, once."""
+        if not self.gathered:
+            self.predictions, self.gathered = gather_lists(self.predictions), True
+
+    def write(self, module: "LitBLIP2", name: str) -> None:
+        """The predictions of all ranks to a file beside the metrics."""
+        self.gather()
+        folder = module.trainer.log_dir  # asks all ranks, so it comes before any of them leaves
+        if module.trainer.is_global_zero and folder:
+            rows = sorted(self.predictions, key=key_of)
+            Path(folder, name).write_text("".join(json.dumps(each) + "\n" for each in rows))
+            if module.trainer.testing:
+                Path(folder, DECODING).write_text(json.dumps(self.decoding(), indent=2) + "\n")
+
+    def finish(self, module: "LitBLIP2") -> None:
+        """Nothing of the evaluation is left to do."""
+        if self.unfinished and module.trainer.is_global_zero:
+            self.unfinished.remove()
+
+    def decoding(self) -> dict[str, Any]:
+        """How the predictions were made, and are scored."""
+        answering = {"prompt": self.question, "in_context": self.in_context, "no_image": self.no_image} | self.answering
+        captioning = {"prompt": self.net.prompt} | self.captioning
+        scoring = {"lemmatise": self.lemmatise} | self.scoring
+        return {"preset": self.preset, "answers": answering, "captions": captioning, SCORING: scoring}
+
+    def submit(self, module: "LitBLIP2") -> None:
+        """The files of evaluation servers, beside them."""
+        folder = module.trainer.log_dir
+        submit(self.predictions, folder if module.trainer.is_global_zero else None)
+
+
+def _stamp(checkpoint: str | Path | None) -> str:
+    """Which state of a checkpoint file this is."""
+    if checkpoint is None:
+        return ""
+    state = Path(checkpoint).stat()
+    return f"{checkpoint} {state.st_size} {state.st_mtime_ns}"

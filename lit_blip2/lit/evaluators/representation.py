@@ -1,0 +1,116 @@
+"""What stage 1's objectives make of a batch: texts on the host; in evaluation losses, retrieval and binding."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from lit_blip2.distributed import single_process
+from lit_blip2.evaluation.items import Items
+from lit_blip2.evaluation.queries import query_usage
+from lit_blip2.keyed import row_uniforms
+from lit_blip2.lit.evaluators.retrieval import Found, RetrievalSet
+from lit_blip2.objectives.stage1 import Stage1
+
+if TYPE_CHECKING:
+    from lit_blip2.lit.module import LitBLIP2
+
+
+class Representation:
+    """A part of LitStage1 and LitJoint; LitBLIP2 calls its methods.
+
+    query_wins: which query won for each image of the last evaluation, int64 [I]; None without ITC. items: what stands
+    behind its figures.
+
+    Args:
+        net: encoder, Q-Former and objectives.
+        rerank: candidates per image and per text that ITM scores again (the paper's k is 128).
+        features_gb: GB of image features that each process keeps in RAM for re-ranking; more goes to files in TMPDIR.
+    """
+
+    def __init__(self, net: Stage1, rerank: int, features_gb: float = 8.0):
+        if rerank < 1:
+            raise ValueError(f"rerank={rerank} must be at least 1")
+        if features_gb < 0:
+            raise ValueError(f"features_gb={features_gb} must not be negative; 0 keeps all features in files")
+        self.net, self.rerank, self.features_gb = net, rerank, features_gb
+        self.query_wins: Tensor | None = None
+        self.items: dict[str, Items] = {}
+        self.found: Found | None = None
+
+    def prepare(self, batch: dict[str, Any]) -> None:
+        """Tokenise and draw random numbers."""
+        if batch["task"] == "train" and "caption" not in batch:
+            raise ValueError(
+                "ITC, ITM and ITG train on captions, and these data are questions: use a stage-2 experiment"
+            )
+        if batch["task"] == "train":
+            batch["uniform_B2"] = row_uniforms(batch["seed"], batch["step"], batch["row"])
+            batch["text"] = self.net.tokenizer(batch["caption"])
+        elif batch["task"] == "caption":
+            if not all(batch["captions"]):
+                image_id = batch["image_id"][[not texts for texts in batch["captions"]].index(True)]
+                raise ValueError(
+                    f"image {image_id} has no caption, and retrieval needs some: set data.test to another file"
+                )
+            batch["text"] = self.net.tokenizer([text for texts in batch["captions"] for text in texts])
+            batch["first_text"] = self.net.tokenizer([texts[0] for texts in batch["captions"]])
+        elif batch["task"] == "binding":
+            batch["text"] = self.net.tokenizer(batch["caption"])
+
+    def metric_names(self, tasks: set[str], command: str) -> set[str]:
+        """See LitBLIP2.metric_names."""
+        on = [name for name in ("itc", "itm", "itg") if getattr(self.net, name) is not None]
+        names = {f"loss/{name}" for name in (*on, "total")} if "caption" in tasks else set()
+        if "caption" in tasks and "itc" in on:
+            modes = ("itc", "itm", "sum") if "itm" in on else ("itc",)
+            names |= {f"retrieval/{mode}_{way}_r{k}" for mode in modes for way in ("txt", "img") for k in (1, 5, 10)}
+            names.add("queries/entropy")
+        if "binding" in tasks:
+            names |= {f"binding/{name}_accuracy" for name in on if name != "itg"}
+        return names
+
+    def begin(self, module: "LitBLIP2") -> None:
+        """An evaluation begins."""
+        self.retrieval = RetrievalSet(self.net, self.rerank, self.features_gb)
+
+    def step(self, module: "LitBLIP2", batch: dict[str, Any]) -> Tensor | None:
+        """Look at an evaluation batch. Returns its losses' weighted sum where it has captions."""
+        if batch["task"] == "caption":
+            counts = [len(texts) for texts in batch["captions"]]
+            self.retrieval.add(module.features(batch), batch["text"], batch["image_id"], counts)
+            return self._losses(module, batch)
+        if batch["task"] == "binding":
+            swapped_BND = module.features(batch, "swapped_image")
+            true_BND, ids = module.features(batch), (batch["image_id"], batch["row"])
+            self.retrieval.add_binding(true_BND, swapped_BND, batch["text"], *ids)
+        return None
+
+    def _losses(self, module: "LitBLIP2", batch: dict[str, Any]) -> Tensor:
+        """Losses of an evaluation batch by itself, negatives drawn as for step 0 of seed 0."""
+        features_BND = module.features(batch)
+        uniform_B2 = row_uniforms(0, 0, batch["row"].cpu()).to(features_BND.device)
+        with single_process():
+            losses = self.net(features_BND, batch["first_text"], batch["image_id"], uniform_B2)
+        total = losses.pop("total")
+        module.log_losses(losses, len(features_BND))
+        return total
+
+    def metrics(self) -> dict[str, float]:
+        """Retrieval and binding over all ranks; forgets what was collected."""
+        metrics = self.retrieval.metrics()
+        self.items, self.found = self.retrieval.items, self.retrieval.found
+        self.query_wins = self.retrieval.query_wins()
+        if self.query_wins is not None:
+            metrics["queries/entropy"] = query_usage(self.query_wins, self.net.qformer.num_queries)[2]
+        del self.retrieval
+        return metrics
+
+    def write(self, module: "LitBLIP2", name: str) -> None:
+        """What was retrieved, to a file beside the metrics; behind captions and answers where there are some."""
+        folder = module.trainer.log_dir  # asks all ranks
+        if self.found is None or not folder or not module.trainer.is_global_zero:
+            return
+        with Path(folder, name).open("w" if module.generation is None else "a", encoding="utf-8") as file:
+            file.writelines(json.dumps(each) + "\n" for each in self.found.predictions())

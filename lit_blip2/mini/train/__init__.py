@@ -1,0 +1,1 @@
+"""How the mini-world's frozen models were trained."""

@@ -1,0 +1,384 @@
+"""Whole reports of sweeps written by hand, read back: tables, CSV, HTML, plots, and what is refused."""
+
+import csv
+import io
+import math
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from markdown_it import MarkdownIt
+from matplotlib.figure import Figure
+from PIL import Image
+from scipy import stats
+
+from lit_blip2.ablation.report.page import Pictures, cells_csv, report_markdown, write_report
+from lit_blip2.ablation.report.records import SweepError, read_sweep
+
+
+class Blank(Pictures):
+    """Quick: the plots that a page asks for, with nothing in them."""
+
+    def show(self, name, alt, draw, *arguments):
+        return super().show(name, alt, lambda paper: Figure((1, 1)))
+
+
+def report(folder: Path) -> str:
+    """The page's Markdown."""
+    return report_markdown(read_sweep(folder), str(folder), Blank())
+
+
+def csv_rows(folder: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(cells_csv(read_sweep(folder)))))
+
+
+def tables(markdown: str) -> dict[str, list[list[list[str]]]]:
+    """The tables below each heading, as GitHub reads them: rows of cells' texts."""
+    found, heading, tokens = {}, "", MarkdownIt("commonmark").enable("table").parse(markdown)
+    for before, token in pairwise(tokens):
+        if token.type == "table_open":
+            found.setdefault(heading, []).append([])
+        elif token.type == "tr_open":
+            found[heading][-1].append([])
+        elif token.type == "inline":
+            text = "".join(child.content for child in token.children)
+            if before.type == "heading_open":
+                heading = text
+            elif before.type in ("td_open", "th_open"):
+                found[heading][-1][-1].append(text)
+    return found
+
+
+def rows(markdown: str, heading: str) -> dict[str, list[str]]:
+    """The table below a heading by its first column."""
+    return {row[0]: row[1:] for row in tables(markdown)[heading][0]}
+
+
+class Sources(HTMLParser):
+    """Everything a page would load, and every tag in it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loaded, self.tags, self.words = [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.loaded += [value for name, value in attrs if name in ("src", "href", "srcset", "data", "action", "poster")]
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-m", "lit_blip2", "report", *arguments], capture_output=True, text=True)
+
+
+def test_the_page_opens_with_its_commands_and_how_far_it_has_come(sweep):
+    page = report(sweep.write())
+    assert page.startswith(
+        "Sweep: `python -m lit_blip2 sweep --config ablations/objectives.yaml --out runs/objectives`"
+    )
+    assert f"`python -m lit_blip2 report {sweep.folder}`" in page.splitlines()[0]
+    assert "Which of \\*ITC\\* and ITG does stage 2 need?" in page
+    assert "**Expected beforehand:** Without ITC, VQA falls by .05." in page
+    assert "**Status:** 9 done, 1 failed, 2 running or waiting, of 12 cells." in page
+    assert "still running** (or was stopped): 2 of 12" in page
+
+
+def test_a_metric_has_its_mean_interval_and_verdict(sweep):
+    found = rows(report(sweep.write()), "vqa/mean_over_types")
+    assert found["itc=on,bridge=on (control)"] == ["0.600", "0.0200", "3", "-", "-", "-", "-", "control"]
+    # differences -.1, -.09, -.11: sd .01, three comparisons
+    half = stats.t.ppf(1 - 0.05 / 6, 2) * 0.01 / math.sqrt(3)
+    interval = f"{-0.1 - half:.3f} to {-0.1 + half:.4f}"
+    shown = half + stats.t.ppf(0.8, 2) * 0.01 / math.sqrt(3)
+    assert found["itc=off,bridge=on"] == ["0.500", "0.0300", "3", "3", "-0.100", interval, f"{shown:.4f}", "worse"]
+    assert found["itc=on,bridge=off"][4:] == ["0", "-0.0442 to +0.0442", "0.0503", "no difference shown"]
+
+
+def test_pairs_that_were_asked_for_have_a_table_of_their_own(sweep):
+    sweep.plan["compare"] = [["itc=on,bridge=off", "itc=off,bridge=on"], ["itc=off,bridge=off", "itc=on,bridge=off"]]
+    page = report(sweep.write())
+    _, asked = tables(page)["vqa/mean_over_types"]
+    # .61, .61, .58 against .50, .53, .47: differences .11, .08, .11, sd .01732; two comparisons
+    half = stats.t.ppf(1 - 0.05 / 4, 2) * 0.0173205 / math.sqrt(3)
+    interval = f"{0.1 - half:+.4f} to {0.1 + half:+.3f}"
+    assert asked[1][:4] == ["itc=on,bridge=off against itc=off,bridge=on", "3", "+0.100", interval]
+    assert asked[1][-1] == "better" and asked[2][-1] == "too few seeds"
+    assert "family-wise over these 2" in page
+    _, loss = tables(page)["loss/lm"]
+    assert loss[1][-1] == "better"  # smaller
+    assert len(tables(page)["retrieval/itc_txt_r1"]) == 1  # no pair can have it
+
+
+def test_what_is_not_there_is_named_and_is_no_zero(sweep):
+    page = report(sweep.write())
+    absent = ["1 failed, 2 waiting", "-", "0 of 3 (1 failed, 2 waiting)", "0", "-", "-", "-", "too few seeds"]
+    assert rows(page, "vqa/mean_over_types")["itc=off,bridge=off"] == absent
+    retrieval = rows(page, "retrieval/itc_txt_r1")
+    assert retrieval["itc=off,bridge=on"] == ["n/a", *["-"] * 7]
+    assert retrieval["itc=on,bridge=off"][:4] == ["0.905", "0.00707", "2 of 3 (1 not finite)", "2"]
+    overview = rows(page, "Overview")
+    assert overview["itc=on,bridge=off"] == ["0.600", "0.905, n = 2", "1.40"]
+    assert overview["itc=off,bridge=on"] == ["0.500, worse", "n/a", "1.50, worse"]
+
+
+def test_how_intervals_were_made_is_said_in_numbers(sweep):
+    page = report(sweep.write())
+    vqa, loss = (page.split(f"### `{name}`")[1].split("\n#")[0] for name in ("vqa/mean_over_types", "loss/lm"))
+    assert "Larger is better" in vqa and "Smaller is better" in loss
+    assert "m = 3, each at 98.33 %" in vqa and "t = 7.65 for 3 pairs" in vqa
+    retrieval = page.split("### `retrieval/itc_txt_r1`")[1].split("\n#")[0]
+    assert "(m = 1): no interval yet" in retrieval and "the same in every seed has no interval" in retrieval
+
+
+def test_shared_steps_are_spent_once(sweep):
+    folder = sweep.write()
+    page = report(folder)
+    # 6 stage 1 of 100 s and 9 stage 2 of 30 s; ended cells use the stage 1: on 2 x 3, off 1 x 3 and 1 failed
+    assert "**Spent:** 14 min 30 s" in page and "**Without sharing:** 21 min 10 s" in page
+    assert "**Time not spent:** 6 min 40 s (31 %)" in page
+    cost = rows(page, "Cost")
+    assert cost["itc=on,bridge=on,seed=0"] == ["done", "2 min 10 s", "1 min 40 s", "1,460", "2.50"]
+    assert cost["itc=off,bridge=off,seed=0"][:2] == ["failed", "1 min 40 s (1 of 2 steps)"]
+
+
+def test_failed_cells_show_step_message_and_log(sweep):
+    page = report(sweep.write())
+    failed = page.split("## Failed cells")[1].split("\n## ")[0]
+    assert "### `itc=off,bridge=off,seed=0`" in failed
+    assert "Step `stage2/itc=off,bridge=off,seed=0`: loss is nan at step 3 | of 780" in failed
+    assert "```text\nstep 2 loss 9.1\n<b>step 3 loss nan</b>\n```" in failed
+
+
+def test_config_differences_are_those_of_the_setting(sweep):
+    found = tables(report(sweep.write()))
+    itc = ["stage1 fit", "model.net.itc", '{"projection": 8}', "null", "0, 1, 2"]
+    bridge = ["stage2 fit", "model.bridge", "true", "false", "0, 1, 2"]
+    assert found["itc=off,bridge=on"][0][1:] == [itc]
+    assert found["itc=on,bridge=off"][0][1:] == [bridge]
+    assert found["itc=off,bridge=off"][0][1:] == [itc, bridge]
+
+
+def test_where_it_ran(sweep):
+    sweep.plan["dirty"] = True
+    found = rows(report(sweep.write()), "Where it ran")
+    assert found["commit"] == ["0123abcd, with uncommitted changes"]
+    assert (found["torch"], found["machine"], found["workers"]) == (["2.11.0"], ["2 cores"], ["2"])
+
+
+def test_the_csv_has_a_row_for_each_cell_and_nothing_for_nothing(sweep):
+    found = csv_rows(sweep.write())
+    assert list(found[0]) == [
+        *("cell", "itc", "bridge", "seed", "state", "vqa/mean_over_types", "retrieval/itc_txt_r1", "loss/lm"),
+        *("seconds", "steps", "peak_memory_gib", "shared_seconds"),
+    ]
+    assert [row["cell"] for row in found] == [cell["name"] for cell in sweep.plan["cells"]]
+    seed1 = [
+        *("itc=off,bridge=on,seed=1", "off", "on", "1", "done", "0.53", "", "1.47"),
+        "130.0",
+        "1460",
+        "2.5",
+        "100.0",
+    ]
+    assert list(found[4].values()) == seed1
+    assert found[9]["state"] == "failed" and found[9]["vqa/mean_over_types"] == "" and found[10]["state"] == "waiting"
+
+
+def test_the_html_needs_nothing_beside_it(sweep):
+    sweep.plan["question"] = "See <script>alert(1)</script>, ![x](http://a.b/c.png) and [y](https://a.b)"
+    folder = sweep.write()
+    write_report(folder)
+    page = Sources()
+    text = (folder / "report.html").read_text()
+    page.feed(text)
+    assert page.loaded and all(source.startswith("data:image/png;base64,") for source in page.loaded)
+    assert not {"script", "link", "iframe", "b", "a"} & set(page.tags)
+    assert "<script>alert(1)</script>" in "".join(page.words) and "@import" not in text and "url(" not in text
+    assert "prefers-color-scheme: dark" in text and 'name="viewport"' in text
+    assert page.tags.count("picture") == len(list((folder / "plots").glob("*.png"))) == 6
+    assert '<td class="worse">worse</td>' in text and page.tags.count("table") == 10
+
+
+def test_the_plots_that_the_page_shows_are_there(sweep):
+    folder = sweep.write()
+    write_report(folder)
+    shown = re.findall(r"!\[[^]]*\]\((plots/[^)]+)\)", (folder / "report.md").read_text())
+    assert len(shown) == len(set(shown)) == 6
+    assert "plots/forgetting.stage2.vqa-mean_over_types.png" in shown
+    for path in shown:
+        with Image.open(folder / path) as image:
+            assert min(image.size) > 200 and image.convert("L").getextrema()[0] < 100
+
+
+def test_a_sweep_that_has_not_begun(sweep):
+    for file in [*sweep.folder.glob("cells/*"), *sweep.folder.rglob("done.json"), *sweep.folder.rglob("*.jsonl")]:
+        file.unlink()
+    page = report(sweep.write())
+    assert "0 done, 0 failed, 12 running or waiting, of 12" in page and "No step has ended yet." in page
+    assert rows(page, "Overview")["itc=on,bridge=on (control)"] == ["waiting", "waiting", "waiting"]
+    assert "![" not in page and {row["seconds"] for row in csv_rows(sweep.folder)} == {""}
+
+
+def test_a_sweep_without_cells(new_sweep):
+    assert "no cell has ended yet" in report(new_sweep.write())
+
+
+def test_one_seed_gives_a_difference_and_no_verdict(sweep):
+    sweep.plan["cells"] = [cell for cell in sweep.plan["cells"] if cell["seed"] == 0]
+    found = rows(report(sweep.write()), "vqa/mean_over_types")
+    assert found["itc=off,bridge=on"] == ["0.500", "-", "1", "1", "-0.100", "-", "-", "too few seeds"]
+
+
+@pytest.mark.parametrize(
+    ("control", "said"),
+    [
+        (None, "The sweep has no control"),
+        ({"itc": "on"}, "The sweep has no control"),
+        ({"bridge": "on", "itc": "off"}, "The control cannot have this metric (n/a)"),
+    ],
+)
+def test_without_a_control_nothing_is_compared(sweep, control, said):
+    sweep.plan["control"] = control
+    page = report(sweep.write())
+    assert said in page.split("### `retrieval/itc_txt_r1`")[1].split("\n#")[0]
+    assert {row[-1] for row in rows(page, "retrieval/itc_txt_r1").values()} <= {"-", "control", "verdict"}
+
+
+def test_many_settings_share_colours(new_sweep):
+    queries = [str(n) for n in range(12)]
+    new_sweep.plan.update(axes={"queries": queries, "itc": ["on"]}, seeds=[0], metrics=["vqa/accuracy"])
+    for n in queries:
+        new_sweep.step(f"stage2/{n}", seconds=1.0)
+        name = new_sweep.cell({"queries": n, "itc": "on"}, 0, [f"stage2/{n}"], {"vqa/accuracy": f"stage2/{n}"})
+        new_sweep.ended(name, **{"vqa/accuracy": 0.5})
+        new_sweep.validated(f"stage2/{n}", [{"step": s, "vqa/accuracy": s / 9, "loss/lm": 1 / s} for s in (1, 2)])
+    write_report(new_sweep.write())
+    assert (new_sweep.folder / "plots/curve.stage2.vqa-accuracy.png").is_file()
+
+
+def test_labels_that_look_like_markup_stay_in_their_cells(new_sweep):
+    new_sweep.plan.update(axes={"prompt": ["a|b", "`_c_`"]}, seeds=[0], metrics=["vqa/accuracy"])
+    for prompt, value in (("a|b", 0.25), ("`_c_`", 0.75)):
+        new_sweep.step(f"test/{prompt}", "test", seconds=1.0)
+        name = new_sweep.cell({"prompt": prompt}, 0, [f"test/{prompt}"], {"vqa/accuracy": f"test/{prompt}"})
+        new_sweep.ended(name, **{"vqa/accuracy": value})
+    found = rows(report(new_sweep.write()), "Overview")
+    assert found["prompt=a|b"] == ["0.250"] and found["prompt=`_c_`"] == ["0.750"]
+
+
+@pytest.fixture
+def search(new_sweep):
+    ranges = {"lr": {"low": 1e-5, "high": 1e-2, "log": True}, "dropout": {"low": 0, "high": 0.3, "log": False}}
+    new_sweep.plan["search"] = {"objective": "vqa/accuracy", "direction": "maximize", "ranges": ranges}
+    new_sweep.plan["metrics"] = ["vqa/accuracy"]
+    states = ["done", "done", "pruned", "failed", "done"]
+    for n, (state, value) in enumerate(zip(states, [0.4, 0.6, 0.7, None, 0.5])):
+        own = {"labels": {"lr": f"{10.0**-n:g}", "dropout": "0.1"}, "seed": 0}
+        metrics = {} if value is None else {"vqa/accuracy": value}
+        error = {"step": "stage2", "message": "out of memory", "log_tail": []} if state == "failed" else None
+        new_sweep.ended(f"trial-{n}", state, error, own, **metrics)
+    return new_sweep
+
+
+@pytest.mark.parametrize(("direction", "order"), [("maximize", "1 4 0 2 3"), ("minimize", "0 4 1 2 3")])
+def test_a_search_ranks_its_trials(search, direction, order):
+    search.plan["search"]["direction"] = direction
+    page = report(search.write())
+    trials = tables(page)["Trials"][0][1:]
+    assert [row[1] for row in trials] == [f"trial-{n}" for n in order.split()]
+    assert [row[0] for row in trials] == ["1", "2", "3", "-", "-"]
+    assert trials[-1][2:5] == ["failed", "failed", "0.001"] and trials[-2][2:4] == ["pruned", "0.700"]
+    assert {row[-1] for row in trials} == {"1 min 0 s"} and "The trials took 5 min 0 s" in page
+    assert "3 done, 1 failed, 1 pruned, of 5 trials" in page and "out of memory" in page
+    assert "plots/search.lr.png" in page and "plots/search.dropout.png" in page
+    assert [row["lr"] for row in csv_rows(search.folder)] == ["1", "0.1", "0.01", "0.001", "0.0001"]
+
+
+def test_a_search_is_drawn_against_each_range(search):
+    write_report(search.write())
+    assert {file.name for file in search.folder.glob("plots/*")} == {"search.lr.png", "search.dropout.png"}
+    assert (search.folder / "report.html").read_text().count("<picture") == 2
+
+
+def test_a_search_that_has_not_begun(search):
+    for file in search.folder.glob("cells/*"):
+        file.unlink()
+    assert "no cell has ended yet" in report(search.write())
+
+
+@pytest.mark.parametrize(
+    ("path", "content", "said"),
+    [
+        ("plan.json", "{", "plan.json cannot be read as JSON"),
+        ("plan.json", "[1]", "plan.json holds [1]"),
+        ("plan.json", '{"name": "x"}', "plan.json: no 'cells'"),
+        ("cells/itc=on,bridge=on,seed=0.json", '{"state"', "seed=0.json cannot be read as JSON"),
+        ("cells/itc=on,bridge=on,seed=0.json", '{"state": "fine"}', "state 'fine' is none of done, failed, pruned"),
+        ("cells/itc=on,bridge=on,seed=0.json", '{"state": "done", "metrics": {"a": "x"}}', "a is 'x', not a number"),
+        ("runs/stage1/itc=on,seed=0/done.json", "x", "done.json cannot be read as JSON"),
+        ("runs/stage1/itc=on,seed=0/done.json", '{"seconds": "1"}', "seconds is '1', not a number"),
+        ("runs/stage1/itc=on,seed=0/validation.jsonl", '{"step": 1}\n{"st\n', "validation.jsonl, line 2"),
+    ],
+)
+def test_damaged_files_are_named(sweep, path, content, said):
+    folder = sweep.write()
+    sweep.put(path, content)
+    with pytest.raises(SweepError, match=re.escape(said)):
+        write_report(folder)
+
+
+def test_all_problems_are_told_at_once(sweep):
+    sweep.plan["cells"][3]["steps"] = ["stage9/x"]
+    sweep.plan["cells"][2]["seed"] = 1
+    folder = sweep.write()
+    sweep.put("cells/itc=on,bridge=on,seed=0.json", "x")
+    with pytest.raises(SweepError) as found:
+        write_report(folder)
+    assert len(str(found.value).splitlines()) == 3
+    assert "step 'stage9/x'" in str(found.value) and "the same labels and seed" in str(found.value)
+
+
+def test_a_line_that_is_being_written_waits_for_the_next_report(sweep):
+    folder = sweep.write()
+    sweep.put("runs/stage1/itc=on,seed=0/validation.jsonl", '{"step": 1, "loss/itc": 2.0}\n{"step": 2, "lo')
+    sweep.put("cells/.itc=on.json", "{")
+    assert "Validated once only: there is no curve." in report(folder)
+
+
+def test_a_cell_of_another_plan_is_left_out_and_said(sweep):
+    sweep.ended("itc=maybe,seed=0", **{"vqa/mean_over_types": 0.9})
+    page = report(sweep.write())
+    assert "cells/itc=maybe,seed=0.json belongs to no cell of the plan" in page and "of 12 cells" in page
+
+
+def test_a_report_made_again_is_the_same(search):
+    folder = search.write()
+    once = {file: file.read_bytes() for file in write_report(folder)}
+    assert {file: file.read_bytes() for file in write_report(folder)} == once
+
+
+def test_the_command_says_where_the_report_is(sweep):
+    result = run(str(sweep.write()))
+    assert result.returncode == 0 and result.stdout.splitlines()[-1] == str(sweep.folder / "report.md")
+
+
+@pytest.mark.parametrize("folder", ["nowhere", "tests"])
+def test_a_folder_that_is_no_sweep_says_so(folder):
+    result = run(folder)
+    assert result.returncode == 2 and "Traceback" not in result.stderr
+    assert f"no plan.json in '{folder}'" in result.stderr and "sweep --out" in result.stderr
+
+
+def test_the_report_needs_no_torch(sweep):
+    code = (
+        "import sys; from lit_blip2.ablation.report.page import main; main(sys.argv[1:])\n"
+        "heavy = {'torch', 'lightning', 'pandas', 'transformers'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    result = subprocess.run([sys.executable, "-c", code, str(sweep.write())], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr

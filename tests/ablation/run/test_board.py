@@ -1,0 +1,160 @@
+"""What TensorBoard's own reader finds in a cell's events: its row, its final figures, its curves, the page's layout."""
+
+import math
+import re
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar import layout_pb2
+from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
+
+from lit_blip2.ablation.run.board import layout
+from lit_blip2.ablation.run.plan import PlannedCell
+from lit_blip2.ablation.spec.grid import Range
+
+CONTROL, WITHOUT_ITC, FAILED = "itc=on,itm=on,seed=0", "itc=off,itm=on,seed=0", "itc=on,itm=off,seed=0"
+
+
+@pytest.fixture
+def board(new_board, tmp_path):
+    return new_board(tmp_path / "sweep")
+
+
+def read(board, cell: str) -> EventAccumulator:
+    return EventAccumulator(str(board.run(cell))).Reload()
+
+
+def curves(events: EventAccumulator) -> dict[str, list[tuple[int, float]]]:
+    return {tag: [(each.step, each.value) for each in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+def row(events: EventAccumulator) -> tuple[api_pb2.Experiment, dict[str, str | float], int]:
+    """The table's columns, this run's settings, and its status."""
+    contents = events.PluginTagToContent("hparams")
+
+    def data(tag: str) -> plugin_data_pb2.HParamsPluginData:
+        return plugin_data_pb2.HParamsPluginData.FromString(contents[tag])
+
+    start = data(metadata.SESSION_START_INFO_TAG).session_start_info
+    settings = {name: getattr(value, value.WhichOneof("kind")) for name, value in start.hparams.items()}
+    return (
+        data(metadata.EXPERIMENT_TAG).experiment,
+        settings,
+        data(metadata.SESSION_END_INFO_TAG).session_end_info.status,
+    )
+
+
+def charts(events: EventAccumulator) -> dict[str, list[str]]:
+    """Chart -> its patterns, of the one category that the layout has."""
+    (event,) = events.Tensors("custom_scalars__config__")
+    (category,) = layout_pb2.Layout.FromString(event.tensor_proto.string_val[0]).category
+    assert category.title == "objectives"
+    return {chart.title: list(chart.multiline.tag) for chart in category.chart}
+
+
+def test_a_cell_has_its_final_figures_and_each_step_its_curves(board):
+    board.three_cells()
+    assert curves(read(board, CONTROL)) == {
+        "final/vqa/accuracy": [(0, 0.625)],
+        "final/retrieval/itc_txt_r1": [(0, 0.875)],
+        "stage1/retrieval/itc_txt_r1": [(100, 0.5), (200, 0.75), (300, 0.875)],
+        "stage1/loss/total": [(100, 3.0), (200, 1.5), (300, 1.0)],
+        "stage2/vqa/accuracy": [(100, 0.25), (200, 0.375), (300, 0.625)],
+        "stage2/loss/total": [(100, 3.0), (200, 1.5), (300, 1.0)],
+    }
+
+
+def test_a_row_has_the_labels_and_each_column_the_words_that_it_may_hold(board):
+    board.three_cells()
+    columns, settings, status = row(read(board, CONTROL))
+    assert settings == {"itc": "on", "itm": "on", "seed": "0", "state": "done"}
+    assert status == api_pb2.STATUS_SUCCESS
+    assert {each.name: list(each.domain_discrete) for each in columns.hparam_infos} == {
+        "itc": ["on", "off"],
+        "itm": ["on", "off"],
+        "seed": ["0"],
+        "state": ["done", "failed", "pruned"],
+    }
+    assert [each.name.tag for each in columns.metric_infos] == ["final/vqa/accuracy", "final/retrieval/itc_txt_r1"]
+
+
+def test_every_row_has_the_same_columns(board):
+    board.three_cells()
+    (first, *others) = [row(read(board, cell))[0] for cell in (CONTROL, WITHOUT_ITC, FAILED)]
+    assert others == [first, first]
+
+
+def test_a_failed_cell_has_a_row_and_the_curves_so_far_and_no_figures(board):
+    board.three_cells()
+    events = read(board, FAILED)
+    _, settings, status = row(events)
+    assert settings == {"itc": "on", "itm": "off", "seed": "0", "state": "failed"}
+    assert status == api_pb2.STATUS_FAILURE
+    found = curves(events)
+    assert not [tag for tag in found if tag.startswith("final/")]
+    assert found["stage2/vqa/accuracy"] == [(100, 0.25), (200, 0.375)]
+
+
+def test_a_cell_that_failed_before_any_validation_has_its_row(board):
+    cell = board.cell("on", "on", {}, "failed")
+    events = read(board, cell)
+    assert row(events)[1]["state"] == "failed"
+    assert curves(events) == {} and "custom_scalars__config__" not in events.Tags()["tensors"]
+
+
+def test_a_metric_that_the_cell_cannot_have_is_absent_not_zero(board):
+    board.three_cells()
+    events = read(board, WITHOUT_ITC)
+    assert {tag for tag in curves(events) if tag.startswith("final/")} == {"final/vqa/accuracy"}
+    assert charts(events) == {"vqa/accuracy": ["^(stage1|stage2)/vqa/accuracy$"]}
+
+
+def test_figures_that_are_not_finite_are_gaps_of_a_curve_and_no_final_figure(board):
+    points = [{"step": 1, board.vqa: 0.5}, {"step": 2, board.vqa: None}, {"step": 3, board.vqa: math.inf}]
+    points += [{"step": 4, board.vqa: math.nan}, {"step": 5, board.vqa: 0.75}]
+    cell = board.cell("on", "on", {"stage2": points}, metrics={board.vqa: math.nan, board.retrieval: None})
+    found = curves(read(board, cell))
+    assert set(found) == {"stage2/vqa/accuracy"}
+    assert [step for step, _ in found["stage2/vqa/accuracy"]] == [1, 2, 3, 4, 5]
+    values = [value for _, value in found["stage2/vqa/accuracy"]]
+    assert values[0] == 0.5 and math.isnan(values[1]) and values[2] == math.inf and math.isnan(values[3])
+    assert values[4] == 0.75
+
+
+def test_lines_that_a_killed_process_left_are_passed_over(board):
+    board.sweep.put(
+        "runs/stage2/itc=on,itm=on,seed=0/validation.jsonl",
+        '{"step": 1, "vqa/accuracy": 0.5}\n{"step": 2, "vqa/ac\n{"vqa/accuracy": 1.0}\n7\n{"step": 3, "vqa/accu',
+    )
+    cell = board.cell("on", "on", {}, "failed")
+    assert curves(read(board, cell)) == {"stage2/vqa/accuracy": [(1, 0.5)]}
+
+
+def test_a_cell_written_again_has_one_row_its_newest(board):
+    board.cell("on", "on", {"stage2": [{"step": 1, board.vqa: 0.1}]}, "failed")
+    cell = board.cell("on", "on", {"stage2": [{"step": 2, board.vqa: 0.5}]}, metrics={board.vqa: 0.5})
+    assert len(list(board.run(cell).iterdir())) == 1
+    events = read(board, cell)
+    assert row(events)[1]["state"] == "done" and row(events)[2] == api_pb2.STATUS_SUCCESS
+    assert curves(events) == {"final/vqa/accuracy": [(0, 0.5)], "stage2/vqa/accuracy": [(2, 0.5)]}
+
+
+def test_cells_ask_for_the_same_chart_so_that_their_curves_meet_in_it(board):
+    board.three_cells()
+    both = {metric: [f"^(stage1|stage2)/{metric}$"] for metric in (board.vqa, board.retrieval)}
+    assert charts(read(board, CONTROL)) == charts(read(board, FAILED)) == both
+
+
+def test_a_chart_takes_its_own_metric_only(board):
+    board.grid.metrics[0] = "vqa/top.5+"
+    ((pattern,),) = (patterns for _, patterns in layout(board.grid, ["vqa/top.5+"])["objectives"].values())
+    tags = ["stage1/vqa/top.5+", "stage2/vqa/top.5+", "final/vqa/top.5+", "stage1/vqa/topX5+", "stage1/vqa/top.5+_b"]
+    assert [tag for tag in tags if re.match(pattern, tag)] == tags[:2]
+
+
+def test_the_settings_of_a_search_are_numbers(board):
+    board.grid.axes, board.grid.ranges = {"itc": {"on": {}}}, {"lr": Range("stage1.model.lr", 1e-4, 1e-2, True)}
+    board.write(PlannedCell("trial-0", {"itc": "on", "lr": "0.003"}, 0, [], {}), "pruned", {})
+    columns, settings, _ = row(read(board, "trial-0"))
+    assert settings == {"itc": "on", "lr": 0.003, "seed": "0", "state": "pruned"}
+    assert {each.name: each.type for each in columns.hparam_infos}["lr"] == api_pb2.DATA_TYPE_FLOAT64

@@ -1,0 +1,260 @@
+"""From a grid to distinct steps: what is shared, what is not run, what is refused."""
+
+import pytest
+import yaml
+
+from lit_blip2.ablation.run import fingerprint, plan, sweep
+from lit_blip2.ablation.run.step import run_step, write_config
+from lit_blip2.ablation.run.sweep import dry_run
+from lit_blip2.ablation.spec.grid import read_grid
+
+METRICS = {"a.yaml": ["retrieval/itc_txt_r1"], "b.yaml": ["vqa/accuracy", "vqa/type_*"], "c.yaml": ["vqa/accuracy"]}
+GRID = """
+steps:
+  stage1: {fit: a.yaml}
+  retrieval: {test: stage1}
+  stage2: {fit: b.yaml, set: {model.init_from: $stage1}}
+  vqa: {test: stage2}
+axes:
+  itc: {on: {}, off: {stage1.model.itc: null}}
+  start: {stage1: {}, none: {stage2.model.init_from: null}}
+control: {itc: on, start: stage1}
+seeds: [0, 1]
+metrics: [retrieval/itc_txt_r1, vqa/accuracy]
+"""
+
+
+def answer(request: dict) -> dict:
+    """What lit_blip2.resolve would say: a config that holds the arguments; no retrieval without ITC."""
+    _, file, *options = request["arguments"]
+    if "--model.bad=1" in options:
+        return {"error": "Option 'bad' is not accepted"}
+    settings = dict(option.removeprefix("--model.").split("=", 1) for option in options)
+    config = {"seed_everything": 0, "trainer": {"logger": None}, "data": {"init_args": {"seed": 0}}}
+    metrics = [] if settings.get("itc") == "null" else METRICS[file]
+    return {"config": config | {"model": {"file": file} | settings}, "metrics": metrics, "steps": 7}
+
+
+@pytest.fixture
+def planned(tmp_path, monkeypatch):
+    asked = []
+
+    def make(text: str = GRID):
+        monkeypatch.setattr(plan, "ask", lambda requests: asked.extend(requests) or [answer(each) for each in requests])
+        (tmp_path / "trial.yaml").write_text(text)
+        return plan.make_plan(read_grid(tmp_path / "trial.yaml"))
+
+    make.asked = asked
+    return make
+
+
+def test_equal_steps_are_one_run(planned):
+    made = planned()
+    steps = {cell.name: cell.steps for cell in made.cells}
+    assert steps["itc=on,start=stage1,seed=0"] == [
+        "stage1/itc=on,seed=0", "retrieval/itc=on,seed=0",
+        "stage2/itc=on,start=stage1,seed=0", "vqa/itc=on,start=stage1,seed=0",
+    ]  # fmt: skip
+    assert steps["itc=on,start=none,seed=1"] == [
+        "stage1/itc=on,seed=1", "retrieval/itc=on,seed=1", "stage2/start=none,seed=1", "vqa/start=none,seed=1"
+    ]  # fmt: skip
+    assert made.uses()["stage1/itc=on,seed=0"] == 2 and made.uses()["stage2/start=none,seed=0"] == 2
+
+
+def test_a_step_that_no_metric_needs_is_not_run(planned):
+    made = planned()
+    (cell,) = [cell for cell in made.cells if cell.name == "itc=off,start=none,seed=0"]
+    assert cell.steps == ["stage2/start=none,seed=0", "vqa/start=none,seed=0"]
+    assert cell.metrics == {"retrieval/itc_txt_r1": None, "vqa/accuracy": "vqa/start=none,seed=0"}
+
+
+def test_both_seeds_are_set(planned):
+    config = planned().steps["stage1/itc=on,seed=1"].config
+    assert config["seed_everything"] == 1 and config["data"]["init_args"]["seed"] == 1
+
+
+def test_a_label_may_take_another_experiment(planned):
+    made = planned(GRID.replace("none: {stage2.model.init_from: null}", "none: {stage2.fit: c.yaml}"))
+    runs = made.steps["stage2/itc=on,start=none,seed=0"], made.steps["vqa/itc=on,start=none,seed=0"]
+    assert [run.config["model"] for run in runs] == [{"file": "c.yaml", "init_from": "$stage1"}] * 2
+
+
+def test_equal_requests_are_resolved_once(planned):
+    planned()
+    assert len(planned.asked) == 8  # two of each step: stage 1 and its test by itc, stage 2 and its test by start
+
+
+def test_a_metric_of_a_pattern_is_known(planned):
+    made = planned(GRID.replace("vqa/accuracy]", "vqa/type_count]"))
+    assert made.cells[0].metrics["vqa/type_count"] == "vqa/itc=on,start=stage1,seed=0"
+
+
+def test_a_metric_that_no_cell_can_write_is_refused(planned):
+    with pytest.raises(ValueError, match=r"no cell can write: caption/ciderr\. Its steps write retrieval/itc_txt_r1"):
+        planned(GRID.replace("vqa/accuracy]", "caption/ciderr]"))
+
+
+def test_a_test_s_figure_beside_a_validation_s_is_refused(planned, tmp_path):
+    planned()
+    grid = read_grid(tmp_path / "trial.yaml")
+    of = {"retrieval/itc_txt_r1": "retrieval", "vqa/accuracy": None}
+    plan.check_providers(grid, {"itc=on,seed=0": of, "itc=off,seed=0": of | {"retrieval/itc_txt_r1": None}})
+    with pytest.raises(ValueError, match="itc_txt_r1 would come from retrieval in itc=on, stage1 in itc=off: one is a"):
+        plan.check_providers(grid, {"itc=on,seed=0": of, "itc=off,seed=0": of | {"retrieval/itc_txt_r1": "stage1"}})
+
+
+def test_a_dry_run_says_what_is_made_first_and_does_not_look_for_it(planned, tmp_path):
+    planned("prepare: [data make-mini --out data/mini]" + GRID)
+    table = dry_run(read_grid(tmp_path / "trial.yaml"))
+    assert table.caption == "first, if not done: python -m lit_blip2 data make-mini --out data/mini"
+    assert [each["files"] for each in planned.asked] == [True] * 8 + [False] * 8
+
+
+def test_a_dry_run_that_lacks_a_model_says_what_would_make_it(planned, tmp_path):
+    text = GRID.replace("off: {stage1.model.itc: null}", "off: {stage1.model.bad: 1}")
+    with pytest.raises(ValueError):
+        planned("prepare: [data make-models --only bert]" + text)
+    with pytest.raises(ValueError, match="a dry run does not:\n  python -m lit_blip2 data make-models --only bert"):
+        dry_run(read_grid(tmp_path / "trial.yaml"))
+
+
+def test_every_setting_that_is_refused_is_named_with_its_command(planned):
+    text = GRID.replace("off: {stage1.model.itc: null}", "off: {stage1.model.bad: 1}")
+    with pytest.raises(ValueError) as error:
+        planned(text)
+    assert "itc=off,start=stage1, step stage1: Option 'bad' is not accepted" in str(error.value)
+    assert "--config a.yaml --model.bad=1" in str(error.value)
+
+
+def test_a_run_s_yaml_points_to_its_parent_and_writes_into_its_own_folder(planned, tmp_path):
+    from lit_blip2.ablation.run.folder import Folder
+
+    made, folder = planned(), Folder(tmp_path)
+    write_config(made.steps["stage2/itc=on,start=stage1,seed=0"], folder)
+    config = yaml.safe_load(folder.config("stage2/itc=on,start=stage1,seed=0").read_text())
+    assert config["model"]["init_from"] == str(tmp_path / "runs/stage1/itc=on,seed=0")
+    where = config["trainer"]["logger"]["init_args"]
+    assert "/".join([where["save_dir"], where["name"], where["version"]]) == str(
+        tmp_path / "runs/stage2/itc=on,start=stage1,seed=0"
+    )
+
+
+def test_the_key_changes_with_data_files_sources_and_parents(planned, monkeypatch, tmp_path):
+    def keys():
+        for cached in (plan._of_path, plan._sources, plan._files):
+            cached.cache_clear()
+        return {name: run.key for name, run in planned(text).steps.items()}
+
+    data = tmp_path / "world"
+    data.mkdir()
+    (data / "captions.json").write_text("[1]")
+    text = GRID.replace("fit: a.yaml", f"fit: a.yaml, set: {{model.root: {data}}}")
+    first = keys()
+    assert keys() == first
+    (data / "captions.json").write_text("[2]")
+    changed = keys()
+    assert {name for name in first if first[name] == changed[name]} == {
+        name for name in first if "start=none" in name
+    }  # all else stands on stage 1, which names the folder
+    monkeypatch.setattr(fingerprint, "sources", lambda: "other")
+    monkeypatch.setattr(plan, "_sources", fingerprint.sources, raising=True)
+    plan._sources.cache_clear = lambda: None
+    assert not set(keys().values()) & set(changed.values())
+
+
+def test_images_are_told_apart_by_size_and_texts_by_content(tmp_path):
+    def digest(name: str, content: bytes) -> str:
+        (tmp_path / name).write_bytes(content)
+        return fingerprint.of_path(str(tmp_path))
+
+    assert digest("a.json", b"1") != digest("a.json", b"2")
+    assert digest("b.png", b"1") == digest("b.png", b"2") != digest("b.png", b"33")
+
+
+def test_every_string_that_names_a_file_counts_and_what_is_written_does_not(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("mini", "kept", "out", "runs"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "w.safetensors").touch()
+    config = {
+        "data": {"init_args": {"root": "mini", "features": "../kept"}},
+        "model": {"weights": "w.safetensors", "absent": "x.bin", "empty": "", "long": "y" * 5000},
+        "trainer": {"default_root_dir": "out", "logger": {"save_dir": "runs"}, "accelerator": "cpu"},
+    }
+    assert fingerprint.paths(config) == ["mini", "mini/../kept", "w.safetensors"]
+
+
+def test_files_behind_a_link_count(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "captions.json").write_text("[1]")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train").symlink_to(tmp_path / "real")
+    before = fingerprint.of_path(str(tmp_path / "data"))
+    (tmp_path / "real" / "captions.json").write_text("[2]")
+    assert fingerprint.of_path(str(tmp_path / "data")) != before
+
+
+def test_of_giants_samples_are_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(fingerprint, "LARGEST_READ", 99)
+    monkeypatch.setattr(fingerprint, "SAMPLE", 10)
+    file, found = tmp_path / "weights.bin", set()
+    for place in (0, 500, 995):
+        content = bytearray(1000)
+        content[place] = 1
+        file.write_bytes(content)
+        found.add(fingerprint.of_path(str(file)))
+    assert len(found) == 3
+
+
+def test_of_a_run_only_what_is_read_of_it_counts(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "last.ckpt").write_bytes(b"weights")
+    (tmp_path / "config.yaml").write_text("a: 1")
+    before = fingerprint.of_path(str(tmp_path))
+    (tmp_path / "events.out.tfevents.1").write_bytes(b"x")
+    assert fingerprint.of_path(str(tmp_path)) == before
+    (tmp_path / "checkpoints" / "last.ckpt").write_bytes(b"other weights")
+    assert fingerprint.of_path(str(tmp_path)) != before
+
+
+def test_gpus_are_wanted_only_by_runs_that_would_use_one(planned):
+    assert planned().wants_gpus
+    made = planned()
+    for run in made.steps.values():
+        run.config["trainer"]["accelerator"] = "cpu"
+    assert not made.wants_gpus
+
+
+def test_a_run_of_another_key_is_not_taken_for_this_one(planned, tmp_path):
+    from lit_blip2.ablation.run.folder import Folder, write_json
+
+    run, folder = next(iter(planned().steps.values())), Folder(tmp_path)
+    for file in (folder.done(run.name), folder.failed(run.name)):
+        write_json(file, {"key": "another", "message": "x"})
+        with pytest.raises(ValueError, match="holds a run of other settings, data or sources"):
+            run_step(run, folder, {}, lambda: False)
+        file.unlink()
+
+
+def test_a_step_does_not_begin_on_a_full_disk(planned, tmp_path, monkeypatch):
+    from lit_blip2.ablation.run import folder
+
+    monkeypatch.setattr(folder.shutil, "disk_usage", lambda root: type("Usage", (), {"free": 3 * 2**20}))
+    with pytest.raises(OSError, match=r"3 MiB are free on the disk of .*, and a step needs 256: make room"):
+        run_step(next(iter(planned().steps.values())), folder.Folder(tmp_path), {}, lambda: False)
+    assert not list(tmp_path.glob("runs/*"))
+
+
+def test_a_sweep_of_other_libraries_is_refused(tmp_path, monkeypatch):
+    from lit_blip2.ablation.run.folder import Folder, write_json
+
+    folder = Folder(tmp_path)
+    write_json(folder.plan, {"versions": {"torch": "2.11", "python": "3.9"}})
+    monkeypatch.setattr(sweep, "versions", lambda: {"torch": "2.15", "timm": "1.0"})
+    with pytest.raises(ValueError, match=r"begun with torch 2\.11, now 2\.15: its cells would not be comparable"):
+        sweep._check_versions(folder)
+
+
+def test_sources_leave_the_sweep_s_own_room_out():
+    files = [file for file in fingerprint.PACKAGE.rglob("*.py")]
+    assert any("ablation" in file.parts for file in files) and len(fingerprint.sources()) == 16

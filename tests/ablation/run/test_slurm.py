@@ -1,0 +1,32 @@
+"""Workers handed to submitit run the sweep's own command; its local executor stands in for SLURM."""
+
+import json
+from argparse import Namespace
+
+import submitit
+from rich.console import Console
+
+from lit_blip2.ablation.run import slurm
+from lit_blip2.ablation.run.folder import Folder
+from lit_blip2.ablation.spec.grid import Grid
+
+
+def test_each_job_is_one_worker_of_the_same_sweep(tmp_path):
+    command = slurm.worker_command(Namespace(config="a.yaml", storage=None), Folder(tmp_path))
+    assert command[1:4] == ["-m", "lit_blip2", "sweep"]
+    assert command[4:] == ["--config", "a.yaml", "--out", str(tmp_path), "--storage", f"journal:{tmp_path}/study.log"]
+
+
+def test_jobs_run_the_command(tmp_path, monkeypatch):
+    script = "import json, sys; json.dump(sys.argv[1:], open(sys.argv[1] + '/ran.json', 'w'))"
+    monkeypatch.setattr(slurm, "worker_command", lambda *_: [slurm.sys.executable, "-c", script, str(tmp_path)])
+    jobs = []
+    submitted = submitit.AutoExecutor.submit
+    monkeypatch.setattr(submitit.AutoExecutor, "submit", lambda *a: jobs.append(submitted(*a)) or jobs[-1])
+    grid = Grid("x", {}, {}, [], {}, [0], slurm={"timeout_min": 5})
+    slurm.submit(
+        grid, Folder(tmp_path), Namespace(config="a.yaml", storage=None, workers=2), Console(), cluster="local"
+    )
+    for job in jobs:
+        job.result()
+    assert len(jobs) == 2 and json.loads((tmp_path / "ran.json").read_text()) == [str(tmp_path)]

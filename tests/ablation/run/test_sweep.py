@@ -1,0 +1,132 @@
+"""A real sweep: its YAML through the command line, real training runs in subprocesses, its report and TensorBoard."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+
+from lit_blip2.ablation.run.sweep import main
+from lit_blip2.commands.mini import make_mini
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def ablation(tmp_path_factory):
+    """The ablation's file: stage 1 with ITC on and off, one of them also tested with other candidates."""
+    folder = tmp_path_factory.mktemp("sweep")
+    make_mini(folder / "mini", train=24, val=6, test=6, workers=1)
+    settings = {
+        "data.root": str(folder / "mini"), "data.batch_size": 8, "data.eval_batch_size": 6, "model.rerank": 3,
+        "trainer.max_steps": 4, "trainer.val_check_interval": 2, "model.optimization.warmup_steps": 1,
+        "trainer.enable_progress_bar": False,
+    }  # fmt: skip
+    content = {
+        "question": "Does it run?",
+        "expect": "Nothing.",
+        "steps": {"stage1": {"fit": "experiments/mini_stage1.yaml", "set": settings}, "retrieval": {"test": "stage1"}},
+        "axes": {"itc": {"on": {}, "off": {"stage1.model.net.itc": None}}},
+        "seeds": [3],
+        "metrics": ["loss/itm", "retrieval/itc_txt_r1"],
+    }
+    file = folder / "small.yaml"
+    file.write_text(yaml.safe_dump(content, sort_keys=False))
+    return file
+
+
+def sweep(file, *options: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "lit_blip2", "sweep", "--config", str(file), *options]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def out(ablation, tmp_path_factory):
+    out = tmp_path_factory.mktemp("out") / "small"
+    done = sweep(ablation, "--out", str(out), "--workers", "2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return out
+
+
+def test_cells_hold_the_figures_of_their_tests(out):
+    for label in ("on", "off"):
+        cell = json.loads((out / "cells" / f"itc={label},seed=3.json").read_text())
+        tested = json.loads((out / "runs" / "retrieval" / f"itc={label},seed=3" / "metrics.json").read_text())
+        assert cell["state"] == "done" and tested.items() <= cell["metrics"].items()
+        assert ("retrieval/itc_txt_r1" in cell["metrics"]) == (label == "on")
+
+
+def test_a_run_is_an_ordinary_one(out):
+    run = out / "runs" / "stage1" / "itc=off,seed=3"
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert config["model"]["init_args"]["net"]["init_args"]["itc"] is None
+    assert (config["seed_everything"], config["data"]["init_args"]["seed"]) == (3, 3)
+    assert (run / "checkpoints" / "last.ckpt").exists() and list(run.glob("events*"))
+    assert [json.loads(line)["step"] for line in (run / "validation.jsonl").read_text().splitlines()] == [2, 4]
+
+
+def test_the_report_has_a_row_per_cell_and_seed(out):
+    rows = {row["cell"]: row for row in csv.DictReader((out / "cells.csv").open())}
+    assert {row["seed"] for row in rows.values()} == {"3"} and len(rows) == 2
+    for name, row in rows.items():
+        metrics = json.loads((out / "cells" / f"{name}.json").read_text())["metrics"]
+        assert float(row["loss/itm"]) == metrics["loss/itm"]
+    assert rows["itc=off,seed=3"]["retrieval/itc_txt_r1"] == ""
+    assert (out / "report.html").stat().st_size > 10_000 and "too few seeds" in (out / "report.md").read_text()
+
+
+def test_the_same_command_finds_everything_done(ablation, out, capfd):
+    before = {file: file.stat().st_mtime for file in out.glob("runs/**/*")}
+    assert main(["--config", str(ablation), "--out", str(out)]) == 0
+    assert "2 done" in capfd.readouterr().out
+    assert {file: file.stat().st_mtime for file in out.glob("runs/**/*")} == before
+
+
+def test_another_grid_in_the_same_folder_is_refused(ablation, out, tmp_path, capsys):
+    changed = yaml.safe_load(ablation.read_text()) | {"seeds": [3, 4]}
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(changed, sort_keys=False))
+    assert main(["--config", str(tmp_path / "small.yaml"), "--out", str(out)]) == 2
+    assert "another grid: 0 of its cells are not in this one, 2 are new" in capsys.readouterr().err
+
+
+def test_what_cannot_be_run_is_an_error_before_anything_starts(ablation, tmp_path, capfd):
+    misspelt, refused = {"stage1.model.net.itcc": None}, {"stage1.model.net.qformer.num_queries": 0}
+    axes = {"itc": {"on": {}, "off": misspelt}, "queries": {"24": {}, "0": refused}}
+    changed = yaml.safe_load(ablation.read_text()) | {"axes": axes}
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(changed, sort_keys=False))
+    assert main(["--config", str(tmp_path / "small.yaml"), "--out", str(tmp_path / "out")]) == 2
+    said = capfd.readouterr().err
+    assert "Traceback" not in said
+    assert "itc=off,queries=24, step stage1" in said and "Option 'itcc' is not accepted" in said
+    assert "itc=on,queries=0, step stage1: num_queries=0 must be at least 1" in said
+    assert not (tmp_path / "out" / "runs").exists()
+
+
+def test_a_killed_sweep_resumes_a_run_from_its_last_checkpoint(ablation, tmp_path):
+    """SIGKILL to the whole group after the first checkpoint. (How a resumed run ends, test_runs says.)"""
+    content = yaml.safe_load(ablation.read_text())
+    content |= {"axes": {"itc": {"on": {}}}, "metrics": ["loss/itm"]}
+    content["steps"] = {"stage1": content["steps"]["stage1"]}
+    content["steps"]["stage1"]["set"] |= {"trainer.max_steps": 40, "trainer.val_check_interval": 10}
+    (tmp_path / "killed.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    command = [sys.executable, "-m", "lit_blip2", "sweep", "--config", str(tmp_path / "killed.yaml"), "--out"]
+    process = subprocess.Popen([*command, str(tmp_path / "a")], start_new_session=True, stdout=subprocess.DEVNULL)
+    run = tmp_path / "a" / "runs" / "stage1" / "itc=on,seed=3"
+    deadline = time.monotonic() + 120
+    while not (run / "checkpoints" / "last.ckpt").exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (run / "done.json").exists()
+    assert sweep(tmp_path / "killed.yaml", "--out", str(tmp_path / "a")).returncode == 0
+    assert "Restored all states from the checkpoint" in (run / "log.txt").read_text()
+    steps = [json.loads(line)["step"] for line in (run / "validation.jsonl").read_text().splitlines()]
+    assert steps == [10, 20, 30, 40]
+    cell = json.loads((tmp_path / "a" / "cells" / "itc=on,seed=3.json").read_text())
+    assert cell["state"] == "done" and cell["metrics"]["loss/itm"] > 0

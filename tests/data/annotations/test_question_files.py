@@ -1,0 +1,134 @@
+"""Files of questions and answers in the layouts they are published in."""
+
+import json
+
+import pytest
+
+from lit_blip2.data.annotations.questions import question_types, read_questions
+from tests.data.annotations.test_captions import write_json
+
+
+def vqa_files(folder, asked, answered, **extra):
+    questions = [{"question_id": q, "image_id": i, "question": f"q{q} ?"} for q, i in asked]
+    marks = [
+        {
+            "question_id": q,
+            "image_id": i,
+            "question_type": "what",
+            "answers": [{"answer": f"a{q}{k}"} for k in range(n)],
+        }
+        for q, i, n in answered
+    ]
+    first = write_json(folder / "questions.json", {"questions": questions, **extra})
+    return first, write_json(folder / "answers.json", {"annotations": marks})
+
+
+def test_questions_are_sorted_by_image_with_their_own_answers(tmp_path):
+    asked, answered = [(5, 20), (3, 10), (4, 20)], [(3, 10, 2), (4, 20, 2), (5, 20, 2)]
+    questions = read_questions(*vqa_files(tmp_path, asked, answered), files={10: "ten.png", 20: "twenty.png"})
+    assert questions.question_ids.tolist() == [3, 4, 5] and questions.image_ids.tolist() == [10, 20, 20]
+    assert list(questions.texts) == ["q3 ?", "q4 ?", "q5 ?"] and list(questions.types) == ["what"] * 3
+    assert questions.answers_of(2) == ["a50", "a51"]
+    assert list(questions.files) == ["ten.png", "twenty.png", "twenty.png"]
+
+
+def test_image_files_are_named_as_coco_does(tmp_path):
+    paths = vqa_files(tmp_path, [(1, 42)], [(1, 42, 10)], data_subtype="val2014")
+    assert read_questions(*paths).files[0] == "val2014/COCO_val2014_000000000042.jpg"
+    with pytest.raises(ValueError, match="no file name is known for image 42"):
+        read_questions(*vqa_files(tmp_path, [(1, 42)], [(1, 42, 10)]))
+
+
+@pytest.mark.parametrize(
+    ("asked", "answered", "message"),
+    [
+        ([(1, 7), (1, 7)], [(1, 7, 10)], "questions.json: question id 1 stands there twice"),
+        ([(1, 7)], [(1, 7, 10), (1, 7, 10)], "answers.json: question id 1 stands there twice"),
+        ([(1, 7), (2, 7)], [(1, 7, 10), (3, 7, 10)], r"2 question ids stand in only one of .*\[2, 3\]"),
+        ([(1, 7)], [(1, 8, 10)], "question 1 belongs to image 7 .* image 8"),
+        ([(1, 7), (2, 7)], [(1, 7, 10), (2, 7, 9)], "numbers of answers differ.*{10: 1, 9: 2}"),
+        ([], [], "questions.json holds no questions"),
+    ],
+)
+def test_question_faults_name_the_ids(tmp_path, asked, answered, message):
+    with pytest.raises(ValueError, match=message):
+        read_questions(*vqa_files(tmp_path, asked, answered), files={7: "x"})
+
+
+def test_gqa_has_its_answers_with_the_questions(tmp_path):
+    content = {
+        "05515938": {
+            "imageId": "2370799",
+            "question": "Is it red? ",
+            "answer": "no",
+            "types": {"structural": "verify"},
+        },
+        "201307251": {
+            "imageId": "n161313",
+            "question": "What is it?",
+            "answer": "cup",
+            "types": {"structural": "query"},
+        },
+    }
+    path = write_json(tmp_path / "testdev.json", content)
+    table = read_questions(path)
+    assert table.question_ids.tolist() == [5515938, 201307251]
+    assert table.image_ids.tolist() == [2370799, 10**10 + 161313]
+    assert list(table.files) == ["2370799.jpg", "n161313.jpg"] and list(table.texts) == ["Is it red?", "What is it?"]
+    assert list(table.types) == ["verify", "query"] and table.answers_of(1) == ["cup"]
+    assert question_types(path) == {"verify", "query"}
+
+
+def test_visual_genome_has_its_answers_with_the_questions(tmp_path):
+    qas = [{"qa_id": 9, "image_id": 4, "question": "Where is the cat?", "answer": "On the mat.", "a_objects": []}]
+    path = write_json(tmp_path / "question_answers.json", [{"id": 4, "qas": qas}, {"id": 5, "qas": []}])
+    table = read_questions(path)
+    assert (table.question_ids.tolist(), table.image_ids.tolist(), list(table.files)) == ([9], [4], ["4.jpg"])
+    assert list(table.types) == ["where"] and table.answers_of(0) == ["On the mat"]
+
+
+def test_pope_has_a_line_for_each_question(tmp_path):
+    row = {"question_id": 1, "image": "COCO_val2014_000000310196.jpg", "text": "Is there a snowboard?", "label": "yes"}
+    lines = [row, row | {"question_id": 2, "text": "Is there a car?", "label": "no"}]
+    path = tmp_path / "coco_pope_random.json"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    table = read_questions(path)
+    assert table.image_ids.tolist() == [310196, 310196] and list(table.files) == [row["image"]] * 2
+    assert table.answers_of(1) == ["no"] and question_types(path) == {"pope"}
+    path.write_text("".join(json.dumps(line) + "\n" for line in (row, row)))
+    with pytest.raises(ValueError, match=r"random\.json: question id 1 stands there twice"):
+        read_questions(path)
+    path.write_text("".join(json.dumps(line | {"image": "x.jpg"}) + "\n" for line in lines))
+    with pytest.raises(ValueError, match=r"question 1: 'x\.jpg' ends in no image id"):
+        read_questions(path)
+
+
+def test_questions_without_answers_say_what_is_missing(tmp_path):
+    path = write_json(tmp_path / "q.json", {"questions": []})
+    with pytest.raises(ValueError, match="need their annotations as well"):
+        read_questions(path)
+
+
+def test_a_servers_questions_need_no_answers_to_test_on(tmp_path):
+    asked = [{"question_id": 9, "image_id": 4, "question": "Why?"}, {"question_id": 2, "image_id": 4, "question": "A?"}]
+    path = write_json(tmp_path / "q.json", {"questions": asked, "data_subtype": "test2015"})
+    with pytest.warns(UserWarning, match=r"q\.json comes without answers"):
+        read = read_questions(path, unanswered=True)
+    assert read.question_ids.tolist() == [2, 9] and list(read.types) == ["question"] * 2
+    assert read.answers_of(0) == read.answers_of(1) == [] and question_types(path) == frozenset()
+    assert read.files[0] == "test2015/COCO_test2015_000000000004.jpg"
+    with pytest.raises(ValueError, match="need their annotations as well"):
+        read_questions(path)
+
+
+def test_ok_vqa_has_the_files_of_vqav2(tmp_path):
+    """Its answers are stemmed, with what people wrote as raw_answer; the type is a number's name."""
+    asked = {"data_subtype": "val2014", "questions": [{"image_id": 42, "question": "What sport?", "question_id": 420}]}
+    answers = [
+        {"answer_id": k, "raw_answer": "surfing", "answer_confidence": "yes", "answer": "surf"} for k in range(10)
+    ]
+    mark = {"image_id": 42, "question_id": 420, "question_type": "eight", "answer_type": "other", "answers": answers}
+    marks = {"annotations": [mark], "question_types": {"eight": "Sports and Recreation"}}
+    read = read_questions(write_json(tmp_path / "q.json", asked), write_json(tmp_path / "a.json", marks))
+    assert read.answers_of(0) == ["surf"] * 10 and read.types[0] == "eight"
+    assert read.files[0] == "val2014/COCO_val2014_000000000042.jpg"

@@ -1,0 +1,93 @@
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from lit_blip2.data.features.store import FeatureStore, gathered
+from lit_blip2.data.images import UnreadableImageError
+from tests.data.kept import keys_of, write_store
+
+IDS = [50, 10, 40, 20, 30]
+
+
+@pytest.fixture
+def values():
+    return np.random.default_rng(0).normal(size=(5, 2, 3, 2)).astype(np.float32)
+
+
+@pytest.fixture
+def folder(tmp_path, values):
+    write_store(tmp_path / "f", IDS, values, {"encoder": "vit", "sizes": [1, 2]}, views=2)
+    return tmp_path / "f"
+
+
+def test_rows_come_back_in_the_order_asked_from_every_shard(folder, values):
+    rows = FeatureStore(folder).rows([30, 50, 30, 10])
+    assert rows.dtype == torch.float16
+    assert torch.equal(rows, torch.tensor(values[[4, 0, 4, 1], 0]).half())
+    assert len(FeatureStore(folder)) == 5
+
+
+def test_images_that_are_missing_and_images_that_were_other_files(folder):
+    keys = keys_of(["000000000010.png", "000000000011.png", "another.png"])
+    missing, others = FeatureStore(folder).missing(np.array([10, 11, 50]), keys)
+    assert missing.tolist() == [11] and others.tolist() == [50]
+
+
+def test_each_view_is_drawn_equally_often_with_one_number_of_the_generator(folder, values):
+    store, rng, twin = FeatureStore(folder), np.random.default_rng(0), np.random.default_rng(0)
+    views = torch.tensor(values[3]).half()
+    drawn = gathered([store.drawn(20, rng) for _ in range(200)])
+    second = [torch.equal(view, views[1]) for view in drawn]
+    assert 80 < sum(second) < 120 and sum(torch.equal(view, views[0]) for view in drawn) == 200 - sum(second)
+    twin.random(200)
+    assert rng.random() == twin.random()
+    assert torch.equal(store.rows([20, 20], [1, 0]), views[[1, 0]])
+
+
+def test_rows_are_copies(folder):
+    store = FeatureStore(folder)
+    store.rows([10]).zero_()
+    assert store.rows([10]).abs().sum() > 0
+
+
+def test_missing_ids_are_named(folder):
+    with pytest.raises(KeyError, match=r"no features of image 7 \(2 missing\)"):
+        FeatureStore(folder).rows([10, 7, 8])
+
+
+def test_an_image_that_could_not_be_read_has_no_features(tmp_path, values):
+    write_store(tmp_path / "f", IDS, values, {}, unreadable=[20])
+    store = FeatureStore(tmp_path / "f")
+    with pytest.raises(UnreadableImageError, match="20 is empty") as error:
+        store.rows([50, 20])
+    with pytest.raises(UnreadableImageError, match="20 is empty"):
+        store.drawn(20, np.random.default_rng(0))
+    assert error.value.reason == "empty" and store.rows([50, 30]).shape == (2, 3, 2)
+
+
+def test_a_pickled_store_carries_no_features(folder):
+    blob = pickle.dumps(FeatureStore(folder))
+    assert len(blob) < 500 and torch.equal(pickle.loads(blob).rows([20]), FeatureStore(folder).rows([20]))
+
+
+def test_check_lists_exactly_the_fields_that_differ(folder):
+    store = FeatureStore(folder)
+    store.check({"encoder": "vit", "sizes": (1, 2)})
+    with pytest.raises(ValueError) as error:
+        store.check({"encoder": "eva", "sizes": [1, 2], "norm": False})
+    message = str(error.value)
+    assert "encoder: stored 'vit', expected 'eva'" in message
+    assert "norm: stored 'absent', expected False" in message and "sizes" not in message
+
+
+def test_a_store_that_is_not_whole_says_how_to_go_on(folder):
+    (folder / "00001.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=r"1 of 2 shards of features: run the .* again"):
+        FeatureStore(folder)
+
+
+def test_a_folder_that_is_no_store(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no kept features in .*: write them with"):
+        FeatureStore(tmp_path)

@@ -1,0 +1,211 @@
+"""Tar shards as img2dataset writes them, indexed and read by number; every fault is counted."""
+
+import io
+import json
+import pickle
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lit_blip2.data.images import UnreadableImageError
+from lit_blip2.data.shards import indexing
+from lit_blip2.data.shards.folders import LocalFolder
+from lit_blip2.data.shards.indexing import index_shards, list_shard, read_lines
+from lit_blip2.data.shards.reader import Shards
+from lit_blip2.whole_files import alone
+
+
+def jpeg(shade: int) -> bytes:
+    stream = io.BytesIO()
+    Image.new("RGB", (6, 4), (shade, shade, shade)).save(stream, "JPEG")
+    return stream.getvalue()
+
+
+def write_tar(path: Path, samples: dict[str, dict[str, bytes]]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for key, files in samples.items():
+            for ending, content in files.items():
+                member = tarfile.TarInfo(f"{key}.{ending}")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+    return path
+
+
+def sample(shade: int, caption: str) -> dict[str, bytes]:
+    return {"jpg": jpeg(shade), "json": json.dumps({"caption": caption, "url": "x"}).encode(), "txt": caption.encode()}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Three shards of 4, 3 and 5 samples; shade 10 * shard + number."""
+    for shard, count in enumerate((4, 3, 5)):
+        samples = {f"{shard:05d}{i:04d}": sample(10 * shard + i, f"Caption {shard} {i}!") for i in range(count)}
+        write_tar(tmp_path / "cc" / f"{shard:05d}.tar", samples)
+    return tmp_path / "cc"
+
+
+def test_samples_are_read_by_number(folder, capsys):
+    index_shards(folder, workers=1)
+    assert "12 samples in 3 shards" in capsys.readouterr().out
+    shards = Shards(folder)
+    assert len(shards) == 12 and shards.sizes == [4, 3, 5]
+    for i, (shard, number) in enumerate([(s, n) for s, count in enumerate((4, 3, 5)) for n in range(count)]):
+        assert shards.captions(i) == [f"caption {shard} {number}"]
+        assert abs(shards.image(i).getpixel((0, 0))[0] - (10 * shard + number)) <= 1
+        assert shards.image_bytes(i) == jpeg(10 * shard + number)
+        assert shards.name(i) == f"{shard:05d}.tar/{shard:05d}{number:04d}.jpg"
+
+
+def test_it_travels_to_a_worker_process_as_a_path(folder):
+    index_shards(folder, workers=1)
+    shards = Shards(folder, best=2, max_words=1)
+    shards.image(3)
+    sent = pickle.dumps(shards)
+    again = pickle.loads(sent)
+    assert len(sent) < 1000 and again.captions(11) == ["caption"] and again.image(11).size == (6, 4)
+
+
+def test_of_many_captions_the_best_are_drawn(tmp_path):
+    several = {"jpg": jpeg(1), "json": json.dumps(["First.", " ", "second", {"caption": "third"}]).encode()}
+    inside = {"jpg": jpeg(1), "json": json.dumps({"caption": ["one", "two"]}).encode()}
+    write_tar(tmp_path / "0.tar", {"a": several, "b": inside})
+    index_shards(tmp_path, workers=1)
+    assert [Shards(tmp_path).captions(i) for i in (0, 1)] == [["first", "second", "third"], ["one", "two"]]
+    best = Shards(tmp_path, best=2)
+    assert best.captions(0) == ["first", "second"]
+    drawn = {best.draw(0, np.random.default_rng(seed)) for seed in range(30)}
+    assert drawn == {"first", "second"}
+    with pytest.raises(ValueError, match="best=0 must be at least 1"):
+        Shards(tmp_path, best=0)
+
+
+def test_what_is_left_out_is_counted_with_its_reason(tmp_path, capsys):
+    faulty = {
+        "no_image": {"txt": b"words"},
+        "no_caption": {"jpg": jpeg(1)},
+        "empty": {"jpg": jpeg(1), "txt": b" . "},
+        "null": {"jpg": jpeg(1), "json": b'{"caption": null}'},
+        "latin": {"jpg": jpeg(1), "txt": "caf\xe9".encode("latin-1")},
+        "broken": {"jpg": jpeg(1), "json": b"{"},
+        "good": sample(5, "fine"),
+    }
+    write_tar(tmp_path / "00000.tar", faulty)
+    (tmp_path / "00000_stats.json").write_text('{"successes": 9}')
+    index_shards(tmp_path, workers=1)
+    said = capsys.readouterr().out
+    (line,) = read_lines(tmp_path / "index")
+    counts = {reason: entry["count"] for reason, entry in line["left_out"].items()}
+    assert counts == {
+        "no image": 1, "no caption, or an empty one": 3, "caption is not UTF-8": 1, "json is damaged": 1,
+        "in _stats.json and not in the tar": 2,
+    }  # fmt: skip
+    assert "1 samples in 1 shards" in said and "caption is not UTF-8: 1 (00000.tar/latin)" in said
+    assert Shards(tmp_path).captions(0) == ["fine"]
+
+
+def test_a_null_in_json_leaves_the_text_file_to_speak(tmp_path):
+    write_tar(tmp_path / "0.tar", {"a": {"jpg": jpeg(1), "json": b'{"caption": null}', "txt": b"words"}})
+    assert list_shard(LocalFolder(tmp_path), "0.tar").captions == [["words"]]
+
+
+def test_a_cut_shard_gives_what_stands_before_the_cut(folder, capsys):
+    path = folder / "00001.tar"
+    path.write_bytes(path.read_bytes()[: 3 * 3 * 1024 - 700])
+    index_shards(folder, workers=1)
+    shards = Shards(folder)
+    said = capsys.readouterr().out
+    assert "shard ends or is damaged here" in said and "00001.tar after" in said
+    assert len(shards) < 12 and shards.captions(len(shards) - 1) == ["caption 2 4"]
+
+
+def damaged(content: bytes, how: str) -> bytes:
+    header = 7 * 512  # of the second sample: the first has three headers, and four blocks of contents
+    if how == "cut between members":
+        return content[:header]
+    if how == "cut in a header":
+        return content[: header + 100]
+    if how == "a damaged header":
+        return content[:header] + b"x" * 512 + content[header + 512 :]
+    return content + content  # two tars, one behind the other
+
+
+@pytest.mark.parametrize("how", ["cut between members", "cut in a header", "a damaged header", "joined"])
+def test_no_damage_of_a_shard_passes_for_its_end(folder, capsys, how):
+    path = folder / "00002.tar"
+    path.write_bytes(damaged(path.read_bytes(), how))
+    index_shards(folder, workers=1)
+    assert "left out, shard ends or is damaged here: 1 (00002.tar after" in capsys.readouterr().out
+
+
+def test_two_indexers_do_not_meet(folder):
+    with alone(folder / "index"), pytest.raises(OSError, match=r"another process is writing .*index"):
+        index_shards(folder, workers=1)
+
+
+def test_half_a_surrogate_pair_is_left_out(tmp_path, capsys):
+    write_tar(tmp_path / "0.tar", {"a": {"jpg": jpeg(1), "json": b'["\\ud800"]'}, "b": sample(2, "fine")})
+    index_shards(tmp_path, workers=1)
+    assert "caption is not UTF-8: 1 (0.tar/a)" in capsys.readouterr().out and len(Shards(tmp_path)) == 1
+
+
+def test_an_interrupted_index_is_gone_on_with(folder, monkeypatch):
+    whole, part = folder / "whole", folder / "index.part"
+    index_shards(folder, whole, workers=1)
+    indexing._resume(part, LocalFolder(folder).sizes())
+    for name in ("00000.tar", "00001.tar"):
+        indexing._append(part, list_shard(LocalFolder(folder), name))
+    with (part / "captions.bin").open("ab") as file:  # a third was begun
+        file.write(b"half a capt")
+    listed = []
+    monkeypatch.setattr(indexing, "track", lambda shards, *_, **__: (listed.append(each) or each for each in shards))
+    index_shards(folder, workers=1)
+    assert [shard.name for shard in listed] == ["00002.tar"]
+    for file in whole.iterdir():
+        assert (folder / "index" / file.name).read_bytes() == file.read_bytes()
+
+
+def test_an_index_that_fits_is_left_and_another_refused(folder, capsys):
+    index_shards(folder, workers=1)
+    index_shards(folder, workers=1)
+    assert "index is there, with 12 samples" in capsys.readouterr().out
+    write_tar(folder / "00003.tar", {"x": sample(1, "more")})
+    with pytest.raises(ValueError, match=r"1 differ, among them 00003\.tar\. Remove"):
+        index_shards(folder, workers=1)
+
+
+def test_a_shard_that_has_changed_is_an_error(folder):
+    index_shards(folder, workers=1)
+    write_tar(folder / "00002.tar", {f"x{i}": sample(1, "longer than it was") for i in range(99)})
+    with pytest.raises(ValueError, match=r"00002\.tar has \d+ bytes, and had \d+ when"):
+        Shards(folder)
+    (folder / "00002.tar").unlink()
+    with pytest.raises(ValueError, match=r"00002\.tar is gone"):
+        Shards(folder)
+
+
+def test_an_unreadable_image_is_named(tmp_path):
+    write_tar(tmp_path / "7.tar", {"a": sample(1, "x"), "b": {"jpg": jpeg(2)[:200], "txt": b"cut"}})
+    index_shards(tmp_path, workers=1)
+    with pytest.raises(UnreadableImageError, match=r"7\.tar/b\.jpg: (truncated|no image|damaged)"):
+        Shards(tmp_path).image(1)
+
+
+def test_without_index_or_shards_it_says_what_to_do(folder, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"python -m lit_blip2 data index"):
+        Shards(folder)
+    with pytest.raises(FileNotFoundError, match=r"no \*\.tar in"):
+        index_shards(tmp_path / "nothing")
+    write_tar(tmp_path / "empty" / "0.tar", {"a": {"txt": b"x"}})
+    with pytest.raises(ValueError, match="no sample with an image and a caption"):
+        index_shards(tmp_path / "empty", workers=1)
+
+
+def test_what_a_sample_needs_is_mapped(folder):
+    index_shards(folder, workers=1)
+    shards = Shards(folder)
+    arrays = [shards.images_N2, shards.first_N, shards.texts.buffer, shards.texts.offsets]
+    assert all(isinstance(array, np.memmap) for array in arrays)
