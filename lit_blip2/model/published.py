@@ -1,11 +1,8 @@
 """What must be known of a published model before its weights are there: sizes, and where to get it.
 
 `published.json` holds, for each encoder and language model that an experiment names, its width, its number of
-parameters and (language models) its configuration. Made, with the configurations at hand, by
-
-    python -m lit_blip2.model.published
-
-which builds each model on the meta device with timm and transformers; a test builds them again and compares.
+parameters and (language models) its configuration. `python -m lit_blip2.model.publish` counts them again, and a test
+compares.
 """
 
 import json
@@ -32,21 +29,3 @@ def language_card(model: nn.Module) -> dict:
     """Width of the input embeddings and parameters of a Hugging Face language model, on meta or not."""
     width = model.get_input_embeddings().embedding_dim
     return {"width": width, "parameters": sum(p.numel() for p in model.parameters())}
-
-
-def refresh() -> dict[str, dict]:
-    """Count every published model again, from its name or configuration."""
-    from lit_blip2.model import pretrained, vision
-
-    cards = {}
-    for name, card in published().items():
-        if card["kind"] == "vision":
-            counted = vision_card(vision.build(name, {}, 1, device="meta"))
-        else:
-            counted = language_card(pretrained.build(card["config"]))
-        cards[name] = card | counted
-    return cards
-
-
-if __name__ == "__main__":
-    FILE.write_text(json.dumps(refresh(), indent=2) + "\n")

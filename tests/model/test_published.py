@@ -2,7 +2,8 @@
 
 import pytest
 
-from lit_blip2.model.published import published, refresh
+from lit_blip2.model.publish import refresh
+from lit_blip2.model.published import published
 
 
 @pytest.mark.slow

@@ -1,0 +1,22 @@
+"""Makes published.json again, by counting each model on the meta device: `python -m lit_blip2.model.publish`."""
+
+import json
+
+from lit_blip2.model import pretrained, vision
+from lit_blip2.model.published import FILE, language_card, published, vision_card
+
+
+def refresh() -> dict[str, dict]:
+    """Count every published model again, from its name or configuration."""
+    cards = {}
+    for name, card in published().items():
+        if card["kind"] == "vision":
+            counted = vision_card(vision.build(name, {}, 1, device="meta"))
+        else:
+            counted = language_card(pretrained.build(card["config"]))
+        cards[name] = card | counted
+    return cards
+
+
+if __name__ == "__main__":
+    FILE.write_text(json.dumps(refresh(), indent=2) + "\n")
