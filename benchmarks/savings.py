@@ -51,8 +51,8 @@ def losses(
     caption = text.with_first_token(net.tokenizer.dec)
     if without != EMBEDDED:
         text, caption = net.qformer.embed_texts([text, caption])
-    with_queries = [Pass(masks.ITC, image=image), Pass(masks.ITG, text=pack(caption), context=0)]
-    contrast = Pass(masks.ITC, text=pack(text), read="all" if without == READ else "first")
+    with_queries = [Pass(masks.UNIMODAL, image=image), Pass(masks.MULTIMODAL_CAUSAL, text=pack(caption), context=0)]
+    contrast = Pass(masks.UNIMODAL, text=pack(text), read="all" if without == READ else "first")
     query, written, contrasted = run(net.qformer, [with_queries, [contrast]])
     cls_BD = contrasted.text_LD if without != READ else contrasted.text_LD.index_select(0, text.starts_B)
     itc = net.itc(query.query_RQD, cls_BD, ids_B)
@@ -64,7 +64,7 @@ def losses(
         images = [project(net.qformer, each) for each in (features_BNW, features_BNW, features_BNW[other_images_B])]
     texts = [pack(text), pack(text.select(other_texts_B)), pack(text)]
     read = "all" if without == READ else "none"
-    pairs = [[Pass(masks.ITM, image=i, text=t, read=read)] for i, t in zip(images, texts)]
+    pairs = [[Pass(masks.BIDIRECTIONAL, image=i, text=t, read=read)] for i, t in zip(images, texts)]
     query_RQD = torch.cat([output.query_RQD for output in run(net.qformer, pairs)])
     labels_R = torch.cat([torch.ones_like(ids_B), torch.zeros_like(ids_B).repeat(2)])
     itm = net.itm(query_RQD, labels_R, torch.cat([torch.ones_like(texts_ok_B), texts_ok_B, images_ok_B]))["loss"]

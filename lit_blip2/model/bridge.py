@@ -47,7 +47,7 @@ class QFormerBridge(nn.Module):
     def forward(self, features_BND: Tensor) -> Tensor:
         """Image features to a soft prompt [B, Q, P]."""
         image = self.qformer.project_image(features_BND)
-        (output,) = self.qformer([Pass(masks.ITC, image=image)])
+        (output,) = self.qformer([Pass(masks.UNIMODAL, image=image)])
         return self.projection(output.query_RQD)
 
 

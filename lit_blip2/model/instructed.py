@@ -68,5 +68,5 @@ class InstructedBridge(nn.Module):
         """
         image = self.qformer.project_image(features_BND)
         image = image if image_R is None else image.select(image_R)
-        (output,) = self.qformer([Pass(masks.ITM, image=image, text=prompts, read="none")])
+        (output,) = self.qformer([Pass(masks.BIDIRECTIONAL, image=image, text=prompts, read="none")])
         return self.projection(output.query_RQD)

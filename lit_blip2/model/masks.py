@@ -3,7 +3,8 @@
 A sequence is a list of segments, queries Q and text T; a rule says which segment sees which. Masks are bool,
 True = attends; rows look, columns are looked at. For two queries and three text tokens (paper, figure 2; NUMERICS):
 
-      ITC: uni-modal        ITM: bi-directional    ITG: multimodal causal
+      UNIMODAL              BIDIRECTIONAL          MULTIMODAL_CAUSAL
+      ITC, stage 2          ITM, prompts           ITG
         q q t t t             q q t t t              q q t t t
       q x x . . .           q x x x x x            q x x . . .
       q x x . . .           q x x x x x            q x x . . .
@@ -26,9 +27,9 @@ from torch import Tensor
 Kind = Literal["query", "text"]
 Rule = Mapping[tuple[Kind, Kind], Literal["all", "causal"]]
 
-ITC: Rule = {("query", "query"): "all", ("text", "text"): "all"}
-ITM: Rule = {(a, b): "all" for a in ("query", "text") for b in ("query", "text")}
-ITG: Rule = {("query", "query"): "all", ("text", "query"): "all", ("text", "text"): "causal"}
+UNIMODAL: Rule = {("query", "query"): "all", ("text", "text"): "all"}
+BIDIRECTIONAL: Rule = {(a, b): "all" for a in ("query", "text") for b in ("query", "text")}
+MULTIMODAL_CAUSAL: Rule = {("query", "query"): "all", ("text", "query"): "all", ("text", "text"): "causal"}
 
 
 class Segment(NamedTuple):

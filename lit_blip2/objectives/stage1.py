@@ -138,11 +138,11 @@ class Stage1(nn.Module):
         asked."""
         if self.itc is None and self.itg is None and not reads_queries:
             return None, None, None
-        passes = [Pass(masks.ITC, image=image)]
+        passes = [Pass(masks.UNIMODAL, image=image)]
         if self.itc is not None:
-            passes.append(Pass(masks.ITC, text=text, read="first"))
+            passes.append(Pass(masks.UNIMODAL, text=text, read="first"))
         if self.itg is not None:
-            passes.append(Pass(masks.ITG, text=caption, context=0))
+            passes.append(Pass(masks.MULTIMODAL_CAUSAL, text=caption, context=0))
         outputs = self.qformer(passes)
         cls_BD = None if self.itc is None else outputs[1].text_LD
         return outputs[0].query_RQD, cls_BD, None if self.itg is None else outputs[-1].text_LD
@@ -168,9 +168,9 @@ class Stage1(nn.Module):
         # By itself, ITM reads the last text rows after all, for the parameters that they alone use.
         read = "all" if self.itc is None and self.itg is None else "none"
         pairs = [
-            Pass(masks.ITM, image=image, text=text, read=read),
-            Pass(masks.ITM, image=image, text=other_text, read=read),
-            Pass(masks.ITM, image=other_image, text=text, read=read),
+            Pass(masks.BIDIRECTIONAL, image=image, text=text, read=read),
+            Pass(masks.BIDIRECTIONAL, image=image, text=other_text, read=read),
+            Pass(masks.BIDIRECTIONAL, image=other_image, text=text, read=read),
         ]
         labels_R = torch.cat([torch.ones_like(ids_B), torch.zeros_like(ids_B), torch.zeros_like(ids_B)])
         return pairs, labels_R, torch.cat([torch.ones_like(text_ok_B), text_ok_B, image_ok_B])
@@ -190,15 +190,15 @@ class Stage1(nn.Module):
         image = self.qformer.project_image(features_BND)
         if self.itc is None:
             return None, image
-        (output,) = self.qformer([Pass(masks.ITC, image=image)])
+        (output,) = self.qformer([Pass(masks.UNIMODAL, image=image)])
         return self.itc.project_image(output.query_RQD), image
 
     def encode_texts(self, text: PackedText) -> Tensor:
         """For retrieval: unit vectors [B, P]. Needs ITC."""
-        (output,) = self.qformer([Pass(masks.ITC, text=text, read="first")])
+        (output,) = self.qformer([Pass(masks.UNIMODAL, text=text, read="first")])
         return self.itc.project_text(output.text_LD)
 
     def match_logits(self, image: ImageKV, text: PackedText) -> Tensor:
         """ITM's two logits for each (image, text) pair, [R, 2]; class 1 is a match. Needs ITM."""
-        (output,) = self.qformer([Pass(masks.ITM, image=image, text=text, read="none")])
+        (output,) = self.qformer([Pass(masks.BIDIRECTIONAL, image=image, text=text, read="none")])
         return self.itm.logits(output.query_RQD)

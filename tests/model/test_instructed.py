@@ -34,7 +34,7 @@ def test_queries_and_words_see_one_another(features_BND):
     prompts, whole = bridge.read(PROMPTS), made().qformer
     whole.layers[-1].text_mlp = torch.nn.Identity()
     image = whole.project_image(features_BND)
-    (output,) = whole([Pass(masks.ITM, image=image, text=prompts)])
+    (output,) = whole([Pass(masks.BIDIRECTIONAL, image=image, text=prompts)])
     expected_BQP = bridge.projection(output.query_RQD)
     torch.testing.assert_close(bridge(features_BND, prompts), expected_BQP, rtol=0, atol=1e-6)
 

@@ -13,9 +13,9 @@ def drawn(picture: str) -> torch.Tensor:
 QUERIES, TEXT = masks.Segment("query", 2), masks.Segment("text", 3, torch.ones(1, 3, dtype=torch.bool))
 
 PICTURES = {
-    "ITC": "x x . . .\n x x . . .\n . . x x x\n . . x x x\n . . x x x",
-    "ITM": "x x x x x\n x x x x x\n x x x x x\n x x x x x\n x x x x x",
-    "ITG": "x x . . .\n x x . . .\n x x x . .\n x x x x .\n x x x x x",
+    "UNIMODAL": "x x . . .\n x x . . .\n . . x x x\n . . x x x\n . . x x x",
+    "BIDIRECTIONAL": "x x x x x\n x x x x x\n x x x x x\n x x x x x\n x x x x x",
+    "MULTIMODAL_CAUSAL": "x x . . .\n x x . . .\n x x x . .\n x x x x .\n x x x x x",
 }
 
 
@@ -35,20 +35,20 @@ def test_the_docstring_shows_the_same_pictures():
 
 def test_padding_is_a_column_nobody_sees():
     text = masks.Segment("text", 3, torch.tensor([[True, True, False], [True, True, True]]))
-    mask = masks.attention_mask(masks.ITM, [QUERIES, text], [QUERIES, text])
+    mask = masks.attention_mask(masks.BIDIRECTIONAL, [QUERIES, text], [QUERIES, text])
     assert not mask[0, 0, :, 4].any() and mask[0, 0, :, :4].all() and mask[1].all()
 
 
 def test_a_row_of_padding_still_sees_something():
     text = masks.Segment("text", 3, torch.tensor([[True, False, False]]))
-    for rule in (masks.ITC, masks.ITM, masks.ITG):
+    for rule in (masks.UNIMODAL, masks.BIDIRECTIONAL, masks.MULTIMODAL_CAUSAL):
         assert masks.attention_mask(rule, [QUERIES, text], [QUERIES, text]).any(-1).all()
 
 
 def test_no_mask_where_everything_attends():
-    assert masks.attention_mask(masks.ITC, [QUERIES], [QUERIES]) is None
+    assert masks.attention_mask(masks.UNIMODAL, [QUERIES], [QUERIES]) is None
 
 
 def test_text_rows_alone_look_at_queries_and_earlier_text():
-    mask = masks.attention_mask(masks.ITG, [TEXT], [QUERIES, TEXT])
+    mask = masks.attention_mask(masks.MULTIMODAL_CAUSAL, [TEXT], [QUERIES, TEXT])
     assert torch.equal(mask[0, 0], drawn("x x x . .\n x x x x .\n x x x x x"))

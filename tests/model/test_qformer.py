@@ -85,7 +85,7 @@ def test_query_pass_equals_hugging_face(qformer, features_BND):
         query_length=5,
         encoder_hidden_states=qformer.ln_vision(features_BND),
     ).last_hidden_state
-    (ours,) = qformer([Pass(masks.ITC, image=qformer.project_image(features_BND))])
+    (ours,) = qformer([Pass(masks.UNIMODAL, image=qformer.project_image(features_BND))])
     torch.testing.assert_close(ours.query_RQD, theirs, atol=1e-5, rtol=1e-5)
 
 
@@ -96,7 +96,7 @@ def test_matching_pass_equals_hugging_face(qformer, features_BND, text):
         attention_mask=torch.cat([torch.ones(3, 5), text.valid_BT.float()], dim=1),
         encoder_hidden_states=qformer.ln_vision(features_BND),
     ).last_hidden_state
-    (ours,) = qformer([Pass(masks.ITM, image=qformer.project_image(features_BND), text=text)])
+    (ours,) = qformer([Pass(masks.BIDIRECTIONAL, image=qformer.project_image(features_BND), text=text)])
     torch.testing.assert_close(ours.query_RQD, theirs[:, :5], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(ours.text_LD, theirs[:, 5:][text.valid_BT], atol=1e-5, rtol=1e-5)
 
@@ -107,13 +107,13 @@ def test_text_pass_equals_hugging_face(qformer, text):
         query_length=0,
         attention_mask=text.valid_BT.float(),
     ).last_hidden_state
-    (ours,) = qformer([Pass(masks.ITC, text=text)])
+    (ours,) = qformer([Pass(masks.UNIMODAL, text=text)])
     torch.testing.assert_close(ours.text_LD, theirs[text.valid_BT], atol=1e-5, rtol=1e-5)
 
 
 def test_generation_pass_equals_hugging_face_under_its_causal_mask(qformer, features_BND, text):
     segments = [masks.Segment("query", 5), masks.Segment("text", text.max_length, text.valid_BT)]
-    mask = masks.attention_mask(masks.ITG, segments, segments)
+    mask = masks.attention_mask(masks.MULTIMODAL_CAUSAL, segments, segments)
     theirs = to_hugging_face(qformer)(
         query_embeds=their_embeddings(qformer, text, with_queries=True),
         query_length=5,
@@ -121,14 +121,18 @@ def test_generation_pass_equals_hugging_face_under_its_causal_mask(qformer, feat
         encoder_hidden_states=qformer.ln_vision(features_BND),
     ).last_hidden_state
     image = qformer.project_image(features_BND)
-    query, caption = qformer([Pass(masks.ITC, image=image), Pass(masks.ITG, text=text, context=0)])
+    query, caption = qformer([Pass(masks.UNIMODAL, image=image), Pass(masks.MULTIMODAL_CAUSAL, text=text, context=0)])
     torch.testing.assert_close(query.query_RQD, theirs[:, :5], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(caption.text_LD, theirs[:, 5:][text.valid_BT], atol=1e-5, rtol=1e-5)
 
 
 def test_lockstep_equals_one_pass_at_a_time(qformer, features_BND, text):
     image = qformer.project_image(features_BND)
-    passes = [Pass(masks.ITC, image=image), Pass(masks.ITC, text=text), Pass(masks.ITM, image=image, text=text)]
+    passes = [
+        Pass(masks.UNIMODAL, image=image),
+        Pass(masks.UNIMODAL, text=text),
+        Pass(masks.BIDIRECTIONAL, image=image, text=text),
+    ]
     together = qformer(passes)
     for each, output in zip(passes, together):
         (alone,) = qformer([each])
@@ -139,7 +143,11 @@ def test_lockstep_equals_one_pass_at_a_time(qformer, features_BND, text):
 
 def test_rows_that_are_not_read_change_nothing_else(qformer, features_BND, text):
     image = qformer.project_image(features_BND)
-    whole = [Pass(masks.ITC, text=text), Pass(masks.ITM, image=image, text=text), Pass(masks.ITG, text=text)]
+    whole = [
+        Pass(masks.UNIMODAL, text=text),
+        Pass(masks.BIDIRECTIONAL, image=image, text=text),
+        Pass(masks.MULTIMODAL_CAUSAL, text=text),
+    ]
     reads = ["first", "none", "all"]
     first, none, all_ = qformer([each._replace(read=read) for each, read in zip(whole, reads)])
     expected = qformer(whole)
@@ -151,12 +159,11 @@ def test_rows_that_are_not_read_change_nothing_else(qformer, features_BND, text)
 
 def test_no_future_token_changes_an_earlier_output(qformer, features_BND):
     image = qformer.project_image(features_BND)
-    base, changed = ([[3, 4, 5, 6]] * 3, [[3, 4, 9, 6]] * 3)
-    outputs = [
-        qformer([Pass(masks.ITC, image=image), Pass(masks.ITG, text=PackedText.from_lists(ids), context=0)])[1]
-        .text_LD.view(3, 4, -1)
-        for ids in (base, changed)
-    ]  # fmt: skip
+    outputs = []
+    for ids in ([[3, 4, 5, 6]] * 3, [[3, 4, 9, 6]] * 3):
+        text = PackedText.from_lists(ids)
+        passes = [Pass(masks.UNIMODAL, image=image), Pass(masks.MULTIMODAL_CAUSAL, text=text, context=0)]
+        outputs.append(qformer(passes)[1].text_LD.view(3, 4, -1))
     assert torch.equal(outputs[0][:, :2], outputs[1][:, :2])
     assert not torch.allclose(outputs[0][:, 2:], outputs[1][:, 2:])
 
@@ -166,7 +173,11 @@ def test_text_sees_queries_in_generation_but_not_in_contrast(qformer, features_B
     results = []
     for features in (features_BND, other):
         image = qformer.project_image(features)
-        passes = [Pass(masks.ITC, image=image), Pass(masks.ITC, text=text), Pass(masks.ITG, text=text, context=0)]
+        passes = [
+            Pass(masks.UNIMODAL, image=image),
+            Pass(masks.UNIMODAL, text=text),
+            Pass(masks.MULTIMODAL_CAUSAL, text=text, context=0),
+        ]
         results.append(qformer(passes))
     assert torch.equal(results[0][1].text_LD, results[1][1].text_LD)
     assert not torch.allclose(results[0][2].text_LD, results[1][2].text_LD, atol=1e-4)
@@ -176,7 +187,7 @@ def test_packed_and_padded_texts_agree(qformer, features_BND, text):
     rows = torch.tensor([2, 0, 1])
     packed, dense = text.select(rows), PackedText.from_padded(text.padded()[rows], text.lengths_B[rows])
     image = qformer.project_image(features_BND)
-    ours, theirs = (qformer([Pass(masks.ITM, image=image, text=each)])[0] for each in (packed, dense))
+    ours, theirs = (qformer([Pass(masks.BIDIRECTIONAL, image=image, text=each)])[0] for each in (packed, dense))
     torch.testing.assert_close(ours.query_RQD, theirs.query_RQD, atol=1e-6, rtol=1e-6)
     torch.testing.assert_close(ours.text_LD, theirs.text_LD[dense.valid_BT.flatten()], atol=1e-6, rtol=1e-6)
 
@@ -185,7 +196,7 @@ def test_selected_images_are_the_same_as_projecting_them(qformer, features_BND, 
     rows = torch.tensor([1, 1, 0])
     selected = qformer.project_image(features_BND).select(rows)
     again = qformer.project_image(features_BND[rows])
-    ours, theirs = (qformer([Pass(masks.ITM, image=each, text=text)])[0] for each in (selected, again))
+    ours, theirs = (qformer([Pass(masks.BIDIRECTIONAL, image=each, text=text)])[0] for each in (selected, again))
     torch.testing.assert_close(ours.query_RQD, theirs.query_RQD, atol=1e-6, rtol=1e-6)
 
 
@@ -194,7 +205,7 @@ def test_sequences_that_look_at_an_image_together_see_what_each_sees(qformer, fe
     image, rows = qformer.project_image(features_BND), torch.tensor([0, 0, 1, 1, 2, 2])
     texts = text.select(torch.tensor([2, 0, 1, 1, 0, 2]))
     results = [
-        qformer([Pass(masks.ITM, image=each, text=texts), Pass(masks.ITC, image=image)])
+        qformer([Pass(masks.BIDIRECTIONAL, image=each, text=texts), Pass(masks.UNIMODAL, image=image)])
         for each in (image.repeat(2), image.select(rows))
     ]
     for ours, theirs in zip(*results):
@@ -205,7 +216,7 @@ def test_one_image_and_one_query():
     torch.manual_seed(0)
     model = QFormer(vision_width=12, **{**SIZES, "num_queries": 1}).eval()
     image = model.project_image(torch.randn(1, 6, 12))
-    (output,) = model([Pass(masks.ITM, image=image, text=PackedText.from_lists([[2]]))])
+    (output,) = model([Pass(masks.BIDIRECTIONAL, image=image, text=PackedText.from_lists([[2]]))])
     assert output.query_RQD.shape == (1, 1, 24) and output.text_LD.shape == (1, 24)
 
 
@@ -244,4 +255,4 @@ def test_features_of_another_width_are_named(qformer):
 def test_text_for_a_qformer_without_text_half_is_refused(text):
     model = QFormer(vision_width=12, **{**SIZES, "vocab_size": None})
     with pytest.raises(ValueError, match="no text half"):
-        model([Pass(masks.ITC, text=text)])
+        model([Pass(masks.UNIMODAL, text=text)])

@@ -20,7 +20,7 @@ def query_maps(qformer: QFormer, features_BND: Tensor) -> Tensor:
     inputs: list[Tensor] = []
     hook = last.register_forward_pre_hook(lambda _, arguments: inputs.append(arguments[0]))
     try:
-        qformer([Pass(masks.ITC, image=image)])
+        qformer([Pass(masks.UNIMODAL, image=image)])
     finally:
         hook.remove()
     query_BQD = inputs[0].view(len(image), qformer.num_queries, qformer.hidden)
