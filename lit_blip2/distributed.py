@@ -38,19 +38,21 @@ def single_process() -> Iterator[None]:
 
 
 class _Gather(torch.autograd.Function):
+    # torch's own differentiable gather has one name in torch 2.11, another in 2.14; the public one warns of its end.
+
     @staticmethod
     def forward(ctx, x: Tensor) -> Tensor:
-        ctx.rows = x.shape[0]
+        x = x.contiguous()
         parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
-        dist.all_gather(parts, x.contiguous())
+        dist.all_gather(parts, x)
         return torch.cat(parts)
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> Tensor:
-        grad = grad.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(grad)
-        first = dist.get_rank() * ctx.rows
-        return grad[first : first + ctx.rows]
+        parts = grad.contiguous().chunk(dist.get_world_size())
+        mine = torch.empty_like(parts[0])
+        dist.reduce_scatter(mine, list(parts))
+        return mine
 
 
 def gather(x: Tensor) -> Tensor:
