@@ -40,7 +40,7 @@ def spoken(world: SceneFile, image_id: int, text: str) -> Caption:
 @torch.no_grad()
 def true_negatives(net: Stage1, batch: dict, world: SceneFile) -> dict[str, float]:
     """Shares in one training batch."""
-    ids_B, uniform_B2 = batch["image_id"], row_uniforms(batch["seed"], batch["step"], batch["row"])
+    ids_B, uniform_B2 = batch["image_id"], row_uniforms(batch["seed"], batch["step"], batch["row"], 2)
     image_BQP, _ = net.encode_images(batch["features"])
     cosine_BB = similarity(image_BQP, net.encode_texts(net.tokenizer(batch["caption"]))) / net.itc.temperature
     texts_B, _ = draw_negatives(cosine_BB, ids_B, ids_B, uniform_B2[:, 0])

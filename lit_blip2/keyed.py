@@ -6,10 +6,14 @@ import torch
 from torch import Tensor
 
 
-def row_uniforms(seed: int, step: int, rows_B: Tensor, count: int = 2) -> Tensor:
-    """Uniform numbers in [0, 1), float64 [B, count], for global rows `rows_B` (int64, on the CPU) of batch `step`."""
-    generator = np.random.Generator(np.random.Philox(key=[seed % 2**64, step % 2**64]))
-    return torch.from_numpy(generator.random((int(rows_B.max()) + 1, count)))[rows_B]
+def row_uniforms(seed: int, step: int, rows_B: Tensor, count: int) -> Tensor:
+    """Uniform numbers in [0, 1), float64 [B, count], for global rows `rows_B` (int64, on the CPU) of batch `step`.
+
+    They are drawn in pairs, each pair by a generator of its own: a number does not depend on how many follow it.
+    """
+    law, rows = np.random.Philox(key=[seed % 2**64, step % 2**64]), int(rows_B.max()) + 1
+    pairs = [np.random.Generator(law.jumped(pair)).random((rows, 2)) for pair in range(-(-count // 2))]
+    return torch.from_numpy(np.concatenate([np.empty((rows, 0)), *pairs], axis=1)[:, :count])[rows_B]
 
 
 def seed_dropout(seed: int, step: int, micro_batch: int, rank: int) -> None:

@@ -200,10 +200,12 @@ def step(net: nn.Module, stage2: nn.Module | None, features_BND: Tensor, words: 
     if net is stage2:
         given = {"text": target, "prompts": text if stage2.reads_prompts else None}
     else:
-        given = {"text": text, "image_ids_B": torch.arange(rows), "uniform_B2": torch.full((rows, 2), 0.5)}
-        given |= {"target": target} if isinstance(net, Joint) else {}
+        given = {"text": text, "image_ids_B": torch.arange(rows)} | (
+            {"target": target} if isinstance(net, Joint) else {}
+        )
         if (stage1 := net.stage1 if isinstance(net, Joint) else net) is not None:
             stage1.tokenizer = SimpleNamespace(dec=1)
+            given["uniform_BU"] = torch.full((rows, stage1.draws), 0.5)
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         return net(features_BND, **given)
 

@@ -63,7 +63,7 @@ def count(net: nn.Module) -> list[tuple[str, int, int]]:
             children["bridge"] = nn.ParameterList(own)
     if hasattr(stage1, "qformer"):
         children.pop("bridge.qformer", None)  # the same one
-        children |= {name: getattr(stage1, name) for name in ("qformer", "itc", "itm", "itg")}
+        children |= {"qformer": stage1.qformer} | stage1.objectives
     rows += [
         (name, sum(p.numel() for p in part.parameters()), 0) for name, part in children.items() if part is not None
     ]

@@ -32,13 +32,14 @@ class StandInTokenizer:
 def make_stage1():
     """Stage 1 with the objectives named, tiny and random; equal calls give equal weights."""
 
-    def make(*objectives: str, seed: int = 0, **sizes) -> Stage1:
+    def make(*objectives: str, seed: int = 0, more_objectives=None, **sizes) -> Stage1:
         torch.manual_seed(seed)
         net = Stage1(
             VisionEncoder("vit_tiny_patch16_224", model_args=VISION),
             partial(QFormer, **(QFORMER | sizes)),
             tokenizer="",
             max_text_tokens=12,
+            more_objectives=more_objectives,
             **{name: PARTS[name] for name in objectives},
         )
         with torch.no_grad():

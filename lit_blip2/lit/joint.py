@@ -55,12 +55,12 @@ class LitJoint(LitBLIP2):
             load_bert(self.net.qformer, getattr(self.net.stage1, "itg", None), self.bert)
 
     def losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        made = {name: batch.get(name) for name in ("text", "uniform_B2", "target")}
+        made = {name: batch.get(name) for name in ("text", "uniform_BU", "target")}
         return self.net(self.features(batch), batch["image_id"], **made)
 
     def watch(self, losses: dict[str, Tensor]) -> None:
         if self.grad_norms:
             shared = [weight for name, weight in self.net.qformer.named_parameters() if not is_text_half(name)]
-            weighted = {name: weight * losses[name] for name, weight in self.net.weights.items()}
+            weighted = {name: each.weight * losses[name] for name, each in self.net.objectives.items()}
             figures = gradient_figures(list(weighted), gradients(weighted, shared))
             self.log_dict({f"train/{name}": figure for name, figure in figures.items()})

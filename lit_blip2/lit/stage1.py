@@ -45,4 +45,4 @@ class LitStage1(LitBLIP2):
             load_bert(self.net.qformer, self.net.itg, self.bert)
 
     def losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        return self.net(self.features(batch), batch["text"], batch["image_id"], batch["uniform_B2"])
+        return self.net(self.features(batch), batch["text"], batch["image_id"], batch["uniform_BU"])

@@ -18,7 +18,7 @@ from lit_blip2.model.qformer import QFormer
 from lit_blip2.model.vision import VisionEncoder, used_blocks
 from lit_blip2.objectives.stage2 import Stage2
 
-HEADS = ("net.itc.", "net.itm.", "net.itg.")
+NO_OBJECTIVES = ("net.vision.", "net.qformer.", "net.bridge.", "net.language.", "net.stage1.", "net.stage2.")
 FROM_FILES = ("net.vision.", "net.language.")
 
 
@@ -61,7 +61,7 @@ def take_stage(module: nn.Module, checkpoint: Mapping[str, Any], source: str) ->
     starts from its file. Raises ValueError for anything else that does not fit.
     """
     state, wanted = dict(checkpoint["state_dict"]), trainable_state(module)
-    if spare := sorted(key for key in state if key.startswith(HEADS) and key not in wanted):
+    if spare := sorted(key for key in state if not key.startswith(NO_OBJECTIVES) and key not in wanted):
         rank_zero_info(f"init_from={source!r}: left {', '.join(spare)}, whose objectives are off")
     state = {key: value for key, value in state.items() if key not in spare}
     wanted = {key: value for key, value in wanted.items() if key in state or not key.startswith(FROM_FILES)}

@@ -3,11 +3,16 @@
 Legend: B rows of this rank, N rows of the global batch, Q query tokens, D Q-Former width, P projection width.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lit_blip2.distributed import gather
+from lit_blip2.model import masks
+from lit_blip2.model.passes import Output, Pass
+from lit_blip2.objectives.shared import Shared
 
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.001, 0.5
 
@@ -22,6 +27,8 @@ class ITC(nn.Module):
         label_smoothing: mass spread evenly over the global batch.
         weight: factor of this loss in the total.
     """
+
+    draws, reads_queries, reads_text = 0, True, True  # see Objective
 
     def __init__(
         self,
@@ -51,6 +58,16 @@ class ITC(nn.Module):
     def project_text(self, text_BD: Tensor) -> Tensor:
         """[CLS] outputs to unit vectors [B, P]."""
         return F.normalize(self.text_projection(text_BD).float(), dim=-1)
+
+    def passes(self, shared: Shared, uniform_BU: Tensor) -> list[Pass]:
+        """The captions alone, of which [CLS] is read."""
+        return [Pass(masks.UNIMODAL, text=shared.text, read="first")]
+
+    def loss(self, shared: Shared, outputs: Sequence[Output], uniform_BU: Tensor) -> Tensor:
+        """See Objective. Leaves the similarities for whoever draws by them."""
+        found = self(shared.query_BQD, outputs[0].text_LD, shared.image_ids_B)
+        shared.image_to_text_BN, shared.text_to_image_BN = found["image_to_text_BN"], found["text_to_image_BN"]
+        return found["loss"]
 
     def forward(self, query_BQD: Tensor, text_BD: Tensor, image_ids_B: Tensor) -> dict[str, Tensor]:
         """Loss of the global batch, negatives from all ranks.

@@ -1,13 +1,19 @@
 """Image-text matching with hard negatives (paper, 3.1; NUMERICS, ITM).
 
-Legend: B rows of this rank, N rows of the global batch, R pairs, Q query tokens, D Q-Former width.
+Legend: B rows of this rank, N rows of the global batch, R pairs, T longest text, Q query tokens, D Q-Former width.
 """
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lit_blip2.distributed import global_mean
+from lit_blip2.distributed import gather, global_mean, world_size
+from lit_blip2.model import masks
+from lit_blip2.model.passes import ImageKV, Output, Pass
+from lit_blip2.model.text import PackedText
+from lit_blip2.objectives.shared import Shared
 
 
 class ITM(nn.Module):
@@ -19,12 +25,44 @@ class ITM(nn.Module):
         weight: factor of this loss in the total.
     """
 
+    draws, reads_queries, reads_text = 2, False, False  # see Objective
+
     def __init__(self, hidden: int, hard_negatives: bool = True, weight: float = 1.0):
         super().__init__()
         self.head = nn.Linear(hidden, 2)
         self.hard_negatives, self.weight = hard_negatives, weight
         nn.init.normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
+
+    def passes(self, shared: Shared, uniform_B2: Tensor) -> list[Pass]:
+        """None: the pairs wait for ITC's similarities."""
+        return []
+
+    def loss(self, shared: Shared, outputs: Sequence[Output], uniform_B2: Tensor) -> Tensor:
+        """See Objective. Pairs of (image, text): (i, i), (i, drawn text), (drawn image, i)."""
+        texts_B, text_ok_B, images_B, image_ok_B = self._draw(shared, uniform_B2)
+        other_text, other_image = negatives(shared, texts_B, images_B)
+        # Text outputs are not read, unless by nobody at all: their last layer has parameters of its own.
+        read = "none" if shared.reads_text else "all"
+        pairs = [
+            Pass(masks.BIDIRECTIONAL, image=shared.image, text=shared.text, read=read),
+            Pass(masks.BIDIRECTIONAL, image=shared.image, text=other_text, read=read),
+            Pass(masks.BIDIRECTIONAL, image=other_image, text=shared.text, read=read),
+        ]
+        query_RQD = torch.cat([output.query_RQD for output in shared.run(pairs)])
+        ids_B = shared.image_ids_B
+        labels_R = torch.cat([torch.ones_like(ids_B), torch.zeros_like(ids_B), torch.zeros_like(ids_B)])
+        weights_R = torch.cat([torch.ones_like(text_ok_B), text_ok_B, image_ok_B])
+        return self(query_RQD, labels_R, weights_R)["loss"]
+
+    def _draw(self, shared: Shared, uniform_B2: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """A text for each image and an image for each text, int64 [B]; float [B], 0 where there was none to draw."""
+        ids_B, ids_N = shared.image_ids_B, gather(shared.image_ids_B)
+        image_to_text_BN, text_to_image_BN = shared.image_to_text_BN, shared.text_to_image_BN
+        if image_to_text_BN is None or not self.hard_negatives:
+            image_to_text_BN = text_to_image_BN = torch.zeros(len(ids_B), len(ids_N), device=ids_B.device)
+        texts = draw_negatives(image_to_text_BN, ids_B, ids_N, uniform_B2[:, 0])
+        return *texts, *draw_negatives(text_to_image_BN, ids_B, ids_N, uniform_B2[:, 1])
 
     def logits(self, query_RQD: Tensor) -> Tensor:
         """Mean over queries of the head's two logits: [R, 2]; class 1 is a match."""
@@ -54,3 +92,12 @@ def draw_negatives(logits_BN: Tensor, ids_B: Tensor, ids_N: Tensor, uniform_B: T
     drawn_B = torch.searchsorted(cumulative_BN, point_B[:, None], right=True).squeeze(1)
     possible_B = total_B > 0
     return torch.where(possible_B, drawn_B, 0), possible_B.float()
+
+
+def negatives(shared: Shared, texts_B: Tensor, images_B: Tensor) -> tuple[PackedText, ImageKV]:
+    """Drawn texts, and keys and values of drawn images; between ranks features travel, never keys and values."""
+    if world_size() == 1:
+        return shared.text.select(texts_B), shared.image.select(images_B)
+    ids_NT, lengths_N = gather(shared.text.padded(shared.longest)), gather(shared.text.lengths_B)
+    others = PackedText.from_padded(ids_NT[texts_B], lengths_N[texts_B])
+    return others, shared.qformer.project_image(gather(shared.features_BND)[images_B])

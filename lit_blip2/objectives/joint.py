@@ -8,10 +8,10 @@
 
 The paper trains one stage after the other. This is what it is measured against.
 
-Legend: B images, N image tokens, Q query tokens, D Q-Former width, W image width.
+Legend: B images, N image tokens, Q query tokens, D Q-Former width, W image width, U uniform numbers.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 from torch import Tensor, nn
@@ -25,6 +25,7 @@ from lit_blip2.objectives.itc import ITC
 from lit_blip2.objectives.itg import ITG
 from lit_blip2.objectives.itm import ITM
 from lit_blip2.objectives.lm import LM, PrefixLM
+from lit_blip2.objectives.shared import Objective
 from lit_blip2.objectives.stage1 import Stage1
 from lit_blip2.objectives.stage2 import Stage2
 from lit_blip2.paths import run_all
@@ -45,6 +46,7 @@ class Joint(nn.Module):
         prompt: text before each caption in training, and for captioning; never a target.
         projection_std: see QFormerBridge.
         max_text_tokens: longest caption for the Q-Former, [CLS] and [SEP] included.
+        more_objectives: see Stage1.
     Raises:
         ValueError: no objective, or what Stage1 and Stage2 refuse.
     """
@@ -62,14 +64,16 @@ class Joint(nn.Module):
         prompt: str = "",
         projection_std: float | None = None,
         max_text_tokens: int = 32,
+        more_objectives: Mapping[str, Callable[[int, int], nn.Module] | None] | None = None,
     ):
         super().__init__()
-        if (itc, itm, itg, lm) == (None, None, None, None):
+        representation = (itc, itm, itg, *(more_objectives or {}).values())
+        if all(each is None for each in (*representation, lm)):
             raise ValueError("itc, itm, itg and lm are all null: joint training needs at least one objective")
-        if (itc, itm, itg) == (None, None, None):
+        if all(each is None for each in representation):
             stage1, self.qformer = None, qformer(vision.width, vocab_size=None)
         else:
-            stage1 = Stage1(vision, qformer, tokenizer, itc, itm, itg, max_text_tokens)
+            stage1 = Stage1(vision, qformer, tokenizer, itc, itm, itg, max_text_tokens, more_objectives)
             self.qformer = stage1.qformer
         # Encoder and Q-Former come first, so that a checkpoint has them under the same names whatever is off.
         self.vision, self.stage1, self.stage2 = vision, stage1, None
@@ -83,30 +87,29 @@ class Joint(nn.Module):
         run_all(*(partial(stage.load, vision=False) for stage in stages), *([self.vision.load] if vision else []))
 
     @property
-    def weights(self) -> dict[str, float]:
-        """Factor in the total of each objective that is on, by the name of its loss."""
-        parts = {name: getattr(self.stage1, name, None) for name in ("itc", "itm", "itg")}
-        parts["lm"] = getattr(self.stage2, "objective", None)
-        return {name: part.weight for name, part in parts.items() if part is not None}
+    def objectives(self) -> dict[str, Objective | LM | PrefixLM]:
+        """Those of both stages that are on, by the name of their loss."""
+        stages = [stage for stage in (self.stage1, self.stage2) if stage is not None]
+        return {name: objective for stage in stages for name, objective in stage.objectives.items()}
 
     def forward(
         self,
         features_BND: Tensor,
         image_ids_B: Tensor,
         text: PackedText | None = None,
-        uniform_B2: Tensor | None = None,
+        uniform_BU: Tensor | None = None,
         target: TargetText | None = None,
     ) -> dict[str, Tensor]:
         """Losses of the global batch.
 
-        Args: image features [B, N, W]; image ids int64 [B]; for ITC, ITM and ITG captions, packed on the host, and two
-        uniform numbers per row; for LM its targets.
+        Args: image features [B, N, W]; image ids int64 [B]; for ITC, ITM and ITG captions, packed on the host, and the
+        uniform numbers of each row (Stage1.draws); for LM its targets.
         Returns: itc, itm, itg, lm (those that are on) and total, their weighted sum; scalars.
         """
         if self.stage1 is None:
             return self.stage2(features_BND, target)
         on = self.stage2 is not None
-        losses, query_BQD = self.stage1.losses(features_BND, text, image_ids_B, uniform_B2, reads_queries=on)
+        losses, query_BQD = self.stage1.losses(features_BND, text, image_ids_B, uniform_BU, reads_queries=on)
         if on:
             second = self.stage2.losses(self.stage2.bridge.projection(query_BQD), target)
             losses |= second | {"total": losses["total"] + second["total"]}

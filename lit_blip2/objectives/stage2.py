@@ -43,6 +43,11 @@ class Stage2(nn.Module):
         if self.reads_prompts and not prompt.strip():
             raise ValueError("prompt is empty, and the bridge reads it beside each image: set net.prompt")
 
+    @property
+    def objectives(self) -> dict[str, LM | PrefixLM]:
+        """The one objective, by the name of its loss."""
+        return {"lm": self.objective}
+
     def load(self, vision: bool = True) -> None:
         """Read the language model, a bridge's tokenizer and, unless features come from disk, the image encoder."""
         others = [self.bridge.load] if self.reads_prompts else []

@@ -5,7 +5,6 @@ import math
 import pytest
 import torch
 
-from lit_blip2.keyed import row_uniforms
 from lit_blip2.objectives.itm import ITM, draw_negatives
 
 
@@ -59,11 +58,3 @@ def test_a_constant_predictor_scores_its_known_loss():
         itm.head.bias.copy_(torch.tensor([math.log(2.0), 0.0]))
     loss = itm(torch.zeros(3, 1, 2), torch.tensor([1, 0, 0]), torch.ones(3))["loss"]
     assert loss.item() == pytest.approx(0.6365, abs=1e-4)
-
-
-def test_uniform_numbers_depend_on_seed_step_and_global_row_alone():
-    whole = row_uniforms(3, 10, torch.arange(8))
-    halves = torch.cat([row_uniforms(3, 10, torch.arange(4)), row_uniforms(3, 10, torch.arange(4, 8))])
-    assert torch.equal(whole, halves)
-    assert not torch.equal(whole, row_uniforms(3, 11, torch.arange(8)))
-    assert not torch.equal(whole, row_uniforms(4, 10, torch.arange(8)))

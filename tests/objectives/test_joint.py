@@ -96,7 +96,12 @@ def test_weights_scale_the_total(make_joint, batch):
     net, given = make_joint(*NAMES), batch()
     before = net(*given)
     net.stage2.objective.weight, net.stage1.itc.weight = 3.0, 0.5
-    assert net.weights == {"itc": 0.5, "itm": 1.0, "itg": 1.0, "lm": 3.0}
+    assert {name: each.weight for name, each in net.objectives.items()} == {
+        "itc": 0.5,
+        "itm": 1.0,
+        "itg": 1.0,
+        "lm": 3.0,
+    }
     torch.testing.assert_close(net(*given)["total"], before["total"] + 2 * before["lm"] - 0.5 * before["itc"])
 
 
@@ -137,7 +142,9 @@ class Lossy(nn.Module):
 
     def forward(self, *given):
         losses = self.net(*given)
-        self.seen_KP = gradients({name: losses[name] for name in self.net.weights}, list(self.net.qformer.parameters()))
+        self.seen_KP = gradients(
+            {name: losses[name] for name in self.net.objectives}, list(self.net.qformer.parameters())
+        )
         return losses["total"]
 
 

@@ -1,5 +1,6 @@
 """Stage 1's passes and losses: parts on and off, and two processes against one."""
 
+from dataclasses import replace
 from itertools import combinations
 
 import pytest
@@ -8,8 +9,11 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import nn
 
+from lit_blip2.model import masks
+from lit_blip2.model.passes import Pass
 from lit_blip2.model.text import PackedText
 from lit_blip2.objectives.stage1 import Stage1
+from tests.objectives.masked_language import MASK, MLM
 
 NAMES = ("itc", "itm", "itg")
 SUBSETS = [subset for size in (1, 2, 3) for subset in combinations(NAMES, size)]
@@ -102,6 +106,42 @@ def test_without_hard_negatives_each_other_row_is_as_likely(make_stage1, make_ba
     torch.testing.assert_close(net(features, text, ids, uniform)["itm"], by_hand)
     net.itm.hard_negatives = True
     assert not torch.isclose(net(features, text, ids, uniform)["itm"], by_hand)
+
+
+@pytest.mark.parametrize("others", [("itc",), NAMES], ids="+".join)
+def test_a_fourth_objective_joins_without_a_change_to_the_others(others, make_stage1, make_batch):
+    features, text, ids, uniform_B2 = make_batch(4)
+    net, alone = make_stage1(*others, more_objectives={"mlm": MLM, "off": None}), make_stage1(*others)
+    alone.load_state_dict({name: value for name, value in net.state_dict().items() if "mlm" not in name})
+    uniform_BU = torch.cat([uniform_B2, torch.rand(4, 12, dtype=torch.float64)], dim=1)
+    assert net.draws == uniform_BU.shape[1] and alone.draws == 2 and list(net.objectives) == [*others, "mlm"]
+    losses, before = net(features, text, ids, uniform_BU), alone(features, text, ids, uniform_B2)
+    for name in others:
+        torch.testing.assert_close(losses[name], before[name])
+    torch.testing.assert_close(losses["total"], before["total"] + losses["mlm"])
+    losses["total"].backward()
+    assert all(p.grad is not None for p in net.parameters())
+
+
+def test_a_fourth_objective_stands_by_itself(make_stage1, make_batch):
+    """Its loss by hand; nothing else is run or kept."""
+    net, (features, text, ids, uniform_B2) = make_stage1(more_objectives={"mlm": MLM}), make_batch(4)
+    uniform_BU = torch.cat([uniform_B2, torch.rand(4, 12, dtype=torch.float64)], dim=1)
+    losses = net(features, text, ids, uniform_BU)
+    assert {name.split(".")[0] for name, _ in net.named_parameters()} == {"qformer", "mlm"}
+    masked_L = net.mlm.masked(text, uniform_BU[:, 2:])
+    shown = replace(text, ids_L=torch.where(masked_L, MASK, text.ids_L))
+    image = net.qformer.project_image(features)
+    (output,) = net.qformer([Pass(masks.BIDIRECTIONAL, image=image, text=shown)])
+    wanted = nn.functional.cross_entropy(net.mlm.head(output.text_LD)[masked_L], text.ids_L[masked_L])
+    torch.testing.assert_close(losses["mlm"], wanted)
+    losses["total"].backward()
+    assert all(p.grad is not None for p in net.parameters())
+
+
+def test_a_name_that_is_taken_is_refused(make_stage1):
+    with pytest.raises(ValueError, match=r"more_objectives=\['qformer'\]: these names are taken"):
+        make_stage1("itc", more_objectives={"qformer": MLM})
 
 
 class Lossy(nn.Module):

@@ -93,15 +93,15 @@ class Generation:
     def prepare(self, batch: dict[str, Any]) -> None:
         """Tokenise, draw random numbers and find examples."""
         if batch["task"] == "train":
-            uniform_B2 = row_uniforms(batch["seed"], batch["step"], batch["row"])
+            uniform_B = row_uniforms(batch["seed"], batch["step"], batch["row"], 1)[:, 0]
             asked = "question" in batch
             prompts = self._prompts(batch) if asked else [self.net.prompt] * len(batch["caption"])
-            self._add_target(batch, batch["answer" if asked else "caption"], prompts, uniform_B2)
+            self._add_target(batch, batch["answer" if asked else "caption"], prompts, uniform_B)
         elif batch["task"] == "caption":
             prompts = [self.net.prompt] * len(batch["captions"])
             if all(batch["captions"]):
                 captions = [texts[0] for texts in batch["captions"]]
-                self._add_target(batch, captions, prompts, row_uniforms(0, 0, batch["row"]))
+                self._add_target(batch, captions, prompts, row_uniforms(0, 0, batch["row"], 1)[:, 0])
             else:
                 batch["prompts"] = self.net.read(prompts)
         elif batch["task"] == "vqa":
@@ -112,9 +112,9 @@ class Generation:
             for each in (batch, *solved):
                 each["prompts"] = self.net.read(self._prompts(each))
 
-    def _add_target(self, batch: dict[str, Any], targets: list[str], prompts: list[str], uniform_B2: Tensor) -> None:
+    def _add_target(self, batch: dict[str, Any], targets: list[str], prompts: list[str], uniform_B: Tensor) -> None:
         batch["prompts"] = self.net.read(prompts)
-        batch["target"] = self.net.objective.text(self.net.language, targets, prompts, uniform_B2[:, 0])
+        batch["target"] = self.net.objective.text(self.net.language, targets, prompts, uniform_B)
 
     def metric_names(self, tasks: set[str], command: str) -> set[str]:
         """See LitBLIP2.metric_names."""

@@ -46,7 +46,7 @@ class Representation:
                 "ITC, ITM and ITG train on captions, and these data are questions: use a stage-2 experiment"
             )
         if batch["task"] == "train":
-            batch["uniform_B2"] = row_uniforms(batch["seed"], batch["step"], batch["row"])
+            batch["uniform_BU"] = row_uniforms(batch["seed"], batch["step"], batch["row"], self.net.draws)
             batch["text"] = self.net.tokenizer(batch["caption"])
         elif batch["task"] == "caption":
             if not all(batch["captions"]):
@@ -90,9 +90,9 @@ class Representation:
     def _losses(self, module: "LitBLIP2", batch: dict[str, Any]) -> Tensor:
         """Losses of an evaluation batch by itself, negatives drawn as for step 0 of seed 0."""
         features_BND = module.features(batch)
-        uniform_B2 = row_uniforms(0, 0, batch["row"].cpu()).to(features_BND.device)
+        uniform_BU = row_uniforms(0, 0, batch["row"].cpu(), self.net.draws).to(features_BND.device)
         with single_process():
-            losses = self.net(features_BND, batch["first_text"], batch["image_id"], uniform_B2)
+            losses = self.net(features_BND, batch["first_text"], batch["image_id"], uniform_BU)
         total = losses.pop("total")
         module.log_losses(losses, len(features_BND))
         return total

@@ -1,0 +1,76 @@
+"""What the objectives of stage 1 share in a step: the batch, the image's keys and values, and what one of them has made
+that another reads.
+
+An objective is a part of Stage1 with a few plain attributes and two methods (`Objective`). Its passes through the
+Q-Former join those of the others in one lockstep forward; its loss is made of their outputs.
+
+Legend: B rows of this rank, N rows of the global batch, R sequences, Q query tokens, L text tokens, D Q-Former width,
+W image width, U uniform numbers.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from torch import Tensor
+
+from lit_blip2.model.passes import ImageKV, Output, Pass
+from lit_blip2.model.qformer import QFormer
+from lit_blip2.model.text import PackedText
+
+
+@dataclass
+class Shared:
+    """The named tensors of a step.
+
+    features_BND: image features [B, N, W]. image: their keys and values. text: the captions. image_ids_B: int64.
+    dec: id of [DEC]. longest: tokens of the longest caption that any rank may have.
+    reads_text: whether some objective reads text outputs of its passes.
+    query_BQD: outputs of the queries alone, once they are there; None where nobody reads them.
+    image_to_text_BN, text_to_image_BN: ITC's similarities over its temperature; None without ITC.
+    """
+
+    qformer: QFormer
+    features_BND: Tensor
+    image: ImageKV
+    text: PackedText
+    image_ids_B: Tensor
+    dec: int
+    longest: int
+    reads_text: bool
+    query_BQD: Tensor | None = None
+    image_to_text_BN: Tensor | None = None
+    text_to_image_BN: Tensor | None = None
+    outputs: list[Output] = field(default_factory=list)
+
+    def run(self, passes: Sequence[Pass]) -> list[Output]:
+        """The Q-Former's outputs of these passes."""
+        outputs = self.qformer(passes) if passes else []
+        self.outputs += outputs
+        return outputs
+
+    def zero(self) -> Tensor:
+        """0, with a gradient of 0 for all that the passes used: DDP would miss parameters whose outputs no loss
+        reads."""
+        made = [x for output in self.outputs for x in output if x is not None]
+        return 0 * sum(x.select(0, 0).sum() for x in made)
+
+
+class Objective(Protocol):
+    """A module that turns a step into a loss.
+
+    weight: factor of its loss in the total. draws: uniform numbers that it takes for each row.
+    reads_queries: whether it reads the outputs of the queries alone, or a pass of its own sees them (context=0).
+    reads_text: whether it reads text outputs.
+    """
+
+    weight: float
+    draws: int
+    reads_queries: bool
+    reads_text: bool
+
+    def passes(self, shared: Shared, uniform_BU: Tensor) -> list[Pass]:
+        """What the objective adds to the lockstep forward; the queries alone are pass 0 already."""
+
+    def loss(self, shared: Shared, outputs: Sequence[Output], uniform_BU: Tensor) -> Tensor:
+        """The loss of the global batch, a scalar, from the outputs of `passes`."""
