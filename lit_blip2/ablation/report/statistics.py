@@ -7,6 +7,7 @@ freedom, m the number of comparisons made together (Bonferroni): all m intervals
 """
 
 import math
+import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -45,24 +46,20 @@ class Comparison:
 
 def summarise(values: Iterable[float]) -> Summary:
     """Mean and standard deviation (n - 1). ValueError for a value that is not finite."""
-    values = sorted(values)  # so that sums do not depend on the order of seeds
+    values = list(values)
     if odd := [value for value in values if not math.isfinite(value)]:
-        raise ValueError(f"{odd[0]} has no mean: leave runs without a finite figure out, and say so")
-    if not values:
-        return Summary(0, None, None)
-    mean = math.fsum(values) / len(values)
-    if len(values) == 1:
-        return Summary(1, mean, None)
-    return Summary(len(values), mean, math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1)))
+        raise ValueError(f"{odd[0]} has no mean: leave runs without a finite metric out, and say so")
+    mean = statistics.fmean(values) if values else None
+    return Summary(len(values), mean, statistics.stdev(values) if len(values) > 1 else None)
 
 
 def t_quantile(n: int, comparisons: int = 1, level: float = LEVEL) -> float:
     """How many standard errors the interval of n paired seeds reaches to either side."""
-    from scipy.special import stdtrit
+    from scipy import stats
 
     if n < 2 or comparisons < 1 or not 0 < level < 1:
         raise ValueError(f"n = {n}, {comparisons} comparisons, level {level}: n >= 2, 1 or more, and 0..1 are needed")
-    return float(stdtrit(n - 1, 1 - (1 - level) / (2 * comparisons)))
+    return float(stats.t.ppf(1 - (1 - level) / (2 * comparisons), n - 1))
 
 
 def compare(

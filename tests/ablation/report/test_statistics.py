@@ -122,8 +122,11 @@ def test_scipy_agrees(by_seed, comparisons):
     assume(found.half_width is not None)
     test = stats.ttest_rel([setting[seed] for seed in by_seed], [control[seed] for seed in by_seed])
     interval = test.confidence_interval(1 - 0.05 / comparisons)
-    assert found.difference - found.half_width == pytest.approx(interval.low, abs=1e-9)
-    assert found.difference + found.half_width == pytest.approx(interval.high, abs=1e-9)
+    assert found.difference - found.half_width == pytest.approx(interval.low, rel=1e-12, abs=1e-12)
+    assert found.difference + found.half_width == pytest.approx(interval.high, rel=1e-12, abs=1e-12)
+    differences = [setting[seed] - control[seed] for seed in by_seed]
+    power = stats.t.ppf(0.8, len(by_seed) - 1) * stats.sem(differences)
+    assert found.detectable == pytest.approx(interval.high - found.difference + power, rel=1e-12, abs=1e-12)
     limit = 0.05 / comparisons
     assume(abs(test.pvalue - limit) > 1e-9)
     assert (found.verdict in (BETTER, WORSE)) == (test.pvalue < limit)
