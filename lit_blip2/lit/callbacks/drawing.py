@@ -1,6 +1,6 @@
 """Tensors and texts to pictures: matplotlib without its global state, rendered to an array.
 
-Legend: B images, Q query tokens, G patches along a side, H W pixels, S pixels along a tile's side.
+Legend: B images, Q query tokens, C columns (1 + Q), G patches along a side, H W pixels, S pixels along a tile's side.
 """
 
 import textwrap
@@ -13,6 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn import functional as F
+from torchvision.utils import make_grid
 
 from lit_blip2.data.transforms import CLIP_MEAN, CLIP_STD
 from lit_blip2.lit.callbacks.sample_texts import Line
@@ -60,13 +61,10 @@ def _write(figure: Figure, x: float, y: float, lines: Sequence[Line]) -> None:
 
 def attention_sheet(images_BHW3: np.ndarray, maps_BQGG: Tensor) -> Figure:
     """A row for each image: itself, then each query's map over it. A map's brightest patch is at full scale."""
-    tiles = _overlays(_tiles(images_BHW3), maps_BQGG.cpu())
-    images, columns = tiles.shape[:2]
-    sheet = np.ones((images * (TILE + GAP), columns * (TILE + GAP), 3), dtype=np.float32)
-    for row in range(images):
-        for column in range(columns):
-            top, left = row * (TILE + GAP), column * (TILE + GAP)
-            sheet[top : top + TILE, left : left + TILE] = tiles[row, column]
+    tiles_BC3SS = _overlays(_tiles(images_BHW3), maps_BQGG.cpu())
+    columns = tiles_BC3SS.shape[1]
+    grid_3HW = make_grid(tiles_BC3SS.flatten(0, 1), nrow=columns, padding=GAP, pad_value=1)
+    sheet = grid_3HW[:, GAP:, GAP:].permute(1, 2, 0).numpy()  # without the gap at the upper left
     figure = Figure(figsize=(sheet.shape[1] / 100, sheet.shape[0] / 100 + 0.25), dpi=100)
     height = sheet.shape[0] / 100 / figure.get_figheight()
     axes = figure.add_axes((0, 0, 1, height))
@@ -79,18 +77,18 @@ def attention_sheet(images_BHW3: np.ndarray, maps_BQGG: Tensor) -> Figure:
 
 
 def _tiles(images_BHW3: np.ndarray) -> Tensor:
-    """[B, S, S, 3]."""
+    """[B, 3, S, S]."""
     images_B3HW = torch.from_numpy(images_BHW3).permute(0, 3, 1, 2)
-    return F.interpolate(images_B3HW, (TILE, TILE), mode="bilinear", antialias=True).permute(0, 2, 3, 1).clamp(0, 1)
+    return F.interpolate(images_B3HW, (TILE, TILE), mode="bilinear", antialias=True).clamp(0, 1)
 
 
-def _overlays(tiles_BSS3: Tensor, maps_BQGG: Tensor) -> np.ndarray:
-    """The images, and each query's map in colours over the image in grey: [B, 1 + Q, S, S, 3]."""
+def _overlays(tiles_B3SS: Tensor, maps_BQGG: Tensor) -> Tensor:
+    """The images, and each query's map in colours over the image in grey: [B, C, 3, S, S]."""
     scaled = maps_BQGG / maps_BQGG.amax((-2, -1), keepdim=True).clamp(min=1e-12)
     smooth_BQSS = F.interpolate(scaled, (TILE, TILE), mode="bilinear").clamp(0, 1)
     colours_BQSS3 = torch.from_numpy(matplotlib.colormaps["inferno"](smooth_BQSS.numpy())[..., :3]).float()
-    grey_B1SS1 = tiles_BSS3.mean(-1, keepdim=True)[:, None]
-    return torch.cat([tiles_BSS3[:, None], 0.35 * grey_B1SS1 + 0.65 * colours_BQSS3], dim=1).numpy()
+    grey_B11SS = tiles_B3SS.mean(1, keepdim=True)[:, None]
+    return torch.cat([tiles_B3SS[:, None], 0.35 * grey_B11SS + 0.65 * colours_BQSS3.movedim(-1, 2)], dim=1)
 
 
 def query_bars(wins_Q: Tensor, entropy: float) -> Figure:
