@@ -5,6 +5,7 @@ from typing import Any
 from torch import Tensor
 
 from lit_blip2.checkpoint import is_text_half
+from lit_blip2.lit.evaluators.evaluation import image_features
 from lit_blip2.lit.evaluators.generation import Generation
 from lit_blip2.lit.evaluators.representation import Representation
 from lit_blip2.lit.module import LitBLIP2
@@ -56,7 +57,7 @@ class LitJoint(LitBLIP2):
 
     def losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         made = {name: batch.get(name) for name in ("text", "uniform_BU", "target")}
-        return self.net(self.features(batch), batch["image_id"], **made)
+        return self.net(image_features(self.net.vision, batch), batch["image_id"], **made)
 
     def watch(self, losses: dict[str, Tensor]) -> None:
         if self.grad_norms:

@@ -2,6 +2,7 @@
 and lean checkpoints."""
 
 import warnings
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -11,15 +12,19 @@ from torch import Tensor, nn
 from lit_blip2.checkpoint import check_fits, trainable_state
 from lit_blip2.evaluation.items import Items
 from lit_blip2.keyed import seed_dropout
+from lit_blip2.lit.evaluators.evaluation import Evaluation
 from lit_blip2.lit.evaluators.generation import Generation
 from lit_blip2.lit.evaluators.intervals import write_intervals
 from lit_blip2.lit.evaluators.representation import Representation
+from lit_blip2.lit.evaluators.unfinished import predictions_made_of
 from lit_blip2.lit.optim import AdamWCosine
 from lit_blip2.paths import run_all
 
+PREDICTIONS = "predictions.jsonl"  # of a test; those of predict have a file of their own
+
 
 class LitBLIP2(L.LightningModule):
-    """A stage's network under Lightning. Subclasses say how a batch becomes losses, and which of the two parts below
+    """A stage's network under Lightning. Subclasses say how a batch becomes losses, and which of the two evaluators
     they have.
 
     representation: what prepares texts for stage 1's objectives, and evaluates them; or None.
@@ -68,21 +73,14 @@ class LitBLIP2(L.LightningModule):
                 stacklevel=2,
             )
 
-    def features(self, batch: dict[str, Any], name: str = "image") -> Tensor:
-        """Image features [B, N, W]: those of the batch, else the encoder's, which the batch then keeps."""
-        kept = "features" if name == "image" else name.replace("image", "features")
-        if kept not in batch:
-            batch[kept] = self.net.vision(batch[name])
-        return batch[kept]
-
     @property
-    def parts(self) -> list[Representation | Generation]:
+    def evaluators(self) -> list[Representation | Generation]:
         """Those that there are."""
-        return [part for part in (self.representation, self.generation) if part is not None]
+        return [each for each in (self.representation, self.generation) if each is not None]
 
     def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
-        for part in self.parts:
-            part.prepare(batch)
+        for each in self.evaluators:
+            each.prepare(batch)
         return batch
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
@@ -107,13 +105,26 @@ class LitBLIP2(L.LightningModule):
         """What a subclass has to log of the losses before their backward, in the last micro-batch of such a step."""
 
     def on_validation_epoch_start(self) -> None:
-        for part in self.parts:
-            part.begin(self)
+        evaluation = self.evaluation()
+        for each in self.evaluators:
+            each.begin(evaluation)
+
+    def evaluation(self) -> Evaluation:
+        """What evaluators must know of the evaluation under way."""
+        trainer, data, examples, made_of = self.trainer, self.trainer.datamodule, None, []
+        command = trainer.state.fn.value
+        folder = None if trainer.log_dir is None else Path(trainer.log_dir)  # log_dir asks all ranks
+        if self.generation is not None and command in ("test", "predict"):
+            examples = data.examples(self.generation.in_context) if self.generation.in_context else None
+            made_of = predictions_made_of(self.config, trainer.ckpt_path, data)
+        return Evaluation(command, folder, trainer.is_global_zero, examples, made_of)
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> None:
-        totals = [total for part in self.parts if (total := part.step(self, batch)) is not None]
-        if totals and self.representation is not None:  # without it there is one loss
-            self.log_losses({"total": sum(totals)}, len(batch["image_id"]))
+        found = [losses for each in self.evaluators if (losses := each.step(batch)) is not None]
+        for losses in found:
+            self.log_losses(losses.named, losses.count)
+        if found and self.representation is not None:  # without it there is one loss
+            self.log_losses({"total": sum(losses.total for losses in found)}, len(batch["image_id"]))
 
     def log_losses(self, losses: dict[str, Tensor], rows: int) -> None:
         """Losses of an evaluation batch, means over so many rows."""
@@ -121,26 +132,27 @@ class LitBLIP2(L.LightningModule):
         self.log_dict(named, batch_size=rows, add_dataloader_idx=False, sync_dist=True)
 
     def on_validation_epoch_end(self) -> None:
-        for part in self.parts:
-            self.log_dict(part.metrics())
+        for each in self.evaluators:
+            self.log_dict(each.metrics())
 
     on_test_epoch_start = on_predict_epoch_start = on_validation_epoch_start
     test_step = validation_step
 
     def on_test_epoch_end(self) -> None:
-        """Test figures stand in TensorBoard at the step that the checkpoint had reached, not at 0. Predictions are
+        """Test metrics stand in TensorBoard at the step that the checkpoint had reached, not at 0. Predictions are
         written first: what no metric can take is not lost."""
         if self.generation is not None:
-            self.generation.write(self, "predictions.jsonl")
+            self.generation.write(PREDICTIONS)
         self.on_validation_epoch_end()
-        if self.representation is not None:
-            self.representation.write(self, "predictions.jsonl")
+        folder = self.trainer.log_dir  # asks all ranks, so it comes before any of them leaves
+        if self.representation is not None and folder and self.trainer.is_global_zero:
+            self.representation.write(Path(folder, PREDICTIONS), append=self.generation is not None)
         self.log("step", float(self.trained_steps))
-        items = {name: each for part in self.parts for name, each in part.items.items()}
+        items = {name: item for each in self.evaluators for name, item in each.items.items()}
         write_intervals(self.trainer, items | self.other_items)
         if self.generation is not None:
-            self.generation.submit(self)
-            self.generation.finish(self)
+            self.generation.submit()
+            self.generation.finish()
 
     def on_predict_start(self) -> None:
         if self.generation is None:
@@ -150,11 +162,11 @@ class LitBLIP2(L.LightningModule):
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> None:
         """Captions and answers, for predict.jsonl; those of a test, in predictions.jsonl, stay."""
-        self.generation.step(self, batch)
+        self.generation.step(batch)
 
     def on_predict_epoch_end(self) -> None:
-        self.generation.write(self, "predict.jsonl")
-        self.generation.finish(self)
+        self.generation.write("predict.jsonl")
+        self.generation.finish()
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         if self.logs_this_step():
@@ -172,7 +184,7 @@ class LitBLIP2(L.LightningModule):
 
         Args: the data module's tasks (caption, vqa, binding) of the split; the command.
         """
-        return set().union(*(part.metric_names(tasks, command) for part in self.parts))
+        return set().union(*(each.metric_names(tasks, command) for each in self.evaluators))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what trains, and the config."""

@@ -4,6 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
+from lit_blip2.lit.evaluators.evaluation import image_features
 from lit_blip2.lit.evaluators.representation import Representation
 from lit_blip2.lit.module import LitBLIP2
 from lit_blip2.lit.optim import AdamWCosine
@@ -45,4 +46,4 @@ class LitStage1(LitBLIP2):
             load_bert(self.net.qformer, self.net.itg, self.bert)
 
     def losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        return self.net(self.features(batch), batch["text"], batch["image_id"], batch["uniform_BU"])
+        return self.net(image_features(self.net.vision, batch), batch["text"], batch["image_id"], batch["uniform_BU"])

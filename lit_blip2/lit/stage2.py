@@ -4,6 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
+from lit_blip2.lit.evaluators.evaluation import image_features
 from lit_blip2.lit.evaluators.generation import Generation
 from lit_blip2.lit.module import LitBLIP2
 from lit_blip2.lit.optim import AdamWCosine
@@ -69,4 +70,4 @@ class LitStage2(LitBLIP2):
             load_bert(self.net.bridge.qformer, None, self.bert)
 
     def losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        return self.net(self.features(batch), batch["target"], batch["prompts"])
+        return self.net(image_features(self.net.vision, batch), batch["target"], batch["prompts"])

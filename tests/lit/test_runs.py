@@ -15,7 +15,7 @@ from lit_blip2.checkpoint import find_checkpoint, read_checkpoint
 from lit_blip2.data.shards.packing import pack
 from lit_blip2.evaluation.pope import yes_or_no
 from lit_blip2.lit.callbacks import MetricsFile
-from lit_blip2.objectives import stage1
+from lit_blip2.objectives import itm
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -47,10 +47,24 @@ def test_an_objective_that_is_off_leaves_no_figures_and_no_weights(fit):
     assert not [key for key in read_checkpoint(run)["state_dict"] if key.startswith(("net.itm", "net.itg"))]
 
 
+def test_a_fourth_objective_is_a_line_of_yaml(fit, stage1_run):
+    """It is trained, validated and counted; a run without it leaves its head, and says so."""
+    more = (
+        "--model.net.more_objectives={mlm: {class_path: tests.objectives.masked_language.MLM, init_args: {share: .3}}}"
+    )
+    run = fit("mini_stage1", "--model.net.itm=null", more)
+    metrics, state = json.loads((run / "metrics.json").read_text()), read_checkpoint(run)["state_dict"]
+    assert {"loss/mlm", "loss/itc", "train/loss_mlm"} <= metrics.keys() and "loss/itm" not in metrics
+    total = sum(metrics[f"loss/{name}"] for name in ("itc", "itg", "mlm"))
+    assert metrics["loss/total"] == pytest.approx(total, rel=1e-5)
+    assert {name for name in state if ".mlm." in name} == {"net.mlm.head.weight", "net.mlm.head.bias"}
+    fit("mini_stage1", "--model.net.itm=null", f"--model.init_from={run}", "--trainer.max_steps=2")
+
+
 def test_a_run_without_hard_negatives_draws_them_uniformly(fit, monkeypatch):
     """Training and validation give the draw no similarities, though ITC has some; and nothing else is gone."""
-    given, draw = [], stage1.draw_negatives
-    monkeypatch.setattr(stage1, "draw_negatives", lambda logits, *rest: given.append(logits) or draw(logits, *rest))
+    given, draw = [], itm.draw_negatives
+    monkeypatch.setattr(itm, "draw_negatives", lambda logits, *rest: given.append(logits) or draw(logits, *rest))
     run = fit("mini_stage1", "--model.net.itm.hard_negatives=false", "--trainer.max_steps=2")
     assert len(given) >= 2 * 2 and not any(logits.any() for logits in given)
     metrics = json.loads((run / "metrics.json").read_text())

@@ -17,7 +17,8 @@ MASK = 4
 
 
 class MLM(nn.Module):
-    """A word is masked where its uniform number is below `share`; the text outputs must tell it."""
+    """A word is masked where its uniform number is below `share`; the text outputs must tell it. Long captions use
+    their numbers again."""
 
     draws, reads_queries, reads_text = 12, False, True
 
@@ -37,4 +38,4 @@ class MLM(nn.Module):
         return global_mean((losses_L * masked_L).sum(), masked_L.sum())
 
     def masked(self, text, uniform_BU: Tensor) -> Tensor:
-        return uniform_BU[text.row_L, text.position_L] < self.share
+        return uniform_BU[text.row_L, text.position_L % self.draws] < self.share

@@ -12,6 +12,7 @@ from torch import Tensor
 from lit_blip2.evaluation.queries import query_usage
 from lit_blip2.lit.callbacks.attention import query_maps
 from lit_blip2.lit.callbacks.sample_texts import Line, stage1_lines, stage2_lines
+from lit_blip2.lit.evaluators.evaluation import image_features
 from lit_blip2.lit.module import LitBLIP2
 from lit_blip2.model.qformer import QFormer
 
@@ -115,5 +116,7 @@ def read_samples(trainer: L.Trainer, pl_module: LitBLIP2, split: str, count: int
         return None
     pixels_B3HW = source.load(files, image_ids)
     given = {"features": data.store(split).rows(image_ids)} if data.features else {"image": pixels_B3HW}
-    features_BND = pl_module.features({name: value.to(pl_module.device) for name, value in given.items()})
+    features_BND = image_features(
+        pl_module.net.vision, {name: value.to(pl_module.device) for name, value in given.items()}
+    )
     return Samples(pixels_B3HW, features_BND, image_ids.tolist(), [table.of(i)[0] for i in rows])

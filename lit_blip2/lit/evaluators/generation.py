@@ -1,11 +1,9 @@
 """What stage 2's language model makes of a batch: targets on the host; in evaluation captions and zero-shot answers."""
 
 import json
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
-import yaml
 from torch import Tensor
 
 from lit_blip2.distributed import gather_lists, rank
@@ -13,18 +11,16 @@ from lit_blip2.evaluation.items import Items
 from lit_blip2.evaluation.java import check_java
 from lit_blip2.evaluation.predictions import DECODING, SCORING, score, submit
 from lit_blip2.keyed import row_uniforms
+from lit_blip2.lit.evaluators.evaluation import Evaluation, Losses, image_features
 from lit_blip2.lit.evaluators.unfinished import Unfinished, key_of
 from lit_blip2.model.language import Example
 from lit_blip2.objectives.stage2 import Stage2
-
-if TYPE_CHECKING:
-    from lit_blip2.lit.module import LitBLIP2
 
 PLAIN = dict(tokenizer="spaces", meteor=False, spice=False)  # how validation scores captions
 
 
 class Generation:
-    """A part of LitStage2 and LitJoint; LitBLIP2 calls its methods.
+    """The language model's evaluator: it takes batches and gives losses, predictions and metrics.
 
     predictions: captions and answers so far, of this rank; after `gather`, of all ranks. items: what stands behind the
     metrics.
@@ -88,6 +84,7 @@ class Generation:
         self.predictions: list[dict[str, Any]] = []
         self.gathered = False
         self.unfinished: Unfinished | None = None
+        self.evaluation = Evaluation("validate")
         self.items: dict[str, Items] = {}
 
     def prepare(self, batch: dict[str, Any]) -> None:
@@ -126,55 +123,39 @@ class Generation:
             names |= {"vqa/no_image"} if self.no_image and command == "test" else set()
         return names
 
-    def begin(self, module: "LitBLIP2") -> None:
+    def begin(self, evaluation: Evaluation) -> None:
         """An evaluation begins."""
-        trainer, self.examples = module.trainer, None
+        self.evaluation, self.examples = evaluation, evaluation.examples
         self.predictions, self.gathered = [], False
-        self.scored_by = self.scoring if trainer.testing else PLAIN
+        self.scored_by = self.scoring if evaluation.tests else PLAIN
         if self.scored_by != PLAIN:
             check_java(spice=self.scoring["spice"])
-        if self.in_context and (trainer.testing or trainer.predicting):
-            self.examples = trainer.datamodule.examples(self.in_context)
-        self.unfinished = self._earlier(module)
+        self.unfinished = None
+        if evaluation.keeps_predictions:
+            made_of = [*evaluation.made_of, json.dumps(self.decoding())]
+            self.unfinished = Unfinished(evaluation.folder, evaluation.command, rank(), made_of)
 
-    def _earlier(self, module: "LitBLIP2") -> Unfinished | None:
-        """What an interrupted evaluation left; None where this one keeps nothing."""
-        trainer, folder = module.trainer, module.trainer.log_dir  # which asks all ranks
-        if folder is None or not (trainer.testing or trainer.predicting):
-            return None
-        command = "test" if trainer.testing else "predict"
-        return Unfinished(Path(folder), command, rank(), self._made_of(module))
-
-    def _made_of(self, module: "LitBLIP2") -> list[str]:
-        """All that a prediction depends on: checkpoint, model, decoding, data; not how many at a time, or by whom."""
-        data, model = module.trainer.datamodule, (yaml.safe_load(module.config) or {}).get("model")
-        tables = data.tables["test"].items()
-        looks = [str(data.root), data.images, str(data.features), str(data.image_size)]
-        made_of = [json.dumps(model), json.dumps(self.decoding()), _stamp(module.trainer.ckpt_path), *looks]
-        return made_of + [f"{task} {table.digest()}" for task, table in tables if task != "binding"]
-
-    def step(self, module: "LitBLIP2", batch: dict[str, Any]) -> Tensor | None:
-        """Look at an evaluation batch, unless an interrupted evaluation has. Returns its weighted loss where it has
-        captions to learn."""
+    def step(self, batch: dict[str, Any]) -> Losses | None:
+        """Look at an evaluation batch, unless an interrupted evaluation has. Returns its loss where it has captions to
+        learn."""
         if batch["task"] not in ("caption", "vqa"):
             return None
         captions = batch["task"] == "caption"
         ids = batch["image_id"].tolist() if captions else batch["question_id"]
         made = self.unfinished and self.unfinished.take((batch["task"], number) for number in ids)
         if made is None:
-            made = self._caption(module, batch) if captions else self._answer(module, batch)
+            made = self._caption(batch) if captions else self._answer(batch)
             if self.unfinished:
                 self.unfinished.add(made)
         self.predictions += made
         if not any("nats" in each for each in made):
             return None
         tokens = sum(each["tokens"] for each in made)
-        loss = torch.tensor(sum(each["nats"] for each in made) / tokens, device=module.device)
-        module.log_losses({"lm": loss}, tokens)
-        return self.net.objective.weight * loss
+        loss = torch.tensor(sum(each["nats"] for each in made) / tokens, device=batch["image_id"].device)
+        return Losses({"lm": loss}, self.net.objective.weight * loss, tokens)
 
-    def _caption(self, module: "LitBLIP2", batch: dict[str, Any]) -> list[dict[str, Any]]:
-        soft_prompt = self.net.soft_prompts(module.features(batch), batch["prompts"])
+    def _caption(self, batch: dict[str, Any]) -> list[dict[str, Any]]:
+        soft_prompt = self.net.soft_prompts(image_features(self.net.vision, batch), batch["prompts"])
         texts = self.net.language.generate(soft_prompt, [self.net.prompt] * len(soft_prompt), **self.captioning)
         references = batch["written" if self.scored_by["tokenizer"] == "ptb" else "captions"]
         own = [
@@ -183,7 +164,7 @@ class Generation:
         ]
         for row, domain in zip(own, batch.get("domain", ())):
             row["domain"] = domain
-        if "target" in batch and not module.trainer.predicting:
+        if "target" in batch and self.evaluation.command != "predict":
             losses_L, row_L = self.net.language.loss(soft_prompt, batch["target"])
             nats_B = losses_L.new_zeros(len(own)).index_add(0, row_L, losses_L).tolist()
             tokens_B = torch.bincount(row_L, minlength=len(own)).tolist()
@@ -191,13 +172,13 @@ class Generation:
                 row |= {"nats": nats, "tokens": tokens}
         return own
 
-    def _answer(self, module: "LitBLIP2", batch: dict[str, Any]) -> list[dict[str, Any]]:
+    def _answer(self, batch: dict[str, Any]) -> list[dict[str, Any]]:
         prompts, examples = self._prompts(batch), batch["examples"]
-        solved = [Example(self._soft_prompts(module, each), self._prompts(each), each["answer"]) for each in examples]
-        soft_prompt = self._soft_prompts(module, batch)
+        solved = [Example(self._soft_prompts(each), self._prompts(each), each["answer"]) for each in examples]
+        soft_prompt = self._soft_prompts(batch)
         answers = self.net.language.generate(soft_prompt, prompts, examples=solved, **self.answering)
         blind = [None] * len(prompts)
-        if self.no_image and module.trainer.testing:
+        if self.no_image and self.evaluation.tests:
             unseen = [each._replace(prefix_BPD=None) for each in solved]
             blind = self.net.language.generate(None, prompts, examples=unseen, **self.answering)
         columns = (batch["question_id"], batch["question"], batch["question_type"], batch["answers"], answers, blind)
@@ -212,12 +193,12 @@ class Generation:
     def _prompts(self, batch: dict[str, Any]) -> list[str]:
         return [self.question.replace("{}", question) for question in batch["question"]]
 
-    def _soft_prompts(self, module: "LitBLIP2", batch: dict[str, Any]) -> Tensor:
+    def _soft_prompts(self, batch: dict[str, Any]) -> Tensor:
         """One soft prompt per question; an image with several questions is looked at once."""
         ids = batch["image_id"].tolist()
         places = {image_id: place for place, image_id in enumerate(ids)}
         name = "features" if "features" in batch else "image"
-        features_BND = module.features({name: batch[name][list(places.values())]})
+        features_BND = image_features(self.net.vision, {name: batch[name][list(places.values())]})
         rows = {image_id: row for row, image_id in enumerate(places)}
         image_R = torch.tensor([rows[image_id] for image_id in ids], device=features_BND.device)
         return self.net.soft_prompts(features_BND, batch["prompts"], image_R)
@@ -234,19 +215,19 @@ class Generation:
         if not self.gathered:
             self.predictions, self.gathered = gather_lists(self.predictions), True
 
-    def write(self, module: "LitBLIP2", name: str) -> None:
-        """The predictions of all ranks to a file beside the metrics."""
+    def write(self, name: str) -> None:
+        """The predictions of all ranks to a file of the run's folder."""
         self.gather()
-        folder = module.trainer.log_dir  # asks all ranks, so it comes before any of them leaves
-        if module.trainer.is_global_zero and folder:
+        folder = self.evaluation.folder
+        if self.evaluation.first and folder:
             rows = sorted(self.predictions, key=key_of)
-            Path(folder, name).write_text("".join(json.dumps(each) + "\n" for each in rows))
-            if module.trainer.testing:
-                Path(folder, DECODING).write_text(json.dumps(self.decoding(), indent=2) + "\n")
+            (folder / name).write_text("".join(json.dumps(each) + "\n" for each in rows))
+            if self.evaluation.tests:
+                (folder / DECODING).write_text(json.dumps(self.decoding(), indent=2) + "\n")
 
-    def finish(self, module: "LitBLIP2") -> None:
+    def finish(self) -> None:
         """Nothing of the evaluation is left to do."""
-        if self.unfinished and module.trainer.is_global_zero:
+        if self.unfinished and self.evaluation.first:
             self.unfinished.remove()
 
     def decoding(self) -> dict[str, Any]:
@@ -256,15 +237,6 @@ class Generation:
         scoring = {"lemmatise": self.lemmatise} | self.scoring
         return {"preset": self.preset, "answers": answering, "captions": captioning, SCORING: scoring}
 
-    def submit(self, module: "LitBLIP2") -> None:
-        """The files of evaluation servers, beside them."""
-        folder = module.trainer.log_dir
-        submit(self.predictions, folder if module.trainer.is_global_zero else None)
-
-
-def _stamp(checkpoint: str | Path | None) -> str:
-    """Which state of a checkpoint file this is."""
-    if checkpoint is None:
-        return ""
-    state = Path(checkpoint).stat()
-    return f"{checkpoint} {state.st_size} {state.st_mtime_ns}"
+    def submit(self) -> None:
+        """The files of evaluation servers, beside the predictions."""
+        submit(self.predictions, self.evaluation.folder if self.evaluation.first else None)

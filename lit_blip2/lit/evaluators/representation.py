@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
@@ -10,18 +10,16 @@ from lit_blip2.distributed import single_process
 from lit_blip2.evaluation.items import Items
 from lit_blip2.evaluation.queries import query_usage
 from lit_blip2.keyed import row_uniforms
-from lit_blip2.lit.evaluators.retrieval import Found, RetrievalSet
+from lit_blip2.lit.evaluators.evaluation import Evaluation, Losses, image_features
+from lit_blip2.lit.evaluators.retrieval import RetrievalSet, Retrieved
 from lit_blip2.objectives.stage1 import Stage1
-
-if TYPE_CHECKING:
-    from lit_blip2.lit.module import LitBLIP2
 
 
 class Representation:
-    """A part of LitStage1 and LitJoint; LitBLIP2 calls its methods.
+    """Stage 1's evaluator: it takes batches and gives losses and metrics.
 
     query_wins: which query won for each image of the last evaluation, int64 [I]; None without ITC. items: what stands
-    behind its figures.
+    behind its metrics. retrieved: what was ranked, None before the end of an evaluation.
 
     Args:
         net: encoder, Q-Former and objectives.
@@ -37,7 +35,7 @@ class Representation:
         self.net, self.rerank, self.features_gb = net, rerank, features_gb
         self.query_wins: Tensor | None = None
         self.items: dict[str, Items] = {}
-        self.found: Found | None = None
+        self.retrieved: Retrieved | None = None
 
     def prepare(self, batch: dict[str, Any]) -> None:
         """Tokenise and draw random numbers."""
@@ -61,56 +59,53 @@ class Representation:
 
     def metric_names(self, tasks: set[str], command: str) -> set[str]:
         """See LitBLIP2.metric_names."""
-        on = [name for name in ("itc", "itm", "itg") if getattr(self.net, name) is not None]
+        on = self.net.objectives
         names = {f"loss/{name}" for name in (*on, "total")} if "caption" in tasks else set()
         if "caption" in tasks and "itc" in on:
             modes = ("itc", "itm", "sum") if "itm" in on else ("itc",)
             names |= {f"retrieval/{mode}_{way}_r{k}" for mode in modes for way in ("txt", "img") for k in (1, 5, 10)}
             names.add("queries/entropy")
         if "binding" in tasks:
-            names |= {f"binding/{name}_accuracy" for name in on if name != "itg"}
+            names |= {f"binding/{name}_accuracy" for name in ("itc", "itm") if name in on}
         return names
 
-    def begin(self, module: "LitBLIP2") -> None:
+    def begin(self, evaluation: Evaluation) -> None:
         """An evaluation begins."""
         self.retrieval = RetrievalSet(self.net, self.rerank, self.features_gb)
 
-    def step(self, module: "LitBLIP2", batch: dict[str, Any]) -> Tensor | None:
-        """Look at an evaluation batch. Returns its losses' weighted sum where it has captions."""
+    def step(self, batch: dict[str, Any]) -> Losses | None:
+        """Look at an evaluation batch. Returns its losses where it has captions."""
         if batch["task"] == "caption":
             counts = [len(texts) for texts in batch["captions"]]
-            self.retrieval.add(module.features(batch), batch["text"], batch["image_id"], counts)
-            return self._losses(module, batch)
+            features_BND = image_features(self.net.vision, batch)
+            self.retrieval.add(features_BND, batch["text"], batch["image_id"], counts)
+            return self._losses(features_BND, batch)
         if batch["task"] == "binding":
-            swapped_BND = module.features(batch, "swapped_image")
-            true_BND, ids = module.features(batch), (batch["image_id"], batch["row"])
+            swapped_BND = image_features(self.net.vision, batch, "swapped_image")
+            true_BND, ids = image_features(self.net.vision, batch), (batch["image_id"], batch["row"])
             self.retrieval.add_binding(true_BND, swapped_BND, batch["text"], *ids)
         return None
 
-    def _losses(self, module: "LitBLIP2", batch: dict[str, Any]) -> Tensor:
+    def _losses(self, features_BND: Tensor, batch: dict[str, Any]) -> Losses:
         """Losses of an evaluation batch by itself, negatives drawn as for step 0 of seed 0."""
-        features_BND = module.features(batch)
         uniform_BU = row_uniforms(0, 0, batch["row"].cpu(), self.net.draws).to(features_BND.device)
         with single_process():
             losses = self.net(features_BND, batch["first_text"], batch["image_id"], uniform_BU)
         total = losses.pop("total")
-        module.log_losses(losses, len(features_BND))
-        return total
+        return Losses(losses, total, len(features_BND))
 
     def metrics(self) -> dict[str, float]:
         """Retrieval and binding over all ranks; forgets what was collected."""
         metrics = self.retrieval.metrics()
-        self.items, self.found = self.retrieval.items, self.retrieval.found
+        self.items, self.retrieved = self.retrieval.items, self.retrieval.retrieved
         self.query_wins = self.retrieval.query_wins()
         if self.query_wins is not None:
             metrics["queries/entropy"] = query_usage(self.query_wins, self.net.qformer.num_queries)[2]
         del self.retrieval
         return metrics
 
-    def write(self, module: "LitBLIP2", name: str) -> None:
-        """What was retrieved, to a file beside the metrics; behind captions and answers where there are some."""
-        folder = module.trainer.log_dir  # asks all ranks
-        if self.found is None or not folder or not module.trainer.is_global_zero:
-            return
-        with Path(folder, name).open("w" if module.generation is None else "a", encoding="utf-8") as file:
-            file.writelines(json.dumps(each) + "\n" for each in self.found.predictions())
+    def write(self, file: Path, append: bool) -> None:
+        """What was retrieved, line by line; `append`: behind what the file holds."""
+        if self.retrieved is not None:
+            with file.open("a" if append else "w", encoding="utf-8") as stream:
+                stream.writelines(json.dumps(each) + "\n" for each in self.retrieved.predictions())

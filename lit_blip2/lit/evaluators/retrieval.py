@@ -47,7 +47,7 @@ IMAGES_AT_ONCE = 32  # whose queries meet all texts: 100 MB for 25,000
 LONG = 100_000  # pairs from which a bar shows how far it is
 
 
-class Found(NamedTuple):
+class Retrieved(NamedTuple):
     """Of all ranks: image ids, the row of each text's image, the candidates, and their pairs' cosines and ITM logits
     (None without ITM)."""
 
@@ -83,7 +83,7 @@ class RetrievalSet:
         self.rows: list[dict[str, Tensor]] = []
         self.binding: list[dict[str, Any]] = []
         self.items: dict[str, Items] = {}
-        self.found: Found | None = None
+        self.retrieved: Retrieved | None = None
 
     @torch.no_grad()
     def add(self, features_BND: Tensor, text: PackedText, image_ids_B: Tensor, counts: list[int]) -> None:
@@ -148,7 +148,7 @@ class RetrievalSet:
             for mode in ("itm", "sum"):
                 again = rerank(found, cosine_P, match_P, mode, image_of_text_T)
                 items |= recall_items(again, ids_I, image_of_text_T, f"retrieval/{mode}")
-        self.found = Found(ids_I, image_of_text_T, found, cosine_P, match_P)
+        self.retrieved = Retrieved(ids_I, image_of_text_T, found, cosine_P, match_P)
         return items
 
     def _contrast(self, image_of_text_T: Tensor) -> tuple[dict[str, Tensor], Candidates, Tensor]:

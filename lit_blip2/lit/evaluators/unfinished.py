@@ -4,9 +4,13 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import yaml
 from lightning.pytorch.utilities import rank_zero_info
+
+if TYPE_CHECKING:
+    from lit_blip2.data.module import PairData
 
 Prediction = dict[str, Any]
 Key = tuple[str, int]
@@ -57,3 +61,22 @@ class Unfinished:
         """The evaluation is finished: drop the files of all ranks."""
         for file in self.folder.glob(self.pattern):
             file.unlink(missing_ok=True)
+
+
+def predictions_made_of(config: str, checkpoint: str | Path | None, data: "PairData") -> list[str]:
+    """All that a prediction depends on: model, checkpoint, data; not how many at a time, or by whom.
+
+    Args: config: the resolved configuration as YAML. checkpoint: the file that is tested. data: set up for the test.
+    """
+    model = (yaml.safe_load(config) or {}).get("model")
+    looks = [str(data.root), data.images, str(data.features), str(data.image_size)]
+    tables = [f"{task} {table.digest()}" for task, table in data.tables["test"].items() if task != "binding"]
+    return [json.dumps(model), _stamp(checkpoint), *looks, *tables]
+
+
+def _stamp(checkpoint: str | Path | None) -> str:
+    """Which state of a checkpoint file this is."""
+    if checkpoint is None:
+        return ""
+    state = Path(checkpoint).stat()
+    return f"{checkpoint} {state.st_size} {state.st_mtime_ns}"

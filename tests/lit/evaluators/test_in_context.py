@@ -48,7 +48,7 @@ def asked(root, command: str, in_context: int) -> tuple[list, list[dict]]:
     )  # fmt: skip
     quiet = dict(enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False, logger=False)
     module = LitStage2(Net(), AdamWCosine(), in_context=in_context)
-    module.generation._caption = lambda module, batch: []
+    module.generation._caption = lambda batch: []
     getattr(L.Trainer(accelerator="cpu", default_root_dir=root, **quiet), command)(module, data, verbose=False)
     return module.net.asked, module.generation.predictions
 

@@ -1,0 +1,50 @@
+"""What an evaluator is told of the evaluation under way, and what it gives back for a batch.
+
+Legend: B rows, N image tokens, W image width.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from lit_blip2.data.batches.examples import Examples
+
+
+class Evaluation(NamedTuple):
+    """command: fit, validate, test or predict. folder: the run's, None where there is none. first: whether this is the
+    process that writes files. examples: solved questions to put in front of others, None for none. made_of: all that a
+    prediction depends on beside the network and its decoding; needed by test and predict."""
+
+    command: str
+    folder: Path | None = None
+    first: bool = True
+    examples: "Examples | None" = None
+    made_of: Sequence[str] = ()
+
+    @property
+    def tests(self) -> bool:
+        return self.command == "test"
+
+    @property
+    def keeps_predictions(self) -> bool:
+        """Whether predictions are written to files, and an interrupted evaluation goes on from them."""
+        return self.folder is not None and self.command in ("test", "predict")
+
+
+class Losses(NamedTuple):
+    """Of an evaluation batch: by name, their weighted sum, and over how many rows (or tokens) they are means."""
+
+    named: dict[str, Tensor]
+    total: Tensor
+    count: int
+
+
+def image_features(vision: nn.Module, batch: dict[str, Any], name: str = "image") -> Tensor:
+    """Image features [B, N, W] of `batch[name]`. The batch keeps what the encoder makes, so that it is made once."""
+    key = "features" if name == "image" else name.replace("image", "features")
+    if key not in batch:
+        batch[key] = vision(batch[name])
+    return batch[key]
