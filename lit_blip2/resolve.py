@@ -20,7 +20,7 @@ import torch
 import yaml
 from jsonargparse import Namespace
 
-from lit_blip2.cli import SuiteCLI, build, nulls_as_config
+from lit_blip2.cli import SuiteCLI, build
 from lit_blip2.evaluation.pope import TYPE as POPE
 from lit_blip2.evaluation.vqa import type_metric
 from lit_blip2.network import NoDraws
@@ -46,7 +46,7 @@ def resolve(cli: ParserOnly, command: str, arguments: list[str], files: bool = T
     try:
         with redirect_stderr(complaint), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            cli.config = config = parser.parse_args(nulls_as_config(arguments))
+            cli.config = config = parser.parse_args(arguments)
             with torch.device("meta"), NoDraws():
                 built = parser.instantiate_classes(config)
             built.model.optimization.check(config.trainer.max_steps)

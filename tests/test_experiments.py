@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from jsonargparse import Namespace
 
 from lit_blip2.cli import SuiteCLI, build
 from lit_blip2.commands.params import PAPER, comparison
 from lit_blip2.network import count, sketch
+from lit_blip2.parser import TRAINER
 
 FILES = sorted(Path("experiments").glob("*.yaml"))
 
@@ -24,32 +26,119 @@ class ParseOnly(SuiteCLI):
         raise ParsedError(self.config[self.subcommand])
 
 
-def parsed(*arguments: str):
+def parsed(*arguments: str, file: str | Path = "experiments/mini_stage1.yaml", command: str = "fit") -> Namespace:
     with pytest.raises(ParsedError) as stop:
-        build(ParseOnly, ["fit", "--config", "experiments/mini_stage1.yaml", *arguments])
-    return stop.value.args[0].model.init_args.net.init_args
+        build(ParseOnly, [command, "--config", str(file), *arguments])
+    return stop.value.args[0]
+
+
+def net_of(config: Namespace) -> Namespace:
+    return config.model.init_args.net.init_args
 
 
 @pytest.mark.parametrize("arguments", [["--model.net.itm=null"], ["--model.net.itm", "null"], ["--model.net.itm=~"]])
 def test_an_objective_is_switched_off_on_the_command_line(arguments):
-    net = parsed(*arguments, "--model.net.qformer.num_queries", "5")
+    net = net_of(parsed(*arguments, "--model.net.qformer.num_queries", "5"))
     assert net.itm is None and net.itc is not None and net.qformer.init_args.num_queries == 5
 
 
 def test_a_null_inside_a_class_on_the_command_line():
     itc = "{class_path: lit_blip2.objectives.itc.ITC, init_args: {weight: 2}}"
     qformer = "{class_path: lit_blip2.model.qformer.QFormer, init_args: {num_queries: 5, vocab_size: null}}"
-    net = parsed(f"--model.net.itc={itc}", f"--model.net.qformer={qformer}")
+    net = net_of(parsed(f"--model.net.itc={itc}", f"--model.net.qformer={qformer}"))
     assert net.itc.init_args.weight == 2
     assert net.qformer.init_args.vocab_size is None and net.qformer.init_args.num_queries == 5
 
 
+def test_nulls_below_the_second_class_and_of_the_data():
+    bridge = "{class_path: lit_blip2.model.bridge.MLPBridge, init_args: {hidden: null}}"
+    given = ["--data.features=null", "--model.net.vision.weights=null", "--model.net.vision.model_args", "null"]
+    config = parsed(f"--model.net.bridge={bridge}", *given, file="experiments/mini_opt.yaml")
+    assert config.data.init_args.features is None and net_of(config).bridge.init_args.hidden is None
+    vision = net_of(config).vision.init_args
+    assert vision.weights is None and vision.model_args is None and vision.name == "vit_tiny_r_s16_p8_224"
+
+
+def test_an_option_does_not_swallow_the_next(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        build(ParseOnly, ["fit", "--config", "experiments/mini_opt.yaml", "--model.net.prompt", "--data.seed=3"])
+    assert stopped.value.code == 2 and "argument --model: expected one argument" in capsys.readouterr().err
+
+
+def names(config: Namespace) -> list[str]:
+    return [each.class_path.split(".")[-1] for each in config.trainer.callbacks]
+
+
+def test_a_run_is_named_after_the_first_config(tmp_path):
+    overlay = ["--config", "experiments/data/paper_129m.yaml"]
+    logger = parsed(*overlay, file="experiments/vitg_stage1.yaml").trainer.logger
+    assert (logger.init_args.save_dir, logger.init_args.name) == ("runs", "vitg_stage1")
+    assert logger.init_args.default_hp_metric is False
+    assert parsed("--trainer.logger.name=mine").trainer.logger.init_args.name == "mine"
+    other = parsed("--trainer.logger=CSVLogger", "--trainer.logger.save_dir=logs").trainer.logger
+    assert other.class_path.endswith("CSVLogger") and dict(other.init_args).items() >= {"save_dir": "logs"}.items()
+    assert other.init_args.name == "mini_stage1"
+    assert parsed("--trainer.logger=false").trainer.logger is False
+
+
+def test_a_run_started_from_another_runs_config_is_named_after_that_run(tmp_path):
+    """With the logger's settings in it, as fit saves it, and without, as an import writes it."""
+    file = tmp_path / "a_run" / "version_0" / "config.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_text(Path("experiments/mini_stage1.yaml").read_text())
+    assert parsed(file=file).trainer.logger.init_args.name == "a_run"
+    logger = {"class_path": "TensorBoardLogger", "init_args": {"save_dir": "runs", "name": "mini_stage1"}}
+    content = yaml.safe_load(file.read_text())
+    content["trainer"]["logger"] = logger
+    file.write_text(yaml.safe_dump(content))
+    assert parsed(file=file).trainer.logger.init_args.name == "mini_stage1"
+
+
+def test_print_config_shows_what_is_shared(capsys):
+    with pytest.raises(SystemExit):
+        build(ParseOnly, ["fit", "--config", "experiments/mini_opt.yaml", "--print_config"])
+    trainer = yaml.safe_load(capsys.readouterr().out)["trainer"]
+    assert trainer["logger"]["init_args"]["name"] == "mini_opt" and trainer["num_sanity_val_steps"] == 0
+    (checkpoint,) = [each for each in trainer["callbacks"] if each["class_path"].endswith("ModelCheckpoint")]
+    assert checkpoint["init_args"]["save_last"] is True and checkpoint["init_args"]["save_top_k"] == 0
+
+
+def test_a_callback_is_shared_unless_one_of_its_kind_is_named(tmp_path):
+    ema = "--trainer.callbacks+={class_path: lit_blip2.lit.callbacks.ema.EMA}"
+    assert names(parsed(ema)) == ["ModelCheckpoint", "RichProgressBar", "EMA"]
+    assert names(parsed("--trainer.callbacks=null")) == ["ModelCheckpoint", "TQDMProgressBar"]
+    assert names(parsed("--trainer.callbacks=LearningRateMonitor"))[-1] == "LearningRateMonitor"
+    own = parsed("--trainer.callbacks=[{class_path: ModelCheckpoint, init_args: {save_top_k: 3}}]")
+    assert names(own) == ["TQDMProgressBar", "ModelCheckpoint"]
+    assert own.trainer.callbacks[1].init_args.save_top_k == 3 and own.trainer.callbacks[1].init_args.save_last is None
+
+
+@pytest.mark.parametrize(
+    ("switch", "left"),
+    [
+        ("enable_checkpointing", ["RichProgressBar", "SceneScores"]),
+        ("enable_progress_bar", ["ModelCheckpoint", "SceneScores"]),
+    ],
+)
+def test_a_callback_that_is_switched_off_is_left_out(switch, left):
+    """Lightning refuses it."""
+    assert names(parsed(f"--trainer.{switch}=false", file="experiments/mini_opt.yaml")) == left
+
+
+def test_a_resolved_config_resolves_to_itself(tmp_path, capsys):
+    """Cells of ablations and config.yaml of runs hold every callback: none is added to them."""
+    with pytest.raises(SystemExit):
+        build(ParseOnly, ["fit", "--config", "experiments/mini_opt.yaml", "--print_config"])
+    text = capsys.readouterr().out
+    (tmp_path / "cell.yaml").write_text(text)
+    with pytest.raises(SystemExit):
+        build(ParseOnly, ["fit", "--config", str(tmp_path / "cell.yaml"), "--print_config"])
+    assert capsys.readouterr().out == text
+
+
 @pytest.mark.parametrize("name, batch", [("vitg_stage1", 1680), ("vitl_stage1", 2320), ("vitg_opt27", 1920)])
 def test_the_papers_data_leave_all_else_as_it_is(name, batch):
-    with pytest.raises(ParsedError) as stop:
-        files = ["--config", f"experiments/{name}.yaml", "--config", "experiments/data/paper_129m.yaml"]
-        build(ParseOnly, ["fit", *files])
-    data = stop.value.args[0].data
+    data = parsed("--config", "experiments/data/paper_129m.yaml", file=f"experiments/{name}.yaml").data
     assert data.class_path.endswith("Mixture") and data.init_args.batch_size == batch
     assert list(data.init_args.sources) == ["coco", "vg", "cc3m", "cc12m", "sbu", "laion"]
     assert data.init_args.val == data.init_args.sources["coco"].init_args.train  # Karpathy's other splits
@@ -83,25 +172,26 @@ def test_they_are_found():
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_it_parses(file):
-    with pytest.raises(ParsedError):
-        build(ParseOnly, ["fit", "--config", str(file)])
-
-
-@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_its_last_checkpoint_is_of_its_last_step(file):
+def test_it_parses_and_its_last_checkpoint_is_of_its_last_step(file):
     """Checkpoints come every so many steps, or with each validation: the run must end with one."""
-    trainer = yaml.safe_load(file.read_text())["trainer"]
-    kept = [each["init_args"] for each in trainer["callbacks"] if each["class_path"].endswith("ModelCheckpoint")]
-    (every,) = (each.get("every_n_train_steps", trainer.get("val_check_interval")) for each in kept)
-    assert trainer["max_steps"] % every == 0
+    trainer = parsed(file=file).trainer
+    assert trainer.logger.init_args.name == file.stem
+    (kept,) = [each.init_args for each in trainer.callbacks if each.class_path.endswith("ModelCheckpoint")]
+    assert kept.save_last and kept.save_top_k == 0
+    assert trainer.max_steps % (kept.every_n_train_steps or trainer.val_check_interval) == 0
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_its_first_lines_tell_its_command_and_its_name(file):
-    text = file.read_text()
-    assert f"python -m lit_blip2 fit --config experiments/{file.name}" in text.replace("fit  --", "fit --")
-    assert yaml.safe_load(text)["trainer"]["logger"]["init_args"]["name"] == file.stem
+def test_its_first_lines_tell_its_command(file):
+    head = file.read_text().partition("\nmodel:")[0]
+    assert f"python -m lit_blip2 fit --config experiments/{file.name}" in head.replace("fit  --", "fit --")
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_it_does_not_repeat_what_all_share(file):
+    experiment = yaml.safe_load(file.read_text())
+    assert list(experiment) == ["model", "data", "trainer"]
+    assert not [key for key, value in experiment["trainer"].items() if TRAINER.get(key, ...) == value]
 
 
 TRAINABLE = {

@@ -349,11 +349,6 @@ def test_a_figure_that_is_not_finite_is_null_in_the_curve(tmp_path):
     assert (tmp_path / "validation.jsonl").read_text() == '{"step": 7, "a": 0.5, "b": null}\n'
 
 
-def test_an_option_does_not_swallow_the_next(fit):
-    with pytest.raises(SystemExit, match=r"--model\.net\.prompt needs a value"):
-        fit("mini_opt", "--model.net.prompt", "--data.seed=3")
-
-
 def test_drawn_negatives_of_a_run_can_be_counted(stage1_run):
     script = [sys.executable, "benchmarks/false_negatives.py", "--checkpoint", str(stage1_run), "--batches", "2"]
     done = subprocess.run(script, capture_output=True, text=True, timeout=120)

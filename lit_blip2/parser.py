@@ -1,0 +1,100 @@
+"""The command line's parser: what every experiment shares, filled in behind what its YAML and the arguments say."""
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import ArgumentParser, Namespace, get_loader, set_loader
+from lightning import Callback
+from lightning.pytorch.cli import LightningArgumentParser
+
+# The Trainer's defaults in this suite.
+TRAINER = {
+    "logger": {
+        "class_path": "lightning.pytorch.loggers.TensorBoardLogger",
+        "init_args": {"save_dir": "runs", "name": None, "default_hp_metric": False},  # null: the experiment's name
+    },
+    "log_every_n_steps": 50,
+    "num_sanity_val_steps": 0,
+    "check_val_every_n_epoch": None,  # val_check_interval counts batches, whatever an epoch is
+    "use_distributed_sampler": False,  # each rank reads its own rows of a batch already
+}
+# Each is added to an experiment that names none of its kind.
+CALLBACKS = [
+    {"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": {"save_last": True, "save_top_k": 0}},
+    {"class_path": "lightning.pytorch.callbacks.TQDMProgressBar", "init_args": {"refresh_rate": 20}},
+]
+# Kinds of callbacks, by how their classes end, and the Trainer's argument that switches them off.
+SWITCHES = {"ModelCheckpoint": "enable_checkpointing", "ProgressBar": "enable_progress_bar"}
+
+
+class SuiteParser(LightningArgumentParser):
+    """Reads arguments and YAML files; completes the logger's name and the callbacks."""
+
+    def parse_args(self, *args: Any, **kwargs: Any) -> Namespace:
+        config = super().parse_args(*args, **kwargs)
+        if "trainer" in config:  # it is a command's parser, not the one above them
+            name_logger(config.trainer.logger, config_files(config))
+            config.trainer.callbacks = callbacks(config.trainer)
+        return config
+
+
+def config_files(config: Namespace) -> list[Path]:
+    """The files given by --config, in their order."""
+    return [Path(str(file)) for file in config.config or [] if file is not None]
+
+
+def name_logger(logger: Any, files: list[Path]) -> None:
+    """Name a logger without a name after the experiment, so that its runs lie in runs/NAME/version_N.
+
+    The name is that of the first --config: mini_opt for experiments/mini_opt.yaml, and for a run's own config.yaml in
+    runs/mini_opt/version_0.
+    """
+    settings = logger.get("init_args", {}) if isinstance(logger, Namespace) else {}
+    if files and "name" in settings and settings["name"] is None:
+        first = files[0].absolute()
+        settings["name"] = first.parent.parent.name if first.name == "config.yaml" else first.stem
+
+
+def callbacks(trainer: Namespace) -> list[Namespace]:
+    """An experiment's own callbacks, behind the CALLBACKS whose kind it does not name; none that is switched off."""
+    own = trainer.callbacks or []
+    own = own if isinstance(own, list) else [own]
+    named, off = {kind(each) for each in own}, {name for name, switch in SWITCHES.items() if trainer[switch] is False}
+    shared = [each.clone() for each in default_callbacks() if kind(each) not in named]
+    return [each for each in shared + own if kind(each) not in off]
+
+
+def kind(callback: Namespace) -> str | None:
+    """Which of SWITCHES a callback is, if any."""
+    return next((name for name in SWITCHES if callback.class_path.endswith(name)), None)
+
+
+@cache
+def default_callbacks() -> list[Namespace]:
+    """CALLBACKS with all their arguments."""
+    parser = ArgumentParser()
+    parser.add_argument("--callbacks", type=list[Callback])
+    return parser.parse_object({"callbacks": CALLBACKS}).callbacks
+
+
+plain_yaml = get_loader("yaml")
+
+
+def load_yaml(text: str) -> Any:
+    """YAML in which the word None is null: that is how jsonargparse hands the null of `--model.net.itm=null` on to the
+    parser of `net`."""
+    return none_as_null(plain_yaml(text))
+
+
+def none_as_null(value: Any) -> Any:
+    """The value with a null for each word None in it."""
+    if isinstance(value, dict):
+        return {key: none_as_null(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [none_as_null(each) for each in value]
+    return None if value == "None" else value
+
+
+set_loader("yaml", load_yaml, exceptions=(yaml.YAMLError,))
