@@ -14,12 +14,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import yaml
 from rich.progress import track
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout need not be installed
 
 from lit_blip2.checkpoint import read_checkpoint
+from lit_blip2.config import from_text
 from lit_blip2.data.batches.loaders import train_loader
 from lit_blip2.data.batches.training import TrainPairs
 from lit_blip2.data.coco import COCO
@@ -27,6 +27,7 @@ from lit_blip2.keyed import row_uniforms
 from lit_blip2.mini.grammar import Caption, caption_text
 from lit_blip2.mini.truth import match_matrix
 from lit_blip2.mini.write import SceneFile, load_scenes
+from lit_blip2.network import build_net
 from lit_blip2.objectives.itc import similarity
 from lit_blip2.objectives.itm import draw_negatives
 from lit_blip2.objectives.stage1 import Stage1
@@ -58,15 +59,13 @@ def load(checkpoint: str) -> tuple[Stage1, COCO]:
     from jsonargparse import ArgumentParser
 
     found = read_checkpoint(checkpoint)
-    config = yaml.safe_load(found["config"])
+    experiment = from_text(found["config"], checkpoint)
+    net = build_net(experiment)
+    net.load(vision=False)
+    net.load_state_dict({name.removeprefix("net."): value for name, value in found["state_dict"].items()})
     parser = ArgumentParser()
-    parser.add_argument("--net", type=Stage1)
     parser.add_argument("--data", type=COCO)
-    made = parser.instantiate(parser.parse_object({"net": config["model"]["init_args"]["net"], "data": config["data"]}))
-    made.net.load(vision=False)
-    state = {name.removeprefix("net."): value for name, value in found["state_dict"].items()}
-    made.net.load_state_dict(state)
-    return made.net.eval(), made.data
+    return net.eval(), parser.instantiate(parser.parse_object({"data": experiment.settings["data"]})).data
 
 
 def main() -> None:

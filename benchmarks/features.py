@@ -28,7 +28,6 @@ from typing import get_args
 
 import numpy as np
 import torch
-import yaml
 from jsonargparse import ArgumentParser
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout need not be installed
@@ -36,6 +35,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout need 
 from benchmarks import stage1_step
 from benchmarks.measure import interleave, ratio
 from lit_blip2.commands.features import read_vision
+from lit_blip2.config import read
 from lit_blip2.data.batches.evaluation import Pixels
 from lit_blip2.data.batches.loaders import train_loader
 from lit_blip2.data.batches.pairs import FilePairs, KeptPairs, name_keys
@@ -103,8 +103,7 @@ def mini_step(root: Path, out: Path, turns: int, steps: int = 5) -> tuple[float,
     """How many times faster a step of stage 1 is from kept features than from images: median, least, most."""
     parser = ArgumentParser()
     parser.add_argument("--model", type=LitStage1)
-    written = yaml.safe_load(EXPERIMENT.read_text())
-    model = parser.instantiate(parser.parse_object({"model": written["model"]})).model
+    model = parser.instantiate(parser.parse_object({"model": read(EXPERIMENT).settings["model"]})).model
     model.net.load(vision=True)
     optimizer = torch.optim.AdamW(model.net.parameters(), lr=0.0, fused=True)
     images = test_images(root).train_pairs()

@@ -5,12 +5,14 @@ import pickle
 import zipfile
 from argparse import Namespace
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor, nn
+
+from lit_blip2.config import Experiment, from_text
 
 
 def trainable_state(module: nn.Module) -> dict[str, Tensor]:
@@ -78,6 +80,13 @@ def read_safely(file: Path) -> Any:
         raise ValueError(f"{file} cannot be read: {reason}") from error
 
 
+def carried(checkpoint: Mapping, file: Path) -> Experiment:
+    """The experiment that a checkpoint carries, empty where it carries none; weights in its own run's folder are looked
+    for where that is now. Raises ValueError."""
+    experiment = from_text(checkpoint.get("config"), str(file))
+    return replace(experiment, settings=at_home(experiment.settings, file))
+
+
 def at_home(settings: Any, checkpoint: Path) -> Any:
     """A run's settings with the paths of weights that lie in its own folder (an import's), wherever that is now.
 
@@ -103,16 +112,6 @@ def qformer_state(checkpoint: Mapping, source: str | Path, qformer: nn.Module) -
         raise ValueError(f"{source} holds no {prefix}* weights: a checkpoint of stage 1 is wanted here")
     places = qformer.state_dict().keys()
     return {key: value for key, value in state.items() if key in places or not is_text_half(key)}
-
-
-def encoder_settings(checkpoint: Mapping, *names: str) -> dict[str, Any]:
-    """Which image encoder a checkpoint's run looked through: these of its settings, by default name, model_args and
-    drop_last_blocks, as far as it says."""
-    settings = yaml.safe_load(checkpoint.get("config") or "") or {}
-    for key in ("model", "net", "vision"):
-        settings = settings.get(key) or {}
-        settings = settings.get("init_args", settings)
-    return {key: settings[key] for key in names or ("name", "model_args", "drop_last_blocks") if key in settings}
 
 
 def is_text_half(key: str) -> bool:

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import yaml
 from torch import Tensor
 from torch.nn import functional as F
 
-from lit_blip2.checkpoint import at_home, check_fits, find_checkpoint, read_checkpoint, trainable_state
+from lit_blip2.checkpoint import carried, check_fits, find_checkpoint, read_checkpoint, trainable_state
+from lit_blip2.config import Experiment
 from lit_blip2.network import build_net
 
 DECODING = ("max_new_tokens", "num_beams", "length_penalty")  # what LanguageModel.generate is told
@@ -98,11 +98,12 @@ def load(checkpoint: str | Path) -> Loaded:
     """The Stage2 of a checkpoint or run folder, frozen weights and trained ones, in eval mode."""
     file = find_checkpoint(checkpoint)
     contents = read_checkpoint(file)
-    settings, data = _sections(contents, file)
+    experiment = carried(contents, file)
+    _check_answers(experiment)
     try:
-        net = build_net(settings["net"])
+        net = build_net(experiment)
     except ValueError as error:
-        raise ValueError(f"the configuration in {file} does not fit this version of the package: {error}") from error
+        raise ValueError(f"a configuration that does not fit this version of the package: {error}") from error
     stage2 = getattr(net, "stage2", net)
     if stage2 is None:
         raise ValueError(f"{file} comes from joint training with lm=null: its Q-Former speaks to no language model")
@@ -110,19 +111,15 @@ def load(checkpoint: str | Path) -> Loaded:
     state = {name.removeprefix("net."): value for name, value in contents["state_dict"].items()}
     check_fits(state, trainable_state(net), str(file))
     net.load_state_dict(state, strict=False)  # what is missing is what is frozen: check_fits saw to the rest
-    return Loaded(stage2.eval(), settings, data["image_size"])
+    return Loaded(stage2.eval(), experiment.model, experiment.data["image_size"])
 
 
-def _sections(contents: dict, file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The arguments of the model and of the data module, from the configuration in a checkpoint."""
-    config = at_home(yaml.safe_load(contents.get("config") or "") or {}, file)
-    model, data = (config.get(part, {}).get("init_args", {}) for part in ("model", "data"))
-    if "net" not in model or "image_size" not in data:
-        raise ValueError(f"{file} carries no configuration: it must come from `python -m lit_blip2 fit`")
-    net = model["net"].get("init_args", model["net"])
-    if "language" not in net:
+def _check_answers(experiment: Experiment) -> None:
+    """Raises ValueError for a checkpoint whose configuration is missing, or has no language model."""
+    if "net" not in experiment.model or "image_size" not in experiment.data:
+        raise ValueError(f"{experiment.source} carries no configuration: it must come from `python -m lit_blip2 fit`")
+    if "language" not in experiment.net:
         raise ValueError(
-            f"{file} is a stage-1 checkpoint, which has no language model to answer with: train stage 2 from it "
-            "(fit with --model.init_from) and give that run"
+            f"{experiment.source} is a stage-1 checkpoint, which has no language model to answer with: train stage 2 "
+            "from it (fit with --model.init_from) and give that run"
         )
-    return model, data

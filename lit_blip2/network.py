@@ -1,31 +1,59 @@
-"""The network that an experiment's settings describe, without Lightning and without weights; and what of it trains."""
+"""The network of an experiment, built without Lightning and without weights; and what of it trains."""
 
-from typing import Any
+from typing import get_type_hints
 
 import torch
+from jsonargparse import ArgumentError, ArgumentParser
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from lit_blip2.config import Experiment, class_path
 from lit_blip2.objectives.joint import Joint
 from lit_blip2.objectives.stage1 import Stage1
 from lit_blip2.objectives.stage2 import Stage2
 
+# The annotations of `net` in this package's own modules, so that `params` and `ask` need not import Lightning.
+OWN = {"lit_blip2.lit.LitStage1": Stage1, "lit_blip2.lit.LitStage2": Stage2, "lit_blip2.lit.LitJoint": Joint}
 
-def build_net(settings: dict[str, Any]) -> nn.Module:
-    """Stage1, Stage2 or Joint from `model.init_args.net` of an experiment; on the device of `torch.device(...)`.
 
-    Raises ValueError for settings that do not fit, and what the parts raise.
+def network_class(experiment: Experiment) -> type[nn.Module]:
+    """Which class the network of an experiment is: the one that its LightningModule has as the annotation of `net`.
+
+    Raises ValueError for an experiment that names no LightningModule, or one without such an annotation.
     """
-    from jsonargparse import ArgumentError, ArgumentParser
+    path = class_path(experiment.settings.get("model"))
+    if path in OWN:
+        return OWN[path]
+    if not path:
+        raise ValueError(f"{experiment.source}: no model.class_path in it: name one, such as lit_blip2.lit.LitStage1")
+    try:
+        parser = ArgumentParser(exit_on_error=False)
+        parser.add_argument("--model", type=type[nn.Module])
+        module = parser.parse_object({"model": path}).model
+    except (ArgumentError, ImportError) as error:
+        raise ValueError(f"{experiment.source}: model.class_path {path!r} cannot be imported: {error}") from error
+    for each in module.__mro__:  # a subclass may hand `net` on in its **kwargs
+        if "net" in getattr(each.__init__, "__annotations__", {}):
+            return get_type_hints(each.__init__)["net"]
+    raise ValueError(
+        f"{experiment.source}: {path} must name the class of its network, as in __init__(self, net: Stage1)"
+    )
 
-    given = settings.get("init_args", settings)
-    kind = Joint if "lm" in given else Stage2 if "language" in given else Stage1
+
+def build_net(experiment: Experiment) -> nn.Module:
+    """The network of an experiment, on the device of `torch.device(...)`; a class_path beside its arguments may name a
+    subclass.
+
+    Raises ValueError for an experiment without a network, or with settings that do not fit, and what the parts raise.
+    """
+    if (settings := experiment.model.get("net")) is None:
+        raise ValueError(f"{experiment.source}: no model.init_args.net in it: give an experiment, see experiments/")
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--net", type=kind)
+    parser.add_argument("--net", type=network_class(experiment))
     try:
         return parser.instantiate(parser.parse_object({"net": settings})).net
-    except ArgumentError as error:
-        raise ValueError(f"the settings of the network do not fit: {error}") from error
+    except (ArgumentError, ValueError) as error:
+        raise ValueError(f"{experiment.source}: the settings of the network do not fit: {error}") from error
 
 
 class NoDraws(TorchFunctionMode):
@@ -37,18 +65,10 @@ class NoDraws(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
-def sketch(experiment: dict) -> nn.Module:
-    """The network of an experiment's YAML on the meta device: no memory, no weights.
-
-    Raises ValueError for a YAML without a network, or with one that does not fit.
-    """
-    net = experiment
-    for key in ("model", "init_args", "net"):
-        net = net.get(key) if isinstance(net, dict) else None
-    if net is None:
-        raise ValueError("no model.init_args.net in these settings: give an experiment's, see experiments/")
+def sketch(experiment: Experiment) -> nn.Module:
+    """`build_net` on the meta device: no memory, no weights."""
     with torch.device("meta"), NoDraws():
-        return build_net(net)
+        return build_net(experiment)
 
 
 def count(net: nn.Module) -> list[tuple[str, int, int]]:

@@ -9,6 +9,7 @@ from jsonargparse import Namespace
 
 from lit_blip2.cli import SuiteCLI, build
 from lit_blip2.commands.params import PAPER, comparison
+from lit_blip2.config import read
 from lit_blip2.network import count, sketch
 from lit_blip2.parser import TRAINER
 
@@ -210,16 +211,16 @@ TRAINABLE = {
 @pytest.mark.parametrize("name", TRAINABLE)
 def test_trainable_parameters_are_those_of_the_paper(name):
     """NUMERICS, trainable parameters."""
-    rows = count(sketch(yaml.safe_load(Path(f"experiments/{name}.yaml").read_text())))
+    rows = count(sketch(read(Path(f"experiments/{name}.yaml"))))
     assert sum(trainable for _, trainable, _ in rows) == TRAINABLE[name]
     if name in PAPER:
         assert comparison({name: rows}).splitlines()[-1] in Path("docs/weights.md").read_text()
 
 
 def test_what_is_not_frozen_counts_as_trainable():
-    experiment = yaml.safe_load(Path("experiments/mini_opt.yaml").read_text())
+    experiment = read(Path("experiments/mini_opt.yaml"))
     (frozen,) = [row for row in count(sketch(experiment)) if row[0] == "language"]
-    experiment["model"]["init_args"]["net"]["language"]["frozen"] = False
+    experiment.language["frozen"] = False
     (trained,) = [row for row in count(sketch(experiment)) if row[0] == "language"]
     assert frozen[1] == trained[2] == 0 and frozen[2] == trained[1] > 800_000
 
@@ -227,7 +228,7 @@ def test_what_is_not_frozen_counts_as_trainable():
 def test_joint_training_counts_one_q_former():
     """Stage 1's parts, and stage 2's projection of them."""
     stage1, stage2, joint = (
-        {name: trainable + frozen for name, trainable, frozen in count(sketch(yaml.safe_load(file.read_text())))}
+        {name: trainable + frozen for name, trainable, frozen in count(sketch(read(file)))}
         for file in (Path(f"experiments/mini_{name}.yaml") for name in ("stage1", "opt", "joint"))
     )
     second = {name: stage2[name] for name in ("language", "bridge.projection")}

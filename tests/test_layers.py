@@ -24,7 +24,7 @@ FLOORS = [
     ["ablation.report", "mini", "data"],
     ["ablation.spec", "evaluation"],
     ["checkpoint", "distributed", "whole_files"],
-    ["allocator", "keyed", "paths"],
+    ["allocator", "config", "keyed", "paths"],
 ]
 
 

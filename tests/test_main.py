@@ -50,15 +50,16 @@ def test_an_unknown_command_is_named():
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("just words", "no model.init_args.net"),
-        ("model: [1]", "no model.init_args.net"),
-        ("model: {init_args: null}", "no model.init_args.net"),
-        ("", "no model.init_args.net"),
-        ("a: [1", "while parsing"),
+        ("just words", ": no model.init_args.net"),
+        ("model: [1]", ": no model.init_args.net"),
+        ("model: {init_args: null}", ": no model.init_args.net"),
+        ("", ": no model.init_args.net"),
+        ("model: {init_args: {net: {}}}", ": no model.class_path"),
+        ("a: [1", " is not YAML: while parsing"),
     ],
 )
 def test_params_of_a_file_that_is_no_experiment_says_so(tmp_path, content, message):
     file = tmp_path / "other.yaml"
     file.write_text(content)
     result = run("params", "--config", str(file))
-    assert result.returncode == 2 and f"other.yaml: {message}" in result.stderr
+    assert result.returncode == 2 and f"other.yaml{message}" in result.stderr

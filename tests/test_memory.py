@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from transformers import Gemma2Config, GPTNeoConfig, Qwen2Config
 
 from lit_blip2.commands.params import main
+from lit_blip2.config import read
 from lit_blip2.memory import allocated, blank, empty, gathered, plan, see, share, step
 from lit_blip2.model.pretrained import build
 from lit_blip2.model.vision import build as build_vision
@@ -49,7 +49,7 @@ def test_a_rank_s_share_of_100_trained_weights_and_100_frozen_bytes(strategy, de
 @pytest.mark.parametrize("bf16", [False, True])
 def test_what_is_kept_is_what_the_whole_network_keeps(name, bf16):
     """Blocks from two of them, seven rows from two and four."""
-    experiment = yaml.safe_load(Path(f"experiments/{name}.yaml").read_text())
+    experiment = read(Path(f"experiments/{name}.yaml"))
     found = plan(sketch(experiment), 64, rows=7, words=9, devices=1, strategy="ddp", bf16=bf16)
     net = sketch(experiment)
     stage2 = getattr(net, "stage2", net if hasattr(net, "language") else None)
@@ -70,8 +70,8 @@ def test_what_is_kept_is_what_the_whole_network_keeps(name, bf16):
 @pytest.mark.parametrize("bf16", [False, True])
 def test_a_trained_encoder_keeps_what_all_its_blocks_keep(checkpointing, bf16):
     """Under autocast half of most things; with checkpointing each block's input, and little else."""
-    experiment = yaml.safe_load(Path("experiments/mini_retrieval.yaml").read_text())
-    experiment["model"]["init_args"]["net"]["vision"]["checkpointing"] = checkpointing
+    experiment = read(Path("experiments/mini_retrieval.yaml"))
+    experiment.vision["checkpointing"] = checkpointing
     found = plan(sketch(experiment), 64, rows=7, words=9, devices=1, strategy="ddp", bf16=bf16)["kept: vision"].kept
     vision = sketch(experiment).vision
     vision.encoder = empty(build_vision(vision.name, vision.model_args, vision.drop_last_blocks, "meta"), vision)
@@ -82,8 +82,8 @@ def test_a_trained_encoder_keeps_what_all_its_blocks_keep(checkpointing, bf16):
 
 def test_low_rank_changes_keep_what_they_read():
     """In each of 4 layers, of 24 queries and 10 tokens: 128 numbers that both layers read, and 8 of each change."""
-    experiment = yaml.safe_load(Path("experiments/mini_opt.yaml").read_text())
-    net = experiment["model"]["init_args"]["net"]
+    experiment = read(Path("experiments/mini_opt.yaml"))
+    net = experiment.net
     kept = []
     for lora in (None, {"r": 8, "lora_alpha": 16, "target_modules": ["q_proj", "v_proj"]}):
         net["language"]["lora"] = lora
@@ -111,8 +111,8 @@ def test_families_that_list_their_blocks_are_planned(make, tmp_path):
     kept = []
     for depth in (2, 4):
         make(depth).save_pretrained(tmp_path)
-        experiment = yaml.safe_load(Path("experiments/mini_opt.yaml").read_text())
-        experiment["model"]["init_args"]["net"]["language"] = {"name": str(tmp_path), "dtype": "float32"}
+        experiment = read(Path("experiments/mini_opt.yaml"))
+        experiment.net["language"] = {"name": str(tmp_path), "dtype": "float32"}
         needs = plan(sketch(experiment), 64, rows=7, words=9, devices=1, strategy="ddp", bf16=False)
         kept.append(needs["kept: language"].kept)
     assert kept[1] == pytest.approx(2 * kept[0], rel=0.02) and kept[0] > 0
@@ -159,5 +159,5 @@ def test_several_experiments_make_a_table_with_the_papers_figures(capsys):
 )
 def test_itm_gathers_the_features_of_all_images(name, devices, expected):
     """105 images on each of 16 ranks, 257 tokens of 1408 numbers of 2 bytes; once apart and once together."""
-    net = sketch(yaml.safe_load(Path(f"experiments/{name}.yaml").read_text()))
+    net = sketch(read(Path(f"experiments/{name}.yaml")))
     assert gathered(net, 224, rows=105, devices=devices) == expected * 16 * 105 * 257 * 1408 * 2

@@ -58,12 +58,12 @@ def import_run(arguments: list[str]) -> None:
     if given.side == "lavis":
         state = read_weights(given.path)
         experiment = given.config or lavis.experiment_of(state)
-        parts, tokenizer = lavis.read(state, given.path), None
+        foreign, tokenizer = lavis.read(state, given.path), None
     else:
-        parts, tokenizer = hugging_face.read(given.path), given.path
+        foreign, tokenizer = hugging_face.read(given.path), given.path
         experiment = given.config or hugging_face.experiment_of(given.path)
-    write_run(parts, experiment, given.out, tokenizer)
-    show(parts.fate | {f"({name})": f"derived: {why}" for name, why in parts.derived.items()})
+    write_run(foreign, experiment, given.out, tokenizer)
+    show(foreign.fate | {f"({name})": f"derived: {why}" for name, why in foreign.derived.items()})
     print(f"The run is in {given.out}; its configuration in {given.out}/version_0/config.yaml.")
 
 

@@ -4,9 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentParser
-
-from lit_blip2.data.experiment import content, names, read_data, refusing
+from lit_blip2.data.experiment import built, names, read_data
 from lit_blip2.data.features.writer import keep_features
 from lit_blip2.model.vision import VisionEncoder
 
@@ -26,15 +24,10 @@ def features(config: list[Path], out: Path, vision: VisionEncoder | None = None,
 
 
 def read_vision(configs: Sequence[Path]) -> VisionEncoder:
-    """The image encoder of an experiment, without weights: of the last file that names one. Raises ValueError."""
-    for config in reversed(configs):
-        vision = content(config)
-        for key in ("model", "net", "vision"):
-            vision = (vision.get("init_args") or vision).get(key) or {}
-        if vision:
-            parser = ArgumentParser(exit_on_error=False)
-            parser.add_class_arguments(VisionEncoder, "vision")
-            given = {"vision": vision.get("init_args", vision)}
-            with refusing(config):
-                return parser.instantiate_classes(parser.parse_object(given)).vision
-    raise ValueError(f"no `model.init_args.net.vision` in {names(configs)}: name an encoder there, or with --vision")
+    """The image encoder of an experiment, without weights. Raises ValueError where there is none, or none that fits."""
+    vision = built(configs, "vision", VisionEncoder, lambda experiment: experiment.net.get("vision"))
+    if vision is None:
+        raise ValueError(
+            f"no `model.init_args.net.vision` in {names(configs)}: name an encoder there, or with --vision"
+        )
+    return vision

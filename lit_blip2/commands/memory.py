@@ -1,10 +1,10 @@
 """`params --memory`: the plan of an experiment's memory as a table."""
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch import nn
 
+from lit_blip2.config import Experiment
 from lit_blip2.memory import Need, plan
 
 if TYPE_CHECKING:
@@ -13,22 +13,20 @@ if TYPE_CHECKING:
 PRECISIONS = {"32-true": False, "32": False, "bf16-mixed": True, "16-mixed": True}  # whether a step runs in 16 bits
 
 
-def table(file: Path, net: nn.Module, experiment: dict[str, Any], devices: int, strategy: str, words: int) -> "Table":
-    """The plan of an experiment's YAML, in GB. Raises ValueError for one that does not tell its batches."""
+def table(net: nn.Module, experiment: Experiment, devices: int, strategy: str, words: int) -> "Table":
+    """The plan of an experiment, in GB. Raises ValueError for one that does not tell its batches."""
     from rich.table import Table
 
-    try:
-        data, trainer = experiment["data"]["init_args"], experiment["trainer"]
-        image_size, batch = data["image_size"], data["batch_size"]
-    except (KeyError, TypeError) as error:
-        raise ValueError("no data with image_size and batch_size, or no trainer, in this file") from error
+    file, data, trainer = experiment.source, experiment.data, experiment.trainer
+    if not {"image_size", "batch_size"} <= data.keys() or not trainer:
+        raise ValueError(f"{file}: no data with image_size and batch_size, or no trainer, in this file")
     micro_batches = devices * trainer.get("accumulate_grad_batches", 1)
-    rows = -(-batch // micro_batches) if devices > 0 else 0
+    rows = -(-data["batch_size"] // micro_batches) if devices > 0 else 0
     precision = trainer.get("precision") or "32-true"
     if str(precision) not in PRECISIONS:
-        raise ValueError(f"precision {precision!r} is not planned: {', '.join(PRECISIONS)}")
+        raise ValueError(f"{file}: precision {precision!r} is not planned: {', '.join(PRECISIONS)}")
     bf16 = PRECISIONS[str(precision)]
-    needs = plan(net, image_size, rows, words, devices, strategy, bf16)
+    needs = plan(net, data["image_size"], rows, words, devices, strategy, bf16)
     shown = Table(
         title=f"{file}: GB on each of {devices}, {strategy}, {rows} rows of {words} tokens at a time",
         caption="Beside it CUDA's context, NCCL and the allocator's rest: 1 to 3 GB.",

@@ -5,8 +5,7 @@ from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import yaml
-
+from lit_blip2.config import read
 from lit_blip2.network import count, sketch
 
 if TYPE_CHECKING:
@@ -47,16 +46,18 @@ def main(arguments: list[str]) -> None:
         if not file.is_file():
             parser.error(f"no file {str(file)!r}: give an experiment, such as experiments/vitg_opt27.yaml")
         try:
-            experiment = yaml.safe_load(file.read_text()) or {}
+            experiment = read(file)
             net = sketch(experiment)
             if options.memory:
                 from lit_blip2.commands.memory import table
 
                 print(f"{file}: measuring on the CPU what a step keeps ...", file=sys.stderr)
-                Console().print(table(file, net, experiment, options.devices, options.strategy, options.tokens))
+                Console().print(table(net, experiment, options.devices, options.strategy, options.tokens))
                 continue
             counted[file] = count(net)
-        except (ValueError, AttributeError, FileNotFoundError, yaml.YAMLError) as error:
+        except ValueError as error:
+            parser.error(str(error))
+        except FileNotFoundError as error:
             parser.error(f"{file}: {error}")
     if len(counted) > 1:
         print(comparison({file.stem: rows for file, rows in counted.items()}))

@@ -1,43 +1,40 @@
-"""Of an experiment's YAML what the data commands need."""
+"""What the data commands build of an experiment: its data module, and its image encoder for cached features."""
 
 from argparse import ArgumentError
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-import yaml
 from jsonargparse import ArgumentParser
 
+from lit_blip2.config import Experiment, read
 from lit_blip2.data.module import PairData
 
 
 def read_data(configs: Sequence[Path]) -> PairData:
-    """The data module of an experiment, on images; later files change what earlier ones say.
-
-    Raises ValueError for what it refuses, and where there is no `data`.
-    """
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(PairData, "data")
-    given = None
-    for config in configs:
-        if "data" in (found := content(config)):
-            with refusing(config):
-                given = parser.parse_object({"data": found["data"]}, cfg_base=given)
-    if given is None:
+    """The data module of an experiment, on images. Raises ValueError where there is none, or none that fits."""
+    data = built(configs, "data", PairData, lambda experiment: experiment.settings.get("data"))
+    if data is None:
         raise ValueError(f"no `data` in {names(configs)}: give an experiment, such as experiments/mini_stage1.yaml")
-    with refusing(configs[-1]):
-        data = parser.instantiate_classes(given).data
     data.features = None
     return data
 
 
-def content(config: Path) -> dict:
-    """A YAML file; empty if it is no mapping. Raises ValueError."""
-    try:
-        content = yaml.safe_load(config.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{config} is not YAML: {error}") from error
-    return content if isinstance(content, dict) else {}
+def built(configs: Sequence[Path], name: str, kind: type, part: Callable[[Experiment], Any]) -> Any:
+    """An object of a class as the files of an experiment describe it, each changing what those before it say, as in
+    `fit`; None where none does. name: for errors. Raises ValueError that names the file."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument(f"--{name}", type=kind)
+    given = None
+    for config in configs:
+        if (settings := part(read(config))) is not None:
+            with refusing(config):
+                given = parser.parse_object({name: settings}, cfg_base=given)
+    if given is None:
+        return None
+    with refusing(configs[-1]):
+        return parser.instantiate(given)[name]
 
 
 @contextmanager

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import yaml
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lit_blip2.checkpoint import at_home, check_fits, find_checkpoint, read_checkpoint
+from lit_blip2.checkpoint import carried, check_fits, find_checkpoint, read_checkpoint
 from lit_blip2.data.transforms import CLIP_MEAN, CLIP_STD
 from lit_blip2.exchange import encoders, lavis, names
 from lit_blip2.exchange.hugging_face import LANGUAGE, SIDE_FILE, SIDE_SETTINGS, VISION_ONLY
@@ -22,6 +21,8 @@ from lit_blip2.model.language import LanguageModel
 from lit_blip2.model.lora import merge_lora
 from lit_blip2.model.tokenizer import BertTokenizer
 from lit_blip2.network import sketch
+from lit_blip2.objectives.joint import Joint
+from lit_blip2.objectives.stage2 import Stage2
 from lit_blip2.whole_files import written_whole
 
 ZEROS = "zeros: nobody reads what the last layer makes of a text"
@@ -56,9 +57,9 @@ def read_run(checkpoint: Path) -> Run:
     """A checkpoint or run folder of one stage. Raises ValueError for others, FileNotFoundError for missing weights."""
     file = find_checkpoint(checkpoint)
     contents = read_checkpoint(file)
-    net = sketch(at_home(yaml.safe_load(contents.get("config") or "") or {}, file))
+    net = sketch(carried(contents, file))
     trained = {name.removeprefix("net."): value for name, value in contents["state_dict"].items()}
-    if any(name.startswith(("stage1.", "stage2.")) for name in trained):
+    if isinstance(net, Joint):
         raise ValueError(f"{checkpoint} was trained in both stages at once: no class of another project holds both")
     if not any("qformer.query_tokens" in name for name in trained):
         raise ValueError(f"{checkpoint} has no Q-Former, and the classes of other projects have no other bridge")
@@ -68,8 +69,7 @@ def read_run(checkpoint: Path) -> Run:
     trained = {name: value for name, value in trained.items() if not name.startswith("vision.")}
     read = net.vision.encoder.state_dict()
     keyless = {name: value for name, value in read.items() if not name.endswith("k_bias")}
-    stage2 = "bridge.projection.weight" in trained
-    return Run(net, trained, keyless | own, bool(own), encoders.kind_of(net.vision), stage2)
+    return Run(net, trained, keyless | own, bool(own), encoders.kind_of(net.vision), isinstance(net, Stage2))
 
 
 def to_lavis(checkpoint: Path, out: Path) -> dict[str, str]:

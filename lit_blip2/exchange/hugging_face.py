@@ -16,7 +16,7 @@ from lit_blip2.checkpoint import is_text_half
 from lit_blip2.data.transforms import CLIP_MEAN, CLIP_STD
 from lit_blip2.exchange import encoders, names
 from lit_blip2.exchange.files import read_json, read_tokenizer, read_weights
-from lit_blip2.exchange.parts import Parts
+from lit_blip2.exchange.foreign import ForeignModel
 from lit_blip2.model.pretrained import OLD_BUFFERS, build
 
 RETRIEVAL, GENERATION = "Blip2ForImageTextRetrieval", "Blip2ForConditionalGeneration"
@@ -34,7 +34,7 @@ QFORMER_ONLY = {"hidden_act": ("gelu",), "layer_norm_eps": (1e-12,)}
 VISION_ONLY = {"hidden_act": ("gelu",), "layer_norm_eps": (1e-6, 1e-5), "qkv_bias": (True,)}
 
 
-def read(path: Path) -> Parts:
+def read(path: Path) -> ForeignModel:
     """A folder that save_pretrained has written. Raises ValueError for another class, for settings that the parts here
     cannot have, and for a key without a place."""
     given = read_json(path / "config.json")
@@ -72,7 +72,7 @@ def read(path: Path) -> Parts:
         language = _language(
             config["text_config"], {key.removeprefix(LANGUAGE): own[key] for key in own.keys() - buffers.keys()}, path
         )
-    return Parts(net, trained | kept, encoder, language, fate, derived)
+    return ForeignModel(net, trained | kept, encoder, language, fate, derived)
 
 
 def _class_of(config: Mapping[str, Any]) -> str:

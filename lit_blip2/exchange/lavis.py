@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lit_blip2.exchange import names
 from lit_blip2.exchange.encoders import GIANT, LAVIS_PREFIX, from_clip, to_clip
-from lit_blip2.exchange.parts import Parts
+from lit_blip2.exchange.foreign import ForeignModel
 
 LANGUAGE = ("opt_model.", "t5_model.", "llm_model.")
 POSITIONS = "Qformer.bert.embeddings.position_ids"
@@ -50,7 +50,7 @@ def experiment_of(state: Mapping[str, Tensor]) -> Path:
     return Path("experiments") / f"{name}.yaml"
 
 
-def read(state: Mapping[str, Tensor], path: Path) -> Parts:
+def read(state: Mapping[str, Tensor], path: Path) -> ForeignModel:
     """The weights of a .pth of LAVIS. path: for the messages. Raises ValueError for a key without a place."""
     family = next((family for family, key in names.PROJECTIONS.items() if f"{key}.weight" in state), None)
     layers = names.count_layers(state, r"encoder\.layer\.(\d+)\.")
@@ -72,7 +72,7 @@ def read(state: Mapping[str, Tensor], path: Path) -> Parts:
     if unknown := sorted(state.keys() - fate.keys()):
         raise ValueError(f"{path} holds {unknown[0]} ({len(unknown)} such), which has no place here")
     net = {"vision": {"model_args": _encoder_sizes(encoder), "drop_last_blocks": 0}} if encoder else {}
-    return Parts(net, trained, encoder or None, None, fate, {}, family)
+    return ForeignModel(net, trained, encoder or None, None, fate, {}, family)
 
 
 def _encoder_sizes(encoder: Mapping[str, Tensor]) -> dict[str, int]:

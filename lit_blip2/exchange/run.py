@@ -10,6 +10,7 @@ import inspect
 import json
 import shutil
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,15 +21,18 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lit_blip2.checkpoint import at_home, check_fits, trainable_state
+from lit_blip2.config import STARTS, Experiment, arguments_of, class_path, read
 from lit_blip2.exchange.encoders import GIANT
 from lit_blip2.exchange.files import read_json, read_tokenizer
+from lit_blip2.exchange.foreign import ForeignModel
 from lit_blip2.exchange.names import family_of
-from lit_blip2.exchange.parts import Parts
 from lit_blip2.lit.evaluators.generation import Generation
 from lit_blip2.model.pretrained import build as build_language
 from lit_blip2.model.tokenizer import BertTokenizer
 from lit_blip2.model.vision import build as build_vision
-from lit_blip2.network import sketch
+from lit_blip2.network import network_class, sketch
+from lit_blip2.objectives.stage1 import Stage1
+from lit_blip2.objectives.stage2 import Stage2
 from lit_blip2.paths import find
 from lit_blip2.whole_files import written_whole
 
@@ -38,7 +42,7 @@ VOCABULARIES = ("vocab.txt", "vocab.json", "merges.txt", "spiece.model")
 QFORMER_TOKENIZER = "qformer_tokenizer"  # InstructBLIP has two; the other one lies above it
 
 
-def write_run(parts: Parts, experiment: Path, out: Path, tokenizer: Path | None = None) -> None:
+def write_run(foreign: ForeignModel, experiment: Path, out: Path, tokenizer: Path | None = None) -> None:
     """Write the run, whole or not at all. Data, optimiser and trainer are the experiment's, and so is all of the
     network that the model does not bring along; images are made as large as its encoder takes them. tokenizer: folder
     of the one that it does.
@@ -47,51 +51,50 @@ def write_run(parts: Parts, experiment: Path, out: Path, tokenizer: Path | None 
     of their settings, or hold no numbers.
     """
     config = read_experiment(experiment)
-    model, data = config["model"]["init_args"], config["data"]["init_args"]
-    check_stage(parts, plain(model["net"]), experiment)
-    model["net"] = settings(parts, out / "weights", model["net"], tokenizer)
-    if parts.encoder is not None:
-        data["image_size"] = (model["net"]["vision"]["model_args"] or {}).get("img_size", GIANT["img_size"])
+    check_stage(foreign, config)
+    model, data = config.model, config.data
+    model["net"] = settings(foreign, out / "weights", config.net, tokenizer)
+    if foreign.encoder is not None:
+        data["image_size"] = (config.vision["model_args"] or {}).get("img_size", GIANT["img_size"])
         data["features"] = None  # kept ones are another encoder's
-    for start in ("init_from", "bert"):
+    for start in STARTS:
         model.pop(start, None)
-    if "language" in model["net"]:
-        defaults = {
-            name: each.default for name, each in inspect.signature(Generation).parameters.items() if name != "net"
-        }
-        config["model"]["init_args"] = model = defaults | model  # `ask` reads them without the class
-    state = {f"net.{name}": value for name, value in parts.trained.items()}
+    if config.language:
+        for name, each in inspect.signature(Generation).parameters.items():
+            if name != "net":
+                model.setdefault(name, each.default)  # `ask` reads them without the class
+    state = {f"net.{name}": value for name, value in foreign.trained.items()}
     with written_whole(out) as part:
-        write_weights(parts, part / "weights", tokenizer)
-        net = sketch(at_home(config, part / LAST))
-        check_family(parts.family, net, experiment)
-        check_weights(parts, net, experiment)
+        write_weights(foreign, part / "weights", tokenizer)
+        net = sketch(replace(config, settings=at_home(config.settings, part / LAST)))
+        check_family(foreign.family, net, experiment)
+        check_weights(foreign, net, experiment)
         if tokenizer is not None:
             check_words(net, tokenizer)
         (part / LAST).parent.mkdir(parents=True)
-        text = yaml.safe_dump(config, sort_keys=False)
+        text = yaml.safe_dump(config.settings, sort_keys=False)
         (part / VERSION / "config.yaml").write_text(text, encoding="utf-8")
         torch.save(checkpoint(state, text), part / LAST)
 
 
-def read_experiment(experiment: Path) -> dict[str, Any]:
+def read_experiment(experiment: Path) -> Experiment:
     """Raises FileNotFoundError for no such file, ValueError for one that is no experiment."""
     file = find(experiment, "experiment", "Name one by --config.")
     try:
-        config = yaml.safe_load(file.read_text(encoding="utf-8"))
-        if all(isinstance(part, dict) for part in (config["model"]["init_args"]["net"], config["data"]["init_args"])):
-            return config
+        config = read(file)
         reason = "its network or its data have no settings"
-    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as error:
-        reason = " ".join(f"{type(error).__name__} {error}".split())[:200]
+        if config.net and config.data:
+            return config
+    except ValueError as error:
+        reason = str(error)
     raise ValueError(f"{file} is no experiment with a network and data, as those in experiments/ are: {reason}")
 
 
-def check_stage(parts: Parts, template: Mapping[str, Any], experiment: Path) -> None:
+def check_stage(foreign: ForeignModel, experiment: Experiment) -> None:
     """Raises ValueError where a model of one stage meets an experiment of the other."""
-    stage2 = any(name.startswith("bridge.") for name in parts.trained)
-    if stage2 != ("language" in template):
-        raise ValueError(f"the model is of stage {1 + stage2}, {experiment} is not: name one of it by --config")
+    stage2 = any(name.startswith("bridge.") for name in foreign.trained)
+    if not issubclass(network_class(experiment), Stage2 if stage2 else Stage1):
+        raise ValueError(f"the model is of stage {1 + stage2}, {experiment.source} is not: name one of it by --config")
 
 
 def check_family(family: str | None, net: nn.Module, experiment: Path) -> None:
@@ -100,17 +103,17 @@ def check_family(family: str | None, net: nn.Module, experiment: Path) -> None:
         raise ValueError(f"the file was trained for a language model of kind {family}, {experiment} has {own}")
 
 
-def check_weights(parts: Parts, net: nn.Module, experiment: Path) -> None:
+def check_weights(foreign: ForeignModel, net: nn.Module, experiment: Path) -> None:
     """Raises ValueError unless all weights that came are there, in their shapes and as numbers, and no others."""
-    state = {f"net.{name}": value for name, value in parts.trained.items()}
+    state = {f"net.{name}": value for name, value in foreign.trained.items()}
     wanted = {f"net.{name}": value for name, value in trainable_state(net).items()}
-    if parts.encoder is not None:
+    if foreign.encoder is not None:
         vision, place = net.vision, "net.vision.encoder."
         made = build_vision(vision.name, vision.model_args, vision.drop_last_blocks, device="meta").state_dict()
-        state |= {place + name: value for name, value in parts.encoder.items()}
+        state |= {place + name: value for name, value in foreign.encoder.items()}
         wanted |= {place + name: value for name, value in made.items() if not name.endswith("k_bias")}
-    if parts.language is not None:
-        (config, own), place = parts.language, "net.language.model."
+    if foreign.language is not None:
+        (config, own), place = foreign.language, "net.language.model."
         model = build_language(config)
         made = model.state_dict(keep_vars=True)
         check_names(own, made, model, config["model_type"])
@@ -155,56 +158,52 @@ def checkpoint(state: Mapping[str, Tensor], config: str) -> dict[str, Any]:
     }
 
 
-def settings(parts: Parts, weights: Path, template: Mapping[str, Any], tokenizer: Path | None) -> dict[str, Any]:
+def settings(
+    foreign: ForeignModel, weights: Path, template: Mapping[str, Any], tokenizer: Path | None
+) -> dict[str, Any]:
     """The network's settings with paths; what is no size (dtypes, prompt, loss weights) is the experiment's."""
-    template = plain(template)
-    net, vision = {**template, **parts.net}, plain(template["vision"])
-    own = parts.net.get("vision", {})
+    net, vision = {**template, **foreign.net}, arguments_of(template, "vision")
+    own = foreign.net.get("vision", {})
     args = {} if "name" in own else vision.get("model_args") or {}  # another encoder, or this one's depth
     net["vision"] = {**vision, **own, "model_args": {**args, **own.get("model_args", {})} or None}
     net["vision"] |= {"frozen": True, "checkpointing": False}
-    if parts.encoder is not None:
+    if foreign.encoder is not None:
         net["vision"] |= {"weights": str(weights / "vision.safetensors"), "image_size": None}
     for objective in ("itc", "itm", "itg"):
-        if isinstance(parts.net.get(objective), dict):
-            net[objective] = {**plain(template.get(objective) or {}), **parts.net[objective]}
-    if "bridge" in parts.net:
-        net["bridge"] = bridge_settings(template.get("bridge"), parts.net["bridge"])
-    if parts.language is not None:
-        language = {"name": str(weights / "language"), "weights": None, **parts.net.get("language", {})}
-        net["language"] = {**plain(template["language"]), **language}
+        if isinstance(foreign.net.get(objective), dict):
+            net[objective] = {**arguments_of(template, objective), **foreign.net[objective]}
+    if "bridge" in foreign.net:
+        net["bridge"] = bridge_settings(template.get("bridge"), foreign.net["bridge"])
+    if foreign.language is not None:
+        language = {"name": str(weights / "language"), "weights": None, **foreign.net.get("language", {})}
+        net["language"] = {**arguments_of(template, "language"), **language}
     elif tokenizer is not None:
         net["tokenizer"] = str(weights / "bert")
-    if "language" in net:
-        net["language"] = plain(net["language"]) | {"frozen": True, "lora": None}  # changes of its own are in no file
+    if "language" in net:  # changes of its own are in no file
+        net["language"] = {**arguments_of(net, "language"), "frozen": True, "lora": None}
     if tokenizer is not None and (tokenizer / QFORMER_TOKENIZER).is_dir():
-        net["bridge"]["init_args"]["tokenizer"] = str(weights / "bert")
+        arguments_of(net, "bridge")["tokenizer"] = str(weights / "bert")
     return net
 
 
-def plain(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of a class, whether its name stands beside them or not."""
-    return dict(settings.get("init_args", settings))
-
-
-def bridge_settings(template: Mapping[str, Any] | None, own: Mapping[str, Any]) -> dict[str, Any]:
+def bridge_settings(template: Any, own: dict[str, Any]) -> dict[str, Any]:
     """A model's bridge; what is no size is the experiment's, where that has the same kind of bridge."""
-    same = template is not None and template.get("class_path") == own["class_path"]
-    return {**own, "init_args": {**(template["init_args"] if same else {}), **own["init_args"]}}
+    same = class_path(template) == class_path(own)
+    return {**own, "init_args": {**(arguments_of(template) if same else {}), **arguments_of(own)}}
 
 
-def write_weights(parts: Parts, folder: Path, tokenizer: Path | None) -> None:
+def write_weights(foreign: ForeignModel, folder: Path, tokenizer: Path | None) -> None:
     """The frozen weights that came along, and the tokenizer beside those that need it."""
     folder.mkdir(parents=True)
-    if parts.encoder is not None:
-        save_file(_contiguous(parts.encoder), folder / "vision.safetensors")
-    reader = folder / ("bert" if parts.language is None else "language")
+    if foreign.encoder is not None:
+        save_file(_contiguous(foreign.encoder), folder / "vision.safetensors")
+    reader = folder / ("bert" if foreign.language is None else "language")
     if tokenizer is not None:
         _copy_tokenizer(tokenizer, reader)
         if (tokenizer / QFORMER_TOKENIZER).is_dir():
             _copy_tokenizer(tokenizer / QFORMER_TOKENIZER, folder / "bert")
-    if parts.language is not None:
-        config, state = parts.language
+    if foreign.language is not None:
+        config, state = foreign.language
         (reader / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
         _forget_words(reader / "tokenizer.json", config["vocab_size"])
         save_file(_contiguous(state), reader / "model.safetensors", metadata={"format": "pt"})

@@ -6,14 +6,8 @@ from typing import Any
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import nn
 
-from lit_blip2.checkpoint import (
-    check_fits,
-    encoder_settings,
-    is_text_half,
-    qformer_state,
-    read_checkpoint,
-    trainable_state,
-)
+from lit_blip2.checkpoint import check_fits, is_text_half, qformer_state, read_checkpoint, trainable_state
+from lit_blip2.config import from_text
 from lit_blip2.model.qformer import QFormer
 from lit_blip2.model.vision import VisionEncoder, used_blocks
 from lit_blip2.objectives.stage2 import Stage2
@@ -32,7 +26,8 @@ def read_start(source: str, vision: VisionEncoder) -> dict[str, Any]:
             "export the encoder and point model.net.vision.weights to it"
         )
     ours = {"name": vision.name, "model_args": vision.own_args, "drop_last_blocks": vision.drop_last_blocks}
-    theirs = {key: {} if value is None else value for key, value in encoder_settings(checkpoint).items()}
+    told = from_text(checkpoint.get("config"), source).vision
+    theirs = {key: {} if told[key] is None else told[key] for key in ours if key in told}
     same_blocks = not theirs or theirs == ours
     if not same_blocks and theirs["name"] == vision.name and _sizes(theirs) == _sizes(ours):
         same_blocks = used_blocks(**theirs) == used_blocks(**ours)
@@ -41,7 +36,7 @@ def read_start(source: str, vision: VisionEncoder) -> dict[str, Any]:
             f"init_from={source!r} was trained with vision {theirs}, this run has {ours}: its Q-Former knows no other "
             "features"
         )
-    if (file := encoder_settings(checkpoint, "weights").get("weights")) not in (None, vision.weights):
+    if (file := told.get("weights")) not in (None, vision.weights):
         rank_zero_warn(
             f"init_from={source!r} looked through {file}, this run through {vision.weights}: its Q-Former knows the "
             "features of those weights; set model.net.vision.weights to them unless both are the same"

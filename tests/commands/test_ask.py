@@ -15,6 +15,7 @@ from transformers import OPTConfig, OPTForCausalLM
 from lit_blip2 import inference
 from lit_blip2.checkpoint import trainable_state
 from lit_blip2.commands import ask
+from lit_blip2.config import Experiment
 from lit_blip2.data.images import load_image
 from lit_blip2.data.transforms import eval_transform
 from lit_blip2.mini.vocabulary import opt_tokenizer
@@ -63,7 +64,7 @@ def write_checkpoint(folder, **settings):
     """runs/name/version_0/checkpoints/last.ckpt as Lightning and LitBLIP2 leave it."""
     config = config_of(folder, **settings)
     file = folder / "runs/mini/version_0/checkpoints/last.ckpt"
-    net = build_net(config["model"]["init_args"]["net"]["init_args"])
+    net = build_net(Experiment(config, "a test"))
     with torch.no_grad():
         net.bridge.projection.weight.mul_(50)
     state = {f"net.{name}": value for name, value in trainable_state(net).items()}
@@ -106,10 +107,9 @@ def test_weights_are_the_checkpoints(folder, run_folder):
 def test_a_trained_language_model_answers(folder, image, tmp_path):
     """The weights that the checkpoint holds, not those on disk; a checkpoint that lacks one is refused."""
     config = config_of(folder)
-    language = config["model"]["init_args"]["net"]["init_args"]["language"]
-    language["frozen"] = False
+    Experiment(config, "a test").language["frozen"] = False
     file = tmp_path / "last.ckpt"
-    net = build_net(config["model"]["init_args"]["net"]["init_args"])
+    net = build_net(Experiment(config, "a test"))
     net.load()
     torch.manual_seed(3)
     with torch.no_grad():

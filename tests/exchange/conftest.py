@@ -22,6 +22,7 @@ from transformers import (
 )
 
 from lit_blip2.checkpoint import trainable_state
+from lit_blip2.config import read
 from lit_blip2.exchange import hugging_face
 from lit_blip2.exchange.run import checkpoint, write_run
 from lit_blip2.lit.evaluators.generation import Generation
@@ -77,8 +78,8 @@ def generation(hf_config, tmp_path_factory):
 @pytest.fixture
 def imported(tmp_path):
     def make(folder: Path, experiment: str) -> Path:
-        parts = hugging_face.read(folder)
-        write_run(parts, Path(f"experiments/{experiment}.yaml"), tmp_path / "run", folder)
+        foreign = hugging_face.read(folder)
+        write_run(foreign, Path(f"experiments/{experiment}.yaml"), tmp_path / "run", folder)
         return tmp_path / "run"
 
     return make
@@ -108,16 +109,15 @@ def native(tmp_path) -> Callable[..., Path]:
     """A run as `fit` leaves it, with random weights: an experiment's, but for a tiny encoder and a language model."""
 
     def make(experiment: str, language=None, vision=None, name: str = "native", change=lambda net: None) -> Path:
-        config = yaml.safe_load(Path(f"experiments/{experiment}.yaml").read_text())
-        model = config["model"]["init_args"]
-        net = model["net"] = model["net"].get("init_args", model["net"])
+        config = read(Path(f"experiments/{experiment}.yaml"))
+        model, net = config.model, config.net
         net["vision"] = {
             "name": "eva_giant_patch14_clip_224",
             "weights": str(encoder_file(tmp_path)),
             "model_args": VIT,
         }
         net["vision"] |= {"drop_last_blocks": 1} | (vision or {})
-        config["data"]["init_args"] |= {"image_size": net["vision"].get("image_size") or VIT["img_size"]}
+        config.data["image_size"] = net["vision"].get("image_size") or VIT["img_size"]
         if language is not None:
             net["language"] = {"dtype": "float32"} | language
             given = inspect.signature(Generation).parameters.items()
@@ -131,7 +131,7 @@ def native(tmp_path) -> Callable[..., Path]:
         state |= {key: torch.tensor(0.06) for key in state if key.endswith("temperature")}
         file = tmp_path / name / "version_0/checkpoints/last.ckpt"
         file.parent.mkdir(parents=True)
-        text = yaml.safe_dump(config)
+        text = yaml.safe_dump(config.settings)
         (file.parent.parent / "config.yaml").write_text(text)
         torch.save(checkpoint(state, text), file)
         return tmp_path / name

@@ -80,8 +80,8 @@ def test_a_configuration_may_leave_out_what_transformers_knows(generation, tmp_p
     """As the published folders do: their Q-Former's sizes are the class' defaults."""
     own = json.loads((generation["opt"][1] / "config.json").read_text())
     short = {key: value for key, value in own["qformer_config"].items() if key != "cross_attention_frequency"}
-    parts = hugging_face.read(rewritten(generation["opt"][1], tmp_path / "short", qformer_config=short))
-    assert parts.net["bridge"]["init_args"]["qformer"]["cross_every"] == 2
+    foreign = hugging_face.read(rewritten(generation["opt"][1], tmp_path / "short", qformer_config=short))
+    assert foreign.net["bridge"]["init_args"]["qformer"]["cross_every"] == 2
 
 
 def test_tied_weights_of_a_file_of_torch_are_written_apart(generation, imported, tmp_path):

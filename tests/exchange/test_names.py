@@ -127,9 +127,9 @@ def test_clips_vit_has_openais_names_as_timm_reads_them():
     assert again.keys() == back.keys() == ours.keys() and used.keys() == theirs.keys()
     for name, value in ours.items():
         assert torch.equal(again[name], value) and torch.equal(back[name], value), name
-    parts = lavis.read(lavis.state_of({}, ours, None), Path("vitl.pth"))
-    assert parts.net["vision"] == {"model_args": {"depth": 2, "img_size": 8}, "drop_last_blocks": 0}
-    assert all(torch.equal(parts.encoder[name], value) for name, value in ours.items())
+    foreign = lavis.read(lavis.state_of({}, ours, None), Path("vitl.pth"))
+    assert foreign.net["vision"] == {"model_args": {"depth": 2, "img_size": 8}, "drop_last_blocks": 0}
+    assert all(torch.equal(foreign.encoder[name], value) for name, value in ours.items())
     with pytest.raises(ValueError, match=r"holds visual_encoder\.surprise \(1 such\), which has no place"):
         lavis.read(lavis.state_of({}, ours, None) | {"visual_encoder.surprise": torch.ones(1)}, Path("vitl.pth"))
 
@@ -186,16 +186,16 @@ def test_a_file_of_lavis_made_by_another_map_is_what_transformers_computes(proje
     for key, value in state.items():
         file |= as_lavis(key, value, projection)
     file |= {} if projection else {"temp": torch.tensor(0.05)}
-    parts = lavis.read(file, Path("x.pth"))
+    foreign = lavis.read(file, Path("x.pth"))
     ours, _ = names.ours_from(state, "hf", names.rules(3, "opt" if projection else None))
     ours |= {} if projection else {"itc.temperature": torch.tensor(0.05)}
-    assert parts.trained.keys() == ours.keys() and parts.fate.keys() == file.keys()
-    assert all(torch.equal(parts.trained[name], ours[name]) for name in ours)
-    net, images = stage1(parts.encoder), torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    assert foreign.trained.keys() == ours.keys() and foreign.fate.keys() == file.keys()
+    assert all(torch.equal(foreign.trained[name], ours[name]) for name in ours)
+    net, images = stage1(foreign.encoder), torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
     norm = hf_retrieval.vision_model.post_layernorm
     seen = torch.nn.functional.layer_norm(net.vision(images), (16,), norm.weight, norm.bias, 1e-6)
     torch.testing.assert_close(seen, hf_retrieval.vision_model(images).last_hidden_state, rtol=0, atol=1e-5)
-    back = lavis.state_of(parts.trained, parts.encoder, parts.family)
+    back = lavis.state_of(foreign.trained, foreign.encoder, foreign.family)
     assert all(torch.equal(back[key], value) for key, value in file.items())
 
 
@@ -242,10 +242,10 @@ def test_a_wrong_size_in_a_file_of_lavis_is_no_traceback(hf_retrieval, shape):
     for key, value in hf_retrieval.state_dict().items():
         file |= as_lavis(key, value, "")
     wrong = ("visual_encoder.pos_embed", "Qformer.bert.encoder.layer.0.attention.self.query.weight", "query_tokens")
-    parts = lavis.read(file | {key: torch.ones(shape) for key in wrong}, Path("x.pth"))
-    assert parts.encoder["pos_embed"].shape == shape
-    assert parts.trained["qformer.layers.0.attention.qkv.weight"].shape[0] == 1
-    assert parts.trained["qformer.query_tokens"].shape not in ((4, 24), shape)
+    foreign = lavis.read(file | {key: torch.ones(shape) for key in wrong}, Path("x.pth"))
+    assert foreign.encoder["pos_embed"].shape == shape
+    assert foreign.trained["qformer.layers.0.attention.qkv.weight"].shape[0] == 1
+    assert foreign.trained["qformer.query_tokens"].shape not in ((4, 24), shape)
 
 
 def test_positions_that_do_not_count_up_are_refused():

@@ -136,7 +136,8 @@ def test_a_network_that_does_not_fit_is_said(generation, tmp_path, capsys):
     arguments = [str(generation["opt"][1]), "--from=hf", f"--out={tmp_path / 'x'}", f"--config={tmp_path}/odd.yaml"]
     assert main("import", arguments) == 2
     said = capsys.readouterr().err
-    assert said.startswith("error: the settings of the network do not fit") and "'surprise' is not accepted" in said
+    assert said.startswith(f"error: {tmp_path}/odd.yaml: the settings of the network do not fit")
+    assert "'surprise' is not accepted" in said
 
 
 @pytest.mark.parametrize("content", ["[1]", "a: [", "model: {}"])

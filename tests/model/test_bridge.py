@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from torch import nn
 from torch.nn import functional as F
 
+from lit_blip2.config import read
 from lit_blip2.lit.optim import AdamWCosine
 from lit_blip2.model.bridge import LinearBridge, MLPBridge, ResamplerBridge
 from lit_blip2.network import count, sketch
@@ -121,8 +121,8 @@ COUNTED = [
 
 @pytest.mark.parametrize(("name", "arguments", "expected"), COUNTED)
 def test_params_counts_every_weight(name, arguments, expected):
-    experiment = yaml.safe_load(Path("experiments/vitg_opt27.yaml").read_text())
-    experiment["model"]["init_args"]["net"]["bridge"] = {
+    experiment = read(Path("experiments/vitg_opt27.yaml"))
+    experiment.net["bridge"] = {
         "class_path": f"lit_blip2.model.bridge.{name}", "init_args": arguments
     }  # fmt: skip
     rows = count(sketch(experiment))
@@ -131,6 +131,6 @@ def test_params_counts_every_weight(name, arguments, expected):
 
 
 def test_params_counts_what_a_bridge_holds_itself():
-    net = sketch(yaml.safe_load(Path("experiments/vitg_opt27.yaml").read_text()))
+    net = sketch(read(Path("experiments/vitg_opt27.yaml")))
     net.bridge = nn.ParameterList([nn.Parameter(torch.zeros(7))])
     assert ("bridge", 7, 0) in count(net)

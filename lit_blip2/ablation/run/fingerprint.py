@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_blip2.ablation.spec.values import strings
+from lit_blip2.config import arguments_of
 
 PACKAGE = Path(__file__).resolve().parents[2]
 BY_SIZE = {".jpg", ".jpeg", ".png", ".webp", ".tar"}  # told apart by name and size: reading 82 GB would take long
@@ -25,7 +26,7 @@ def sources() -> str:
 def paths(config: Any) -> list[str]:
     """The files and folders that a resolved config reads, relative to here or beside the package."""
     trainer = {key: value for key, value in config.get("trainer", {}).items() if key not in WRITES}
-    root = str(config.get("data", {}).get("init_args", {}).get("root") or ".")
+    root = str(arguments_of(config, "data").get("root") or ".")
     named = strings(config | {"trainer": trainer})
     named |= {f"{root}/{text}" for text in named if text.startswith("../")}  # beside the data, such as other features
     return [text for text in sorted(named) if _find(text) is not None]

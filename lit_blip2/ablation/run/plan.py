@@ -19,6 +19,7 @@ from typing import Any
 from lit_blip2.ablation.run import fingerprint
 from lit_blip2.ablation.spec.grid import REFERENCE, Cell, Grid, run_name
 from lit_blip2.ablation.spec.values import strings
+from lit_blip2.config import arguments_of
 
 
 @dataclass(frozen=True)
@@ -228,8 +229,7 @@ def _parents(grid: Grid, chain: dict[str, dict[str, Any]], step: str) -> list[st
 def _with_seed(config: dict[str, Any], seed: int) -> dict[str, Any]:
     """A deep copy with both seeds set: of training, and of the data's order."""
     config = copy.deepcopy(config)
-    config["seed_everything"] = seed
-    config["data"]["init_args"]["seed"] = seed
+    config["seed_everything"] = arguments_of(config, "data")["seed"] = seed
     return config
 
 

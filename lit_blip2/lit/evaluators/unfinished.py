@@ -6,8 +6,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
 from lightning.pytorch.utilities import rank_zero_info
+
+from lit_blip2.config import from_text
 
 if TYPE_CHECKING:
     from lit_blip2.data.module import PairData
@@ -68,7 +69,7 @@ def predictions_made_of(config: str, checkpoint: str | Path | None, data: "PairD
 
     Args: config: the resolved configuration as YAML. checkpoint: the file that is tested. data: set up for the test.
     """
-    model = (yaml.safe_load(config) or {}).get("model")
+    model = from_text(config, "this run").settings.get("model")
     looks = [str(data.root), data.images, str(data.features), str(data.image_size)]
     tables = [f"{task} {table.digest()}" for task, table in data.tables["test"].items() if task != "binding"]
     return [json.dumps(model), _stamp(checkpoint), *looks, *tables]

@@ -1,11 +1,11 @@
-"""A model of another project, taken apart."""
+"""A model of another project, read and sorted."""
 
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
 
-class Parts(NamedTuple):
+class ForeignModel(NamedTuple):
     """net: settings of our network that the model brings along, without paths. trained: our names -> weights, without
     `net.`. encoder: timm's names -> weights; none where the file has none. language: config and weights of the language
     model under its own names, where the file has them. fate: of each key what became of it. derived: of each of our

@@ -1,0 +1,103 @@
+"""An experiment's YAML: the one place that knows where its parts stand.
+
+An experiment nests classes. Each is `{class_path: NAME, init_args: {...}}`, or its arguments alone where only one class
+can be meant. Readers ask for a part by name and get its arguments, whichever way they are written:
+
+    model                   arguments of a LightningModule: init_from, bert, how answers are made
+      net                   of its network: Stage1, Stage2 or Joint
+        vision              of the image encoder
+        qformer             of the Q-Former, which is the bridge's in stage 2
+        language, bridge    of the language model, and of what stage 2 puts in front of it
+      optimization          of the optimiser and its schedule
+    data                    of a data module: root, image_size, batch_size, seed
+    trainer                 of Lightning's Trainer
+
+Nothing is imported or built here: network.py does, from model.class_path.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+STARTS = ("init_from", "bert", "text_from")  # arguments of a model: the files that training starts from
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """settings: all of the YAML. source: where it was read, to name it in errors.
+
+    A part is the dict inside `settings` itself, so what is set in it is set there; it is empty where there is none.
+    """
+
+    settings: dict[str, Any]
+    source: str
+
+    @property
+    def model(self) -> dict[str, Any]:
+        return arguments_of(self.settings, "model")
+
+    @property
+    def net(self) -> dict[str, Any]:
+        return arguments_of(self.model, "net")
+
+    @property
+    def vision(self) -> dict[str, Any]:
+        return arguments_of(self.net, "vision")
+
+    @property
+    def qformer(self) -> dict[str, Any]:
+        return arguments_of(self.net, "qformer") or arguments_of(self.net, "bridge", "qformer")
+
+    @property
+    def language(self) -> dict[str, Any]:
+        return arguments_of(self.net, "language")
+
+    @property
+    def optimization(self) -> dict[str, Any]:
+        return arguments_of(self.model, "optimization")
+
+    @property
+    def data(self) -> dict[str, Any]:
+        return arguments_of(self.settings, "data")
+
+    @property
+    def trainer(self) -> dict[str, Any]:
+        return arguments_of(self.settings, "trainer")
+
+
+def read(file: Path) -> Experiment:
+    """The experiment in a YAML file. Raises OSError, and ValueError for a file that is not YAML."""
+    try:
+        return from_text(file.read_text(encoding="utf-8"), str(file))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is not YAML: {error}") from error
+
+
+def from_text(text: str | None, source: str) -> Experiment:
+    """The experiment in a text of YAML, such as a checkpoint carries; empty where that holds no mapping.
+
+    Raises ValueError for what is not YAML.
+    """
+    try:
+        settings = yaml.safe_load(text or "")
+    except yaml.YAMLError as error:
+        raise ValueError(f"{source} is not YAML: {' '.join(str(error).split())}") from error
+    return Experiment(settings if isinstance(settings, dict) else {}, source)
+
+
+def arguments_of(settings: Any, *path: str) -> dict[str, Any]:
+    """The arguments of the class at a path below a class, such as net, vision below a model: the dict inside `settings`
+    itself, or an empty one where there is none."""
+    for name in path:
+        settings = arguments_of(settings).get(name)
+    if not isinstance(settings, dict):
+        return {}
+    own = settings.get("init_args") if settings.keys() & {"class_path", "init_args"} else settings
+    return own if isinstance(own, dict) else {}
+
+
+def class_path(settings: Any) -> str:
+    """The name of a class that stands beside its arguments; empty where none does."""
+    return (settings.get("class_path") or "") if isinstance(settings, dict) else ""
