@@ -1,15 +1,15 @@
-"""Kept features against the live encoder: what they cost on disk, how far they are off, and how much faster a step is.
+"""Cached features against the live encoder: their size on disk, their error, and how much faster a step is.
 
     python benchmarks/features.py --stage1 runs/mini_stage1 --stage2 runs/mini_opt
 
 Needs the mini-world in data/mini and two trained runs (`make demo`). Three parts:
 
     written    for float16, bfloat16 and int8: bytes per image, images per second of one process
-    accuracy   the norm of the error over that of the features, and the test metrics of both runs on kept features
+    accuracy   the norm of the error over that of the features, and the test metrics of both runs on cached features
                beside those on live ones
-    step       a stage-1 step of the mini-world from images and from kept features, in turn (times faster). At ViT-g
+    step       a stage-1 step of the mini-world from images and from cached features, in turn (times faster). At ViT-g
                size the same from parts: a block's forward on a few images times 39, the true-size step of
-               stage1_step.py, and reading kept features of that size.
+               stage1_step.py, and reading cached features of that size.
 
 The last line is JSON. Times need idle cores.
 """
@@ -38,11 +38,11 @@ from lit_blip2.commands.features import read_vision
 from lit_blip2.config import read
 from lit_blip2.data.batches.evaluation import Pixels
 from lit_blip2.data.batches.loaders import train_loader
-from lit_blip2.data.batches.pairs import FilePairs, KeptPairs, name_keys
+from lit_blip2.data.batches.pairs import CachedPairs, FilePairs, name_keys
 from lit_blip2.data.batches.training import TrainPairs
 from lit_blip2.data.coco import COCO
 from lit_blip2.data.features import writer as keeping
-from lit_blip2.data.features.store import FeatureStore, Kept
+from lit_blip2.data.features.store import CachedDtype, FeatureStore
 from lit_blip2.lit import LitStage1
 from lit_blip2.model.vision import VisionEncoder, build
 
@@ -62,9 +62,9 @@ def test_images(root: Path) -> COCO:
 def written(vision: VisionEncoder, root: Path, out: Path) -> dict[str, dict[str, float]]:
     """dtype -> what its folder OUT/dtype cost."""
     figures = {}
-    for dtype in get_args(Kept):
+    for dtype in get_args(CachedDtype):
         began = time.perf_counter()
-        keeping.keep_features(test_images(root), vision, out / dtype, dtype, processes=1)
+        keeping.cache_features(test_images(root), vision, out / dtype, dtype, processes=1)
         seconds = time.perf_counter() - began
         stores = [FeatureStore(out / dtype / section) for section in ("train", "test")]
         images = sum(map(len, stores))
@@ -78,7 +78,9 @@ def errors(vision: VisionEncoder, root: Path, out: Path) -> dict[str, float]:
     data = test_images(root)
     files = data.evaluation_images("test")
     live = torch.cat([vision(data.pixels("test").load([file], np.array([0]))) for file in list(files.values())[:100]])
-    kept = {dtype: FeatureStore(out / dtype / "test").rows(list(files)[:100]).float() for dtype in get_args(Kept)}
+    kept = {
+        dtype: FeatureStore(out / dtype / "test").rows(list(files)[:100]).float() for dtype in get_args(CachedDtype)
+    }
     return {dtype: ((each - live).norm() / live.norm()).item() for dtype, each in kept.items()}
 
 
@@ -100,7 +102,7 @@ def tested(run: Path, root: Path, features: str, names: tuple[str, ...]) -> dict
 
 
 def mini_step(root: Path, out: Path, turns: int, steps: int = 5) -> tuple[float, float, float]:
-    """How many times faster a step of stage 1 is from kept features than from images: median, least, most."""
+    """How many times faster a step of stage 1 is from cached features than from images: median, least, most."""
     parser = ArgumentParser()
     parser.add_argument("--model", type=LitStage1)
     model = parser.instantiate(parser.parse_object({"model": read(EXPERIMENT).settings["model"]})).model
@@ -109,7 +111,7 @@ def mini_step(root: Path, out: Path, turns: int, steps: int = 5) -> tuple[float,
     images = test_images(root).train_pairs()
     pairs = FilePairs("coco", images.texts, Pixels(root / "images/test", 64), augment=False, group=2)
 
-    def side(source: FilePairs | KeptPairs) -> Callable[[], None]:
+    def side(source: FilePairs | CachedPairs) -> Callable[[], None]:
         def run() -> None:
             for batch in train_loader(TrainPairs(source, 0), 48, 0, steps):
                 model.on_before_batch_transfer(batch, 0)
@@ -120,7 +122,7 @@ def mini_step(root: Path, out: Path, turns: int, steps: int = 5) -> tuple[float,
         return run
 
     store = FeatureStore(out / "float16" / "train")
-    seconds = interleave({"live": side(pairs), "kept": side(KeptPairs(pairs, store))}, turns)
+    seconds = interleave({"live": side(pairs), "kept": side(CachedPairs(pairs, store))}, turns)
     return ratio(seconds["live"], seconds["kept"])
 
 
@@ -155,7 +157,7 @@ def true_size(out: Path, turns: int, images: int = 4) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--stage1", type=Path, help="run to test on kept features; none: that part is left out")
+    parser.add_argument("--stage1", type=Path, help="run to test on cached features; none: that part is left out")
     parser.add_argument("--stage2", type=Path, help="the same")
     parser.add_argument("--root", type=Path, default=Path("data/mini"), help="the mini-world")
     parser.add_argument("--turns", type=int, default=5)
@@ -169,7 +171,7 @@ def main() -> None:
         figures["written"] = written(vision, args.root, out)
         figures["errors"] = {dtype: round(error, 5) for dtype, error in errors(vision, args.root, out).items()}
         for run, names in ((args.stage1, STAGE1), (args.stage2, STAGE2)):
-            for features in ("null", *(str(out / dtype) for dtype in get_args(Kept))) if run else ():
+            for features in ("null", *(str(out / dtype) for dtype in get_args(CachedDtype))) if run else ():
                 found = tested(run, args.root, features, names)
                 print(Path(features).name.replace("null", "live"), found, flush=True)
                 figures.setdefault("tested", {}).setdefault(run.name, {})[Path(features).name] = found

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from lit_blip2.data.experiment import built, names, read_data
-from lit_blip2.data.features.writer import keep_features
+from lit_blip2.data.features.writer import cache_features
 from lit_blip2.model.vision import VisionEncoder
 
 
 def features(config: list[Path], out: Path, vision: VisionEncoder | None = None, **how: Any) -> None:
-    """Keep the frozen encoder's output for all that an experiment trains and evaluates on; `--data.features` reads it.
+    """Cache the frozen encoder's output for all images of an experiment; `--data.features=OUT` then reads it.
 
     The size is told first, and refused where the disk is too small. What is there and fits is left: an interrupted run
     goes on. An image to train on that cannot be read is noted, and replaced in training as it would be without this.
@@ -20,7 +20,7 @@ def features(config: list[Path], out: Path, vision: VisionEncoder | None = None,
         out: folder to write, a folder in it for each of train (train_NAME of a mixture's sources), val and test.
         vision: another encoder than the experiment's, such as '{name: ..., weights: ..., model_args: {...}}'.
     """
-    keep_features(read_data(config), vision or read_vision(config), out, **how)
+    cache_features(read_data(config), vision or read_vision(config), out, **how)
 
 
 def read_vision(configs: Sequence[Path]) -> VisionEncoder:

@@ -1,4 +1,4 @@
-"""`python -m lit_blip2 data make-mini|make-models`: the mini-world on disk with kept features, models for it."""
+"""`python -m lit_blip2 data make-mini|make-models`: the mini-world on disk with cached features, models for it."""
 
 from pathlib import Path
 from typing import Literal, get_args
@@ -6,7 +6,7 @@ from typing import Literal, get_args
 import torch
 
 from lit_blip2.data.coco import COCO
-from lit_blip2.data.features.writer import keep_features
+from lit_blip2.data.features.writer import cache_features
 from lit_blip2.mini.train.vit import VIT_KWARGS, VIT_NAME
 from lit_blip2.mini.write import write_world
 from lit_blip2.model.vision import VisionEncoder
@@ -36,12 +36,12 @@ def make_mini(
         test: test images.
         seed: of scenes, captions and questions.
         workers: processes that draw, and that see.
-        features: also keep the frozen encoder's output for every image, in OUT/features.
+        features: also cache the frozen encoder's output for every image, in OUT/features.
         vision_weights: the frozen encoder's weights.
     """
     write_world(out, train=train, val=val, test=test, seed=seed, workers=workers)
     if features:
-        keep_mini_features(out, vision_weights, workers)
+        cache_mini_features(out, vision_weights, workers)
     print(f"The mini-world is in {out}.")
 
 
@@ -63,10 +63,12 @@ def make_models(out: Path = Path("data/models"), only: Model | None = None, seed
         make_model(name, out, seed, steps)
 
 
-def keep_mini_features(root: Path, weights: str, processes: int) -> None:
+def cache_mini_features(root: Path, weights: str, processes: int) -> None:
     """The frozen encoder's output for every image of the world, in ROOT/features."""
     model_args = {key: value for key, value in VIT_KWARGS.items() if key != "num_classes"}
     files = {split: f"annotations/captions_{split}.json" for split in ("train", "val", "test")}
     swapped = {f"binding_{split}": f"annotations/binding_{split}.json" for split in ("val", "test")}
     data = COCO(root=str(root), **files, **swapped, image_size=VIT_KWARGS["img_size"], augment=False)
-    keep_features(data, VisionEncoder(VIT_NAME, weights, model_args=model_args), root / "features", processes=processes)
+    cache_features(
+        data, VisionEncoder(VIT_NAME, weights, model_args=model_args), root / "features", processes=processes
+    )

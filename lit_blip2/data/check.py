@@ -19,7 +19,7 @@ from lit_blip2.data.annotations.captions import Captions
 from lit_blip2.data.annotations.questions import Questions
 from lit_blip2.data.annotations.strings import Strings
 from lit_blip2.data.batches.evaluation import Pixels
-from lit_blip2.data.batches.pairs import FilePairs, ShardPairs, parts
+from lit_blip2.data.batches.pairs import FilePairs, ShardPairs, sources_in
 from lit_blip2.data.experiment import read_data
 from lit_blip2.data.faults import MOST_EXAMPLES
 from lit_blip2.data.images import UnreadableImageError, decode_image, read_file
@@ -40,7 +40,7 @@ class Looked(NamedTuple):
 
 
 @dataclass
-class Found:
+class CheckReport:
     """Everything that was seen. 8 bytes and two numbers are kept of a sample, to find duplicates and medians."""
 
     samples: Counter[str] = field(default_factory=Counter)
@@ -86,13 +86,13 @@ def check(config: list[Path], sample: int | None = None, workers: int = 0) -> No
     """
     data = read_data(config)
     data.check_files()
-    pairs_of = parts(data.train_pairs())
+    pairs_of = sources_in(data.train_pairs())
     evaluated = [
         Images(split, data.pixels(split), data.evaluation_images(split).values())
         for split in ("val", "test")
         if data.tasks(split)
     ]
-    found = Found()
+    found = CheckReport()
     for pairs in pairs_of:
         if isinstance(pairs, FilePairs) and isinstance(pairs.texts, Captions) and pairs.texts.empty:
             found.fault(pairs.name, "caption left out, empty", "an image with another one", pairs.texts.empty)
@@ -186,7 +186,7 @@ def look_at(source: Source, number: int) -> Looked:
     return Looked(source.name, digest, image.width, image.height, words)
 
 
-def show(found: Found, count: int, most_words: int) -> None:
+def show(found: CheckReport, count: int, most_words: int) -> None:
     """Print the tables."""
     console, table = Console(), Table("source", "images looked at", "problems")
     for name, number in found.samples.items():

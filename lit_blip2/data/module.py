@@ -16,7 +16,7 @@ from lit_blip2.data.annotations.questions import Questions, question_types, read
 from lit_blip2.data.batches.evaluation import Features, Pixels
 from lit_blip2.data.batches.examples import Examples
 from lit_blip2.data.batches.loaders import TrainLoader, eval_loaders, train_loader
-from lit_blip2.data.batches.pairs import FilePairs, PairSource, name_keys, parts, with_features
+from lit_blip2.data.batches.pairs import FilePairs, PairSource, name_keys, sources_in, with_features
 from lit_blip2.data.batches.training import TrainPairs
 from lit_blip2.data.faults import Faults
 from lit_blip2.data.features.store import ABOUT, FeatureStore
@@ -25,8 +25,8 @@ from lit_blip2.data.features.store import ABOUT, FeatureStore
 SPLITS = {"fit": ["val"], "validate": ["val"], "test": ["test"], "predict": ["test"]}
 HOW_TO_GET = (
     "The mini-world is made by `python -m lit_blip2 data make-mini --out data/mini`, an index of tar shards by"
-    " `python -m lit_blip2 data index FOLDER`, kept features by `python -m lit_blip2 data features`. COCO's images and"
-    " captions are at https://cocodataset.org/#download, VQAv2's questions at https://visualqa.org/download.html."
+    " `python -m lit_blip2 data index FOLDER`, cached features by `python -m lit_blip2 data features`. COCO's images"
+    " and captions are at https://cocodataset.org/#download, VQAv2's questions at https://visualqa.org/download.html."
 )
 
 
@@ -69,12 +69,12 @@ class PairData(L.LightningDataModule):
         vqa_test: questions and annotations to test on; VQAv2's without annotations are answered for its server.
         binding_val: captions with two images each, the true one and one with attributes swapped, to validate on.
         binding_test: the same to test on.
-        features: folder of kept frozen features (`python -m lit_blip2 data features`), under root or from the working
+        features: folder of cached frozen features (`python -m lit_blip2 data features`), under root or from the working
             folder; given, no image is opened.
         image_size: images are made this many pixels high and wide.
         augment: random crop and flip in training. Turn it off where they make captions false: a flip "left of", a
-            crop the number of objects. Features are augmented if they are kept
-            with --views.
+            crop the number of objects. Cached features are augmented if
+            they were written with --views.
         batch_size: the GLOBAL training batch of one optimiser step, over all ranks and accumulated micro-batches.
         eval_batch_size: rows of an evaluation batch on each rank.
         seed: of the order, of the captions drawn and of augmentation.
@@ -148,27 +148,27 @@ class PairData(L.LightningDataModule):
             self.pairs = self._checked(self.train_pairs())
 
     def store(self, section: str) -> FeatureStore:
-        """The kept features of train, val or test, opened once. Those of one run are all made by the same."""
+        """The cached features of train, val or test, opened once. Those of one run are all made by the same."""
         if section not in self.stores:
             self.stores[section] = FeatureStore(self.features_folder / section)
             self.stores[section].check(next(iter(self.stores.values())).made_by)
         return self.stores[section]
 
     def train_sections(self) -> list[str]:
-        """What the features to train on are kept under."""
+        """Names of the folders with the cached features to train on."""
         return ["train"]
 
     def _checked(self, pairs: PairSource) -> PairSource:
-        """Pairs with the kept features, of which none is missing; without them, with images of which the first file of
-        each source is there: a wrong folder shows before the run."""
+        """Pairs with their cached features, of which none may be missing. Of images, the first file of each source must
+        be there: a wrong folder shows before the run."""
         if self.features is None:
-            self._require([Path(one.place(0)) for one in parts(pairs) if isinstance(one, FilePairs)])
+            self._require([Path(one.place(0)) for one in sources_in(pairs) if isinstance(one, FilePairs)])
             return pairs
         stores = [self.store(section) for section in self.train_sections()]
-        for one, store in zip(parts(pairs), stores, strict=True):
+        for one, store in zip(sources_in(pairs), stores, strict=True):
             self._check_covered(store, one.image_ids, one.keys())
         if len({(store.layout.tokens, store.layout.width, store.layout.read_as) for store in stores}) > 1:
-            raise ValueError(f"{self.features_folder} holds features of several dtypes or sizes: keep them in one")
+            raise ValueError(f"{self.features_folder} holds features of several dtypes or sizes: write them all in one")
         if any(store.views for store in stores) and not self.augment:
             raise ValueError(
                 f"{stores[0].folder} holds {stores[0].views} augmented views of each image: set data.augment to true,"
@@ -176,7 +176,7 @@ class PairData(L.LightningDataModule):
             )
         if self.augment and not all(store.views for store in stores):
             warnings.warn(
-                "augment has no effect on features that are kept without views: set augment to false", stacklevel=3
+                "augment has no effect on features that were written without views: set augment to false", stacklevel=3
             )
         return with_features(pairs, stores)
 

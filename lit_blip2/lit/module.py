@@ -48,7 +48,7 @@ class LitBLIP2(L.LightningModule):
         self.trained_steps = 0
 
     def setup(self, stage: str) -> None:
-        """Read frozen weights and tokenizers from disk, and what training starts from. Kept features need no image
+        """Read frozen weights and tokenizers from disk, and what training starts from. Cached features need no image
         encoder, but must come from the same one. Raises FileNotFoundError with all that is missing."""
         stores = getattr(self.trainer.datamodule, "stores", {})
         run_all(

@@ -1,4 +1,4 @@
-"""What the benchmark of kept features measures, on a few images."""
+"""What the benchmark of cached features measures, on a few images."""
 
 from pathlib import Path
 

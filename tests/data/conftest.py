@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.data.kept import write_store
+from tests.data.cached import write_store
 
 SPLITS = {"train": range(101, 109), "val": range(201, 206), "test": range(301, 304)}
 

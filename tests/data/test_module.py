@@ -11,11 +11,11 @@ from jsonargparse import ArgumentParser
 from lit_blip2.data.annotations.captions import read_captions
 from lit_blip2.data.batches.evaluation import Pixels
 from lit_blip2.data.batches.loaders import eval_loaders, train_loader
-from lit_blip2.data.batches.pairs import FilePairs, KeptPairs
+from lit_blip2.data.batches.pairs import CachedPairs, FilePairs
 from lit_blip2.data.batches.training import TrainPairs
 from lit_blip2.data.coco import COCO
 from lit_blip2.data.features.store import FeatureStore
-from tests.data.kept import write_store
+from tests.data.cached import write_store
 
 
 class Recorder(L.LightningModule):
@@ -113,7 +113,7 @@ def test_captions_and_crops_change_with_the_epoch(pairs):
 
 
 def test_features_stand_in_for_images(pairs, tiny):
-    source = KeptPairs(pairs.source, FeatureStore(tiny / "features/train"))
+    source = CachedPairs(pairs.source, FeatureStore(tiny / "features/train"))
     batch = next(iter(train_loader(TrainPairs(source, 0), 4, 0, 1)))
     assert "image" not in batch and batch["features"].dtype == torch.float16
     assert batch["features"].shape == (4, 3, 2)

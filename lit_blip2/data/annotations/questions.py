@@ -102,7 +102,7 @@ def read_questions(
         _check_pairing(asked, answered, questions, annotations)
     subtype = content.get("data_subtype")
     rows = (
-        Row(
+        Question(
             question_id,
             row["image_id"],
             _file_name(row["image_id"], files, subtype, questions),
@@ -115,7 +115,7 @@ def read_questions(
     return _table(rows, questions)
 
 
-class Row(NamedTuple):
+class Question(NamedTuple):
     """One question with its answers."""
 
     question_id: int
@@ -126,7 +126,7 @@ class Row(NamedTuple):
     answers: list[str]
 
 
-def _table(rows: Iterable[Row], path: str | Path) -> Questions:
+def _table(rows: Iterable[Question], path: str | Path) -> Questions:
     rows = sorted(rows, key=lambda row: (row.image_id, row.question_id))
     if twice := [number for number, count in Counter(row.question_id for row in rows).items() if count > 1]:
         raise ValueError(f"{path}: question id {twice[0]} stands there twice")
@@ -153,27 +153,27 @@ def _load(path: str | Path):
         return load_json(path)
 
 
-def _answered(content, path: str | Path, files: Mapping[int, str]) -> Iterator[Row]:
+def _answered(content, path: str | Path, files: Mapping[int, str]) -> Iterator[Question]:
     """The questions of a file that holds their answers as well."""
     if isinstance(content, dict) and content and all("imageId" in row for row in content.values()):  # GQA
         for number, row in content.items():
             image = row["imageId"]
             image_id = int(image.lstrip("n")) + (OTHER_IMAGES if image.startswith("n") else 0)
             kind = row.get("types", {}).get("structural") or UNTYPED
-            yield Row(int(number), image_id, f"{image}.jpg", row["question"].strip(), kind, [row["answer"]])
+            yield Question(int(number), image_id, f"{image}.jpg", row["question"].strip(), kind, [row["answer"]])
     elif isinstance(content, list) and content and all("qas" in image for image in content):  # Visual Genome
         for row in (row for image in content for row in image["qas"]):
             kind = row["question"].split(maxsplit=1)[0].lower()  # what, where, when, who, why, how
             file = files.get(row["image_id"], f"{row['image_id']}.jpg")
             text = row["question"].strip()
-            yield Row(row["qa_id"], row["image_id"], file, text, kind, [row["answer"].rstrip(".")])
+            yield Question(row["qa_id"], row["image_id"], file, text, kind, [row["answer"].rstrip(".")])
     elif isinstance(content, list) and content and all({"image", "text", "label"} <= row.keys() for row in content):
         for row in content:  # POPE
             digits = re.search(r"(\d+)\.\w+$", row["image"])
             if digits is None:
                 raise ValueError(f"{path}: question {row['question_id']}: {row['image']!r} ends in no image id")
             image_id, question = int(digits[1]), row["text"].strip()
-            yield Row(row["question_id"], image_id, row["image"], question, POPE, [row["label"].lower()])
+            yield Question(row["question_id"], image_id, row["image"], question, POPE, [row["label"].lower()])
     else:
         raise ValueError(
             f"{path} holds no answers: it is none of GQA's questions, Visual Genome's question_answers.json and POPE's "

@@ -16,7 +16,7 @@ from lit_blip2.data.annotations.strings import digest_of
 from lit_blip2.data.batches.evaluation import Pixels
 from lit_blip2.data.batches.mixing import Mix, WindowShuffle
 from lit_blip2.data.batches.order import Order, Shuffle
-from lit_blip2.data.features.store import FeatureStore, KeptView
+from lit_blip2.data.features.store import CachedView, FeatureStore
 from lit_blip2.data.images import read_file
 from lit_blip2.data.shards.reader import Shards
 from lit_blip2.data.transforms import training_view
@@ -30,17 +30,17 @@ class PairSource(Protocol):
 
     def __len__(self) -> int: ...
 
-    def part(self, sample: int) -> "Part":
+    def span(self, sample: int) -> "Span":
         """The one source that a sample is of."""
 
 
-class Part:
+class Span:
     """N pairs of one source, with what is added to a place for its number, and to its image ids.
 
     view, file: raise UnreadableImageError or FileNotFoundError.
     """
 
-    def __init__(self, pairs: "FilePairs | ShardPairs | KeptPairs", start: int = 0, first_id: int = 0):
+    def __init__(self, pairs: "FilePairs | ShardPairs | CachedPairs", start: int = 0, first_id: int = 0):
         self.pairs, self.start, self.first_id = pairs, start, first_id
 
     def image_id(self, sample: int) -> int:
@@ -50,8 +50,8 @@ class Part:
         """One of its captions, or its question and an answer, by name; one draw from `rng`."""
         return self.pairs.draw(sample - self.start, rng)
 
-    def view(self, sample: int, rng: np.random.Generator) -> torch.Tensor | KeptView:
-        """Pixels uint8 [3, size, size], or where kept features are."""
+    def view(self, sample: int, rng: np.random.Generator) -> torch.Tensor | CachedView:
+        """Pixels uint8 [3, size, size], or where cached features are."""
         return self.pairs.view(sample - self.start, rng)
 
     def another(self, sample: int, rng: np.random.Generator) -> int:
@@ -75,8 +75,8 @@ class FilePairs:
     def __len__(self) -> int:
         return len(self.texts)
 
-    def part(self, sample: int) -> Part:
-        return Part(self)
+    def span(self, sample: int) -> Span:
+        return Span(self)
 
     def image_id(self, sample: int) -> int:
         return int(self.texts.image_ids[sample])
@@ -132,8 +132,8 @@ class ShardPairs:
     def __len__(self) -> int:
         return len(self.shards)
 
-    def part(self, sample: int) -> Part:
-        return Part(self)
+    def span(self, sample: int) -> Span:
+        return Span(self)
 
     def image_id(self, sample: int) -> int:
         return sample
@@ -178,8 +178,8 @@ class ShardPairs:
         return self.shards.name(sample)
 
 
-class KeptPairs:
-    """Pairs of another source, with kept features in the place of its images."""
+class CachedPairs:
+    """Pairs of another source, with cached features in the place of its images."""
 
     kind = "features"
 
@@ -191,13 +191,13 @@ class KeptPairs:
     def __len__(self) -> int:
         return len(self.pairs)
 
-    def part(self, sample: int) -> Part:
-        return Part(self)
+    def span(self, sample: int) -> Span:
+        return Span(self)
 
     def near(self, sample: int) -> range:
         return self.pairs.near(sample)
 
-    def view(self, sample: int, rng: np.random.Generator) -> KeptView:
+    def view(self, sample: int, rng: np.random.Generator) -> CachedView:
         return self.store.drawn(self.image_id(sample), rng)
 
 
@@ -216,30 +216,30 @@ class MixedPairs:
         for name, source in sources.items():
             source.name = name
         places = zip(sources.values(), self.start.tolist(), range(len(sources)))
-        self.parts = [Part(source, start, number * ID_SPACE) for source, start, number in places]
+        self.spans = [Span(source, start, number * ID_SPACE) for source, start, number in places]
 
     @property
     def kind(self) -> str:
-        return self.parts[0].pairs.kind
+        return self.spans[0].pairs.kind
 
     def __len__(self) -> int:
         return len(self.order)
 
-    def part(self, sample: int) -> Part:
-        return self.parts[int(np.searchsorted(self.start, sample, side="right")) - 1]
+    def span(self, sample: int) -> Span:
+        return self.spans[int(np.searchsorted(self.start, sample, side="right")) - 1]
 
 
-def parts(source: PairSource) -> list[FilePairs | ShardPairs]:
+def sources_in(source: PairSource) -> list[FilePairs | ShardPairs]:
     """The source, or those of a mixture."""
-    return [part.pairs for part in source.parts] if isinstance(source, MixedPairs) else [source]
+    return [part.pairs for part in source.spans] if isinstance(source, MixedPairs) else [source]
 
 
 def with_features(source: PairSource, stores: Sequence[FeatureStore]) -> PairSource:
     """The source, or each of a mixture, with the features of its store."""
-    kept = [KeptPairs(pairs, store) for pairs, store in zip(parts(source), stores, strict=True)]
+    kept = [CachedPairs(pairs, store) for pairs, store in zip(sources_in(source), stores, strict=True)]
     if not isinstance(source, MixedPairs):
         return kept[0]
-    for part, pairs in zip(source.parts, kept):
+    for part, pairs in zip(source.spans, kept):
         part.pairs = pairs
     return source
 

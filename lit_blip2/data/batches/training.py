@@ -10,7 +10,7 @@ from lit_blip2.data.batches.evaluation import Batch
 from lit_blip2.data.batches.order import row_rng
 from lit_blip2.data.batches.pairs import PairSource
 from lit_blip2.data.faults import Fault
-from lit_blip2.data.features.store import KeptView, gathered
+from lit_blip2.data.features.store import CachedView, gathered
 from lit_blip2.data.images import UnreadableImageError
 from lit_blip2.data.transforms import normalise
 
@@ -31,7 +31,7 @@ class TrainPairs(Dataset):
     def __getitems__(self, keys: list[tuple[int, int, int]]) -> Batch:
         faults: list[Fault] = []
         steps, rows, samples = zip(*keys)
-        sources = Counter(self.source.part(sample).pairs.name for sample in samples)
+        sources = Counter(self.source.span(sample).pairs.name for sample in samples)
         image_ids, texts, views = zip(*(self._row(*key, faults) for key in keys))
         if mixed := [each for each in texts if each.keys() != texts[0].keys()]:
             raise ValueError(f"a mixture of sources with {', '.join(texts[0])} and with {', '.join(mixed[0])}")
@@ -48,9 +48,9 @@ class TrainPairs(Dataset):
 
     def _row(
         self, step: int, row: int, sample: int, faults: list[Fault]
-    ) -> tuple[int, dict[str, str], torch.Tensor | KeptView]:
+    ) -> tuple[int, dict[str, str], torch.Tensor | CachedView]:
         """Image id, texts and view that the row has in the end. Raises RuntimeError if no image can be read."""
-        rng, part = row_rng(self.seed, step, row), self.source.part(sample)
+        rng, part = row_rng(self.seed, step, row), self.source.span(sample)
         for attempt in range(1, MOST_TRIES + 1):
             texts = part.draw(sample, rng)
             try:

@@ -2,7 +2,7 @@
 
 A section is a folder of the images that train, val or test reads, or train_NAME for a source of a mixture:
 
-    features.json       what made them (encoder, weights, image size), and how they are kept
+    features.json       what made them (encoder, weights, image size), and how they are stored
     image_ids.npy       int64 [N], ascending; memory-mapped, as is
     keys.npy            uint64 [N], what stands for the file that an image was
     00000.safetensors   features [n, views, tokens, width], int8 with scales float32 [n, views, tokens]; its metadata
@@ -26,14 +26,14 @@ from lit_blip2.data.images import UnreadableImageError
 
 ABOUT, IDS, KEYS = "features.json", "image_ids.npy", "keys.npy"
 MOST_OPEN = 1024  # mapped shards of a process; the system allows some 65,000
-Kept = Literal["float16", "bfloat16", "int8"]
+CachedDtype = Literal["float16", "bfloat16", "int8"]
 
 
 class Layout(NamedTuple):
-    """How a section is kept. views: 0 is evaluation's only view, else so many augmented ones, drawn by `seed`.
+    """How a section is stored. views: 0 is evaluation's only view, else so many augmented ones, drawn by `seed`.
     shard: images of each file but the last."""
 
-    dtype: Kept
+    dtype: CachedDtype
     views: int
     seed: int
     images: int
@@ -42,13 +42,13 @@ class Layout(NamedTuple):
     shard: int
 
     @property
-    def kept_views(self) -> int:
+    def stored_views(self) -> int:
         return max(self.views, 1)
 
     @property
     def bytes_per_image(self) -> int:
         token = self.width + 4 if self.dtype == "int8" else 2 * self.width
-        return self.kept_views * self.tokens * token
+        return self.stored_views * self.tokens * token
 
     @property
     def read_as(self) -> torch.dtype:
@@ -108,9 +108,9 @@ class FeatureStore:
         return self.layout.images
 
     def rows(self, image_ids: Iterable[int], views: Iterable[int] | None = None) -> Tensor:
-        """Features in the order asked: [B, tokens, width], bfloat16 if they are kept so, else float16.
+        """Features in the order asked: [B, tokens, width], bfloat16 if they are stored so, else float16.
 
-        views: which of the kept views of each, by default the first. Raises KeyError that names a missing id, and
+        views: which of the stored views of each, by default the first. Raises KeyError that names a missing id, and
         UnreadableImageError for an image that could not be read when the features were made.
         """
         wanted_B = np.asarray(image_ids, dtype=np.int64)
@@ -126,12 +126,12 @@ class FeatureStore:
             features_BNW[one_B] = self._opened(shard).rows(row_B[one_B], view_B[one_B])
         return features_BNW
 
-    def drawn(self, image_id: int, rng: np.random.Generator) -> "KeptView":
+    def drawn(self, image_id: int, rng: np.random.Generator) -> "CachedView":
         """One of the views of an image, all equally likely. Draws from `rng` once. Raises as `rows`."""
         place_1, _ = self._places(np.array([image_id]))
         shard, row = divmod(int(place_1[0]), self.layout.shard)
         self._opened(shard).check_readable([row])
-        return KeptView(self, image_id, int(rng.random() * self.layout.kept_views))
+        return CachedView(self, image_id, int(rng.random() * self.layout.stored_views))
 
     def missing(self, image_ids: np.ndarray, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Of these images, int64 [M], those that are not in the store, and those that were other files when it was
@@ -157,7 +157,7 @@ class FeatureStore:
         return self._shard(self.folder / shard_name(shard))
 
 
-class KeptView(NamedTuple):
+class CachedView(NamedTuple):
     """One view of one image, yet to be read."""
 
     store: FeatureStore
@@ -165,7 +165,7 @@ class KeptView(NamedTuple):
     view: int
 
 
-def gathered(views: Sequence[KeptView]) -> Tensor:
+def gathered(views: Sequence[CachedView]) -> Tensor:
     """The features of many views, of each store in one read: [B, tokens, width]. Stores are of one shape and dtype."""
     first = views[0].store.layout
     features_BNW = torch.empty(len(views), first.tokens, first.width, dtype=first.read_as)
@@ -190,10 +190,10 @@ def open_shard(file: Path) -> Shard:
 
 
 def read_about(folder: Path) -> tuple[dict, Layout]:
-    """What made a section's features, and how they are kept. Raises FileNotFoundError."""
+    """What made a section's features, and how they are stored. Raises FileNotFoundError."""
     if not (folder / ABOUT).is_file():
         raise FileNotFoundError(
-            f"no kept features in {folder}: write them with `python -m lit_blip2 data features --config EXPERIMENT"
+            f"no cached features in {folder}: write them with `python -m lit_blip2 data features --config EXPERIMENT"
             f" --out {folder.parent}`, the mini-world's with `python -m lit_blip2 data make-mini`"
         )
     about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))

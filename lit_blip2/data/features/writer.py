@@ -26,13 +26,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lit_blip2.data.batches.evaluation import Pixels
-from lit_blip2.data.batches.pairs import FilePairs, ShardPairs, name_keys, parts
+from lit_blip2.data.batches.pairs import FilePairs, ShardPairs, name_keys, sources_in
 from lit_blip2.data.faults import Fault, Faults
 from lit_blip2.data.features.store import (
     ABOUT,
     IDS,
     KEYS,
-    Kept,
+    CachedDtype,
     Layout,
     differences,
     open_shard,
@@ -73,7 +73,7 @@ class Section(NamedTuple):
     most_unreadable: float
 
 
-class Job(NamedTuple):
+class Target(NamedTuple):
     """A section and how it is written."""
 
     section: Section
@@ -83,11 +83,11 @@ class Job(NamedTuple):
     batch: int
 
 
-def keep_features(
+def cache_features(
     data: PairData,
     vision: Encoder,
     out: Path,
-    dtype: Kept = "float16",
+    dtype: CachedDtype = "float16",
     views: int = 0,
     seed: int = 0,
     batch: int = 64,
@@ -100,7 +100,7 @@ def keep_features(
         data: what to train and evaluate on, on images. vision: the encoder. out: folder to write.
         dtype: float16, bfloat16 for an encoder whose output is too large for it, or int8 with a scale for each token:
             half the bytes.
-        views: of a training image keep so many, randomly cropped and flipped, one drawn each time; 0: one, as
+        views: write so many of a training image, randomly cropped and flipped, one drawn each time; 0: one, as
             evaluation sees it.
         seed: of those views.
         batch: images that the encoder sees at a time.
@@ -116,22 +116,22 @@ def keep_features(
         raise ValueError("; ".join(small))
     made_by = vision.fingerprint() | {"image_size": data.image_size}
     tokens, width = vision.output_shape(data.image_size)
-    jobs = []
+    targets = []
     for section in sections(data):
         seen = views if section.name.startswith("train") else 0
         one = Layout(dtype, seen, seed if seen else 0, len(section.image_ids), tokens, width, 1)
         layout = one._replace(shard=min(MOST_IN_SHARD, max(1, SHARD_BYTES // one.bytes_per_image)))
-        job = Job(section, out / section.name, layout, data.image_size, batch)
-        check_same(job, made_by)
-        jobs.append(job)
+        target = Target(section, out / section.name, layout, data.image_size, batch)
+        check_same(target, made_by)
+        targets.append(target)
     devices = torch.cuda.device_count()
     processes = processes or devices or os.cpu_count() or 1
     threads = threads or max(1, (os.cpu_count() or 1) // processes)
     with alone(out):
-        announce(jobs, out)
-        for job in jobs:
-            begin(job, made_by)
-        write(jobs, vision, processes, threads, devices)
+        announce(targets, out)
+        for target in targets:
+            begin(target, made_by)
+        write(targets, vision, processes, threads, devices)
 
 
 def sections(data: PairData) -> Iterator[Section]:
@@ -139,7 +139,7 @@ def sections(data: PairData) -> Iterator[Section]:
     data.check_files("fit")
     data.check_files("test")
     source = data.train_pairs()
-    for pairs, name in zip(parts(source), data.train_sections(), strict=True):
+    for pairs, name in zip(sources_in(source), data.train_sections(), strict=True):
         image_ids, order = np.unique(pairs.image_ids, return_index=True)  # several questions have one image
         read = partial(_read_at, pairs, order)
         yield Section(name, image_ids, pairs.keys()[order], read, data.faults.limit)
@@ -157,40 +157,40 @@ def _read_nth(source: Pixels, files: list[str], place: int) -> Image.Image:
     return source.read(files[place])
 
 
-def check_same(job: Job, made_by: dict) -> None:
+def check_same(target: Target, made_by: dict) -> None:
     """Raises ValueError where the section's folder holds something else."""
-    if not job.folder.exists():
+    if not target.folder.exists():
         return
-    if not (job.folder / ABOUT).exists():
-        raise ValueError(f"{job.folder} is there and holds no features ({ABOUT}): remove it, or give another --out")
-    known_by, known = read_about(job.folder)
-    differing = differences(known_by | known._asdict(), made_by | job.layout._asdict())
-    for name, wanted in ((IDS, job.section.image_ids), (KEYS, job.section.keys)):
-        if not differing and not np.array_equal(np.load(job.folder / name), wanted):
+    if not (target.folder / ABOUT).exists():
+        raise ValueError(f"{target.folder} is there and holds no features ({ABOUT}): remove it, or give another --out")
+    known_by, known = read_about(target.folder)
+    differing = differences(known_by | known._asdict(), made_by | target.layout._asdict())
+    for name, wanted in ((IDS, target.section.image_ids), (KEYS, target.section.keys)):
+        if not differing and not np.array_equal(np.load(target.folder / name), wanted):
             differing = f"{name}: they are of other images, or files"
     if differing:
-        raise ValueError(f"{job.folder} holds other features. {differing}. Give another --out, or remove it.")
+        raise ValueError(f"{target.folder} holds other features. {differing}. Give another --out, or remove it.")
 
 
-def announce(jobs: list[Job], out: Path) -> None:
+def announce(targets: list[Target], out: Path) -> None:
     """Print what will be written. Raises ValueError where the disk has not so much room."""
     needed = 0
-    for job in jobs:
-        section, layout, left = job.section.name, job.layout, len(missing_shards(job))
+    for target in targets:
+        section, layout, left = target.section.name, target.layout, len(missing_shards(target))
         missing = min(left * layout.shard, layout.images)
         needed += missing * layout.bytes_per_image
         print(
-            f"{section}: {layout.images:,} images x {layout.kept_views} views x {layout.tokens} tokens x {layout.width}"
-            f" {layout.dtype} = {readable(layout.images * layout.bytes_per_image)} in {layout.shards} shards,"
-            f" {left} to write"
+            f"{section}: {layout.images:,} images x {layout.stored_views} views x {layout.tokens} tokens x"
+            f" {layout.width} {layout.dtype} = {readable(layout.images * layout.bytes_per_image)} in {layout.shards}"
+            f" shards, {left} to write"
         )
     there = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.exists())
     free = shutil.disk_usage(there).free
     print(f"{readable(needed)} to write, {readable(free)} free in {there}", flush=True)
     if needed > free:
         raise ValueError(
-            f"{readable(needed)} do not fit in the {readable(free)} that are free in {there}: keep int8, fewer views or"
-            " images, or give --out on another disk"
+            f"{readable(needed)} do not fit in the {readable(free)} that are free in {there}: write int8, fewer views"
+            " or images, or give --out on another disk"
         )
 
 
@@ -203,33 +203,33 @@ def readable(count: float) -> str:
     return f"{count:,.3g} TB"
 
 
-def missing_shards(job: Job) -> list[int]:
+def missing_shards(target: Target) -> list[int]:
     """Those that are not there, and those with images that could not be read: perhaps now they can."""
-    files = [job.folder / shard_name(number) for number in range(job.layout.shards)]
+    files = [target.folder / shard_name(number) for number in range(target.layout.shards)]
     return [number for number, file in enumerate(files) if not file.exists() or open_shard(file).unreadable]
 
 
-def begin(job: Job, made_by: dict) -> None:
+def begin(target: Target, made_by: dict) -> None:
     """The section's folder without shards, unless it is there."""
-    if job.folder.exists():
+    if target.folder.exists():
         return
-    with written_whole(job.folder) as part:
+    with written_whole(target.folder) as part:
         part.mkdir()
-        np.save(part / IDS, job.section.image_ids)
-        np.save(part / KEYS, job.section.keys)
-        about = {"made_by": made_by, "layout": job.layout._asdict()}
+        np.save(part / IDS, target.section.image_ids)
+        np.save(part / KEYS, target.section.keys)
+        about = {"made_by": made_by, "layout": target.layout._asdict()}
         (part / ABOUT).write_text(json.dumps(about, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def write(jobs: list[Job], vision: Encoder, processes: int, threads: int, devices: int) -> None:
+def write(targets: list[Target], vision: Encoder, processes: int, threads: int, devices: int) -> None:
     """All shards that are missing, behind a progress bar; then what could not be read, told and counted."""
-    todo = [(number, shard) for number, job in enumerate(jobs) for shard in missing_shards(job)]
-    faults = [Faults(job.section.most_unreadable) for job in jobs]
+    todo = [(number, shard) for number, target in enumerate(targets) for shard in missing_shards(target)]
+    faults = [Faults(target.section.most_unreadable) for target in targets]
     context = multiprocessing.get_context("spawn")  # a forked process could use neither CUDA nor threads
-    start = (jobs, vision, threads, devices, context.Value("i", 0))
+    start = (targets, vision, threads, devices, context.Value("i", 0))
     with ExitStack() as stack:
         bar = stack.enter_context(Progress(*Progress.get_default_columns()))
-        task = bar.add_task("images", total=sum(images_of(jobs[number], shard) for number, shard in todo))
+        task = bar.add_task("images", total=sum(images_of(targets[number], shard) for number, shard in todo))
         run: Callable[..., Iterable] = map
         if min(processes, len(todo)) > 1:
             pool = ProcessPoolExecutor(min(processes, len(todo)), context, _start, start)
@@ -238,23 +238,23 @@ def write(jobs: list[Job], vision: Encoder, processes: int, threads: int, device
         elif todo:
             _start(*start)
         for number, shard in run(_write_shard, todo):
-            job = jobs[number]
-            unreadable = open_shard(job.folder / shard_name(shard)).unreadable
-            found = [Fault(job.section.name, *why) for why in unreadable.values()]
-            faults[number].add({job.section.name: images_of(job, shard)}, found)
-            bar.advance(task, images_of(job, shard))
-    for job, found in zip(jobs, faults):
+            target = targets[number]
+            unreadable = open_shard(target.folder / shard_name(shard)).unreadable
+            found = [Fault(target.section.name, *why) for why in unreadable.values()]
+            faults[number].add({target.section.name: images_of(target, shard)}, found)
+            bar.advance(task, images_of(target, shard))
+    for target, found in zip(targets, faults):
         if found.counts:
-            print(f"{job.section.name}: {found.counts.total()} images cannot be read:\n{found.table()}")
-            found.write(job.folder / "unreadable.json")
+            print(f"{target.section.name}: {found.counts.total()} images cannot be read:\n{found.table()}")
+            found.write(target.folder / "unreadable.json")
 
 
-def images_of(job: Job, shard: int) -> int:
-    return min(job.layout.shard, job.layout.images - shard * job.layout.shard)
+def images_of(target: Target, shard: int) -> int:
+    return min(target.layout.shard, target.layout.images - shard * target.layout.shard)
 
 
 class _Worker(NamedTuple):
-    jobs: list[Job]
+    targets: list[Target]
     vision: Encoder
     device: torch.device
     threads: ThreadPoolExecutor
@@ -263,7 +263,7 @@ class _Worker(NamedTuple):
 _worker: _Worker | None = None  # of this process
 
 
-def _start(jobs: list[Job], vision: Encoder, threads: int, devices: int, started) -> None:
+def _start(targets: list[Target], vision: Encoder, threads: int, devices: int, started) -> None:
     """Load the encoder, on the next GPU if there are some."""
     global _worker
     with started.get_lock():
@@ -273,33 +273,33 @@ def _start(jobs: list[Job], vision: Encoder, threads: int, devices: int, started
     if not devices and multiprocessing.parent_process():
         torch.set_num_threads(threads)
     vision.load()
-    _worker = _Worker(jobs, vision.to(device), device, ThreadPoolExecutor(threads))
+    _worker = _Worker(targets, vision.to(device), device, ThreadPoolExecutor(threads))
 
 
 def _write_shard(place: tuple[int, int]) -> tuple[int, int]:
-    job, shard = _worker.jobs[place[0]], place[1]
-    first, count = shard * job.layout.shard, images_of(job, shard)
-    shape = (count, job.layout.kept_views, job.layout.tokens, job.layout.width)
-    tensors = {"features": torch.empty(shape, dtype=getattr(torch, job.layout.dtype))}
-    if job.layout.dtype == "int8":
+    target, shard = _worker.targets[place[0]], place[1]
+    first, count = shard * target.layout.shard, images_of(target, shard)
+    shape = (count, target.layout.stored_views, target.layout.tokens, target.layout.width)
+    tensors = {"features": torch.empty(shape, dtype=getattr(torch, target.layout.dtype))}
+    if target.layout.dtype == "int8":
         tensors["scales"] = torch.empty(shape[:-1])
     unreadable: dict[int, tuple[str, str]] = {}
     done = 0
-    for looked in ahead(_worker.threads, partial(views_of, job), range(first, first + count), job.batch):
+    for looked in ahead(_worker.threads, partial(views_of, target), range(first, first + count), target.batch):
         for row, view in enumerate(looked, done):
             if isinstance(view, UnreadableImageError | FileNotFoundError):
                 unreadable[row] = getattr(view, "reason", "missing"), str(view)
-        blank = torch.zeros(job.layout.kept_views, 3, job.image_size, job.image_size)
+        blank = torch.zeros(target.layout.stored_views, 3, target.image_size, target.image_size)
         views_BK3HH = torch.stack([view if isinstance(view, Tensor) else blank for view in looked])
         with torch.no_grad():
             features_MNW = _worker.vision(views_BK3HH.flatten(0, 1).to(_worker.device))
-        kept = pack(features_MNW.unflatten(0, views_BK3HH.shape[:2]), job.layout.dtype)
+        packed = pack(features_MNW.unflatten(0, views_BK3HH.shape[:2]), target.layout.dtype)
         end = done + len(looked)
-        for name, tensor in kept.items():
+        for name, tensor in packed.items():
             tensors[name][done:end] = tensor
-        _check_finite(job, first + done, kept)
+        _check_finite(target, first + done, packed)
         done = end
-    file = job.folder / shard_name(shard)
+    file = target.folder / shard_name(shard)
     with written_whole(file) as part:
         try:
             save_file(tensors, part, metadata={"unreadable": json.dumps(unreadable)})
@@ -308,17 +308,17 @@ def _write_shard(place: tuple[int, int]) -> tuple[int, int]:
     return place
 
 
-def views_of(job: Job, place: int) -> Tensor | Exception:
-    """The kept views of one image, float32 [K, 3, H, H], or why it cannot be read."""
+def views_of(target: Target, place: int) -> Tensor | Exception:
+    """The views to write of one image, float32 [K, 3, H, H], or why it cannot be read."""
     try:
-        image = job.section.read(place)
+        image = target.section.read(place)
     except (UnreadableImageError, FileNotFoundError) as error:
         return error
-    if not job.layout.views:
-        return eval_transform(image, job.image_size).unsqueeze(0)
-    image_id = int(job.section.image_ids[place])
-    keys = ((job.layout.seed, image_id, view) for view in range(job.layout.views))
-    return torch.stack([train_transform(image, job.image_size, np.random.default_rng(key)) for key in keys])
+    if not target.layout.views:
+        return eval_transform(image, target.image_size).unsqueeze(0)
+    image_id = int(target.section.image_ids[place])
+    keys = ((target.layout.seed, image_id, view) for view in range(target.layout.views))
+    return torch.stack([train_transform(image, target.image_size, np.random.default_rng(key)) for key in keys])
 
 
 def ahead(threads: ThreadPoolExecutor, look: Callable, places: range, batch: int) -> Iterator[list]:
@@ -332,8 +332,8 @@ def ahead(threads: ThreadPoolExecutor, look: Callable, places: range, batch: int
         yield [future.result() for future in futures]
 
 
-def pack(features: Tensor, dtype: Kept) -> dict[str, Tensor]:
-    """Features [..., N, W] as they are kept, on the CPU. int8: a token's largest magnitude is 127."""
+def pack(features: Tensor, dtype: CachedDtype) -> dict[str, Tensor]:
+    """Features [..., N, W] as they are stored, on the CPU. int8: a token's largest magnitude is 127."""
     if dtype != "int8":
         return {"features": features.to(getattr(torch, dtype)).cpu()}
     features = features.float()
@@ -342,14 +342,14 @@ def pack(features: Tensor, dtype: Kept) -> dict[str, Tensor]:
     return {"features": steps.round().to(torch.int8).cpu(), "scales": scales.cpu()}
 
 
-def _check_finite(job: Job, first: int, kept: dict[str, Tensor]) -> None:
-    """Raises ValueError naming an image whose features the kept type cannot hold."""
-    magnitudes = kept["scales"] * 127 if "scales" in kept else kept["features"]
-    largest = torch.finfo(torch.bfloat16 if job.layout.dtype == "bfloat16" else torch.float16).max
+def _check_finite(target: Target, first: int, packed: dict[str, Tensor]) -> None:
+    """Raises ValueError naming an image whose features the stored type cannot hold."""
+    magnitudes = packed["scales"] * 127 if "scales" in packed else packed["features"]
+    largest = torch.finfo(torch.bfloat16 if target.layout.dtype == "bfloat16" else torch.float16).max
     fits_B = (magnitudes.abs() <= largest).flatten(1).all(1)  # false for NaN
     if not fits_B.all():
-        image_id = job.section.image_ids[first + int(fits_B.int().argmin())]
+        image_id = target.section.image_ids[first + int(fits_B.int().argmin())]
         raise ValueError(
-            f"features of image {image_id} in {job.section.name} are not finite in {job.layout.dtype}: keep bfloat16,"
-            " or look at the encoder's weights and dtype"
+            f"features of image {image_id} in {target.section.name} are not finite in {target.layout.dtype}: write"
+            " bfloat16, or look at the encoder's weights and dtype"
         )

@@ -15,7 +15,7 @@ from PIL import Image
 from rich.progress import track
 
 from lit_blip2.data.annotations.questions import Questions
-from lit_blip2.data.batches.pairs import FilePairs, ShardPairs, parts
+from lit_blip2.data.batches.pairs import FilePairs, ShardPairs, sources_in
 from lit_blip2.data.experiment import read_data
 from lit_blip2.data.shards.indexing import IMAGES, index_shards
 from lit_blip2.data.shards.reader import Shards
@@ -37,7 +37,7 @@ def pack(config: list[Path], out: Path, samples: int = 1000, workers: int = 0) -
         raise ValueError(f"samples={samples} must be at least 1 in a shard")
     data = read_data(config)
     data.check_files("fit")
-    sources = parts(data.train_pairs())
+    sources = sources_in(data.train_pairs())
     if asked := [pairs.name for pairs in sources if isinstance(getattr(pairs, "texts", None), Questions)]:
         raise ValueError(f"{', '.join(asked)}: shards hold captions, questions stay in their files")
     for pairs in sources:

@@ -38,7 +38,7 @@ class Pictures(L.Callback):
         queries     which query wins ITC's maximum how often; networks with ITC. The scalar queries/entropy says how
                     evenly, and is logged with the other metrics.
 
-    Images are read from their files, also where the run reads kept features; if they are gone, there are no pictures.
+    Images are read from their files, also where the run reads cached features; if they are gone, there are no pictures.
 
     Args:
         samples: images. questions: of each image, at most.

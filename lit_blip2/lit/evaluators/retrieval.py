@@ -37,7 +37,7 @@ from lit_blip2.evaluation.retrieval import (
     rerank,
     text_numbers,
 )
-from lit_blip2.lit.evaluators.kept_rows import KeptRows
+from lit_blip2.lit.evaluators.feature_buffer import FeatureBuffer
 from lit_blip2.model.text import PackedText
 from lit_blip2.objectives.itc import similarity
 from lit_blip2.objectives.stage1 import Stage1
@@ -79,7 +79,7 @@ class RetrievalSet:
 
     def __init__(self, net: Stage1, rerank: int, features_gb: float = 8.0):
         self.net, self.rerank = net, rerank
-        self.features = KeptRows(features_gb)
+        self.features = FeatureBuffer(features_gb)
         self.rows: list[dict[str, Tensor]] = []
         self.binding: list[dict[str, Any]] = []
         self.items: dict[str, Items] = {}

@@ -6,7 +6,7 @@ import torch
 
 from lit_blip2.data.features.store import FeatureStore, gathered
 from lit_blip2.data.images import UnreadableImageError
-from tests.data.kept import keys_of, write_store
+from tests.data.cached import keys_of, write_store
 
 IDS = [50, 10, 40, 20, 30]
 
@@ -89,5 +89,5 @@ def test_a_store_that_is_not_whole_says_how_to_go_on(folder):
 
 
 def test_a_folder_that_is_no_store(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no kept features in .*: write them with"):
+    with pytest.raises(FileNotFoundError, match=r"no cached features in .*: write them with"):
         FeatureStore(tmp_path)

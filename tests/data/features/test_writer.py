@@ -53,7 +53,7 @@ def data(arguments):
 
 
 def keep(data, vision, out, **how):
-    keeping.keep_features(data, fresh(vision), out, processes=1, threads=2, **how)
+    keeping.cache_features(data, fresh(vision), out, processes=1, threads=2, **how)
 
 
 def live(vision, file: Path) -> torch.Tensor:
@@ -197,7 +197,7 @@ def test_features_of_something_else_are_not_overwritten(data, vision, tmp_path):
         keep(data, vision, tmp_path / "kept", dtype="int8")
     with pytest.raises(ValueError, match="drop_last_blocks: stored 1, expected 0"):
         other = VisionEncoder(NAME, vision.weights, model_args=ARGS, drop_last_blocks=0)
-        keeping.keep_features(data, other, tmp_path / "kept", processes=1)
+        keeping.cache_features(data, other, tmp_path / "kept", processes=1)
     with pytest.raises(ValueError, match="is there and holds no features"):
         keep(data, vision, tmp_path)
     ids = tmp_path / "kept/train/image_ids.npy"
@@ -208,7 +208,7 @@ def test_features_of_something_else_are_not_overwritten(data, vision, tmp_path):
 
 def test_a_disk_that_is_too_small_is_told_before_anything_is_written(data, vision, tmp_path, monkeypatch):
     monkeypatch.setattr(keeping.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
-    with pytest.raises(ValueError, match=r"1.92 KB do not fit in the 1 KB that are free in .*: keep int8"):
+    with pytest.raises(ValueError, match=r"1.92 KB do not fit in the 1 KB that are free in .*: write int8"):
         keep(data, vision, tmp_path / "kept")
     assert not (tmp_path / "kept").exists()
 
@@ -216,7 +216,7 @@ def test_a_disk_that_is_too_small_is_told_before_anything_is_written(data, visio
 @pytest.mark.parametrize("dtype", ["float16", "int8"])
 def test_what_the_kept_type_cannot_hold_is_refused(data, vision, tmp_path, monkeypatch, dtype):
     monkeypatch.setattr(VisionEncoder, "forward", lambda self, x: torch.full((len(x), 5, 12), 1e6))
-    with pytest.raises(ValueError, match=r"features of image 101 in train are not finite in .*: keep bfloat16"):
+    with pytest.raises(ValueError, match=r"features of image 101 in train are not finite in .*: write bfloat16"):
         keep(data, vision, tmp_path / "kept", dtype=dtype)
     assert not list((tmp_path / "kept/train").glob("*.safetensors"))
     keep(data, vision, tmp_path / "other", dtype="bfloat16")

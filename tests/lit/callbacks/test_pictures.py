@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.nn import functional as F
 
 from lit_blip2.data.coco import COCO
-from lit_blip2.data.features.writer import keep_features
+from lit_blip2.data.features.writer import cache_features
 from lit_blip2.data.transforms import eval_transform
 from lit_blip2.lit import LitStage1
 from lit_blip2.lit.callbacks.attention import query_maps
@@ -56,7 +56,7 @@ def data(root, **options) -> COCO:
 
 
 def keep(root, net, folder) -> None:
-    keep_features(data(root, train="annotations/captions_train.json"), net.vision, folder, processes=1)
+    cache_features(data(root, train="annotations/captions_train.json"), net.vision, folder, processes=1)
 
 
 def trainer(folder, logger=None, **options) -> L.Trainer:

@@ -12,7 +12,7 @@ from rich.progress import Progress
 
 from lit_blip2.evaluation.retrieval import candidates, ranks, recall_items, rerank
 from lit_blip2.lit.evaluators import retrieval
-from lit_blip2.lit.evaluators.kept_rows import KeptRows
+from lit_blip2.lit.evaluators.feature_buffer import FeatureBuffer
 from lit_blip2.lit.evaluators.representation import Representation
 from lit_blip2.lit.evaluators.retrieval import RetrievalSet, match_pairs
 from lit_blip2.model.text import PackedText
@@ -128,7 +128,7 @@ def test_without_itc_there_is_no_retrieval(make_stage1, images):
 def test_rows_beyond_the_limit_are_mapped_and_their_files_gone(dtype, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     rows = torch.randn(10, 3, 4).to(dtype)
-    kept = KeptRows(limit_gb=5 * rows[0].nbytes / 1e9)
+    kept = FeatureBuffer(limit_gb=5 * rows[0].nbytes / 1e9)
     for part in rows.split(2):
         kept.add(part)
     assert kept.held == 4 * rows[0].nbytes and len(kept) == 10
@@ -143,6 +143,6 @@ def test_no_room_is_told_with_the_way_out(tmp_path, monkeypatch):
     full = Path("/dev/full").open("wb")  # noqa: SIM115
     monkeypatch.setattr(tempfile, "NamedTemporaryFile", lambda **_: full)
     with pytest.raises(OSError, match=r"features_gb=0.*/dev/full.*TMPDIR"):
-        KeptRows(0).add(torch.randn(64, 300, 20))
+        FeatureBuffer(0).add(torch.randn(64, 300, 20))
     with pytest.raises(ValueError, match="features_gb=-1"):
         Representation(None, rerank=1, features_gb=-1)

@@ -1,4 +1,4 @@
-"""Kept features written by hand, in the documented layout: what reads them is tested without what writes them."""
+"""Cached features written by hand, in the documented layout: what reads them is tested without what writes them."""
 
 import hashlib
 import json

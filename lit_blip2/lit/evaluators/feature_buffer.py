@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 
-class KeptRows:
+class FeatureBuffer:
     """Rows of tensors, kept batch by batch in their own dtype and read one by one.
 
     A file is removed as soon as it is mapped, so its room on disk is free again when this object goes, however the
