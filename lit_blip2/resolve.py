@@ -82,7 +82,7 @@ def metric_names(built: Namespace, command: str, files: bool) -> set[str]:
 
 
 def validates(trainer: Namespace) -> bool:
-    """Whether a fit with these arguments of the Trainer comes to a validation: figures are written there alone.
+    """Whether a fit with these arguments of the Trainer comes to a validation: metrics are written there alone.
 
     The Trainer counts batches to the next one, of which an optimiser step takes several where gradients accumulate.
     """

@@ -34,13 +34,13 @@ def main(arguments: list[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     table = Table(title=f"A: {first.parent}\nB: {second.parent}", title_justify="left")
-    for head in ("figure", "A", "B", "B - A", "95 % interval", "verdict"):
-        table.add_column(head, justify="left" if head in ("figure", "verdict") else "right")
+    for head in ("metric", "A", "B", "B - A", "95 % interval", "verdict"):
+        table.add_column(head, justify="left" if head in ("metric", "verdict") else "right")
     for name, row in rows.items():
         low, high = row["low"], row["high"]
         verdict = "no difference shown" if low <= 0 <= high else "B is higher" if low > 0 else "B is lower"
-        figures = [f"{row[key]:.4f}" for key in ("first", "second")]
-        table.add_row(name, *figures, f"{row['difference']:+.4f}", f"{low:+.4f} to {high:+.4f}", verdict)
+        metrics = [f"{row[key]:.4f}" for key in ("first", "second")]
+        table.add_row(name, *metrics, f"{row['difference']:+.4f}", f"{low:+.4f} to {high:+.4f}", verdict)
     Console(width=None if sys.stdout.isatty() else 140).print(table)
     return 0
 
@@ -69,10 +69,10 @@ def check_scoring(first: Path, second: Path) -> None:
 
 
 def compared(first: dict[str, Items], second: dict[str, Items]) -> dict[str, dict[str, float]]:
-    """Figure -> first, second, difference, and low and high of its paired interval. Raises ValueError for figures on
-    different items, or where no figure is in both."""
+    """Metric -> first, second, difference, and low and high of its paired interval. Raises ValueError for metrics on
+    different items, or where no metric is in both."""
     if not (common := [name for name in first if name in second]):
-        raise ValueError(f"no figure is in both: {', '.join(first)} and {', '.join(second)}")
+        raise ValueError(f"no metric is in both: {', '.join(first)} and {', '.join(second)}")
     rows = {}
     for name in common:
         try:

@@ -62,7 +62,7 @@ class PairData(L.LightningDataModule):
         root: folder that every relative path below starts from.
         images: folder of images; "{split}" in it becomes train, val or test, as in "images/{split}" or "{split}2014".
         val: captions to validate on: COCO's json, LAVIS' list or Karpathy's dataset_coco.json; retrieval and caption
-            figures come from these.
+            metrics come from these.
         test: captions to test on; images without captions, as NoCaps' test list is, get theirs written for its server.
         vqa_val: questions and annotations to validate on: VQAv2's, OK-VQA's, GQA's or Visual Genome's. VQAv2's image
             files are named by the captions of the same split, else as COCO names them.

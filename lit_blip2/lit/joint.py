@@ -11,7 +11,7 @@ from lit_blip2.lit.evaluators.representation import Representation
 from lit_blip2.lit.module import LitBLIP2
 from lit_blip2.lit.optim import AdamWCosine
 from lit_blip2.model.bert import load_bert
-from lit_blip2.objectives.gradients import gradient_figures, gradients
+from lit_blip2.objectives.gradients import gradient_metrics, gradients
 from lit_blip2.objectives.joint import Joint
 
 
@@ -63,5 +63,5 @@ class LitJoint(LitBLIP2):
         if self.grad_norms:
             shared = [weight for name, weight in self.net.qformer.named_parameters() if not is_text_half(name)]
             weighted = {name: each.weight * losses[name] for name, each in self.net.objectives.items()}
-            figures = gradient_figures(list(weighted), gradients(weighted, shared))
-            self.log_dict({f"train/{name}": figure for name, figure in figures.items()})
+            metrics = gradient_metrics(list(weighted), gradients(weighted, shared))
+            self.log_dict({f"train/{name}": metric for name, metric in metrics.items()})

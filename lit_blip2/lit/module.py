@@ -30,7 +30,7 @@ class LitBLIP2(L.LightningModule):
     representation: what prepares texts for stage 1's objectives, and evaluates them; or None.
     generation: the same for the language model; or None.
     config: the resolved configuration as YAML, set by the command line, kept in every checkpoint.
-    other_items: what stands behind figures that a callback logs, for their intervals; set by SceneScores.
+    other_items: what stands behind metrics that a callback logs, for their intervals; set by SceneScores.
     averages: of what trains, in its place in checkpoints; set by the callback EMA.
     resumed: training goes on from a checkpoint, which holds all that `start` would read; set by the command line.
     """
@@ -64,12 +64,12 @@ class LitBLIP2(L.LightningModule):
         """Put the Q-Former where training starts from."""
 
     def on_fit_start(self) -> None:
-        """Warn where a run would end after its last validation: its figures would not be those of its checkpoint."""
+        """Warn where a run would end after its last validation: its metrics would not be those of its checkpoint."""
         steps, interval = self.trainer.max_steps * self.trainer.accumulate_grad_batches, self.trainer.val_check_interval
         if isinstance(interval, int) and steps % interval and self.trainer.enable_validation:
             warnings.warn(
                 f"trainer.val_check_interval={interval} does not divide the run's {steps} batches: what comes after "
-                "the last validation has no figures. Set it to a divisor.",
+                "the last validation has no metrics. Set it to a divisor.",
                 stacklevel=2,
             )
 

@@ -2,7 +2,7 @@
 
     python -m lit_blip2.mini.demo [--runs runs] [--data data/mini]
 
-Every step is an ordinary command, shown before it runs. Ends with a table of test figures, also in RUNS/demo.md.
+Every step is an ordinary command, shown before it runs. Ends with a table of test metrics, also in RUNS/demo.md.
 """
 
 import argparse
@@ -54,7 +54,7 @@ def newest(runs: Path, experiment: str) -> dict[str, float]:
 
 
 def table(runs: Path) -> list[tuple[str, str]]:
-    """(what, figure) of each row; a figure that the run does not have is a dash."""
+    """(what, metric) of each row; a metric that the run does not have is a dash."""
     metrics = {experiment: newest(runs, experiment) for experiment in ("mini_stage1", "mini_opt")}
     return [
         (title, f"{metrics[experiment][name]:.3f}" if name in metrics[experiment] else "-")
@@ -76,11 +76,11 @@ def main() -> int:
             console.print(f"{what} ended with exit code {code}", style="red")
             return code
         seconds.append((what, f"{time.monotonic() - began:.0f} s"))
-    figures = table(args.runs)
+    metrics = table(args.runs)
     shown = Table(title="BLIP-2 on the mini-world, test scenes")
-    shown.add_column("figure")
+    shown.add_column("metric")
     shown.add_column("value", justify="right")
-    for row in figures:
+    for row in metrics:
         shown.add_row(*row)
     console.print(shown)
     for row in seconds:
@@ -88,7 +88,7 @@ def main() -> int:
     largest = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20  # Linux counts in KiB
     console.print(f"{'memory of the largest process':28} {largest:.2f} GiB", highlight=False)
     console.print(f"tensorboard --logdir {args.runs} shows the curves and pictures.")
-    lines = ["| figure | value |", "|---|---|", *(f"| {title.strip()} | {value} |" for title, value in figures)]
+    lines = ["| metric | value |", "|---|---|", *(f"| {title.strip()} | {value} |" for title, value in metrics)]
     (args.runs / "demo.md").write_text("\n".join(lines) + "\n")
     return 0
 

@@ -1,4 +1,4 @@
-"""The mini-world's own figures for the language model: captions scored against the scene graph, answers by the number
+"""The mini-world's own metrics for the language model: captions scored against the scene graph, answers by the number
 of objects, and its answers from a description instead of the image."""
 
 from collections import defaultdict

@@ -31,9 +31,9 @@ def gradients(losses: Mapping[str, Tensor], shared: Sequence[nn.Parameter]) -> T
     return grads_KP
 
 
-def gradient_figures(names: Sequence[str], grads_KP: Tensor) -> dict[str, Tensor]:
+def gradient_metrics(names: Sequence[str], grads_KP: Tensor) -> dict[str, Tensor]:
     """grad_norm_<name> of each objective, grad_cos_<name>_<name> of each two."""
-    figures = {f"grad_norm_{name}": grad_P.norm() for name, grad_P in zip(names, grads_KP, strict=True)}
+    metrics = {f"grad_norm_{name}": grad_P.norm() for name, grad_P in zip(names, grads_KP, strict=True)}
     for (one, one_P), (two, two_P) in combinations(zip(names, grads_KP, strict=True), 2):
-        figures[f"grad_cos_{one}_{two}"] = F.cosine_similarity(one_P, two_P, dim=0)
-    return figures
+        metrics[f"grad_cos_{one}_{two}"] = F.cosine_similarity(one_P, two_P, dim=0)
+    return metrics

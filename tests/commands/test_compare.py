@@ -36,7 +36,7 @@ def test_what_cannot_be_compared_is_said(tmp_path, capsys):
     assert main([first, str(tmp_path / "nowhere")]) == 2
     assert "no items.npz in" in capsys.readouterr().err
     assert main([first, run(tmp_path / "c" / "v0", y=[1])]) == 2
-    assert "no figure is in both: x and y" in capsys.readouterr().err
+    assert "no metric is in both: x and y" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("arguments", [[], ["only one"]])

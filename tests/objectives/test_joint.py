@@ -11,7 +11,7 @@ from torch import nn
 
 from lit_blip2.model.bridge import QFormerBridge
 from lit_blip2.model.text import PackedText
-from lit_blip2.objectives.gradients import gradient_figures, gradients
+from lit_blip2.objectives.gradients import gradient_metrics, gradients
 from lit_blip2.objectives.joint import Joint
 from lit_blip2.objectives.stage2 import Stage2
 
@@ -127,7 +127,7 @@ def test_gradients_are_those_of_each_loss_alone(make_joint, batch):
 
 
 def test_figures_by_hand():
-    figures = gradient_figures(["itc", "itg", "lm"], torch.tensor([[3.0, 4.0], [0.0, 2.0], [0.0, 0.0]]))
+    figures = gradient_metrics(["itc", "itg", "lm"], torch.tensor([[3.0, 4.0], [0.0, 2.0], [0.0, 0.0]]))
     expected = {"grad_norm_itc": 5.0, "grad_norm_itg": 2.0, "grad_norm_lm": 0.0}
     expected |= {"grad_cos_itc_itg": 0.8, "grad_cos_itc_lm": 0.0, "grad_cos_itg_lm": 0.0}
     assert {name: figure.item() for name, figure in figures.items()} == pytest.approx(expected)

@@ -11,8 +11,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 class MetricsFile(L.Callback):
     """`metrics.json` in the run's folder: flat, metric name -> number, the names of TensorBoard's tags.
 
-    Written after validation and after testing; a test's figures replace validation's of the same name. The command
-    `validate` writes `validate.json`: its figures must not mix with those of a test.
+    Written after validation and after testing; a test's metrics replace validation's of the same name. The command
+    `validate` writes `validate.json`: its metrics must not mix with those of a test.
 
     `validation.jsonl`: one line of JSON for each validation of `fit`, {"step": steps taken, metric: number, ...} with
     the metrics of metrics.json; null for what is not finite. Steps rise: training that starts from step k drops the

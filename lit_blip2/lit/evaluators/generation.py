@@ -42,7 +42,7 @@ class Generation:
             other images (test questions where there are no others), drawn by (data.seed, question id); without the
             image (vqa/no_image) theirs are left out too.
         caption_tokenizer: what captions are scored by, in `test`: "spaces" needs nothing; "ptb" is that of published
-            figures, on references as they were written, and needs Java.
+            metrics, on references as they were written, and needs Java.
         meteor: score captions by METEOR too, in `test`; needs Java.
         spice: score captions by SPICE too, in `test`; needs Java 8 or 11 and models.
         lemmatise: score answers by their lemmas (evaluation/lemmas.py), as OK-VQA's are.

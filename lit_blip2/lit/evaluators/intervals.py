@@ -1,4 +1,4 @@
-"""How sure a test's figures are: in a table, in intervals.json, and item by item for `compare`."""
+"""How sure a test's metrics are: in a table, in intervals.json, and item by item for `compare`."""
 
 import json
 from pathlib import Path
@@ -28,7 +28,7 @@ def write_intervals(trainer: L.Trainer, items: dict[str, Items]) -> None:
         for name, (low, high) in found.items()
     }
     Path(folder, INTERVALS).write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
-    table = Table("figure", title="95 % intervals, bootstrap over images")
+    table = Table("metric", title="95 % intervals, bootstrap over images")
     for head in ("value", "low", "high", "images"):
         table.add_column(head, justify="right")
     for name, each in items.items():

@@ -68,7 +68,7 @@ def captions(seed: int, stream: str, first: int, pairs: int) -> list[str]:
 
 
 def train_bert(out: Path, seed: int = 0, steps: int = STEPS) -> dict:
-    """Train, write the folder `out` as Hugging Face does, with tokenizer and figures.json; return the figures."""
+    """Train, write the folder `out` as Hugging Face does, with tokenizer and figures.json; return the metrics."""
     torch.manual_seed(seed)
     tokenizer = bert_tokenizer()
     model = fresh_bert(tokenizer).train()
@@ -77,10 +77,10 @@ def train_bert(out: Path, seed: int = 0, steps: int = STEPS) -> dict:
     seconds = time.process_time() - began
     model.eval().save_pretrained(out)
     tokenizer.save_pretrained(out)
-    figures = check(model, tokenizer, seed) | {"seed": seed, "steps": steps, "batch": BATCH, "seconds": round(seconds)}
-    figures["parameters"] = sum(p.numel() for p in model.parameters())
-    (out / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")
-    return figures
+    metrics = check(model, tokenizer, seed) | {"seed": seed, "steps": steps, "batch": BATCH, "seconds": round(seconds)}
+    metrics["parameters"] = sum(p.numel() for p in model.parameters())
+    (out / "figures.json").write_text(json.dumps(metrics, indent=1) + "\n")
+    return metrics
 
 
 def _fit(model: BertForMaskedLM, tokenizer: PreTrainedTokenizerFast, seed: int, steps: int) -> None:
@@ -113,12 +113,12 @@ def check(model: BertForMaskedLM, tokenizer: PreTrainedTokenizerFast, seed: int)
     true_M, kind_of = batch.input_ids[asked_BL], _kinds(tokenizer)
     right_M, kind_M = (guess_M == true_M).float(), kind_of[true_M]
     commonest_M = (true_M == true_M.mode().values).float()
-    figures = {"masked_word": right_M.mean().item(), "commonest": commonest_M.mean().item()}
+    metrics = {"masked_word": right_M.mean().item(), "commonest": commonest_M.mean().item()}
     for number, name in enumerate(KINDS):
-        figures[name] = right_M[kind_M == number].mean().item()
-        figures[f"{name}_chance"] = 1 / len(KINDS[name])
-    figures["same_kind"] = (kind_of[guess_M] == kind_M)[kind_M >= 0].float().mean().item()
-    return {name: round(value, 4) for name, value in figures.items()} | {"n": len(true_M)}
+        metrics[name] = right_M[kind_M == number].mean().item()
+        metrics[f"{name}_chance"] = 1 / len(KINDS[name])
+    metrics["same_kind"] = (kind_of[guess_M] == kind_M)[kind_M >= 0].float().mean().item()
+    return {name: round(value, 4) for name, value in metrics.items()} | {"n": len(true_M)}
 
 
 def _kinds(tokenizer: PreTrainedTokenizerFast) -> Tensor:

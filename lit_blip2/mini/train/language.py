@@ -97,7 +97,7 @@ def weighted_loss(logits_BTV: Tensor, target_BT: Tensor, weight_BT: Tensor) -> T
 
 
 def train(recipe: Recipe, out: Path, seed: int, steps: int) -> dict:
-    """Train, write the folder `out` as Hugging Face does, in fp16, with figures.json; return the figures."""
+    """Train, write the folder `out` as Hugging Face does, in fp16, with figures.json; return the metrics."""
     torch.manual_seed(seed)
     tokenizer = recipe.tokenizer()
     model = recipe.model(tokenizer).train()
@@ -109,11 +109,11 @@ def train(recipe: Recipe, out: Path, seed: int, steps: int) -> dict:
     model = type(model).from_pretrained(out, dtype=torch.float32).eval()
     items = check_items(seed, CHECK_PAIRS)
     answer = partial(recipe.answers, model, tokenizer)
-    figures = {name: text_qa(answer, items, form) for name, form in recipe.forms.items()}
-    figures |= {"n_per_type": count_per_type(items), "seed": seed, "steps": steps, "batch": BATCH}
-    figures |= {"seconds": round(seconds), "parameters": sum(p.numel() for p in model.parameters())}
-    (out / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")
-    return figures
+    metrics = {name: text_qa(answer, items, form) for name, form in recipe.forms.items()}
+    metrics |= {"n_per_type": count_per_type(items), "seed": seed, "steps": steps, "batch": BATCH}
+    metrics |= {"seconds": round(seconds), "parameters": sum(p.numel() for p in model.parameters())}
+    (out / "figures.json").write_text(json.dumps(metrics, indent=1) + "\n")
+    return metrics
 
 
 def _fit(recipe: Recipe, model: nn.Module, tokenizer: PreTrainedTokenizerFast, seed: int, steps: int) -> None:

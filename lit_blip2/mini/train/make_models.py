@@ -2,7 +2,7 @@
 
     python -m lit_blip2.mini.train.make_models --out DIR [--seed 0] [--only opt|t5|vit]
 
-DIR/opt and DIR/t5 are Hugging Face folders, DIR/bert a tokenizer, DIR/vit.safetensors a timm state dict; the figures
+DIR/opt and DIR/t5 are Hugging Face folders, DIR/bert a tokenizer, DIR/vit.safetensors a timm state dict; the metrics
 are in DIR/opt/figures.json, DIR/t5/figures.json and DIR/vit_figures.json.
 """
 

@@ -39,7 +39,7 @@ TUNING_STEPS, TUNING_LR = 600, 5e-4
 class Maker(NamedTuple):
     """How a model is made.
 
-    train: (folder, seed, steps) -> figures; writes the folder. steps: unless others are asked for. recipe: the other
+    train: (folder, seed, steps) -> metrics; writes the folder. steps: unless others are asked for. recipe: the other
     settings, as figures.json keeps them.
     """
 
@@ -117,8 +117,8 @@ def _write(folder: Path, train: Callable[[Path], dict[str, Any]], settings: dict
     folder.parent.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        figures = train(part) | {"settings": settings}
-        (part / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")
+        metrics = train(part) | {"settings": settings}
+        (part / "figures.json").write_text(json.dumps(metrics, indent=1) + "\n")
         part.chmod(0o755)
         part.rename(folder)
     finally:

@@ -88,5 +88,5 @@ RECIPE = Recipe(opt_tokenizer, fresh_opt, curriculum, batches, logits, greedy_an
 
 
 def train_opt(out: Path, seed: int = 0, steps: int = STEPS) -> dict:
-    """Train and write the folder `out`; return the figures."""
+    """Train and write the folder `out`; return the metrics."""
     return train(RECIPE, out, seed, steps)

@@ -100,5 +100,5 @@ RECIPE = Recipe(t5_tokenizer, fresh_t5, look_up_first, batches, logits, greedy_a
 
 
 def train_t5(out: Path, seed: int = 0, steps: int = STEPS) -> dict:
-    """Train and write the folder `out`; return the figures."""
+    """Train and write the folder `out`; return the metrics."""
     return train(RECIPE, out, seed, steps)

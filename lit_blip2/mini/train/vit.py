@@ -58,7 +58,7 @@ def batch_of(
 def train_vit(
     out: Path, seed: int = 0, steps: int = STEPS, size: dict[str, int] | None = None, name: str = "vit_figures.json"
 ) -> dict:
-    """Train, write vit.safetensors (fp16, timm's keys) and the figures under `name` to `out`; return the figures.
+    """Train, write vit.safetensors (fp16, timm's keys) and the metrics under `name` to `out`; return the metrics.
 
     size: what differs from VIT_KWARGS.
     """
@@ -71,12 +71,12 @@ def train_vit(
     out.mkdir(parents=True, exist_ok=True)
     save_file({k: v.half().contiguous() for k, v in model.vit.state_dict().items()}, out / "vit.safetensors")
     model.vit.load_state_dict({k: v.float() for k, v in load_file(out / "vit.safetensors").items()})
-    figures = check(model, tokenizer, seed, CHECK_PAIRS)
-    figures |= {"seed": seed, "steps": steps, "batch": BATCH, "seconds": round(seconds)}
-    figures["parameters"] = sum(p.numel() for p in model.vit.parameters())
-    figures |= {"timm_name": VIT_NAME, "timm_kwargs": kwargs, "mean": CLIP_MEAN, "std": CLIP_STD}
-    (out / name).write_text(json.dumps(figures, indent=1) + "\n")
-    return figures
+    metrics = check(model, tokenizer, seed, CHECK_PAIRS)
+    metrics |= {"seed": seed, "steps": steps, "batch": BATCH, "seconds": round(seconds)}
+    metrics["parameters"] = sum(p.numel() for p in model.vit.parameters())
+    metrics |= {"timm_name": VIT_NAME, "timm_kwargs": kwargs, "mean": CLIP_MEAN, "std": CLIP_STD}
+    (out / name).write_text(json.dumps(metrics, indent=1) + "\n")
+    return metrics
 
 
 def _fit(model: CoCa, tokenizer: PreTrainedTokenizerFast, seed: int, steps: int) -> None:
@@ -96,9 +96,9 @@ def _fit(model: CoCa, tokenizer: PreTrainedTokenizerFast, seed: int, steps: int)
         optimiser.step()
         schedule.step()
         if step % 100 == 99:
-            figures = check(model, tokenizer, seed + 1, 100)
+            metrics = check(model, tokenizer, seed + 1, 100)
             losses = f"contrast {contrast:.3f} caption {caption:.3f}"
-            print(f"vit step {step + 1} {losses} {time.perf_counter() - began:.0f} s {figures}", flush=True)
+            print(f"vit step {step + 1} {losses} {time.perf_counter() - began:.0f} s {metrics}", flush=True)
 
 
 @torch.no_grad()
