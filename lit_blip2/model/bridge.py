@@ -29,7 +29,7 @@ class QFormerBridge(nn.Module):
     Args:
         vision_width: width of the image features. language_width: width of the language model's input embeddings.
         qformer: the Q-Former, without its text half (vocab_size: null).
-        projection_std: deviation of the projection's fresh weights; null: nn.Linear's start, as the original has it.
+        projection_std: standard deviation of the projection's fresh weights; null: nn.Linear's, as the original has it.
             A soft prompt far longer than word embeddings drowns what the language model's layers add to it.
     """
 
@@ -59,7 +59,7 @@ class LinearBridge(nn.Module):
     Args:
         vision_width: width of the image features. language_width: width of the language model's input embeddings.
         num_tokens: tokens of the soft prompt; model/patches.py says how the patches are averaged.
-        projection_std: deviation of the linear layer's fresh weights; null: nn.Linear's start. See QFormerBridge.
+        projection_std: standard deviation of the linear layer's fresh weights; null: nn.Linear's. See QFormerBridge.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class MLPBridge(nn.Module):
         vision_width: width of the image features. language_width: width of the language model's input embeddings.
         num_tokens: tokens of the soft prompt; model/patches.py says how the patches are averaged.
         hidden: width between the layers; null: the language model's.
-        projection_std: deviation of the second layer's fresh weights; null: nn.Linear's start. See QFormerBridge.
+        projection_std: standard deviation of the second layer's fresh weights; null: nn.Linear's. See QFormerBridge.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class ResamplerBridge(nn.Module):
         vision_width: width of the image features. language_width: width of the language model's input embeddings.
         num_tokens: learned queries, so tokens of the soft prompt.
         hidden: width. layers: number of blocks. heads: attention heads. intermediate: feed-forward width.
-        projection_std: deviation of the projection's fresh weights; null: nn.Linear's start. See QFormerBridge.
+        projection_std: standard deviation of the projection's fresh weights; null: nn.Linear's. See QFormerBridge.
     """
 
     def __init__(
@@ -141,7 +141,7 @@ class ResamplerBridge(nn.Module):
 
 
 def soft_projection(width: int, language_width: int, std: float | None) -> nn.Linear:
-    """To the language model's width. std: deviation of fresh weights; None: nn.Linear's start."""
+    """To the language model's width. std: standard deviation of fresh weights; None: nn.Linear's start."""
     projection = nn.Linear(width, language_width)
     if std is not None:
         nn.init.normal_(projection.weight, std=std)

@@ -33,8 +33,8 @@ class QFormer(nn.Module):
         dropout: on hidden states and attention, in training only.
         vocab_size: words of the text half, [DEC] included; null leaves the text half out, as in stage 2.
         max_positions: longest text.
-        init_std: deviation of fresh weights; BERT's 0.02 is for a width of 768, hidden ** -0.5 keeps a narrow one's
-            attention from starting uniform.
+        init_std: standard deviation of fresh weights. BERT's 0.02 is for a width of 768; hidden ** -0.5 keeps the
+            attention of a narrow one from starting uniform.
     Raises:
         ValueError: sizes that do not fit one another; all of them named.
     """

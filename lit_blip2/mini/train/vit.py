@@ -42,7 +42,7 @@ _NOISE = 1
 
 
 def pixels(scenes: list[Scene], rng: np.random.Generator) -> torch.Tensor:
-    """float32 [B, C, H, W], rendered and normalised with CLIP's mean and deviation."""
+    """float32 [B, C, H, W], rendered and normalised with CLIP's mean and standard deviation."""
     x_BCHH = torch.from_numpy(render(scenes, rng)).permute(0, 3, 1, 2).float() / 255
     return (x_BCHH - torch.tensor(CLIP_MEAN)[:, None, None]) / torch.tensor(CLIP_STD)[:, None, None]
 
