@@ -3,11 +3,11 @@ checkpoint, results beside the run they belong to)."""
 
 from pathlib import Path
 
-import yaml
 from lightning import LightningDataModule
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from lit_blip2.checkpoint import find_checkpoint
+from lit_blip2.config import read
 from lit_blip2.lit.callbacks import HParams, MetricsFile, Pictures, StopOnNonFinite
 from lit_blip2.lit.module import LitBLIP2
 from lit_blip2.parser import TRAINER, SuiteParser, config_files
@@ -44,9 +44,7 @@ class SuiteCLI(LightningCLI):
         """The name of the last file behind the experiment that chooses what to test on: test sets of one run keep
         apart. Parsed settings do not tell which file they came from, so the files are asked."""
         files = config_files(self.config.test)[1:] if self.subcommand == "test" else []
-        contents = {file.stem: yaml.safe_load(file.read_text(encoding="utf-8")) or {} for file in files}
-        chosen = {name: each.get("data", {}).get("init_args", {}) for name, each in contents.items()}
-        return [name for name, settings in chosen.items() if TESTED & settings.keys()][-1:]
+        return [file.stem for file in files if TESTED & read(file).data.keys()][-1:]
 
     def after_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
