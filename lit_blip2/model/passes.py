@@ -1,10 +1,15 @@
-"""What a forward of the Q-Former is asked for, and where everything lies in its one matrix of rows.
+"""What a forward of the Q-Former is asked for, and the table that says where its rows are.
 
-Query rows of all passes come first, pass after pass, then the real text tokens of all passes. Attention gathers them to
-padded sequences and scatters its results back.
+A row is a token. The query rows of all passes come first, pass after pass, then the text rows of all passes. Linear
+layers run on this matrix as it is. Self-attention runs on padded sequences, pass by pass: RowTable holds the number of
+the row at each of their positions, so one gather turns the matrix into sequences and another turns them back.
 
-Legend: B images, R sequences of a pass, Q query tokens, T padded text positions, L real text tokens, N image tokens,
-S positions of a sequence (Q + T), M rows of the one matrix, D width, F width of queries, keys and values together,
+The table is one block mask as well: row m may look at row n where both are in a pass' sequence and its mask allows it.
+A kernel that takes such a mask over the whole matrix (flex_attention on a GPU) would need no padded sequences at all;
+tests/model/test_passes.py builds the mask and compares.
+
+Legend: B images, R sequences of a pass, Q query tokens, T padded text positions, L rows of one pass' queries or text,
+S positions of a sequence, G positions of all sequences, M rows of the matrix, N image tokens, D width, F any width,
 H heads, E head width.
 """
 
@@ -53,7 +58,7 @@ class ImageKV:
         """For `recomputed`: what `layer(index)` copied, and how to copy it again."""
         if self.rows_R is None:
             return []
-        return [(copy, partial(self._rows, x.detach())) for copy, x in zip(copies, self.layers[index])]
+        return [(copy, partial(self._rows, x)) for copy, x in zip(copies, self.layers[index])]
 
     def _rows(self, x_BHNE: Tensor) -> Tensor:
         if self.rows_R is None:
@@ -65,9 +70,9 @@ class ImageKV:
 class Pass(NamedTuple):
     """Sequences under one rule: queries that look at images, texts, or both ([queries; text]).
 
-    context: number of an earlier pass of the same call; the text rows also see its queries where the rule lets text
+    context: number of another pass of the same call; the text rows also see its queries where the rule lets text
     see queries. So captions are generated from the query rows that the contrastive pass has computed anyway.
-    read: which text rows of the output anybody reads: all, each text's first, none. The last layer computes no others.
+    read: which text outputs the caller needs: all, each text's first, none. The last layer computes no others.
     """
 
     rule: masks.Rule
@@ -79,116 +84,103 @@ class Pass(NamedTuple):
 
 class Output(NamedTuple):
     """Last hidden states of a pass: query_RQD, and text_LD in the packed order of the pass' text ([R, D] where only
-    first tokens are read); None for what is absent or not read."""
+    first tokens are needed); None for what is absent or not needed."""
 
     query_RQD: Tensor | None
     text_LD: Tensor | None
 
 
-class Part(NamedTuple):
-    """One pass' way between the matrix of all rows and padded sequences, and its mask.
+class Sequences(NamedTuple):
+    """A pass as padded sequences.
 
-    source_L: for each padded text position, the text row it takes (None: they are the same).
-    slot_L: for each text row, its padded position (None: the same). read_L: those of the rows that are read.
+    rows_RS: int64, the row at each position: [queries of its context; queries; text]; padding of a packed text repeats
+        the text's last row. seen: number of positions in front that are only looked at, the context's queries. mask:
+        who attends to whom, bool [R or 1, 1, S - seen, S]; None: all to all.
     """
 
-    sequences: int
-    queries: int
-    text: PackedText | None
-    source_L: Tensor | None
-    slot_L: Tensor | None
-    read_L: Tensor | None
-    context: int | None
+    rows_RS: Tensor
+    seen: int
     mask: Tensor | None
 
-    def gather(self, query_MF: Tensor | None, text_LF: Tensor | None) -> Tensor:
-        """This pass' query rows and text rows to its padded sequences [R, S, F]."""
-        parts = []
-        if query_MF is not None:
-            parts.append(query_MF.view(self.sequences, self.queries, -1))
-        if text_LF is not None:
-            text_LF = text_LF if self.source_L is None else text_LF.index_select(0, self.source_L)
-            parts.append(text_LF.view(self.sequences, self.text.max_length, -1))
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
-    def scatter(self, x_RSD: Tensor, slot_L: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Padded sequences back to (query rows, real text rows)."""
-        query_RQD, text_RTD = x_RSD.split([self.queries, x_RSD.shape[1] - self.queries], dim=1)
-        text_LD = text_RTD.flatten(0, 1)
-        if slot_L is not None:
-            text_LD = text_LD.index_select(0, slot_L)
-        return query_RQD.flatten(0, 1), text_LD
+class RowTable:
+    """Where the rows of all passes are: made once a forward, read by every layer.
 
+    sequences: one entry for each pass. query_rows: number of query rows. read_M: int64, the rows that the last layer
+    computes; None: all. looks: (image, number of passes, number of their query rows) for passes one after the other
+    that look at the same images: they look together, so that keys and values are read once.
 
-class Plan:
-    """Where each pass' rows lie and who sees whom: made once a forward, read by every layer."""
+    Args: passes; query tokens per image; the device of their tensors.
+    Raises: ValueError for a pass of nothing, or of more images than texts or fewer.
+    """
 
-    def __init__(self, passes: Sequence[Pass], num_queries: int):
-        self.passes, self.num_queries = passes, num_queries
-        self.images = [each.image for each in passes if each.image is not None]
-        self.query_counts = [len(image) * num_queries for image in self.images]
-        # Passes in a row that look at the same images look together: keys and values are read once.
-        runs = [list(run) for _, run in groupby(self.images, key=id)]
-        self.looks = [(run[0], len(run)) for run in runs]
-        self.look_counts = [len(image) * passes * num_queries for image, passes in self.looks]
-        self.query_rows = sum(self.query_counts)
-        self.query_sequences = sum(map(len, self.images))
-        self.text_counts = [len(each.text.ids_L) for each in passes if each.text is not None]
-        self.parts = [self._part(each) for each in passes]
-        self.read_counts, self.read_M = self._read()
+    def __init__(self, passes: Sequence[Pass], num_queries: int, device: torch.device):
+        query_counts = [0 if each.image is None else len(each.image) * num_queries for each in passes]
+        counts = query_counts + [0 if each.text is None else len(each.text.ids_L) for each in passes]
+        rows = torch.arange(sum(counts), device=device).split(counts)
+        queries_L, texts = rows[: len(passes)], rows[len(passes) :]
+        queries = [rows_L.view(-1, num_queries) for rows_L in queries_L]
+        self.passes, self.num_queries, self.query_rows = passes, num_queries, sum(query_counts)
+        self.sequences = [_sequences(*each, queries) for each in zip(passes, queries, texts)]
+        self._rows_G = torch.cat([each.rows_RS.flatten() for each in self.sequences])
+        self._back_M = self._places(sum(counts))
+        read = [*queries_L, *map(_read, passes, texts)]
+        self._read_counts = [len(rows_L) for rows_L in read]
+        self.read_M = None if self._read_counts == counts else torch.cat(read)
+        images = [each.image for each in passes if each.image is not None]
+        runs = [list(run) for _, run in groupby(images, key=id)]
+        self.looks = [(run[0], len(run), len(run) * len(run[0]) * num_queries) for run in runs]
 
-    def _read(self) -> tuple[list[int], Tensor | None]:
-        """Text rows that are read: how many of each pass; and their places among all rows, None if that is all."""
-        texts = [each for each in self.passes if each.text is not None]
-        if all(each.read == "all" for each in texts):
-            return self.text_counts, None
-        device = texts[0].text.ids_L.device
-        places_M = torch.arange(self.query_rows + sum(self.text_counts), device=device)
-        query_M, *texts_M = places_M.split([self.query_rows, *self.text_counts])
-        texts_M = [_read_rows(each, rows_M) for each, rows_M in zip(texts, texts_M)]
-        return [len(rows_M) for rows_M in texts_M], torch.cat([query_M, *texts_M])
+    def _places(self, rows: int) -> Tensor:
+        """Place of each row among the positions that look: its first, since padding comes after."""
+        looking_G = torch.cat([each.rows_RS[:, each.seen :].flatten() for each in self.sequences])
+        places_G = torch.arange(len(looking_G), device=looking_G.device)
+        return places_G.new_zeros(rows).scatter_reduce(0, looking_G, places_G, "amin", include_self=False)
 
-    def _part(self, each: Pass) -> Part:
-        if each.image is None and each.text is None:
-            raise ValueError("a pass needs an image, a text or both")
-        if None not in (each.image, each.text) and len(each.image) != len(each.text):
-            raise ValueError(f"{len(each.image)} image rows and {len(each.text)} texts in one pass: give as many")
-        rows = []
-        if each.image is not None:
-            rows.append(masks.Segment("query", self.num_queries))
-        if each.text is not None:
-            rows.append(masks.Segment("text", each.text.max_length, each.text.valid_BT))
-        seen = [masks.Segment("query", self.num_queries)] if each.context is not None else []
-        slot_L = None if each.text is None or each.text.full else each.text.slot_L
-        return Part(
-            sequences=len(each.image if each.text is None else each.text),
-            queries=0 if each.image is None else self.num_queries,
-            text=each.text,
-            source_L=None if each.text is None or each.text.full else each.text.source_BT.flatten(),
-            slot_L=slot_L,
-            read_L=slot_L if each.text is None or each.read == "all" else _read_rows(each, each.text.slot_L),
-            context=each.context,
-            mask=masks.attention_mask(each.rule, rows, [*seen, *rows]),
-        )
+    def to_sequences(self, rows_MF: Tensor) -> list[Tensor]:
+        """The matrix of rows [M, F] to each pass' padded sequences [R, S, F]."""
+        shapes = [each.rows_RS.shape for each in self.sequences]
+        parts = rows_MF.index_select(0, self._rows_G).split([shape.numel() for shape in shapes])
+        return [part_GF.unflatten(0, shape) for part_GF, shape in zip(parts, shapes)]
 
-    def to_rows(self, parts_RSD: Sequence[Tensor], last: bool) -> Tensor:
-        """Padded sequences of all passes to the matrix of rows [M, D]; in the last layer, of rows that are read."""
-        rows = [part.scatter(x, part.read_L if last else part.slot_L) for part, x in zip(self.parts, parts_RSD)]
-        return torch.cat([query_MD for query_MD, _ in rows] + [text_LD for _, text_LD in rows])
+    def to_rows(self, looking: Sequence[Tensor], read_M: Tensor | None) -> Tensor:
+        """Each pass' positions that look, [R, S - seen, D], back to the rows [M, D], or to rows `read_M` of them."""
+        back_M = self._back_M if read_M is None else self._back_M[read_M]
+        return torch.cat([each_RSD.flatten(0, 1) for each_RSD in looking]).index_select(0, back_M)
 
-    def split(self, query_MD: Tensor, text_MD: Tensor) -> list[Output]:
-        """Rows of all passes to one Output per pass."""
-        queries = iter(query_MD.split(self.query_counts))
-        texts = iter(text_MD.split([count for count in self.read_counts if count]))
+    def outputs(self, rows_MD: Tensor) -> list[Output]:
+        """The last layer's rows to one Output for each pass."""
+        parts = rows_MD.split(self._read_counts)
         return [
             Output(
-                None if each.image is None else next(queries).view(len(each.image), self.num_queries, -1),
-                None if each.text is None or each.read == "none" else next(texts),
+                None if each.image is None else query_LD.unflatten(0, (-1, self.num_queries)),
+                None if each.text is None or each.read == "none" else text_LD,
             )
-            for each in self.passes
+            for each, query_LD, text_LD in zip(self.passes, parts, parts[len(self.passes) :])
         ]
 
 
-def _read_rows(each: Pass, rows_L: Tensor) -> Tensor:
-    """Of one number per text row of a pass, those of the rows that are read."""
-    return {"all": rows_L, "first": rows_L[each.text.starts_B], "none": rows_L[:0]}[each.read]
+def _sequences(each: Pass, query_RQ: Tensor, text_L: Tensor, queries: Sequence[Tensor]) -> Sequences:
+    """A pass' sequences from the numbers of its query rows, of its text rows, and of all passes' query rows."""
+    if each.image is None and each.text is None:
+        raise ValueError("a pass needs an image, a text or both")
+    if None not in (each.image, each.text) and len(each.image) != len(each.text):
+        raise ValueError(f"{len(each.image)} image rows and {len(each.text)} texts in one pass: give as many")
+    query = masks.Segment("query", query_RQ.shape[1])
+    parts, looking, seen = [], [], []
+    if each.context is not None:
+        parts, seen = [queries[each.context]], [query]
+    if each.image is not None:
+        parts, looking = [*parts, query_RQ], [query]
+    if each.text is not None:
+        parts.append(text_L[each.text.source_BT])
+        looking.append(masks.Segment("text", each.text.max_length, each.text.valid_BT))
+    mask = masks.attention_mask(each.rule, looking, [*seen, *looking])
+    return Sequences(torch.cat(parts, dim=1), len(seen) * query.size, mask)
+
+
+def _read(each: Pass, rows_L: Tensor) -> Tensor:
+    """Of the numbers of a pass' text rows, those that the caller reads."""
+    if each.text is None or each.read == "all":
+        return rows_L
+    return rows_L[each.text.starts_B] if each.read == "first" else rows_L[:0]

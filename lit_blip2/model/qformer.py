@@ -2,12 +2,12 @@
 
 Layout. A forward takes several passes (sequences of [queries; text] under one rule of `masks`) in lockstep: all their
 real tokens lie in one matrix, query rows first, so each linear layer runs once for all passes and never on padding.
-Only attention works per pass. The image comes as keys and values, projected once and shared by every pass. `passes`
-keeps the books of all this.
+Only attention works per pass. The image comes as keys and values, projected once and shared by every pass. The table of
+rows in `passes` says where everything lies.
 
-Legend: B images, P passes, R sequences of a pass, Q query tokens, T padded text positions, L real text tokens,
-N image tokens, S positions of a sequence (Q + T), M rows of the one matrix, D width, I inner width of a feed-forward,
-F width of queries, keys and values together, H heads, E head width, W image width.
+Legend: B images, P passes, R sequences of a pass, Q query tokens, L text tokens, N image tokens, S positions of a
+sequence, M rows of the one matrix, D width, I inner width of a feed-forward, F width of queries, keys and values
+together, H heads, E head width, W image width.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lit_blip2.model.passes import ImageKV, Output, Pass, Plan
+from lit_blip2.model.passes import ImageKV, Output, Pass, RowTable
 from lit_blip2.model.recompute import recomputed
 from lit_blip2.model.text import PackedText
 
@@ -111,18 +111,18 @@ class QFormer(nn.Module):
 
     def forward(self, passes: Sequence[Pass]) -> list[Output]:
         """Run all passes in lockstep; one Output each. Raises ValueError for a text where the text half is absent."""
-        plan = Plan(passes, self.num_queries)
-        query_MD, text_MD = self._query_rows(plan), self._text_rows(plan)
+        table = RowTable(passes, self.num_queries, self.query_tokens.device)
+        rows_MD = torch.cat([self._query_rows(table.query_rows), self._text_rows(passes)])
         cross_index = 0
         for layer in self.layers:
-            last = layer is self.layers[-1]
-            query_MD, text_MD = layer(query_MD, text_MD, plan, cross_index, last)
+            read_M = table.read_M if layer is self.layers[-1] else None
+            rows_MD = layer(rows_MD, table, cross_index, read_M)
             cross_index += layer.cross is not None
-        return plan.split(query_MD, text_MD)
+        return table.outputs(rows_MD)
 
-    def _query_rows(self, plan: Plan) -> Tensor:
+    def _query_rows(self, rows: int) -> Tensor:
         normed_QD = self.embedding_norm(self.query_tokens)
-        return self.dropout(normed_QD.expand(plan.query_sequences, -1, -1)).reshape(-1, self.hidden)
+        return self.dropout(normed_QD.expand(rows // self.num_queries, -1, -1)).reshape(-1, self.hidden)
 
     def embed_texts(self, texts: Sequence[PackedText]) -> list[PackedText]:
         """The texts with their words' and positions' embeddings, normed. One look-up serves all, and every later pass:
@@ -136,8 +136,8 @@ class QFormer(nn.Module):
         parts = embedded_LD.split([len(text.ids_L) for text in texts])
         return [replace(text, embedded_LD=part_LD) for text, part_LD in zip(texts, parts)]
 
-    def _text_rows(self, plan: Plan) -> Tensor:
-        texts = [each.text for each in plan.passes if each.text is not None]
+    def _text_rows(self, passes: Sequence[Pass]) -> Tensor:
+        texts = [each.text for each in passes if each.text is not None]
         if not texts:
             return self.query_tokens.new_empty(0, self.hidden)
         new = [text for text in texts if text.embedded_LD is None]
@@ -174,19 +174,17 @@ class QFormerLayer(nn.Module):
         self.query_mlp = FeedForward(hidden, intermediate, dropout)
         self.text_mlp = FeedForward(hidden, intermediate, dropout) if text else None
 
-    def forward(
-        self, query_MD: Tensor, text_MD: Tensor, plan: Plan, cross_index: int, last: bool
-    ) -> tuple[Tensor, Tensor]:
-        """Query rows and text rows of all passes, [M, D] each, to the same; the last layer makes what is read."""
-        rows_MD = self.attention(torch.cat([query_MD, text_MD]), plan, last)
-        query_MD, text_MD = rows_MD.split([plan.query_rows, len(rows_MD) - plan.query_rows])
+    def forward(self, rows_MD: Tensor, table: RowTable, cross_index: int, read_M: Tensor | None) -> Tensor:
+        """Rows of all passes [M, D] to the same, or to the rows `read_M` alone."""
+        rows_MD = self.attention(rows_MD, table, read_M)
+        query_MD, text_MD = rows_MD.split([table.query_rows, len(rows_MD) - table.query_rows])
         if len(query_MD):
             if self.cross is not None:
-                query_MD = self.cross(query_MD, plan, cross_index)
+                query_MD = self.cross(query_MD, table, cross_index)
             query_MD = self.query_mlp(query_MD)
         if len(text_MD):
             text_MD = self.text_mlp(text_MD)
-        return query_MD, text_MD
+        return torch.cat([query_MD, text_MD])
 
 
 class SelfAttention(nn.Module):
@@ -200,26 +198,19 @@ class SelfAttention(nn.Module):
         self.norm = nn.LayerNorm(hidden, eps=1e-12)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, rows_MD: Tensor, plan: Plan, last: bool) -> Tensor:
-        """[M, D] to [M, D]; in the last layer, to the rows that are read."""
-        pieces = self.qkv(rows_MD).split(plan.query_counts + plan.text_counts)
-        queries, texts = iter(pieces[: len(plan.query_counts)]), iter(pieces[len(plan.query_counts) :])
+    def forward(self, rows_MD: Tensor, table: RowTable, read_M: Tensor | None = None) -> Tensor:
+        """Rows of all passes [M, D] to the same, or to the rows `read_M` alone."""
         dropout = self.attention_dropout if self.training else 0.0
-        contexts, attended = {}, []
-        for number, part in enumerate(plan.parts):
-            qkv_RSF = part.gather(next(queries) if part.queries else None, None if part.text is None else next(texts))
+        attended = []
+        for (_, seen, mask), qkv_RSF in zip(table.sequences, table.to_sequences(self.qkv(rows_MD))):
             query, key, value = (x.transpose(1, 2) for x in qkv_RSF.unflatten(-1, (3, self.heads, -1)).unbind(2))
-            contexts[number] = key, value
-            if part.context is not None:
-                seen = [x[:, :, : plan.num_queries] for x in contexts[part.context]]
-                key, value = torch.cat([seen[0], key], dim=2), torch.cat([seen[1], value], dim=2)
-            out_RHSE = F.scaled_dot_product_attention(query, key, value, part.mask, dropout)
+            out_RHSE = F.scaled_dot_product_attention(query[:, :, seen:], key, value, mask, dropout)
             attended.append(out_RHSE.transpose(1, 2).flatten(2))
-        out_MD = plan.to_rows(attended, last)
-        with recomputed([(out_MD, lambda: plan.to_rows([x_RSD.detach() for x_RSD in attended], last))]):
+        out_MD = table.to_rows(attended, read_M)
+        with recomputed([(out_MD, lambda: table.to_rows(attended, read_M))]):
             out_MD = self.output(out_MD)
-        if last and plan.read_M is not None:
-            rows_MD = rows_MD.index_select(0, plan.read_M)
+        if read_M is not None:
+            rows_MD = rows_MD.index_select(0, read_M)
         return self.norm(rows_MD + self.dropout(out_MD))
 
 
@@ -242,19 +233,20 @@ class CrossAttention(nn.Module):
         kv_BNHE = F.linear(normed_BND, weight, bias).unflatten(-1, (2, self.heads, -1)).unbind(2)
         return kv_BNHE[0].transpose(1, 2), kv_BNHE[1].transpose(1, 2)
 
-    def forward(self, query_MD: Tensor, plan: Plan, cross_index: int) -> Tensor:
+    def forward(self, query_MD: Tensor, table: RowTable, cross_index: int) -> Tensor:
         """Query rows of all passes [M, D] to the same."""
         dropout = self.attention_dropout if self.training else 0.0
         attended = []
-        for looking_MD, (image, passes) in zip(self.query(query_MD).split(plan.look_counts), plan.looks):
+        rows = [rows for _, _, rows in table.looks]
+        for (image, passes, _), looking_MD in zip(table.looks, self.query(query_MD).split(rows)):
             key, value = image.layer(cross_index)
-            query_PBQHE = looking_MD.view(passes, len(key), image.times * plan.num_queries, self.heads, -1)
+            query_PBQHE = looking_MD.unflatten(1, (self.heads, -1)).unflatten(0, (passes, len(key), -1))
             query_BHSE = query_PBQHE.permute(1, 3, 0, 2, 4).flatten(2, 3)
             with recomputed(image.makers(cross_index, key, value)):
                 out_BHSE = F.scaled_dot_product_attention(query_BHSE, key, value, dropout_p=dropout)
             attended.append(out_BHSE.unflatten(2, (passes, -1)).permute(2, 0, 3, 1, 4))
         out_MD = _to_rows(attended)
-        with recomputed([(out_MD, lambda: _to_rows([x_PBQHE.detach() for x_PBQHE in attended]))]):
+        with recomputed([(out_MD, lambda: _to_rows(attended))]):
             out_MD = self.output(out_MD)
         return self.norm(query_MD + self.dropout(out_MD))
 
@@ -285,6 +277,6 @@ class FeedForward(nn.Module):
         """[M, D] to [M, D]."""
         expanded_MI = self.expand(x_MD)
         active_MI = F.gelu(expanded_MI)
-        with recomputed([(active_MI, lambda: F.gelu(expanded_MI.detach()))]):
+        with recomputed([(active_MI, lambda: F.gelu(expanded_MI))]):
             out_MD = self.output(active_MI)
         return self.norm(x_MD + self.dropout(out_MD))

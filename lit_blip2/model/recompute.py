@@ -1,7 +1,8 @@
-"""Memory for a little work: autograd keeps the way to make a tensor, not the tensor."""
+"""Trades compute for memory: autograd stores a function that makes an activation again, not the activation."""
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
@@ -9,8 +10,8 @@ from torch.autograd.graph import saved_tensors_hooks
 def recomputed(makers: list[tuple[Tensor, Callable[[], Tensor]]]) -> saved_tensors_hooks:
     """Context in which autograd, asked to keep one of these tensors for the backward, keeps its function instead.
 
-    For tensors that are large and quick to make again from others that are kept anyway. What a function reads must be
-    detached, and must not change before the backward.
+    For tensors that are large and quick to make again from others that are kept anyway. What a function reads must not
+    change before the backward.
     """
     by_place = {(made.data_ptr(), made.shape): make for made, make in makers}
 
@@ -18,6 +19,9 @@ def recomputed(makers: list[tuple[Tensor, Callable[[], Tensor]]]) -> saved_tenso
         return by_place.get((kept.data_ptr(), kept.shape), kept)
 
     def unpack(kept: Tensor | Callable[[], Tensor]) -> Tensor:
-        return kept if isinstance(kept, Tensor) else kept()
+        if isinstance(kept, Tensor):
+            return kept
+        with torch.no_grad():
+            return kept()
 
     return saved_tensors_hooks(pack, unpack)

@@ -56,11 +56,6 @@ class PackedText:
         return len(self.lengths_B)
 
     @property
-    def full(self) -> bool:
-        """True where the packed order is the padded one: every slot is taken, by padding or because lengths agree."""
-        return len(self.ids_L) == len(self) * self.max_length
-
-    @property
     def valid_BT(self) -> Tensor:
         """bool, True where a position holds a real token."""
         return torch.arange(self.max_length, device=self.ids_L.device) < self.lengths_B[:, None]
@@ -79,9 +74,10 @@ class PackedText:
 
     @property
     def source_BT(self) -> Tensor:
-        """int64, packed place of each padded position; padding points at its text's last token."""
+        """int64, packed place of each padded position; padding without a place points at its text's last token."""
         position_T = torch.arange(self.max_length, device=self.ids_L.device)
-        return self.starts_B[:, None] + torch.minimum(position_T, self.lengths_B[:, None] - 1)
+        last_B = torch.full_like(self.lengths_B, self.max_length - 1) if self.dense else self.lengths_B - 1
+        return self.starts_B[:, None] + torch.minimum(position_T, last_B[:, None])
 
     def padded(self, length: int | None = None, fill: int = 0) -> Tensor:
         """int64 [B, length or T], right-padded with `fill`."""
