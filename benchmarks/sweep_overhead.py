@@ -8,26 +8,23 @@ processes. A cell that waited for a step of another worker is left out. Ends wit
 
 import json
 import sys
-from datetime import datetime
 from pathlib import Path
 
+from lit_blip2.ablation.files import DONE
+from lit_blip2.ablation.report.costs import wall
+from lit_blip2.ablation.report.records import Sweep, read_sweep
 
-def overhead(folder: Path) -> dict[str, float]:
+
+def overhead(sweep: Sweep) -> dict[str, float]:
     """Seconds per step, and the share of the cells' time, over the cells that ran all their steps themselves."""
-    plan = json.loads((folder / "plan.json").read_text())
     seconds, steps, total = 0.0, 0, 0.0
-    for cell in plan["cells"]:
-        file = folder / "cells" / f"{cell['name']}.json"
-        record = json.loads(file.read_text()) if file.exists() else {"state": "waiting"}
-        runs = [json.loads((folder / "runs" / name / "done.json").read_text()) for name in cell["steps"]
-                if record["state"] == "done"]  # fmt: skip
-        if not runs or any(run["began"] < record["began"] for run in runs):
-            continue
-        took = (datetime.fromisoformat(record["ended"]) - datetime.fromisoformat(record["began"])).total_seconds()
-        seconds += took - sum(run["seconds"] for run in runs)
-        steps, total = steps + len(runs), total + took
+    for cell in [cell for cell in sweep.cells if sweep.state(cell) == DONE]:
+        record, runs = sweep.records[cell.name], [sweep.done[name] for name in cell.steps]
+        if all(run.began >= record.began for run in runs):
+            seconds += wall(record) - sum(run.seconds for run in runs)
+            steps, total = steps + len(runs), total + wall(record)
     if not steps:
-        raise SystemExit(f"no cell of {folder} is done that ran all its steps itself")
+        raise SystemExit("no cell is done that ran all its steps itself")
     return {
         "steps": steps,
         "overhead_seconds_per_step": round(seconds / steps, 3),
@@ -38,4 +35,4 @@ def overhead(folder: Path) -> dict[str, float]:
 if __name__ == "__main__":
     if len(sys.argv) != 2 or not Path(sys.argv[1], "plan.json").exists():
         raise SystemExit("usage: python benchmarks/sweep_overhead.py SWEEP, a folder with a plan.json")
-    print(json.dumps(overhead(Path(sys.argv[1]))))
+    print(json.dumps(overhead(read_sweep(sys.argv[1]))))

@@ -22,7 +22,8 @@ FLOORS = [
     ["objectives"],
     ["model"],
     ["ablation.report", "mini", "data"],
-    ["ablation.spec", "evaluation"],
+    ["ablation.files", "evaluation"],
+    ["ablation.spec"],
     ["checkpoint", "distributed", "whole_files"],
     ["allocator", "config", "keyed", "paths"],
 ]

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from lit_blip2.ablation.run.board import write_cell
-from lit_blip2.ablation.run.folder import Folder
-from lit_blip2.ablation.run.plan import PlannedCell
+from lit_blip2.ablation.files import Cell, Folder
+from lit_blip2.ablation.run.tensorboard import write_cell
 from lit_blip2.ablation.spec.grid import Grid, Step
 
+BEGAN_AND_ENDED = {"began": "2026-01-01T00:00:00", "ended": "2026-01-01T00:01:00"}
 STAGE1 = {"seed_everything": 0, "model": {"net": {"itc": {"projection": 8}, "itg": {}}}, "data": {"root": "data/mini"}}
 
 
@@ -27,6 +27,8 @@ class SweepFolder:
             "seeds": [],
             "metrics": [],
             "control": None,
+            "identity": "of this grid",
+            "sources": "of this package",
             "commit": "0123abcd",
             "dirty": False,
             "versions": {"python": "3.11.4", "torch": "2.11.0"},
@@ -37,13 +39,13 @@ class SweepFolder:
         }
 
     def step(self, name: str, command: str = "fit", config: dict | None = None, **done) -> None:
-        """A step; with any figure of done.json it has ended."""
-        kind, folder = name.split("/")[0], f"runs/{name}"
-        entry = {"step": kind, "command": command, "folder": folder, "config": config or {}, "max_steps": None}
-        self.plan["steps"][name] = entry
+        """A step; with any number of done.json it has ended."""
+        step, folder = name.split("/")[0], f"runs/{name}"
+        run = {"name": name, "step": step, "command": command, "key": name, "folder": folder, "parents": {}}
+        self.plan["steps"][name] = run | {"config": config or {}, "max_steps": None}
         if done:
-            entry = {"seconds": 1.0, "steps": None, "peak_memory_gib": 1.0, "attempts": 1} | done
-            self.put(f"{folder}/done.json", json.dumps(entry))
+            known = {"key": name, "seconds": 1.0, "steps": None, "peak_memory_gib": 1.0, "attempts": 1}
+            self.put(f"{folder}/done.json", json.dumps(known | BEGAN_AND_ENDED | done))
 
     def cell(self, labels: dict, seed: int, steps: list[str], metrics: dict) -> str:
         name = ",".join([*(f"{axis}={value}" for axis, value in labels.items()), f"seed={seed}"])
@@ -51,8 +53,9 @@ class SweepFolder:
         return name
 
     def ended(self, name: str, state: str = "done", error: dict | None = None, extra: dict | None = None, **metrics):
-        entry = {"state": state, "metrics": metrics, "error": error, "began": "2026-01-01T00:00:00"}
-        self.put(f"cells/{name}.json", json.dumps(entry | {"ended": "2026-01-01T00:01:00"} | (extra or {})))
+        cell = next((cell for cell in self.plan["cells"] if cell["name"] == name), {"labels": {}, "seed": 0})
+        record = {"state": state, "metrics": metrics, "error": error, "labels": cell["labels"], "seed": cell["seed"]}
+        self.put(f"cells/{name}.json", json.dumps(record | BEGAN_AND_ENDED | (extra or {})))
 
     def validated(self, step: str, records: list[dict]) -> None:
         self.put(f"runs/{step}/validation.jsonl", "".join(json.dumps(record) + "\n" for record in records))
@@ -157,11 +160,9 @@ class Board:
         name = self.sweep.cell(labels, 0, list(runs.values()), metrics)
         figures = ended.get("metrics", {})
         self.sweep.ended(name, state, ended.get("error"), **figures)
-        self.write(PlannedCell(name, labels, 0, list(runs.values()), metrics), state, figures)
+        cell = Cell(name=name, labels=labels, seed=0, steps=list(runs.values()), metrics=metrics)
+        write_cell(self.folder, self.grid, cell, state, figures)
         return name
-
-    def write(self, cell: PlannedCell, state: str, figures: dict) -> None:
-        write_cell(self.folder, self.grid, cell, {"state": state, "metrics": figures})
 
     def three_cells(self) -> Path:
         """The control; one that cannot have retrieval's metric; one that failed in its second step."""

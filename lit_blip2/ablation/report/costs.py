@@ -7,7 +7,8 @@ from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime
 
-from lit_blip2.ablation.report.records import WAITING, Cell, Step, Sweep
+from lit_blip2.ablation.files import Cell, Record
+from lit_blip2.ablation.report.records import Sweep
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class CellCost:
 
 
 @dataclass(frozen=True)
-class Total:
+class SweepCost:
     """In seconds. without_sharing counts a step once for each cell that has ended with it, and once if none has."""
 
     spent: float
@@ -36,38 +37,28 @@ class Total:
 
 
 def cell_cost(sweep: Sweep, cell: Cell) -> CellCost:
-    ended = [step for step in sweep.steps_of(cell) if step.done]
+    ended = {name: sweep.done[name] for name in cell.steps if name in sweep.done}
+    shared = [done.seconds if sweep.users[name] > 1 else 0.0 for name, done in ended.items()]
+    steps = [done.steps for done in ended.values() if done.steps is not None]
     return CellCost(
-        seconds=_sum(step.done.seconds for step in ended),
-        shared_seconds=_sum(step.done.seconds if sweep.users[step.name] > 1 else 0.0 for step in ended),
-        steps=_sum(step.done.steps for step in ended),
-        peak_memory_gib=max((m for step in ended if (m := step.done.peak_memory_gib) is not None), default=None),
+        seconds=sum(done.seconds for done in ended.values()) if ended else None,
+        shared_seconds=sum(shared) if ended else None,
+        steps=sum(steps) if steps else None,
+        peak_memory_gib=max((done.peak_memory_gib for done in ended.values()), default=None),
         ended=len(ended),
         planned=len(cell.steps),
     )
 
 
-def total_cost(sweep: Sweep) -> Total:
-    users = Counter(name for cell in sweep.cells if cell.state != WAITING for name in set(cell.steps))
-    ended = [step for step in sweep.steps.values() if step.done]
-    return Total(
-        spent=sum(_seconds(step) for step in ended),
-        without_sharing=sum(_seconds(step) * max(1, users[step.name]) for step in ended),
-        repeated=sum(step.done.attempts > 1 for step in ended),
+def sweep_cost(sweep: Sweep) -> SweepCost:
+    users = Counter(name for cell in sweep.cells if cell.name in sweep.records for name in set(cell.steps))
+    return SweepCost(
+        spent=sum(done.seconds for done in sweep.done.values()),
+        without_sharing=sum(done.seconds * max(1, users[name]) for name, done in sweep.done.items()),
+        repeated=sum(done.attempts > 1 for done in sweep.done.values()),
     )
 
 
-def wall(cell: Cell) -> float | None:
-    """Seconds from the cell's begin to its end, waiting for shared steps included; None while it has not ended."""
-    if not (cell.began and cell.ended):
-        return None
-    return (datetime.fromisoformat(cell.ended) - datetime.fromisoformat(cell.began)).total_seconds()
-
-
-def _seconds(step: Step) -> float:
-    return step.done.seconds or 0.0
-
-
-def _sum(values) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) if known else None
+def wall(record: Record) -> float:
+    """Seconds from a cell's begin to its end, waiting for shared steps included."""
+    return (datetime.fromisoformat(record.ended) - datetime.fromisoformat(record.began)).total_seconds()

@@ -1,11 +1,12 @@
-"""Validation figures against steps, mean and spread over seeds: learning, and forgetting.
+"""Validation metrics against steps, mean and spread over seeds: learning, and forgetting.
 
-Settings that share a run have the same curve: it is one line, named by the labels that they have in common.
+Settings that share a run have the same curve: it is one, named by the labels that they have in common.
 """
 
 from dataclasses import dataclass
 
-from lit_blip2.ablation.report.records import Sweep, setting_name
+from lit_blip2.ablation.files import is_finite, setting_name
+from lit_blip2.ablation.report.records import Sweep
 from lit_blip2.ablation.report.statistics import BETTER, WORSE, Comparison, compare, summarise
 from lit_blip2.ablation.spec.values import smaller_is_better
 
@@ -13,7 +14,7 @@ CAPTION_LOSS = "loss/lm"
 
 
 @dataclass(frozen=True)
-class Line:
+class Curve:
     """steps, mean and sd are of one length; sd is None where one seed has validated.
 
     first: the label of the first axis, as axis=label.
@@ -55,95 +56,96 @@ class Change:
         return (self.loss.verdict, self.metric.verdict) == (BETTER, WORSE)
 
 
-def kinds(sweep: Sweep) -> list[str]:
-    """The steps that validate, such as stage1 and stage2, in the plan's order."""
-    return list(dict.fromkeys(step.kind for step in sweep.steps.values() if step.validation))
+def validating_steps(sweep: Sweep) -> list[str]:
+    """Such as stage1 and stage2, in the plan's order."""
+    return list(dict.fromkeys(run.step for name, run in sweep.plan.steps.items() if sweep.validations.get(name)))
 
 
-def curve_metrics(sweep: Sweep, kind: str) -> list[str]:
-    """Compared metrics and losses that the steps of a kind validate, compared ones first."""
-    seen = {name for step in sweep.steps.values() if step.kind == kind for entry in step.validation for name in entry}
-    losses = sorted(name for name in seen - set(sweep.metrics) if name.startswith("loss/"))
-    return [name for name in sweep.metrics if name in seen] + losses
+def curve_metrics(sweep: Sweep, step: str) -> list[str]:
+    """Compared metrics and losses that the runs of a step validate, compared ones first."""
+    points = [point for name, of in sweep.validations.items() if sweep.plan.steps[name].step == step for point in of]
+    seen = {metric for point in points for metric, value in point.metrics.items() if is_finite(value)}
+    losses = sorted(metric for metric in seen - set(sweep.metrics) if metric.startswith("loss/"))
+    return [metric for metric in sweep.metrics if metric in seen] + losses
 
 
-def lines(sweep: Sweep, kind: str, metric: str) -> list[Line]:
-    """A line for each set of runs that has the metric, in the order of settings."""
+def curves(sweep: Sweep, step: str, metric: str) -> list[Curve]:
+    """One for each set of runs that has the metric, in the order of settings."""
     found = []
-    for runs, settings in _groups(sweep, kind).items():
+    for runs, settings in _groups(sweep, step).items():
         at: dict[int, list[float]] = {}
         for run in sorted(runs):
-            for step, value in _validated(sweep, run, metric).items():
-                at.setdefault(step, []).append(value)
+            for steps, value in _validated(sweep, run, metric).items():
+                at.setdefault(steps, []).append(value)
         if at:
-            name, first = _name(sweep, settings)
-            summaries = [summarise(at[step]) for step in sorted(at)]
+            summaries = [summarise(at[steps]) for steps in sorted(at)]
             mean, sd = [each.mean for each in summaries], [each.sd for each in summaries]
-            found.append(Line(name, first, sorted(at), mean, sd, max(each.n for each in summaries)))
+            found.append(Curve(*_name(sweep, settings), sorted(at), mean, sd, max(each.n for each in summaries)))
     return found
 
 
-def tracks(sweep: Sweep, kind: str, metric: str) -> list[Track]:
+def tracks(sweep: Sweep, step: str, metric: str) -> list[Track]:
     """The metric against the caption loss, at the steps that have both."""
-    losses = {line.name: dict(zip(line.steps, line.mean)) for line in lines(sweep, kind, CAPTION_LOSS)}
+    losses = {curve.name: dict(zip(curve.steps, curve.mean)) for curve in curves(sweep, step, CAPTION_LOSS)}
     found = []
-    for line in lines(sweep, kind, metric):
-        known = losses.get(line.name, {})
-        both = [(known[s], v, sd) for s, v, sd in zip(line.steps, line.mean, line.sd) if s in known]
+    for curve in curves(sweep, step, metric):
+        loss = losses.get(curve.name, {})
+        both = [(loss[at], mean, sd) for at, mean, sd in zip(curve.steps, curve.mean, curve.sd) if at in loss]
         if len(both) > 1:
-            found.append(Track(line.name, line.first, *map(list, zip(*both))))
+            found.append(Track(curve.name, curve.first, *map(list, zip(*both))))
     return found
 
 
-def changes(sweep: Sweep, kind: str, metric: str) -> list[Change]:
+def changes(sweep: Sweep, step: str, metric: str) -> list[Change]:
     """For each set of runs with three validations or more; intervals hold together over all of them."""
-    groups = _groups(sweep, kind)
-    found = []
-    for runs, settings in groups.items():
-        steps = {run: sorted(_validated(sweep, run, metric).keys() & _validated(sweep, run, CAPTION_LOSS).keys())
-                 for run in runs}  # fmt: skip
-        last = max((each[-1] for each in steps.values() if each), default=0)
-        whole = {run for run, each in steps.items() if len(each) > 2 and each[-1] == last}
-        middles = {max((s for s in steps[run] if 2 * s <= last), default=0) for run in whole}
-        if len(middles) == 1 and (middle := middles.pop()):
-            name, _ = _name(sweep, settings)
-            pair = [
-                [{run: _validated(sweep, run, of)[step] for run in whole} for step in (last, middle)]
-                for of in (CAPTION_LOSS, metric)
-            ]
-            found.append(
-                Change(
-                    name,
-                    middle,
-                    last,
-                    *(compare(*each, len(groups), less) for each, less in zip(pair, (True, smaller_is_better(metric)))),
-                )
-            )
-    return found
+    groups = _groups(sweep, step)
+    found = [_change(sweep, runs, settings, metric, len(groups)) for runs, settings in groups.items()]
+    return [each for each in found if each]
+
+
+def _change(
+    sweep: Sweep, runs: frozenset[str], settings: list[dict[str, str]], metric: str, comparisons: int
+) -> Change | None:
+    """Of the runs that have come as far as any; None if they have no validation in common at half of the steps."""
+    metrics = {name: {run: _validated(sweep, run, name) for run in runs} for name in (CAPTION_LOSS, metric)}
+    steps = {run: sorted(metrics[CAPTION_LOSS][run].keys() & metrics[metric][run].keys()) for run in runs}
+    last = max((each[-1] for each in steps.values() if each), default=0)
+    whole = {run for run, each in steps.items() if len(each) > 2 and each[-1] == last}
+    middles = {max((at for at in steps[run] if 2 * at <= last), default=0) for run in whole}
+    if len(middles) != 1 or not (middle := middles.pop()):
+        return None
+
+    def halves(name: str) -> Comparison:
+        at_last, at_middle = ({run: metrics[name][run][at] for run in whole} for at in (last, middle))
+        return compare(at_last, at_middle, comparisons, smaller_is_better(name))
+
+    return Change(_name(sweep, settings)[0], middle, last, halves(CAPTION_LOSS), halves(metric))
 
 
 def _validated(sweep: Sweep, run: str, metric: str) -> dict[int, float]:
-    """Step -> figure. A run that was taken up again validates a step twice: the later one counts."""
-    return {int(entry["step"]): entry[metric] for entry in sweep.steps[run].validation if metric in entry}
+    """Step -> finite value. A run that was taken up again validates a step twice: the later one counts."""
+    points = sweep.validations[run]
+    return {point.step: point.metrics[metric] for point in points if is_finite(point.metrics.get(metric))}
 
 
-def _groups(sweep: Sweep, kind: str) -> dict[frozenset[str], list[dict[str, str]]]:
+def _groups(sweep: Sweep, step: str) -> dict[frozenset[str], list[dict[str, str]]]:
     """Labels of the settings that use each set of runs."""
     groups: dict[frozenset[str], list[dict[str, str]]] = {}
-    for cells in sweep.settings().values():
-        steps = [step for cell in cells for step in sweep.steps_of(cell)]
-        runs = frozenset(step.name for step in steps if step.kind == kind and step.command == "fit")
+    for cells in sweep.settings.values():
+        used = [run for cell in cells for run in sweep.steps_of(cell)]
+        runs = frozenset(run.name for run in used if run.step == step and run.command == "fit")
         if runs:
             groups.setdefault(runs, []).append(cells[0].labels)
     return groups
 
 
 def _name(sweep: Sweep, settings: list[dict[str, str]]) -> tuple[str, str]:
+    """What settings that share their runs are called together, and the label of the first axis."""
     common = {k: v for k, v in settings[0].items() if all(other.get(k) == v for other in settings)}
-    axis = next(iter(sweep.axes), "")
+    axis = next(iter(sweep.plan.axes), "")
     first = f"{axis}={settings[0].get(axis, '')}"
     if len(settings) == 1:
         return setting_name(common), first
-    if len(settings) == len(sweep.settings()):
+    if len(settings) == len(sweep.settings):
         return "all settings", first
     return f"{setting_name(common)} (shared by {len(settings)})", first

@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lit_blip2.ablation.report.records import Cell, Step, Sweep
+from lit_blip2.ablation.files import Cell, StepRun
+from lit_blip2.ablation.report.records import Sweep
 
 ABSENT = "(absent)"
 IGNORED = ("trainer.logger",)
@@ -17,7 +18,7 @@ IGNORED = ("trainer.logger",)
 
 @dataclass(frozen=True)
 class Difference:
-    """step: kind and command, such as "stage1 fit". seeds: those at which it shows."""
+    """step: with its command, such as "stage1 fit". seeds: those at which it shows."""
 
     step: str
     key: str
@@ -28,15 +29,14 @@ class Difference:
 
 def config_differences(sweep: Sweep, setting: str) -> list[Difference]:
     """Of a setting against the control, over the seeds that both are planned at."""
-    settings = sweep.settings()
-    control = {cell.seed: cell for cell in settings.get(sweep.control or "", [])}
-    kinds = {step.folder.strip("/"): step.kind for step in sweep.steps.values()}
-    found: dict[str, tuple[tuple, list[int]]] = {}
-    for cell in settings.get(setting, []):
+    control = {cell.seed: cell for cell in sweep.settings.get(sweep.control or "", [])}
+    step_in = {run.folder.strip("/"): run.step for run in sweep.plan.steps.values()}
+    seeds: dict[str, tuple[tuple, list[int]]] = {}
+    for cell in sweep.settings.get(setting, []):
         if cell.seed in control:
-            for row in _between(sweep, kinds, control[cell.seed], cell):
-                found.setdefault(repr(row), (row, []))[1].append(cell.seed)
-    return [Difference(*row, tuple(seeds)) for row, seeds in found.values()]
+            for leaf in _between(sweep, step_in, control[cell.seed], cell):
+                seeds.setdefault(repr(leaf), (leaf, []))[1].append(cell.seed)
+    return [Difference(*leaf, tuple(at)) for leaf, at in seeds.values()]
 
 
 def flat_differences(control: Any, setting: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
@@ -52,39 +52,40 @@ def flat_differences(control: Any, setting: Any, prefix: str = "") -> Iterator[t
         yield prefix, control, setting
 
 
-def _between(sweep: Sweep, kinds: Mapping[str, str], control: Cell, cell: Cell) -> Iterator[tuple[str, str, Any, Any]]:
-    left, right = _by_kind(sweep, control), _by_kind(sweep, cell)
-    for kind in dict.fromkeys([*left, *right]):
-        if kind not in left or kind not in right:
-            yield kind, "(the whole step)", *(ABSENT if kind not in side else "runs" for side in (left, right))
-        elif left[kind].name != right[kind].name:
-            configs = [_without_runs(kinds, side[kind].config) for side in (left, right)]
-            for row in flat_differences(*configs):
-                yield kind, *row
+def _between(
+    sweep: Sweep, step_in: Mapping[str, str], control: Cell, cell: Cell
+) -> Iterator[tuple[str, str, Any, Any]]:
+    """(step, key, control's value, setting's value) at one seed."""
+    left, right = _by_step(sweep, control), _by_step(sweep, cell)
+    for step in dict.fromkeys([*left, *right]):
+        if step not in left or step not in right:
+            yield step, "(the whole step)", *(ABSENT if step not in side else "runs" for side in (left, right))
+        elif left[step].name != right[step].name:
+            configs = [_without_runs(step_in, side[step].config) for side in (left, right)]
+            for leaf in flat_differences(*configs):
+                yield step, *leaf
 
 
-def _by_kind(sweep: Sweep, cell: Cell) -> dict[str, Step]:
-    return {
-        step.kind if step.kind == step.command else f"{step.kind} {step.command}": step for step in sweep.steps_of(cell)
-    }
+def _by_step(sweep: Sweep, cell: Cell) -> dict[str, StepRun]:
+    return {run.step if run.step == run.command else f"{run.step} {run.command}": run for run in sweep.steps_of(cell)}
 
 
-def _without_runs(kinds: Mapping[str, str], value: Any) -> Any:
-    """Paths into runs of this sweep, replaced by which step's run it is. kinds: folder of a run -> its step."""
+def _without_runs(step_in: Mapping[str, str], value: Any) -> Any:
+    """Paths into runs of this sweep, replaced by which step's run it is. step_in: folder of a run -> its step."""
     if isinstance(value, Mapping):
-        return {key: _without_runs(kinds, each) for key, each in value.items()}
+        return {key: _without_runs(step_in, each) for key, each in value.items()}
     if isinstance(value, list):
-        return [_without_runs(kinds, each) for each in value]
-    if isinstance(value, str) and (kind := _run_in(kinds, value)):
-        return f"(run of {kind})"
+        return [_without_runs(step_in, each) for each in value]
+    if isinstance(value, str) and (step := _run_in(step_in, value)):
+        return f"(run of {step})"
     return value
 
 
-def _run_in(kinds: Mapping[str, str], path: str) -> str | None:
+def _run_in(step_in: Mapping[str, str], path: str) -> str | None:
     """The step whose run's folder is spelt by whole components of the path."""
     parts = path.strip("/").split("/")
     spans = itertools.combinations(range(len(parts) + 1), 2)
-    return next((kinds[folder] for i, j in spans if (folder := "/".join(parts[i:j])) in kinds), None)
+    return next((step_in[folder] for i, j in spans if (folder := "/".join(parts[i:j])) in step_in), None)
 
 
 def _is_branch(value: Any) -> bool:

@@ -5,18 +5,18 @@ import html
 import re
 from collections.abc import Mapping
 
-from lit_blip2.ablation.report.plots import DARK, LIGHT, Paper
+from markdown_it import MarkdownIt
+
+from lit_blip2.ablation.report.plots.paper import DARK, LIGHT, Paper
 
 
-def to_html(markdown: str, title: str, pictures: Mapping[str, tuple[bytes, bytes]]) -> str:
-    """pictures: PNGs on light and on dark paper, by the path that the Markdown shows them under."""
-    from markdown_it import MarkdownIt
-
+def to_html(markdown: str, title: str, plots: Mapping[str, tuple[bytes, bytes]]) -> str:
+    """plots: PNGs on light and on dark paper, by the path that the Markdown shows them under."""
     reader = MarkdownIt("commonmark", {"html": False}).enable("table")
 
     def image(self, tokens, index, options, env) -> str:
         token = tokens[index]
-        return _picture(pictures[token.attrs["src"]], token.content)
+        return _picture(plots[token.attrs["src"]], token.content)
 
     reader.add_render_rule("image", image)
     body = reader.render(markdown)
@@ -34,7 +34,7 @@ def _picture(pair: tuple[bytes, bytes], text: str) -> str:
     return f'<picture{broad}>{source}<img src="{light}" width="{width}" alt="{html.escape(text)}"></picture>'
 
 
-BROAD = 560  # pixels; broader pictures are scrolled on a phone, not shrunk until nobody can read them
+BROAD = 560  # pixels; broader plots are scrolled on a phone, not shrunk until nobody can read them
 PAGE = """<!doctype html>
 <html lang="en">
 <head>

@@ -38,6 +38,11 @@ def number(value: float | None, sign: bool = False) -> str:
     return f"{value:{plus},.0f}" if 999.5 <= abs(value) < 1e9 else f"{value:{plus}.2e}"
 
 
+def span(ends: tuple[float, float] | None) -> str:
+    """Both ends with their signs; a dash for None."""
+    return " to ".join(number(end, sign=True) for end in ends) if ends else NONE
+
+
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[int] = ()) -> str:
     """Columns in `right` are aligned to the right."""
     ruler = ["---:" if column in right else "---" for column in range(len(head))]

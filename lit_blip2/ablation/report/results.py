@@ -3,15 +3,16 @@
 from collections import Counter
 from dataclasses import dataclass
 
-from lit_blip2.ablation.report.records import NOT_PLANNED, Cell, Sweep
+from lit_blip2.ablation.files import Cell
+from lit_blip2.ablation.report.records import NOT_PLANNED, Sweep
 from lit_blip2.ablation.report.statistics import Comparison, Summary, compare, summarise
 from lit_blip2.ablation.spec.values import smaller_is_better
 
 
 @dataclass(frozen=True)
-class Row:
-    """One setting in one metric. without: why seeds have no figure, and how many. comparison: None of the control
-    itself, and where there is nothing to compare to."""
+class SettingResult:
+    """One metric in one setting. values: by seed. without: why seeds have no value, and how many. comparison: None of
+    the control itself, and where there is nothing to compare to."""
 
     setting: str
     values: dict[int, float]
@@ -28,8 +29,8 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A pair of settings that the ablation's file asks for: the first held against the second."""
+class Pair:
+    """Two settings that the ablation's file asks to compare: the first held against the second."""
 
     first: str
     second: str
@@ -37,58 +38,49 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Result:
+class MetricResult:
     """One metric in every setting. comparisons: settings held against the control, whether they have ended or not, so
-    that an interval does not grow while a sweep runs. asked: pairs beside these, corrected for their own number."""
+    that an interval does not grow while a sweep runs. pairs: beside these, corrected for their own number."""
 
     metric: str
-    rows: list[Row]
+    settings: list[SettingResult]
     comparisons: int
-    asked: list[Asked]
+    pairs: list[Pair]
 
     @property
-    def pairs(self) -> list[int]:
+    def control(self) -> SettingResult | None:
+        return next((each for each in self.settings if each.is_control), None)
+
+    @property
+    def compared(self) -> list[Comparison]:
+        return [each.comparison for each in self.settings if each.comparison]
+
+    @property
+    def paired_seeds(self) -> list[int]:
         """The numbers of paired seeds that gave an interval, largest first."""
-        found = {row.comparison.n for row in self.rows if row.comparison and row.comparison.half_width is not None}
-        return sorted(found, reverse=True)
+        return sorted({each.n for each in self.compared if each.half_width is not None}, reverse=True)
 
 
-def result(sweep: Sweep, metric: str) -> Result:
+def metric_result(sweep: Sweep, metric: str) -> MetricResult:
     """One metric of a sweep, settings in the plan's order."""
-    settings = sweep.settings()
-    control = _values(settings.get(sweep.control, []), metric) if sweep.control else {}
-    possible = [name for name, cells in settings.items() if any(metric in cell.planned for cell in cells)]
+    values = {name: _values(sweep, cells, metric) for name, cells in sweep.settings.items()}
+    possible = [name for name, cells in sweep.settings.items() if any(cell.metrics.get(metric) for cell in cells)]
     comparisons = len(set(possible) - {sweep.control}) if sweep.control in possible else 0
-    rows = []
-    for name, cells in settings.items():
-        values = _values(cells, metric)
-        comparison = None
-        if comparisons and name in possible and name != sweep.control:
-            comparison = compare(values, control, comparisons, smaller_is_better(metric))
-        without = Counter(reason for cell in cells if (reason := cell.without(metric)))
-        row = Row(
-            name, values, len(cells), dict(without), summarise(values.values()), comparison, name == sweep.control
-        )
-        rows.append(row)
-    return Result(metric, rows, comparisons, _asked(sweep, settings, possible, metric))
+    asked = [pair for pair in sweep.plan.compare if set(pair) <= set(possible)]
+
+    def against(first: str, second: str, number: int) -> Comparison:
+        return compare(values[first], values[second], number, smaller_is_better(metric))
+
+    settings = []
+    for name, cells in sweep.settings.items():
+        is_compared = comparisons and name in possible and name != sweep.control
+        comparison = against(name, sweep.control, comparisons) if is_compared else None
+        without = Counter(reason for cell in cells if (reason := sweep.without(cell, metric)))
+        summary, is_control = summarise(values[name].values()), name == sweep.control
+        settings.append(SettingResult(name, values[name], len(cells), dict(without), summary, comparison, is_control))
+    pairs = [Pair(first, second, against(first, second, len(asked))) for first, second in asked]
+    return MetricResult(metric, settings, comparisons, pairs)
 
 
-def _asked(sweep: Sweep, settings: dict[str, list[Cell]], possible: list[str], metric: str) -> list[Asked]:
-    pairs = [(first, second) for first, second in sweep.compare if first in possible and second in possible]
-    return [
-        Asked(
-            first,
-            second,
-            compare(
-                _values(settings[first], metric),
-                _values(settings[second], metric),
-                len(pairs),
-                smaller_is_better(metric),
-            ),
-        )
-        for first, second in pairs
-    ]
-
-
-def _values(cells: list[Cell], metric: str) -> dict[int, float]:
-    return {cell.seed: cell.metrics[metric] for cell in cells if cell.without(metric) is None}
+def _values(sweep: Sweep, cells: list[Cell], metric: str) -> dict[int, float]:
+    return {cell.seed: cell_value for cell in cells if (cell_value := sweep.value(cell, metric)) is not None}

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 LEVEL = 0.95
+PERCENT = f"{100 * LEVEL:g} %"
 POWER = 0.8
 BETTER, WORSE, NOT_SHOWN = "better", "worse", "no difference shown"
 TOO_FEW, NO_SPREAD = "too few seeds", "no spread"
@@ -42,6 +43,12 @@ class Comparison:
     half_width: float | None
     detectable: float | None
     verdict: str
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        if self.half_width is None:
+            return None
+        return self.difference - self.half_width, self.difference + self.half_width
 
 
 def summarise(values: Iterable[float]) -> Summary:

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lit_blip2.ablation.run.folder import try_lock
+from lit_blip2.ablation.files import Plan
+from lit_blip2.ablation.run.locks import try_lock
 
 
 def thread_share(workers: int) -> dict[str, str]:
@@ -20,6 +21,11 @@ def thread_share(workers: int) -> dict[str, str]:
     if "OMP_NUM_THREADS" in os.environ:
         return {}
     return {"OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // workers))}
+
+
+def wants_gpus(plan: Plan) -> bool:
+    """Whether any of its runs would use one."""
+    return any(run.config.get("trainer", {}).get("accelerator") != "cpu" for run in plan.steps.values())
 
 
 def gpus() -> list[str]:

@@ -1,88 +1,14 @@
-"""From a grid to what must be run: each distinct step once, and for each cell which steps it stands on.
+"""From a grid to what must be run: every setting's steps are resolved and checked before the first cell starts."""
 
-Two cells share a step if its resolved config, the files that the config names, the package's sources and the steps
-before it are all equal. A step that no compared metric needs is not run at all.
-"""
-
-import copy
-import dataclasses
 import fnmatch
-import hashlib
 import json
 import subprocess
 import sys
-from collections import Counter
-from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
-from lit_blip2.ablation.run import fingerprint
-from lit_blip2.ablation.spec.grid import REFERENCE, Cell, Grid, run_name
-from lit_blip2.ablation.spec.values import strings
-from lit_blip2.config import arguments_of
-
-
-@dataclass(frozen=True)
-class StepRun:
-    """One run of one step.
-
-    name: `stage1/itc=on,seed=0`, of the labels on which all cells that share it agree; also its folder below runs/.
-    parents: step -> name of the run that it stands on, of a test first the run that it tests; `$step` in the config
-    stands for that run's folder.
-    """
-
-    name: str
-    step: str
-    command: str
-    key: str
-    folder: str
-    parents: dict[str, str]
-    config: dict[str, Any]
-    max_steps: int | None
-
-
-@dataclass(frozen=True)
-class PlannedCell:
-    """One cell: its step runs in order, and for each metric the run that writes it; None: it cannot have this one."""
-
-    name: str
-    labels: dict[str, str]
-    seed: int
-    steps: list[str]
-    metrics: dict[str, str | None]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Everything that a sweep will run. identity: digest of all that makes two sweeps the same one."""
-
-    cells: list[PlannedCell]
-    steps: dict[str, StepRun]
-    identity: str
-    sources: str
-
-    def uses(self) -> dict[str, int]:
-        """Step run -> how many cells stand on it."""
-        found = Counter(name for cell in self.cells for name in cell.steps)
-        return {name: found[name] for name in self.steps}
-
-    @property
-    def wants_gpus(self) -> bool:
-        """Whether any of its runs would use one."""
-        return any(run.config.get("trainer", {}).get("accelerator") != "cpu" for run in self.steps.values())
-
-
-@dataclass
-class _Draft:
-    """A step of one cell before it has a name."""
-
-    step: str
-    command: str
-    key: str
-    parents: dict[str, str]  # step -> key
-    config: dict[str, Any]
-    max_steps: int | None
-    users: list[Cell] = dataclasses.field(default_factory=list)
+from lit_blip2.ablation.files import Plan
+from lit_blip2.ablation.run.sharing import Chain, plan_of
+from lit_blip2.ablation.spec.grid import Grid, run_name
 
 
 def make_plan(grid: Grid, files: bool = True) -> Plan:
@@ -98,30 +24,8 @@ def make_plan(grid: Grid, files: bool = True) -> Plan:
         known = sorted({name for chain in chains.values() for answer in chain.values() for name in answer["metrics"]})
         raise ValueError(f"metrics that no cell can write: {', '.join(lost)}. Its steps write {', '.join(known)}")
     check_providers(grid, providers)
-    chain_of = [(cell, chains[run_name(cell.labels, 0)], providers[run_name(cell.labels, 0)]) for cell in grid.cells()]
-    return plan_of(grid, chain_of)
-
-
-def plan_of(grid: Grid, cells: list[tuple[Cell, dict[str, Any], dict[str, str | None]]]) -> Plan:
-    """A plan of cells, each with its resolved steps and with metric -> step."""
-    drafts: dict[str, _Draft] = {}
-    drafted = [_draft_cell(grid, cell, chain, providers, drafts) for cell, chain, providers in cells]
-    names = _names(drafts)
-    steps = {names[key]: _named(draft, names) for key, draft in drafts.items()}
-    planned = [
-        PlannedCell(
-            cell.name, cell.labels, cell.seed, [names[key] for key in keys], {m: names.get(k) for m, k in of.items()}
-        )
-        for cell, keys, of in drafted
-    ]
-    asked = [
-        grid.metrics,
-        grid.control,
-        grid.direction,
-        {name: dataclasses.asdict(r) for name, r in grid.ranges.items()},
-    ]
-    identity = _digest([asked, [[cell.name, [steps[name].key for name in cell.steps]] for cell in planned]])
-    return Plan(planned, steps, identity, fingerprint.sources())
+    cells = [(cell, run_name(cell.labels, 0)) for cell in grid.cells()]
+    return plan_of(grid, [Chain(cell.labels, cell.seed, chains[name], providers[name]) for cell, name in cells])
 
 
 def arguments(grid: Grid, labels: dict[str, str], step: str) -> list[str]:
@@ -186,86 +90,3 @@ def providers_of(grid: Grid, chain: dict[str, dict[str, Any]]) -> dict[str, str 
         )
         for metric in grid.metrics
     }
-
-
-def _draft_cell(
-    grid: Grid,
-    cell: Cell,
-    chain: dict[str, dict[str, Any]],
-    providers: dict[str, str | None],
-    drafts: dict[str, _Draft],
-) -> tuple[Cell, list[str], dict[str, str | None]]:
-    """The cell, the keys of its steps in order, and metric -> key. Adds what is new to `drafts`."""
-    needed: set[str] = set()
-    for step in [step for step in providers.values() if step]:
-        needed |= _with_parents(grid, chain, step)
-    keys: dict[str, str] = {}
-    for step in grid.steps:
-        if step in needed:
-            config = _with_seed(chain[step]["config"], cell.seed)
-            parents = {parent: keys[parent] for parent in _parents(grid, chain, step)}
-            key = _key(grid.steps[step].command, config, parents)
-            command, steps = grid.steps[step].command, chain[step]["steps"]
-            draft = drafts.setdefault(
-                key, _Draft(step, command, key, parents, config, steps if command == "fit" else None)
-            )
-            draft.users.append(cell)
-            keys[step] = key
-    return cell, list(keys.values()), {metric: keys[step] if step else None for metric, step in providers.items()}
-
-
-def _with_parents(grid: Grid, chain: dict[str, dict[str, Any]], step: str) -> set[str]:
-    return {step}.union(*(_with_parents(grid, chain, parent) for parent in _parents(grid, chain, step)))
-
-
-def _parents(grid: Grid, chain: dict[str, dict[str, Any]], step: str) -> list[str]:
-    """Steps whose runs this one reads: the one that it tests, then those that its config refers to."""
-    tested = [grid.steps[step].target] if grid.steps[step].command == "test" else []
-    return tested + [
-        text.removeprefix(REFERENCE) for text in sorted(strings(chain[step]["config"])) if text.startswith(REFERENCE)
-    ]
-
-
-def _with_seed(config: dict[str, Any], seed: int) -> dict[str, Any]:
-    """A deep copy with both seeds set: of training, and of the data's order."""
-    config = copy.deepcopy(config)
-    config["seed_everything"] = arguments_of(config, "data")["seed"] = seed
-    return config
-
-
-def _key(command: str, config: dict[str, Any], parents: dict[str, str]) -> str:
-    trainer = {key: value for key, value in config["trainer"].items() if key != "logger"}
-    return _digest([command, config | {"trainer": trainer}, parents, _files(json.dumps(config)), _sources()])
-
-
-@cache
-def _files(config: str) -> dict[str, str]:
-    return {path: _of_path(path) for path in fingerprint.paths(json.loads(config))}
-
-
-_of_path = cache(fingerprint.of_path)
-_sources = cache(fingerprint.sources)
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _names(drafts: dict[str, _Draft]) -> dict[str, str]:
-    """Key -> name: the labels that all users agree on; two runs of one name get numbers behind it."""
-    names: dict[str, str] = {}
-    known: Counter[str] = Counter()
-    for key, draft in drafts.items():
-        labels = {
-            a: label for a, label in draft.users[0].labels.items() if all(u.labels[a] == label for u in draft.users)
-        }
-        name = f"{draft.step}/{run_name(labels, draft.users[0].seed)}"
-        known[name] += 1
-        names[key] = f"{name}#{known[name]}" if known[name] > 1 else name
-    return names
-
-
-def _named(draft: _Draft, names: dict[str, str]) -> StepRun:
-    name = names[draft.key]
-    parents = {step: names[key] for step, key in draft.parents.items()}
-    return StepRun(name, draft.step, draft.command, draft.key, f"runs/{name}", parents, draft.config, draft.max_steps)

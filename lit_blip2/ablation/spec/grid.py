@@ -56,8 +56,8 @@ class Range:
     """An axis of a search: a number from low to high for one key."""
 
     key: str
-    low: float
-    high: float
+    low: int | float
+    high: int | float
     log: bool = False
 
 

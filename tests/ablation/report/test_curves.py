@@ -2,8 +2,8 @@
 
 import pytest
 
-from lit_blip2.ablation.report.costs import cell_cost, total_cost
-from lit_blip2.ablation.report.curves import changes, curve_metrics, kinds, lines, tracks
+from lit_blip2.ablation.report.costs import cell_cost, sweep_cost
+from lit_blip2.ablation.report.curves import changes, curve_metrics, curves, tracks, validating_steps
 from lit_blip2.ablation.report.differences import ABSENT, config_differences, flat_differences
 from lit_blip2.ablation.report.markdown import code, fence, number, plain, seconds
 from lit_blip2.ablation.report.records import read_sweep
@@ -11,7 +11,7 @@ from lit_blip2.ablation.report.statistics import BETTER
 
 
 def test_a_curve_is_the_mean_over_seeds(sweep):
-    found = lines(read_sweep(sweep.write()), "stage2", "vqa/mean_over_types")
+    found = curves(read_sweep(sweep.write()), "stage2", "vqa/mean_over_types")
     assert [line.name for line in found] == ["itc=on,bridge=on", "itc=off,bridge=on", "itc=on,bridge=off"]
     assert found[0].steps == [260, 520, 780] and found[0].seeds == 3
     assert found[0].mean == pytest.approx([0.2, 0.4, 0.6]) and found[0].sd[2] == pytest.approx(0.02)
@@ -21,8 +21,8 @@ def test_settings_that_share_runs_share_a_curve(sweep):
     for seed in (0, 1, 2):
         sweep.validated(f"stage1/itc=on,seed={seed}", [{"step": 1, "loss/itc": seed, "other": 1}])
     read = read_sweep(sweep.write())
-    assert kinds(read) == ["stage1", "stage2"] and curve_metrics(read, "stage1") == ["loss/itc"]
-    (line,) = lines(read, "stage1", "loss/itc")
+    assert validating_steps(read) == ["stage1", "stage2"] and curve_metrics(read, "stage1") == ["loss/itc"]
+    (line,) = curves(read, "stage1", "loss/itc")
     assert (line.name, line.first, line.mean, line.sd) == ("itc=on (shared by 2)", "itc=on", [1.0], [1.0])
 
 
@@ -30,7 +30,7 @@ def test_seeds_that_lag_behind_leave_shorter_spread(sweep):
     sweep.validated("stage2/itc=on,bridge=on,seed=0", [{"step": 260, "loss/lm": 1.0}, {"step": 260, "loss/lm": 3.0}])
     sweep.validated("stage2/itc=on,bridge=on,seed=1", [{"step": 260, "loss/lm": None}, {"step": 520, "loss/lm": 5.0}])
     sweep.validated("stage2/itc=on,bridge=on,seed=2", [])
-    line = lines(read_sweep(sweep.write()), "stage2", "loss/lm")[0]
+    line = curves(read_sweep(sweep.write()), "stage2", "loss/lm")[0]
     assert (line.steps, line.mean, line.sd, line.seeds) == ([260, 520], [3.0, 5.0], [None, None], 1)
 
 
@@ -85,7 +85,7 @@ def test_costs_of_a_cell(sweep):
     sweep.plan["cells"] = sweep.plan["cells"][:3]
     alone = read_sweep(sweep.write())
     assert cell_cost(alone, alone.cells[0]).shared_seconds == 0.0
-    total = total_cost(read)
+    total = sweep_cost(read)
     assert (total.spent, total.without_sharing, total.not_spent) == (870.0, 1270.0, 400.0)
 
 

@@ -16,11 +16,14 @@ from matplotlib.figure import Figure
 from PIL import Image
 from scipy import stats
 
-from lit_blip2.ablation.report.page import Pictures, cells_csv, report_markdown, write_report
-from lit_blip2.ablation.report.records import SweepError, read_sweep
+from lit_blip2.ablation.files import SweepError
+from lit_blip2.ablation.report.cells_csv import cells_csv
+from lit_blip2.ablation.report.page import report_markdown, write_report
+from lit_blip2.ablation.report.plots.paper import Plots
+from lit_blip2.ablation.report.records import read_sweep
 
 
-class Blank(Pictures):
+class Blank(Plots):
     """Quick: the plots that a page asks for, with nothing in them."""
 
     def show(self, name, alt, draw, *arguments):
@@ -273,7 +276,8 @@ def test_labels_that_look_like_markup_stay_in_their_cells(new_sweep):
 
 @pytest.fixture
 def search(new_sweep):
-    ranges = {"lr": {"low": 1e-5, "high": 1e-2, "log": True}, "dropout": {"low": 0, "high": 0.3, "log": False}}
+    lr = {"key": "stage2.model.lr", "low": 1e-5, "high": 1e-2, "log": True}
+    ranges = {"lr": lr, "dropout": {"key": "stage2.model.dropout", "low": 0, "high": 0.3, "log": False}}
     new_sweep.plan["search"] = {"objective": "vqa/accuracy", "direction": "maximize", "ranges": ranges}
     new_sweep.plan["metrics"] = ["vqa/accuracy"]
     states = ["done", "done", "pruned", "failed", "done"]

@@ -5,8 +5,8 @@ import sqlite3
 import pytest
 import yaml
 
-from lit_blip2.ablation.run import sweep
-from lit_blip2.ablation.run.plan import Plan, PlannedCell
+from lit_blip2.ablation.files import Cell, Plan
+from lit_blip2.ablation.run import begin, storage, sweep
 
 GRID = {
     "steps": {"stage1": {"fit": "a.yaml"}},
@@ -31,27 +31,28 @@ def spoil(tmp_path, table: str, column: str) -> None:
 @pytest.fixture
 def command(tmp_path, monkeypatch):
     """The sweep of one cell, with `worker` in place of those who run it."""
-    plan = Plan([PlannedCell("itc=on,seed=0", {"itc": "on"}, 0, [], {})], {}, "x", "")
+    cell = Cell(name="itc=on,seed=0", labels={"itc": "on"}, seed=0, steps=[], metrics={})
+    plan = Plan(name="trial", axes={}, metrics=[], cells=[cell], steps={}, identity="x", sources="")
 
     def call(worker) -> int:
-        monkeypatch.setattr(sweep, "plan_or_space", lambda grid, files=True: (plan, worker))
-        storage = f"sqlite:///{tmp_path}/study.db"
-        return sweep.main(["--config", write(tmp_path, GRID), "--out", str(tmp_path / "out"), "--storage", storage])
+        monkeypatch.setattr(begin, "plan_or_space", lambda grid, files=True: (plan, worker))
+        url = f"sqlite:///{tmp_path}/study.db"
+        return sweep.main(["--config", write(tmp_path, GRID), "--out", str(tmp_path / "out"), "--storage", url])
 
     return call
 
 
 @pytest.mark.parametrize(("table", "column"), [("studies", "study_name"), ("trials", "state")])
 def test_a_storage_that_fails_as_it_is_opened_or_filled_is_an_error(command, tmp_path, capsys, table, column):
-    sweep.open_storage(f"sqlite:///{tmp_path}/study.db")
+    storage.open_storage(f"sqlite:///{tmp_path}/study.db")
     spoil(tmp_path, table, column)
     assert command(lambda job: None) == 2
-    assert f"error: {sweep.LOST_STORAGE} (" in capsys.readouterr().err
+    assert f"error: {storage.LOST_STORAGE} (" in capsys.readouterr().err
 
 
 def test_a_storage_that_fails_as_the_sweep_ends_is_an_error(command, tmp_path, capsys):
     assert command(lambda job: spoil(tmp_path, "trials", "state")) == 2
-    assert f"error: {sweep.LOST_STORAGE} (" in capsys.readouterr().err
+    assert f"error: {storage.LOST_STORAGE} (" in capsys.readouterr().err
 
 
 def test_a_search_does_not_try_again_what_failed_and_says_so(tmp_path, capsys):

@@ -3,9 +3,11 @@
 import pytest
 import yaml
 
-from lit_blip2.ablation.run import fingerprint, plan, sweep
-from lit_blip2.ablation.run.step import run_step, write_config
-from lit_blip2.ablation.run.sweep import dry_run
+from lit_blip2.ablation.files import Done, Failure, Folder, Plan, write
+from lit_blip2.ablation.run import begin, fingerprint, plan, sharing, step
+from lit_blip2.ablation.run.command import write_config
+from lit_blip2.ablation.run.dry_run import dry_run
+from lit_blip2.ablation.run.machine import wants_gpus
 from lit_blip2.ablation.spec.grid import read_grid
 
 METRICS = {"a.yaml": ["retrieval/itc_txt_r1"], "b.yaml": ["vqa/accuracy", "vqa/type_*"], "c.yaml": ["vqa/accuracy"]}
@@ -127,8 +129,6 @@ def test_every_setting_that_is_refused_is_named_with_its_command(planned):
 
 
 def test_a_run_s_yaml_points_to_its_parent_and_writes_into_its_own_folder(planned, tmp_path):
-    from lit_blip2.ablation.run.folder import Folder
-
     made, folder = planned(), Folder(tmp_path)
     write_config(made.steps["stage2/itc=on,start=stage1,seed=0"], folder)
     config = yaml.safe_load(folder.config("stage2/itc=on,start=stage1,seed=0").read_text())
@@ -141,7 +141,7 @@ def test_a_run_s_yaml_points_to_its_parent_and_writes_into_its_own_folder(planne
 
 def test_the_key_changes_with_data_files_sources_and_parents(planned, monkeypatch, tmp_path):
     def keys():
-        for cached in (plan._of_path, plan._sources, plan._files):
+        for cached in (sharing._of_path, sharing._sources, sharing._files):
             cached.cache_clear()
         return {name: run.key for name, run in planned(text).steps.items()}
 
@@ -157,8 +157,8 @@ def test_the_key_changes_with_data_files_sources_and_parents(planned, monkeypatc
         name for name in first if "start=none" in name
     }  # all else stands on stage 1, which names the folder
     monkeypatch.setattr(fingerprint, "sources", lambda: "other")
-    monkeypatch.setattr(plan, "_sources", fingerprint.sources, raising=True)
-    plan._sources.cache_clear = lambda: None
+    monkeypatch.setattr(sharing, "_sources", fingerprint.sources)
+    sharing._sources.cache_clear = lambda: None
     assert not set(keys().values()) & set(changed.values())
 
 
@@ -218,41 +218,36 @@ def test_of_a_run_only_what_is_read_of_it_counts(tmp_path):
 
 
 def test_gpus_are_wanted_only_by_runs_that_would_use_one(planned):
-    assert planned().wants_gpus
     made = planned()
+    assert wants_gpus(made)
     for run in made.steps.values():
         run.config["trainer"]["accelerator"] = "cpu"
-    assert not made.wants_gpus
+    assert not wants_gpus(made)
 
 
 def test_a_run_of_another_key_is_not_taken_for_this_one(planned, tmp_path):
-    from lit_blip2.ablation.run.folder import Folder, write_json
-
     run, folder = next(iter(planned().steps.values())), Folder(tmp_path)
-    for file in (folder.done(run.name), folder.failed(run.name)):
-        write_json(file, {"key": "another", "message": "x"})
+    done = Done(key="another", seconds=1.0, steps=7, peak_memory_gib=1.0, began="", ended="", attempts=1)
+    failure = Failure(key="another", step=run.name, message="x", log_tail=[])
+    for file, saved in ((folder.done(run.name), done), (folder.failed(run.name), failure)):
+        write(file, saved)
         with pytest.raises(ValueError, match="holds a run of other settings, data or sources"):
-            run_step(run, folder, {}, lambda: False)
+            step.run_step(run, folder, {}, lambda: False)
         file.unlink()
 
 
 def test_a_step_does_not_begin_on_a_full_disk(planned, tmp_path, monkeypatch):
-    from lit_blip2.ablation.run import folder
-
-    monkeypatch.setattr(folder.shutil, "disk_usage", lambda root: type("Usage", (), {"free": 3 * 2**20}))
+    monkeypatch.setattr(step.shutil, "disk_usage", lambda root: type("Usage", (), {"free": 3 * 2**20}))
     with pytest.raises(OSError, match=r"3 MiB are free on the disk of .*, and a step needs 256: make room"):
-        run_step(next(iter(planned().steps.values())), folder.Folder(tmp_path), {}, lambda: False)
+        step.run_step(next(iter(planned().steps.values())), Folder(tmp_path), {}, lambda: False)
     assert not list(tmp_path.glob("runs/*"))
 
 
 def test_a_sweep_of_other_libraries_is_refused(tmp_path, monkeypatch):
-    from lit_blip2.ablation.run.folder import Folder, write_json
-
-    folder = Folder(tmp_path)
-    write_json(folder.plan, {"versions": {"torch": "2.11", "python": "3.9"}})
-    monkeypatch.setattr(sweep, "versions", lambda: {"torch": "2.15", "timm": "1.0"})
+    known = Plan(name="x", axes={}, metrics=[], cells=[], steps={}, identity="", sources="", versions={"torch": "2.11"})
+    monkeypatch.setattr(begin, "versions", lambda: {"torch": "2.15", "timm": "1.0"})
     with pytest.raises(ValueError, match=r"begun with torch 2\.11, now 2\.15: its cells would not be comparable"):
-        sweep._check_versions(folder)
+        begin.check_versions(known, Folder(tmp_path))
 
 
 def test_sources_leave_the_sweep_s_own_room_out():

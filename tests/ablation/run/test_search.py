@@ -9,9 +9,12 @@ import pytest
 from optuna.trial import TrialState
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from lit_blip2.ablation.run import job, search, step
-from lit_blip2.ablation.run.folder import Folder, try_lock, validations
-from lit_blip2.ablation.run.queue import Queue, open_storage
+from lit_blip2.ablation.files import DONE, Failure, Folder, read_validations
+from lit_blip2.ablation.run import space, trials, worker
+from lit_blip2.ablation.run.locks import try_lock
+from lit_blip2.ablation.run.queue import Queue
+from lit_blip2.ablation.run.step import StepError
+from lit_blip2.ablation.run.storage import open_storage
 from lit_blip2.ablation.spec.grid import read_grid
 
 SEARCH = """
@@ -41,7 +44,7 @@ def answer(request: dict) -> dict:
 
 @pytest.fixture
 def grid(tmp_path, monkeypatch):
-    monkeypatch.setattr(search, "ask", lambda requests: [answer(each) for each in requests])
+    monkeypatch.setattr(space, "ask", lambda requests: [answer(each) for each in requests])
     (tmp_path / "trial.yaml").write_text(SEARCH)
     return read_grid(tmp_path / "trial.yaml")
 
@@ -54,8 +57,8 @@ def queue(grid, tmp_path):
 
 def run_all(grid, queue, folder: Folder, run, monkeypatch) -> list:
     """Every trial, with `run(step run, watch)` in place of a process; the trials in order."""
-    monkeypatch.setattr(job, "run_step", lambda one, folder, environment, stopping, watch: run(one, watch))
-    search.search(search.make_space(grid), job.Job(grid, queue, folder, {}, lambda: False, print))
+    monkeypatch.setattr(worker, "run_step", lambda one, folder, environment, stopping, watch: run(one, watch))
+    trials.search(space.make_space(grid), worker.Worker(grid, queue, folder, {}, lambda: False, print))
     return queue.trials()
 
 
@@ -63,12 +66,12 @@ def write(folder: Folder, name: str, metrics: dict, curve=()) -> Path:
     run_folder = folder.run(name)
     run_folder.mkdir(parents=True, exist_ok=True)
     (run_folder / "metrics.json").write_text(json.dumps(metrics))
-    (run_folder / "validation.jsonl").write_text("".join(json.dumps(point) + "\n" for point in curve))
-    return run_folder
+    folder.validations(name).write_text("".join(json.dumps(point) + "\n" for point in curve))
+    return folder.validations(name)
 
 
 def test_a_trial_has_its_values_and_shares_what_they_do_not_touch(grid):
-    plan = search.trial_plan(grid, search.make_space(grid), {"lr": 0.003, "layers": 2})
+    plan = space.trial_plan(grid, space.make_space(grid), {"lr": 0.003, "layers": 2})
     assert plan.cells[0].steps == ["stage1/seed=5", "stage2/lr=0.003,layers=2,seed=5"]
     settings = plan.steps["stage2/lr=0.003,layers=2,seed=5"].config["model"]["init_args"]
     assert settings == {"init_from": "$stage1", "lr": 0.003, "layers": 2}
@@ -77,7 +80,7 @@ def test_a_trial_has_its_values_and_shares_what_they_do_not_touch(grid):
 def test_an_end_that_is_refused_says_so(grid, tmp_path):
     (tmp_path / "trial.yaml").write_text(SEARCH.replace("high: 3", "high: 10"))
     with pytest.raises(ValueError, match="layers=10 must be at most 9"):
-        search.make_space(read_grid(tmp_path / "trial.yaml"))
+        space.make_space(read_grid(tmp_path / "trial.yaml"))
 
 
 def test_trials_are_drawn_run_and_counted(grid, queue, tmp_path, monkeypatch):
@@ -88,9 +91,9 @@ def test_trials_are_drawn_run_and_counted(grid, queue, tmp_path, monkeypatch):
         settings = one.config["model"]["init_args"]
         write(folder, one.name, {"vqa/accuracy": settings["lr"]} if one.step == "stage2" else {})
 
-    trials = run_all(grid, queue, folder, run, monkeypatch)
-    assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 6
-    for trial in trials:
+    ended = run_all(grid, queue, folder, run, monkeypatch)
+    assert [trial.state for trial in ended] == [TrialState.COMPLETE] * 6
+    for trial in ended:
         record = json.loads(folder.cell(f"trial={trial.number}").read_text())
         assert 1e-4 <= trial.value <= 1e-2 and trial.params["layers"] in (1, 2, 3)
         assert trial.value == record["metrics"]["vqa/accuracy"] == float(record["labels"]["lr"])
@@ -108,11 +111,11 @@ def test_what_falls_behind_the_median_is_pruned(grid, queue, tmp_path, monkeypat
         value = 0.9 if len(started) < 6 else 0.1
         watch(write(folder, one.name, {"vqa/accuracy": value}, [{"step": 10, "vqa/accuracy": value}]))
 
-    trials = run_all(grid, queue, folder, run, monkeypatch)
-    assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 5 + [TrialState.PRUNED]
+    ended = run_all(grid, queue, folder, run, monkeypatch)
+    assert [trial.state for trial in ended] == [TrialState.COMPLETE] * 5 + [TrialState.PRUNED]
     record = json.loads(folder.cell("trial=5").read_text())
     assert record["state"] == "pruned" and record["metrics"] == {"vqa/accuracy": 0.1}
-    assert trials[0].intermediate_values == {10: 0.9}
+    assert ended[0].intermediate_values == {10: 0.9}
 
 
 def test_a_failed_trial_is_kept_and_the_search_goes_on(grid, queue, tmp_path, monkeypatch):
@@ -120,21 +123,21 @@ def test_a_failed_trial_is_kept_and_the_search_goes_on(grid, queue, tmp_path, mo
 
     def run(one, watch):
         if one.step == "stage2":
-            raise step.StepError({"step": one.name, "message": "exit code 1", "log_tail": ["why"]})
+            raise StepError(Failure(step=one.name, message="exit code 1", log_tail=["why"]))
 
-    trials = run_all(grid, queue, folder, run, monkeypatch)
-    assert [trial.state for trial in trials] == [TrialState.FAIL] * 6
+    ended = run_all(grid, queue, folder, run, monkeypatch)
+    assert [trial.state for trial in ended] == [TrialState.FAIL] * 6
     assert json.loads(folder.cell("trial=0").read_text())["error"]["log_tail"] == ["why"]
 
 
 def test_a_killed_worker_s_trial_is_taken_over_with_its_values(grid, queue):
     lost = queue.study.ask()
-    values = search.draw(grid, lost)
-    with search.take_trial(grid, queue, queue.folder) as trial:
-        assert trial.number == lost.number and search.draw(grid, trial) == values
-        with try_lock(queue.trial_lock(trial.number)) as lock:
+    values = trials.draw(grid, lost)
+    with trials.take_trial(grid, queue, queue.folder) as trial:
+        assert trial.number == lost.number and trials.draw(grid, trial) == values
+        with try_lock(trials.trial_lock(queue.folder, trial.number)) as lock:
             assert lock is None
-        with search.take_trial(grid, queue, queue.folder) as other:
+        with trials.take_trial(grid, queue, queue.folder) as other:
             assert other.number == lost.number + 1
 
 
@@ -143,8 +146,8 @@ def drawn(grid, storages: list[str], folder: Path) -> list[dict]:
     folder.mkdir(exist_ok=True)
     with ExitStack() as held:
         queues = [Queue(open_storage(storage), grid, "x", Folder(folder)) for storage in storages]
-        trials = [held.enter_context(search.take_trial(grid, queue, queue.folder)) for queue in queues]
-        return [search.draw(grid, trial) for trial in trials]
+        taken = [held.enter_context(trials.take_trial(grid, queue, queue.folder)) for queue in queues]
+        return [trials.draw(grid, trial) for trial in taken]
 
 
 def test_workers_draw_different_points_and_the_same_history_gives_the_same_ones(grid, tmp_path):
@@ -156,7 +159,7 @@ def test_workers_draw_different_points_and_the_same_history_gives_the_same_ones(
 def test_a_worker_that_is_started_again_draws_a_new_point(grid, tmp_path):
     (first,) = drawn(grid, [f"journal:{tmp_path}/a.log"], tmp_path / "a")
     again = Queue(open_storage(f"journal:{tmp_path}/a.log"), grid, "x", Folder(tmp_path / "a"))
-    again.end(again.trial_id(0), TrialState.COMPLETE, 0.5)
+    again.end(again.trial_id(0), DONE, 0.5)
     (second,) = drawn(grid, [f"journal:{tmp_path}/a.log"], tmp_path / "a")
     assert second["lr"] != first["lr"]
 
@@ -170,8 +173,8 @@ def test_an_objective_that_is_not_finite_is_a_failed_trial(grid, queue, monkeypa
     def run(one, watch):
         watch(write(folder, one.name, written if one.step == "stage2" else {}, [{"step": 10, "vqa/accuracy": None}]))
 
-    trials = run_all(grid, queue, folder, run, monkeypatch)
-    assert [trial.state for trial in trials] == [TrialState.FAIL] * 6
+    ended = run_all(grid, queue, folder, run, monkeypatch)
+    assert [trial.state for trial in ended] == [TrialState.FAIL] * 6
     error = json.loads(folder.cell("trial=0").read_text())["error"]
     assert error["step"].startswith("stage2/") and "in its metrics.json vqa/accuracy is " in error["message"]
 
@@ -187,8 +190,8 @@ def test_a_pruned_trial_has_the_figure_that_it_fell_behind_with(grid, queue, mon
         curve = [{"step": 10, "vqa/accuracy": value}, {"step": 20, "vqa/accuracy": None}, {"step": 30}]
         watch(write(folder, one.name, {"vqa/accuracy": value}, curve))
 
-    trials = run_all(grid, queue, folder, run, monkeypatch)
-    assert trials[5].state == TrialState.PRUNED
+    ended = run_all(grid, queue, folder, run, monkeypatch)
+    assert ended[5].state == TrialState.PRUNED
     assert json.loads(folder.cell("trial=5").read_text())["metrics"] == {"vqa/accuracy": 0.1}
 
 
@@ -197,7 +200,7 @@ def test_every_trial_has_a_run_in_tensorboard(grid, queue, monkeypatch):
 
     def run(one, watch):
         if one.step == "stage2" and queue.trials()[-1].number == 1:
-            raise step.StepError({"step": one.name, "message": "exit code 1", "log_tail": []})
+            raise StepError(Failure(step=one.name, message="exit code 1", log_tail=[]))
         write(folder, one.name, {"vqa/accuracy": 0.5} if one.step == "stage2" else {})
 
     run_all(grid, queue, folder, run, monkeypatch)
@@ -209,4 +212,5 @@ def test_every_trial_has_a_run_in_tensorboard(grid, queue, monkeypatch):
 
 def test_a_half_written_line_is_not_read(tmp_path):
     (tmp_path / "validation.jsonl").write_text('{"step": 1, "a": 2}\n{"step": 2, ')
-    assert validations(tmp_path) == [{"step": 1, "a": 2}]
+    points, faults = read_validations(tmp_path / "validation.jsonl")
+    assert [(point.step, point.metrics) for point in points] == [(1, {"a": 2.0})] and not faults

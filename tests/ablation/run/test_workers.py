@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from optuna.trial import TrialState
 
-from lit_blip2.ablation.run.queue import open_storage
+from lit_blip2.ablation.run.storage import open_storage
 
 HERE = Path(__file__).parent
 POSTGRES = sorted(Path("/usr/lib/postgresql").glob("*/bin"))

@@ -13,39 +13,35 @@ have, and their lines appear.
 import math
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from lit_blip2.ablation.run.folder import Folder, validations
-from lit_blip2.ablation.run.plan import PlannedCell
+from lit_blip2.ablation.files import FAILED, STATES, Cell, Folder, is_finite, read_validations
 from lit_blip2.ablation.spec.grid import Grid
 
-STATES = ["done", "failed", "pruned"]
 
-
-def write_cell(folder: Folder, grid: Grid, cell: PlannedCell, record: dict[str, Any]) -> None:
+def write_cell(folder: Folder, grid: Grid, cell: Cell, state: str, metrics: Mapping[str, float | None]) -> None:
     """The cell's row and curves, anew. A metric that it has not stays empty; a failed cell has a row too."""
     from torch.utils.tensorboard import SummaryWriter
 
     run = folder.root / "tensorboard" / cell.name
     shutil.rmtree(run, ignore_errors=True)
     with SummaryWriter(str(run)) as writer:
-        for summary in row(grid, cell, record["state"]):
+        for summary in row(grid, cell, state):
             writer.file_writer.add_summary(summary)
         for metric in grid.metrics:
-            value = record["metrics"].get(metric)
-            if value is not None and math.isfinite(value):  # nan would spoil the order of a sorted table
-                writer.add_scalar(f"final/{metric}", value)
+            if is_finite(metrics.get(metric)):  # nan would spoil the order of a sorted table
+                writer.add_scalar(f"final/{metric}", metrics[metric])
         drawn = set()
         for name in cell.steps:
             for step, metric, value in curve(folder, name):
-                writer.add_scalar(f"{_kind(name)}/{metric}", value, step)
+                writer.add_scalar(f"{name.partition('/')[0]}/{metric}", value, step)
                 drawn.add(metric)
         if shown := [metric for metric in grid.metrics if metric in drawn]:
             writer.add_custom_scalars(layout(grid, shown))
 
 
-def row(grid: Grid, cell: PlannedCell, state: str) -> list[Any]:
+def row(grid: Grid, cell: Cell, state: str) -> list[Any]:
     """The summaries that make a row of the HParams table: its columns, the cell's settings, how the cell ended.
 
     Settings are words with all words that the column may hold, which gives the column its ticks; those of a search
@@ -56,11 +52,11 @@ def row(grid: Grid, cell: PlannedCell, state: str) -> list[Any]:
     from torch.utils.tensorboard.summary import hparams
 
     words = {axis: list(grid.axes[axis]) for axis in cell.labels if axis in grid.axes}
-    words |= {"seed": [str(seed) for seed in grid.seeds], "state": STATES}
+    words |= {"seed": [str(seed) for seed in grid.seeds], "state": list(STATES)}
     settings = {axis: float(label) if axis in grid.ranges else label for axis, label in cell.labels.items()}
     settings |= {"seed": str(cell.seed), "state": state}
     columns, start, end = hparams(settings, dict.fromkeys(f"final/{metric}" for metric in grid.metrics), words)
-    if state == "failed":
+    if state == FAILED:
         status = HParamsPluginData.FromString(end.value[0].metadata.plugin_data.content)
         status.session_end_info.status = Status.Value("STATUS_FAILURE")
         end.value[0].metadata.plugin_data.content = status.SerializeToString()
@@ -69,16 +65,13 @@ def row(grid: Grid, cell: PlannedCell, state: str) -> list[Any]:
 
 def curve(folder: Folder, step_run: str) -> Iterator[tuple[int, str, float]]:
     """(step, metric, value) of a run's validations, not finite ones as nan."""
-    for point in validations(folder.run(step_run)):
-        for metric in point.keys() - {"step"}:
-            yield point["step"], metric, math.nan if point[metric] is None else point[metric]
+    points, _ = read_validations(folder.validations(step_run))  # what cannot be read, the report tells
+    for point in points:
+        for metric, value in point.metrics.items():
+            yield point.step, metric, math.nan if value is None else value
 
 
 def layout(grid: Grid, metrics: Iterable[str]) -> dict[str, dict[str, list]]:
     """One chart per metric, every cell's curve on it. TensorBoard merges the equal charts of all runs into one."""
     fits = "|".join(re.escape(step.name) for step in grid.steps.values() if step.command == "fit")
     return {grid.name: {metric: ["Multiline", [f"^({fits})/{re.escape(metric)}$"]] for metric in metrics}}
-
-
-def _kind(step_run: str) -> str:
-    return step_run.partition("/")[0]

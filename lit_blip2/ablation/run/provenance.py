@@ -1,7 +1,6 @@
-"""plan.json: what a sweep runs, and on what, for its report and for those who go on with it."""
+"""Where a sweep ran, and the command that makes it again."""
 
 import argparse
-import dataclasses
 import importlib.metadata
 import os
 import platform
@@ -10,47 +9,20 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from lit_blip2.ablation.report.records import setting_name
 from lit_blip2.ablation.run.fingerprint import PACKAGE
-from lit_blip2.ablation.run.plan import Plan
-from lit_blip2.ablation.spec.grid import Grid
 
 LIBRARIES = ("torch", "torchvision", "lightning", "transformers", "timm", "numpy")
 
 
-def describe(grid: Grid, plan: Plan, options: argparse.Namespace) -> dict[str, Any]:
-    """The contents of plan.json."""
+def provenance(options: argparse.Namespace) -> dict[str, Any]:
+    """Those fields of a Plan that do not follow from the ablation's file."""
     return {
-        "name": grid.name,
-        "question": grid.question,
-        "expect": grid.expect,
-        **asked_pairs(grid),
         "command": command_line(options),
-        "axes": {axis: list(labels) for axis, labels in grid.axes.items()},
-        "seeds": grid.seeds,
-        "metrics": grid.metrics,
-        "control": grid.control,
-        "identity": plan.identity,
-        "sources": plan.sources,
         **commit(options.config),
         "versions": {"python": platform.python_version()} | versions(),
         "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, {platform.system()}",
         "workers": options.workers,
-        **({"search": search(grid)} if grid.ranges else {}),
-        "cells": [] if grid.ranges else [dataclasses.asdict(cell) for cell in plan.cells],
-        "steps": {} if grid.ranges else {name: dataclasses.asdict(run) for name, run in plan.steps.items()},
     }
-
-
-def asked_pairs(grid: Grid) -> dict[str, Any]:
-    """The one thing in a sweep's file that may be changed after it has begun: nothing that runs depends on it."""
-    return {"compare": [[setting_name(grid.control | each) for each in pair] for pair in grid.compare]}
-
-
-def search(grid: Grid) -> dict[str, Any]:
-    """What a search looks for, and where."""
-    ranges = {name: dataclasses.asdict(each) for name, each in grid.ranges.items()}
-    return {"objective": grid.metrics[0], "direction": grid.direction, "ranges": ranges}
 
 
 def command_line(options: argparse.Namespace) -> str:

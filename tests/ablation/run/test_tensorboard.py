@@ -8,8 +8,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
 
-from lit_blip2.ablation.run.board import layout
-from lit_blip2.ablation.run.plan import PlannedCell
+from lit_blip2.ablation.files import Cell
+from lit_blip2.ablation.run.tensorboard import layout, write_cell
 from lit_blip2.ablation.spec.grid import Range
 
 CONTROL, WITHOUT_ITC, FAILED = "itc=on,itm=on,seed=0", "itc=off,itm=on,seed=0", "itc=on,itm=off,seed=0"
@@ -154,7 +154,8 @@ def test_a_chart_takes_its_own_metric_only(board):
 
 def test_the_settings_of_a_search_are_numbers(board):
     board.grid.axes, board.grid.ranges = {"itc": {"on": {}}}, {"lr": Range("stage1.model.lr", 1e-4, 1e-2, True)}
-    board.write(PlannedCell("trial-0", {"itc": "on", "lr": "0.003"}, 0, [], {}), "pruned", {})
+    cell = Cell(name="trial-0", labels={"itc": "on", "lr": "0.003"}, seed=0, steps=[], metrics={})
+    write_cell(board.folder, board.grid, cell, "pruned", {})
     columns, settings, _ = row(read(board, "trial-0"))
     assert settings == {"itc": "on", "lr": 0.003, "seed": "0", "state": "pruned"}
     assert {each.name: each.type for each in columns.hparam_infos}["lr"] == api_pb2.DATA_TYPE_FLOAT64

@@ -1,0 +1,1 @@
+"""A report's plots: how they look, and each kind in a file."""

@@ -1,0 +1,1 @@
+"""A report's sections, as Markdown: words, tables and plots of each in a file."""

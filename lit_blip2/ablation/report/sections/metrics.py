@@ -1,0 +1,137 @@
+"""The metrics: means beside each other, then of each metric a table of its settings against the control, and a plot.
+
+A column of these tables is an entry of COLUMNS.
+"""
+
+from lit_blip2.ablation.report.markdown import NONE, code, number, span, table
+from lit_blip2.ablation.report.plots.metric import metric_figure
+from lit_blip2.ablation.report.plots.paper import Plots
+from lit_blip2.ablation.report.records import NOT_PLANNED, Sweep
+from lit_blip2.ablation.report.results import MetricResult, Pair, SettingResult, metric_result
+from lit_blip2.ablation.report.statistics import (
+    BETTER,
+    LEVEL,
+    NO_SPREAD,
+    PERCENT,
+    TOO_FEW,
+    WORSE,
+    Comparison,
+    t_quantile,
+)
+from lit_blip2.ablation.spec.values import smaller_is_better
+
+COLUMNS = ["setting", "mean", "sd", "n", "pairs", "difference", f"{PERCENT} interval", "could have shown", "verdict"]
+COMPARED = COLUMNS[4:]
+OVERVIEW = (
+    "Mean over seeds. Better and worse are against the control, as each metric's table below shows; the rest is not "
+    "shown to differ, or not known."
+)
+
+
+def metrics_section(sweep: Sweep, plots: Plots) -> str:
+    """All metrics; empty where none is compared."""
+    results = [metric_result(sweep, metric) for metric in sweep.metrics]
+    parts = [_overview(results), "## Metrics"] if results else []
+    for result in results:
+        drawn = any(each.values for each in result.settings)
+        plot = plots.show(f"metric.{result.metric}", result.metric, metric_figure, result) if drawn else ""
+        parts += [_metric(result), plot]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _overview(results: list[MetricResult]) -> str:
+    if not results[0].settings:
+        return ""
+    head = ["setting", *(code(result.metric) for result in results)]
+    across = zip(*(result.settings for result in results), strict=True)
+    lines = [[_name(each[0]), *map(_mean_and_verdict, each)] for each in across]
+    return f"## Overview\n\n{table(head, lines, range(1, len(head)))}\n\n{OVERVIEW}"
+
+
+def _metric(result: MetricResult) -> str:
+    """One metric: its table, how its intervals were made, the pairs that were asked for."""
+    parts = [f"### {code(result.metric)}", table(COLUMNS, map(_line, result.settings), range(1, 8)), _how(result)]
+    if result.pairs:
+        parts.append(table(["pairs asked for", *COMPARED], map(_pair_line, result.pairs), range(1, 5)))
+        together = f", family-wise over these {len(result.pairs)}" if len(result.pairs) > 1 else ""
+        parts.append(f"The first is better or worse than the second. Paired by seed as above{together}.")
+    return "\n\n".join(parts)
+
+
+def _line(result: SettingResult) -> list[str]:
+    start = [_name(result), _mean(result), number(result.summary.sd), _n(result)]
+    if result.comparison is None:
+        return [*start, *[NONE] * 4, "control" if result.is_control else NONE]
+    return [*start, *_compared(result.comparison)]
+
+
+def _pair_line(pair: Pair) -> list[str]:
+    return [f"{code(pair.first)} against {code(pair.second)}", *_compared(pair.comparison)]
+
+
+def _compared(found: Comparison) -> list[str]:
+    """Under COMPARED."""
+    difference = number(found.difference, sign=True)
+    return [str(found.n), difference, span(found.interval), number(found.detectable), found.verdict]
+
+
+def _name(result: SettingResult) -> str:
+    return code(result.setting) + (" (control)" if result.is_control else "")
+
+
+def _mean(result: SettingResult) -> str:
+    return _reasons(result) if result.summary.mean is None else number(result.summary.mean)
+
+
+def _mean_and_verdict(result: SettingResult) -> str:
+    verdict = result.comparison.verdict if result.comparison else ""
+    few = f", n = {result.summary.n}" if 0 < result.summary.n < result.seeds else ""
+    return _mean(result) + few + (f", {verdict}" if verdict in (BETTER, WORSE) else "")
+
+
+def _n(result: SettingResult) -> str:
+    if not result.planned:
+        return NONE
+    missing = f"{result.summary.n} of {result.seeds} ({_reasons(result)})"
+    return str(result.seeds) if result.summary.n == result.seeds else missing
+
+
+def _reasons(result: SettingResult) -> str:
+    """Why seeds have no value."""
+    if len(result.without) == 1 and not result.values:
+        return next(iter(result.without))
+    return ", ".join(f"{count} {reason}" for reason, count in result.without.items())
+
+
+def _how(result: MetricResult) -> str:
+    """How the intervals were made, in numbers, or why there are none."""
+    better = f"{'Smaller' if smaller_is_better(result.metric) else 'Larger'} is better."
+    if result.control is None:
+        return f"{better} The sweep has no control: nothing is compared."
+    if not result.control.planned:
+        return f"{better} The control cannot have this metric ({NOT_PLANNED}): nothing is compared."
+    if not result.comparisons:
+        return f"{better} There is no other setting to compare with the control."
+    return f"{better} {_intervals(result)}{_no_intervals(result)}"
+
+
+def _intervals(result: MetricResult) -> str:
+    m = result.comparisons
+    quantiles = [f"t = {number(t_quantile(n, m))} for {n} pairs" for n in result.paired_seeds] or ["no interval yet"]
+    correction = f"Bonferroni, m = {m}, each at {100 * (1 - (1 - LEVEL) / m):.4g} %" if m > 1 else "m = 1"
+    return (
+        "Differences are paired by seed; intervals are Student's t over seeds at a family-wise "
+        f"{PERCENT} over the comparison{'s' if m > 1 else ''} of this table ({correction}): {', '.join(quantiles)}. "
+        '"Could have shown" is the smallest true difference that so many seeds of this spread show four times in five.'
+    )
+
+
+def _no_intervals(result: MetricResult) -> str:
+    """Why some comparisons have none."""
+    seeds, text = [each.n for each in result.compared if each.half_width is None], ""
+    if any(n < 2 for n in seeds):
+        text += f' "{TOO_FEW.capitalize()}": fewer than two pairs, no interval.'
+    if any(n > 1 for n in seeds):
+        text += " A difference that is the same in every seed has no interval, for it says nothing of the noise: "
+        text += f'"{NO_SPREAD}", or none shown if it is zero.'
+    return text

@@ -1,0 +1,64 @@
+"""What a sweep asks and how far it has come; at the page's end, where it ran."""
+
+import shlex
+
+from lit_blip2.ablation.files import DONE, FAILED, PRUNED, Plan
+from lit_blip2.ablation.report.markdown import code, plain, table
+from lit_blip2.ablation.report.records import WAITING, Sweep
+from lit_blip2.ablation.spec.grid import Range
+
+NOT_ENDED = "> **This sweep is still running** (or was stopped): "
+
+
+def opening(sweep: Sweep, folder: str) -> str:
+    """The commands that make it again, the question, what was expected, how far it has come."""
+    plan = sweep.plan
+    made_by = f"Sweep: {code(plan.command)}; this page: " if plan.command else "This page: "
+    lines = [made_by + code(f"python -m lit_blip2 report {shlex.quote(folder)}"), f"# {plain(plan.name)}"]
+    lines += [plain(plan.question)] if plan.question else []
+    lines += [f"**Expected beforehand:** {plain(plan.expect)}"] if plan.expect else []
+    lines += _status(sweep) + _axes(sweep)
+    if plan.search:
+        ranges = [f"{code(name)} ({_range(each)})" for name, each in plan.search.ranges.items()]
+        lines.append(f"**Ranges:** {', '.join(ranges)}.")
+    lines += [plain(f"cells/{name}.json belongs to no cell of the plan: left out.") for name in sweep.strangers]
+    return "\n\n".join(lines)
+
+
+def _status(sweep: Sweep) -> list[str]:
+    """How many cells have ended, and how; first a warning where some have not."""
+    states = {state: sweep.count(state) for state in (DONE, FAILED, PRUNED, WAITING)}
+    lines, is_search = [], sweep.plan.search is not None
+    if states[WAITING]:
+        ended = f"{states[WAITING]} of {len(sweep.cells)} cells have not ended. Figures are of what has."
+        lines.append(NOT_ENDED + ended)
+    if not sweep.cells:
+        lines.append(NOT_ENDED + "no cell has ended yet.")
+    counts = [f"{states[DONE]} done", f"{states[FAILED]} failed"]
+    counts += [f"{states[PRUNED]} pruned"] if is_search or states[PRUNED] else []
+    counts += [] if is_search else [f"{states[WAITING]} running or waiting"]
+    lines.append(f"**Status:** {', '.join(counts)}, of {len(sweep.cells)} {'trials' if is_search else 'cells'}.")
+    return lines
+
+
+def _axes(sweep: Sweep) -> list[str]:
+    if not sweep.plan.axes:
+        return []
+    axes = [f"{code(axis)} ({', '.join(map(plain, labels))})" for axis, labels in sweep.plan.axes.items()]
+    seeds = ", ".join(map(str, sweep.plan.seeds)) or "none"
+    control = code(sweep.control) if sweep.control else "none"
+    return [f"**Axes:** {', '.join(axes)}. **Seeds:** {seeds}. **Control:** {control}."]
+
+
+def _range(given: Range) -> str:
+    return f"{plain(given.low)} to {plain(given.high)}" + (", in logarithms" if given.log else "")
+
+
+def where_it_ran(plan: Plan) -> str:
+    """Commit, machine, versions."""
+    commit = code(plan.commit) if plan.commit else "not known"
+    lines = [["commit", commit + (", with uncommitted changes" if plan.dirty else "")]]
+    lines.append(["machine", plain(plan.machine or "not known")])
+    lines.append(["workers", plain(plan.workers or "not known")])
+    lines += [[plain(name), plain(version)] for name, version in plan.versions.items()]
+    return f"## Where it ran\n\n{table(['what', 'value'], lines)}"

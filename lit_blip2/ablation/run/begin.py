@@ -1,0 +1,116 @@
+"""How a sweep begins, or goes on: its folder is checked, its plan written, its queue filled."""
+
+import argparse
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from rich.console import Console
+
+from lit_blip2.ablation.files import Folder, Plan, Record, read, write
+from lit_blip2.ablation.run.cells import work
+from lit_blip2.ablation.run.locks import wait_lock
+from lit_blip2.ablation.run.machine import run_prepare
+from lit_blip2.ablation.run.plan import make_plan
+from lit_blip2.ablation.run.provenance import provenance, versions
+from lit_blip2.ablation.run.queue import Queue
+from lit_blip2.ablation.run.space import make_space, trial_plan
+from lit_blip2.ablation.run.storage import JOURNAL, open_storage
+from lit_blip2.ablation.run.trials import search
+from lit_blip2.ablation.run.worker import Worker
+from lit_blip2.ablation.spec.grid import Grid
+
+
+def plan_or_space(grid: Grid, files: bool = True) -> tuple[Plan, Callable[[Worker], None]]:
+    """What will be run, and what a worker does: cells of a grid, or trials of a search, whose plan shows the first.
+
+    files: whether the data must be there; before `prepare` has run they may not be.
+    """
+    if not grid.ranges:
+        plan = make_plan(grid, files)
+        return plan, partial(work, plan)
+    space = make_space(grid, files)
+    return trial_plan(grid, space, {name: each.low for name, each in grid.ranges.items()}), partial(search, space)
+
+
+def begin(
+    grid: Grid, folder: Folder, options: argparse.Namespace, console: Console
+) -> tuple[Plan, Queue, Callable[[Worker], None]]:
+    """Prepare, plan and fill the queue; who starts at the same time waits for the first to do it.
+
+    Raises ValueError where the folder or the storage belongs to another sweep.
+    """
+    default = f"{JOURNAL}{folder.root / 'study.log'}" if options.launcher == "slurm" else None
+    with wait_lock(folder.lock("begin")):
+        storage = open_storage(options.storage or default or f"sqlite:///{folder.root / 'study.db'}")
+        _prepare(grid, console)
+        with console.status("Resolving and checking every cell"):
+            plan, task = plan_or_space(grid)
+        known = read(folder.plan, Plan)
+        if known is not None:
+            check_versions(known, folder)
+            check_same(known, plan, folder)
+        queue = Queue(storage, grid, plan.identity, folder)
+        _write_plan(grid, known, plan, folder, options)
+        if not grid.ranges:
+            queue.fill(plan)
+        if options.retry_failed:
+            retry(plan, queue, folder, console)
+    return plan, queue, task
+
+
+def _prepare(grid: Grid, console: Console) -> None:
+    with wait_lock(Path("sweeps/.prepare.lock")):  # another sweep may want the same data
+        for line in grid.prepare:
+            console.print(f"python -m lit_blip2 {line}", style="dim", highlight=False, soft_wrap=True)
+            run_prepare(line)
+
+
+def _write_plan(grid: Grid, known: Plan | None, plan: Plan, folder: Folder, options: argparse.Namespace) -> None:
+    """Once; later only the pairs to compare may change: nothing that runs depends on them. A search's plan has no
+    cells."""
+    if known is None:
+        known = plan.model_copy(update=provenance(options) | ({"cells": [], "steps": {}} if grid.ranges else {}))
+    write(folder.plan, known.model_copy(update={"compare": plan.compare}))
+
+
+def check_versions(known: Plan, folder: Folder) -> None:
+    """Raises ValueError where the sweep was begun with other libraries."""
+    now = versions()
+    if other := [
+        f"{name} {known.versions[name]}, now {now[name]}"
+        for name in now
+        if known.versions.get(name, now[name]) != now[name]
+    ]:
+        raise ValueError(
+            f"{folder.root} holds a sweep that was begun with {'; '.join(other)}: its cells would not be comparable. "
+            "Install what it was begun with, or give another --out"
+        )
+
+
+def check_same(known: Plan, plan: Plan, folder: Folder) -> None:
+    """Raises ValueError where the folder belongs to another grid, other data or other sources, saying which."""
+    if known.identity == plan.identity:
+        return
+    before, now = {cell.name for cell in known.cells}, {cell.name for cell in plan.cells}
+    if known.cells and before != now:
+        what = f"another grid: {len(before - now)} of its cells are not in this one, {len(now - before)} are new"
+    elif known.sources != plan.sources:
+        what = f"other sources of lit_blip2 (it was begun at commit {known.commit}): its cells would not be comparable"
+    else:
+        what = "other metrics, another control, or other settings, ranges or data files in its steps"
+    raise ValueError(f"{folder.root} holds a sweep of this name with {what}. Give another --out, or remove the folder")
+
+
+def retry(plan: Plan, queue: Queue, folder: Folder, console: Console) -> None:
+    """Forget how the failed cells failed, then queue them: a worker may take one at once."""
+    cells, failed = {cell.name: cell for cell in plan.cells}, queue.failed()
+    for name in failed:
+        record = read(folder.cell(name), Record)
+        if record and record.error:
+            folder.done(record.error.step).unlink(missing_ok=True)  # it may have ended well, and without a metric
+        folder.cell(name).unlink(missing_ok=True)
+        for step in cells[name].steps:
+            folder.failed(step).unlink(missing_ok=True)
+    queue.put_again(failed)
+    console.print("\n".join(f"{name}: back in the queue" for name in failed), highlight=False, markup=False)

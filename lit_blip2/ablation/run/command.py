@@ -1,0 +1,40 @@
+"""The command of a step run, as a person would type it, and the YAML that it reads."""
+
+import sys
+import zipfile
+from typing import Any
+
+import yaml
+
+from lit_blip2.ablation.files import Folder, StepRun
+from lit_blip2.ablation.spec.grid import REFERENCE
+
+
+def command(run: StepRun, folder: Folder) -> list[str]:
+    """A fit that left a checkpoint goes on from it, unless writing it was cut short."""
+    arguments = [sys.executable, "-m", "lit_blip2", run.command, "--config", str(folder.config(run.name))]
+    if run.command == "test":
+        return [*arguments, "--ckpt_path", str(folder.run(next(iter(run.parents.values()))))]
+    whole = [file for file in folder.run(run.name).glob("**/last.ckpt") if zipfile.is_zipfile(file)]
+    return [*arguments, "--ckpt_path", str(whole[0])] if whole else arguments
+
+
+def write_config(run: StepRun, folder: Folder) -> None:
+    """The step's resolved YAML: references to other steps as their folders, and a logger that writes into its own."""
+    config = _with_folders(run.config, {step: str(folder.run(name)) for step, name in run.parents.items()})
+    where = {"save_dir": str(folder.root / "runs"), "name": run.step, "version": run.name.partition("/")[2]}
+    config["trainer"]["logger"] = {
+        "class_path": "lightning.pytorch.loggers.TensorBoardLogger",
+        "init_args": where | {"default_hp_metric": False},
+    }
+    file = folder.config(run.name)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+
+
+def _with_folders(value: Any, folders: dict[str, str]) -> Any:
+    if isinstance(value, dict):
+        return {key: _with_folders(each, folders) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_with_folders(each, folders) for each in value]
+    return folders[value[1:]] if isinstance(value, str) and value.startswith(REFERENCE) else value

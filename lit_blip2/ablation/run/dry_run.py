@@ -1,0 +1,33 @@
+"""What a sweep would run: every cell with its steps, before anything starts."""
+
+from rich.table import Table
+
+from lit_blip2.ablation.files import Plan
+from lit_blip2.ablation.run.begin import plan_or_space
+from lit_blip2.ablation.spec.grid import Grid
+
+
+def dry_run(grid: Grid) -> Table:
+    """Raises ValueError with every cell that cannot be run. The data need not be there yet; models that the cells name
+    must be."""
+    try:
+        return plan_table(grid, plan_or_space(grid, files=False)[0])
+    except ValueError as error:
+        begins = "".join(f"\n  python -m lit_blip2 {line}" for line in grid.prepare)
+        raise ValueError(f"{error}\nA sweep begins with its `prepare`, a dry run does not:{begins}") from error
+
+
+def plan_table(grid: Grid, plan: Plan) -> Table:
+    """Every cell with its step runs; how many cells share a run stands behind it, what is run before all below."""
+    uses = plan.uses()
+    total = sum(len(cell.steps) for cell in plan.cells)
+    table = Table(title=f"{grid.name}: {len(plan.cells)} cells, {total} steps, of which {len(plan.steps)} are run")
+    if grid.prepare:
+        table.caption = "first, if not done: " + "; ".join(f"python -m lit_blip2 {line}" for line in grid.prepare)
+    for head in ("cell", "steps (x cells that share one)", "cannot have"):
+        table.add_column(head, overflow="fold")
+    for cell in plan.cells:
+        steps = [f"{name} x{uses[name]}" if uses[name] > 1 else name for name in cell.steps]
+        lacking = [metric for metric, step in cell.metrics.items() if step is None]
+        table.add_row(cell.name, "\n".join(steps), "\n".join(lacking))
+    return table

@@ -1,0 +1,49 @@
+"""A command in a process of its own, which never outlives its worker's wish to end."""
+
+import os
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+POLL_SECONDS = 0.2
+GRACE_SECONDS = 20  # from a polite end to a kill
+
+
+def run_process(
+    command: list[str], log: Path, environment: Mapping[str, str], lock: int, poll: Callable[[], None]
+) -> tuple[int, float]:
+    """Exit code (negative: the signal that killed it) and peak memory in GiB.
+
+    Args: the file that its output is added to; the descriptor of a lock that it holds as long as it lives; called
+    while it runs, and what it raises ends the process and goes on from here.
+    """
+    with log.open("ab") as stream:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            env=dict(environment),
+            pass_fds=[lock],
+        )
+    try:
+        while True:
+            pid, status, usage = os.wait4(process.pid, os.WNOHANG)
+            if pid:
+                process.returncode = os.waitstatus_to_exitcode(status)
+                return process.returncode, usage.ru_maxrss / 2**20
+            poll()
+            time.sleep(POLL_SECONDS)
+    finally:
+        _put_down(process)
+
+
+def _put_down(process: subprocess.Popen) -> None:
+    if process.returncode is None:
+        process.terminate()
+        try:
+            process.wait(GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()

@@ -1,0 +1,153 @@
+"""Which runs cells share: each distinct step once, and for each cell which step runs it stands on.
+
+Two cells share a step if its resolved config, the files that the config names, the package's sources and the steps
+before it are all equal. A step that no compared metric needs is not run at all.
+"""
+
+import copy
+import dataclasses
+import hashlib
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, NamedTuple
+
+from lit_blip2.ablation.files import Cell, Plan, Search, StepRun, setting_name
+from lit_blip2.ablation.run import fingerprint
+from lit_blip2.ablation.spec.grid import REFERENCE, Grid, run_name
+from lit_blip2.ablation.spec.values import strings
+from lit_blip2.config import arguments_of
+
+
+class Chain(NamedTuple):
+    """One setting at one seed with its resolved steps, and for each compared metric the step that writes it."""
+
+    labels: dict[str, str]
+    seed: int
+    answers: dict[str, dict[str, Any]]  # step -> what lit_blip2.resolve says of it
+    providers: dict[str, str | None]
+
+
+@dataclass
+class _Draft:
+    """A step run before it has a name: that follows from who uses it."""
+
+    step: str
+    command: str
+    parents: dict[str, str]  # step -> key
+    config: dict[str, Any]
+    max_steps: int | None
+    users: list[Chain] = field(default_factory=list)
+
+
+def plan_of(grid: Grid, chains: list[Chain]) -> Plan:
+    """The plan of these cells."""
+    drafts: dict[str, _Draft] = {}
+    keys = [_draft(grid, chain, drafts) for chain in chains]
+    names = _names(drafts)
+    cells = [_cell(chain, of, names) for chain, of in zip(chains, keys)]
+    ranges = {name: dataclasses.asdict(each) for name, each in grid.ranges.items()}
+    asked = [grid.metrics, grid.control, grid.direction, ranges]
+    return Plan(
+        name=grid.name,
+        question=grid.question,
+        expect=grid.expect,
+        compare=[tuple(setting_name(grid.control | each) for each in pair) for pair in grid.compare],
+        axes={axis: list(labels) for axis, labels in grid.axes.items()},
+        seeds=grid.seeds,
+        metrics=grid.metrics,
+        control=grid.control,
+        identity=_digest([asked, [[cell.name, list(of.values())] for cell, of in zip(cells, keys)]]),
+        sources=fingerprint.sources(),
+        cells=cells,
+        steps={names[key]: _step_run(key, draft, names) for key, draft in drafts.items()},
+        **_search(grid),
+    )
+
+
+def _search(grid: Grid) -> dict[str, Search]:
+    if not grid.ranges:
+        return {}
+    return {"search": Search(objective=grid.metrics[0], direction=grid.direction, ranges=grid.ranges)}
+
+
+def _draft(grid: Grid, chain: Chain, drafts: dict[str, _Draft]) -> dict[str, str]:
+    """Step -> key of those steps of the chain that some metric needs. Adds what is new to `drafts`."""
+    parents = {step: _parents(grid, chain, step) for step in grid.steps}
+    needed = {step for step in chain.providers.values() if step}
+    for step in reversed(grid.steps):  # a parent comes before its step
+        needed |= set(parents[step]) if step in needed else set()
+    keys: dict[str, str] = {}
+    for step in [step for step in grid.steps if step in needed]:
+        command, config = grid.steps[step].command, _with_seed(chain.answers[step]["config"], chain.seed)
+        of_parents = {parent: keys[parent] for parent in parents[step]}
+        keys[step] = _key(command, config, of_parents)
+        steps = chain.answers[step]["steps"] if command == "fit" else None
+        drafts.setdefault(keys[step], _Draft(step, command, of_parents, config, steps)).users.append(chain)
+    return keys
+
+
+def _parents(grid: Grid, chain: Chain, step: str) -> list[str]:
+    """Steps whose runs this one reads: the one that it tests, then those that its config refers to."""
+    tested = [grid.steps[step].target] if grid.steps[step].command == "test" else []
+    named = sorted(strings(chain.answers[step]["config"]))
+    return tested + [text.removeprefix(REFERENCE) for text in named if text.startswith(REFERENCE)]
+
+
+def _with_seed(config: dict[str, Any], seed: int) -> dict[str, Any]:
+    """A deep copy with both seeds set: of training, and of the data's order."""
+    config = copy.deepcopy(config)
+    config["seed_everything"] = arguments_of(config, "data")["seed"] = seed
+    return config
+
+
+def _key(command: str, config: dict[str, Any], parents: dict[str, str]) -> str:
+    trainer = {key: value for key, value in config["trainer"].items() if key != "logger"}
+    return _digest([command, config | {"trainer": trainer}, parents, _files(json.dumps(config)), _sources()])
+
+
+@cache
+def _files(config: str) -> dict[str, str]:
+    return {path: _of_path(path) for path in fingerprint.paths(json.loads(config))}
+
+
+_of_path = cache(fingerprint.of_path)
+_sources = cache(fingerprint.sources)
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _names(drafts: dict[str, _Draft]) -> dict[str, str]:
+    """Key -> name: the labels that all users agree on; two runs of one name get numbers behind it."""
+    names: dict[str, str] = {}
+    known: Counter[str] = Counter()
+    for key, draft in drafts.items():
+        first = draft.users[0]
+        labels = {a: label for a, label in first.labels.items() if all(u.labels[a] == label for u in draft.users)}
+        name = f"{draft.step}/{run_name(labels, first.seed)}"
+        known[name] += 1
+        names[key] = f"{name}#{known[name]}" if known[name] > 1 else name
+    return names
+
+
+def _step_run(key: str, draft: _Draft, names: dict[str, str]) -> StepRun:
+    return StepRun(
+        name=names[key],
+        step=draft.step,
+        command=draft.command,
+        key=key,
+        folder=f"runs/{names[key]}",
+        parents={step: names[parent] for step, parent in draft.parents.items()},
+        config=draft.config,
+        max_steps=draft.max_steps,
+    )
+
+
+def _cell(chain: Chain, keys: dict[str, str], names: dict[str, str]) -> Cell:
+    runs = {step: names[key] for step, key in keys.items()}
+    metrics = {metric: runs[step] if step else None for metric, step in chain.providers.items()}
+    name = run_name(chain.labels, chain.seed)
+    return Cell(name=name, labels=chain.labels, seed=chain.seed, steps=list(runs.values()), metrics=metrics)

@@ -1,0 +1,86 @@
+"""Where a search looks: its chain, resolved once, with the places of its ranges' values.
+
+A trial is planned beside a template, the chain with every range at its low end: what the ranges do not touch has the
+template's key, and is run once for all trials.
+"""
+
+import copy
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from lit_blip2.ablation.files import Plan
+from lit_blip2.ablation.run.plan import ask, providers_of
+from lit_blip2.ablation.run.sharing import Chain, plan_of
+from lit_blip2.ablation.spec.grid import Grid
+
+
+@dataclass(frozen=True)
+class Space:
+    """The resolved chain at the ranges' low ends; range -> step and path of its value in that step's config."""
+
+    answers: dict[str, dict[str, Any]]
+    places: dict[str, tuple[str, tuple[str, ...]]]
+
+
+def make_space(grid: Grid, files: bool = True) -> Space:
+    """Resolve and check the chain with each range at both ends. Raises ValueError with what the models refuse."""
+    ends = [{}, *({name: each.high} for name, each in grid.ranges.items())]
+    requests = [_request(grid, step, high) | {"files": files} for high in ends for step in grid.steps]
+    answers = iter(ask(requests))
+    chains = [{step: next(answers) for step in grid.steps} for _ in ends]
+    faults = {answer["error"] for chain in chains for answer in chain.values() if "error" in answer}
+    if faults:
+        raise ValueError(
+            "a range has an end that cannot be run:\n" + "\n".join(f"  - {each}" for each in sorted(faults))
+        )
+    if not providers_of(grid, chains[0])[grid.metrics[0]]:
+        raise ValueError(f"no step can write {grid.metrics[0]!r}, by which the search is to be guided")
+    places = {}
+    for (name, each), chain in zip(grid.ranges.items(), chains[1:]):
+        step = each.key.partition(".")[0]
+        places[name] = step, _difference(chains[0][step]["config"], chain[step]["config"], each.key)
+    return Space(chains[0], places)
+
+
+def _request(grid: Grid, step: str, high: dict[str, float]) -> dict[str, Any]:
+    """The step with all ranges low but those in `high`."""
+    values = {each.key: high.get(name, each.low) for name, each in grid.ranges.items()}
+    overrides = grid.steps[step].overrides | {
+        key.partition(".")[2]: value for key, value in values.items() if key.startswith(f"{step}.")
+    }
+    options = [f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in overrides.items()]
+    return {"command": "fit", "arguments": ["--config", grid.steps[step].target, *options]}
+
+
+def _difference(low: Any, high: Any, key: str, path: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """Where two configs differ, in one place."""
+    if not (isinstance(low, dict) and isinstance(high, dict)):
+        return path
+    differing = [name for name in low if low[name] != high.get(name)]
+    if len(differing) != 1:
+        what = f"differ in {differing or 'nothing'}, not in one value"
+        raise ValueError(f"range of {key}: its ends give configs that {what}")
+    return _difference(low[differing[0]], high[differing[0]], key, (*path, differing[0]))
+
+
+def trial_plan(grid: Grid, space: Space, values: dict[str, float | int]) -> Plan:
+    """The one cell of a trial, and its steps."""
+    seed, answers = grid.seeds[0], copy.deepcopy(space.answers)
+    for name, value in values.items():
+        step, path = space.places[name]
+        place = answers[step]["config"]
+        for part in path[:-1]:
+            place = place[part]
+        place[path[-1]] = value
+    providers = providers_of(grid, answers)
+    trial = Chain({name: word(value) for name, value in values.items()}, seed, answers, providers)
+    template = Chain(dict.fromkeys(values, "*"), seed, space.answers, providers)
+    both = plan_of(grid, [trial, template])
+    cell = both.cells[0]
+    return both.model_copy(update={"cells": [cell], "steps": {name: both.steps[name] for name in cell.steps}})
+
+
+def word(value: float | int) -> str:
+    """How a drawn value is called, and what it is: floats have six digits."""
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
