@@ -183,9 +183,15 @@ def test_it_parses_and_its_last_checkpoint_is_of_its_last_step(file):
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_its_first_lines_tell_its_command(file):
+def test_its_first_lines_tell_what_it_is(file):
+    """Its command, what to expect, which runs it starts from; and they name no objective that it does not have."""
     head = file.read_text().partition("\nmodel:")[0]
     assert f"python -m lit_blip2 fit --config experiments/{file.name}" in head.replace("fit  --", "fit --")
+    assert "\n# Expected" in head
+    model = yaml.safe_load(file.read_text())["model"]["init_args"]
+    for start in filter(None, (model.get("init_from"), model.get("text_from"))):
+        assert start in head and Path("experiments", Path(start).name + ".yaml") in FILES
+    assert set(re.findall(r"\b(ITC|ITM|ITG)\b", head)) <= {name.upper() for name in model["net"]}
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
