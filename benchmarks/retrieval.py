@@ -10,7 +10,7 @@ candidates are checked before anything is timed.
     OMP_NUM_THREADS=2 python benchmarks/retrieval.py --image-tokens 677     # 364 px
     python benchmarks/retrieval.py --quick                                  # tiny size, seconds: does it all run?
 
-Memory is what torch's CPU allocator holds at most while one image is re-ranked, weights not counted.
+Memory is that of all tensors, at most, while one image is re-ranked, weights not counted.
 
 The last line is JSON: speedup (padded to 35), speedup_to_longest, memory_peak (ours over plain), and what they rest on.
 

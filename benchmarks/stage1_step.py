@@ -7,7 +7,7 @@ work. Sides take turns in one run and only ratios are reported. Then each saving
     OMP_NUM_THREADS=2 python benchmarks/stage1_step.py            # true size: 15 to 20 minutes on two cores
     python benchmarks/stage1_step.py --quick                      # tiny size, seconds: does it all run?
 
-Memory is what torch's CPU allocator holds, from the profiler's record, each side in a process of its own:
+Memory is that of all tensors, followed from operation to operation, each side in a process of its own:
     memory        at the end of the forward, above weights, gradients and optimiser state
     memory_peak   at most in the whole step, above weights and optimiser state, gradients included
 

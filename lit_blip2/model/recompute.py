@@ -13,10 +13,10 @@ def recomputed(makers: list[tuple[Tensor, Callable[[], Tensor]]]) -> saved_tenso
     For tensors that are large and quick to make again from others that are kept anyway. What a function reads must not
     change before the backward.
     """
-    by_place = {(made.data_ptr(), made.shape): make for made, make in makers}
+    by_place = {_place(made): make for made, make in makers}
 
     def pack(kept: Tensor) -> Tensor | Callable[[], Tensor]:
-        return by_place.get((kept.data_ptr(), kept.shape), kept)
+        return by_place.get(_place(kept), kept)
 
     def unpack(kept: Tensor | Callable[[], Tensor]) -> Tensor:
         if isinstance(kept, Tensor):
@@ -25,3 +25,8 @@ def recomputed(makers: list[tuple[Tensor, Callable[[], Tensor]]]) -> saved_tenso
             return kept()
 
     return saved_tensors_hooks(pack, unpack)
+
+
+def _place(x: Tensor) -> tuple:
+    # The storage and not the address, which fake tensors lack; its number, which does not keep it alive.
+    return x.untyped_storage()._cdata, x.storage_offset(), x.shape
