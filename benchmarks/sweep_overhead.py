@@ -10,9 +10,9 @@ import json
 import sys
 from pathlib import Path
 
-from lit_blip2.ablation.files import DONE
 from lit_blip2.ablation.report.costs import wall
 from lit_blip2.ablation.report.records import Sweep, read_sweep
+from lit_blip2.ablation.schema import DONE
 
 
 def overhead(sweep: Sweep) -> dict[str, float]:

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from lit_blip2.ablation.files import Cell, Folder
+from lit_blip2.ablation.folder import Folder
 from lit_blip2.ablation.run.tensorboard import write_cell
+from lit_blip2.ablation.schema import Cell
 from lit_blip2.ablation.spec.grid import Grid, Step
 
 BEGAN_AND_ENDED = {"began": "2026-01-01T00:00:00", "ended": "2026-01-01T00:01:00"}

@@ -3,9 +3,9 @@
 import csv
 import io
 
-from lit_blip2.ablation.files import Cell
 from lit_blip2.ablation.report.costs import cell_cost
 from lit_blip2.ablation.report.records import Sweep
+from lit_blip2.ablation.schema import Cell
 
 COSTS = ("seconds", "steps", "peak_memory_gib", "shared_seconds")
 

@@ -5,10 +5,9 @@ A step that several cells need is run once. Each of them is charged all of it "a
 
 from collections import Counter
 from dataclasses import dataclass
-from datetime import datetime
 
-from lit_blip2.ablation.files import Cell, Record
 from lit_blip2.ablation.report.records import Sweep
+from lit_blip2.ablation.schema import Cell, Record
 
 
 @dataclass(frozen=True)
@@ -61,4 +60,4 @@ def sweep_cost(sweep: Sweep) -> SweepCost:
 
 def wall(record: Record) -> float:
     """Seconds from a cell's begin to its end, waiting for shared steps included."""
-    return (datetime.fromisoformat(record.ended) - datetime.fromisoformat(record.began)).total_seconds()
+    return (record.ended - record.began).total_seconds()

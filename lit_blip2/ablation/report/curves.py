@@ -5,9 +5,9 @@ Settings that share a run have the same curve: it is one, named by the labels th
 
 from dataclasses import dataclass
 
-from lit_blip2.ablation.files import is_finite, setting_name
 from lit_blip2.ablation.report.records import Sweep
 from lit_blip2.ablation.report.statistics import BETTER, WORSE, Comparison, compare, summarise
+from lit_blip2.ablation.schema import is_finite, setting_name
 from lit_blip2.ablation.spec.values import smaller_is_better
 
 CAPTION_LOSS = "loss/lm"

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lit_blip2.ablation.files import Cell, StepRun
 from lit_blip2.ablation.report.records import Sweep
+from lit_blip2.ablation.schema import Cell, StepRun
 
 ABSENT = "(absent)"
 IGNORED = ("trainer.logger",)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from lit_blip2.ablation.files import SweepError
+from lit_blip2.ablation.folder import SweepError
 from lit_blip2.ablation.report.cells_csv import cells_csv
 from lit_blip2.ablation.report.html import to_html
 from lit_blip2.ablation.report.plots.paper import Plots

@@ -10,20 +10,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from lit_blip2.ablation.files import (
+from lit_blip2.ablation.folder import Folder, SweepError, read, read_validations
+from lit_blip2.ablation.schema import (
     DONE,
     Cell,
     Done,
-    Folder,
     Plan,
     Record,
     Saved,
     StepRun,
-    SweepError,
     Validation,
     is_finite,
-    read,
-    read_validations,
     setting_name,
 )
 

@@ -3,9 +3,9 @@
 from collections import Counter
 from dataclasses import dataclass
 
-from lit_blip2.ablation.files import Cell
 from lit_blip2.ablation.report.records import NOT_PLANNED, Sweep
 from lit_blip2.ablation.report.statistics import Comparison, Summary, compare, summarise
+from lit_blip2.ablation.schema import Cell
 from lit_blip2.ablation.spec.values import smaller_is_better
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from lit_blip2.ablation.files import Folder, Plan, Record, read, write
+from lit_blip2.ablation.folder import Folder, read, write
 from lit_blip2.ablation.run.cells import work
 from lit_blip2.ablation.run.locks import wait_lock
 from lit_blip2.ablation.run.machine import run_prepare
@@ -18,6 +18,7 @@ from lit_blip2.ablation.run.space import make_space, trial_plan
 from lit_blip2.ablation.run.storage import JOURNAL, open_storage
 from lit_blip2.ablation.run.trials import search
 from lit_blip2.ablation.run.worker import Worker
+from lit_blip2.ablation.schema import Plan, Record
 from lit_blip2.ablation.spec.grid import Grid
 
 

@@ -5,12 +5,13 @@ import time
 from contextlib import suppress
 from datetime import UTC, datetime
 
-from lit_blip2.ablation.files import DONE, FAILED, Cell, Failure, Folder, Plan, Record, is_finite, write
+from lit_blip2.ablation.folder import Folder, write
 from lit_blip2.ablation.run.locks import is_locked
 from lit_blip2.ablation.run.queue import OPEN
 from lit_blip2.ablation.run.step import StepError
 from lit_blip2.ablation.run.tensorboard import write_cell
 from lit_blip2.ablation.run.worker import Worker
+from lit_blip2.ablation.schema import DONE, FAILED, Cell, Failure, Plan, Record, is_finite
 
 WAIT_SECONDS = 1.0
 
@@ -38,7 +39,7 @@ def _blocked(cell: Cell, folder: Folder) -> bool:
 
 def _run_cell(plan: Plan, cell: Cell, trial_id: int, worker: Worker) -> str:
     """Run the cell's steps, record how it ended, and say so in a word."""
-    began = datetime.now(UTC).isoformat()
+    began = datetime.now(UTC)
     metrics, error = _run_steps(plan, cell, trial_id, worker)
     state = FAILED if error else DONE
     write_cell(worker.folder, worker.grid, cell, state, metrics)
@@ -50,7 +51,7 @@ def _run_cell(plan: Plan, cell: Cell, trial_id: int, worker: Worker) -> str:
         seed=cell.seed,
         worker=f"{os.uname().nodename}:{os.getpid()}",
         began=began,
-        ended=datetime.now(UTC).isoformat(),
+        ended=datetime.now(UTC),
     )
     write(worker.folder.cell(cell.name), record)
     worker.queue.end(trial_id, state, None if error else metrics.get(worker.grid.metrics[0]))

@@ -6,7 +6,8 @@ from typing import Any
 
 import yaml
 
-from lit_blip2.ablation.files import Folder, StepRun
+from lit_blip2.ablation.folder import Folder
+from lit_blip2.ablation.schema import StepRun
 from lit_blip2.ablation.spec.grid import REFERENCE
 
 

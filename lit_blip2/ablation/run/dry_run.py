@@ -2,8 +2,8 @@
 
 from rich.table import Table
 
-from lit_blip2.ablation.files import Plan
 from lit_blip2.ablation.run.begin import plan_or_space
+from lit_blip2.ablation.schema import Plan
 from lit_blip2.ablation.spec.grid import Grid
 
 

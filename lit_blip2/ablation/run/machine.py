@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lit_blip2.ablation.files import Plan
 from lit_blip2.ablation.run.locks import try_lock
+from lit_blip2.ablation.schema import Plan
 
 
 def thread_share(workers: int) -> dict[str, str]:

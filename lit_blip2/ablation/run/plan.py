@@ -6,8 +6,8 @@ import subprocess
 import sys
 from typing import Any
 
-from lit_blip2.ablation.files import Plan
 from lit_blip2.ablation.run.sharing import Chain, plan_of
+from lit_blip2.ablation.schema import Plan
 from lit_blip2.ablation.spec.grid import Grid, run_name
 
 

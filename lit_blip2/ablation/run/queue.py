@@ -12,8 +12,9 @@ import optuna
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from lit_blip2.ablation.files import DONE, FAILED, PRUNED, Cell, Folder, Plan
+from lit_blip2.ablation.folder import Folder
 from lit_blip2.ablation.run.locks import try_lock
+from lit_blip2.ablation.schema import DONE, FAILED, PRUNED, Cell, Plan
 from lit_blip2.ablation.spec.grid import Grid
 
 OPEN = (TrialState.WAITING, TrialState.RUNNING)

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, NamedTuple
 
-from lit_blip2.ablation.files import Cell, Plan, Search, StepRun, setting_name
 from lit_blip2.ablation.run import fingerprint
+from lit_blip2.ablation.schema import Cell, Plan, Search, StepRun, setting_name
 from lit_blip2.ablation.spec.grid import REFERENCE, Grid, run_name
 from lit_blip2.ablation.spec.values import strings
 from lit_blip2.config import arguments_of

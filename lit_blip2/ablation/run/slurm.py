@@ -7,7 +7,7 @@ from pathlib import Path
 import submitit
 from rich.console import Console
 
-from lit_blip2.ablation.files import Folder
+from lit_blip2.ablation.folder import Folder
 from lit_blip2.ablation.spec.grid import Grid
 
 DEFAULTS = {"timeout_min": 24 * 60, "cpus_per_task": 8}

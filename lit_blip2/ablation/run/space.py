@@ -9,9 +9,9 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from lit_blip2.ablation.files import Plan
 from lit_blip2.ablation.run.plan import ask, providers_of
 from lit_blip2.ablation.run.sharing import Chain, plan_of
+from lit_blip2.ablation.schema import Plan
 from lit_blip2.ablation.spec.grid import Grid
 
 

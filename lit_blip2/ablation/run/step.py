@@ -8,10 +8,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NoReturn
 
-from lit_blip2.ablation.files import Done, Failure, Folder, StepRun, read, write
+from lit_blip2.ablation.folder import Folder, read, write
 from lit_blip2.ablation.run.command import command, write_config
 from lit_blip2.ablation.run.locks import try_lock
 from lit_blip2.ablation.run.process import POLL_SECONDS, run_process
+from lit_blip2.ablation.schema import Done, Failure, StepRun
 
 MOST_KILLS = 3  # a step whose process is killed so often has failed
 TAIL_LINES = 30
@@ -120,8 +121,8 @@ def _record_done(run: StepRun, folder: Folder, began: datetime, seconds: float, 
         seconds=round(seconds, 3),
         steps=run.max_steps,
         peak_memory_gib=round(peak, 3),
-        began=began.isoformat(),
-        ended=datetime.now(UTC).isoformat(),
+        began=began,
+        ended=datetime.now(UTC),
         attempts=attempts,
     )
     write(folder.done(run.name), done)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from lit_blip2.ablation.files import Folder
+from lit_blip2.ablation.folder import Folder
 from lit_blip2.ablation.run.begin import begin
 from lit_blip2.ablation.run.dry_run import dry_run
 from lit_blip2.ablation.run.locks import wait_lock

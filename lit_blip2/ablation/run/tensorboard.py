@@ -16,7 +16,8 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from lit_blip2.ablation.files import FAILED, STATES, Cell, Folder, is_finite, read_validations
+from lit_blip2.ablation.folder import Folder, read_validations
+from lit_blip2.ablation.schema import FAILED, STATES, Cell, is_finite
 from lit_blip2.ablation.spec.grid import Grid
 
 

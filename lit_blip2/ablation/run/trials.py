@@ -10,24 +10,14 @@ import numpy as np
 import optuna
 from optuna.trial import Trial, TrialState
 
-from lit_blip2.ablation.files import (
-    DONE,
-    FAILED,
-    PRUNED,
-    Failure,
-    Folder,
-    Plan,
-    Record,
-    is_finite,
-    read_validations,
-    write,
-)
+from lit_blip2.ablation.folder import Folder, read_validations, write
 from lit_blip2.ablation.run.locks import is_locked, try_lock, wait_lock
 from lit_blip2.ablation.run.queue import Queue
 from lit_blip2.ablation.run.space import Space, trial_plan, word
 from lit_blip2.ablation.run.step import StepError
 from lit_blip2.ablation.run.tensorboard import write_cell
 from lit_blip2.ablation.run.worker import Worker
+from lit_blip2.ablation.schema import DONE, FAILED, PRUNED, Failure, Plan, Record, is_finite
 from lit_blip2.ablation.spec.grid import Grid
 
 WAIT_SECONDS = 1.0
@@ -159,5 +149,5 @@ def _watch(trial: Trial, objective: str) -> Callable[[Path], None]:
     return look
 
 
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+def _now() -> datetime:
+    return datetime.now(UTC).replace(microsecond=0)

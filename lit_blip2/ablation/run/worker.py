@@ -4,10 +4,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from lit_blip2.ablation.files import Folder, Metrics, Plan, read
+from lit_blip2.ablation.folder import Folder, read
 from lit_blip2.ablation.run.fingerprint import PACKAGE, sources
 from lit_blip2.ablation.run.queue import Queue
 from lit_blip2.ablation.run.step import run_step
+from lit_blip2.ablation.schema import Metrics, Plan
 from lit_blip2.ablation.spec.grid import Grid
 
 

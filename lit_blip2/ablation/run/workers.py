@@ -9,12 +9,13 @@ from contextlib import contextmanager, nullcontext, suppress
 
 from rich.console import Console
 
-from lit_blip2.ablation.files import Folder, Plan
+from lit_blip2.ablation.folder import Folder
 from lit_blip2.ablation.run.machine import gpus, own_gpu, thread_share, wants_gpus
 from lit_blip2.ablation.run.progress import Progress
 from lit_blip2.ablation.run.queue import Queue
 from lit_blip2.ablation.run.step import StoppedError
 from lit_blip2.ablation.run.worker import Worker
+from lit_blip2.ablation.schema import Plan
 from lit_blip2.ablation.spec.grid import Grid
 
 INTERRUPTED = 130

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from scipy import stats
 
-from lit_blip2.ablation.files import SweepError
+from lit_blip2.ablation.folder import SweepError
 from lit_blip2.ablation.report.cells_csv import cells_csv
 from lit_blip2.ablation.report.page import report_markdown, write_report
 from lit_blip2.ablation.report.plots.paper import Plots

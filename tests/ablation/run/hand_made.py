@@ -11,13 +11,14 @@ from pathlib import Path
 
 from rich.console import Console
 
-from lit_blip2.ablation.files import Cell, Folder, Plan, StepRun, write
+from lit_blip2.ablation.folder import Folder, write
 from lit_blip2.ablation.run import cells, step
 from lit_blip2.ablation.run.begin import retry
 from lit_blip2.ablation.run.locks import wait_lock
 from lit_blip2.ablation.run.queue import Queue
 from lit_blip2.ablation.run.storage import STORAGE_ERRORS, lost_storage, open_storage
 from lit_blip2.ablation.run.workers import run_workers
+from lit_blip2.ablation.schema import Cell, Plan, StepRun
 from lit_blip2.ablation.spec.grid import Grid, Step
 
 SCRIPT = Path(__file__).with_name("work_slowly.py")

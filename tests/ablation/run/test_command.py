@@ -5,8 +5,8 @@ import sqlite3
 import pytest
 import yaml
 
-from lit_blip2.ablation.files import Cell, Plan
 from lit_blip2.ablation.run import begin, storage, sweep
+from lit_blip2.ablation.schema import Cell, Plan
 
 GRID = {
     "steps": {"stage1": {"fit": "a.yaml"}},

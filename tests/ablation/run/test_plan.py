@@ -1,13 +1,16 @@
 """From a grid to distinct steps: what is shared, what is not run, what is refused."""
 
+from datetime import UTC, datetime
+
 import pytest
 import yaml
 
-from lit_blip2.ablation.files import Done, Failure, Folder, Plan, write
+from lit_blip2.ablation.folder import Folder, write
 from lit_blip2.ablation.run import begin, fingerprint, plan, sharing, step
 from lit_blip2.ablation.run.command import write_config
 from lit_blip2.ablation.run.dry_run import dry_run
 from lit_blip2.ablation.run.machine import wants_gpus
+from lit_blip2.ablation.schema import Done, Failure, Plan
 from lit_blip2.ablation.spec.grid import read_grid
 
 METRICS = {"a.yaml": ["retrieval/itc_txt_r1"], "b.yaml": ["vqa/accuracy", "vqa/type_*"], "c.yaml": ["vqa/accuracy"]}
@@ -227,7 +230,8 @@ def test_gpus_are_wanted_only_by_runs_that_would_use_one(planned):
 
 def test_a_run_of_another_key_is_not_taken_for_this_one(planned, tmp_path):
     run, folder = next(iter(planned().steps.values())), Folder(tmp_path)
-    done = Done(key="another", seconds=1.0, steps=7, peak_memory_gib=1.0, began="", ended="", attempts=1)
+    now = datetime.now(UTC)
+    done = Done(key="another", seconds=1.0, steps=7, peak_memory_gib=1.0, began=now, ended=now, attempts=1)
     failure = Failure(key="another", step=run.name, message="x", log_tail=[])
     for file, saved in ((folder.done(run.name), done), (folder.failed(run.name), failure)):
         write(file, saved)

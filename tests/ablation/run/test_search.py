@@ -9,12 +9,13 @@ import pytest
 from optuna.trial import TrialState
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from lit_blip2.ablation.files import DONE, Failure, Folder, read_validations
+from lit_blip2.ablation.folder import Folder, read_validations
 from lit_blip2.ablation.run import space, trials, worker
 from lit_blip2.ablation.run.locks import try_lock
 from lit_blip2.ablation.run.queue import Queue
 from lit_blip2.ablation.run.step import StepError
 from lit_blip2.ablation.run.storage import open_storage
+from lit_blip2.ablation.schema import DONE, Failure
 from lit_blip2.ablation.spec.grid import read_grid
 
 SEARCH = """

@@ -6,7 +6,7 @@ from argparse import Namespace
 import submitit
 from rich.console import Console
 
-from lit_blip2.ablation.files import Folder
+from lit_blip2.ablation.folder import Folder
 from lit_blip2.ablation.run import slurm
 from lit_blip2.ablation.spec.grid import Grid
 

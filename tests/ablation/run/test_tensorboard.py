@@ -8,8 +8,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
 
-from lit_blip2.ablation.files import Cell
 from lit_blip2.ablation.run.tensorboard import layout, write_cell
+from lit_blip2.ablation.schema import Cell
 from lit_blip2.ablation.spec.grid import Range
 
 CONTROL, WITHOUT_ITC, FAILED = "itc=on,itm=on,seed=0", "itc=off,itm=on,seed=0", "itc=on,itm=off,seed=0"

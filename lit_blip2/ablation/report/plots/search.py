@@ -2,9 +2,9 @@
 
 from matplotlib.figure import Figure
 
-from lit_blip2.ablation.files import DONE
 from lit_blip2.ablation.report.plots.paper import Paper, axis_name
 from lit_blip2.ablation.report.records import Sweep
+from lit_blip2.ablation.schema import DONE
 
 
 def search_figure(paper: Paper, sweep: Sweep, name: str) -> Figure:

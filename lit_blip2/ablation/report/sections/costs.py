@@ -1,9 +1,9 @@
 """Seconds, steps and memory of each cell; what sharing saved."""
 
-from lit_blip2.ablation.files import Cell
 from lit_blip2.ablation.report.costs import cell_cost, sweep_cost
 from lit_blip2.ablation.report.markdown import NONE, code, number, seconds, table
 from lit_blip2.ablation.report.records import Sweep
+from lit_blip2.ablation.schema import Cell
 
 HEAD = ["cell", "state", "alone", "of it shared", "training steps", "peak process memory, GiB"]
 

@@ -1,8 +1,8 @@
 """Step, message and log of each cell that failed."""
 
-from lit_blip2.ablation.files import FAILED, Failure
 from lit_blip2.ablation.report.markdown import code, fence, plain
 from lit_blip2.ablation.report.records import Sweep
+from lit_blip2.ablation.schema import FAILED, Failure
 
 
 def failures_section(sweep: Sweep) -> str:

@@ -1,11 +1,11 @@
 """The trials of a search, best first; what was pruned or failed comes after."""
 
-from lit_blip2.ablation.files import DONE, FAILED, PRUNED, Cell
 from lit_blip2.ablation.report.costs import wall
 from lit_blip2.ablation.report.markdown import NONE, code, number, plain, seconds, table
 from lit_blip2.ablation.report.plots.paper import Plots
 from lit_blip2.ablation.report.plots.search import search_figure
 from lit_blip2.ablation.report.records import Sweep
+from lit_blip2.ablation.schema import DONE, FAILED, PRUNED, Cell
 
 ORDER = (DONE, PRUNED, FAILED)
 

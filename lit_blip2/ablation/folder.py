@@ -1,0 +1,122 @@
+"""A sweep's folder: what its files are called, and how they are written and read.
+
+plan.json                      Plan: what is run, and what was asked
+cells/<cell>.json              Record: what a cell came to, once it has ended
+runs/<step>/<labels>/          a run of an ordinary command, and in it
+    done.json or failed.json   Done or Failure, once it has ended
+    metrics.json               Metrics: what it ended with
+    validation.jsonl           of a run that trains: a Validation a line
+configs/, locks/               the resolved YAML of each step run, and a lock for each step run and cell
+study.db                       the queue, unless --storage names another
+tensorboard/<cell>/            one row of the HParams table, and the cell's curves
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from lit_blip2.ablation.schema import STATES, Saved, Validation
+from lit_blip2.whole_files import written_whole
+
+WAY_OUT = "remove it, and run the sweep again to have it made anew"
+SHOWN = 80  # characters of a value that is wrong
+
+
+class SweepError(ValueError):
+    """What keeps a sweep's files from being read: one line for each problem."""
+
+
+Kind = TypeVar("Kind", bound=BaseModel)
+
+
+class Folder:
+    """Paths in a sweep's folder."""
+
+    def __init__(self, root: str | Path):
+        self.root = Path(root)
+
+    @property
+    def plan(self) -> Path:
+        return self.root / "plan.json"
+
+    def cell(self, name: str) -> Path:
+        return self.root / "cells" / f"{name}.json"
+
+    def cells(self) -> list[Path]:
+        """Of those that have ended: trial=2 before trial=10, and no file that is being written."""
+        files = [file for file in self.root.glob("cells/*.json") if not file.name.startswith(".")]
+        return sorted(files, key=lambda file: (len(file.stem), file.stem))
+
+    def run(self, name: str) -> Path:
+        """The folder of a step run, `stage1/itc=on,seed=0`."""
+        return self.root / "runs" / name
+
+    def config(self, name: str) -> Path:
+        return self.root / "configs" / f"{name}.yaml"
+
+    def done(self, name: str) -> Path:
+        return self.run(name) / "done.json"
+
+    def failed(self, name: str) -> Path:
+        return self.run(name) / "failed.json"
+
+    def metrics(self, name: str) -> Path:
+        return self.run(name) / "metrics.json"
+
+    def validations(self, name: str) -> Path:
+        return self.run(name) / "validation.jsonl"
+
+    def lock(self, name: str) -> Path:
+        return self.root / "locks" / f"{name}.lock"
+
+
+def write(file: Path, saved: Saved) -> None:
+    """Another process never reads half a file. What was left out of `saved` is left out of the file."""
+    with written_whole(file) as part:
+        part.write_text(saved.model_dump_json(indent=1, exclude_unset=True) + "\n", encoding="utf-8")
+
+
+def read(file: Path, kind: type[Kind]) -> Kind | None:
+    """None if there is no such file. Raises SweepError with everything that is wrong with a damaged one."""
+    try:
+        return kind.model_validate_json(file.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValidationError as error:
+        raise SweepError("\n".join(f"{file}{each}: {WAY_OUT}" for each in _faults(error))) from error
+
+
+def read_validations(file: Path) -> tuple[list[Validation], list[str]]:
+    """The lines of a validation.jsonl as far as they can be read, and what is wrong with the others.
+
+    A last line without its end is being written at this moment, or was when its process was killed: it is left out.
+    """
+    points, faults = [], []
+    lines = file.read_bytes().split(b"\n")[:-1] if file.exists() else []
+    for number, line in enumerate(lines, 1):
+        try:
+            points.append(Validation.model_validate_json(line))
+        except ValidationError as error:
+            faults += [f"{file}, line {number}{each}: remove the line" for each in _faults(error)]
+    return points, faults
+
+
+def _faults(error: ValidationError) -> Iterator[str]:
+    """Each of its problems in the words of this project, to stand behind a file's name."""
+    for each in error.errors():
+        name, given = ".".join(map(str, each["loc"])), repr(each["input"])[:SHOWN]
+        match each["type"]:
+            case "json_invalid":
+                yield f" cannot be read as JSON ({each['ctx']['error']})"
+            case "missing":
+                yield f": no {name!r}"
+            case "literal_error":
+                yield f": {name} {given} is none of {', '.join(STATES)}"
+            case "float_type":
+                yield f": {name} is {given}, not a number"
+            case _ if not name:
+                yield f" holds {given}, not an object with entries"
+            case _:
+                yield f": {name} is {given} and {each['msg'].lower().replace('input ', '', 1)}"

@@ -1,0 +1,159 @@
+"""What a sweep's files hold: who runs a sweep writes these classes, and who reports it reads them.
+
+Types are not converted: "1" is no number. Keys that nobody knows are passed over.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, PlainSerializer, RootModel
+
+from lit_blip2.ablation.spec.grid import Range
+
+DONE, FAILED, PRUNED = STATES = ("done", "failed", "pruned")
+Time = Annotated[datetime, PlainSerializer(datetime.isoformat)]
+
+
+class Saved(BaseModel):
+    """What is saved as JSON."""
+
+    model_config = ConfigDict(strict=True, frozen=True, ser_json_inf_nan="constants")
+
+
+class StepRun(Saved):
+    """One run of one step of an ablation's chain.
+
+    name: `stage1/itc=on,seed=0`, of the labels on which all cells that share it agree; also its folder below runs/.
+    parents: step -> name of the run that it reads, of a test first the run that it tests; `$step` in the config stands
+    for that run's folder. max_steps: None of a test.
+    """
+
+    name: str
+    step: str
+    command: str
+    key: str
+    folder: str
+    parents: dict[str, str]
+    config: dict[str, Any]
+    max_steps: int | None
+
+
+class Cell(Saved):
+    """One setting at one seed: its step runs in order, and for each compared metric the run that writes it, None where
+    the cell cannot have it."""
+
+    name: str
+    labels: dict[str, str]
+    seed: int
+    steps: list[str]
+    metrics: dict[str, str | None]
+
+    @property
+    def setting(self) -> str:
+        """The name without the seed."""
+        return setting_name(self.labels)
+
+
+class Search(Saved):
+    """Where a search looks, and by what."""
+
+    objective: str
+    direction: str
+    ranges: dict[str, Range]
+
+
+class Plan(Saved):
+    """What is run, and what was asked. identity: digest of all that makes two sweeps the same one. A search's plan has
+    no cells: its trials are known once they have ended."""
+
+    name: str
+    question: str = ""
+    expect: str = ""
+    compare: list[tuple[str, str]] = []  # settings
+    command: str = ""
+    axes: dict[str, list[str]]
+    seeds: list[int] = []
+    metrics: list[str]
+    control: dict[str, str] | None = None
+    identity: str
+    sources: str
+    commit: str | None = None
+    dirty: bool | None = None
+    versions: dict[str, str | None] = {}
+    machine: str = ""
+    workers: int | None = None
+    search: Search | None = None
+    cells: list[Cell]
+    steps: dict[str, StepRun]
+
+    def uses(self) -> Counter[str]:
+        """Step run -> how many cells stand on it."""
+        return Counter(name for cell in self.cells for name in set(cell.steps))
+
+
+class Done(Saved):
+    """A step whose process ended well. steps: optimiser steps, None of a test."""
+
+    key: str
+    seconds: float
+    steps: int | None
+    peak_memory_gib: float
+    began: Time
+    ended: Time
+    attempts: int
+
+
+class Failure(Saved):
+    """Why a step failed. key: that of the step run, in failed.json."""
+
+    key: str | None = None
+    step: str
+    message: str
+    log_tail: list[str]
+
+
+class Record(Saved):
+    """What a cell came to. worker: of a grid's cell. steps: of a trial, which no plan knew."""
+
+    state: Literal[STATES]
+    metrics: dict[str, float | None]
+    error: Failure | None
+    labels: dict[str, str]
+    seed: int
+    worker: str | None = None
+    steps: list[str] = []
+    began: Time
+    ended: Time
+
+
+class Validation(BaseModel):
+    """The metrics of a run at one optimiser step."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="allow")
+    __pydantic_extra__: dict[str, float | None]
+
+    step: int
+
+    @property
+    def metrics(self) -> dict[str, float | None]:
+        """None where a metric was not finite."""
+        return self.model_extra
+
+
+class Metrics(RootModel[dict[str, float | None]]):
+    """metrics.json of a run."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
+
+
+def setting_name(labels: Mapping[str, str]) -> str:
+    """`itc=on,itm=off`."""
+    return ",".join(f"{axis}={label}" for axis, label in labels.items()) or "base"
+
+
+def is_finite(value: float | None) -> bool:
+    """Whether a metric has a value that can be compared."""
+    return value is not None and math.isfinite(value)
