@@ -1,7 +1,8 @@
 """What pycocoevalcap does with Java: the Penn Treebank tokenizer, METEOR and SPICE.
 
-The programs are those that it ships. The first two run once for all captions, in place of its wrappers, which keep a
-process open, write beside the installed package, and take an empty caption for the next column. Nothing is downloaded.
+The programs are those that it ships; nothing is downloaded. SPICE runs through its wrapper. The other two run here, once
+for all captions: METEOR's wrapper gives scores, and a bootstrap of a corpus' METEOR needs the statistics behind them;
+the tokenizer's wrapper gives an empty caption the words of the next one.
 """
 
 import re
