@@ -1,8 +1,8 @@
 """What pycocoevalcap does with Java: the Penn Treebank tokenizer, METEOR and SPICE.
 
-The programs are those that it ships; nothing is downloaded. SPICE runs through its wrapper. The other two run here, once
-for all captions: METEOR's wrapper gives scores, and a bootstrap of a corpus' METEOR needs the statistics behind them;
-the tokenizer's wrapper gives an empty caption the words of the next one.
+The programs are those that it ships; nothing is downloaded. SPICE runs through its wrapper. The other two run once for
+all captions, without theirs: METEOR's gives scores, and a bootstrap of a corpus' METEOR needs the statistics behind
+them; the tokenizer's gives an empty caption the words of the next one.
 """
 
 import re
