@@ -5,8 +5,6 @@ With nothing taken away, `losses` makes the numbers of Stage1.forward. Every sav
 Legend: B images, Q query tokens, T text positions, L text tokens, N image tokens, D Q-Former width, W image width.
 """
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -23,7 +21,6 @@ LOCKSTEP = "passes in lockstep"
 FOLDED = "ln_vision folded into the projection"
 TARGETS = "logits at targets only"
 READ = "unread text rows left out of the last layer"
-EMBEDDED = "words looked up once"
 FUSED = "fused AdamW"
 SAVINGS = {
     SHARED: "each of the query pass and ITM's three pairings projects its images again",
@@ -32,7 +29,6 @@ SAVINGS = {
     FOLDED: "ln_vision applied first, so the projection's backward reaches the features",
     TARGETS: "captions padded to 32 before the head, logits at each position",
     READ: "the last layer computes all text rows, of which ITC reads one per text and ITM none",
-    EMBEDDED: "each call of the Q-Former looks its words up, with a gradient as large as the vocabulary",
     FUSED: "torch's default AdamW",
 }
 
@@ -49,8 +45,6 @@ def losses(
     image = project(net.qformer, features_BNW)
 
     caption = text.with_first_token(net.tokenizer.dec)
-    if without != EMBEDDED:
-        text, caption = net.qformer.embed_texts([text, caption])
     with_queries = [Pass(masks.UNIMODAL, image=image), Pass(masks.MULTIMODAL_CAUSAL, text=pack(caption), context=0)]
     contrast = Pass(masks.UNIMODAL, text=pack(text), read="all" if without == READ else "first")
     query, written, contrasted = run(net.qformer, [with_queries, [contrast]])
@@ -86,10 +80,7 @@ def _one_call_each(qformer: QFormer, calls: list[list[Pass]]) -> list[Output]:
 
 
 def _pad_to_longest(text: PackedText) -> PackedText:
-    padded = PackedText.from_padded(text.padded(), text.lengths_B)
-    if text.embedded_LD is None:
-        return padded
-    return replace(padded, embedded_LD=text.embedded_LD.index_select(0, text.source_BT.flatten()))
+    return PackedText.from_padded(text.padded(), text.lengths_B)
 
 
 def _project_after_norm(qformer: QFormer, features_BNW: Tensor) -> ImageKV:

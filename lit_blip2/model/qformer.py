@@ -11,7 +11,6 @@ together, H heads, E head width, W image width.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +18,6 @@ from torch.nn import functional as F
 
 from lit_blip2.model.passes import ImageKV, Output, Pass, RowTable
 from lit_blip2.model.recompute import recomputed
-from lit_blip2.model.text import PackedText
 
 
 class QFormer(nn.Module):
@@ -124,26 +122,15 @@ class QFormer(nn.Module):
         normed_QD = self.embedding_norm(self.query_tokens)
         return self.dropout(normed_QD.expand(rows // self.num_queries, -1, -1)).reshape(-1, self.hidden)
 
-    def embed_texts(self, texts: Sequence[PackedText]) -> list[PackedText]:
-        """The texts with their words' and positions' embeddings, normed. One look-up serves all, and every later pass:
-        each one's gradient is as large as the vocabulary. Raises ValueError where the text half is absent.
-        """
-        if self.word_embeddings is None:
-            raise ValueError("this Q-Former has no text half: build it with vocab_size to give it texts")
-        ids_L = torch.cat([text.ids_L for text in texts])
-        position_L = torch.cat([text.position_L for text in texts])
-        embedded_LD = self.embedding_norm(self.word_embeddings(ids_L) + self.position_embeddings(position_L))
-        parts = embedded_LD.split([len(text.ids_L) for text in texts])
-        return [replace(text, embedded_LD=part_LD) for text, part_LD in zip(texts, parts)]
-
     def _text_rows(self, passes: Sequence[Pass]) -> Tensor:
         texts = [each.text for each in passes if each.text is not None]
         if not texts:
             return self.query_tokens.new_empty(0, self.hidden)
-        new = [text for text in texts if text.embedded_LD is None]
-        fresh = iter(self.embed_texts(new) if new else [])
-        texts = [next(fresh) if text.embedded_LD is None else text for text in texts]
-        return self.dropout(torch.cat([text.embedded_LD for text in texts]))
+        if self.word_embeddings is None:
+            raise ValueError("this Q-Former has no text half: build it with vocab_size to give it texts")
+        ids_L = torch.cat([text.ids_L for text in texts])
+        position_L = torch.cat([text.position_L for text in texts])
+        return self.dropout(self.embedding_norm(self.word_embeddings(ids_L) + self.position_embeddings(position_L)))
 
 
 def _check_sizes(

@@ -1,6 +1,6 @@
 """Texts of unequal length as one run of real tokens: linear layers then never see padding.
 
-Legend: B texts, R selected texts, T longest text, L real tokens of all texts, D width of embeddings.
+Legend: B texts, R selected texts, T longest text, L real tokens of all texts.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,6 @@ class PackedText:
     ids_L: int64 token ids. row_L: int64, the text each token belongs to. position_L: int64, its place there, from 0.
     lengths_B: int64, tokens per text. max_length: T, the longest (a Python number: known without asking a device).
     dense: True when every text takes T slots, padding included (L = B x T).
-    embedded_LD: the tokens' embeddings, once somebody has made them; they are selected with the tokens.
     """
 
     ids_L: Tensor
@@ -28,7 +27,6 @@ class PackedText:
     lengths_B: Tensor
     max_length: int
     dense: bool = False
-    embedded_LD: Tensor | None = None
 
     @classmethod
     def from_lists(cls, ids: Sequence[Sequence[int]]) -> "PackedText":
@@ -95,19 +93,14 @@ class PackedText:
         reading the chosen lengths there would stall the step."""
         lengths_R = self.lengths_B[rows_R]
         if self.ids_L.device.type != "cpu":
-            places_L = self.source_BT[rows_R]
-            chosen = self.from_padded(self.ids_L[places_L], lengths_R)
-        else:
-            row_L, position_L = _layout(lengths_R)
-            places_L = self.starts_B[rows_R][row_L] + position_L
-            chosen = PackedText(self.ids_L[places_L], row_L, position_L, lengths_R, int(lengths_R.max()))
-        if self.embedded_LD is None:
-            return chosen
-        return replace(chosen, embedded_LD=self.embedded_LD.index_select(0, places_L.flatten()))
+            return self.from_padded(self.ids_L[self.source_BT[rows_R]], lengths_R)
+        row_L, position_L = _layout(lengths_R)
+        places_L = self.starts_B[rows_R][row_L] + position_L
+        return PackedText(self.ids_L[places_L], row_L, position_L, lengths_R, int(lengths_R.max()))
 
     def with_first_token(self, token: int) -> "PackedText":
         """Every text's first token replaced, as [CLS] is by [DEC] for generation."""
-        return replace(self, ids_L=torch.where(self.position_L == 0, token, self.ids_L), embedded_LD=None)
+        return replace(self, ids_L=torch.where(self.position_L == 0, token, self.ids_L))
 
     def next_tokens(self) -> tuple[Tensor, Tensor]:
         """Next-token prediction: (packed places that predict, ids they must predict), both int64 [L - B].

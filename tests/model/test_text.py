@@ -1,7 +1,5 @@
 """Packed texts: hand-worked layouts."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 
@@ -28,13 +26,6 @@ def test_select_with_repetition():
     text = PackedText.from_lists([[7, 8], [9], [4, 5, 6]]).select(torch.tensor([2, 2, 1]))
     assert text.padded().tolist() == [[4, 5, 6], [4, 5, 6], [9, 0, 0]]
     assert text.row_L.tolist() == [0, 0, 0, 1, 1, 1, 2]
-
-
-def test_embeddings_are_selected_with_their_tokens():
-    text = PackedText.from_lists([[7, 8], [9], [4, 5, 6]])
-    text = replace(text, embedded_LD=text.ids_L[:, None].float())
-    assert text.select(torch.tensor([2, 1])).embedded_LD.flatten().tolist() == [4, 5, 6, 9]
-    assert text.with_first_token(3).embedded_LD is None, "they are of other tokens now"
 
 
 def test_dense_text_keeps_its_padding():
