@@ -115,15 +115,11 @@ def cache_features(
     if small := [f"{name}={value} must be at least {least}" for name, (value, least) in given.items() if value < least]:
         raise ValueError("; ".join(small))
     made_by = vision.fingerprint() | {"image_size": data.image_size}
-    tokens, width = vision.output_shape(data.image_size)
-    targets = []
-    for section in sections(data):
-        seen = views if section.name.startswith("train") else 0
-        one = Layout(dtype, seen, seed if seen else 0, len(section.image_ids), tokens, width, 1)
-        layout = one._replace(shard=min(MOST_IN_SHARD, max(1, SHARD_BYTES // one.bytes_per_image)))
-        target = Target(section, out / section.name, layout, data.image_size, batch)
+    shape = vision.output_shape(data.image_size)
+    layouts = [(section, layout_of(section, shape, dtype, views, seed)) for section in sections(data)]
+    targets = [Target(section, out / section.name, layout, data.image_size, batch) for section, layout in layouts]
+    for target in targets:
         check_same(target, made_by)
-        targets.append(target)
     devices = torch.cuda.device_count()
     processes = processes or devices or os.cpu_count() or 1
     threads = threads or max(1, (os.cpu_count() or 1) // processes)
@@ -155,6 +151,13 @@ def _read_at(pairs: FilePairs | ShardPairs, order: np.ndarray, place: int) -> Im
 
 def _read_nth(source: Pixels, files: list[str], place: int) -> Image.Image:
     return source.read(files[place])
+
+
+def layout_of(section: Section, shape: tuple[int, int], dtype: CachedDtype, views: int, seed: int) -> Layout:
+    """How a section is stored, in shards of some 256 MB. shape: tokens and width of an image's features."""
+    views = views if section.name.startswith("train") else 0
+    one = Layout(dtype, views, seed if views else 0, len(section.image_ids), *shape, 1)
+    return one._replace(shard=min(MOST_IN_SHARD, max(1, SHARD_BYTES // one.bytes_per_image)))
 
 
 def check_same(target: Target, made_by: dict) -> None:
