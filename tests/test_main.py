@@ -2,17 +2,28 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-PACKAGE = Path("lit_blip2")
+from lit_blip2.__main__ import main
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-m", "lit_blip2", *arguments], capture_output=True, text=True)
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run a command line in this process; gives its exit status, output and errors."""
+
+    def call(*arguments: str) -> subprocess.CompletedProcess:
+        monkeypatch.setattr(sys, "argv", ["lit_blip2", *arguments])
+        try:
+            status = main()
+        except SystemExit as stop:
+            status = stop.code
+        return subprocess.CompletedProcess(arguments, status, *capsys.readouterr())
+
+    return call
 
 
+@pytest.mark.run
 @pytest.mark.parametrize("arguments", [("--help",), ("params", "--config", "experiments/vitg_opt27.yaml")])
 def test_light_commands_import_no_lightning(arguments):
     code = (
@@ -26,23 +37,23 @@ def test_light_commands_import_no_lightning(arguments):
     assert result.returncode == 0, result.stderr
 
 
-def test_params_prints_the_table():
+def test_params_prints_the_table(run):
     out = run("params", "--config", "experiments/vitg_opt27.yaml").stdout
     assert "107,133,696" in out and "2,651,596,800" in out
 
 
-def test_params_of_a_missing_file_says_so():
+def test_params_of_a_missing_file_says_so(run):
     result = run("params", "--config", "nowhere.yaml")
     assert result.returncode == 2 and "nowhere.yaml" in result.stderr and "Traceback" not in result.stderr
 
 
-def test_help_names_every_command():
+def test_help_names_every_command(run):
     out = run("--help").stdout
     for command in ("fit", "validate", "test", "predict", "params", "data", "ask", "caption", "report"):
         assert f"  {command} " in out
 
 
-def test_an_unknown_command_is_named():
+def test_an_unknown_command_is_named(run):
     result = run("fitt")
     assert result.returncode == 2 and "unknown command 'fitt'" in result.stderr
 
@@ -58,7 +69,7 @@ def test_an_unknown_command_is_named():
         ("a: [1", " is not YAML: while parsing"),
     ],
 )
-def test_params_of_a_file_that_is_no_experiment_says_so(tmp_path, content, message):
+def test_params_of_a_file_that_is_no_experiment_says_so(run, tmp_path, content, message):
     file = tmp_path / "other.yaml"
     file.write_text(content)
     result = run("params", "--config", str(file))

@@ -1,12 +1,13 @@
 """Experiments resolved without weights: what they would write, and what keeps them from running."""
 
 import json
-import subprocess
 import sys
+from contextlib import redirect_stdout
+from io import StringIO
 
 import pytest
 
-from lit_blip2.resolve import reason
+from lit_blip2.resolve import main, reason
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +25,7 @@ def world(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def answers(world):
-    """One process for all requests, as a sweep has it."""
+    """All requests at once, as a sweep asks them."""
     stage1, opt = ["--config", "experiments/mini_stage1.yaml"], ["--config", "experiments/mini_opt.yaml"]
     joint = ["--config", "experiments/mini_joint.yaml"]
     here = [f"--data.root={world}", "--data.features=null"]
@@ -61,9 +62,10 @@ def answers(world):
             for name, (command, arguments) in asked.items()
         ]
     )
-    done = subprocess.run([sys.executable, "-m", "lit_blip2.resolve"], input=requests, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return dict(zip(asked, json.loads(done.stdout), strict=True))
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(StringIO()) as answered:
+        patch.setattr(sys, "stdin", StringIO(requests))
+        main()
+    return dict(zip(asked, json.loads(answered.getvalue()), strict=True))
 
 
 def test_a_config_is_resolved_with_every_default(answers):

@@ -5,8 +5,6 @@ from itertools import combinations
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import nn
 
 from lit_blip2.model.bridge import QFormerBridge
@@ -14,6 +12,7 @@ from lit_blip2.model.text import PackedText
 from lit_blip2.objectives.gradients import gradient_metrics, gradients
 from lit_blip2.objectives.joint import Joint
 from lit_blip2.objectives.stage2 import Stage2
+from tests.ranks import on_ranks
 
 STAGE1 = ("itc", "itm", "itg")
 NAMES = (*STAGE1, "lm")
@@ -148,9 +147,7 @@ class Lossy(nn.Module):
         return losses["total"]
 
 
-def train_on_half(rank: int, file: str, nets: list[Joint], halves: list, out: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
+def train_on_half(rank: int, nets: list[Joint], halves: list) -> list[dict]:
     found = []
     for net in nets:
         model = nn.parallel.DistributedDataParallel(lossy := Lossy(net))
@@ -158,17 +155,15 @@ def train_on_half(rank: int, file: str, nets: list[Joint], halves: list, out: st
         found.append(
             {"each": lossy.seen_KP, "grads": {n: p.grad for n, p in net.named_parameters() if p.requires_grad}}
         )
-    if rank == 0:
-        torch.save(found, out)
-    dist.destroy_process_group()
+    return found
 
 
 def test_two_processes_are_one_with_the_double_batch(make_joint, batch, tmp_path):
     """Gradients of the total and of each loss; texts and targets of unequal lengths on the ranks."""
     subsets = [NAMES, ("itm", "lm"), ("lm",)]
     nets, halves = [make_joint(*subset) for subset in subsets], [batch(0, 2), batch(2, 4)]
-    mp.spawn(train_on_half, (str(tmp_path / "store"), nets, halves, str(tmp_path / "out.pt")), nprocs=2)
-    for subset, net, found in zip(subsets, nets, torch.load(tmp_path / "out.pt", weights_only=True)):
+    first, _ = on_ranks(2, tmp_path, train_on_half, nets, halves)
+    for subset, net, found in zip(subsets, nets, first, strict=True):
         losses = net(*batch())
         each_KP = gradients({name: losses[name] for name in subset}, list(net.qformer.parameters()))
         assert ((found["each"] - each_KP).norm(dim=1) <= 1e-5 + 1e-4 * each_KP.norm(dim=1)).all(), subset

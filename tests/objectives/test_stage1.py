@@ -6,7 +6,6 @@ from itertools import combinations
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import nn
 
 from lit_blip2.model import masks
@@ -14,6 +13,7 @@ from lit_blip2.model.passes import Pass
 from lit_blip2.model.text import PackedText
 from lit_blip2.objectives.stage1 import Stage1
 from tests.objectives.masked_language import MASK, MLM
+from tests.ranks import on_ranks
 
 NAMES = ("itc", "itm", "itg")
 SUBSETS = [subset for size in (1, 2, 3) for subset in combinations(NAMES, size)]
@@ -162,9 +162,7 @@ def half(batch, rank: int):
     return features[rows], PackedText.from_lists(texts[rows]), ids[rows], uniform[rows]
 
 
-def train_on_half(rank: int, file: str, nets: list[Stage1], batch, out: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
+def train_on_half(rank: int, nets: list[Stage1], batch) -> list[dict]:
     found = []
     for net in nets:
         model = nn.parallel.DistributedDataParallel(Lossy(net))
@@ -173,17 +171,15 @@ def train_on_half(rank: int, file: str, nets: list[Stage1], batch, out: str) -> 
         mean = loss.detach() / 2
         dist.all_reduce(mean)
         found.append({"loss": mean, "grads": {name: p.grad for name, p in net.named_parameters()}})
-    if rank == 0:
-        torch.save(found, out)
-    dist.destroy_process_group()
+    return found
 
 
 def test_two_processes_are_one_with_the_double_batch(make_stage1, make_batch, tmp_path):
     """Loss and gradients, each objective on or off; texts of unequal lengths: the ranks hold 6 and 21 tokens."""
     batch = make_batch(4, lengths=[3, 3, 11, 10])
     nets = [make_stage1(*subset) for subset in SUBSETS]
-    mp.spawn(train_on_half, (str(tmp_path / "store"), nets, batch, str(tmp_path / "out.pt")), nprocs=2)
-    for subset, net, found in zip(SUBSETS, nets, torch.load(tmp_path / "out.pt", weights_only=True)):
+    first, _ = on_ranks(2, tmp_path, train_on_half, nets, batch)
+    for subset, net, found in zip(SUBSETS, nets, first, strict=True):
         loss = net(*batch)["total"]
         loss.backward()
         torch.testing.assert_close(found["loss"], loss.detach(), atol=1e-5, rtol=1e-5, msg=str(subset))

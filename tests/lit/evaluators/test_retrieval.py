@@ -6,8 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from rich.progress import Progress
 
 from lit_blip2.evaluation.retrieval import candidates, ranks, recall_items, rerank
@@ -17,6 +15,7 @@ from lit_blip2.lit.evaluators.representation import Representation
 from lit_blip2.lit.evaluators.retrieval import RetrievalSet, match_pairs
 from lit_blip2.model.text import PackedText
 from lit_blip2.objectives.itc import similarity
+from tests.ranks import on_ranks
 
 COUNTS = [2, 1, 3, 1, 2]  # texts of each of five images
 
@@ -99,22 +98,19 @@ def test_a_bar_stands_beside_one_that_is_there(net, images, monkeypatch, capsys)
     assert "re-ranking" not in capsys.readouterr().out
 
 
-def on_rank(rank: int, file: str, net, images, batches, out: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=len(batches))
-    found = collect(net, images, batches[rank])
-    torch.save((found.metrics(), found.query_wins(), found.items["retrieval/sum_img_r1"].ids.tolist()), f"{out}{rank}")
-    dist.destroy_process_group()
+def results(found: RetrievalSet) -> tuple:
+    return found.metrics(), found.query_wins(), found.items["retrieval/sum_img_r1"].ids.tolist()
+
+
+def results_of_rank(rank: int, net, images, batches) -> tuple:
+    return results(collect(net, images, batches[rank]))
 
 
 def test_ranks_with_unequal_shares_find_what_one_finds(net, images, tmp_path):
     """Three, two and no images; every rank has the figures of all."""
-    batches, out = [[[0, 1], [2]], [[3, 4]], []], str(tmp_path / "out")
-    mp.spawn(on_rank, (str(tmp_path / "store"), net, images, batches, out), nprocs=3)
-    alone = collect(net, images, [[0, 1, 2, 3, 4]])
-    expected = alone.metrics(), alone.query_wins(), alone.items["retrieval/sum_img_r1"].ids.tolist()
-    for rank in range(3):
-        metrics, wins, ids = torch.load(f"{out}{rank}", weights_only=False)
+    batches = [[[0, 1], [2]], [[3, 4]], []]
+    expected = results(collect(net, images, [[0, 1, 2, 3, 4]]))
+    for metrics, wins, ids in on_ranks(3, tmp_path, results_of_rank, net, images, batches):
         assert metrics == expected[0] and torch.equal(wins, expected[1]) and ids == expected[2]
 
 
