@@ -1,41 +1,99 @@
-"""One worker on a hand-made plan: python hand_made.py OUT STORAGE CELLS [broken] [silent] [retry]
+"""A plan made by hand, whose steps are a small script. As a program, one worker on it:
 
-Cell k stands on step `shared/k//3` (three cells share one) and on its own `own/k`. A step is `work_slowly.py`, which
-leaves a checkpoint as it goes. With `broken`, the script of own/1 ends with exit code 3; with `silent`, that of own/0
-writes no figure.
+    python -m tests.ablation.run.hand_made OUT STORAGE CELLS [RUN=FATE ...]
+
+Cell k stands on step `shared/k//3` (three cells share one) and on its own `own/k`. A step is `stand_in.py`.
 """
 
+import json
+import os
 import sys
+from collections import Counter
 from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 
 from lit_blip2.ablation.folder import Folder, write
-from lit_blip2.ablation.run import cells, step
+from lit_blip2.ablation.run import cells, process, step
 from lit_blip2.ablation.run.begin import retry
 from lit_blip2.ablation.run.locks import wait_lock
 from lit_blip2.ablation.run.queue import Queue
-from lit_blip2.ablation.run.storage import STORAGE_ERRORS, lost_storage, open_storage
+from lit_blip2.ablation.run.storage import open_storage
+from lit_blip2.ablation.run.worker import Worker
 from lit_blip2.ablation.run.workers import run_workers
-from lit_blip2.ablation.schema import Cell, Plan, StepRun
+from lit_blip2.ablation.schema import DONE, Cell, Plan, StepRun
 from lit_blip2.ablation.spec.grid import Grid, Step
 
-SCRIPT = Path(__file__).with_name("work_slowly.py")
+SCRIPT = Path(__file__).with_name("stand_in.py")
+METRIC = "loss/total"
 
 
-def step_run(name: str, **parents: str) -> StepRun:
-    config = {"trainer": {"logger": None, "max_steps": 10}}
-    return StepRun(
-        name=name,
-        step=name.partition("/")[0],
-        command="fit",
-        key=name,
-        folder=f"runs/{name}",
-        parents=parents,
-        config=config,
-        max_steps=10,
-    )
+class HandMade:
+    """A sweep in a folder and a storage, which other processes may be at too. fates: of step runs, see stand_in.py."""
+
+    def __init__(self, root: Path, storage: str, number: int, fates: dict[str, str] | None = None):
+        self.folder, self.storage, self.number, self.fates = Folder(root), storage, number, fates or {}
+        self.plan = plan_of(number)
+        chain = {name: Step(name, "fit", "", {}) for name in ("shared", "own")}
+        self.grid = Grid("hand_made", chain, {"k": {str(k): {} for k in range(number)}}, [METRIC], {"k": "0"}, [0])
+
+    def command(self, run: StepRun, folder: Folder) -> list[str]:
+        return [sys.executable, str(SCRIPT), str(folder.run(run.name)), self.fates.get(run.name, "")]
+
+    def stand_in(self, replace=setattr) -> None:
+        """Let the script run in place of training, without waiting and without TensorBoard's events, which take torch
+        seconds to import."""
+        replace(step, "command", self.command)
+        replace(cells, "write_cell", lambda *_: None)
+        replace(cells, "WAIT_SECONDS", 0.05)
+        replace(process, "POLL_SECONDS", 0.01)
+        replace(step, "POLL_SECONDS", 0.01)
+
+    def queue(self, again: bool = False) -> Queue:
+        """Filled; with what failed put back if it is to be tried again."""
+        with wait_lock(self.folder.lock("begin")):
+            queue = Queue(open_storage(self.storage), self.grid, self.plan.identity, self.folder)
+            write(self.folder.plan, self.plan)
+            queue.fill(self.plan)
+            if again:
+                retry(self.plan, queue, self.folder, Console())
+        return queue
+
+    def run(self, workers: int = 1, again: bool = False) -> int:
+        """The workers of one command; its exit status."""
+        task = partial(cells.work, self.plan)
+        return run_workers(self.grid, self.plan, self.queue(again), self.folder, workers, Console(), task)
+
+    def work(self) -> None:
+        """One worker alone, in this thread."""
+        worker = Worker(self.grid, self.queue(), self.folder, os.environ, lambda: False, lambda line: None)
+        cells.work(self.plan, worker)
+
+    def states(self) -> list[tuple[str, str]]:
+        """(cell, state) of every trial."""
+        opened = open_storage(self.storage)
+        trials = opened.get_all_trials(opened.get_study_id_from_name("hand_made"))
+        return [(trial.user_attrs["cell"], trial.state.name) for trial in trials]
+
+    def record(self, k: int) -> dict:
+        return json.loads(self.folder.cell(f"k={k},seed=0").read_text())
+
+    def progress(self, run: str) -> list[str]:
+        """The lines that a step run has written."""
+        return (self.folder.run(run) / "progress.txt").read_text().split()
+
+    def check_all_done_once(self) -> None:
+        """One trial per cell, complete; every step ended well, and no line of its work was done twice."""
+        assert Counter(self.states()) == {(f"k={k},seed=0", "COMPLETE"): 1 for k in range(self.number)}
+        assert {self.record(k)["state"] for k in range(self.number)} == {DONE}
+        assert {str(file.relative_to(self.folder.root / "runs")) for file in self.folder.root.glob("runs/*/*")} == {
+            *self.plan.steps
+        }
+        for run in self.plan.steps:
+            assert self.progress(run) == [*"0123456789"]
+            starts = (self.folder.run(run) / "attempts.txt").read_text().splitlines()
+            assert json.loads(self.folder.done(run).read_text())["attempts"] == len(starts)
 
 
 def plan_of(number: int) -> Plan:
@@ -43,36 +101,20 @@ def plan_of(number: int) -> Plan:
     for k in range(number):
         shared, own = step_run(f"shared/{k // 3}"), step_run(f"own/{k}", shared=f"shared/{k // 3}")
         steps |= {shared.name: shared, own.name: own}
-        runs = {"steps": [shared.name, own.name], "metrics": {"figure": own.name}}
+        runs = {"steps": [shared.name, own.name], "metrics": {METRIC: own.name}}
         planned.append(Cell(name=f"k={k},seed=0", labels={"k": str(k)}, seed=0, **runs))
-    return Plan(
-        name="hand_made", axes={}, metrics=["figure"], cells=planned, steps=steps, identity="hand-made", sources=""
-    )
+    what = {"axes": {}, "metrics": [METRIC], "identity": "hand-made", "sources": ""}
+    return Plan(name="hand_made", cells=planned, steps=steps, **what)
 
 
-def grid_of(number: int) -> Grid:
-    steps = {name: Step(name, "fit", "", {}) for name in ("shared", "own")}
-    return Grid("hand_made", steps, {"k": {str(k): {} for k in range(number)}}, ["figure"], {"k": "0"}, [0])
-
-
-def main() -> int:
-    out, storage, number, *options = sys.argv[1:]
-    folder, grid, plan = Folder(out), grid_of(int(number)), plan_of(int(number))
-    fate = {"own/1": "broken"} if "broken" in options else {"own/0": "silent"} if "silent" in options else {}
-    step.command = lambda run, folder: [sys.executable, str(SCRIPT), str(folder.run(run.name)), fate.get(run.name, "")]
-    cells.write_cell = lambda *_: None
-    with wait_lock(folder.lock("begin")):
-        queue = Queue(open_storage(storage), grid, plan.identity, folder)
-        write(folder.plan, plan)
-        queue.fill(plan)
-        if "retry" in options:
-            retry(plan, queue, folder, Console())
-    try:
-        return run_workers(grid, plan, queue, folder, 1, Console(), partial(cells.work, plan))
-    except STORAGE_ERRORS as error:
-        print(lost_storage(error))
-        return 1
+def step_run(name: str, **parents: str) -> StepRun:
+    config = {"trainer": {"logger": None, "max_steps": 10, "accelerator": "cpu"}}
+    where = {"step": name.partition("/")[0], "key": name, "folder": f"runs/{name}"}
+    return StepRun(name=name, command="fit", parents=parents, config=config, max_steps=10, **where)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    out, storage, number, *fates = sys.argv[1:]
+    sweep = HandMade(Path(out), storage, int(number), dict(fate.split("=") for fate in fates))
+    sweep.stand_in()
+    sys.exit(sweep.run())

@@ -1,43 +1,56 @@
-"""Workers that are killed, stopped or that fail: every cell is done exactly once, on every kind of storage."""
+"""Workers that are killed, stopped or that fail: every cell is done exactly once, on every kind of storage.
 
-import json
+A worker is killed at a moment that the test chooses: where it is in this process, by an exception that nothing but the
+end of a process resembles; where it is a process, by SIGKILL, while its step's script waits for a file.
+"""
+
 import os
-import random
 import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from optuna.trial import TrialState
 
-from lit_blip2.ablation.run.storage import open_storage
+from lit_blip2.ablation.run import cells, step
+from lit_blip2.ablation.run.locks import is_locked
+from lit_blip2.ablation.run.queue import Queue
+from lit_blip2.ablation.run.storage import STORAGE_ERRORS, open_storage
+from tests.ablation.run.hand_made import HandMade
 
-HERE = Path(__file__).parent
 POSTGRES = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+WAIT_SECONDS = 120  # for what comes for certain
 
 
 @pytest.fixture
-def start_worker():
-    """Start a worker process on a hand-made plan (see `hand_made.py`); it is a process group of its own."""
+def make(tmp_path, monkeypatch):
+    """A hand-made sweep in `out`, of so many cells; by default on SQLite."""
+
+    def make(number: int, out: str = "out", storage: str = f"sqlite:///{tmp_path}/study.db", **fates: str) -> HandMade:
+        fates = {name.replace("_", "/"): fate for name, fate in fates.items()}
+        sweep = HandMade(tmp_path / out, storage, number, fates)
+        sweep.folder.root.mkdir(exist_ok=True)
+        sweep.stand_in(monkeypatch.setattr)
+        return sweep
+
+    return make
+
+
+@pytest.fixture
+def start():
+    """Start a worker as a process, in a process group of its own."""
     started = []
 
-    def start(out: Path, storage: str, cells: int = 6, *options: str) -> subprocess.Popen:
-        command = [sys.executable, str(HERE / "hand_made.py"), str(out), storage, str(cells), *options]
-        environment = os.environ | {"PYTHONPATH": str(HERE.parents[2])}
-        process = subprocess.Popen(
-            command,
-            start_new_session=True,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+    def start(sweep: HandMade) -> subprocess.Popen:
+        arguments = [str(sweep.folder.root), sweep.storage, str(sweep.number)]
+        arguments += [f"{run}={fate}" for run, fate in sweep.fates.items()]
+        command = [sys.executable, "-m", "tests.ablation.run.hand_made", *arguments]
+        process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         started.append(process)
         return process
 
@@ -48,50 +61,55 @@ def start_worker():
         process.communicate()
 
 
-def states(storage: str) -> list[tuple[str, TrialState]]:
-    opened = open_storage(storage)
-    trials = opened.get_all_trials(opened.get_study_id_from_name("hand_made"))
-    return [(trial.user_attrs["cell"], trial.state) for trial in trials]
+def until(happened) -> None:
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not happened():
+        assert time.monotonic() < deadline, "it never happens"
+        time.sleep(0.01)
 
 
-def check_all_done_once(out: Path, storage: str, cells: int) -> None:
-    """One trial per cell, complete; every step ended well, and no line of its work was done twice."""
-    assert Counter(states(storage)) == {(f"k={k},seed=0", TrialState.COMPLETE): 1 for k in range(cells)}
-    assert {json.loads(file.read_text())["state"] for file in (out / "cells").glob("*.json")} == {"done"}
-    runs = list((out / "runs").glob("*/*"))
-    assert len(runs) == cells + -(-cells // 3)
-    for run in runs:
-        assert (run / "done.json").exists() and (run / "progress.txt").read_text().split() == [*"0123456789"]
-        starts = (run / "attempts.txt").read_text().splitlines()
-        assert json.loads((run / "done.json").read_text())["attempts"] == len(starts)
+class KilledError(BaseException):
+    """In place of SIGKILL: no clean-up that asks for an Exception runs, and locks go."""
 
 
-def kill_at_random(start_worker, out: Path, storage: str, cells: int, kills: int) -> None:
-    """Three workers; one after the other dies by SIGKILL, half of them with their subprocess, and is replaced."""
-    dice = random.Random(0)
-    workers = [start_worker(out, storage, cells) for _ in range(3)]
-    killed = 0
-    deadline = time.monotonic() + 120
-    while any(worker.poll() is None for worker in workers):
-        assert time.monotonic() < deadline, "the workers never end"
-        time.sleep(dice.uniform(0.2, 0.8))
-        at_work = [worker for worker in workers if worker.poll() is None]
-        if killed < kills and at_work and (out / "runs").exists():
-            victim = dice.choice(at_work)
-            (os.killpg if dice.random() < 0.5 else os.kill)(victim.pid, signal.SIGKILL)
-            killed += 1
-            workers.append(start_worker(out, storage, cells))
-    last = start_worker(out, storage, cells)
-    assert last.wait(60) == 0, last.stdout.read()
-    assert killed == kills
+def dies(*arguments, **named):
+    raise KilledError
 
 
-@pytest.mark.slow
+def dies_behind(function):
+    def last(*arguments, **named):
+        function(*arguments, **named)
+        raise KilledError
+
+    return last
+
+
+# In the order of a cell's life: what a worker calls last. "behind": it has returned.
+MOMENTS = {
+    "it has taken the cell": (Queue, "record", dies),
+    "it starts a step": (step, "write_config", dies),
+    "a step ends": (step, "run_process", dies_behind),
+    "a step's record is written": (step, "_record_done", dies_behind),
+    "it adds up the metrics": (cells, "_metrics", dies),
+    "it writes the cell's record": (cells, "write", dies),
+    "the queue has not heard of the end": (Queue, "end", dies),
+}
+
+
+def kill_at_every_moment(sweep: HandMade, monkeypatch) -> None:
+    for owner, name, how in MOMENTS.values():
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, how(getattr(owner, name)) if how is dies_behind else how)
+            with pytest.raises(KilledError):
+                sweep.work()
+    assert sweep.run(workers=3) == 0
+    sweep.check_all_done_once()
+
+
 @pytest.mark.parametrize("kind", ["sqlite", "journal"])
-def test_cells_are_done_once_though_workers_are_killed(start_worker, tmp_path, kind):
+def test_cells_are_done_once_at_whatever_moment_workers_are_killed(make, tmp_path, monkeypatch, kind):
     storage = {"sqlite": f"sqlite:///{tmp_path}/study.db", "journal": f"journal:{tmp_path}/study.log"}[kind]
-    kill_at_random(start_worker, tmp_path / "out", storage, 9, 6)
-    check_all_done_once(tmp_path / "out", storage, 9)
+    kill_at_every_moment(make(9, storage=storage), monkeypatch)
 
 
 @pytest.fixture
@@ -118,108 +136,135 @@ def postgres(tmp_path):
 
 
 @pytest.mark.slow
-def test_cells_are_done_once_on_postgresql(start_worker, tmp_path, postgres):
-    kill_at_random(start_worker, tmp_path / "out", postgres, 9, 6)
-    check_all_done_once(tmp_path / "out", postgres, 9)
+def test_cells_are_done_once_on_postgresql(make, monkeypatch, postgres):
+    kill_at_every_moment(make(9, storage=postgres), monkeypatch)
 
 
-def test_two_workers_share_the_cells(start_worker, tmp_path):
-    storage = f"sqlite:///{tmp_path}/study.db"
-    workers = [start_worker(tmp_path / "out", storage, 4) for _ in range(2)]
-    assert [worker.wait(60) for worker in workers] == [0, 0]
-    check_all_done_once(tmp_path / "out", storage, 4)
-    hands = [json.loads(file.read_text())["worker"] for file in (tmp_path / "out" / "cells").glob("*.json")]
-    assert len(set(hands)) == 2
+@pytest.mark.parametrize("kill", [os.killpg, os.kill], ids=["with its run", "alone"])
+def test_a_killed_process_s_run_goes_on_where_it_stopped(make, start, monkeypatch, kill):
+    """Alone, it leaves a run that is still training: the next worker waits for it."""
+    sweep = make(1, shared_0="waits")
+    run, started = sweep.folder.run("shared/0"), start(sweep)
+    until((run / "pid.txt").exists)
+    kill(started.pid, signal.SIGKILL)
+    started.wait()
+    assert sweep.progress("shared/0") == [*"01234"] and not sweep.folder.done("shared/0").exists()
+    assert is_locked(sweep.folder.lock("shared/0")) == (kill is os.kill)
+    blocked, seen = cells._blocked, []
+    monkeypatch.setattr(cells, "_blocked", lambda *of: seen.append(blocked(*of)) or seen[-1])
+    next_worker = threading.Thread(target=sweep.work)
+    next_worker.start()
+    until(lambda: seen)
+    (run / "go").touch()
+    next_worker.join(WAIT_SECONDS)
+    assert seen[0] == (kill is os.kill)
+    sweep.check_all_done_once()
+    assert len((run / "attempts.txt").read_text().splitlines()) == 2
+
+
+def test_two_processes_share_the_cells(make, start):
+    sweep = make(4, shared_0="waits", shared_1="waits")
+    workers = [start(sweep) for _ in range(2)]
+    for run in ("shared/0", "shared/1"):  # each waits in one of them
+        until((sweep.folder.run(run) / "pid.txt").exists)
+    for run in ("shared/0", "shared/1"):
+        (sweep.folder.run(run) / "go").touch()
+    assert [worker.wait(WAIT_SECONDS) for worker in workers] == [0, 0]
+    sweep.check_all_done_once()
+    assert len({sweep.record(k)["worker"] for k in range(4)}) == 2
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_sweep_leaves_nothing_running_and_goes_on(start_worker, tmp_path, number):
-    storage, out = f"sqlite:///{tmp_path}/study.db", tmp_path / "out"
-    worker = start_worker(out, storage, 2)
-    deadline = time.monotonic() + 60
-    while not list(out.glob("runs/shared/0/progress.txt")):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    os.killpg(worker.pid, number)  # as a terminal does, to the run as well
-    assert worker.wait(30) == 130
-    stopped = len((out / "runs/shared/0/progress.txt").read_text().split())
-    assert stopped < 10
-    time.sleep(0.3)
-    assert len((out / "runs/shared/0/progress.txt").read_text().split()) == stopped
-    assert {state for _, state in states(storage)} == {TrialState.WAITING}
-    assert start_worker(out, storage, 2).wait(60) == 0
-    check_all_done_once(out, storage, 2)
+def test_an_interrupted_sweep_leaves_nothing_running_and_goes_on(make, number):
+    sweep = make(2, shared_0="waits")
+    run = sweep.folder.run("shared/0")
+
+    def interrupt() -> None:
+        until((run / "pid.txt").exists)
+        os.kill(os.getpid(), number)
+
+    before, thread = signal.getsignal(number), threading.Thread(target=interrupt)
+    thread.start()
+    assert sweep.run() == 130
+    thread.join()
+    assert signal.getsignal(number) == before
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((run / "pid.txt").read_text()), 0)
+    assert sweep.progress("shared/0") == [*"01234"] and not sweep.folder.failed("shared/0").exists()
+    assert {state for _, state in sweep.states()} == {"WAITING"}
+    (run / "go").touch()
+    assert sweep.run() == 0
+    sweep.check_all_done_once()
 
 
-def test_a_failed_cell_is_kept_with_its_log_and_the_others_go_on(start_worker, tmp_path):
-    storage, out = f"sqlite:///{tmp_path}/study.db", tmp_path / "out"
-    assert start_worker(out, storage, 3, "broken").wait(60) == 1
-    assert Counter(state for _, state in states(storage)) == {TrialState.COMPLETE: 2, TrialState.FAIL: 1}
-    failed = json.loads((out / "cells" / "k=1,seed=0.json").read_text())
+def test_a_run_that_an_interrupt_has_ended_too_has_not_failed(make, monkeypatch):
+    """Ctrl-C reaches every process of a terminal."""
+    sweep, interrupted = make(1), []
+    sweep.queue()
+    monkeypatch.setattr(step, "run_process", lambda *_: interrupted.append(True) or (-signal.SIGINT, 0.0))
+    with pytest.raises(step.StoppedError):
+        step.run_step(sweep.plan.steps["own/0"], sweep.folder, {}, lambda: bool(interrupted))
+    assert not sweep.folder.failed("own/0").exists()
+
+
+def test_a_failed_cell_is_kept_with_its_log_and_the_others_go_on(make):
+    sweep = make(3, own_1="broken")
+    assert sweep.run() == 1
+    assert Counter(state for _, state in sweep.states()) == {"COMPLETE": 2, "FAIL": 1}
+    failed = sweep.record(1)
     assert failed["state"] == "failed" and failed["metrics"] == {}
     assert failed["error"]["step"] == "own/1" and "exit code 3" in failed["error"]["message"]
     assert failed["error"]["log_tail"] == ["the script is broken"]
-    assert start_worker(out, storage, 3).wait(60) == 1  # a failed cell stays failed
-    assert start_worker(out, storage, 3, "retry").wait(60) == 0
-    assert dict(states(storage))["k=1,seed=0"] == TrialState.COMPLETE
-    assert json.loads((out / "cells" / "k=1,seed=0.json").read_text())["state"] == "done"
+    sweep.fates.clear()
+    assert sweep.run() == 1  # a failed cell stays failed
+    assert sweep.run(again=True) == 0
+    assert dict(sweep.states())["k=1,seed=0"] == "COMPLETE" and sweep.record(1)["state"] == "done"
 
 
-def test_a_step_whose_process_is_killed_is_tried_again_and_then_failed(start_worker, tmp_path):
-    storage, out = f"sqlite:///{tmp_path}/study.db", tmp_path / "out"
-    worker = start_worker(out, storage, 1)
-    killed = 0
-    while worker.poll() is None:
-        found = subprocess.run(["pgrep", "-P", str(worker.pid)], capture_output=True, text=True).stdout.split()
-        for pid in found:
-            with suppress(FileNotFoundError, ProcessLookupError):  # gone since it was listed
-                if killed < 3 and "work_slowly" in Path(f"/proc/{pid}/cmdline").read_text():
-                    os.kill(int(pid), signal.SIGKILL)
-                    killed += 1
-        time.sleep(0.01)
-    assert worker.returncode == 1 and killed == 3
-    error = json.loads((out / "cells" / "k=0,seed=0.json").read_text())["error"]
-    assert error["message"] == "fit ended: killed by SIGKILL 3 times (out of memory?)"
+def test_a_step_whose_process_is_killed_is_tried_again_and_then_failed(make):
+    sweep = make(1, shared_0="killed")
+    assert sweep.run() == 1
+    assert sweep.record(0)["error"]["message"] == "fit ended: killed by SIGKILL 3 times (out of memory?)"
+    assert len((sweep.folder.run("shared/0") / "attempts.txt").read_text().splitlines()) == 3
 
 
 @pytest.mark.parametrize("lost", ["cells/k=0,seed=0.json", "runs/own/0/done.json"])
-def test_a_cell_of_which_a_file_was_removed_is_run_again(start_worker, tmp_path, lost):
-    storage, out = f"sqlite:///{tmp_path}/study.db", tmp_path / "out"
-    assert start_worker(out, storage, 1).wait(60) == 0
-    (out / lost).unlink()
-    assert start_worker(out, storage, 1).wait(60) == 0
-    assert (out / lost).exists()
+def test_a_cell_of_which_a_file_was_removed_is_run_again(make, lost):
+    sweep = make(1)
+    assert sweep.run() == 0
+    (sweep.folder.root / lost).unlink()
+    assert sweep.run() == 0
+    assert (sweep.folder.root / lost).exists()
 
 
-def test_the_record_of_a_failed_cell_is_made_anew(start_worker, tmp_path):
-    storage, out = f"sqlite:///{tmp_path}/study.db", tmp_path / "out"
-    assert start_worker(out, storage, 1, "silent").wait(60) == 1
-    (out / "cells" / "k=0,seed=0.json").unlink()
-    assert start_worker(out, storage, 1, "silent").wait(60) == 1
-    assert json.loads((out / "cells" / "k=0,seed=0.json").read_text())["state"] == "failed"
+def test_the_record_of_a_failed_cell_is_made_anew(make):
+    sweep = make(1, own_0="silent")
+    assert sweep.run() == 1
+    sweep.folder.cell("k=0,seed=0").unlink()
+    assert sweep.run() == 1
+    assert sweep.record(0)["state"] == "failed"
 
 
-def test_a_folder_may_be_moved(start_worker, tmp_path):
-    storage, out = f"sqlite:///{tmp_path}/study.db", tmp_path / "out"
-    assert start_worker(out, storage, 1).wait(60) == 0
-    out.rename(tmp_path / "elsewhere")
-    assert start_worker(tmp_path / "elsewhere", storage, 1).wait(60) == 0
+def test_a_folder_may_be_moved(make, tmp_path):
+    sweep = make(1)
+    assert sweep.run() == 0
+    sweep.folder.root.rename(tmp_path / "elsewhere")
+    assert make(1, "elsewhere").run() == 0
 
 
-def test_a_step_that_ended_well_without_its_figure_is_run_again_by_a_retry(start_worker, tmp_path):
-    storage, out = f"sqlite:///{tmp_path}/study.db", tmp_path / "out"
-    assert start_worker(out, storage, 1, "silent").wait(60) == 1
-    record = json.loads((out / "cells" / "k=0,seed=0.json").read_text())
-    assert record["error"]["step"] == "own/0" and "figure is missing" in record["error"]["message"]
-    assert start_worker(out, storage, 1, "retry").wait(60) == 0
+def test_a_step_that_ended_well_without_its_metric_is_run_again_by_a_retry(make):
+    sweep = make(1, own_0="silent")
+    assert sweep.run() == 1
+    error = sweep.record(0)["error"]
+    assert error["step"] == "own/0" and "loss/total is missing" in error["message"]
+    sweep.fates.clear()
+    assert sweep.run(again=True) == 0
 
 
-def test_a_study_of_another_grid_is_refused(start_worker, tmp_path):
-    storage = f"sqlite:///{tmp_path}/study.db"
-    assert start_worker(tmp_path / "out", storage, 1).wait(60) == 0
-    other = start_worker(tmp_path / "elsewhere", storage, 1)
-    assert other.wait(60) != 0
-    assert "already holds a sweep 'hand_made' with another folder" in other.stdout.read()
+def test_a_study_of_another_folder_is_refused(make):
+    assert make(1).run() == 0
+    with pytest.raises(ValueError, match="already holds a sweep 'hand_made' with another folder"):
+        make(1, "elsewhere").run()
 
 
 def test_a_storage_that_cannot_be_reached_says_so():
@@ -231,15 +276,19 @@ def test_a_storage_that_cannot_be_reached_says_so():
         open_storage("nonsense")
 
 
-def test_a_storage_that_is_lost_on_the_way_says_what_to_do(start_worker, tmp_path):
-    storage, out = f"sqlite:///{tmp_path}/study.db", tmp_path / "out"
-    worker = start_worker(out, storage, 3)
-    deadline = time.monotonic() + 60
-    while not list(out.glob("runs/shared/0/progress.txt")):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    with sqlite3.connect(tmp_path / "study.db") as connection:
-        connection.execute("DROP TABLE trial_params")
-        connection.execute("DROP TABLE trials")
-    assert worker.wait(60) == 1
-    assert "the queue's storage failed; what is done stays done" in worker.stdout.read()
+def test_a_storage_that_is_lost_on_the_way_ends_the_sweep_and_its_run(make, tmp_path):
+    sweep = make(3, shared_0="waits")
+    run = sweep.folder.run("shared/0")
+
+    def lose() -> None:
+        until((run / "pid.txt").exists)
+        with sqlite3.connect(tmp_path / "study.db") as connection:
+            connection.execute("DROP TABLE trial_params")
+            connection.execute("DROP TABLE trials")
+        (run / "go").touch()
+
+    thread = threading.Thread(target=lose)
+    thread.start()
+    with pytest.raises(STORAGE_ERRORS):
+        sweep.run()
+    thread.join()

@@ -1,0 +1,26 @@
+"""A stand-in for a training run: python stand_in.py RUN_FOLDER FATE. Ten lines, from where an earlier attempt stopped;
+then metrics.json. It waits, breaks, is killed or leaves no metric if that is its fate."""
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+HALF, ALL = 5, 10
+folder, fate = Path(sys.argv[1]), sys.argv[2]
+progress = folder / "progress.txt"
+for line in range(len(progress.read_text().split()) if progress.exists() else 0, ALL):
+    if fate == "waits" and line == HALF:
+        (folder / "pid.txt").write_text(str(os.getpid()))
+        while not (folder / "go").exists():
+            time.sleep(0.01)
+    with progress.open("a") as stream:
+        stream.write(f"{line}\n")
+if fate == "broken":
+    print("the script is broken")
+    sys.exit(3)
+if fate == "killed":
+    os.kill(os.getpid(), signal.SIGKILL)
+(folder / "metrics.json").write_text(json.dumps({} if fate == "silent" else {"loss/total": 1.0}))
