@@ -10,7 +10,7 @@ from lit_blip2.checkpoint import find_checkpoint
 from lit_blip2.config import read
 from lit_blip2.lit.callbacks import HParams, MetricsFile, Pictures, StopOnNonFinite
 from lit_blip2.lit.module import LitBLIP2
-from lit_blip2.parser import TRAINER, SuiteParser, config_files
+from lit_blip2.parser import HELP, TRAINER, SuiteParser, config_files
 
 EVALUATIONS = ("validate", "test", "predict")
 TESTED = {"test", "vqa_test", "binding_test"}  # what a data module tests on
@@ -72,6 +72,7 @@ def build(cli: type[SuiteCLI], arguments: list[str] | None = None, run: bool = T
         auto_configure_optimizers=False,
         seed_everything_default=0,
         parser_class=SuiteParser,
+        parser_kwargs={command: {"description": HELP} for command in ("fit", *EVALUATIONS)},
         trainer_defaults=TRAINER | {"callbacks": [MetricsFile(), StopOnNonFinite(), HParams(), Pictures()]},
         args=arguments,
         run=run,

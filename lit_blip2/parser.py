@@ -27,6 +27,11 @@ CALLBACKS = [
 ]
 # Kinds of callbacks, by how their classes end, and the Trainer's argument that switches them off.
 SWITCHES = {"ModelCheckpoint": "enable_checkpointing", "ProgressBar": "enable_progress_bar"}
+HELP = (
+    "An experiment is a YAML file: --config experiments/NAME.yaml. Any setting can be given behind it, such as "
+    "--model.net.itm=null; --print_config prints all of them. A run lies in runs/NAME. It gets a checkpoint at its end "
+    "and a progress bar, unless the experiment names its own."
+)
 
 
 class SuiteParser(LightningArgumentParser):

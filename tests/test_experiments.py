@@ -104,6 +104,13 @@ def test_print_config_shows_what_is_shared(capsys):
     assert checkpoint["init_args"]["save_last"] is True and checkpoint["init_args"]["save_top_k"] == 0
 
 
+def test_help_says_what_an_experiment_is(capsys):
+    with pytest.raises(SystemExit):
+        build(ParseOnly, ["fit", "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "--config experiments/NAME.yaml" in shown and "A run lies in runs/NAME" in shown
+
+
 def test_a_callback_is_shared_unless_one_of_its_kind_is_named(tmp_path):
     ema = "--trainer.callbacks+={class_path: lit_blip2.lit.callbacks.ema.EMA}"
     assert names(parsed(ema)) == ["ModelCheckpoint", "RichProgressBar", "EMA"]
