@@ -1,7 +1,6 @@
 """The three sides read the same shards, and the benchmark ends in its figures."""
 
 import json
-import subprocess
 import sys
 
 import pytest
@@ -17,11 +16,11 @@ def test_every_side_reads_as_many_images(tmp_path):
     assert [read(tmp_path, 70) for read in (data.ours, data.plain_webdataset, data.bare)] == [64, 64, 64]
 
 
-@pytest.mark.slow
-def test_it_ends_in_its_figures():
+def test_it_ends_in_its_figures(monkeypatch, capsys):
     sizes = ["--shards", "2", "--samples", "40", "--images", "32", "--turns", "1"]
-    done = subprocess.run([sys.executable, "benchmarks/data.py", *sizes], capture_output=True, text=True, check=True)
-    figures = json.loads(done.stdout.splitlines()[-1])
+    monkeypatch.setattr(sys, "argv", ["data.py", *sizes])
+    data.main()
+    figures = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert figures.keys() == {
         "speedup_webdataset", "speedup_bare", "images_per_second", "start", "start_late", "index", "bytes"
     }  # fmt: skip

@@ -1,5 +1,9 @@
 """A small world on disk and a short run of stage 1 on it, made once a session."""
 
+import shutil
+from hashlib import sha256
+from pathlib import Path
+
 import pytest
 import torch
 from transformers import T5Config, T5ForConditionalGeneration
@@ -57,6 +61,34 @@ def fit(world, opt_folder, tmp_path_factory):
     return run
 
 
+def digests(run: Path) -> dict[str, str]:
+    """Of every file of a run, by its path in the run's folder."""
+    files = (file for file in run.rglob("*") if file.is_file())
+    return {str(file.relative_to(run)): sha256(file.read_bytes()).hexdigest() for file in files}
+
+
 @pytest.fixture(scope="session")
-def stage1_run(fit):
-    return fit("mini_stage1")
+def shared():
+    """Give a trained run to several tests, for reading: one that writes into it fails the session (modes of files do
+    not stop root)."""
+    before = {}
+
+    def share(run: Path) -> Path:
+        before[run] = digests(run)
+        return run
+
+    yield share
+    for run, files in before.items():
+        written = {file for file, _ in digests(run).items() ^ files.items()}
+        assert not written, f"tests share {run}, and one wrote {sorted(written)} there: give it a copy (own_copy)"
+
+
+@pytest.fixture
+def own_copy(tmp_path):
+    """A copy of a shared run, for a test that evaluates it and so writes into its folder."""
+    return lambda run: shutil.copytree(run, tmp_path / "own" / run.parent.name / run.name)
+
+
+@pytest.fixture(scope="session")
+def stage1_run(fit, shared):
+    return shared(fit("mini_stage1"))

@@ -13,8 +13,8 @@ STILL = ["--model.optimization.lr=1e-12", "--model.optimization.min_lr=0", "--tr
 
 
 @pytest.fixture(scope="session")
-def stage2_run(fit, stage1_run):
-    return fit("mini_opt", f"--model.init_from={stage1_run}")
+def stage2_run(fit, shared, stage1_run):
+    return shared(fit("mini_opt", f"--model.init_from={stage1_run}"))
 
 
 def losses(run) -> list[float]:

@@ -17,13 +17,8 @@ SCENES = "--trainer.callbacks+={class_path: lit_blip2.mini.scene_scores.SceneSco
 
 
 @pytest.fixture(scope="module")
-def joint_run(fit):
-    return fit("mini_joint", BRIEF)
-
-
-def last_validation(run) -> dict[str, float]:
-    """Of fit itself: another test may have tested the same run since, and metrics.json holds those figures then."""
-    return json.loads((run / "validation.jsonl").read_text().splitlines()[-1])
+def joint_run(fit, shared):
+    return shared(fit("mini_joint", BRIEF))
 
 
 def metrics_of(run) -> dict[str, float]:
@@ -54,7 +49,8 @@ def test_resuming_gives_the_unbroken_run_and_watching_gradients_changes_nothing(
     assert not [name for name in metrics_of(resumed) if "grad_norm_" in name or "grad_cos" in name]
 
 
-def test_one_checkpoint_is_tested_in_both_ways_asked_and_continued(fit, joint_run, world):
+def test_one_checkpoint_is_tested_in_both_ways_asked_and_continued(fit, joint_run, own_copy, world):
+    joint_run = own_copy(joint_run)
     fit("mini_joint", BRIEF, SCENES, f"--ckpt_path={joint_run}", command="test", runs=joint_run.parent.parent)
     found = metrics_of(joint_run)
     assert {"vqa/no_image", "llm/text_qa", "caption/exact", "retrieval/sum_img_r5"} <= found.keys()
@@ -84,7 +80,7 @@ def test_one_checkpoint_is_tested_in_both_ways_asked_and_continued(fit, joint_ru
 def test_without_the_language_model_it_is_stage_1(fit, stage1_run, world):
     """The same losses from the same start, and no figure, weight or file of the language model."""
     run = fit("mini_joint", BRIEF, SCENES, "--model.net.lm=null")
-    found, expected = last_validation(run), last_validation(stage1_run)
+    found, expected = metrics_of(run), metrics_of(stage1_run)
     for name in ("train/loss_itc", "train/loss_itm", "train/loss_itg", "loss/total", "retrieval/itc_txt_r1"):
         assert found[name] == pytest.approx(expected[name], rel=1e-5), name
     assert not [name for name in found if "lm" in name or "vqa" in name or "caption" in name]

@@ -1,7 +1,6 @@
 """Runs of both stages end to end at a small size: what they leave behind, resuming, and what does not fit."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +10,7 @@ import torch
 import yaml
 from transformers import OPTForCausalLM
 
+from benchmarks import false_negatives
 from lit_blip2.checkpoint import find_checkpoint, read_checkpoint
 from lit_blip2.data.shards.packing import pack
 from lit_blip2.evaluation.pope import yes_or_no
@@ -84,8 +84,9 @@ def test_resuming_gives_the_unbroken_run(experiment, fit, stage1_run):
         assert torch.equal(found[key], value), key
 
 
-def test_several_test_sets_of_one_run_keep_apart(fit, stage1_run, tmp_path):
+def test_several_test_sets_of_one_run_keep_apart(fit, stage1_run, own_copy, tmp_path):
     """A file behind the experiment that says what to test on names the folder."""
+    stage1_run = own_copy(stage1_run)
     (tmp_path / "few.yaml").write_text("model: {init_args: {rerank: 2}}\ndata: {init_args: {binding_test: null}}\n")
     before = (stage1_run / "metrics.json").read_text()
     where = [f"--ckpt_path={stage1_run}", "--config", str(tmp_path / "few.yaml")]
@@ -305,25 +306,27 @@ def test_popes_questions_are_scored_as_yes_and_no(fit, stage1_run, world, tmp_pa
     assert found["vqa/accuracy"] == pytest.approx(sum(said) / len(said)) and len(said) == len(rows)
 
 
-def test_validate_leaves_a_tests_figures_alone(fit, stage1_run):
-    before = (stage1_run / "metrics.json").read_text()
-    fit("mini_stage1", f"--ckpt_path={stage1_run}", command="validate", runs=stage1_run.parent.parent)
-    assert (stage1_run / "metrics.json").read_text() == before
-    assert "retrieval/itc_txt_r1" in json.loads((stage1_run / "validate.json").read_text())
+def test_validate_leaves_a_tests_figures_alone(fit, stage1_run, own_copy):
+    run = own_copy(stage1_run)
+    before = (run / "metrics.json").read_text()
+    fit("mini_stage1", f"--ckpt_path={run}", command="validate", runs=run.parent.parent)
+    assert (run / "metrics.json").read_text() == before
+    assert "retrieval/itc_txt_r1" in json.loads((run / "validate.json").read_text())
 
 
 def curve(run) -> list[dict]:
     return [json.loads(line) for line in (run / "validation.jsonl").read_text().splitlines()]
 
 
-def test_every_validation_of_a_fit_leaves_a_line(fit, stage1_run):
+def test_every_validation_of_a_fit_leaves_a_line(fit, stage1_run, own_copy):
     """Those of other commands leave none."""
-    fit("mini_stage1", f"--ckpt_path={stage1_run}", command="validate", runs=stage1_run.parent.parent)
-    assert [line["step"] for line in curve(stage1_run)] == [2, 4]
-    metrics = json.loads((stage1_run / "metrics.json").read_text())
-    last = curve(stage1_run)[-1]
+    run = own_copy(stage1_run)
+    fit("mini_stage1", f"--ckpt_path={run}", command="validate", runs=run.parent.parent)
+    first, last = curve(run)
+    assert [first["step"], last["step"]] == [2, 4]
+    metrics = json.loads((run / "metrics.json").read_text())
     assert last.keys() - {"step"} <= metrics.keys() and {"loss/itc", "retrieval/sum_txt_r1"} <= last.keys()
-    assert curve(stage1_run)[0]["loss/itc"] != last["loss/itc"]
+    assert first["loss/itc"] != last["loss/itc"]
 
 
 def test_a_resumed_run_has_one_line_of_a_step(fit):
@@ -349,16 +352,16 @@ def test_a_figure_that_is_not_finite_is_null_in_the_curve(tmp_path):
     assert (tmp_path / "validation.jsonl").read_text() == '{"step": 7, "a": 0.5, "b": null}\n'
 
 
-def test_drawn_negatives_of_a_run_can_be_counted(stage1_run):
-    script = [sys.executable, "benchmarks/false_negatives.py", "--checkpoint", str(stage1_run), "--batches", "2"]
-    done = subprocess.run(script, capture_output=True, text=True, timeout=120)
-    shares = json.loads(done.stdout.splitlines()[-1])
+def test_drawn_negatives_of_a_run_can_be_counted(stage1_run, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["false_negatives.py", "--checkpoint", str(stage1_run), "--batches", "2"])
+    false_negatives.main()
+    shares = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert shares["batches"] == 2 and 0 <= shares["drawn_negatives_true"] <= shares["texts_true_of_another_image"] <= 1
 
 
-def test_predict_of_stage1_says_why_not(fit, stage1_run):
+def test_predict_of_stage1_says_why_not(fit, stage1_run, own_copy):
     with pytest.raises(ValueError, match="use a stage-2 experiment"):
-        fit("mini_stage1", f"--ckpt_path={stage1_run}", command="predict")
+        fit("mini_stage1", f"--ckpt_path={own_copy(stage1_run)}", command="predict")
 
 
 def test_frozen_features_and_an_encoder_that_trains_exclude_each_other(fit):
@@ -366,13 +369,14 @@ def test_frozen_features_and_an_encoder_that_trains_exclude_each_other(fit):
         fit("mini_stage1", "--model.net.vision.frozen=false")
 
 
-def test_the_hparams_table_holds_the_settings_and_the_final_figures(fit, stage1_run):
+def test_the_hparams_table_holds_the_settings_and_the_final_figures(fit, stage1_run, own_copy):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    fit("mini_stage1", f"--ckpt_path={stage1_run}", command="test", runs=stage1_run.parent.parent)
-    events = EventAccumulator(str(stage1_run))
+    run = own_copy(stage1_run)
+    fit("mini_stage1", f"--ckpt_path={run}", command="test", runs=run.parent.parent)
+    events = EventAccumulator(str(run))
     events.Reload()
-    found = json.loads((stage1_run / "metrics.json").read_text())
+    found = json.loads((run / "metrics.json").read_text())
     name = "retrieval/itc_txt_r1"
     assert events.Scalars(name)[-1].value == pytest.approx(found[name])
     assert events.Scalars(name)[-1].step == 4
