@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from scipy import stats
 
+from lit_blip2.__main__ import main
 from lit_blip2.ablation.folder import SweepError
 from lit_blip2.ablation.report.cells_csv import cells_csv
 from lit_blip2.ablation.report.page import report_markdown, write_report
@@ -74,10 +75,6 @@ class Sources(HTMLParser):
 
     def handle_data(self, data):
         self.words.append(data)
-
-
-def run(*arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-m", "lit_blip2", "report", *arguments], capture_output=True, text=True)
 
 
 def test_the_page_opens_with_its_commands_and_how_far_it_has_come(sweep):
@@ -366,23 +363,27 @@ def test_a_report_made_again_is_the_same(search):
     assert {file: file.read_bytes() for file in write_report(folder)} == once
 
 
-def test_the_command_says_where_the_report_is(sweep):
-    result = run(str(sweep.write()))
-    assert result.returncode == 0 and result.stdout.splitlines()[-1] == str(sweep.folder / "report.md")
+def test_the_command_says_where_the_report_is(sweep, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["lit_blip2", "report", str(sweep.write())])
+    assert not main()
+    assert capsys.readouterr().out.splitlines()[-1] == str(sweep.folder / "report.md")
 
 
 @pytest.mark.parametrize("folder", ["nowhere", "tests"])
-def test_a_folder_that_is_no_sweep_says_so(folder):
-    result = run(folder)
-    assert result.returncode == 2 and "Traceback" not in result.stderr
-    assert f"no plan.json in '{folder}'" in result.stderr and "sweep --out" in result.stderr
+def test_a_folder_that_is_no_sweep_says_so(folder, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["lit_blip2", "report", folder])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    said = capsys.readouterr().err
+    assert stop.value.code == 2 and f"no plan.json in '{folder}'" in said and "sweep --out" in said
 
 
 def test_the_report_needs_no_torch(sweep):
     code = (
-        "import sys; from lit_blip2.ablation.report.page import main; main(sys.argv[1:])\n"
+        "import sys; from lit_blip2.__main__ import main; main()\n"
         "heavy = {'torch', 'lightning', 'pandas', 'transformers'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )
-    result = subprocess.run([sys.executable, "-c", code, str(sweep.write())], capture_output=True, text=True)
+    command = [sys.executable, "-c", code, "report", str(sweep.write())]
+    result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr

@@ -2,11 +2,11 @@
 
 import csv
 import json
-import os
+import shutil
 import signal
 import subprocess
 import sys
-import time
+from pathlib import Path
 
 import pytest
 import yaml
@@ -40,20 +40,20 @@ def ablation(tmp_path_factory):
     return file
 
 
-def sweep(file, *options: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "lit_blip2", "sweep", "--config", str(file), *options]
-    return subprocess.run(command, capture_output=True, text=True)
-
-
 @pytest.fixture(scope="module")
 def out(ablation, tmp_path_factory):
+    """The sweep's folder, which no test writes into."""
     out = tmp_path_factory.mktemp("out") / "small"
-    done = sweep(ablation, "--out", str(out), "--workers", "2")
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert main(["--config", str(ablation), "--out", str(out), "--workers", "2"]) == 0
     return out
 
 
-def test_cells_hold_the_figures_of_their_tests(out):
+@pytest.fixture
+def copy(out, tmp_path):
+    return Path(shutil.copytree(out, tmp_path / "copy"))
+
+
+def test_cells_hold_the_metrics_of_their_tests(out):
     for label in ("on", "off"):
         cell = json.loads((out / "cells" / f"itc={label},seed=3.json").read_text())
         tested = json.loads((out / "runs" / "retrieval" / f"itc={label},seed=3" / "metrics.json").read_text())
@@ -80,17 +80,17 @@ def test_the_report_has_a_row_per_cell_and_seed(out):
     assert (out / "report.html").stat().st_size > 10_000 and "too few seeds" in (out / "report.md").read_text()
 
 
-def test_the_same_command_finds_everything_done(ablation, out, capfd):
-    before = {file: file.stat().st_mtime for file in out.glob("runs/**/*")}
-    assert main(["--config", str(ablation), "--out", str(out)]) == 0
+def test_the_same_command_finds_everything_done(ablation, copy, capfd):
+    before = {file: file.stat().st_mtime for file in copy.glob("runs/**/*")}
+    assert main(["--config", str(ablation), "--out", str(copy)]) == 0
     assert "2 done" in capfd.readouterr().out
-    assert {file: file.stat().st_mtime for file in out.glob("runs/**/*")} == before
+    assert {file: file.stat().st_mtime for file in copy.glob("runs/**/*")} == before
 
 
-def test_another_grid_in_the_same_folder_is_refused(ablation, out, tmp_path, capsys):
+def test_another_grid_in_the_same_folder_is_refused(ablation, copy, tmp_path, capsys):
     changed = yaml.safe_load(ablation.read_text()) | {"seeds": [3, 4]}
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(changed, sort_keys=False))
-    assert main(["--config", str(tmp_path / "small.yaml"), "--out", str(out)]) == 2
+    assert main(["--config", str(tmp_path / "small.yaml"), "--out", str(copy)]) == 2
     assert "another grid: 0 of its cells are not in this one, 2 are new" in capsys.readouterr().err
 
 
@@ -108,25 +108,25 @@ def test_what_cannot_be_run_is_an_error_before_anything_starts(ablation, tmp_pat
 
 
 def test_a_killed_sweep_resumes_a_run_from_its_last_checkpoint(ablation, tmp_path):
-    """SIGKILL to the whole group after the first checkpoint. (How a resumed run ends, test_runs says.)"""
+    """SIGKILL to the whole group behind the first of four checkpoints. (How a resumed run ends, test_runs says.)"""
     content = yaml.safe_load(ablation.read_text())
     content |= {"axes": {"itc": {"on": {}}}, "metrics": ["loss/itm"]}
     content["steps"] = {"stage1": content["steps"]["stage1"]}
-    content["steps"]["stage1"]["set"] |= {"trainer.max_steps": 40, "trainer.val_check_interval": 10}
+    callbacks = [
+        {"class_path": "ModelCheckpoint", "init_args": {"save_last": True, "save_top_k": 1}},  # at each validation
+        {"class_path": "tests.ablation.run.kill_once.KillOnce", "init_args": {"step": 10}},
+    ]
+    settings = {"trainer.max_steps": 40, "trainer.val_check_interval": 10, "trainer.callbacks": callbacks}
+    content["steps"]["stage1"]["set"] |= settings
     (tmp_path / "killed.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
-    command = [sys.executable, "-m", "lit_blip2", "sweep", "--config", str(tmp_path / "killed.yaml"), "--out"]
-    process = subprocess.Popen([*command, str(tmp_path / "a")], start_new_session=True, stdout=subprocess.DEVNULL)
-    run = tmp_path / "a" / "runs" / "stage1" / "itc=on,seed=3"
-    deadline = time.monotonic() + 120
-    while not (run / "checkpoints" / "last.ckpt").exists():
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    assert not (run / "done.json").exists()
-    assert sweep(tmp_path / "killed.yaml", "--out", str(tmp_path / "a")).returncode == 0
+    arguments = ["--config", str(tmp_path / "killed.yaml"), "--out", str(tmp_path / "out")]
+    command = [sys.executable, "-m", "lit_blip2", "sweep", *arguments]
+    assert subprocess.run(command, start_new_session=True, capture_output=True).returncode == -signal.SIGKILL
+    run = tmp_path / "out" / "runs" / "stage1" / "itc=on,seed=3"
+    assert (run / "checkpoints" / "last.ckpt").exists() and not (run / "done.json").exists()
+    assert main(arguments) == 0
     assert "Restored all states from the checkpoint" in (run / "log.txt").read_text()
     steps = [json.loads(line)["step"] for line in (run / "validation.jsonl").read_text().splitlines()]
     assert steps == [10, 20, 30, 40]
-    cell = json.loads((tmp_path / "a" / "cells" / "itc=on,seed=3.json").read_text())
+    cell = json.loads((tmp_path / "out" / "cells" / "itc=on,seed=3.json").read_text())
     assert cell["state"] == "done" and cell["metrics"]["loss/itm"] > 0
