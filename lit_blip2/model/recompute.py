@@ -16,7 +16,8 @@ def recomputed(makers: list[tuple[Tensor, Callable[[], Tensor]]]) -> saved_tenso
     by_place = {_place(made): make for made, make in makers}
 
     def pack(kept: Tensor) -> Tensor | Callable[[], Tensor]:
-        return by_place.get(_place(kept), kept)
+        # Detached: an operation that keeps its own output would hold itself, and all before it, until a backward.
+        return by_place.get(_place(kept)) or kept.detach()
 
     def unpack(kept: Tensor | Callable[[], Tensor]) -> Tensor:
         if isinstance(kept, Tensor):

@@ -1,37 +1,18 @@
 """Recomputed tensors: the same gradients, and autograd really does not keep them."""
 
+from collections.abc import Callable
 from contextlib import nullcontext
 
 import torch
-from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
+from lit_blip2.memory import allocated
 from lit_blip2.model import masks, qformer
-from lit_blip2.model.passes import Pass
+from lit_blip2.model.passes import Output, Pass
 from lit_blip2.model.qformer import QFormer
 from lit_blip2.model.recompute import recomputed
 from lit_blip2.model.text import PackedText
 
 WIDTH, LAYERS, INNER, PATCHES, QUERIES = 32, 3, 128, 9, 4
-
-
-class Storages(TorchDispatchMode):
-    """Follows every storage that an operation in it makes."""
-
-    def __init__(self):
-        super().__init__()
-        self.sizes: dict[int, tuple[StorageWeakRef, int]] = {}
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        result = function(*args, **(kwargs or {}))
-        for storage in (each.untyped_storage() for each in tree_leaves(result) if isinstance(each, torch.Tensor)):
-            self.sizes[storage._cdata] = StorageWeakRef(storage), storage.nbytes()
-        return result
-
-    def alive(self) -> int:
-        """Bytes of those that somebody still holds."""
-        return sum(size for reference, size in self.sizes.values() if not reference.expired())
 
 
 def gradients(again):
@@ -50,24 +31,32 @@ def gradients(again):
     return x.grad, linear.weight.grad, linear.bias.grad
 
 
-def forward_and_backward() -> tuple[int, list[torch.Tensor]]:
-    """Of every kind of pass: bytes that the forward leaves for the backward, and the gradients."""
+def forward_of_every_pass() -> tuple[QFormer, Callable[[], list[Output]]]:
+    """A Q-Former, and what runs it."""
     torch.manual_seed(0)
     sizes = dict(hidden=WIDTH, layers=LAYERS, heads=2, intermediate=INNER, vocab_size=50, num_queries=QUERIES)
     net = QFormer(vision_width=12, **sizes, dropout=0.0)
     text, drawn = PackedText.from_lists([[7, 8], [9], [4, 5, 6]]), torch.tensor([2, 2, 0])
     features_BND = torch.randn(3, PATCHES, 12)
-    storages = Storages()
-    with storages:
+
+    def forward() -> list[Output]:
         image = net.project_image(features_BND)
-        outputs = net(
+        return net(
             [
                 Pass(masks.UNIMODAL, image=image),
                 Pass(masks.MULTIMODAL_CAUSAL, text=text, context=0),
                 Pass(masks.BIDIRECTIONAL, image=image.select(drawn), text=text),
             ]
         )
-    kept = storages.alive()
+
+    return net, forward
+
+
+def forward_and_backward() -> tuple[int, list[torch.Tensor]]:
+    """Bytes that a forward leaves for the backward, and the gradients."""
+    net, forward = forward_of_every_pass()
+    outputs: list[Output] = []
+    kept, _ = allocated(lambda: outputs.extend(forward()))
     sum(part.sin().sum() for output in outputs for part in output if part is not None).backward()
     return kept, [parameter.grad for parameter in net.parameters()]
 
@@ -93,3 +82,13 @@ def test_the_qformer_does_not_keep_what_it_can_make_again(monkeypatch):
     assert 0.98 * promised <= kept_whole - kept <= promised
     for ours, theirs in zip(grads, expected, strict=True):
         assert torch.equal(ours, theirs)
+
+
+def test_a_forward_without_a_backward_leaves_nothing():
+    """An operation that keeps its own output must not hold itself."""
+    _, forward = forward_of_every_pass()
+
+    def work() -> None:
+        forward()
+
+    assert allocated(work)[0] == 0
