@@ -8,8 +8,8 @@ Legend: B rows, R selected rows, U uniform numbers, N image tokens, W image widt
 """
 
 import weakref
-from collections.abc import Callable
-from functools import partial
+from collections import Counter
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -43,20 +43,25 @@ class Need(NamedTuple):
 
 
 class Held(TorchDispatchMode):
-    """Bytes of the tensors that operations have made and nobody has let go of yet: now, and at most."""
+    """Bytes of the tensors that operations have made and nobody has let go of yet.
 
-    now = most = 0
+    part: whose the next ones are, set by whoever runs the operations. now: of each part. most: in all, at most so far.
+    """
+
+    def __init__(self, part: str = "") -> None:
+        super().__init__()
+        self.part, self.now, self.most = part, Counter(), 0
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
         made = operation(*args, **(kwargs or {}))
         for storage in _storages(made) - _storages((args, kwargs)):  # what is in both is a view, or changed in place
-            self._change(storage.nbytes())
-            weakref.finalize(storage, self._change, -storage.nbytes())
+            self._change(self.part, storage.nbytes())
+            weakref.finalize(storage, self._change, self.part, -storage.nbytes())
         return made
 
-    def _change(self, size: int) -> None:
-        self.now += size
-        self.most = max(self.most, self.now)
+    def _change(self, part: str, size: int) -> None:
+        self.now[part] += size
+        self.most = max(self.most, self.now.total())
 
 
 def _storages(values: Any) -> set[torch.UntypedStorage]:
@@ -71,7 +76,7 @@ def allocated(work: Callable[[], object]) -> tuple[int, int]:
     """
     with Held() as held:
         result = work()
-    found = held.now, held.most
+    found = held.now.total(), held.most
     del result
     return found
 
@@ -134,28 +139,31 @@ def kept_by_step(net: nn.Module, image_size: int, rows: int, words: int, bf16: b
     and in all else. Of a frozen encoder that is its output; what passes through it is gone before the rest is there."""
     build_loaded(net)
     given, features = batch(net, rows, words), (rows, *net.vision.output_shape(image_size))
-
-    def kept(module: nn.Module, *args: Tensor, **kwargs: Any) -> int:
-        step = torch.autocast("cpu", torch.bfloat16, enabled=bf16)(module.forward)
-        return allocated(partial(step, *args, **kwargs))[0]
-
+    held = Held("vision")
+    for block in blocks(getattr(stages(net)[1], "language", nn.Module())):
+        block.register_forward_pre_hook(lambda *_: setattr(held, "part", "language"))
+        block.register_forward_hook(lambda *_: setattr(held, "part", "all else"))
     with FakeTensorMode(allow_non_fake_inputs=True):
         for module in net.modules():
             module.to_empty(device="cpu", recurse=False)
             if hasattr(module, "attention_dropout"):  # to drop some, a CPU keeps all weights of attention, a GPU none
                 module.attention_dropout = 0.0
-        features_BND = torch.empty(features, dtype=net.vision.dtype)
-        seen = features_BND.nbytes
-        if not net.vision.frozen:
-            seen = kept(net.vision, torch.empty(rows, 3, image_size, image_size))
-        whole = kept(net, features_BND, **given)
-        if (stage2 := stages(net)[1]) is None:
-            return {"vision": seen, "all else": whole}
-        for module in stage2.language.modules():
-            if isinstance(module, nn.ModuleList):
-                del module[:]
-        rest = kept(net, features_BND, **given)
-        return {"vision": seen, "language": whole - rest, "all else": rest}
+        with held, torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            if net.vision.frozen:
+                features_BND = torch.empty(features, dtype=net.vision.dtype)
+            else:
+                features_BND = net.vision(torch.empty(rows, 3, image_size, image_size))
+            held.part = "all else"
+            losses = net(features_BND, **given)
+    kept = {part: held.now[part] for part in ("vision", "language", "all else") if held.now[part]}
+    del losses  # alive until here, and all that its backward needs with it
+    return kept
+
+
+def blocks(network: nn.Module) -> Iterator[nn.Module]:
+    """Of a language model: what stands in lists, but not in lists of a block's own."""
+    for child in network.children():
+        yield from child if isinstance(child, nn.ModuleList) else blocks(child)
 
 
 def build_loaded(net: nn.Module) -> None:
