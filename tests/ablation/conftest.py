@@ -131,19 +131,19 @@ def add_cell(sweep: SweepFolder, itc: str, bridge: str, seed: int) -> None:
     sweep.validated(stage2, curve)
 
 
-class Board:
+class TensorBoardSweep:
     """A sweep of itc x itm with a run in TensorBoard for each cell. stage1 writes retrieval's figures, stage2 VQA's."""
 
     vqa, retrieval = METRICS = ("vqa/accuracy", "retrieval/itc_txt_r1")
 
     def __init__(self, folder: Path) -> None:
-        self.sweep, self.folder = SweepFolder(folder), Folder(folder)
+        self.files, self.folder = SweepFolder(folder), Folder(folder)
         axes = {"itc": ["on", "off"], "itm": ["on", "off"]}
         control = {"itc": "on", "itm": "on"}
         steps = {name: Step(name, "fit", f"experiments/{name}.yaml", {}) for name in ("stage1", "stage2")}
         labels = {axis: {label: {} for label in of_axis} for axis, of_axis in axes.items()}
         self.grid = Grid("objectives", steps, labels, list(self.METRICS), control, [0])
-        self.sweep.plan.update(axes=axes, control=control, seeds=[0], metrics=list(self.METRICS))
+        self.files.plan.update(axes=axes, control=control, seeds=[0], metrics=list(self.METRICS))
 
     def run(self, cell: str) -> Path:
         return self.folder.root / "tensorboard" / cell
@@ -155,12 +155,12 @@ class Board:
         metrics = {self.vqa: runs["stage2"], self.retrieval: runs["stage1"] if itc == "on" else None}
         for kind, run in runs.items():
             done = state == "done" or kind == "stage1"
-            self.sweep.step(run, **(dict(seconds=10.0, steps=300) if done else {}))
+            self.files.step(run, **(dict(seconds=10.0, steps=300) if done else {}))
             if kind in curves:
-                self.sweep.validated(run, curves[kind])
-        name = self.sweep.cell(labels, 0, list(runs.values()), metrics)
+                self.files.validated(run, curves[kind])
+        name = self.files.cell(labels, 0, list(runs.values()), metrics)
         figures = ended.get("metrics", {})
-        self.sweep.ended(name, state, ended.get("error"), **figures)
+        self.files.ended(name, state, ended.get("error"), **figures)
         cell = Cell(name=name, labels=labels, seed=0, steps=list(runs.values()), metrics=metrics)
         write_cell(self.folder, self.grid, cell, state, figures)
         return name
@@ -177,10 +177,10 @@ class Board:
         error = {"step": f"stage2/{failed}", "message": "fit ended: exit code 1", "log_tail": ["loss is nan"]}
         falling = [point | {self.retrieval: 1.0 - point[self.retrieval]} for point in retrieval]
         self.cell("on", "off", {"stage1": falling, "stage2": vqa[:2]}, "failed", error=error)
-        return self.sweep.write()
+        return self.files.write()
 
 
 @pytest.fixture(scope="session")
-def new_board():
-    """Board, for tests of any scope."""
-    return Board
+def new_tensorboard_sweep():
+    """TensorBoardSweep, for tests of any scope."""
+    return TensorBoardSweep

@@ -1,19 +1,13 @@
-"""TensorBoard and the report of one hand-made sweep as a person sees them: in a Chromium without a window."""
+"""The report of a hand-made sweep as a person sees it: in a Chromium without a window."""
 
-import io
 import json
-import re
 import shutil
-import subprocess
-import sys
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
 
 from lit_blip2.ablation.report.page import write_report
 
@@ -28,24 +22,9 @@ FLAGS = [
 WAIT_SECONDS = 50
 CONTROL, WITHOUT_ITC, FAILED = "itc=on,itm=on,seed=0", "itc=off,itm=on,seed=0", "itc=on,itm=off,seed=0"
 
-# TensorBoard's page is a tree of shadow roots, which CSS selectors do not enter.
-WALK = """
-function find(selector, root = document) {
-  return [...root.querySelectorAll('*')].flatMap(node => [
-    ...(node.matches(selector) ? [node] : []), ...(node.shadowRoot ? find(selector, node.shadowRoot) : [])]);
-}
-function text(node) {
-  if (node.nodeType == Node.TEXT_NODE) return node.textContent;
-  if (['STYLE', 'TEMPLATE'].includes(node.tagName)) return '';
-  if (node.nodeType == Node.ELEMENT_NODE && getComputedStyle(node).display == 'none') return '';
-  const inside = node.tagName == 'SLOT' ? node.assignedNodes() : (node.shadowRoot || node).childNodes;
-  return [...inside].map(text).join(' ').split(/\\s+/).join(' ').trim();
-}
-"""
-
 
 class Page:
-    """What a browser shows: elements by CSS selectors that see through shadow roots, and their texts on one line."""
+    """What a browser shows, and what it logs."""
 
     def __init__(self, driver: Any):
         self.driver = driver
@@ -56,19 +35,8 @@ class Page:
         self.logged("browser"), self.logged("performance")
         self.driver.get(address)
 
-    def run(self, script: str, *arguments: Any) -> Any:
-        return self.driver.execute_script(WALK + script, *arguments)
-
-    def texts(self, selector: str) -> list[str]:
-        return self.run("return find(arguments[0]).map(text)", selector)
-
-    def shows(self, selector: str, *wanted: str) -> None:
-        """Wait until these are the texts of the elements."""
-        until(lambda: self.texts(selector), lambda seen: seen == list(wanted), f"{selector} with {wanted}")
-
-    def click(self, selector: str, label: str) -> None:
-        look = "return find(arguments[0]).find(each => text(each) == arguments[1])"
-        until(lambda: self.run(look, selector, label), bool, f"{selector} with {label!r}").click()
+    def run(self, script: str) -> Any:
+        return self.driver.execute_script(script)
 
     def logged(self, kind: str) -> list[dict[str, Any]]:
         """What was logged since this was last asked: "browser", the console, or "performance", all events."""
@@ -98,93 +66,8 @@ def page(tmp_path_factory) -> Iterator[Page]:
 
 
 @pytest.fixture(scope="module")
-def sweep(page, new_board, tmp_path_factory) -> Path:
-    return new_board(tmp_path_factory.mktemp("board") / "sweep").three_cells()
-
-
-@pytest.fixture(scope="module")
-def tensorboard(sweep, tmp_path_factory) -> Iterator[str]:
-    """The address of a server that has read every run."""
-    log = tmp_path_factory.mktemp("tensorboard") / "log.txt"
-    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(sweep / "tensorboard"), "--port", "0"]
-    with log.open("w") as stream:
-        server = subprocess.Popen([*command, "--host", "127.0.0.1"], stdout=stream, stderr=subprocess.STDOUT)
-    try:
-        address = until(lambda: re.search(r"http://127.0.0.1:\d+", log.read_text()), bool, "address in its log")[0]
-        until(lambda: get(f"{address}/data/plugin/scalars/tags"), all_read, "every curve and final figure")
-        yield address
-    finally:
-        server.terminate()
-        server.wait()
-
-
-def all_read(tags: dict[str, dict]) -> bool:
-    return {run: len(of_run) for run, of_run in tags.items()} == {CONTROL: 6, WITHOUT_ITC: 4, FAILED: 4}
-
-
-def get(address: str) -> Any:
-    with urllib.request.urlopen(address) as answer:
-        return json.load(answer)
-
-
-def test_the_table_of_hparams_has_a_row_for_every_cell(page, tensorboard):
-    page.open(f"{tensorboard}/#hparams")
-    page.shows(
-        "tf-hparams-table-view",
-        "Trial ID Show Metrics itc itm seed state final/vqa/accuracy final/retrieval/itc_txt_r1"
-        f" {WITHOUT_ITC} off on 0 done 0.50000"
-        f" {FAILED} on off 0 failed"
-        f" {CONTROL} on on 0 done 0.62500 0.87500",
-    )
-    page.click("paper-checkbox", "Failure")
-    page.click("paper-checkbox", "off")  # the first of them, of itc
-    page.shows(
-        "tf-hparams-table-view",
-        "Trial ID Show Metrics itc itm seed state final/vqa/accuracy final/retrieval/itc_txt_r1"
-        f" {CONTROL} on on 0 done 0.62500 0.87500",
-    )
-    assert not [each["message"] for each in page.logged("browser") if "cannot process" in each["message"]]
-
-
-def test_parallel_coordinates_draw_a_line_for_every_finished_cell(page, tensorboard):
-    page.open(f"{tensorboard}/#hparams")
-    page.click("paper-tab", "PARALLEL COORDINATES VIEW")
-    titles = ["itc", "itm", "seed", "state", "final/vqa/accuracy", "final/retrieval/itc_txt_r1"]
-    page.shows("text.axis-title", *titles)
-    until(lambda: lines(page), lambda found: len(found) == 1, "line of the one cell that has both metrics")
-    page.click("paper-checkbox", "final/retrieval/itc_txt_r1")
-    page.shows("text.axis-title", *titles[:-1])
-    until(lambda: lines(page), lambda found: len(set(found)) == 2, "lines of the two finished cells")
-
-
-def lines(page: Page) -> list[str]:
-    return page.run("return find('.foreground path').map(path => path.getAttribute('d'))")
-
-
-def test_custom_scalars_overlay_the_cells_in_one_chart_per_metric(page, tensorboard):
-    page.open(f"{tensorboard}/#custom_scalars")
-    page.shows(".matches-text", "Matches (3)", "Matches (2)")
-    page.shows("tf-card-heading", "vqa/accuracy", "retrieval/itc_txt_r1")
-    page.shows(".heading", "objectives 2")
-    of_vqa, of_retrieval = page.run(
-        "return find('tf-custom-scalar-multi-line-chart-card').map("
-        "card => find('.match-list-entry', card.shadowRoot).map(entry => [entry.textContent, entry.style.color]))"
-    )
-    assert names(of_vqa) == {f"stage2/vqa/accuracy ({cell})" for cell in (CONTROL, WITHOUT_ITC, FAILED)}
-    assert names(of_retrieval) == {f"stage1/retrieval/itc_txt_r1 ({cell})" for cell in (CONTROL, FAILED)}
-    for chart, entries in zip(page.run("return find('vz-line-chart2')"), (of_vqa, of_retrieval)):
-        wanted = {tuple(map(int, re.findall(r"\d+", colour))) for _, colour in entries}
-        assert len(wanted) == len(entries)
-        until(lambda chart=chart: colours(chart), wanted.issubset, f"curves in {wanted}")
-
-
-def names(entries: list[list[str]]) -> set[str]:
-    return {re.sub(r"\s+|◼", " ", name).strip() for name, _ in entries}
-
-
-def colours(element: Any) -> set[tuple[int, int, int]]:
-    picture = Image.open(io.BytesIO(element.screenshot_as_png)).convert("RGB")
-    return {colour for _, colour in picture.getcolors(picture.width * picture.height)}
+def sweep(page, new_tensorboard_sweep, tmp_path_factory) -> Path:
+    return new_tensorboard_sweep(tmp_path_factory.mktemp("report") / "sweep").three_cells()
 
 
 @pytest.fixture(scope="module")
