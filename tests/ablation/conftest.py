@@ -1,4 +1,4 @@
-"""Sweeps written by hand: what the runner would leave in a folder, with known figures."""
+"""Sweeps written by hand: what the runner would leave in a folder, with known metrics."""
 
 import json
 from pathlib import Path
@@ -83,7 +83,7 @@ VQA = {("on", "on"): [0.60, 0.62, 0.58], ("off", "on"): [0.50, 0.53, 0.47], ("on
 def sweep(new_sweep):
     """Axes itc x bridge at three seeds, control (on, on). Stage 1 depends on itc and seed, so two bridges share it.
 
-    done: the VQA figures above; bridge off, itc off: failed at seed 0, waiting at 1 and 2. Retrieval by ITC is n/a
+    done: the VQA values above; bridge off, itc off: failed at seed 0, waiting at 1 and 2. Retrieval by ITC is n/a
     without ITC, and "not finite" for itc=on,bridge=off at seed 2. The time of a stage 1 is 100 s, of a stage 2 30 s.
     """
     plan = new_sweep.plan
@@ -123,16 +123,16 @@ def add_cell(sweep: SweepFolder, itc: str, bridge: str, seed: int) -> None:
             sweep.ended(name, "failed", error=error)
         return
     vqa = VQA[itc, bridge][seed]
-    figures = {"vqa/mean_over_types": vqa, "loss/lm": 2.0 - vqa}
+    values = {"vqa/mean_over_types": vqa, "loss/lm": 2.0 - vqa}
     if itc == "on":
-        figures["retrieval/itc_txt_r1"] = None if (bridge, seed) == ("off", 2) else 0.9 + seed / 100
-    sweep.ended(name, **figures)
+        values["retrieval/itc_txt_r1"] = None if (bridge, seed) == ("off", 2) else 0.9 + seed / 100
+    sweep.ended(name, **values)
     curve = [{"step": s, "loss/lm": 3 - s / 780 - vqa, "vqa/mean_over_types": vqa * s / 780} for s in (260, 520, 780)]
     sweep.validated(stage2, curve)
 
 
 class TensorBoardSweep:
-    """A sweep of itc x itm with a run in TensorBoard for each cell. stage1 writes retrieval's figures, stage2 VQA's."""
+    """A sweep of itc x itm with a run in TensorBoard for each cell. stage1 writes retrieval's metrics, stage2 VQA's."""
 
     vqa, retrieval = METRICS = ("vqa/accuracy", "retrieval/itc_txt_r1")
 
@@ -159,10 +159,10 @@ class TensorBoardSweep:
             if kind in curves:
                 self.files.validated(run, curves[kind])
         name = self.files.cell(labels, 0, list(runs.values()), metrics)
-        figures = ended.get("metrics", {})
-        self.files.ended(name, state, ended.get("error"), **figures)
+        values = ended.get("metrics", {})
+        self.files.ended(name, state, ended.get("error"), **values)
         cell = Cell(name=name, labels=labels, seed=0, steps=list(runs.values()), metrics=metrics)
-        write_cell(self.folder, self.grid, cell, state, figures)
+        write_cell(self.folder, self.grid, cell, state, values)
         return name
 
     def three_cells(self) -> Path:

@@ -45,7 +45,7 @@ def commit(ablation: str) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str | None]:
-    """Of the libraries on which figures depend."""
+    """Of the libraries on which results depend."""
     return {each: _version(each) for each in LIBRARIES}
 
 

@@ -46,7 +46,7 @@ def _said(seeds: list[int]) -> str:
     if not seeds:
         return "Validated once only: there is no curve."
     n = f"{min(seeds)}" if min(seeds) == max(seeds) else f"{min(seeds)} to {max(seeds)}"
-    return f"Validation figures: means over n = {n} seeds, with a band of one standard deviation where n > 1."
+    return f"Validation metrics: means over n = {n} seeds, with a band of one standard deviation where n > 1."
 
 
 def forgetting_section(sweep: Sweep, plots: Plots) -> str:

@@ -13,6 +13,7 @@ from lit_blip2.ablation.report.statistics import (
     LEVEL,
     NO_SPREAD,
     PERCENT,
+    POWER,
     TOO_FEW,
     WORSE,
     Comparison,
@@ -20,7 +21,8 @@ from lit_blip2.ablation.report.statistics import (
 )
 from lit_blip2.ablation.spec.values import smaller_is_better
 
-COLUMNS = ["setting", "mean", "sd", "n", "pairs", "difference", f"{PERCENT} interval", "could have shown", "verdict"]
+DETECTABLE = f"smallest detectable difference ({100 * POWER:g} % power)"
+COLUMNS = ["setting", "mean", "sd", "n", "pairs", "difference", f"{PERCENT} interval", DETECTABLE, "verdict"]
 COMPARED = COLUMNS[4:]
 OVERVIEW = (
     "Mean over seeds. Better and worse are against the control, as each metric's table below shows; the rest is not "
@@ -122,7 +124,8 @@ def _intervals(result: MetricResult) -> str:
     return (
         "Differences are paired by seed; intervals are Student's t over seeds at a family-wise "
         f"{PERCENT} over the comparison{'s' if m > 1 else ''} of this table ({correction}): {', '.join(quantiles)}. "
-        '"Could have shown" is the smallest true difference that so many seeds of this spread show four times in five.'
+        "A true difference of the smallest detectable size is shown by so many seeds of this spread in "
+        f"{100 * POWER:g} % of sweeps."
     )
 
 

@@ -30,7 +30,7 @@ def _status(sweep: Sweep) -> list[str]:
     states = {state: sweep.count(state) for state in (DONE, FAILED, PRUNED, WAITING)}
     lines, is_search = [], sweep.plan.search is not None
     if states[WAITING]:
-        ended = f"{states[WAITING]} of {len(sweep.cells)} cells have not ended. Figures are of what has."
+        ended = f"{states[WAITING]} of {len(sweep.cells)} cells have not ended. The tables hold what has."
         lines.append(NOT_ENDED + ended)
     if not sweep.cells:
         lines.append(NOT_ENDED + "no cell has ended yet.")
