@@ -53,11 +53,11 @@ def main() -> int:
 
         run()  # reads the command line itself, as LightningCLI wants it
     elif command == "sweep":
-        from lit_blip2.ablation.run.sweep import main as run
+        from lit_blip2.commands.sweep import main as run
 
         return run(rest)
     elif command == "report":
-        from lit_blip2.ablation.report.page import main as run
+        from lit_blip2.commands.report import main as run
 
         run(rest)
     elif command == "compare":

@@ -13,6 +13,7 @@ import re
 import sys
 import warnings
 from contextlib import redirect_stderr
+from functools import lru_cache
 from io import StringIO
 from typing import Any
 
@@ -41,27 +42,33 @@ class ParserOnly(SuiteCLI):
 
 def resolve(cli: ParserOnly, command: str, arguments: list[str], files: bool = True) -> dict[str, Any]:
     """One request's answer. What the model, the data module or a callback refuses is an error here already."""
-    parser = cli.parser
+    try:
+        config, built = parse(cli, tuple(arguments))
+        built.model.optimization.check(config.trainer.max_steps)
+        if files:
+            built.data.check_files(command)
+        names = metric_names(built, command, files)
+    except Exception as error:
+        return {"error": reason(str(error))}
+    return {
+        "config": yaml.safe_load(cli.parser.dump(config, skip_none=False, skip_validation=True)),
+        "metrics": sorted(names),
+        "steps": config.trainer.max_steps,
+    }
+
+
+@lru_cache(maxsize=16)  # a test has the arguments of its fit, and comes soon after it
+def parse(cli: ParserOnly, arguments: tuple[str, ...]) -> tuple[Namespace, Namespace]:
+    """The settings, and what is built of them on the meta device. Raises ValueError for what the parser refuses."""
     complaint = StringIO()
     try:
         with redirect_stderr(complaint), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            cli.config = config = parser.parse_args(arguments)
+            cli.config = config = cli.parser.parse_args(list(arguments))
             with torch.device("meta"), NoDraws():
-                built = parser.instantiate_classes(config)
-            built.model.optimization.check(config.trainer.max_steps)
-            if files:
-                built.data.check_files(command)
-            names = metric_names(built, command, files)
-    except SystemExit:
-        return {"error": reason(complaint.getvalue().partition("error: ")[2])}
-    except Exception as error:
-        return {"error": reason(str(error))}
-    return {
-        "config": yaml.safe_load(parser.dump(config, skip_none=False, skip_validation=True)),
-        "metrics": sorted(names),
-        "steps": config.trainer.max_steps,
-    }
+                return config, cli.parser.instantiate_classes(config)
+    except SystemExit as error:
+        raise ValueError(complaint.getvalue().partition("error: ")[2]) from error
 
 
 def metric_names(built: Namespace, command: str, files: bool) -> set[str]:

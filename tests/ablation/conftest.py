@@ -8,7 +8,7 @@ import pytest
 from lit_blip2.ablation.folder import Folder
 from lit_blip2.ablation.run.tensorboard import write_cell
 from lit_blip2.ablation.schema import Cell
-from lit_blip2.ablation.spec.grid import Grid, Step
+from lit_blip2.ablation.spec.grid import Grid
 
 BEGAN_AND_ENDED = {"began": "2026-01-01T00:00:00", "ended": "2026-01-01T00:01:00"}
 STAGE1 = {"seed_everything": 0, "model": {"net": {"itc": {"projection": 8}, "itg": {}}}, "data": {"root": "data/mini"}}
@@ -140,9 +140,9 @@ class TensorBoardSweep:
         self.files, self.folder = SweepFolder(folder), Folder(folder)
         axes = {"itc": ["on", "off"], "itm": ["on", "off"]}
         control = {"itc": "on", "itm": "on"}
-        steps = {name: Step(name, "fit", f"experiments/{name}.yaml", {}) for name in ("stage1", "stage2")}
+        steps = {name: {"fit": f"experiments/{name}.yaml"} for name in ("stage1", "stage2")}
         labels = {axis: {label: {} for label in of_axis} for axis, of_axis in axes.items()}
-        self.grid = Grid("objectives", steps, labels, list(self.METRICS), control, [0])
+        self.grid = Grid(name="objectives", steps=steps, axes=labels, metrics=list(self.METRICS), seeds=[0])
         self.files.plan.update(axes=axes, control=control, seeds=[0], metrics=list(self.METRICS))
 
     def run(self, cell: str) -> Path:

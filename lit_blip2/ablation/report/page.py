@@ -1,8 +1,7 @@
-"""`report`: tables and plots of an ablation sweep, at any time of it, from what the sweep's folder holds."""
+"""Tables and plots of an ablation sweep, at any time of it, from what the sweep's folder holds."""
 
 from pathlib import Path
 
-from lit_blip2.ablation.folder import SweepError
 from lit_blip2.ablation.report.cells_csv import cells_csv
 from lit_blip2.ablation.report.html import to_html
 from lit_blip2.ablation.report.plots.paper import Plots
@@ -44,17 +43,3 @@ def report_markdown(sweep: Sweep, folder: str, plots: Plots) -> str:
         sections.append(costs_section(sweep))
     sections += [failures_section(sweep), differences_section(sweep), where_it_ran(sweep.plan)]
     return "\n\n".join(section for section in sections if section) + "\n"
-
-
-def main(arguments: list[str]) -> None:
-    """Parse the command line, write the report, say where it is."""
-    from jsonargparse import ArgumentParser
-
-    parser = ArgumentParser(prog="python -m lit_blip2 report", description=__doc__)
-    parser.add_argument("folder", type=str, metavar="DIR", help="a sweep's folder, which holds plan.json")
-    try:
-        written = write_report(parser.parse_args(arguments).folder)
-    except (SweepError, OSError) as error:
-        parser.error(str(error))
-    for file in written:
-        print(file)

@@ -8,7 +8,7 @@ import yaml
 
 from lit_blip2.ablation.folder import Folder
 from lit_blip2.ablation.schema import StepRun
-from lit_blip2.ablation.spec.grid import REFERENCE
+from lit_blip2.ablation.spec.step import REFERENCE
 
 
 def command(run: StepRun, folder: Folder) -> list[str]:

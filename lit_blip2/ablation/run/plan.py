@@ -28,25 +28,11 @@ def make_plan(grid: Grid, files: bool = True) -> Plan:
     return plan_of(grid, [Chain(cell.labels, cell.seed, chains[name], providers[name]) for cell, name in cells])
 
 
-def arguments(grid: Grid, labels: dict[str, str], step: str) -> list[str]:
-    """What a person would type behind `fit` or `test` for this step of this setting."""
-    one = grid.steps[step]
-    overrides = grid.overrides(labels, step)
-    if one.command == "test":
-        overrides = grid.overrides(labels, one.target) | overrides
-    file = overrides.pop("fit", one.target if one.command == "fit" else grid.steps[one.target].target)
-    return ["--config", file, *(f"--{key}={_text(value)}" for key, value in overrides.items())]
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
-
-
 def resolved(
     grid: Grid, settings: dict[str, dict[str, str]], files: bool = True
 ) -> dict[tuple[str, str], dict[str, Any]]:
     """(setting, step) -> the answer of lit_blip2.resolve; equal requests are asked once."""
-    wanted = {(name, step): (grid.steps[step].command, *arguments(grid, labels, step))
+    wanted = {(name, step): (grid.steps[step].command, *grid.arguments(labels, step))
               for name, labels in settings.items() for step in grid.steps}  # fmt: skip
     requests = list(dict.fromkeys(wanted.values()))
     answers = dict(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_blip2.ablation.run.fingerprint import PACKAGE
+from lit_blip2.ablation.spec.scale import SCALES
 
 LIBRARIES = ("torch", "torchvision", "lightning", "transformers", "timm", "numpy")
 
@@ -27,19 +28,23 @@ def provenance(options: argparse.Namespace) -> dict[str, Any]:
 
 def command_line(options: argparse.Namespace) -> str:
     """The command that makes the sweep again, without what is particular to one machine."""
-    return shlex.join(
-        ["python", "-m", "lit_blip2", "sweep", "--config", options.config, "--workers", str(options.workers)]
-    )
+    return shlex.join(["python", "-m", "lit_blip2", "sweep", *asked(options), "--workers", str(options.workers)])
+
+
+def asked(options: argparse.Namespace) -> list[str]:
+    """The options that say which sweep it is: the ablation, the scale, and settings over both."""
+    scale = ["--scale", options.scale] if options.scale else []
+    return ["--config", options.config, *scale, *(word for each in options.set for word in ("--set", each))]
 
 
 def commit(ablation: str) -> dict[str, Any]:
-    """The commit of the package's repository, and whether it lacks something of the package, the experiments or the
-    ablation's file as they are now; None outside a repository."""
+    """The commit of the package's repository, and whether it lacks something of the package, the experiments, the
+    scales or the ablation's file as they are now; None outside a repository."""
     git = ["git", "-C", str(PACKAGE.parent)]
     head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True)
     if head.returncode:
         return {"commit": None, "dirty": None}
-    paths = (PACKAGE, PACKAGE.parent / "experiments", Path(ablation).resolve())
+    paths = (PACKAGE, PACKAGE.parent / "experiments", PACKAGE.parent / SCALES, Path(ablation).resolve())
     changes = (subprocess.run([*git, "status", "--porcelain", "--", path], capture_output=True) for path in paths)
     return {"commit": head.stdout.strip(), "dirty": any(each.returncode or each.stdout.strip() for each in changes)}
 

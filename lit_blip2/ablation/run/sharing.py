@@ -5,7 +5,6 @@ before it are all equal. A step that no compared metric needs is not run at all.
 """
 
 import copy
-import dataclasses
 import hashlib
 import json
 from collections import Counter
@@ -15,7 +14,8 @@ from typing import Any, NamedTuple
 
 from lit_blip2.ablation.run import fingerprint
 from lit_blip2.ablation.schema import Cell, Plan, Search, StepRun, setting_name
-from lit_blip2.ablation.spec.grid import REFERENCE, Grid, run_name
+from lit_blip2.ablation.spec.grid import Grid, run_name
+from lit_blip2.ablation.spec.step import REFERENCE
 from lit_blip2.ablation.spec.values import strings
 from lit_blip2.config import arguments_of
 
@@ -47,7 +47,7 @@ def plan_of(grid: Grid, chains: list[Chain]) -> Plan:
     keys = [_draft(grid, chain, drafts) for chain in chains]
     names = _names(drafts)
     cells = [_cell(chain, of, names) for chain, of in zip(chains, keys)]
-    ranges = {name: dataclasses.asdict(each) for name, each in grid.ranges.items()}
+    ranges = {name: each.model_dump() for name, each in grid.ranges.items()}
     asked = [grid.metrics, grid.control, grid.direction, ranges]
     return Plan(
         name=grid.name,
@@ -90,7 +90,7 @@ def _draft(grid: Grid, chain: Chain, drafts: dict[str, _Draft]) -> dict[str, str
 
 def _parents(grid: Grid, chain: Chain, step: str) -> list[str]:
     """Steps whose runs this one reads: the one that it tests, then those that its config refers to."""
-    tested = [grid.steps[step].target] if grid.steps[step].command == "test" else []
+    tested = [grid.steps[step].test] if grid.steps[step].test else []
     named = sorted(strings(chain.answers[step]["config"]))
     return tested + [text.removeprefix(REFERENCE) for text in named if text.startswith(REFERENCE)]
 

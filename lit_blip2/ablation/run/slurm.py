@@ -8,6 +8,7 @@ import submitit
 from rich.console import Console
 
 from lit_blip2.ablation.folder import Folder
+from lit_blip2.ablation.run.provenance import asked
 from lit_blip2.ablation.spec.grid import Grid
 
 DEFAULTS = {"timeout_min": 24 * 60, "cpus_per_task": 8}
@@ -30,5 +31,5 @@ def submit(grid: Grid, folder: Folder, options: argparse.Namespace, console: Con
 
 def worker_command(options: argparse.Namespace, folder: Folder) -> list[str]:
     """The command of one job: this sweep, one local worker."""
-    command = [sys.executable, "-m", "lit_blip2", "sweep", "--config", options.config, "--out", str(folder.root)]
+    command = [sys.executable, "-m", "lit_blip2", "sweep", *asked(options), "--out", str(folder.root)]
     return [*command, "--storage", options.storage or f"journal:{folder.root / 'study.log'}"]

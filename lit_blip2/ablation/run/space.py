@@ -5,7 +5,6 @@ template's key, and is run once for all trials.
 """
 
 import copy
-import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,11 +45,7 @@ def make_space(grid: Grid, files: bool = True) -> Space:
 def _request(grid: Grid, step: str, high: dict[str, float]) -> dict[str, Any]:
     """The step with all ranges low but those in `high`."""
     values = {each.key: high.get(name, each.low) for name, each in grid.ranges.items()}
-    overrides = grid.steps[step].overrides | {
-        key.partition(".")[2]: value for key, value in values.items() if key.startswith(f"{step}.")
-    }
-    options = [f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in overrides.items()]
-    return {"command": "fit", "arguments": ["--config", grid.steps[step].target, *options]}
+    return {"command": "fit", "arguments": grid.arguments({}, step, values)}
 
 
 def _difference(low: Any, high: Any, key: str, path: tuple[str, ...] = ()) -> tuple[str, ...]:

@@ -1,8 +1,6 @@
-"""`python -m lit_blip2 sweep`: check a grid, queue its cells, run them with local workers or hand them to SLURM."""
+"""Check a grid, queue its cells, run them with local workers or hand them to SLURM."""
 
 import argparse
-import signal
-import sys
 from pathlib import Path
 
 from rich.console import Console
@@ -11,72 +9,20 @@ from lit_blip2.ablation.folder import Folder
 from lit_blip2.ablation.run.begin import begin
 from lit_blip2.ablation.run.dry_run import dry_run
 from lit_blip2.ablation.run.locks import wait_lock
-from lit_blip2.ablation.run.storage import STORAGE_ERRORS, lost_storage
 from lit_blip2.ablation.run.workers import INTERRUPTED, run_workers
-from lit_blip2.ablation.spec.grid import read_grid
-
-EXAMPLES = """
-examples:
-  python -m lit_blip2 sweep --config ablations/objectives.yaml --dry-run        what would run, and what is shared
-  python -m lit_blip2 sweep --config ablations/objectives.yaml --workers 2      run it; again: go on where it stopped
-  python -m lit_blip2 sweep --config ablations/objectives.yaml --retry-failed   run what failed once more
-  python -m lit_blip2 sweep --config ablations/objectives.yaml --storage postgresql://user@host/optuna --out /shared/a
-                            the same line on every machine: all of them take cells from one queue
-  python -m lit_blip2 sweep --config ablations/objectives.yaml --launcher slurm --workers 8 --out /shared/a
-  python -m lit_blip2 report sweeps/objectives                                  its report, at any time
-"""
-
-
-def parser() -> argparse.ArgumentParser:
-    """The options of `sweep`."""
-    made = argparse.ArgumentParser(
-        prog="python -m lit_blip2 sweep",
-        description="Run an ablation: every cell of a grid, each a chain of ordinary commands; equal steps run once.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    made.add_argument("--config", required=True, help="the ablation, a YAML file in ablations/")
-    made.add_argument(
-        "--workers", type=int, default=1, help="cells that run at the same time (with GPUs: one GPU each)"
-    )
-    made.add_argument("--out", help="folder that all workers see; default sweeps/NAME")
-    made.add_argument(
-        "--storage",
-        help="the queue: sqlite:///FILE (default, in the folder; one machine), postgresql://USER@HOST/DATABASE, or "
-        "journal:FILE on a shared file system (default with SLURM)",
-    )
-    made.add_argument("--launcher", choices=("local", "slurm"), default="local", help="who starts the workers")
-    made.add_argument("--dry-run", action="store_true", help="check every cell, list what would run and what is shared")
-    made.add_argument("--retry-failed", action="store_true", help="put a grid's failed cells back into the queue")
-    return made
-
-
-def main(arguments: list[str]) -> int:
-    """Parse and run; 0 if every cell is done, 1 if some failed, 2 for what cannot be begun, 130 if interrupted."""
-    options = parser().parse_args(arguments)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, until there are workers to be ended
-    try:
-        if options.workers < 1:
-            raise ValueError(f"--workers {options.workers} must be at least 1")
-        return run(options)
-    except (ValueError, OSError, RuntimeError) as error:
-        print(f"error: {error}", file=sys.stderr)
-    except STORAGE_ERRORS as error:
-        print(f"error: {lost_storage(error)}", file=sys.stderr)
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
-        return INTERRUPTED
-    return 2
+from lit_blip2.ablation.spec.read import read_grid
 
 
 def run(options: argparse.Namespace) -> int:
     """Everything between the command line and the exit status."""
-    grid = read_grid(options.config)
+    grid = read_grid(options.config, options.scale, options.set)
     if options.retry_failed and grid.ranges:
         raise ValueError(
             "--retry-failed is for a grid: a search's failed trial stays one of its `trials`; raise trials to draw more"
         )
     console = Console()
+    for line in grid.left_out:
+        console.print(f"left out: {line}", highlight=False, markup=False)
     if options.dry_run:
         console.print(dry_run(grid))
         return 0

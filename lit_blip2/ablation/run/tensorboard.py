@@ -74,5 +74,5 @@ def curve(folder: Folder, step_run: str) -> Iterator[tuple[int, str, float]]:
 
 def layout(grid: Grid, metrics: Iterable[str]) -> dict[str, dict[str, list]]:
     """One chart per metric, every cell's curve on it. TensorBoard merges the equal charts of all runs into one."""
-    fits = "|".join(re.escape(step.name) for step in grid.steps.values() if step.command == "fit")
+    fits = "|".join(re.escape(name) for name, step in grid.steps.items() if step.command == "fit")
     return {grid.name: {metric: ["Multiline", [f"^({fits})/{re.escape(metric)}$"]] for metric in metrics}}

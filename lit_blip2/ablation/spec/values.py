@@ -1,6 +1,40 @@
-"""Small questions about an ablation's names and values."""
+"""Names and values in an ablation's files."""
 
-from typing import Any
+import math
+import shlex
+from contextlib import suppress
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, StrictStr
+
+
+def word(value: Any) -> str:
+    """YAML reads a bare on, off, yes, no as a boolean: it is the word again here."""
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value)
+
+
+def _number(given: Any) -> int | float:
+    """YAML takes 1e-4 for a word, unlike 1.0e-4."""
+    with suppress(ValueError):
+        given = float(given) if isinstance(given, str) else given
+    if type(given) not in (int, float) or not math.isfinite(given):
+        raise ValueError(f"must be a finite number, not {given!r}")
+    return given
+
+
+def _command(line: str) -> str:
+    try:
+        shlex.split(line)
+    except ValueError as error:
+        raise ValueError(f"{line!r} is no command ({error})") from error
+    return line
+
+
+Word = Annotated[str, BeforeValidator(word)]
+Labels = dict[Word, Word]  # axis -> label
+Number = Annotated[Any, BeforeValidator(_number)]
+Command = Annotated[StrictStr, AfterValidator(_command)]  # what stands behind `python -m lit_blip2`
+Settings = dict[StrictStr, Any]  # of several steps: `stage1.model.net.itc: null`
 
 
 def smaller_is_better(metric: str) -> bool:

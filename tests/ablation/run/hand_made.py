@@ -23,7 +23,7 @@ from lit_blip2.ablation.run.storage import open_storage
 from lit_blip2.ablation.run.worker import Worker
 from lit_blip2.ablation.run.workers import run_workers
 from lit_blip2.ablation.schema import DONE, Cell, Plan, StepRun
-from lit_blip2.ablation.spec.grid import Grid, Step
+from lit_blip2.ablation.spec.grid import Grid
 
 SCRIPT = Path(__file__).with_name("stand_in.py")
 METRIC = "loss/total"
@@ -35,8 +35,9 @@ class HandMade:
     def __init__(self, root: Path, storage: str, number: int, fates: dict[str, str] | None = None):
         self.folder, self.storage, self.number, self.fates = Folder(root), storage, number, fates or {}
         self.plan = plan_of(number)
-        chain = {name: Step(name, "fit", "", {}) for name in ("shared", "own")}
-        self.grid = Grid("hand_made", chain, {"k": {str(k): {} for k in range(number)}}, [METRIC], {"k": "0"}, [0])
+        steps = {name: {"fit": "a.yaml"} for name in ("shared", "own")}
+        axes = {"k": {str(k): {} for k in range(number)}}
+        self.grid = Grid(name="hand_made", steps=steps, axes=axes, metrics=[METRIC], seeds=[0])
 
     def command(self, run: StepRun, folder: Folder) -> list[str]:
         return [sys.executable, str(SCRIPT), str(folder.run(run.name)), self.fates.get(run.name, "")]

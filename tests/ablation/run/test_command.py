@@ -1,5 +1,6 @@
 """The command `sweep` where it cannot go on: an error with what to do, never a traceback."""
 
+import json
 import sqlite3
 
 import pytest
@@ -7,6 +8,7 @@ import yaml
 
 from lit_blip2.ablation.run import begin, storage, sweep
 from lit_blip2.ablation.schema import Cell, Plan
+from lit_blip2.commands.sweep import main
 
 GRID = {
     "steps": {"stage1": {"fit": "a.yaml"}},
@@ -34,10 +36,11 @@ def command(tmp_path, monkeypatch):
     cell = Cell(name="itc=on,seed=0", labels={"itc": "on"}, seed=0, steps=[], metrics={})
     plan = Plan(name="trial", axes={}, metrics=[], cells=[cell], steps={}, identity="x", sources="")
 
-    def call(worker) -> int:
+    def call(worker, *options: str) -> int:
         monkeypatch.setattr(begin, "plan_or_space", lambda grid, files=True: (plan, worker))
         url = f"sqlite:///{tmp_path}/study.db"
-        return sweep.main(["--config", write(tmp_path, GRID), "--out", str(tmp_path / "out"), "--storage", url])
+        given = ["--config", write(tmp_path, GRID), "--out", str(tmp_path / "out"), "--storage", url]
+        return main([*given, *options])
 
     return call
 
@@ -57,5 +60,31 @@ def test_a_storage_that_fails_as_the_sweep_ends_is_an_error(command, tmp_path, c
 
 def test_a_search_does_not_try_again_what_failed_and_says_so(tmp_path, capsys):
     given = ["--config", write(tmp_path, SEARCH), "--out", str(tmp_path / "out"), "--retry-failed"]
-    assert sweep.main(given) == 2 and not (tmp_path / "out").exists()
+    assert main(given) == 2 and not (tmp_path / "out").exists()
     assert "--retry-failed is for a grid" in capsys.readouterr().err
+
+
+def test_a_sweep_keeps_the_scale_and_the_settings_of_its_command(command, tmp_path):
+    command(lambda job: None, "--scale", "tiny", "--set", "stage1.model.lr=1", "--set=stage1.trainer.max_steps=4")
+    asked = json.loads((tmp_path / "out" / "plan.json").read_text())["command"]
+    begun = f"python -m lit_blip2 sweep --config {tmp_path}/trial.yaml --scale tiny"
+    assert asked == f"{begun} --set stage1.model.lr=1 --set stage1.trainer.max_steps=4 --workers 1"
+
+
+def test_what_a_scale_lacks_is_told_first(capsys, monkeypatch):
+    monkeypatch.setattr(sweep, "dry_run", lambda grid: "")
+    assert main(["--config", "ablations/skip_stage1.yaml", "--scale", "vitb_opt125m", "--dry-run"]) == 0
+    assert "left out: llm=t5: no t5, experiments/ has no T5 of this size" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--set", "stage3.model.lr=1"], "'stage3' is not known, did you mean 'stage1'"),
+        (["--set", "stage1.model.lr"], "--set stage1.model.lr must be step.key=value"),
+        (["--scale", "smal"], "no file 'ablations/scales/smal.yaml'; there are: ablations/scales/mini.yaml"),
+    ],
+)
+def test_a_scale_or_a_setting_that_is_not_known_is_an_error(tmp_path, capsys, options, message):
+    assert main(["--config", write(tmp_path, GRID), "--dry-run", *options]) == 2
+    assert message in capsys.readouterr().err

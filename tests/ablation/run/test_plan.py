@@ -11,7 +11,7 @@ from lit_blip2.ablation.run.command import write_config
 from lit_blip2.ablation.run.dry_run import dry_run
 from lit_blip2.ablation.run.machine import wants_gpus
 from lit_blip2.ablation.schema import Done, Failure, Plan
-from lit_blip2.ablation.spec.grid import read_grid
+from lit_blip2.ablation.spec.read import read_grid
 
 METRICS = {"a.yaml": ["retrieval/itc_txt_r1"], "b.yaml": ["vqa/accuracy", "vqa/type_*"], "c.yaml": ["vqa/accuracy"]}
 GRID = """

@@ -16,7 +16,8 @@ from lit_blip2.ablation.run.queue import Queue
 from lit_blip2.ablation.run.step import StepError
 from lit_blip2.ablation.run.storage import open_storage
 from lit_blip2.ablation.schema import DONE, Failure
-from lit_blip2.ablation.spec.grid import read_grid
+from lit_blip2.ablation.spec.read import read_grid
+from lit_blip2.resolve import ParserOnly, build, resolve
 
 SEARCH = """
 steps:
@@ -215,3 +216,21 @@ def test_a_half_written_line_is_not_read(tmp_path):
     (tmp_path / "validation.jsonl").write_text('{"step": 1, "a": 2}\n{"step": 2, ')
     points, faults = read_validations(tmp_path / "validation.jsonl")
     assert [(point.step, point.metrics) for point in points] == [(1, {"a": 2.0})] and not faults
+
+
+def test_the_shipped_search_comes_near_the_best_rate_and_prunes(tmp_path, monkeypatch):
+    cli = build(ParserOnly, run=False)
+    monkeypatch.setattr(space, "ask", lambda requests: [resolve(cli, **each | {"files": False}) for each in requests])
+    (tmp_path / "out").mkdir()
+    grid, folder = read_grid("ablations/search_lr.yaml"), Folder(tmp_path / "out")
+
+    def run(one, watch):
+        off = math.log10(one.config["model"]["init_args"]["optimization"]["init_args"]["lr"] / 2e-3)
+        curve = [{"step": step, "loss/total": 3 + off**2 - step / 1000} for step in range(100, 700, 100)]
+        for end in range(1, 7):
+            watch(write(folder, one.name, {"loss/total": curve[-1]["loss/total"]}, curve[:end]))
+
+    queue = Queue(open_storage(f"sqlite:///{tmp_path}/study.db"), grid, "x", folder)
+    ended = run_all(grid, queue, folder, run, monkeypatch)
+    assert len(ended) == grid.trials and {trial.state for trial in ended} == {TrialState.COMPLETE, TrialState.PRUNED}
+    assert 1e-3 < queue.study.best_params["lr"] < 4e-3

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lit_blip2.ablation.run.sweep import main
 from lit_blip2.commands.mini import make_mini
+from lit_blip2.commands.sweep import main
 
 pytestmark = pytest.mark.slow
 

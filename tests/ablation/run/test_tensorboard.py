@@ -161,7 +161,8 @@ def test_a_chart_takes_its_own_metric_only(sweep):
 
 
 def test_the_settings_of_a_search_are_numbers(sweep):
-    sweep.grid.axes, sweep.grid.ranges = {"itc": {"on": {}}}, {"lr": Range("stage1.model.lr", 1e-4, 1e-2, True)}
+    lr = Range(key="stage1.model.lr", low=1e-4, high=1e-2, log=True)
+    sweep.grid.axes, sweep.grid.ranges = {"itc": {"on": {}}}, {"lr": lr}
     cell = Cell(name="trial-0", labels={"itc": "on", "lr": "0.003"}, seed=0, steps=[], metrics={})
     write_cell(sweep.folder, sweep.grid, cell, "pruned", {})
     columns, settings, _ = row(read(sweep, "trial-0"))

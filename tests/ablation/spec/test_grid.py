@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lit_blip2.ablation.spec.grid import read_grid
+from lit_blip2.ablation.spec.read import read_grid
 
 CHAIN = {
     "stage1": {"fit": "experiments/mini_stage1.yaml", "set": {"trainer.max_steps": 4}},
@@ -59,10 +59,22 @@ def test_cells_are_left_out(tmp_path):
     assert len(cells) == 3 and {"itc": "off", "queries": "1"} not in [cell.labels for cell in cells]
 
 
-def test_overrides_are_the_step_s_own_and_the_labels_on_top(tmp_path):
+def test_arguments_are_the_step_s_own_and_the_labels_on_top(tmp_path):
     grid = grid_of(tmp_path, axes=GOOD["axes"] | {"queries": {1: {"stage1.trainer.max_steps": 9}, 8: {}}})
-    assert grid.overrides({"itc": "off", "queries": "1"}, "stage1") == {"trainer.max_steps": 9, "model.net.itc": None}
-    assert grid.overrides({"itc": "off", "queries": "1"}, "stage2") == {"model.init_from": "$stage1"}
+    labels = {"itc": "off", "queries": "1"}
+    stage1, stage2 = "experiments/mini_stage1.yaml", "experiments/mini_opt.yaml"
+    assert grid.arguments(labels, "stage1") == ["--config", stage1, "--trainer.max_steps=9", "--model.net.itc=null"]
+    assert grid.arguments(labels, "stage2") == ["--config", stage2, "--model.init_from=$stage1"]
+
+
+def test_a_test_has_its_fit_s_arguments_and_its_own_behind_them(tmp_path):
+    steps = CHAIN | {"vqa": {"test": "stage2", "with": "okvqa.yaml", "set": {"model.no_image": False}}}
+    axes = {"llm": {"opt": {}, "t5": {"stage2.fit": "t5.yaml"}}, "on": {"a": {}, "b": {"vqa.with": "gqa.yaml"}}}
+    grid = grid_of(tmp_path, steps=steps, axes=axes, control=None)
+    fitted = ["--config", "t5.yaml", "--model.init_from=$stage1"]
+    for label, file in {"a": "okvqa.yaml", "b": "gqa.yaml"}.items():
+        behind = ["--config", file, "--model.no_image=false"]
+        assert grid.arguments({"llm": "t5", "on": label}, "vqa") == fitted + behind
 
 
 def test_bare_on_and_off_stay_words(tmp_path):
@@ -77,16 +89,16 @@ def test_bare_on_and_off_stay_words(tmp_path):
     [
         ({"metric": ["x"]}, "key 'metric' is not known, did you mean 'metrics'"),
         ({"metrics": []}, "metrics is missing"),
-        ({"metrics": "vqa/accuracy"}, "metrics must be a list of strings"),
+        ({"metrics": "vqa/accuracy"}, "metrics must be a valid list, not 'vqa/accuracy'"),
         ({"seeds": [0, 0]}, "must be different whole numbers"),
-        ({"seeds": [0.5]}, "must be different whole numbers"),
-        ({"vary": "all"}, "vary='all' must be product or one"),
+        ({"seeds": [0.5]}, r"seeds\.0 must be a valid integer, not 0\.5"),
+        ({"vary": "all"}, "vary must be 'product' or 'one', not 'all'"),
         ({"control": {"itc": True}}, "control has no label for queries"),
         ({"control": {"itc": "onn", "queries": 8}}, "control 'itc=onn' is not known, did you mean 'itc=on'"),
         ({"without": [{"itc": True, "queries": 8}]}, "the control .* is not among the cells"),
         ({"axes": {"itc": {"on": {"stage_1.model.net.itc": 1}}}, "control": None}, "did you mean 'stage1'"),
         ({"axes": {"itc": {"on": {"stage1": 1}}}, "control": None}, "must begin with a step"),
-        ({"axes": {"itc": ["on", "off"]}, "control": None}, "axis itc must be"),
+        ({"axes": {"itc": ["on", "off"]}, "control": None}, r"axes\.itc must be a valid mapping, not \['on', 'off'\]"),
         ({"axes": {"itc": {"a/b": {}}}, "control": None}, "'a/b' names files"),
         ({"axes": {"a=b": {"x": {}}}, "control": None}, "'a=b' names files"),
         ({"axes": {"itc": {"c#1": {}}}, "control": None}, "'c#1' names files"),
@@ -96,15 +108,15 @@ def test_bare_on_and_off_stay_words(tmp_path):
         ({"compare": [[{"itc": "no"}, {}]]}, "compare 'itc=no' is not known"),
         ({"compare": [[{}, {}]]}, "must be two different settings"),
         ({"compare": [[{"queries": 1}, {}]], "without": [{"itc": True, "queries": 1}]}, "compare: .* not among the"),
-        ({"seeds": 5}, "seeds must be a list, not 5"),
-        ({"compare": 3}, "compare must be a list of lists, not 3"),
-        ({"prepare": ["data 'make"]}, "prepare: .* is no command .No closing quotation"),
+        ({"seeds": 5}, "seeds must be a valid list, not 5"),
+        ({"compare": 3}, "compare must be a valid list, not 3"),
+        ({"prepare": ["data 'make"]}, r"prepare\.0 .* is no command .No closing quotation"),
         ({"axes": {"a": {"x": {"vqa.fit": "c.yaml"}}}, "control": None}, r"vqa tests what stage2 .*: set stage2\.fit"),
-        ({"seeds": 0}, "seeds must be a list, not 0"),
+        ({"seeds": 0}, "seeds must be a valid list, not 0"),
         ({"seeds": [2**32]}, "must be different whole numbers from 0 to 4294967295"),
-        ({"seeds": [True]}, "must be different whole numbers"),
+        ({"seeds": [True]}, r"seeds\.0 must be a valid integer, not True"),
         ({"metrics": ["a", "b", "a"]}, "metrics: a stands there twice"),
-        ({"slurm": ["gpu"]}, r"slurm must be a mapping, not \['gpu'\]"),
+        ({"slurm": ["gpu"]}, r"slurm must be a valid mapping, not \['gpu'\]"),
         ({"trials": 0}, "trials does nothing in a grid"),
         ({"direction": "maximize"}, "direction does nothing in a grid"),
         ({"axes": {"itc": {}}}, "axis itc has no labels"),
@@ -116,10 +128,10 @@ def test_bare_on_and_off_stay_words(tmp_path):
         ({"steps": {"final": {"fit": "a.yaml"}}, "axes": {"x": {"y": {}}}, "control": None}, "step 'final': the"),
         ({"steps": CHAIN | {"s" * 181: {"fit": "a.yaml"}}}, "must have at most 180 letters"),
         ({"steps": CHAIN | {"stage1": {"fit": None}}}, "step stage1: fit must be an experiment's file, not None"),
-        ({"steps": CHAIN | {"stage1": {"fit": "a.yaml", "set": ["x"]}}}, "step stage1: set must be a mapping"),
-        ({"axes": ["itc"]}, "axes must be a mapping"),
+        ({"steps": CHAIN | {"stage1": {"fit": "a.yaml", "set": ["x"]}}}, r"steps\.stage1\.set must be a valid mapping"),
+        ({"axes": ["itc"]}, "axes must be a valid mapping"),
         ({"steps": CHAIN | {"vqa": {"test": "stage3"}}}, "test of 'stage3' is not known, did you mean"),
-        ({"steps": CHAIN | {"vqa": {"train": "x"}}}, "step vqa must be"),
+        ({"steps": CHAIN | {"vqa": {"train": "x"}}}, r"steps\.vqa must be \{fit: FILE"),
         ({"steps": CHAIN | {"stage2": {"fit": "x", "set": {"model.init_from": "$stage0"}}}}, "the run of 'stage0'"),
     ],
 )  # fmt: skip
@@ -189,17 +201,17 @@ def search_of(**ranges) -> dict:
 @pytest.mark.parametrize(
     ("ranges", "changes", "message"),
     [
-        ({"lr": {"key": "gone"}}, {}, "range lr takes key, low, high and log, and needs all but log"),
-        ({"lr": {"high": "gone"}}, {}, "range lr takes key, low, high and log, and needs all but log"),
-        ({"lr": {"step": 2}}, {}, "range lr takes key, low, high and log, and needs all but log"),
+        ({"lr": {"key": "gone"}}, {}, r"ranges\.lr\.key is missing"),
+        ({"lr": {"high": "gone"}}, {}, r"ranges\.lr\.high is missing"),
+        ({"lr": {"step": 2}}, {}, r"ranges\.lr\.step is no key here"),
         ({"lr": {"low": 2, "high": 1}}, {}, "low < high"),
         ({"lr": {"low": 0, "log": True}}, {}, "low > 0 for log"),
-        ({"lr": {"low": False}}, {}, "low=False, high=2 must be finite numbers"),
-        ({"lr": {"high": math.inf}}, {}, "low=1, high=inf must be finite numbers"),
-        ({"lr": {"low": math.nan}}, {}, "low=nan, high=2 must be finite numbers"),
-        ({"lr": {"high": "much"}}, {}, "low=1, high=much must be finite numbers"),
-        ({"lr": {"log": "true"}}, {}, "log='true' must be true or false"),
-        ({"lr": {"log": 1}}, {}, "log=1 must be true or false"),
+        ({"lr": {"low": False}}, {}, r"ranges\.lr\.low must be a finite number, not False"),
+        ({"lr": {"high": math.inf}}, {}, r"ranges\.lr\.high must be a finite number, not inf"),
+        ({"lr": {"low": math.nan}}, {}, r"ranges\.lr\.low must be a finite number, not nan"),
+        ({"lr": {"high": "much"}}, {}, r"ranges\.lr\.high must be a finite number, not 'much'"),
+        ({"lr": {"log": "true"}}, {}, r"ranges\.lr\.log must be a valid boolean, not 'true'"),
+        ({"lr": {"log": 1}}, {}, r"ranges\.lr\.log must be a valid boolean, not 1"),
         ({"a/b": {}}, {}, "'a/b' names files"),
         ({"seed": {}}, {}, "axis 'seed': the tables have this word already"),
         ({"cell": {}, "state": {"key": "stage1.b"}}, {}, "axis 'cell'.*\n.*axis 'state'"),
@@ -207,7 +219,7 @@ def search_of(**ranges) -> dict:
         ({"a": {}, "b": {}}, {}, "ranges a and b both set stage1.a"),
         ({"lr": {}}, {"seeds": [0, 1]}, "confirm what it finds"),
         ({"lr": {}}, {"trials": 0}, "trials=0 must be at least 1"),
-        ({"lr": {}}, {"direction": "up"}, "direction='up' must be maximize or minimize"),
+        ({"lr": {}}, {"direction": "up"}, "direction must be 'maximize' or 'minimize', not 'up'"),
         ({"lr": {}}, {"vary": "product"}, "vary does nothing in a search"),
         ({"lr": {}}, {"control": {"lr": 1}}, "control does nothing in a search"),
         ({"lr": {}}, {"without": [{"lr": 1}]}, "without does nothing in a search"),
@@ -281,7 +293,7 @@ def test_a_key_of_several_words_is_refused(tmp_path):
 def test_a_mapping_may_be_merged_into_others(tmp_path):
     steps = "steps: {a: {fit: a.yaml, set: &both {x: 1}}, b: {fit: b.yaml, set: {<<: *both, y: 2}}}\n"
     (tmp_path / "x.yaml").write_text(steps + "axes: {k: {v: {}}}\nseeds: [0]\nmetrics: [m]\n")
-    assert read_grid(tmp_path / "x.yaml").steps["b"].overrides == {"x": 1, "y": 2}
+    assert read_grid(tmp_path / "x.yaml").steps["b"].set == {"x": 1, "y": 2}
 
 
 @pytest.mark.parametrize("content", ["just words", "- a", "a: [1"])

@@ -11,7 +11,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from lit_blip2.ablation.spec.grid import read_grid
+from lit_blip2.ablation.spec.read import read_grid
 from lit_blip2.commands import mini as command
 from lit_blip2.commands.data import configs_joined, parser
 from lit_blip2.commands.data import main as data_command

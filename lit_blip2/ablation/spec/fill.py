@@ -1,0 +1,99 @@
+"""An ablation's file at a scale: `scale.NAME` becomes what the scale gives, and what the scale lacks is left out.
+
+The file is not checked yet: what is laid out otherwise than expected stays as it is.
+"""
+
+import copy
+import fnmatch
+from typing import Any
+
+from lit_blip2.ablation.spec.scale import Scale
+from lit_blip2.ablation.spec.values import strings, word
+
+PREFIX = "scale."  # "scale.stage1" stands for what the scale gives under the name stage1
+
+
+class LackingError(ValueError):
+    """The ablation cannot be run at this scale, and why."""
+
+
+def names_in(value: Any) -> set[str]:
+    """The names that a value asks the scale for."""
+    return {text.removeprefix(PREFIX) for text in strings(value) if text.startswith(PREFIX)}
+
+
+def fill(value: Any, gives: dict[str, Any]) -> Any:
+    """A copy with what the scale gives in place of each name; a name that it does not give stays."""
+    if isinstance(value, dict):
+        return {key: fill(each, gives) for key, each in value.items()}
+    if isinstance(value, list):
+        return [fill(each, gives) for each in value]
+    if isinstance(value, str) and value.startswith(PREFIX):
+        return copy.deepcopy(gives.get(value.removeprefix(PREFIX), value))
+    return value
+
+
+def leave_out(raw: dict[str, Any], ablation: str, scale: Scale) -> tuple[dict[str, Any], list[str]]:
+    """The file without the labels and metrics that the scale lacks, and a line for each of them that says why.
+
+    Raises LackingError where the whole ablation is lacking, or what its steps or its control need, or where nothing
+    would be left to compare.
+    """
+    if why := scale.lacks.get(ablation) or _why(raw.get("steps"), scale):
+        raise LackingError(why)
+    labels = _labels(raw)
+    lost = {place: why for place, settings in labels.items() if (why := _why(settings, scale))}
+    told = [f"{axis}={label}: {why}" for (axis, label), why in lost.items()]
+    if lost and (lost.keys() & _control(raw) or len(labels) - len(lost) == len(raw["axes"])):
+        raise LackingError(f"nothing can be compared without {'; '.join(told)}")
+    metrics = [(metric, why) for metric in _list(raw.get("metrics")) if (why := _why_not(metric, scale))]
+    if metrics and len(metrics) == len(raw["metrics"]):
+        raise LackingError("; ".join(dict.fromkeys(why for _, why in metrics)))
+    kept = _without(lost, raw) if lost else raw
+    if metrics:
+        kept = kept | {"metrics": [each for each in raw["metrics"] if each not in dict(metrics)]}
+    return kept, told + [f"{metric}: {why}" for metric, why in metrics]
+
+
+def _why(value: Any, scale: Scale) -> str:
+    """The first name in a value that the scale lacks, and the reason; empty if there is none."""
+    return next((f"no {name}, {scale.lacks[name]}" for name in sorted(names_in(value)) if name in scale.lacks), "")
+
+
+def _why_not(metric: Any, scale: Scale) -> str:
+    return next((why for pattern, why in scale.lacks.items() if fnmatch.fnmatch(str(metric), pattern)), "")
+
+
+def _labels(raw: dict[str, Any]) -> dict[tuple[str, str], Any]:
+    """(axis, label) -> its settings."""
+    axes = _dict(raw.get("axes")).items()
+    return {(word(axis), word(label)): each for axis, labels in axes for label, each in _dict(labels).items()}
+
+
+def _control(raw: dict[str, Any]) -> set[tuple[str, str]]:
+    """The control's labels; of an axis that it does not name the first."""
+    first = dict(reversed(_labels(raw)))
+    return set((first | {word(axis): word(label) for axis, label in _dict(raw.get("control")).items()}).items())
+
+
+def _without(lost: dict[tuple[str, str], str], raw: dict[str, Any]) -> dict[str, Any]:
+    """The file without these labels, and without the cells and pairs that name them."""
+
+    def stands(cell: Any) -> bool:
+        return not any((word(axis), word(label)) in lost for axis, label in _dict(cell).items())
+
+    axes = {
+        axis: {label: each for label, each in labels.items() if (word(axis), word(label)) not in lost}
+        for axis, labels in raw["axes"].items()
+    }
+    without = [cell for cell in _list(raw.get("without")) if stands(cell)]
+    compare = [pair for pair in _list(raw.get("compare")) if all(map(stands, _list(pair)))]
+    return raw | {"axes": axes, "without": without, "compare": compare}
+
+
+def _dict(value: Any) -> dict[Any, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []

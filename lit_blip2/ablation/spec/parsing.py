@@ -1,0 +1,92 @@
+"""From a YAML file to a checked model: keys that stand twice are refused, and all problems are told at once."""
+
+import difflib
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from lit_blip2.ablation.spec.values import word
+
+MERGE = "tag:yaml.org,2002:merge"  # YAML's <<
+NOTHING = (None, "", [], {})  # what a key may hold without being given
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class OnceLoader(yaml.SafeLoader):
+    """Refuses a key that stands twice in one mapping, where YAML itself would keep the last in silence; so do `yes` and
+    `on`, which are one word to YAML, or 1 and 1.0."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        seen = set()
+        for each, _ in node.value:
+            if not isinstance(each, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(None, None, "a key must be one word", each.start_mark)
+            if each.tag != MERGE:
+                key = self.construct_object(each)
+                if {key, word(key)} & seen:
+                    raise yaml.constructor.ConstructorError(None, None, _twice(each.value, key), each.start_mark)
+                seen |= {key, word(key)}
+        return super().construct_mapping(node, deep)
+
+
+def _twice(text: str, key: Any) -> str:
+    return f"{text!r} stands there twice" + (f", as {word(key)!r}" if text != word(key) else "")
+
+
+def read_mapping(path: Path, example: Path) -> dict[str, Any]:
+    """What a file holds, without the keys that hold nothing; example: a file that shows what such a one holds.
+
+    Raises FileNotFoundError with the files that there are beside the example, ValueError for another kind of file.
+    """
+    if not path.is_file():
+        known = ", ".join(sorted(map(str, example.parent.glob("*.yaml")))) or f"none in {example.parent}/"
+        raise FileNotFoundError(f"no file {str(path)!r}; there are: {known}")
+    try:
+        raw = yaml.load(path.read_text(encoding="utf-8"), OnceLoader)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text in UTF-8: {error}") from error
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not YAML: {error}") from error
+    if not isinstance(raw, dict):
+        raise ValueError(f"{path} holds no mapping: see {example} for the keys of such a file")
+    return {word(key): value for key, value in raw.items() if value not in NOTHING}
+
+
+def parsed(model: type[Model], given: dict[str, Any]) -> tuple[Model | None, list[str]]:
+    """The model, or None and its problems: each a line that names the key, what it must be, and its value."""
+    try:
+        return model.model_validate(given), []
+    except ValidationError as error:
+        return None, [line for each in error.errors() for line in _lines(each, model)]
+
+
+def _lines(problem: dict[str, Any], model: type[BaseModel]) -> list[str]:
+    place = [str(each) for each in problem["loc"]]
+    where = ".".join(place)
+    if problem["type"] == "value_error":  # of our own checks: those of a whole field name their places themselves
+        own = str(problem["ctx"]["error"]).splitlines()
+        return own if len(place) < 2 else [f"{where} {line}" for line in own]
+    if problem["type"] == "missing":
+        return [f"{where} is missing"]
+    if problem["type"] == "extra_forbidden":
+        return [unknown("key", where, model.model_fields)] if len(place) < 2 else [f"{where} is no key here"]
+    must = re.sub(r"^.* should ", "must ", problem["msg"]).replace("dictionary", "mapping")
+    return [f"{where} {must}, not {problem['input']!r}"]
+
+
+def complain(path: Path, problems: list[str]) -> None:
+    """Raises ValueError with all problems of a file, if there are any."""
+    if problems:
+        raise ValueError(f"{path}:\n" + "\n".join(f"  - {problem}" for problem in problems))
+
+
+def unknown(what: str, name: str, known: Iterable[str]) -> str:
+    """That there is no such name, which one may have been meant, and which there are."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, 1)
+    hint = f", did you mean {close[0]!r}" if close else ""
+    return f"{what} {name!r} is not known{hint}; there are {', '.join(known) or 'none'}"

@@ -1,0 +1,153 @@
+"""An ablation's YAML, read at a scale: a chain of steps, axes of labelled settings, the control cell, metrics.
+
+    question: Which of ITC, ITM and ITG does what?
+    expect: what would count as reproducing the paper's effect, said beforehand
+    scale: small                                    # where none is asked for; scale.py says what a scale holds
+    at: {small: {set: {stage1.trainer.max_steps: 400}, seeds: [0, 1]}}        # what is peculiar to one scale
+    steps:                                          # in order; a test reads the run of the step that it names
+      stage1: {fit: scale.stage1}                   # what the scale gives under this name; or an experiment's file
+      stage2: {fit: scale.stage2, set: {model.init_from: $stage1}}            # $stage1: that step's run
+      vqa: {test: stage2, with: experiments/zero_shot/okvqa.yaml}             # a file given behind the experiment
+    axes:                                           # axis: {label: {step.key: value}}
+      itc: {on: {}, off: {stage1.model.net.itc: null}}
+      llm: {opt: {}, t5: scale.t5}                  # stage2.fit: FILE is another experiment altogether
+    vary: product                                   # or one: each axis by itself, the others as in the control
+    without: [{itc: off, llm: t5}]                  # cells to leave out
+    control: {itc: on, llm: opt}                    # without it the first labels
+    metrics: [vqa/mean_over_types]                  # of the last step that can write them; the first is the headline
+    compare: [[{itc: off}, {llm: t5}]]              # more pairs than each against the control; the rest as in it
+    seeds: [0, 1, 2]                                # of training and of the data's order, in place of the scale's
+    prepare: [data make-mini --out data/mini]       # ordinary commands that are run first, after the scale's
+
+A search has ranges in place of labels, and a number of trials: `lr: {key: stage1.model.optimization.lr, low: 1.0e-4,
+high: 1.0e-2, log: true}`, `trials: 40`; whole numbers stay whole. Optuna's TPE chooses by the first metric, to minimize
+a loss or a perplexity and to maximize any other, unless `direction` says otherwise; trials that fall behind the median
+at a validation are pruned.
+
+Two axes may not set one key, lest one value be lost in silence; a null may stand over the value of an earlier axis.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, StrictInt, StrictStr
+
+from lit_blip2.ablation.spec.checks import problems_of
+from lit_blip2.ablation.spec.fill import LackingError, fill, leave_out, names_in
+from lit_blip2.ablation.spec.grid import Grid, Range
+from lit_blip2.ablation.spec.parsing import complain, parsed, read_mapping, unknown
+from lit_blip2.ablation.spec.scale import Scale, read_scale, scales
+from lit_blip2.ablation.spec.values import Settings, Word
+
+EXAMPLE = Path("ablations/objectives.yaml")
+OWN = {"name", "ranges", "settings", "left_out"}  # a grid's fields that no file has
+
+
+class At(BaseModel):
+    """What an ablation says for one scale."""
+
+    model_config = ConfigDict(extra="forbid")
+    set: Settings = {}
+    seeds: list[StrictInt] = []
+
+
+class Scaling(BaseModel):
+    """What an ablation says of scales."""
+
+    scale: StrictStr = ""
+    at: dict[Word, At] = {}
+
+
+def read_grid(path: str | Path, scale: str = "", settings: Sequence[str] = ()) -> Grid:
+    """Read and check an ablation's file.
+
+    Args: the scale, empty for the one that the file names; settings over the file's own, `step.key=value`.
+    Raises FileNotFoundError, or ValueError with everything that is wrong with the file.
+    """
+    path, asked = Path(path), dict(map(_setting, settings))
+    raw = read_mapping(path, EXAMPLE)
+    scaling, problems = parsed(Scaling, raw)
+    scaling = scaling or Scaling()
+    chosen = scale or scaling.scale
+    found = read_scale(chosen) if chosen else Scale()
+    try:
+        raw, left_out = leave_out(raw, path.stem, found)
+    except LackingError as why:
+        raise ValueError(f"{path} cannot be run at scale {chosen}: {why}") from why
+    problems += _names(raw, scaling, found)
+    given = _filled(raw, found, scaling.at.get(chosen, At())) | {"left_out": left_out}
+    given["name"] = path.stem if chosen in ("", scaling.scale) else f"{path.stem}_{chosen}"
+    given["settings"] |= asked
+    grid, more = parsed(Grid, given)
+    problems += more + _idle(raw, is_search=bool(given["ranges"]))
+    complain(path, problems or [*problems_of(grid), *_lost(grid, asked)])
+    return grid
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    """`step.key=value`, the value as YAML reads it."""
+    key, equals, value = text.partition("=")
+    if not equals or "." not in key:
+        raise ValueError(f"--set {text} must be step.key=value, such as stage2.trainer.max_steps=1000")
+    return key, yaml.safe_load(value)
+
+
+def _names(raw: dict[str, Any], scaling: Scaling, scale: Scale) -> list[str]:
+    """Names that are not known: keys, scales, and what the scale is asked for."""
+    keys = {*Grid.model_fields, *Scaling.model_fields} - OWN
+    return [
+        *(unknown("key", key, keys) for key in raw if key not in keys),
+        *(unknown("at: scale", name, scales()) for name in scaling.at if name not in scales()),
+        *(unknown("the scale's", name, scale.gives) for name in sorted(_used(raw) - scale.gives.keys())),
+    ]
+
+
+def _used(raw: dict[str, Any]) -> set[str]:
+    return names_in([raw.get("steps"), raw.get("axes")])
+
+
+def _filled(raw: dict[str, Any], scale: Scale, at: At) -> dict[str, Any]:
+    """A grid's fields: of the file, and of the scale what the file does not say itself."""
+    given = {key: each for key, each in raw.items() if key in Grid.model_fields.keys() - OWN}
+    given |= {key: fill(raw[key], scale.gives) for key in ("steps", "axes") if key in raw}
+    if seeds := at.seeds or raw.get("seeds") or scale.seeds:
+        given["seeds"] = seeds
+    made = [line for name, lines in scale.prepare.items() if name in _used(raw) for line in lines]
+    if made and isinstance(given.get("prepare", []), list):
+        given["prepare"] = made + given.get("prepare", [])
+    steps, axes = given.get("steps"), given.get("axes")
+    common = {key: value for key, value in scale.set.items() if key.partition(".")[0] in (steps or {})}
+    given |= {"settings": common | at.set, "ranges": {}}
+    if isinstance(axes, dict):
+        given["ranges"] = {axis: each for axis, each in axes.items() if _is_range(each)}
+        given["axes"] = {axis: each for axis, each in axes.items() if axis not in given["ranges"]}
+    return given
+
+
+def _is_range(given: Any) -> bool:
+    """Whether an axis has a number's ends in place of labels; labels may be called low and high."""
+    is_labels = isinstance(given, dict) and all(isinstance(each, dict) for each in given.values())
+    return isinstance(given, dict) and not is_labels and bool(Range.model_fields.keys() & given.keys())
+
+
+def _idle(raw: dict[str, Any], is_search: bool) -> list[str]:
+    """Keys that would do nothing."""
+    if is_search:
+        given = [key for key in ("vary", "control", "without", "compare") if key in raw]
+        return [f"{key} does nothing in a search: it is for axes with labels" for key in given]
+    given = [key for key in ("trials", "direction") if key in raw]
+    return [f"{key} does nothing in a grid: it is for a search, whose axes are ranges" for key in given]
+
+
+def _lost(grid: Grid, asked: dict[str, Any]) -> list[str]:
+    """Settings of the command line that an axis sets too."""
+    keys = {axis: {key for settings in labels.values() for key in settings} for axis, labels in grid.axes.items()}
+    keys |= {name: {each.key} for name, each in grid.ranges.items()}
+    return [
+        f"--set {key}: axis {axis} sets it too, and one value would be lost"
+        for axis, of_axis in keys.items()
+        for key in asked
+        if key in of_axis
+    ]
