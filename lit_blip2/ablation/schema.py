@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, PlainSerializer, RootModel
 
 from lit_blip2.ablation.spec.grid import Range
 
+WAITING = "waiting"  # of a cell that has no record
 DONE, FAILED, PRUNED = STATES = ("done", "failed", "pruned")
 Time = Annotated[datetime, PlainSerializer(datetime.isoformat)]
 

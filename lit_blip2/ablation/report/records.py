@@ -13,6 +13,7 @@ from typing import Any
 from lit_blip2.ablation.folder import Folder, SweepError, read, read_validations
 from lit_blip2.ablation.schema import (
     DONE,
+    WAITING,
     Cell,
     Done,
     Plan,
@@ -24,7 +25,6 @@ from lit_blip2.ablation.schema import (
     setting_name,
 )
 
-WAITING = "waiting"
 NOT_PLANNED, MISSING, NOT_FINITE = "n/a", "missing", "not finite"
 
 

@@ -10,8 +10,8 @@ from rich.table import Table
 
 from lit_blip2.ablation.folder import Folder, read
 from lit_blip2.ablation.run.locks import is_locked
-from lit_blip2.ablation.run.queue import RUNNING, WAITING, WORDS, Queue
-from lit_blip2.ablation.schema import DONE, FAILED, PRUNED, Cell, Done, Plan, Record
+from lit_blip2.ablation.run.queue import RUNNING, WORDS, Queue
+from lit_blip2.ablation.schema import DONE, FAILED, PRUNED, WAITING, Cell, Done, Plan, Record
 from lit_blip2.ablation.spec.grid import Grid
 
 REFRESH_SECONDS = 1.0

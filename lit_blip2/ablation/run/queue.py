@@ -14,12 +14,12 @@ from optuna.trial import FrozenTrial, TrialState
 
 from lit_blip2.ablation.folder import Folder
 from lit_blip2.ablation.run.locks import try_lock
-from lit_blip2.ablation.schema import DONE, FAILED, PRUNED, Cell, Plan
+from lit_blip2.ablation.schema import DONE, FAILED, PRUNED, WAITING, Cell, Plan
 from lit_blip2.ablation.spec.grid import Grid
 
 OPEN = (TrialState.WAITING, TrialState.RUNNING)
 ENDS = {DONE: TrialState.COMPLETE, FAILED: TrialState.FAIL, PRUNED: TrialState.PRUNED}
-WAITING, RUNNING = "waiting", "running"
+RUNNING = "running"
 WORDS = {TrialState.WAITING: WAITING, TrialState.RUNNING: RUNNING} | {state: word for word, state in ENDS.items()}
 
 

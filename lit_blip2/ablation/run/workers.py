@@ -25,11 +25,7 @@ def run_workers(
     grid: Grid, plan: Plan, queue: Queue, folder: Folder, workers: int, console: Console, task: Callable[[Worker], None]
 ) -> int:
     """The exit status once all have ended. task: see `plan_or_space`. Raises what stopped a worker."""
-    if wants_gpus(plan) and 0 < len(gpus()) < workers:
-        raise ValueError(
-            f"--workers {workers} on {len(gpus())} GPUs: use as many as there are (or CUDA_VISIBLE_DEVICES= for runs "
-            "on the CPU)"
-        )
+    _check_gpus(plan, workers)
     stop, progress = threading.Event(), Progress(grid, plan, queue, folder, workers, console)
 
     def one() -> None:
@@ -50,6 +46,15 @@ def run_workers(
     for each in running:
         each.result()
     return INTERRUPTED if interrupted else progress.finish()
+
+
+def _check_gpus(plan: Plan, workers: int) -> None:
+    """Raises ValueError for more workers than GPUs."""
+    if wants_gpus(plan) and 0 < len(gpus()) < workers:
+        raise ValueError(
+            f"--workers {workers} on {len(gpus())} GPUs: use as many as there are (or CUDA_VISIBLE_DEVICES= for runs "
+            "on the CPU)"
+        )
 
 
 @contextmanager

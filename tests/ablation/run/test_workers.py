@@ -28,20 +28,6 @@ WAIT_SECONDS = 120  # for what comes for certain
 
 
 @pytest.fixture
-def make(tmp_path, monkeypatch):
-    """A hand-made sweep in `out`, of so many cells; by default on SQLite."""
-
-    def make(number: int, out: str = "out", storage: str = f"sqlite:///{tmp_path}/study.db", **fates: str) -> HandMade:
-        fates = {name.replace("_", "/"): fate for name, fate in fates.items()}
-        sweep = HandMade(tmp_path / out, storage, number, fates)
-        sweep.folder.root.mkdir(exist_ok=True)
-        sweep.stand_in(monkeypatch.setattr)
-        return sweep
-
-    return make
-
-
-@pytest.fixture
 def start():
     """Start a worker as a process, in a process group of its own."""
     started = []

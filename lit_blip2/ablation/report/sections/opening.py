@@ -3,8 +3,8 @@
 import shlex
 
 from lit_blip2.ablation.report.markdown import code, plain, table
-from lit_blip2.ablation.report.records import WAITING, Sweep
-from lit_blip2.ablation.schema import DONE, FAILED, PRUNED, Plan
+from lit_blip2.ablation.report.records import Sweep
+from lit_blip2.ablation.schema import DONE, FAILED, PRUNED, WAITING, Plan
 from lit_blip2.ablation.spec.grid import Range
 
 NOT_ENDED = "> **This sweep is still running** (or was stopped): "

@@ -1,0 +1,52 @@
+"""What a person sees of a sweep: the table while it runs, and what became of its cells."""
+
+from rich.console import Console
+
+from lit_blip2.ablation.run.progress import MOST_ROWS, Progress
+from tests.ablation.run.hand_made import HandMade
+
+
+def progress_of(sweep: HandMade) -> Progress:
+    """On a terminal."""
+    console = Console(record=True, width=120, force_terminal=True, color_system=None)
+    return Progress(sweep.grid, sweep.plan, sweep.queue(), sweep.folder, 1, console)
+
+
+def shown(progress: Progress) -> list[list[str]]:
+    """The title's words, then the cells of each row."""
+    table = progress.table()
+    progress.console.print(table)
+    lines = progress.console.export_text().splitlines()
+    rows = [[part.strip() for part in line.strip("│").split("│")] for line in lines if line.startswith("│")]
+    return [table.title.removeprefix("hand_made: ").split("; "), *rows]
+
+
+def test_the_table_says_how_far_each_cell_is_and_how_long_the_rest_takes(make):
+    sweep = make(2, own_0="broken")
+    progress = progress_of(sweep)
+    assert shown(progress) == [
+        ["2 waiting", "time left unknown before a first shared is done"],
+        ["k=0,seed=0", "waiting", "shared own"],
+        ["k=1,seed=0", "waiting", "shared own"],
+    ]
+    assert sweep.run() == 1
+    assert shown(progress) == [
+        ["1 done, 1 failed", "about 0 min left"],
+        ["k=0,seed=0", "failed", "shared own"],
+        ["k=1,seed=0", "done", "shared own"],
+    ]
+
+
+def test_what_does_not_fit_is_counted(make):
+    progress = progress_of(make(MOST_ROWS + 2))
+    assert len(shown(progress)) == MOST_ROWS + 2 and shown(progress)[-1][0] == "and 2 more"
+
+
+def test_the_end_names_what_failed_with_its_log(make):
+    sweep = make(2, own_0="broken")
+    progress = progress_of(sweep)
+    sweep.run()
+    assert progress.finish() == 1
+    said = progress.console.export_text()
+    assert "k=0,seed=0 failed in own/0: fit ended: exit code 3\n    the script is broken\n" in said
+    assert "1 done, 1 failed\n" in said and "tensorboard --logdir" in said
