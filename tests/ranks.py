@@ -7,10 +7,6 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-# Autograd counts devices at the first backward of a process. Fake tensors add one to them, and with one it takes no
-# forks: so that one comes first, whichever tests run before.
-torch.ones((), requires_grad=True).backward()
-
 
 def on_ranks(count: int, folder: Path, function: Callable, *arguments) -> list:
     """What `function(rank, *arguments)` returns on each rank, by way of files in `folder`.
