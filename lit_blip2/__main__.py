@@ -1,6 +1,7 @@
 """The command line. Only the command that is asked for is imported, so that `--help` and `params` stay light."""
 
 import sys
+from importlib import import_module
 
 from lit_blip2.allocator import keep_freed_memory
 
@@ -21,6 +22,8 @@ OTHERS = {
     "export": "write a run for LAVIS or from_pretrained: export --checkpoint RUN --to lavis|hf --out PATH",
     "caption": "describe an image: caption --checkpoint RUN IMAGE",
 }
+# Commands that share a file of commands/, which is told which of them it is; every other has one of its own name.
+SHARED = {"ask": "ask", "caption": "ask", "import": "convert", "export": "convert"}
 
 
 def usage() -> str:
@@ -49,41 +52,14 @@ def main() -> int:
         return 0
     if command in TRAINER:
         keep_freed_memory()
-        from lit_blip2.cli import main as run
-
-        run()  # reads the command line itself, as LightningCLI wants it
-    elif command == "sweep":
-        from lit_blip2.commands.sweep import main as run
-
-        return run(rest)
-    elif command == "report":
-        from lit_blip2.commands.report import main as run
-
-        run(rest)
-    elif command == "compare":
-        from lit_blip2.commands.compare import main as run
-
-        return run(rest)
-    elif command == "params":
-        from lit_blip2.commands.params import main as run
-
-        run(rest)
-    elif command == "data":
-        from lit_blip2.commands.data import main as run
-
-        return run(rest)
-    elif command in ("ask", "caption"):
-        from lit_blip2.commands.ask import main as run
-
-        run(command, rest)
-    elif command in ("import", "export"):
-        from lit_blip2.commands.convert import main as run
-
-        return run(command, rest)
-    else:
-        print(f"unknown command {command!r}\n\n{usage()}", file=sys.stderr)
-        return 2
-    return 0
+        import_module("lit_blip2.cli").main()  # reads the command line itself, as LightningCLI wants it
+        return 0
+    if command in SHARED:
+        return import_module(f"lit_blip2.commands.{SHARED[command]}").main(command, rest) or 0
+    if command in OTHERS:
+        return import_module(f"lit_blip2.commands.{command}").main(rest) or 0
+    print(f"unknown command {command!r}\n\n{usage()}", file=sys.stderr)
+    return 2
 
 
 if __name__ == "__main__":
