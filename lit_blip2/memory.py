@@ -146,8 +146,6 @@ def kept_by_step(net: nn.Module, image_size: int, rows: int, words: int, bf16: b
     with FakeTensorMode(allow_non_fake_inputs=True):
         for module in net.modules():
             module.to_empty(device="cpu", recurse=False)
-            if hasattr(module, "attention_dropout"):  # to drop some, a CPU keeps all weights of attention, a GPU none
-                module.attention_dropout = 0.0
         with held, torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             if net.vision.frozen:
                 features_BND = torch.empty(features, dtype=net.vision.dtype)
