@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lit_blip2.evaluation.figures import ORDERS
+from lit_blip2.evaluation.formulas import ORDERS
 from lit_blip2.evaluation.items import Items
 from lit_blip2.evaluation.java import meteor_statistics, ptb_words, spice_scores
 
@@ -23,8 +23,8 @@ def caption_items(
     """What makes caption/{bleu4,rouge_l,cider,meteor,spice} of one caption per image against its references.
 
     tokenizer: "spaces" lower-cases and splits at spaces, nothing else: pass captions without punctuation, or with its
-    marks as words of their own, on both sides alike; figures then compare with each other. "ptb" is the Penn Treebank
-    tokenizer that published figures were made with: pass texts as they were written. It, METEOR and SPICE need Java.
+    marks as words of their own, on both sides alike; metrics then compare with each other. "ptb" is the Penn Treebank
+    tokenizer that published metrics were made with: pass texts as they were written. It, METEOR and SPICE need Java.
 
     CIDEr weighs words by how rare they are among the references given, so it belongs to a set of images: it is 0 for a
     single one. An image's CIDEr rests on the others' references: a bootstrap over images keeps those as they are.
@@ -71,7 +71,7 @@ def _tokenised(
 
 
 def _bleu_statistics(given: list[str], wanted: list[list[str]]) -> np.ndarray:
-    """What `figures.bleu4` makes a score of, for each image: float [N, 10]."""
+    """What `formulas.bleu4` makes a score of, for each image: float [N, 10]."""
     from pycocoevalcap.bleu.bleu_scorer import BleuScorer
 
     rows = []

@@ -1,4 +1,4 @@
-"""A test figure taken apart: the statistics of every item that it is made of, and how sure it is.
+"""A test metric taken apart: the statistics of every item that it is made of, and how sure it is.
 
 The unit of a bootstrap is the image, as test sets are drawn: the questions and captions of an image stand or fall
 together. Strata are what a mean over types is a mean of.
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lit_blip2.evaluation.figures import FIGURES
+from lit_blip2.evaluation.formulas import FORMULAS
 
 FILE = "items.npz"  # in a run's folder, from its newest test
 DRAWS = 2000
@@ -20,9 +20,9 @@ AT_ONCE = 1 << 24  # of the D x G numbers that a bootstrap draws
 
 
 class Items(NamedTuple):
-    """What a figure is made of. values: float [N], of which it is the mean, or [N, S], statistics that it is a function
+    """What a metric is made of. values: float [N], of which it is the mean, or [N, S], statistics that it is a function
     of the sums of; images: int64 [N], the image of each; ids: int64 [N], the item's own number, once each; strata: N
-    names, where the figure is a mean over types; figure: which of FIGURES it is."""
+    names, where the metric is a mean over types; figure: which of FORMULAS it is, as files have it."""
 
     values: np.ndarray
     images: np.ndarray
@@ -31,19 +31,19 @@ class Items(NamedTuple):
     figure: str = "ratio"
 
     def value(self) -> float:
-        """The figure."""
-        return float(_figure(_by_image(self).sum(0), self.figure))
+        """The metric."""
+        return float(_metric(_by_image(self).sum(0), self.figure))
 
 
 def interval(items: Items, level: float = 0.95, draws: int = DRAWS, seed: int = 0) -> tuple[float, float]:
-    """Percentile bootstrap over images of the figure: (low, high). Draws without an item of a stratum leave it out."""
+    """Percentile bootstrap over images of the metric: (low, high). Draws without an item of a stratum leave it out."""
     return _percentiles(_drawn(items, draws, seed), level)
 
 
 def paired_interval(
     first: Items, second: Items, level: float = 0.95, draws: int = DRAWS, seed: int = 0
 ) -> tuple[float, float]:
-    """The same of second's figure less first's, both of the images of one draw. Raises ValueError that names an item
+    """The same of second's metric less first's, both of the images of one draw. Raises ValueError that names an item
     which only one of them has."""
     check_same(first, second)
     return _percentiles(_drawn(second, draws, seed) - _drawn(first, draws, seed), level)
@@ -58,13 +58,13 @@ def check_same(first: Items, second: Items) -> None:
 
 
 def write_items(file: Path, items: Mapping[str, Items]) -> None:
-    """Keep them, name by name, in a compressed .npz."""
+    """Write them, name by name, in a compressed .npz."""
     arrays = {f"{name}:{part}": value for name, each in items.items() for part, value in each._asdict().items()}
     np.savez_compressed(file, **{name: value for name, value in arrays.items() if value is not None})
 
 
 def read_items(file: Path) -> dict[str, Items]:
-    """What `write_items` kept."""
+    """What `write_items` wrote."""
     with np.load(file) as arrays:
         parts = {name: arrays[name] for name in arrays.files}
     names = dict.fromkeys(name.rpartition(":")[0] for name in parts)
@@ -78,7 +78,7 @@ def read_items(file: Path) -> dict[str, Items]:
 def _by_image(items: Items) -> np.ndarray:
     """Sums of the statistics of each image and stratum, [G, K, S]; those of a mean are the values and their number."""
     if not len(items.values):
-        raise ValueError("a figure of no items has no value")
+        raise ValueError("a metric of no items has no value")
     values_NS = items.values if items.values.ndim > 1 else np.stack([items.values, np.ones(len(items.values))], 1)
     groups, image_N = np.unique(items.images, return_inverse=True)
     strata = np.zeros(len(values_NS), dtype=np.int64)
@@ -89,19 +89,19 @@ def _by_image(items: Items) -> np.ndarray:
     return sums_GKS
 
 
-def _figure(sums_KS: np.ndarray, figure: str) -> np.ndarray:
+def _metric(sums_KS: np.ndarray, formula: str) -> np.ndarray:
     """[..., K, S] to the mean [...] over the strata that there are."""
     there = sums_KS.any(-1)
-    return (FIGURES[figure](sums_KS) * there).sum(-1) / there.sum(-1).clip(1)
+    return (FORMULAS[formula](sums_KS) * there).sum(-1) / there.sum(-1).clip(1)
 
 
 def _drawn(items: Items, draws: int, seed: int) -> np.ndarray:
-    """The figure of each of so many draws of images, float [D]; equal images give equal draws."""
+    """The metric of each of so many draws of images, float [D]; equal images give equal draws."""
     sums_GKS = _by_image(items)
     images, rng, found = len(sums_GKS), np.random.default_rng(seed), []
     for size in _chunks(draws, max(1, AT_ONCE // images)):
         weights_DG = rng.multinomial(images, np.full(images, 1 / images), size=size)
-        found.append(_figure(np.tensordot(weights_DG, sums_GKS, 1), items.figure))
+        found.append(_metric(np.tensordot(weights_DG, sums_GKS, 1), items.figure))
     return np.concatenate(found)
 
 

@@ -52,7 +52,7 @@ def ptb_words(texts: Sequence[str]) -> list[str]:
 
 
 def meteor_statistics(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
-    """What `figures.meteor` makes a score of, for each prediction: float [N, 23]. An empty one matches nothing. One
+    """What `formulas.meteor` makes a score of, for each prediction: float [N, 23]. An empty one matches nothing. One
     that is its reference has a single chunk, which METEOR does not count."""
     rows = [[*wanted, given] for given, wanted in zip(predictions, references, strict=True)]
     cleaned = [[" ".join(text.replace("|||", " ").split()) or "-" for text in row] for row in rows]

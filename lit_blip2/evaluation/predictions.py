@@ -1,4 +1,4 @@
-"""Predictions, as the rows of predictions.jsonl, to a test's figures and to the files of evaluation servers."""
+"""Predictions, as the rows of predictions.jsonl, to a test's metrics and to the files of evaluation servers."""
 
 import json
 import warnings
@@ -27,7 +27,7 @@ DECODING, SCORING = "decoding.json", "scoring"  # how a test was made; of it, ho
 
 
 def score(rows: Rows, lemmatised: bool = False, **captioning: Any) -> dict[str, Items]:
-    """What makes every figure of the rows that have something to be compared with; {} where none has.
+    """What makes every metric of the rows that have something to be compared with; {} where none has.
 
     lemmatised: answers are compared by their lemmas. captioning: how captions are scored, see `caption_items`. Empty
     predictions are warned about.

@@ -6,7 +6,7 @@ import torch
 def query_usage(winning_query: torch.Tensor, num_queries: int) -> tuple[torch.Tensor, float, float]:
     """(wins of each query, int64 [num_queries]; entropy of their shares in nats; the entropy over ln num_queries).
 
-    winning_query: int64 of any shape, the argmax over queries of matched image-text pairs. The last figure is 1 when
+    winning_query: int64 of any shape, the argmax over queries of matched image-text pairs. The last number is 1 when
     all queries win equally often and 0 when one always wins (also with a single query). ValueError if it is empty.
     """
     if not winning_query.numel():

@@ -7,7 +7,7 @@ import pytest
 
 from lit_blip2.evaluation import java
 from lit_blip2.evaluation.captioning import caption_items
-from lit_blip2.evaluation.figures import meteor
+from lit_blip2.evaluation.formulas import meteor
 from lit_blip2.evaluation.items import Items, interval
 
 TEXTS = ["a small red circle", "two blue squares and a star", "a green star at the left"]

@@ -1,6 +1,6 @@
-"""Figures as functions of sums: what a bootstrap needs of a metric, whether or not it is a mean.
+"""Metrics as functions of sums: what a bootstrap needs of a metric, whether or not it is a mean.
 
-A test set's figure is a function of the sums of a few statistics of its items, S of them; drawing images anew changes
+A test set's metric is a function of the sums of a few statistics of its items, S of them; drawing images anew changes
 the sums alone. Every function takes float [..., S] and gives float [...].
 """
 
@@ -48,4 +48,4 @@ def meteor(sums: np.ndarray) -> np.ndarray:
     return mean * (1 - _MOST_PENALTY * broken**_CURVE)
 
 
-FIGURES = {"ratio": ratio, "bleu4": bleu4, "meteor": meteor}
+FORMULAS = {"ratio": ratio, "bleu4": bleu4, "meteor": meteor}
