@@ -24,7 +24,9 @@ def record(**fields) -> Record:
 
 def test_a_plan_that_was_written_is_read(tmp_path):
     cell = Cell(name="seed=0", labels={}, seed=0, steps=["stage1/seed=0"], metrics={"loss/lm": None})
-    search = Search(objective="loss/lm", direction="minimize", ranges={"layers": Range("stage1.model.layers", 1, 3)})
+    search = Search(
+        objective="loss/lm", direction="minimize", ranges={"layers": Range(key="stage1.model.layers", low=1, high=3)}
+    )
     asked = {"compare": [("itc=on", "itc=off")], "axes": {"itc": ["on"]}, "metrics": ["loss/lm"], "search": search}
     plan = Plan(name="x", identity="i", sources="s", cells=[cell], steps={"stage1/seed=0": StepRun(**RUN)}, **asked)
     write(tmp_path / "plan.json", plan)

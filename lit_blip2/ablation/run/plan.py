@@ -16,7 +16,7 @@ def make_plan(grid: Grid, files: bool = True) -> Plan:
 
     Raises ValueError with every step that the models or the parser refuse, and every metric that no cell can write.
     """
-    settings = {run_name(cell.labels, 0): cell.labels for cell in grid.cells()}
+    settings = {run_name(point.labels, 0): point.labels for point in grid.points()}
     answers = resolved(grid, settings, files)
     chains = {name: {step: answers[name, step] for step in grid.steps} for name in settings}
     providers = {name: providers_of(grid, chain) for name, chain in chains.items()}
@@ -24,8 +24,8 @@ def make_plan(grid: Grid, files: bool = True) -> Plan:
         known = sorted({name for chain in chains.values() for answer in chain.values() for name in answer["metrics"]})
         raise ValueError(f"metrics that no cell can write: {', '.join(lost)}. Its steps write {', '.join(known)}")
     check_providers(grid, providers)
-    cells = [(cell, run_name(cell.labels, 0)) for cell in grid.cells()]
-    return plan_of(grid, [Chain(cell.labels, cell.seed, chains[name], providers[name]) for cell, name in cells])
+    points = [(point, run_name(point.labels, 0)) for point in grid.points()]
+    return plan_of(grid, [Chain(point, chains[name], providers[name]) for point, name in points])
 
 
 def resolved(

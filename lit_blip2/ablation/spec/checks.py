@@ -40,7 +40,7 @@ def _words(grid: Grid) -> Iterator[str]:
         yield from (f"{what} {word!r}: the tables have this word already" for word in sorted(reserved & set(words)))
     widest = ",".join(f"{name}={WIDEST_NUMBER}" for name in grid.ranges)
     sound = set(grid.control) >= set(grid.axes) or grid.vary != "one"
-    names = [*grid.steps, *([widest] if grid.ranges else [cell.name for cell in grid.cells()] if sound else [])]
+    names = [*grid.steps, *([widest] if grid.ranges else [point.name for point in grid.points()] if sound else [])]
     if longest := [name for name in names if len(name) > LONGEST_NAME]:
         yield f"{longest[0]!r} names a file: steps, axes with their labels must have at most {LONGEST_NAME} letters"
 
@@ -60,7 +60,7 @@ def _labels(grid: Grid) -> Iterator[str]:
 
 def _settings(grid: Grid) -> Iterator[str]:
     """Whether the settings that others are held against are run at all."""
-    settings = [cell.labels for cell in grid.cells()]
+    settings = [point.labels for point in grid.points()]
     if grid.control not in settings:
         yield f"the control {grid.control} is not among the cells: `without` leaves it out"
     for pair in grid.compare:
@@ -77,7 +77,7 @@ def _overlaps(grid: Grid) -> Iterator[str]:
     A null may stand over a value: it takes away what the other axis gives. With `vary: one` a varied label may stand
     over the control's.
     """
-    settings = [cell.labels for cell in grid.cells() if cell.seed == grid.seeds[0]]
+    settings = [point.labels for point in grid.points() if point.seed == grid.seeds[0]]
     for first, second in itertools.combinations(grid.axes, 2):
         meet = {(each[first], each[second]) for each in settings}
         if grid.vary == "one":

@@ -42,8 +42,8 @@ class Range(BaseModel):
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One setting and one seed."""
+class Point:
+    """One setting and one seed: a cell, once its steps are planned."""
 
     labels: dict[str, str]
     seed: int
@@ -109,13 +109,13 @@ class Grid(BaseModel):
         self.direction = self.direction or ("minimize" if smaller else "maximize")
         return self
 
-    def cells(self) -> list[Cell]:
-        """Every cell, in order: the full product, or the control and what differs from it in one axis."""
+    def points(self) -> list[Point]:
+        """Of every cell, in order: the full product, or the control and what differs from it in one axis."""
         settings = [dict(zip(self.axes, labels)) for labels in itertools.product(*self.axes.values())]
         if self.vary == "one":
             settings = [each for each in settings if sum(each[a] != self.control[a] for a in self.axes) <= 1]
         kept = [each for each in settings if not any(out.items() <= each.items() for out in self.without)]
-        return [Cell(labels, seed) for labels in kept for seed in self.seeds]
+        return [Point(labels, seed) for labels in kept for seed in self.seeds]
 
     def arguments(self, labels: dict[str, str], step: str, values: Settings | None = None) -> list[str]:
         """What a person would type behind `fit` or `test` for this step of a setting; values: of a search's ranges."""

@@ -39,14 +39,14 @@ def problems_of(tmp_path, **changes) -> str:
 
 
 def test_a_product_varies_the_seed_fastest(tmp_path):
-    assert [cell.name for cell in grid_of(tmp_path).cells()] == [
+    assert [cell.name for cell in grid_of(tmp_path).points()] == [
         "itc=on,queries=1,seed=0", "itc=on,queries=1,seed=1", "itc=on,queries=8,seed=0", "itc=on,queries=8,seed=1",
         "itc=off,queries=1,seed=0", "itc=off,queries=1,seed=1", "itc=off,queries=8,seed=0", "itc=off,queries=8,seed=1",
     ]  # fmt: skip
 
 
 def test_one_factor_at_a_time_is_the_control_and_its_neighbours(tmp_path):
-    cells = grid_of(tmp_path, vary="one", seeds=[3]).cells()
+    cells = grid_of(tmp_path, vary="one", seeds=[3]).points()
     assert [cell.name for cell in cells] == [
         "itc=on,queries=1,seed=3",
         "itc=on,queries=8,seed=3",
@@ -55,7 +55,7 @@ def test_one_factor_at_a_time_is_the_control_and_its_neighbours(tmp_path):
 
 
 def test_cells_are_left_out(tmp_path):
-    cells = grid_of(tmp_path, without=[{"itc": False, "queries": 1}], seeds=[0]).cells()
+    cells = grid_of(tmp_path, without=[{"itc": False, "queries": 1}], seeds=[0]).points()
     assert len(cells) == 3 and {"itc": "off", "queries": "1"} not in [cell.labels for cell in cells]
 
 
@@ -168,19 +168,19 @@ def test_two_axes_that_set_one_key_are_refused(tmp_path):
     text = problems_of(tmp_path, axes=axes, control=None)
     assert "axes lr and fast both set stage1.model.lr" in text and "itc" not in text
     apart = [{"lr": label, "fast": 1} for label in (1, 2)]
-    assert len(grid_of(tmp_path, axes=axes, control=None, without=apart, seeds=[0]).cells()) == 8
+    assert len(grid_of(tmp_path, axes=axes, control=None, without=apart, seeds=[0]).points()) == 8
 
 
 def test_a_null_may_take_away_what_another_axis_gives(tmp_path):
     axes = {"bert": axis("stage1.model.bert", "a"), "stage1": axis("stage1.model.bert", None)}
-    assert len(grid_of(tmp_path, axes=axes, control=None, seeds=[0]).cells()) == 4
+    assert len(grid_of(tmp_path, axes=axes, control=None, seeds=[0]).points()) == 4
     turned = dict(reversed(axes.items()))
     assert "axes stage1 and bert both set stage1.model.bert" in problems_of(tmp_path, axes=turned, control=None)
 
 
 def test_one_at_a_time_a_varied_label_may_stand_over_the_control_s_but_not_beneath_it(tmp_path):
     axes = {"fast": axis("stage1.model.lr", 3), "lr": axis("stage1.model.lr", 1, 2)}
-    assert len(grid_of(tmp_path, axes=axes, vary="one", control={"fast": 1, "lr": 0}, seeds=[0]).cells()) == 4
+    assert len(grid_of(tmp_path, axes=axes, vary="one", control={"fast": 1, "lr": 0}, seeds=[0]).points()) == 4
     beneath = problems_of(tmp_path, axes=axes, vary="one", control={"fast": 0, "lr": 1})
     assert "axes fast and lr both set stage1.model.lr" in beneath
 
@@ -312,5 +312,5 @@ def test_a_file_in_another_encoding_is_named(tmp_path):
 @pytest.mark.parametrize("file", sorted(Path("ablations").glob("*.yaml")), ids=lambda file: file.stem)
 def test_every_shipped_ablation_reads(file):
     grid = read_grid(file)
-    assert grid.question and grid.expect and (grid.cells() or grid.ranges)
+    assert grid.question and grid.expect and (grid.points() or grid.ranges)
     assert f"python -m lit_blip2 sweep --config ablations/{file.name}" in file.read_text().partition("question:")[0]
