@@ -3,9 +3,7 @@
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -14,23 +12,25 @@ from safetensors.torch import save_file
 
 from lit_blip2.commands.data import main
 
-pytestmark = pytest.mark.slow
-IMAGES = 400
-# Shards of one sample, so that there is time to kill between two of them.
-SMALL_SHARDS = (
-    "import sys; from lit_blip2.data.features import writer; from lit_blip2.commands.data import main;"
-    " writer.MOST_IN_SHARD = 1; sys.exit(main(sys.argv[1:]))"
-)
+pytestmark = pytest.mark.run
+IMAGES = 8  # and as many shards, of one sample each
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_shards():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lit_blip2.data.features.writer.MOST_IN_SHARD", 1)
+        yield
 
 
 @pytest.fixture(scope="module")
 def experiment(tmp_path_factory) -> Path:
-    """An experiment on many small images, with a tiny encoder."""
+    """An experiment on small images, with a tiny encoder."""
     import timm
 
     root = tmp_path_factory.mktemp("killed")
     for number in range(IMAGES):
-        Image.new("RGB", (8, 8), (number % 256, number // 256, 0)).save(root / f"{number}.png")
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(root / f"{number}.png")
     (root / "x.csv").write_text("image,caption\n" + "".join(f"{n}.png,Number {n}\n" for n in range(IMAGES)))
     args = {"img_size": 8, "patch_size": 4, "embed_dim": 12, "depth": 2, "num_heads": 2}
     name, file = "vit_tiny_patch16_224", root / "vit.safetensors"
@@ -56,18 +56,32 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(file.relative_to(folder)): file.read_bytes() for file in files}
 
 
+def killed_at_the_fourth_shard(ending: str, given: list[str]) -> None:
+    """Run the command here; SIGKILL ends this process and its workers when a shard is written and not yet named."""
+    os.setsid()
+    rename, named = Path.rename, []
+
+    def rename_three(part: Path, to: Path) -> None:
+        if to.name.endswith(ending):
+            named.append(to)
+        if len(named) == 4:
+            os.killpg(0, signal.SIGKILL)
+        rename(part, to)
+
+    Path.rename = rename_three
+    main(given)
+
+
 @pytest.mark.parametrize("command, made", [("pack", "*.tar"), ("features", "train/*.safetensors")])
-def test_a_killed_command_is_gone_on_with(experiment, tmp_path, monkeypatch, command, made):
-    given = arguments(command, experiment, tmp_path / "killed")
-    process = subprocess.Popen([sys.executable, "-c", SMALL_SHARDS, *given], start_new_session=True)
-    while process.poll() is None and len(list((tmp_path / "killed").glob(made))) < 3:
-        time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    done = {file: file.stat().st_mtime_ns for file in (tmp_path / "killed").glob(made)}
-    assert 3 <= len(done) < IMAGES
-    monkeypatch.setattr("lit_blip2.data.features.writer.MOST_IN_SHARD", 1)
+def test_a_killed_command_is_gone_on_with(experiment, tmp_path, command, made):
+    given, out = arguments(command, experiment, tmp_path / "killed"), tmp_path / "killed"
+    process = get_context("fork").Process(target=killed_at_the_fourth_shard, args=(Path(made).suffix, given))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    done = {file: file.stat().st_mtime_ns for file in out.glob(made)}
+    assert len(done) == 3 and len(list((out / made).parent.glob(".*.part*"))) == 1
     assert main(given) == 0
     assert main(arguments(command, experiment, tmp_path / "whole")) == 0
     assert all(file.stat().st_mtime_ns == then for file, then in done.items())
-    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+    assert contents(out) == contents(tmp_path / "whole")
