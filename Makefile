@@ -1,12 +1,14 @@
-# make demo: BLIP-2's whole recipe on the embedded mini-world.   make test: every test.
+# make demo: BLIP-2's whole recipe on the embedded mini-world.
 # make ablation: the grid of stage 1's objectives at a reduced size, with its report.
+# make unit: tests that neither train nor start programs.   make test: all but the slow ones.   make test-slow: those.
 # All create .venv and install first. PYTHON chooses the interpreter (3.11 or newer).
 # make system: what some tests use beside Python: a database, a browser, Java (Debian, as root); skipped without.
 PYTHON ?= python3
 APT = DEBIAN_FRONTEND=noninteractive apt-get -qq
 PACKAGES = postgresql chromium chromium-driver default-jre-headless
+PYTEST = OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 10
 
-.PHONY: demo ablation test unit lint system clean
+.PHONY: demo ablation unit test test-slow lint system clean
 
 .venv/installed: requirements.txt
 	$(PYTHON) -m venv .venv
@@ -19,11 +21,14 @@ demo: .venv/installed
 ablation: .venv/installed
 	.venv/bin/python -m lit_blip2 sweep --config ablations/objectives_small.yaml --workers 2
 
-test: .venv/installed lint
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 10
-
 unit: .venv/installed
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
+	$(PYTEST) -m "not slow and not run"
+
+test: .venv/installed lint
+	$(PYTEST) -m "not slow"
+
+test-slow: .venv/installed
+	$(PYTEST) -m slow
 
 lint: .venv/installed
 	.venv/bin/ruff check .

@@ -26,6 +26,17 @@ PARTS = dict(itc=partial(ITC, projection=8), itm=ITM, itg=ITG)
 VISION = dict(img_size=32, patch_size=16, embed_dim=12, depth=2, num_heads=2)
 
 
+RUNS = {"fit", "made"}  # fixtures that train
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Mark what asks for a fixture that trains (see the markers in pyproject.toml)."""
+    for item in items:
+        if not RUNS.isdisjoint(item.fixturenames):
+            item.add_marker("run")
+
+
 class StandInTokenizer:
     """Only what Stage1's forward asks for: the id of [DEC]."""
 

@@ -30,6 +30,7 @@ def kept_of_a_freed_block(how: str) -> int:
     return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
+@pytest.mark.run
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
 def test_what_is_freed_is_kept_for_the_next_step():
     assert kept_of_a_freed_block("as it comes") < BLOCK / 2

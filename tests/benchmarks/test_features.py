@@ -16,6 +16,7 @@ def root(tmp_path_factory) -> Path:
     return root
 
 
+@pytest.mark.run
 def test_sizes_and_errors_of_each_kept_type(root, tmp_path):
     vision = read_vision([features.EXPERIMENT])
     vision.load()

@@ -241,7 +241,7 @@ def test_help_teaches(command, capsys):
     assert stopped.value.code == 0 and f"python -m lit_blip2 {command} --checkpoint runs/mini_opt image.png" in shown
 
 
-@pytest.mark.slow
+@pytest.mark.run
 def test_nothing_else_on_standard_output_and_no_trainer(run_folder, image):
     code = (
         "import sys, runpy; sys.argv = ['lit_blip2', *sys.argv[1:]]\n"

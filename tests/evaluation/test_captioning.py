@@ -109,6 +109,7 @@ def test_caption_errors():
         scores(["a"], [["a"]], tokenizer="stanford")
 
 
+@pytest.mark.run
 @needs_java
 def test_words_are_those_of_pycocoevalcaps_tokenizer():
     from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer

@@ -21,6 +21,7 @@ def test_demo_ends_with_its_table(world, tmp_path, monkeypatch, capfd):
     assert "tensorboard --logdir" in shown and "GiB" in shown
 
 
+@pytest.mark.run
 def test_demo_stops_at_the_first_failure(tmp_path, monkeypatch):
     monkeypatch.setattr(demo, "commands", lambda *_: [("nothing", ["no-such-command"]), ("never", ["fit"])])
     monkeypatch.setattr(sys, "argv", ["demo", "--runs", str(tmp_path)])

@@ -111,6 +111,7 @@ def test_nothing_is_left_behind_on_failure(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.run
 def test_workers_do_not_change_the_world(world, tmp_path):
     write_world(tmp_path / "two", **SIZES, seed=1, workers=2)
     names = sorted(p.relative_to(world) for p in world.rglob("*") if p.is_file())

@@ -1,11 +1,8 @@
 """Published sizes are what timm and transformers build."""
 
-import pytest
-
 from lit_blip2.model.publish import refresh
 from lit_blip2.model.published import published
 
 
-@pytest.mark.slow
 def test_sizes_are_those_of_the_built_models():
     assert refresh() == published()

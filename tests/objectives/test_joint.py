@@ -158,6 +158,7 @@ def train_on_half(rank: int, nets: list[Joint], halves: list) -> list[dict]:
     return found
 
 
+@pytest.mark.run
 def test_two_processes_are_one_with_the_double_batch(make_joint, batch, tmp_path):
     """Gradients of the total and of each loss; texts and targets of unequal lengths on the ranks."""
     subsets = [NAMES, ("itm", "lm"), ("lm",)]

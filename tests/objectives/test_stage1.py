@@ -174,6 +174,7 @@ def train_on_half(rank: int, nets: list[Stage1], batch) -> list[dict]:
     return found
 
 
+@pytest.mark.run
 def test_two_processes_are_one_with_the_double_batch(make_stage1, make_batch, tmp_path):
     """Loss and gradients, each objective on or off; texts of unequal lengths: the ranks hold 6 and 21 tokens."""
     batch = make_batch(4, lengths=[3, 3, 11, 10])

@@ -106,6 +106,7 @@ def results_of_rank(rank: int, net, images, batches) -> tuple:
     return results(collect(net, images, batches[rank]))
 
 
+@pytest.mark.run
 def test_ranks_with_unequal_shares_find_what_one_finds(net, images, tmp_path):
     """Three, two and no images; every rank has the figures of all."""
     batches = [[[0, 1], [2]], [[3, 4]], []]

@@ -109,6 +109,7 @@ def test_without_java_it_ends_before_it_begins(root, tmp_path, monkeypatch):
     assert not (tmp_path / "predictions.jsonl").exists()
 
 
+@pytest.mark.run
 @pytest.mark.skipif(shutil.which("java") is None, reason="no java")
 def test_published_figures_are_of_references_as_written(root, tmp_path):
     captions = json.loads((root / "domains.json").read_text())

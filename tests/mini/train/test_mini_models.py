@@ -97,6 +97,7 @@ def brief(monkeypatch):
     monkeypatch.setattr(train_lm, "CHECK_PAIRS", 20)
 
 
+@pytest.mark.run
 def test_opt_training_leaves_a_folder_that_loads(tmp_path, brief):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -107,6 +108,7 @@ def test_opt_training_leaves_a_folder_that_loads(tmp_path, brief):
     assert figures["steps"] == 2 and 0 <= figures["no_description"]["mean"] <= 1
 
 
+@pytest.mark.run
 def test_vit_training_leaves_timm_weights(tmp_path, monkeypatch):
     import timm
 
@@ -121,7 +123,6 @@ def test_vit_training_leaves_timm_weights(tmp_path, monkeypatch):
     assert json.loads((tmp_path / "vit_figures.json").read_text())["n"] == 4
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "recipe", "model"),
     [("opt", train_opt.RECIPE, OPTForCausalLM), ("t5", train_t5.RECIPE, T5ForConditionalGeneration)],

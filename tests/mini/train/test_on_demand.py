@@ -80,6 +80,7 @@ def test_the_command_offers_every_model():
     assert get_args(command.Model) == tuple(MAKERS)
 
 
+@pytest.mark.run
 def test_what_is_there_is_left_and_other_settings_are_refused(tmp_path, capsys):
     file = make_model("bert", tmp_path, steps=2) / "model.safetensors"
     before = file.stat().st_mtime_ns
@@ -89,6 +90,7 @@ def test_what_is_there_is_left_and_other_settings_are_refused(tmp_path, capsys):
         make_model("bert", tmp_path, seed=1, steps=3)
 
 
+@pytest.mark.run
 def test_another_recipe_is_refused(tmp_path, monkeypatch):
     make_model("bert", tmp_path, steps=2)
     monkeypatch.setattr(train_bert, "PEAK_LR", 5.0)

@@ -142,6 +142,7 @@ def test_a_batch_weighs_as_its_turns():
     assert loss(several) == pytest.approx(sum(loss([turn]) for turn in several), rel=1e-4)
 
 
+@pytest.mark.run
 def test_training_is_seeded_and_leaves_a_folder_that_loads(tmp_path, monkeypatch):
     monkeypatch.setattr(train_lm, "BATCH", 4)
     monkeypatch.setattr(train_lm, "CHECK_PAIRS", 20)
