@@ -8,7 +8,7 @@ import fnmatch
 from typing import Any
 
 from lit_blip2.ablation.spec.scale import Scale
-from lit_blip2.ablation.spec.values import strings, word
+from lit_blip2.ablation.spec.values import as_dict, as_list, strings, word
 
 PREFIX = "scale."  # "scale.stage1" stands for what the scale gives under the name stage1
 
@@ -46,7 +46,7 @@ def leave_out(raw: dict[str, Any], ablation: str, scale: Scale) -> tuple[dict[st
     told = [f"{axis}={label}: {why}" for (axis, label), why in lost.items()]
     if lost and (lost.keys() & _control(raw) or len(labels) - len(lost) == len(raw["axes"])):
         raise LackingError(f"nothing can be compared without {'; '.join(told)}")
-    metrics = [(metric, why) for metric in _list(raw.get("metrics")) if (why := _why_not(metric, scale))]
+    metrics = [(metric, why) for metric in as_list(raw.get("metrics")) if (why := _why_not(metric, scale))]
     if metrics and len(metrics) == len(raw["metrics"]):
         raise LackingError("; ".join(dict.fromkeys(why for _, why in metrics)))
     kept = _without(lost, raw) if lost else raw
@@ -66,34 +66,28 @@ def _why_not(metric: Any, scale: Scale) -> str:
 
 def _labels(raw: dict[str, Any]) -> dict[tuple[str, str], Any]:
     """(axis, label) -> its settings."""
-    axes = _dict(raw.get("axes")).items()
-    return {(word(axis), word(label)): each for axis, labels in axes for label, each in _dict(labels).items()}
+    axes = as_dict(raw.get("axes")).items()
+    return {(word(axis), word(label)): each for axis, labels in axes for label, each in as_dict(labels).items()}
 
 
 def _control(raw: dict[str, Any]) -> set[tuple[str, str]]:
     """The control's labels; of an axis that it does not name the first."""
     first = dict(reversed(_labels(raw)))
-    return set((first | {word(axis): word(label) for axis, label in _dict(raw.get("control")).items()}).items())
+    return set((first | {word(axis): word(label) for axis, label in as_dict(raw.get("control")).items()}).items())
 
 
 def _without(lost: dict[tuple[str, str], str], raw: dict[str, Any]) -> dict[str, Any]:
     """The file without these labels, and without the cells and pairs that name them."""
 
     def stands(cell: Any) -> bool:
-        return not any((word(axis), word(label)) in lost for axis, label in _dict(cell).items())
+        return not any((word(axis), word(label)) in lost for axis, label in as_dict(cell).items())
 
     axes = {
-        axis: {label: each for label, each in labels.items() if (word(axis), word(label)) not in lost}
+        axis: {label: each for label, each in labels.items() if stands({axis: label})}
+        if isinstance(labels, dict)
+        else labels
         for axis, labels in raw["axes"].items()
     }
-    without = [cell for cell in _list(raw.get("without")) if stands(cell)]
-    compare = [pair for pair in _list(raw.get("compare")) if all(map(stands, _list(pair)))]
+    without = [cell for cell in as_list(raw.get("without")) if stands(cell)]
+    compare = [pair for pair in as_list(raw.get("compare")) if all(map(stands, as_list(pair)))]
     return raw | {"axes": axes, "without": without, "compare": compare}
-
-
-def _dict(value: Any) -> dict[Any, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []

@@ -37,8 +37,9 @@ def _twice(text: str, key: Any) -> str:
     return f"{text!r} stands there twice" + (f", as {word(key)!r}" if text != word(key) else "")
 
 
-def read_mapping(path: Path, example: Path) -> dict[str, Any]:
-    """What a file holds, without the keys that hold nothing; example: a file that shows what such a one holds.
+def read_mapping(path: Path, example: Path, keys: Iterable[str]) -> tuple[dict[str, Any], list[str]]:
+    """What a file holds, without the keys that hold nothing, and a problem for each that is none of `keys`; example: a
+    file that shows what such a one holds.
 
     Raises FileNotFoundError with the files that there are beside the example, ValueError for another kind of file.
     """
@@ -53,7 +54,8 @@ def read_mapping(path: Path, example: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is not YAML: {error}") from error
     if not isinstance(raw, dict):
         raise ValueError(f"{path} holds no mapping: see {example} for the keys of such a file")
-    return {word(key): value for key, value in raw.items() if value not in NOTHING}
+    problems = [unknown("key", key, keys) for key in map(word, raw) if key not in keys]
+    return {word(key): value for key, value in raw.items() if value not in NOTHING and word(key) in keys}, problems
 
 
 def parsed(model: type[Model], given: dict[str, Any]) -> tuple[Model | None, list[str]]:
@@ -61,10 +63,10 @@ def parsed(model: type[Model], given: dict[str, Any]) -> tuple[Model | None, lis
     try:
         return model.model_validate(given), []
     except ValidationError as error:
-        return None, [line for each in error.errors() for line in _lines(each, model)]
+        return None, [line for each in error.errors() for line in _lines(each)]
 
 
-def _lines(problem: dict[str, Any], model: type[BaseModel]) -> list[str]:
+def _lines(problem: dict[str, Any]) -> list[str]:
     place = [str(each) for each in problem["loc"]]
     where = ".".join(place)
     if problem["type"] == "value_error":  # of our own checks: those of a whole field name their places themselves
@@ -73,7 +75,7 @@ def _lines(problem: dict[str, Any], model: type[BaseModel]) -> list[str]:
     if problem["type"] == "missing":
         return [f"{where} is missing"]
     if problem["type"] == "extra_forbidden":
-        return [unknown("key", where, model.model_fields)] if len(place) < 2 else [f"{where} is no key here"]
+        return [f"{where} is no key here"]
     must = re.sub(r"^.* should ", "must ", problem["msg"]).replace("dictionary", "mapping")
     return [f"{where} {must}, not {problem['input']!r}"]
 

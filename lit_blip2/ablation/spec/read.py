@@ -39,10 +39,9 @@ from lit_blip2.ablation.spec.fill import LackingError, fill, leave_out, names_in
 from lit_blip2.ablation.spec.grid import Grid, Range
 from lit_blip2.ablation.spec.parsing import complain, parsed, read_mapping, unknown
 from lit_blip2.ablation.spec.scale import Scale, read_scale, scales
-from lit_blip2.ablation.spec.values import Settings, Word
+from lit_blip2.ablation.spec.values import Settings, Word, as_dict
 
 EXAMPLE = Path("ablations/objectives.yaml")
-OWN = {"name", "ranges", "settings", "left_out"}  # a grid's fields that no file has
 
 
 class At(BaseModel):
@@ -60,6 +59,9 @@ class Scaling(BaseModel):
     at: dict[Word, At] = {}
 
 
+KEYS = {*Grid.model_fields, *Scaling.model_fields} - {"name", "ranges", "settings", "left_out"}
+
+
 def read_grid(path: str | Path, scale: str = "", settings: Sequence[str] = ()) -> Grid:
     """Read and check an ablation's file.
 
@@ -67,16 +69,16 @@ def read_grid(path: str | Path, scale: str = "", settings: Sequence[str] = ()) -
     Raises FileNotFoundError, or ValueError with everything that is wrong with the file.
     """
     path, asked = Path(path), dict(map(_setting, settings))
-    raw = read_mapping(path, EXAMPLE)
-    scaling, problems = parsed(Scaling, raw)
-    scaling = scaling or Scaling()
+    raw, problems = read_mapping(path, EXAMPLE, KEYS)
+    scaling, more = parsed(Scaling, raw)
+    problems, scaling = problems + more, scaling or Scaling()
     chosen = scale or scaling.scale
     found = read_scale(chosen) if chosen else Scale()
     try:
         raw, left_out = leave_out(raw, path.stem, found)
     except LackingError as why:
         raise ValueError(f"{path} cannot be run at scale {chosen}: {why}") from why
-    problems += _names(raw, scaling, found)
+    problems += _names(raw, scaling, found, chosen)
     given = _filled(raw, found, scaling.at.get(chosen, At())) | {"left_out": left_out}
     given["name"] = path.stem if chosen in ("", scaling.scale) else f"{path.stem}_{chosen}"
     given["settings"] |= asked
@@ -94,14 +96,13 @@ def _setting(text: str) -> tuple[str, Any]:
     return key, yaml.safe_load(value)
 
 
-def _names(raw: dict[str, Any], scaling: Scaling, scale: Scale) -> list[str]:
-    """Names that are not known: keys, scales, and what the scale is asked for."""
-    keys = {*Grid.model_fields, *Scaling.model_fields} - OWN
-    return [
-        *(unknown("key", key, keys) for key in raw if key not in keys),
-        *(unknown("at: scale", name, scales()) for name in scaling.at if name not in scales()),
-        *(unknown("the scale's", name, scale.gives) for name in sorted(_used(raw) - scale.gives.keys())),
-    ]
+def _names(raw: dict[str, Any], scaling: Scaling, scale: Scale, chosen: str) -> list[str]:
+    """Names that are not known: of scales, and of what the scale is asked for."""
+    problems = [unknown("at: scale", name, scales()) for name in scaling.at if name not in scales()]
+    missing = sorted(_used(raw) - scale.gives.keys())
+    if missing and not chosen:
+        return [*problems, f"a scale must give {', '.join(missing)}: add scale: NAME, or give --scale NAME"]
+    return problems + [unknown(f"scale {chosen}:", name, scale.gives) for name in missing]
 
 
 def _used(raw: dict[str, Any]) -> set[str]:
@@ -110,19 +111,19 @@ def _used(raw: dict[str, Any]) -> set[str]:
 
 def _filled(raw: dict[str, Any], scale: Scale, at: At) -> dict[str, Any]:
     """A grid's fields: of the file, and of the scale what the file does not say itself."""
-    given = {key: each for key, each in raw.items() if key in Grid.model_fields.keys() - OWN}
+    given = {key: each for key, each in raw.items() if key not in Scaling.model_fields}
     given |= {key: fill(raw[key], scale.gives) for key in ("steps", "axes") if key in raw}
     if seeds := at.seeds or raw.get("seeds") or scale.seeds:
         given["seeds"] = seeds
     made = [line for name, lines in scale.prepare.items() if name in _used(raw) for line in lines]
-    if made and isinstance(given.get("prepare", []), list):
-        given["prepare"] = made + given.get("prepare", [])
-    steps, axes = given.get("steps"), given.get("axes")
-    common = {key: value for key, value in scale.set.items() if key.partition(".")[0] in (steps or {})}
-    given |= {"settings": common | at.set, "ranges": {}}
-    if isinstance(axes, dict):
-        given["ranges"] = {axis: each for axis, each in axes.items() if _is_range(each)}
-        given["axes"] = {axis: each for axis, each in axes.items() if axis not in given["ranges"]}
+    if isinstance(own := given.get("prepare", []), list):
+        given["prepare"] = made + own
+    steps, axes = as_dict(given.get("steps")), as_dict(given.get("axes"))
+    common = {key: value for key, value in scale.set.items() if key.partition(".")[0] in steps}
+    ranges = {axis: each for axis, each in axes.items() if _is_range(each)}
+    given |= {"settings": common | at.set, "ranges": ranges}
+    if ranges:
+        given["axes"] = {axis: each for axis, each in axes.items() if axis not in ranges}
     return given
 
 

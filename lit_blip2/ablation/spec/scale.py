@@ -62,9 +62,10 @@ def read_scale(name: str) -> Scale:
 
 def _read(name: str) -> Scale:
     path = SCALES / f"{name}.yaml"
-    scale, problems = parsed(Scale, read_mapping(path, SCALES / "small.yaml"))
-    both = scale and scale.gives.keys() & scale.lacks.keys()
-    complain(path, problems + ([f"{', '.join(sorted(both))}: both given and lacking"] if both else []))
+    raw, problems = read_mapping(path, SCALES / "small.yaml", Scale.model_fields)
+    scale, more = parsed(Scale, raw)
+    both = sorted(scale.gives.keys() & scale.lacks.keys()) if scale else []
+    complain(path, problems + more + [f"{name}: both given and lacking" for name in both])
     return scale
 
 

@@ -42,6 +42,16 @@ def smaller_is_better(metric: str) -> bool:
     return metric.startswith("loss/") or metric.endswith(("_loss", "perplexity"))
 
 
+def as_dict(value: Any) -> dict[Any, Any]:
+    """The value, or an empty one in place of another kind of value."""
+    return value if isinstance(value, dict) else {}
+
+
+def as_list(value: Any) -> list[Any]:
+    """The value, or an empty one in place of another kind of value."""
+    return value if isinstance(value, list) else []
+
+
 def strings(config: Any) -> set[str]:
     """Every string among the values of nested dicts and lists."""
     if isinstance(config, dict):
