@@ -14,17 +14,16 @@ from typing import Any, NamedTuple
 
 from lit_blip2.ablation.run import fingerprint
 from lit_blip2.ablation.schema import Cell, Plan, Search, StepRun, setting_name
-from lit_blip2.ablation.spec.grid import Grid, run_name
+from lit_blip2.ablation.spec.grid import Grid, Point, run_name
 from lit_blip2.ablation.spec.step import REFERENCE
 from lit_blip2.ablation.spec.values import strings
 from lit_blip2.config import arguments_of
 
 
 class Chain(NamedTuple):
-    """One setting at one seed with its resolved steps, and for each compared metric the step that writes it."""
+    """A point of the grid with its resolved steps, and for each compared metric the step that writes it."""
 
-    labels: dict[str, str]
-    seed: int
+    point: Point
     answers: dict[str, dict[str, Any]]  # step -> what lit_blip2.resolve says of it
     providers: dict[str, str | None]
 
@@ -80,7 +79,7 @@ def _draft(grid: Grid, chain: Chain, drafts: dict[str, _Draft]) -> dict[str, str
         needed |= set(parents[step]) if step in needed else set()
     keys: dict[str, str] = {}
     for step in [step for step in grid.steps if step in needed]:
-        command, config = grid.steps[step].command, _with_seed(chain.answers[step]["config"], chain.seed)
+        command, config = grid.steps[step].command, _with_seed(chain.answers[step]["config"], chain.point.seed)
         of_parents = {parent: keys[parent] for parent in parents[step]}
         keys[step] = _key(command, config, of_parents)
         steps = chain.answers[step]["steps"] if command == "fit" else None
@@ -125,8 +124,8 @@ def _names(drafts: dict[str, _Draft]) -> dict[str, str]:
     names: dict[str, str] = {}
     known: Counter[str] = Counter()
     for key, draft in drafts.items():
-        first = draft.users[0]
-        labels = {a: label for a, label in first.labels.items() if all(u.labels[a] == label for u in draft.users)}
+        first, *others = [user.point for user in draft.users]
+        labels = {a: label for a, label in first.labels.items() if all(each.labels[a] == label for each in others)}
         name = f"{draft.step}/{run_name(labels, first.seed)}"
         known[name] += 1
         names[key] = f"{name}#{known[name]}" if known[name] > 1 else name
@@ -149,5 +148,5 @@ def _step_run(key: str, draft: _Draft, names: dict[str, str]) -> StepRun:
 def _cell(chain: Chain, keys: dict[str, str], names: dict[str, str]) -> Cell:
     runs = {step: names[key] for step, key in keys.items()}
     metrics = {metric: runs[step] if step else None for metric, step in chain.providers.items()}
-    name = run_name(chain.labels, chain.seed)
-    return Cell(name=name, labels=chain.labels, seed=chain.seed, steps=list(runs.values()), metrics=metrics)
+    point = chain.point
+    return Cell(name=point.name, labels=point.labels, seed=point.seed, steps=list(runs.values()), metrics=metrics)

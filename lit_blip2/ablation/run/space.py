@@ -11,7 +11,7 @@ from typing import Any
 from lit_blip2.ablation.run.plan import ask, providers_of
 from lit_blip2.ablation.run.sharing import Chain, plan_of
 from lit_blip2.ablation.schema import Plan
-from lit_blip2.ablation.spec.grid import Grid
+from lit_blip2.ablation.spec.grid import Grid, Point
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,8 @@ def trial_plan(grid: Grid, space: Space, values: dict[str, float | int]) -> Plan
             place = place[part]
         place[path[-1]] = value
     providers = providers_of(grid, answers)
-    trial = Chain({name: word(value) for name, value in values.items()}, seed, answers, providers)
-    template = Chain(dict.fromkeys(values, "*"), seed, space.answers, providers)
+    trial = Chain(Point({name: word(value) for name, value in values.items()}, seed), answers, providers)
+    template = Chain(Point(dict.fromkeys(values, "*"), seed), space.answers, providers)
     both = plan_of(grid, [trial, template])
     cell = both.cells[0]
     return both.model_copy(update={"cells": [cell], "steps": {name: both.steps[name] for name in cell.steps}})
