@@ -1,5 +1,5 @@
 """The direction of imports: every file imports from the rooms below its own alone, and no two files import each other
-in a circle. The order is that of README's tree, from the command line down."""
+in a circle.
 
 import ast
 from graphlib import TopologicalSorter
@@ -37,13 +37,9 @@ def modules() -> dict[str, Path]:
 
 
 def imports(file: Path, known: dict[str, Path]) -> set[str]:
-    """Modules of the house that a file imports, wherever in it, but for types alone."""
-    found, tree = set(), ast.parse(file.read_text())
-    typing = [node for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)]
-    skipped = {id(each) for node in typing for each in ast.walk(node)}
-    for node in ast.walk(tree):
-        if id(node) in skipped:
-            continue
+    """Modules of the house that a file imports, wherever in it, for types alone too."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
