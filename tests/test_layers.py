@@ -1,5 +1,5 @@
 """The direction of imports: every file imports from the rooms below its own alone, and no two files import each other
-in a circle.
+in a circle."""
 
 import ast
 from graphlib import TopologicalSorter
