@@ -31,7 +31,7 @@ from lit_blip2.model.pretrained import build as build_language
 from lit_blip2.model.tokenizer import BertTokenizer
 from lit_blip2.model.vision import build as build_vision
 from lit_blip2.network import network_class, sketch
-from lit_blip2.objectives.stage1 import Stage1
+from lit_blip2.objectives.stage1 import NAMED, Stage1
 from lit_blip2.objectives.stage2 import Stage2
 from lit_blip2.paths import find
 from lit_blip2.whole_files import written_whole
@@ -167,9 +167,10 @@ def settings(
     args = {} if "name" in own else vision.get("model_args") or {}  # another encoder, or this one's depth
     net["vision"] = {**vision, **own, "model_args": {**args, **own.get("model_args", {})} or None}
     net["vision"] |= {"frozen": True, "checkpointing": False}
+    net.pop("more_objectives", None)  # the model has no others than its own
     if foreign.encoder is not None:
         net["vision"] |= {"weights": str(weights / "vision.safetensors"), "image_size": None}
-    for objective in ("itc", "itm", "itg"):
+    for objective in NAMED:
         if isinstance(foreign.net.get(objective), dict):
             net[objective] = {**arguments_of(template, objective), **foreign.net[objective]}
     if "bridge" in foreign.net:

@@ -27,6 +27,8 @@ from lit_blip2.objectives.itm import ITM
 from lit_blip2.objectives.shared import Objective, Shared
 from lit_blip2.paths import run_all
 
+NAMED = ("itc", "itm", "itg")  # objectives with an argument of their own
+
 
 class Stage1(nn.Module):
     """Frozen image encoder, Q-Former, and any of ITC, ITM, ITG; an objective set to null costs nothing.
@@ -69,7 +71,7 @@ class Stage1(nn.Module):
             raise ValueError(f"more_objectives={taken}: these names are taken, choose others")
         for name, make in more.items():
             self.add_module(name, make(hidden, vocabulary))
-        self.names = ("itc", "itm", "itg", *more)
+        self.names = (*NAMED, *more)
         self.tokenizer_path, self.max_text_tokens = tokenizer, max_text_tokens
         self.tokenizer: BertTokenizer | None = None
         self._check()

@@ -6,8 +6,7 @@ from typing import Any
 import lightning as L
 
 from lit_blip2.config import Experiment, class_path, from_text
-
-OBJECTIVES = ("itc", "itm", "itg", "lm")
+from lit_blip2.objectives.stage1 import NAMED
 
 
 class HParams(L.Callback):
@@ -16,11 +15,11 @@ class HParams(L.Callback):
     Tags start as nan, so that a run that crashed shows too.
     """
 
-    METRICS = (
-        "loss/itc", "loss/itm", "loss/itg", "loss/lm", "retrieval/itc_txt_r1", "retrieval/itc_img_r1",
-        "retrieval/itm_txt_r1", "retrieval/itm_img_r1", "binding/itc_accuracy", "binding/itm_accuracy",
-        "vqa/accuracy", "vqa/mean_over_types", "caption/cider",
+    REPRESENTATION = (
+        "retrieval/itc_txt_r1", "retrieval/itc_img_r1", "retrieval/itm_txt_r1", "retrieval/itm_img_r1",
+        "binding/itc_accuracy", "binding/itm_accuracy",
     )  # fmt: skip
+    GENERATION = ("vqa/accuracy", "vqa/mean_over_types", "caption/cider")
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.is_global_zero and isinstance(trainer.logger, L.pytorch.loggers.TensorBoardLogger):
@@ -29,16 +28,16 @@ class HParams(L.Callback):
 
     def metrics_of(self, pl_module: L.LightningModule) -> list[str]:
         """The metrics that this module can have."""
-        own = ("loss/lm", "vqa/accuracy", "vqa/mean_over_types", "caption/cider")
-        generates, represents = pl_module.generation is not None, pl_module.representation is not None
-        return [name for name in self.METRICS if (generates if name in own else represents)]
+        names = [f"loss/{name}" for name in pl_module.net.objectives]
+        names += self.REPRESENTATION if pl_module.representation is not None else ()
+        return [*names, *(self.GENERATION if pl_module.generation is not None else ())]
 
 
 def curated(experiment: Experiment) -> dict[str, Any]:
     """The settings that people compare: objectives on or off, sizes, the optimiser, the data's seed and batch."""
     net, data, language = experiment.net, experiment.data, experiment.language
     qformer, optimization = experiment.qformer, experiment.optimization
-    objectives = {name: net[name] for name in OBJECTIVES if name in net} | (net.get("more_objectives") or {})
+    objectives = {name: net[name] for name in (*NAMED, "lm") if name in net} | (net.get("more_objectives") or {})
     settings: dict[str, Any] = {name: "off" if each is None else "on" for name, each in objectives.items()}
     if "bridge" in net:
         settings["stage1"] = "on" if experiment.model.get("init_from") else "off"
