@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -115,6 +115,7 @@ def test_direction(metric, smaller):
     assert smaller_is_better(metric) is smaller
 
 
+@settings(deadline=None)
 @given(pairs, st.integers(1, 10))
 def test_scipy_agrees(by_seed, comparisons):
     setting, control = sides(by_seed)
@@ -132,6 +133,7 @@ def test_scipy_agrees(by_seed, comparisons):
     assert (found.verdict in (BETTER, WORSE)) == (test.pvalue < limit)
 
 
+@settings(deadline=None)
 @given(pairs, thousandths)
 def test_a_common_shift_changes_nothing(by_seed, shift):
     setting, control = sides(by_seed)
@@ -143,6 +145,7 @@ def test_a_common_shift_changes_nothing(by_seed, shift):
     assert after.verdict == before.verdict
 
 
+@settings(deadline=None)
 @given(pairs)
 def test_the_other_way_round_the_verdict_flips(by_seed):
     setting, control = sides(by_seed)
@@ -152,6 +155,7 @@ def test_the_other_way_round_the_verdict_flips(by_seed):
     assert compare(setting, control, smaller_is_better=True).verdict == negative.verdict
 
 
+@settings(deadline=None)
 @given(pairs, st.randoms())
 def test_the_order_of_seeds_is_irrelevant(by_seed, random):
     shuffled = list(by_seed.items())
@@ -159,6 +163,7 @@ def test_the_order_of_seeds_is_irrelevant(by_seed, random):
     assert compare(*sides(dict(shuffled))) == compare(*sides(by_seed))
 
 
+@settings(deadline=None)
 @given(pairs, st.integers(1, 9))
 def test_more_comparisons_never_show_more(by_seed, comparisons):
     setting, control = sides(by_seed)

@@ -55,7 +55,7 @@ def asked(tmp_path, monkeypatch):
 def test_an_ablation_runs_at_the_scale_that_it_names(asked):
     grid = asked()
     assert grid.name == asked("small").name == "trial" and not grid.left_out
-    assert grid.seeds == [0, 1] and len(grid.cells()) == 8
+    assert grid.seeds == [0, 1] and len(grid.points()) == 8
     assert grid.arguments({"llm": "t5", "stage1": "on"}, "stage2") == [
         "--config", "s2.yaml", "--model.init_from=$stage1", "--model.net.language=t5"
     ]  # fmt: skip
