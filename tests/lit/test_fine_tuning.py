@@ -53,7 +53,8 @@ def test_vqa_learns_the_answers_it_is_given(fit, stage1_run):
     mini = "lit_blip2/mini/weights/opt"
     stage2 = fit("mini_opt", f"--model.init_from={stage1_run}", language=mini)
     start = [f"--model.init_from={stage2}", f"--model.text_from={stage1_run}", "--data.batch_size=16"]
-    runs = [fit("mini_vqa", *start, f"--trainer.max_steps={steps}", language=mini) for steps in (2, 20)]
+    lengths = [[f"--trainer.max_steps={steps}", f"--trainer.val_check_interval={steps}"] for steps in (2, 20)]
+    runs = [fit("mini_vqa", *start, *length, language=mini) for length in lengths]
     early, late = (json.loads((run / "metrics.json").read_text()) for run in runs)
     assert late["train/loss_lm"] < 0.7 * early["train/loss_lm"]
     assert "vqa/accuracy" in late and "caption/cider" not in late
