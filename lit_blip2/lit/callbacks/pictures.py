@@ -34,7 +34,7 @@ class Pictures(L.Callback):
 
         samples     the first images with their captions. Stage 1: what ITC and ITM prefer among those captions.
                     Stage 2: the caption and answers that the evaluation has generated. Joint training: both.
-        attention   where each query looks (lit/attention.py); networks with a Q-Former.
+        attention   where each query looks (attention.py); networks with a Q-Former.
         queries     which query wins ITC's maximum how often; networks with ITC. The scalar queries/entropy says how
                     evenly, and is logged with the other metrics.
 
