@@ -74,6 +74,7 @@ class Plan(Saved):
     question: str = ""
     expect: str = ""
     compare: list[tuple[str, str]] = []  # settings
+    left_out: list[str] = []  # what the scale lacks, and why
     command: str = ""
     axes: dict[str, list[str]]
     seeds: list[int] = []

@@ -53,6 +53,7 @@ def plan_of(grid: Grid, chains: list[Chain]) -> Plan:
         question=grid.question,
         expect=grid.expect,
         compare=[tuple(setting_name(grid.control | each) for each in pair) for pair in grid.compare],
+        left_out=grid.left_out,
         axes={axis: list(labels) for axis, labels in grid.axes.items()},
         seeds=grid.seeds,
         metrics=grid.metrics,
