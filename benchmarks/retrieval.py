@@ -1,10 +1,10 @@
 """How much faster, and in how much memory, does ITM re-rank 128 texts of an image than the plain way?
 
 Ours is `match_pairs` of lit/evaluators/retrieval.py, which evaluation calls: an image is projected to keys and values
-once, its texts look at these without a copy, and linear layers see real tokens alone. Plain is how the original does it: the
-image's features are repeated for each text, every pair projects its copy in each cross-attention layer, and texts are
-padded to 35 tokens (also timed: to 19, the longest of these). Same weights; equal logits and the same order of the
-candidates are checked before anything is timed.
+once, its texts look at these without a copy, and linear layers see real tokens alone. Plain is how the original does
+it: the image's features are repeated for each text, every pair projects its copy in each cross-attention layer, and
+texts are padded to 35 tokens (also timed: to 19, the longest of these). Same weights; equal logits and the same order
+of the candidates are checked before anything is timed.
 
     OMP_NUM_THREADS=2 python benchmarks/retrieval.py --image-tokens 257     # true size: minutes on two idle cores
     OMP_NUM_THREADS=2 python benchmarks/retrieval.py --image-tokens 677     # 364 px
