@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from lit_blip2.ablation.run import plan
 from lit_blip2.commands.mini import make_mini
 from lit_blip2.commands.sweep import main
+from lit_blip2.resolve import ParserOnly, build, resolve
 
 pytestmark = pytest.mark.slow
 
@@ -53,6 +55,14 @@ def copy(out, tmp_path):
     return Path(shutil.copytree(out, tmp_path / "copy"))
 
 
+@pytest.fixture
+def resolving_here(monkeypatch):
+    """Resolve cells in this process; `out` has shown the one that a sweep starts for it."""
+    cli = build(ParserOnly, run=False)
+    answers = lambda requests: json.loads(json.dumps([resolve(cli, **each) for each in requests]))  # noqa: E731
+    monkeypatch.setattr(plan, "ask", answers)
+
+
 def test_cells_hold_the_metrics_of_their_tests(out):
     for label in ("on", "off"):
         cell = json.loads((out / "cells" / f"itc={label},seed=3.json").read_text())
@@ -80,21 +90,21 @@ def test_the_report_has_a_row_per_cell_and_seed(out):
     assert (out / "report.html").stat().st_size > 10_000 and "too few seeds" in (out / "report.md").read_text()
 
 
-def test_the_same_command_finds_everything_done(ablation, copy, capfd):
+def test_the_same_command_finds_everything_done(ablation, copy, resolving_here, capfd):
     before = {file: file.stat().st_mtime for file in copy.glob("runs/**/*")}
     assert main(["--config", str(ablation), "--out", str(copy)]) == 0
     assert "2 done" in capfd.readouterr().out
     assert {file: file.stat().st_mtime for file in copy.glob("runs/**/*")} == before
 
 
-def test_another_grid_in_the_same_folder_is_refused(ablation, copy, tmp_path, capsys):
+def test_another_grid_in_the_same_folder_is_refused(ablation, copy, resolving_here, tmp_path, capsys):
     changed = yaml.safe_load(ablation.read_text()) | {"seeds": [3, 4]}
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(changed, sort_keys=False))
     assert main(["--config", str(tmp_path / "small.yaml"), "--out", str(copy)]) == 2
     assert "another grid: 0 of its cells are not in this one, 2 are new" in capsys.readouterr().err
 
 
-def test_what_cannot_be_run_is_an_error_before_anything_starts(ablation, tmp_path, capfd):
+def test_what_cannot_be_run_is_an_error_before_anything_starts(ablation, resolving_here, tmp_path, capfd):
     misspelt, refused = {"stage1.model.net.itcc": None}, {"stage1.model.net.qformer.num_queries": 0}
     axes = {"itc": {"on": {}, "off": misspelt}, "queries": {"24": {}, "0": refused}}
     changed = yaml.safe_load(ablation.read_text()) | {"axes": axes}
