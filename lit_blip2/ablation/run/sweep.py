@@ -26,11 +26,7 @@ def run(options: argparse.Namespace) -> int:
     if options.dry_run:
         console.print(dry_run(grid))
         return 0
-    folder = Folder(options.out or Path("sweeps") / grid.name)
-    try:
-        folder.root.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"--out {folder.root} cannot be a folder here: {error.strerror}") from error
+    folder = _folder(options.out or Path("sweeps") / grid.name)
     plan, queue, task = begin(grid, folder, options, console)
     if options.launcher == "slurm":
         from lit_blip2.ablation.run.slurm import submit
@@ -44,3 +40,13 @@ def run(options: argparse.Namespace) -> int:
             write_report(folder.root)
         console.print(f"report: {folder.root / 'report.md'}, {folder.root / 'report.html'}", highlight=False)
     return status
+
+
+def _folder(root: str | Path) -> Folder:
+    """Made, if it is not there. Raises ValueError where it cannot be."""
+    folder = Folder(root)
+    try:
+        folder.root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"--out {root} cannot be a folder here: {error.strerror}") from error
+    return folder
