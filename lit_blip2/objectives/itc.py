@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from lit_blip2.distributed import gather
 from lit_blip2.model import masks
 from lit_blip2.model.passes import Output, Pass
-from lit_blip2.objectives.shared import Shared
+from lit_blip2.objectives.objective import Shared
 
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.001, 0.5
 
@@ -28,7 +28,7 @@ class ITC(nn.Module):
         weight: factor of this loss in the total.
     """
 
-    draws, reads_queries, reads_text = 0, True, True  # see Objective
+    draws = 0  # see Objective
 
     def __init__(
         self,
@@ -60,12 +60,13 @@ class ITC(nn.Module):
         return F.normalize(self.text_projection(text_BD).float(), dim=-1)
 
     def passes(self, shared: Shared, uniform_BU: Tensor) -> list[Pass]:
-        """The captions alone, of which [CLS] is read."""
-        return [Pass(masks.UNIMODAL, text=shared.text, read="first")]
+        """The queries alone, and the captions alone, of which [CLS] is read."""
+        return [shared.queries, Pass(masks.UNIMODAL, text=shared.text, read="first")]
 
     def loss(self, shared: Shared, outputs: Sequence[Output], uniform_BU: Tensor) -> Tensor:
         """See Objective. Leaves the similarities for whoever draws by them."""
-        found = self(shared.query_BQD, outputs[0].text_LD, shared.image_ids_B)
+        queries, captions = outputs
+        found = self(queries.query_RQD, captions.text_LD, shared.image_ids_B)
         shared.image_to_text_BN, shared.text_to_image_BN = found["image_to_text_BN"], found["text_to_image_BN"]
         return found["loss"]
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from lit_blip2.distributed import global_mean
 from lit_blip2.model import masks
 from lit_blip2.model.passes import Output, Pass
-from lit_blip2.objectives.shared import Shared
+from lit_blip2.objectives.objective import Shared
 
 
 class ITG(nn.Module):
@@ -25,7 +25,7 @@ class ITG(nn.Module):
         weight: factor of this loss in the total.
     """
 
-    draws, reads_queries, reads_text = 0, True, True  # see Objective
+    draws = 0  # see Objective
 
     def __init__(self, hidden: int, vocab_size: int, label_smoothing: float = 0.1, weight: float = 1.0):
         super().__init__()
@@ -40,12 +40,13 @@ class ITG(nn.Module):
 
     def passes(self, shared: Shared, uniform_BU: Tensor) -> list[Pass]:
         """The captions behind [DEC], which also see the queries that stand alone."""
-        return [Pass(masks.MULTIMODAL_CAUSAL, text=shared.text.with_first_token(shared.dec), context=0)]
+        captions = shared.text.with_first_token(shared.dec)
+        return [shared.queries, Pass(masks.MULTIMODAL_CAUSAL, text=captions, context=0)]
 
     def loss(self, shared: Shared, outputs: Sequence[Output], uniform_BU: Tensor) -> Tensor:
         """See Objective."""
         places_L, targets_L = shared.text.next_tokens()
-        hidden_LD = outputs[0].text_LD.index_select(0, places_L)
+        hidden_LD = outputs[1].text_LD.index_select(0, places_L)
         return self(hidden_LD, targets_L, shared.qformer.word_embeddings.weight)["loss"]
 
     def logits(self, hidden_LD: Tensor, embeddings_VD: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from lit_blip2.distributed import gather, global_mean, world_size
 from lit_blip2.model import masks
 from lit_blip2.model.passes import ImageKV, Output, Pass
 from lit_blip2.model.text import PackedText
-from lit_blip2.objectives.shared import Shared
+from lit_blip2.objectives.objective import Shared
 
 
 class ITM(nn.Module):
@@ -25,7 +25,7 @@ class ITM(nn.Module):
         weight: factor of this loss in the total.
     """
 
-    draws, reads_queries, reads_text = 2, False, False  # see Objective
+    draws = 2  # see Objective
 
     def __init__(self, hidden: int, hard_negatives: bool = True, weight: float = 1.0):
         super().__init__()
@@ -42,7 +42,8 @@ class ITM(nn.Module):
         """See Objective. Pairs of (image, text): (i, i), (i, drawn text), (drawn image, i)."""
         texts_B, text_ok_B, images_B, image_ok_B = self._draw(shared, uniform_B2)
         other_text, other_image = negatives(shared, texts_B, images_B)
-        # Text outputs are not read, unless by nobody at all: their last layer has parameters of its own.
+        # ITM needs no text outputs. Where no other objective does either, they are computed all the same: DDP wants
+        # every parameter of the last layer used.
         read = "none" if shared.reads_text else "all"
         pairs = [
             Pass(masks.BIDIRECTIONAL, image=shared.image, text=shared.text, read=read),

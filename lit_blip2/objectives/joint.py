@@ -25,7 +25,7 @@ from lit_blip2.objectives.itc import ITC
 from lit_blip2.objectives.itg import ITG
 from lit_blip2.objectives.itm import ITM
 from lit_blip2.objectives.lm import LM, PrefixLM
-from lit_blip2.objectives.shared import Objective
+from lit_blip2.objectives.objective import Objective
 from lit_blip2.objectives.stage1 import Stage1
 from lit_blip2.objectives.stage2 import Stage2
 from lit_blip2.paths import run_all

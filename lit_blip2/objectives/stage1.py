@@ -24,10 +24,11 @@ from lit_blip2.model.vision import VisionEncoder
 from lit_blip2.objectives.itc import ITC
 from lit_blip2.objectives.itg import ITG
 from lit_blip2.objectives.itm import ITM
-from lit_blip2.objectives.shared import Objective, Shared
+from lit_blip2.objectives.objective import Objective, Shared
 from lit_blip2.paths import run_all
 
-NAMED = ("itc", "itm", "itg")  # objectives with an argument of their own
+# Objectives with an argument of their own, in the order of their losses: ITM draws by ITC's similarities.
+NAMED = ("itc", "itm", "itg")
 
 
 class Stage1(nn.Module):
@@ -40,7 +41,7 @@ class Stage1(nn.Module):
         itc: image-text contrastive learning. itm: image-text matching. itg: image-grounded text generation.
         max_text_tokens: longest caption, [CLS] and [SEP] included.
         more_objectives: further ones by name, such as {mlm: {class_path: my_package.MLM}}; each gets the Q-Former's
-            width and vocabulary, and is what objectives/shared.py calls an Objective.
+            width and vocabulary, and is what objectives/objective.py calls an Objective.
     Raises:
         ValueError: no objective, a name that is taken, or texts that the Q-Former has no positions for.
     """
@@ -142,22 +143,22 @@ class Stage1(nn.Module):
         objectives, spans = self.objectives, self._draws()
         uniform = {name: uniform_BU[:, spans[name]] for name in objectives}
         image = self.qformer.project_image(features_BND)
-        reads_text = any(each.reads_text for each in objectives.values())
+        queries = Pass(masks.UNIMODAL, image=image)
         shared = Shared(
-            self.qformer, features_BND, image, text, image_ids_B, self.tokenizer.dec, self.max_text_tokens, reads_text
+            self.qformer, features_BND, image, text, image_ids_B, self.tokenizer.dec, self.max_text_tokens, queries
         )
         passes = {name: each.passes(shared, uniform[name]) for name, each in objectives.items()}
-        first = []
-        if reads_queries or any(each.reads_queries for each in objectives.values()):
-            first = [Pass(masks.UNIMODAL, image=image)]
-        outputs = iter(shared.run([*first, *chain(*passes.values())]))
-        shared.query_BQD = next(outputs).query_RQD if first else None
-        losses = {}
-        for name, each in objectives.items():
-            own = [next(outputs) for _ in passes[name]]
-            losses[name] = each.loss(shared, own, uniform[name])
+        wanted = [*chain(*passes.values()), *([queries] if reads_queries else [])]
+        shared.reads_text = any(each.text is not None and each.read != "none" for each in wanted)
+        once = {id(each): each for each in sorted(wanted, key=lambda each: each is not queries)}  # they are pass 0
+        made = dict(zip(once, shared.run(list(once.values()))))
+        losses = {
+            name: each.loss(shared, [made[id(one)] for one in passes[name]], uniform[name])
+            for name, each in objectives.items()
+        }
         total = sum(each.weight * losses[name] for name, each in objectives.items())
-        return losses | {"total": total + shared.zero()}, shared.query_BQD
+        query_BQD = made[id(queries)].query_RQD if id(queries) in made else None
+        return losses | {"total": total + shared.zero()}, query_BQD
 
     def encode_images(self, features_BND: Tensor) -> tuple[Tensor | None, ImageKV]:
         """For retrieval: unit vectors [B, Q, P] (None without ITC), and the keys and values for ITM."""

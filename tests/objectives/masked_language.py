@@ -20,7 +20,7 @@ class MLM(nn.Module):
     """A word is masked where its uniform number is below `share`; the text outputs must tell it. Long captions use
     their numbers again."""
 
-    draws, reads_queries, reads_text = 12, False, True
+    draws = 12
 
     def __init__(self, hidden: int, vocab_size: int, share: float = 0.5, weight: float = 1.0):
         super().__init__()

@@ -1,11 +1,11 @@
-"""What the objectives of stage 1 share in a step: the batch, the image's keys and values, and what one of them has made
-that another reads.
+"""What an objective of stage 1 is, and what those of a step share: the batch, the image's keys and values, and what one
+of them has made that another reads.
 
-An objective is a part of Stage1 with a few plain attributes and two methods (`Objective`). Its passes through the
-Q-Former join those of the others in one lockstep forward; its loss is made of their outputs.
+An objective's passes through the Q-Former join those of the others in one lockstep forward. Its loss is made of their
+outputs.
 
-Legend: B rows of this rank, N rows of the global batch, R sequences, Q query tokens, L text tokens, D Q-Former width,
-W image width, U uniform numbers.
+Legend: B rows of this rank, N rows of the global batch, N image tokens, R sequences, Q query tokens, L text tokens,
+D Q-Former width, W image width, U uniform numbers.
 """
 
 from collections.abc import Sequence
@@ -25,8 +25,8 @@ class Shared:
 
     features_BND: image features [B, N, W]. image: their keys and values. text: the captions. image_ids_B: int64.
     dec: id of [DEC]. longest: tokens of the longest caption that any rank may have.
-    reads_text: whether some objective reads text outputs of its passes.
-    query_BQD: outputs of the queries alone, once they are there; None where nobody reads them.
+    queries: the pass of the queries alone. Whoever needs it puts this very object among its passes: it runs once.
+    reads_text: whether some objective reads text outputs of the lockstep forward.
     image_to_text_BN, text_to_image_BN: ITC's similarities over its temperature; None without ITC.
     """
 
@@ -37,8 +37,8 @@ class Shared:
     image_ids_B: Tensor
     dec: int
     longest: int
-    reads_text: bool
-    query_BQD: Tensor | None = None
+    queries: Pass
+    reads_text: bool = False
     image_to_text_BN: Tensor | None = None
     text_to_image_BN: Tensor | None = None
     outputs: list[Output] = field(default_factory=list)
@@ -60,17 +60,14 @@ class Objective(Protocol):
     """A module that turns a step into a loss.
 
     weight: factor of its loss in the total. draws: uniform numbers that it takes for each row.
-    reads_queries: whether it reads the outputs of the queries alone, or a pass of its own sees them (context=0).
-    reads_text: whether it reads text outputs.
     """
 
     weight: float
     draws: int
-    reads_queries: bool
-    reads_text: bool
 
     def passes(self, shared: Shared, uniform_BU: Tensor) -> list[Pass]:
-        """What the objective adds to the lockstep forward; the queries alone are pass 0 already."""
+        """What the loss needs of the lockstep forward. A pass whose text sees the queries alone (context=0) comes
+        behind `shared.queries`, which is pass 0."""
 
     def loss(self, shared: Shared, outputs: Sequence[Output], uniform_BU: Tensor) -> Tensor:
         """The loss of the global batch, a scalar, from the outputs of `passes`."""
