@@ -5,7 +5,7 @@ from importlib import import_module
 
 from lit_blip2.allocator import keep_freed_memory
 
-TRAINER = {
+TRAINING = {
     "fit": "train an experiment: fit --config experiments/mini_stage1.yaml",
     "validate": "evaluate a checkpoint on the validation sets: validate --config FILE --ckpt_path RUN",
     "test": "evaluate a checkpoint on the test sets: test --config FILE --ckpt_path RUN",
@@ -28,7 +28,7 @@ SHARED = {"ask": "ask", "caption": "ask", "import": "convert", "export": "conver
 
 def usage() -> str:
     """All commands, one line each."""
-    lines = [f"  {name:9} {text}" for name, text in (TRAINER | OTHERS).items()]
+    lines = [f"  {name:9} {text}" for name, text in (TRAINING | OTHERS).items()]
     return "\n".join(
         [
             "usage: python -m lit_blip2 COMMAND ...",
@@ -50,7 +50,7 @@ def main() -> int:
     if command in ("-h", "--help"):
         print(usage())
         return 0
-    if command in TRAINER:
+    if command in TRAINING:
         keep_freed_memory()
         import_module("lit_blip2.cli").main()  # reads the command line itself, as LightningCLI wants it
         return 0

@@ -15,7 +15,7 @@ HELP = """Compare the tests of two runs on the same questions, captions and imag
 
   python -m lit_blip2 compare runs/mini_opt runs/mini_opt_without_stage1
 
-The interval is that of the difference, by bootstrap over images: it knows nothing of other seeds. For those, sweep."""
+The interval is that of the difference, by bootstrap over images. It does not cover seeds: use sweep."""
 
 
 def main(arguments: list[str]) -> int:

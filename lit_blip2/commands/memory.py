@@ -29,7 +29,7 @@ def table(net: nn.Module, experiment: Experiment, devices: int, strategy: str, w
     needs = plan(net, data["image_size"], rows, words, devices, strategy, bf16)
     shown = Table(
         title=f"{file}: GB on each of {devices}, {strategy}, {rows} rows of {words} tokens at a time",
-        caption="Beside it CUDA's context, NCCL and the allocator's rest: 1 to 3 GB.",
+        caption="Add 1 to 3 GB for CUDA, NCCL and the allocator.",
     )
     shown.add_column("part")
     for name in (*Need._fields, "total"):

@@ -37,7 +37,7 @@ def _words(grid: Grid) -> Iterator[str]:
         if not re.fullmatch(r"[\w.+-]+", word, re.ASCII) or word.startswith("."):
             yield f"{word!r} names files: use letters, digits and _ . + - in steps, axes and labels"
     for what, words, reserved in (("axis", axes, RESERVED_AXES), ("step", grid.steps, RESERVED_STEPS)):
-        yield from (f"{what} {word!r}: the tables have this word already" for word in sorted(reserved & set(words)))
+        yield from (f"{what} {word!r}: a report's column has this name" for word in sorted(reserved & set(words)))
     widest = ",".join(f"{name}={WIDEST_NUMBER}" for name in grid.ranges)
     sound = set(grid.control) >= set(grid.axes) or grid.vary != "one"
     names = [*grid.steps, *([widest] if grid.ranges else [point.name for point in grid.points()] if sound else [])]

@@ -1,5 +1,7 @@
-"""Image-text pairs to train on, by number. A source says in which order it is read; it, or a part of it that a number
-falls into, draws a caption, or a question with its answer, and gives an image.
+"""Image-text pairs to train on, by number.
+
+A PairSource maps a sample's number to an image and a text: a caption, or a question with its answer. It also says in
+which order it is read. A mixture hands the number on to the source that it falls into.
 """
 
 import hashlib

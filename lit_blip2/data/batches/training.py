@@ -18,7 +18,7 @@ MOST_TRIES = 10
 
 
 class TrainPairs(Dataset):
-    """Answers a list of keys with a whole batch. An image that cannot be read gives its row to another of its source,
+    """Answers a list of keys with a whole batch. An unreadable image is replaced by another sample of its source,
     which (seed, step, row) decides; `faults` of the batch tells of it.
     """
 

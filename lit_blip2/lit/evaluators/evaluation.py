@@ -14,9 +14,14 @@ if TYPE_CHECKING:
 
 
 class Evaluation(NamedTuple):
-    """command: fit, validate, test or predict. folder: the run's, None where there is none. first: whether this is the
-    process that writes files. examples: solved questions to put in front of others, None for none. made_of: all that a
-    prediction depends on beside the network and its decoding; needed by test and predict."""
+    """What an evaluator must know of the evaluation under way.
+
+    command: fit, validate, test or predict.
+    folder: the run's; None where there is none.
+    first: whether this is the process that writes files.
+    examples: solved questions to put in front of others; None for none.
+    made_of: all that a prediction depends on beside the network and its decoding; test and predict need it.
+    """
 
     command: str
     folder: Path | None = None

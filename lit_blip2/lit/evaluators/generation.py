@@ -30,10 +30,11 @@ class Generation:
         question: prompt of a question, {} being its place; in training on questions too.
         vqa_max_new_tokens: longest answer, in tokens.
         vqa_num_beams: beams that look for an answer.
-        vqa_length_penalty: see the paper.
+        vqa_length_penalty: exponent of the length in beam search, as in transformers; the paper uses -1, which favours
+            short answers.
         caption_max_new_tokens: longest caption, in tokens.
         caption_num_beams: beams that look for a caption.
-        caption_length_penalty: as for answers.
+        caption_length_penalty: the same exponent, for captions.
         preset: what these settings are called, such as the table of a paper that they belong to; kept with them in a
             test's decoding.json.
         no_image: also answer every question without the image (vqa/no_image), in `test`.
