@@ -125,7 +125,7 @@ def test_bare_on_and_off_stay_words(tmp_path):
         ({"axes": {"state": {"x": {}}}, "control": None}, "axis 'state': a report"),
         ({"axes": {"cell": {"x": {}}}, "control": None}, "axis 'cell': a report"),
         ({"axes": {"itc": {"x": {"stage1.fit": None}}}, "control": None}, "stage1.fit must be an experiment's file"),
-        ({"steps": {"final": {"fit": "a.yaml"}}, "axes": {"x": {"y": {}}}, "control": None}, "step 'final': the"),
+        ({"steps": {"final": {"fit": "a.yaml"}}, "axes": {"x": {"y": {}}}, "control": None}, "step 'final': a report"),
         ({"steps": CHAIN | {"s" * 181: {"fit": "a.yaml"}}}, "must have at most 180 letters"),
         ({"steps": CHAIN | {"stage1": {"fit": None}}}, "step stage1: fit must be an experiment's file, not None"),
         ({"steps": CHAIN | {"stage1": {"fit": "a.yaml", "set": ["x"]}}}, r"steps\.stage1\.set must be a valid mapping"),
