@@ -386,6 +386,7 @@ def test_a_folder_that_is_no_sweep_says_so(folder, monkeypatch, capsys):
     assert stop.value.code == 2 and f"no plan.json in '{folder}'" in said and "sweep --out" in said
 
 
+@pytest.mark.run
 def test_the_report_needs_no_torch(sweep):
     code = (
         "import sys; from lit_blip2.__main__ import main; main()\n"

@@ -53,6 +53,7 @@ def test_cores_are_shared_unless_the_user_says_how(monkeypatch):
     assert machine.thread_share(2) == {}
 
 
+@pytest.mark.run
 def test_a_prepare_line_that_fails_is_named():
     with pytest.raises(RuntimeError, match=r"`python -m lit_blip2 nonsense` ended with exit code 2"):
         machine.run_prepare("nonsense")

@@ -1,5 +1,6 @@
 """What a person sees of a sweep: the table while it runs, and what became of its cells."""
 
+import pytest
 from rich.console import Console
 
 from lit_blip2.ablation.run.progress import MOST_ROWS, Progress
@@ -21,6 +22,7 @@ def shown(progress: Progress) -> list[list[str]]:
     return [table.title.removeprefix("hand_made: ").split("; "), *rows]
 
 
+@pytest.mark.run
 def test_the_table_says_how_far_each_cell_is_and_how_long_the_rest_takes(make):
     sweep = make(2, own_0="broken")
     progress = progress_of(sweep)
@@ -42,6 +44,7 @@ def test_what_does_not_fit_is_counted(make):
     assert len(shown(progress)) == MOST_ROWS + 2 and shown(progress)[-1][0] == "and 2 more"
 
 
+@pytest.mark.run
 def test_the_end_names_what_failed_with_its_log(make):
     sweep = make(2, own_0="broken")
     progress = progress_of(sweep)

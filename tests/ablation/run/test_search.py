@@ -218,6 +218,7 @@ def test_a_half_written_line_is_not_read(tmp_path):
     assert [(point.step, point.metrics) for point in points] == [(1, {"a": 2.0})] and not faults
 
 
+@pytest.mark.run
 def test_the_shipped_search_comes_near_the_best_rate_and_prunes(tmp_path, monkeypatch):
     cli = build(ParserOnly, run=False)
     monkeypatch.setattr(space, "ask", lambda requests: [resolve(cli, **each | {"files": False}) for each in requests])

@@ -3,6 +3,7 @@
 import json
 from argparse import Namespace
 
+import pytest
 import submitit
 from rich.console import Console
 
@@ -19,6 +20,7 @@ def test_each_job_is_one_worker_of_the_same_sweep(tmp_path):
     assert command[4:] == [*asked, "--out", str(tmp_path), "--storage", f"journal:{tmp_path}/study.log"]
 
 
+@pytest.mark.run
 def test_jobs_run_the_command(tmp_path, monkeypatch):
     script = "import json, sys; json.dump(sys.argv[1:], open(sys.argv[1] + '/ran.json', 'w'))"
     monkeypatch.setattr(slurm, "worker_command", lambda *_: [slurm.sys.executable, "-c", script, str(tmp_path)])

@@ -24,6 +24,7 @@ from lit_blip2.ablation.run.storage import STORAGE_ERRORS, open_storage
 from tests.ablation.run.hand_made import HandMade
 
 POSTGRES = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+pytestmark = pytest.mark.run
 WAIT_SECONDS = 120  # for what comes for certain
 
 
