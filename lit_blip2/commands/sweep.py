@@ -13,7 +13,7 @@ examples:
   python -m lit_blip2 sweep --config ablations/objectives.yaml --dry-run        what would run, and what is shared
   python -m lit_blip2 sweep --config ablations/objectives.yaml --workers 2      run it; again: go on where it stopped
   python -m lit_blip2 sweep --config ablations/objectives.yaml --retry-failed   run what failed once more
-  python -m lit_blip2 sweep --config ablations/objectives.yaml --scale vitg_opt27 --set stage2.trainer.max_steps=1000
+  python -m lit_blip2 sweep --config ablations/objectives.yaml --scale vitg_opt27 --set stage2.trainer.max_steps=8000
                             the same question with ViT-g and OPT-2.7B, in sweeps/objectives_vitg_opt27
   python -m lit_blip2 sweep --config ablations/objectives.yaml --storage postgresql://user@host/optuna --out /shared/a
                             the same line on every machine: all of them take cells from one queue
@@ -43,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
         default=[],
         metavar="STEP.KEY=VALUE",
         help="a setting of one step in every cell, over the ablation's and the scale's, such as "
-        "stage2.trainer.max_steps=1000, or vqa.with=experiments/zero_shot/okvqa.yaml; may be given again",
+        "stage2.trainer.max_steps=8000, or vqa.with=experiments/zero_shot/okvqa.yaml; may be given again",
     )
     made.add_argument(
         "--workers", type=int, default=1, help="cells that run at the same time (with GPUs: one GPU each)"

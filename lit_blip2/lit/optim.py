@@ -78,7 +78,12 @@ class AdamWCosine:
                 lr = self.lr * self.lr_scale.get(prefix, 1.0) * decays.get(name, 1.0)
                 groups.setdefault((0.0 if plain else self.weight_decay, lr), []).append(parameter)
         if unused:
-            raise ValueError(f"lr_scale names no trainable parameter: {sorted(unused)}")
+            names = (name for name, parameter in module.named_parameters() if parameter.requires_grad)
+            trained = sorted({".".join(name.split(".")[:3]) for name in names})
+            raise ValueError(
+                f"lr_scale names {', '.join(sorted(unused))}, and no trainable parameter begins so: name one of "
+                f"{', '.join(trained)}, or set model.optimization.lr_scale to null"
+            )
         return [{"params": each, "weight_decay": decay, "lr": lr} for (decay, lr), each in groups.items()]
 
     def _layer_decays(self, module: nn.Module) -> dict[str, float]:

@@ -6,6 +6,7 @@ A sweep resolves every cell before it starts; here one axis is changed at a time
 
 import fnmatch
 import json
+import shlex
 import shutil
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pytest
 from lit_blip2.ablation.run import plan, space
 from lit_blip2.ablation.spec.read import read_grid
 from lit_blip2.ablation.spec.scale import read_scale, scales
+from lit_blip2.commands import sweep
 from lit_blip2.mini.grammar import QUESTION_TYPES
 from lit_blip2.resolve import ParserOnly, build, resolve
 
@@ -90,3 +92,18 @@ def test_what_a_scale_gives_or_lacks_is_asked_for():
             name for name in scale.lacks if f"scale.{name}" not in text and Path(f"ablations/{name}.yaml") not in FILES
         ]
         assert not [pattern for pattern in rest if not fnmatch.filter(metrics, pattern)]
+
+
+def shown() -> list[str]:
+    """The sweeps at a scale that README and --help show."""
+    lines = (Path("README.md").read_text() + sweep.EXAMPLES).splitlines()
+    return [line.split("lit_blip2 sweep", 1)[1] for line in lines if "lit_blip2 sweep" in line and "--scale" in line]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("line", shown())
+def test_what_is_shown_can_be_run(line, here):
+    options = sweep.parser().parse_args(shlex.split(line))
+    grid = read_grid(options.config, options.scale, options.set)
+    grid.seeds, grid.vary = grid.seeds[:1], "one"
+    plan.make_plan(grid, files=False)

@@ -13,8 +13,10 @@ def dry_run(grid: Grid) -> Table:
     try:
         return plan_table(grid, plan_or_space(grid, files=False)[0])
     except ValueError as error:
+        if not grid.prepare:
+            raise
         begins = "".join(f"\n  python -m lit_blip2 {line}" for line in grid.prepare)
-        raise ValueError(f"{error}\nA sweep begins with its `prepare`, a dry run does not:{begins}") from error
+        raise ValueError(f"{error}\nA sweep first runs these commands, which a dry run does not:{begins}") from error
 
 
 def plan_table(grid: Grid, plan: Plan) -> Table:

@@ -45,7 +45,7 @@ def leave_out(raw: dict[str, Any], ablation: str, scale: Scale) -> tuple[dict[st
     lost = {place: why for place, settings in labels.items() if (why := _why(settings, scale))}
     told = [f"{axis}={label}: {why}" for (axis, label), why in lost.items()]
     if lost and (lost.keys() & _control(raw) or len(labels) - len(lost) == len(raw["axes"])):
-        raise LackingError(f"nothing can be compared without {'; '.join(told)}")
+        raise LackingError(f"it compares {'; '.join(told)}")
     metrics = [(metric, why) for metric in as_list(raw.get("metrics")) if (why := _why_not(metric, scale))]
     if metrics and len(metrics) == len(raw["metrics"]):
         raise LackingError("; ".join(dict.fromkeys(why for _, why in metrics)))
@@ -56,8 +56,8 @@ def leave_out(raw: dict[str, Any], ablation: str, scale: Scale) -> tuple[dict[st
 
 
 def _why(value: Any, scale: Scale) -> str:
-    """The first name in a value that the scale lacks, and the reason; empty if there is none."""
-    return next((f"no {name}, {scale.lacks[name]}" for name in sorted(names_in(value)) if name in scale.lacks), "")
+    """Why the scale lacks the first name in a value that it has not; empty if there is none."""
+    return next((scale.lacks[name] for name in sorted(names_in(value)) if name in scale.lacks), "")
 
 
 def _why_not(metric: Any, scale: Scale) -> str:

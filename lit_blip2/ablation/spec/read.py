@@ -92,7 +92,7 @@ def _setting(text: str) -> tuple[str, Any]:
     """`step.key=value`, the value as YAML reads it."""
     key, equals, value = text.partition("=")
     if not equals or "." not in key:
-        raise ValueError(f"--set {text} must be step.key=value, such as stage2.trainer.max_steps=1000")
+        raise ValueError(f"--set {text} must be step.key=value, such as stage2.trainer.max_steps=8000")
     return key, yaml.safe_load(value)
 
 
