@@ -33,6 +33,12 @@ HELP = (
     "and a progress bar, unless the experiment names its own."
 )
 
+# Classes that runs were trained with under another name: their config.yaml can still be read.
+MOVED = {
+    "lit_blip2.lit.scene_scores.SceneScores": "lit_blip2.mini.scene_scores.SceneScores",
+    "lit_blip2.lit.ema.EMA": "lit_blip2.lit.callbacks.EMA",
+}
+
 
 class SuiteParser(LightningArgumentParser):
     """Reads arguments and YAML files; completes the logger's name and the callbacks."""
@@ -51,11 +57,14 @@ def config_files(config: Namespace) -> list[Path]:
 
 
 def name_logger(logger: Any, files: list[Path]) -> None:
-    """Name a logger without a name after the experiment, so that its runs lie in runs/NAME/version_N.
+    """Name a logger without a name, or each of several, after the experiment: its runs lie in runs/NAME/version_N.
 
     The name is that of the first --config: mini_opt for experiments/mini_opt.yaml, and for a run's own config.yaml in
     runs/mini_opt/version_0.
     """
+    if isinstance(logger, list):
+        for each in logger:
+            name_logger(each, files)
     settings = logger.get("init_args", {}) if isinstance(logger, Namespace) else {}
     if files and "name" in settings and settings["name"] is None:
         first = files[0].absolute()
@@ -88,18 +97,19 @@ plain_yaml = get_loader("yaml")
 
 
 def load_yaml(text: str) -> Any:
-    """YAML in which the word None is null: that is how jsonargparse hands the null of `--model.net.itm=null` on to the
-    parser of `net`."""
-    return none_as_null(plain_yaml(text))
+    """YAML with classes under their names of today, and a null for the word None in a value of one line: jsonargparse
+    hands the null of `--model.net.itm=null` on to the parser of `net` so."""
+    words = MOVED if "\n" in text.strip() else MOVED | {"None": None}
+    return replaced(plain_yaml(text), words)
 
 
-def none_as_null(value: Any) -> Any:
-    """The value with a null for each word None in it."""
+def replaced(value: Any, words: dict[str, str | None]) -> Any:
+    """The value with other words for some."""
     if isinstance(value, dict):
-        return {key: none_as_null(each) for key, each in value.items()}
+        return {key: replaced(each, words) for key, each in value.items()}
     if isinstance(value, list):
-        return [none_as_null(each) for each in value]
-    return None if value == "None" else value
+        return [replaced(each, words) for each in value]
+    return words.get(value, value) if isinstance(value, str) else value
 
 
 set_loader("yaml", load_yaml, exceptions=(yaml.YAMLError,))

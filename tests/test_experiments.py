@@ -11,7 +11,7 @@ from lit_blip2.cli import SuiteCLI, build
 from lit_blip2.commands.params import PAPER, comparison
 from lit_blip2.config import read
 from lit_blip2.network import count, sketch
-from lit_blip2.parser import TRAINER
+from lit_blip2.parser import MOVED, TRAINER
 
 FILES = sorted(Path("experiments").glob("*.yaml"))
 
@@ -58,6 +58,23 @@ def test_nulls_below_the_second_class_and_of_the_data():
     assert config.data.init_args.features is None and net_of(config).bridge.init_args.hidden is None
     vision = net_of(config).vision.init_args
     assert vision.weights is None and vision.model_args is None and vision.name == "vit_tiny_r_s16_p8_224"
+
+
+def test_a_class_is_found_under_the_name_that_an_older_run_has(tmp_path):
+    experiment = yaml.safe_load(Path("experiments/mini_opt.yaml").read_text())
+    experiment["trainer"]["callbacks"] = [{"class_path": old} for old in MOVED]
+    file = tmp_path / "older.yaml"
+    file.write_text(yaml.safe_dump(experiment))
+    added = parsed(*(f"--trainer.callbacks+={{class_path: {old}}}" for old in MOVED), file=file)
+    assert names(added).count("SceneScores") == names(added).count("EMA") == 2
+
+
+def test_each_of_several_loggers_is_named_after_the_experiment():
+    loggers = (
+        "[{class_path: TensorBoardLogger, init_args: {save_dir: a}}, {class_path: CSVLogger, init_args: {save_dir: b}}]"
+    )
+    found = parsed(f"--trainer.logger={loggers}").trainer.logger
+    assert [each.init_args.name for each in found] == ["mini_stage1"] * 2
 
 
 def test_an_option_does_not_swallow_the_next(capsys):

@@ -68,14 +68,24 @@ class Stage1(nn.Module):
         self.itc = None if itc is None else itc(hidden)
         self.itm = None if itm is None else itm(hidden)
         self.itg = None if itg is None else itg(hidden, vocabulary)
-        if taken := [name for name in more if hasattr(self, name)]:
-            raise ValueError(f"more_objectives={taken}: these names are taken, choose others")
-        for name, make in more.items():
-            self.add_module(name, make(hidden, vocabulary))
-        self.names = (*NAMED, *more)
         self.tokenizer_path, self.max_text_tokens = tokenizer, max_text_tokens
         self.tokenizer: BertTokenizer | None = None
+        self.names = (*NAMED, *more)
+        self._add(more, hidden, vocabulary)
         self._check()
+
+    def _add(self, more: Mapping[str, Callable[[int, int], nn.Module]], hidden: int, vocabulary: int) -> None:
+        """Further objectives, as parts of this network. Raises ValueError for a name or a class that cannot be one."""
+        for name, make in more.items():
+            if not name.isidentifier() or name in ("lm", "total") or hasattr(self, name):
+                raise ValueError(f"more_objectives: the name {name!r} is taken or no plain word, choose another")
+            objective = make(hidden, vocabulary)
+            if missing := [each for each in ("weight", "draws", "passes", "loss") if not hasattr(objective, each)]:
+                raise ValueError(
+                    f"more_objectives.{name}: {type(objective).__name__} has no {', '.join(missing)}, "
+                    "see Objective in objectives/objective.py"
+                )
+            self.add_module(name, objective)
 
     def _check(self) -> None:
         for name, objective in self.objectives.items():

@@ -139,9 +139,15 @@ def test_a_fourth_objective_stands_by_itself(make_stage1, make_batch):
     assert all(p.grad is not None for p in net.parameters())
 
 
-def test_a_name_that_is_taken_is_refused(make_stage1):
-    with pytest.raises(ValueError, match=r"more_objectives=\['qformer'\]: these names are taken"):
-        make_stage1("itc", more_objectives={"qformer": MLM})
+@pytest.mark.parametrize("name", ["qformer", "itm", "tokenizer", "lm", "total", "a.b", ""])
+def test_a_name_that_is_taken_is_refused(name, make_stage1):
+    with pytest.raises(ValueError, match=f"more_objectives: the name {name!r} is taken or no plain word"):
+        make_stage1("itc", more_objectives={name: MLM})
+
+
+def test_a_class_that_is_no_objective_is_refused(make_stage1):
+    with pytest.raises(ValueError, match=r"more_objectives\.mlm: Linear has no draws, passes, loss"):
+        make_stage1("itc", more_objectives={"mlm": nn.Linear})
 
 
 class Lossy(nn.Module):

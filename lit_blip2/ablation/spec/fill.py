@@ -46,12 +46,13 @@ def leave_out(raw: dict[str, Any], ablation: str, scale: Scale) -> tuple[dict[st
     told = [f"{axis}={label}: {why}" for (axis, label), why in lost.items()]
     if lost and (lost.keys() & _control(raw) or len(labels) - len(lost) == len(raw["axes"])):
         raise LackingError(f"it compares {'; '.join(told)}")
-    metrics = [(metric, why) for metric in as_list(raw.get("metrics")) if (why := _why_not(metric, scale))]
+    names = [name for name in as_list(raw.get("metrics")) if isinstance(name, str)]
+    metrics = [(metric, why) for metric in names if (why := _why_not(metric, scale))]
     if metrics and len(metrics) == len(raw["metrics"]):
         raise LackingError("; ".join(dict.fromkeys(why for _, why in metrics)))
     kept = _without(lost, raw) if lost else raw
     if metrics:
-        kept = kept | {"metrics": [each for each in raw["metrics"] if each not in dict(metrics)]}
+        kept = kept | {"metrics": [each for each in raw["metrics"] if each not in [metric for metric, _ in metrics]]}
     return kept, told + [f"{metric}: {why}" for metric, why in metrics]
 
 

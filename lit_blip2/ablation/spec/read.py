@@ -27,6 +27,7 @@ at a validation are pruned.
 Two axes may not set one key, lest one value be lost in silence; a null may stand over the value of an earlier axis.
 """
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -93,7 +94,14 @@ def _setting(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or "." not in key:
         raise ValueError(f"--set {text} must be step.key=value, such as stage2.trainer.max_steps=8000")
-    return key, yaml.safe_load(value)
+    try:
+        setting = yaml.safe_load(value)
+        json.dumps(setting)
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+        raise ValueError(
+            f"--set {text}: {value!r} is no plain value of YAML ({' '.join(str(error).split())})"
+        ) from error
+    return key, setting
 
 
 def _names(raw: dict[str, Any], scaling: Scaling, scale: Scale, chosen: str) -> list[str]:

@@ -82,6 +82,8 @@ def test_what_a_scale_lacks_is_told_first(capsys, monkeypatch):
     [
         (["--set", "stage3.model.lr=1"], "'stage3' is not known, did you mean 'stage1'"),
         (["--set", "stage1.model.lr"], "--set stage1.model.lr must be step.key=value"),
+        (["--set", "stage1.model.lr={"], "--set stage1.model.lr={: '{' is no plain value of YAML"),
+        (["--set", "stage1.model.lr=2024-01-01"], "'2024-01-01' is no plain value of YAML"),
         (["--scale", "smal"], "no file 'ablations/scales/smal.yaml'; there are: ablations/scales/mini.yaml"),
     ],
 )
