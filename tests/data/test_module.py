@@ -57,7 +57,7 @@ def pairs(tiny):
 
 def test_training_batch(pairs):
     batch = next(iter(train_loader(pairs, batch_size=4, start_step=3, num_steps=9)))
-    assert set(batch) == {"image", "caption", "image_id", "row", "step", "seed", "task"}
+    assert set(batch) == {"image", "caption", "image_id", "row", "step", "micro_batch", "seed", "task"}
     assert batch["image"].shape == (4, 3, 8, 8) and batch["image"].dtype == torch.float32
     assert batch["image_id"].dtype == torch.int64 and batch["row"].tolist() == [0, 1, 2, 3]
     assert (batch["step"], batch["seed"], batch["task"]) == (3, 5, "train")

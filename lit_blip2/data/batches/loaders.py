@@ -17,15 +17,16 @@ from lit_blip2.data.faults import Faults
 class TrainLoader(DataLoader):
     """A DataLoader that needs no state to resume: its sampler asks the run where it stands. Lightning looks for both
     methods before it trusts a loader with resuming in the middle of an epoch. What was replaced in a batch is counted
-    here, in the process that trains.
+    here, in the process that trains. Each batch says which micro-batch of how many of its step it is.
     """
 
     faults: Faults
 
     def __iter__(self) -> Iterator[Batch]:
-        for batch in super().__iter__():
+        of = self.batch_sampler.accumulate
+        for number, batch in enumerate(super().__iter__()):
             self.faults.add(*batch.pop("faults"))
-            yield batch
+            yield batch | {"micro_batch": (number % of, of)}
 
     def state_dict(self) -> dict:
         return {}

@@ -1,0 +1,118 @@
+"""A resumed run trains on the batches of the steps that come next, whatever was counted before."""
+
+import json
+
+import lightning as L
+import pytest
+
+from lit_blip2.checkpoint import read_checkpoint
+from lit_blip2.lit.module import LitBLIP2
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+PLAIN = ["--model.net.itm=null", "--model.net.itg=null", "--data.binding_val=null"]
+SAVE = "{class_path: ModelCheckpoint, init_args: {save_last: true, save_top_k: -1, every_n_train_steps: %d%s}}"
+
+
+def callbacks(every: int, also: str = "", more: str = "") -> str:
+    return f"--trainer.callbacks=[{SAVE % (every, also)}{more}]"
+
+
+@pytest.fixture
+def seen(monkeypatch):
+    """(step, first row, rows) of each micro-batch that was trained on."""
+    rows, before = [], LitBLIP2.training_step
+
+    def step(self, batch, batch_idx):
+        rows.append((batch["step"], batch["row"][0].item(), len(batch["row"])))
+        return before(self, batch, batch_idx)
+
+    monkeypatch.setattr(LitBLIP2, "training_step", step)
+    return rows
+
+
+@pytest.mark.parametrize(("first", "then"), [(1, 4), (4, 1), (2, 4)])
+def test_the_steps_that_come_next_are_whole_ones(fit, seen, first, then):
+    run = fit("mini_stage1", *PLAIN, f"--trainer.accumulate_grad_batches={first}", callbacks(3))
+    seen.clear()
+    middle = next((run / "checkpoints").glob("*step=3.ckpt"))
+    more = [f"--trainer.accumulate_grad_batches={then}", "--trainer.max_steps=6", f"--ckpt_path={middle}"]
+    resumed = fit("mini_stage1", *PLAIN, *more, f"--trainer.val_check_interval={then}")
+    size = 8 // then
+    assert seen == [(step, place * size, size) for step in (3, 4, 5) for place in range(then)]
+    assert read_checkpoint(resumed)["global_step"] == 6
+    lines = [json.loads(line) for line in (resumed / "validation.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [4, 5, 6]
+
+
+class Fail(L.Callback):
+    """Fails once, as soon as so many micro-batches were trained on (or validated on)."""
+
+    def __init__(self, training: int = -1, validation: int = -1):
+        self.left = {"train": training, "validation": validation}
+
+    def _count(self, stage: str) -> None:
+        self.left[stage] -= 1
+        if not self.left[stage]:
+            raise RuntimeError("a power cut")
+
+    def on_train_batch_end(self, *_):
+        self._count("train")
+
+    def on_validation_batch_start(self, *_):
+        self._count("validation")
+
+
+def fail(fit, where: str, *arguments: str, runs):
+    told = f", {{class_path: tests.lit.test_resume.Fail, init_args: {{{where}}}}}"
+    with pytest.raises(RuntimeError, match="a power cut"):
+        fit("mini_stage1", *PLAIN, *arguments, callbacks(100, ", save_on_exception: true", told), runs=runs)
+    return runs / "mini_stage1" / "version_0"
+
+
+def test_a_step_that_was_cut_off_is_taken_again_and_validations_stay_in_their_places(fit, seen, tmp_path):
+    halves = ["--trainer.accumulate_grad_batches=2", "--trainer.val_check_interval=4"]
+    broken = fail(fit, "training: 3", *halves, runs=tmp_path)
+    seen.clear()
+    resumed = fit("mini_stage1", *PLAIN, *halves, f"--ckpt_path={broken}")
+    assert seen == [(step, place, 4) for step in (1, 2, 3) for place in (0, 4)]
+    lines = [json.loads(line) for line in (resumed / "validation.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [2, 4]
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_a_validation_that_was_cut_off_is_made_again_from_its_beginning(fit, tmp_path, batch):
+    whole = fit("mini_stage1", *PLAIN)
+    broken = fail(fit, f"validation: {batch}", runs=tmp_path)  # 6 images, 4 at a time
+    resumed = fit("mini_stage1", *PLAIN, f"--ckpt_path={broken}")
+    expected, found = (
+        [
+            {name: value for name, value in json.loads(line).items() if not name.startswith("train/")}
+            for line in (run / "validation.jsonl").read_text().splitlines()
+        ]
+        for run in (whole, resumed)
+    )
+    assert [line["step"] for line in found] == [2, 4]
+    assert found == expected and "retrieval/itc_txt_r5" in found[0]
+
+
+@pytest.mark.parametrize("also", [[], ["--trainer.limit_train_batches=2", "--trainer.max_epochs=-1"]])
+def test_an_accumulation_that_a_callback_changes_is_refused_before_its_first_step(fit, seen, also):
+    scheduler = ", {class_path: GradientAccumulationScheduler, init_args: {scheduling: {0: 2}}}"
+    with pytest.raises(RuntimeError, match="micro-batch 0 of 1, and training is at step 0, micro-batch 0 of 2: set"):
+        fit("mini_stage1", *PLAIN, *also, callbacks(2, more=scheduler))
+    assert seen == [(0, 0, 8)]
+
+
+def test_an_epoch_that_would_end_within_a_step_is_refused(fit):
+    with pytest.raises(ValueError, match="limit_train_batches=3 ends in the middle of a step of 2 micro-batches"):
+        fit("mini_stage1", *PLAIN, "--trainer.limit_train_batches=3", "--trainer.accumulate_grad_batches=2")
+
+
+def test_epochs_of_a_few_batches_are_resumed_in_their_middle(fit, seen):
+    short = ["--trainer.limit_train_batches=6", "--trainer.accumulate_grad_batches=2", "--trainer.max_steps=7"]
+    run = fit("mini_stage1", *PLAIN, *short, callbacks(4))
+    whole = seen.copy()
+    assert [step for step, *_ in whole] == [step for step in range(7) for _ in range(2)]
+    seen.clear()
+    fit("mini_stage1", *PLAIN, *short, f"--ckpt_path={next((run / 'checkpoints').glob('*step=4.ckpt'))}")
+    assert seen == whole[8:]
