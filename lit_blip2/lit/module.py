@@ -225,5 +225,10 @@ class LitBLIP2(L.LightningModule):
         check_fits(checkpoint["state_dict"], trainable_state(self), "the checkpoint")
         self.trained_steps = checkpoint["global_step"]
         if self.trainer.state.fn == TrainerFn.FITTING:
+            if "EMA" in checkpoint["callbacks"] and "EMA" not in {each.state_key for each in self.trainer.callbacks}:
+                raise ValueError(
+                    f"the weights in {self.trainer.ckpt_path} are the averages of the callback EMA: resume with it in "
+                    "trainer.callbacks, or start from them by model.init_from"
+                )
             accumulate, epoch = self.trainer.accumulate_grad_batches, self.epoch_batches()
             stand_at(checkpoint["loops"]["fit_loop"], self.trained_steps, accumulate, epoch)

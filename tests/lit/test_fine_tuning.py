@@ -1,7 +1,9 @@
 """Fine-tuning on the small world: what trains, what it starts from, and that the loss falls."""
 
 import json
+from types import SimpleNamespace
 
+import lightning as L
 import pytest
 import torch
 
@@ -114,6 +116,60 @@ def test_validation_sees_the_average(fit, stage1_run):
     averaged, plain = losses(fit("mini_stage1", start, slow)), losses(fit("mini_stage1", start))
     still = losses(fit("mini_stage1", start, *STILL))
     assert averaged[-1] == pytest.approx(still[-1], abs=1e-4) and abs(plain[-1] - still[-1]) > 1e-3
+
+
+class SaveInValidation(L.Callback):
+    """Saves wherever a signal could in the validation of step 2, whose last batch then fails."""
+
+    def __init__(self, folder: str):
+        self.folder, self.saved = folder, 0
+
+    def on_validation_start(self, trainer, *_):
+        trainer.save_checkpoint(f"{self.folder}/{trainer.global_step}-{self.saved}.ckpt")
+        self.saved += 1
+
+    on_validation_batch_start = on_validation_batch_end = on_validation_epoch_end = on_validation_start
+
+    def on_validation_end(self, trainer, *_):
+        self.on_validation_start(trainer)
+        if trainer.global_step == 4:
+            raise RuntimeError("a power cut")
+
+
+def test_a_checkpoint_holds_the_average_whenever_it_is_written(fit, stage1_run, tmp_path):
+    ema = "{class_path: lit_blip2.lit.callbacks.ema.EMA, init_args: {decay: 0.5}}"
+    saves = f"{{class_path: tests.lit.test_fine_tuning.SaveInValidation, init_args: {{folder: {tmp_path}}}}}"
+    last = "{class_path: ModelCheckpoint, init_args: {save_last: true, every_n_train_steps: 2, save_top_k: -1}}"
+    start = ["--model.net.itm=null", "--model.net.itg=null", f"--trainer.callbacks=[{ema}, {last}]"]
+    whole = fit("mini_stage1", *start)
+    with pytest.raises(RuntimeError, match="a power cut"):
+        fit("mini_stage1", *start, f"--trainer.callbacks+={saves}")
+    for step in (2, 4):
+        expected = read_checkpoint(next((whole / "checkpoints").glob(f"*step={step}.ckpt")))
+        files = list(tmp_path.glob(f"{step}-*.ckpt"))
+        assert len(files) > 5
+        for found in map(read_checkpoint, files):
+            for held in ("state_dict", "weights"):
+                ours, theirs = ((each | each["callbacks"]["EMA"])[held] for each in (expected, found))
+                assert all(torch.equal(theirs[key], each) for key, each in ours.items()), held
+    resumed = fit("mini_stage1", *start, f"--ckpt_path={next(tmp_path.glob('2-*.ckpt'))}")
+    expected, found = (read_checkpoint(run)["state_dict"] for run in (whole, resumed))
+    assert all(torch.equal(found[key], each) for key, each in expected.items())
+    with pytest.raises(ValueError, match="are the averages of the callback EMA: resume with it"):
+        fit("mini_stage1", *start[:2], f"--ckpt_path={resumed}")
+
+
+def test_a_step_that_a_checkpoint_has_and_its_average_lacks_is_made_up_for():
+    """A signal can come between the two."""
+    module, ema = L.LightningModule(), EMA(decay=0.5)
+    module.weight = torch.nn.Parameter(torch.tensor([0.0]))  # the average, as the checkpoint has it
+    ema.load_state_dict({"weights": {"weight": torch.tensor([8.0])}, "steps": 6})
+    trainer = SimpleNamespace(global_step=7)
+    ema.on_fit_start(trainer, module)
+    ema.on_train_start(trainer, module)
+    assert module.averages["weight"].item() == 4 and module.weight.item() == 8 and ema.state_dict()["steps"] == 7
+    ema.on_train_batch_end(trainer, module)
+    assert module.averages["weight"].item() == 4
 
 
 def test_a_decay_that_is_none_is_refused():

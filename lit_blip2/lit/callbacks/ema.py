@@ -1,5 +1,6 @@
 """An exponential moving average of what trains: validated and kept in checkpoints in the place of the weights."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import lightning as L
@@ -17,6 +18,9 @@ class EMA(L.Callback):
     checkpoint holds them as its weights (`test`, `init_from` and `export` read those), and beside them the weights
     themselves, from which a resumed run goes on. Costs a copy of what trains.
 
+    Weights and averages each stay in their own memory, and the parameters point to the one or the other. So a
+    checkpoint is right whenever it is written, also in a validation that fails or is ended by a signal.
+
     Args:
         decay: of the average, which is that of the last 1 / (1 - decay) steps or so.
     """
@@ -26,40 +30,49 @@ class EMA(L.Callback):
             raise ValueError(f"decay={decay} must lie between 0 and 1")
         self.decay, self.steps = decay, 0
         self.weights: dict[str, Tensor] = {}
+        self.resumed: dict[str, Any] = {}
 
     def state_dict(self) -> dict[str, Any]:
-        return {"weights": self.weights}
+        return {"weights": self.weights, "steps": self.steps}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.weights = state["weights"]
+        self.resumed = state
 
     @torch.no_grad()
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """The module has what training starts from or, resumed, the averages."""
-        resumed, self.weights = self.weights, trainable_state(pl_module)
+        self.weights = trainable_state(pl_module)
         pl_module.averages = {name: weight.clone() for name, weight in self.weights.items()}
-        for name, weight in resumed.items():
+        for name, weight in self.resumed.get("weights", {}).items():
             self.weights[name].copy_(weight)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Only now does the trainer know how many steps a resumed run has taken."""
-        self.steps = trainer.global_step
+        """Only now does the trainer know how many steps a resumed run has taken. A checkpoint that was written between
+        a step and its averages lacks that one."""
+        self.steps, self.resumed = self.resumed.get("steps", trainer.global_step), {}
+        self._average(trainer.global_step, pl_module)
 
-    @torch.no_grad()
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
-        if trainer.global_step > self.steps:  # a micro-batch alone is no step
-            self.steps = trainer.global_step
-            averages, weights = list(pl_module.averages.values()), list(self.weights.values())
-            torch._foreach_lerp_(averages, weights, 1 - self.decay)
+        self._average(trainer.global_step, pl_module)
 
     @torch.no_grad()
-    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Averages and weights change places, and back at the end."""
-        if trainer.state.fn != TrainerFn.FITTING:
-            return
-        for name, weight in self.weights.items():
-            kept = weight.clone()
-            weight.copy_(pl_module.averages[name])
-            pl_module.averages[name].copy_(kept)
+    def _average(self, step: int, pl_module: L.LightningModule) -> None:
+        if step > self.steps:  # a micro-batch alone is no step
+            torch._foreach_lerp_(list(pl_module.averages.values()), list(self.weights.values()), 1 - self.decay)
+            self.steps = step
 
-    on_validation_end = on_validation_start
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.state.fn == TrainerFn.FITTING:
+            _point(pl_module, pl_module.averages)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        _point(pl_module, self.weights if trainer.state.fn == TrainerFn.FITTING else {})
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        self.on_validation_end(trainer, pl_module)
+
+
+def _point(module: L.LightningModule, state: Mapping[str, Tensor]) -> None:
+    """Let the parameters have the memory of `state`."""
+    for name, memory in state.items():
+        module.get_parameter(name).data = memory

@@ -11,7 +11,8 @@ class StopOnNonFinite(L.Callback):
     """Ends the run with an error that names step and batch when a loss is not finite.
 
     On a CPU before the weights are touched. On a device the losses are looked at together, every
-    `log_every_n_steps` and before each checkpoint, because a look at every step would stall it.
+    `log_every_n_steps` and before each checkpoint, because a look at every step would stall it. Weights that such a
+    loss has touched get into no checkpoint, not that of `save_on_exception` either.
     """
 
     def __init__(self) -> None:
@@ -35,7 +36,8 @@ class StopOnNonFinite(L.Callback):
             return
         finite = torch.stack([loss for _, loss, _ in seen]).isfinite().tolist()
         if not all(finite):
-            step, loss, image_ids_B = seen[finite.index(False)]
+            step, loss, image_ids_B = bad = seen[finite.index(False)]
+            self.seen = [bad] if loss.device.type != "cpu" else []
             raise FloatingPointError(
                 f"the loss is {loss.item()} at step {step}, images {image_ids_B.tolist()[:8]}...: lower the learning "
                 "rate, lengthen the warm-up, or train in bf16-mixed or 32-true instead of 16-mixed"
