@@ -10,10 +10,11 @@ from lit_blip2.data.annotations.captions import (
     Captions,
     clean_caption,
     evaluated_ids,
-    load_json,
+    list_images,
     make_captions,
     vg_file,
 )
+from lit_blip2.data.annotations.entries import listed_entries, read_json
 from lit_blip2.data.batches.pairs import FilePairs
 from lit_blip2.data.module import PairData, tell
 
@@ -62,14 +63,15 @@ def read_regions(image_data: Path, regions: Path, leave_out: set[int], max_words
 
     Raises ValueError naming the file and the id for regions of an image that is not listed, or no image left.
     """
-    listed = {image["image_id"]: image for image in load_json(image_data)}
+    images = listed_entries(read_json(image_data), image_data)
+    files = list_images(images, "image_id", "url")
+    listed = dict(zip(files, images, strict=True))
     phrases: dict[int, list[str]] = {image_id: [] for image_id in listed}
-    for entry in load_json(regions):
-        image_id = entry.get("id", entry.get("image_id"))
-        if image_id not in phrases:
-            raise ValueError(f"{regions}: image {image_id} has regions and is not in {image_data}")
-        phrases[image_id] += [region["phrase"] for region in entry["regions"]]
-    kept = [image_id for image_id, image in listed.items() if image.get("coco_id") not in leave_out]
+    for entry in listed_entries(read_json(regions), regions):
+        if (image_id := entry.image_id("id" if "id" in entry else "image_id")) not in phrases:
+            raise entry.error(f"image {image_id} has regions and is not in {image_data}")
+        phrases[image_id] += [region.text("phrase", null="") for region in entry.entries("regions")]
+    kept = [image_id for image_id, image in listed.items() if image.number("coco_id", default=None) not in leave_out]
     said = {image_id: [text for text in phrases[image_id] if clean_caption(text)] for image_id in kept}
     bare = [image_id for image_id in kept if not said[image_id]]
     empty = sum(len(phrases[image_id]) - len(said[image_id]) for image_id in kept)
@@ -78,5 +80,6 @@ def read_regions(image_data: Path, regions: Path, leave_out: set[int], max_words
         f"{len(bare)} without a region; {empty} empty phrases"
     )
     kept = [image_id for image_id in kept if said[image_id]]
-    files = [vg_file(listed[image_id]) for image_id in kept]
-    return make_captions(regions, np.array(kept, dtype=np.int64), files, [said[i] for i in kept], max_words)
+    return make_captions(
+        regions, np.array(kept, dtype=np.int64), [vg_file(files[i]) for i in kept], [said[i] for i in kept], max_words
+    )

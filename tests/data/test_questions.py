@@ -145,5 +145,5 @@ def test_a_row_that_lacks_something_is_named(root):
     asked = json.loads((root / "questions.json").read_text())
     del asked["questions"][1]["image_id"]
     write(root / "questions.json", asked)
-    with pytest.raises(ValueError, match=r"questions\.json: question 8 has no image_id"):
+    with pytest.raises(ValueError, match=r"questions\.json: entry 2 of questions: image_id is not there"):
         questions(root).train_pairs()

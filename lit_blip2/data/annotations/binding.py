@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from lit_blip2.data.annotations.captions import clean_caption, list_images, load_json
+from lit_blip2.data.annotations.captions import clean_caption, list_images
+from lit_blip2.data.annotations.entries import Entry, read_json
 from lit_blip2.data.annotations.strings import Strings
 
 
@@ -33,20 +34,21 @@ def read_binding(path: str | Path, max_words: int = 50) -> Pairs:
     Raises FileNotFoundError, or ValueError naming the file and the id for: no pairs, an empty caption, an
     image that is not listed, or listed twice, an image paired with itself.
     """
-    content = load_json(path)
-    files, rows = list_images(content["images"], path), content["pairs"]
+    content = Entry(read_json(path), path)
+    files = list_images(content.entries("images"))
+    rows = [(row.image_id(), row.image_id("swapped_image_id"), row) for row in content.entries("pairs")]
     if not rows:
         raise ValueError(f"{path} holds no pairs")
-    for row in rows:
-        first, second = row["image_id"], row["swapped_image_id"]
+    captions = [clean_caption(row.text("caption"), max_words) for _, _, row in rows]
+    for (first, second, row), caption in zip(rows, captions, strict=True):
         if unknown := [image_id for image_id in (first, second) if image_id not in files]:
-            raise ValueError(f"{path}: image {unknown[0]} of pair ({first}, {second}) is not in its list of images")
-        if first == second or not clean_caption(row["caption"]):
-            raise ValueError(f"{path}: pair ({first}, {second}) needs two images and a caption")
+            raise row.error(f"image {unknown[0]} of pair ({first}, {second}) is not in the list of images")
+        if first == second or not caption:
+            raise row.error(f"pair ({first}, {second}) needs two images and a caption")
     return Pairs(
-        image_ids=np.array([row["image_id"] for row in rows], dtype=np.int64),
-        swapped_image_ids=np.array([row["swapped_image_id"] for row in rows], dtype=np.int64),
-        files=Strings(files[row["image_id"]] for row in rows),
-        swapped_files=Strings(files[row["swapped_image_id"]] for row in rows),
-        captions=Strings(clean_caption(row["caption"], max_words) for row in rows),
+        image_ids=np.array([first for first, _, _ in rows], dtype=np.int64),
+        swapped_image_ids=np.array([second for _, second, _ in rows], dtype=np.int64),
+        files=Strings(files[first] for first, _, _ in rows),
+        swapped_files=Strings(files[second] for _, second, _ in rows),
+        captions=Strings(captions),
     )

@@ -6,21 +6,22 @@ Layouts: COCO's own ({"images": [...], "annotations": [...]}; NoCaps too, whose 
 """
 
 import csv
-import json
 import re
 import warnings
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from lit_blip2.data.annotations.entries import ID_SPACE, Entry, listed_entries, read_json, read_lines
 from lit_blip2.data.annotations.strings import Strings, digest_of
 
-ID_SPACE = 1 << 44  # image ids of one source of a mixture: more than any source's ids
 _PUNCTUATION = re.compile(r'[.!"()*#:;~]')
 _KARPATHY_SPLITS = {"train": ("train", "restval"), "val": ("val",), "test": ("test",)}
+_DECIMAL = r"[-+]?[0-9]*\.?[0-9]+([eE][-+]?[0-9]+)?"
+_ALL_SPLITS = [name for names in _KARPATHY_SPLITS.values() for name in names]
 
 
 @dataclass(frozen=True)
@@ -81,12 +82,10 @@ def read_captions(path: str | Path, split: str = "train", max_words: int = 50) -
     if path.suffix in (".jsonl", ".csv"):
         ids, files, captions = _parse_table(path)
     else:
-        content = load_json(path)
+        content = read_json(path)
         ids, files, captions = _parse(content, path, split)
     if not ids:
         raise ValueError(f"{path}: no images of split {split!r}")
-    if wrong := [number for number in ids if not 0 <= number < ID_SPACE]:
-        raise ValueError(f"{path}: image id {wrong[0]} does not lie in 0..{ID_SPACE - 1}")
     image_ids = np.array(ids, dtype=np.int64)
     if split == "test" and not any(captions):
         warnings.warn(f"{path} holds no captions: they are generated, not scored", stacklevel=2)
@@ -110,10 +109,7 @@ def make_captions(
             raise ValueError(f"{path}: image {image_id} has no caption, or only empty ones")
     if empty := sum(map(len, cleaned)) - sum(map(len, kept)):
         warnings.warn(f"{path}: {empty} empty captions left out", stacklevel=3)
-    try:
-        return _captions(image_ids, files, kept, empty)
-    except UnicodeEncodeError as error:  # half a surrogate pair, which JSON can hold
-        raise ValueError(f"{path}: {error.object[:60]!r} is no text in UTF-8") from error
+    return _captions(image_ids, files, kept, empty)
 
 
 def _captions(image_ids: np.ndarray, files: Sequence[str], kept: list[list[str]], empty: int) -> Captions:
@@ -128,143 +124,149 @@ def _captions(image_ids: np.ndarray, files: Sequence[str], kept: list[list[str]]
 
 def evaluated_ids(path: str | Path) -> set[int]:
     """Ids of the images that a caption file is there to evaluate on: of Karpathy's those of val and test, else all."""
-    content = load_json(path)
-    if isinstance(content, dict) and all("sentences" in image for image in content.get("images", ())):
-        return {number for split in ("val", "test") for number in _parse_karpathy(content, Path(path), split)[0]}
+    content = read_json(path)
+    if isinstance(content, dict) and _is_karpathy(top := Entry(content, path)):
+        return {number for split in ("val", "test") for number in _parse_karpathy(top, split)[0]}
     return set(_parse(content, Path(path), "test")[0])
-
-
-def load_json(path: str | Path):
-    """The content of a JSON file. ValueError names the file that is not JSON."""
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
 
 
 def image_files(path: str | Path) -> dict[int, str]:
     """image id -> file, of COCO's captions or Visual Genome's image_data.json. ValueError for another layout."""
-    content = load_json(path)
+    content = read_json(path)
     if isinstance(content, dict) and "images" in content:
-        return list_images(content["images"], path)
-    if isinstance(content, list) and content and all("url" in image for image in content):
-        return {image["image_id"]: vg_file(image) for image in content}
+        return list_images(Entry(content, path).entries("images"))
+    if isinstance(content, list) and content and any("url" in image for image in listed_entries(content, path)):
+        files = list_images(listed_entries(content, path), "image_id", "url")
+        return {image_id: vg_file(url) for image_id, url in files.items()}
     raise ValueError(f"{path} names no images: it is neither COCO's captions nor Visual Genome's image_data.json")
 
 
-def vg_file(image: dict) -> str:
-    """Where an image of Visual Genome's image_data.json lies, such as VG_100K_2/1.jpg."""
-    return "/".join(image["url"].rsplit("/", 2)[1:])
+def vg_file(url: str) -> str:
+    """Where an image of Visual Genome's image_data.json lies, by its URL, such as VG_100K_2/1.jpg."""
+    return "/".join(url.rsplit("/", 2)[1:])
 
 
-def list_images(images: list[dict], path: str | Path) -> dict[int, str]:
+def list_images(images: list[Entry], key: str = "id", name: str = "file_name") -> dict[int, str]:
     """image id -> file name, of a COCO file's "images". ValueError names an id that is listed twice."""
     files: dict[int, str] = {}
     for image in images:
-        if image["id"] in files:
-            raise ValueError(f"{path}: image id {image['id']} is listed twice")
-        files[image["id"]] = image["file_name"]
+        if (image_id := image.image_id(key)) in files:
+            raise image.error(f"image id {image_id} is listed twice")
+        files[image_id] = image.file(name)
     return files
 
 
 def _parse(content, path: Path, split: str) -> tuple[list[int], list[str], list[list[str]]]:
     if isinstance(content, list):
-        return _parse_lavis(content, path, split)
-    if "images" in content and "annotations" in content:
-        return _parse_coco(content, path)
-    if "images" in content and all("sentences" in image for image in content["images"]):
-        return _parse_karpathy(content, path, split)
-    if "images" in content and split == "test":
-        return _parse_coco(content | {"annotations": []}, path)
-    raise ValueError(
-        f"{path} is neither COCO's {{images, annotations}} nor a list of {{image, caption}} nor Karpathy's"
-        f" {{images with sentences}}: its keys are {sorted(content)}"
+        return _parse_lavis(listed_entries(content, path), path, split)
+    top = Entry(content, path)
+    if "images" in top and "annotations" in top:
+        return _parse_coco(top, top.entries("annotations"))
+    if _is_karpathy(top):
+        return _parse_karpathy(top, split)
+    if "images" in top and split == "test":
+        return _parse_coco(top, [])
+    raise top.error(
+        "neither COCO's {images, annotations} nor a list of {image, caption} nor Karpathy's {images with sentences}:"
+        f" its keys are {sorted(content)}"
     )
 
 
-def _parse_coco(content: dict, path: Path):
-    files = list_images(content["images"], path)
+def _parse_coco(top: Entry, annotations: list[Entry]):
+    files = list_images(top.entries("images"))
     captions: dict[int, list[str]] = {image_id: [] for image_id in files}
-    for annotation in content["annotations"]:
-        if annotation["image_id"] not in captions:
-            raise ValueError(
-                f"{path}: annotation {annotation.get('id')} belongs to image {annotation['image_id']},"
-                " which is not in its list of images"
-            )
-        captions[annotation["image_id"]].append(annotation["caption"])
+    for annotation in annotations:
+        if (image_id := annotation.image_id()) not in captions:
+            raise annotation.error(f"it belongs to image {image_id}, which is not in the list of images")
+        captions[image_id].append(annotation.text("caption", null=""))
     return list(files), list(files.values()), list(captions.values())
 
 
 def _domains(content, path: Path) -> Strings | None:
     """The domain of each image of NoCaps, None elsewhere."""
-    images = content["images"] if isinstance(content, dict) else []
+    images = Entry(content, path).entries("images") if isinstance(content, dict) else []
     if not any("domain" in image for image in images):
         return None
-    if without := [image["id"] for image in images if "domain" not in image]:
+    if without := [image.image_id("id") for image in images if "domain" not in image]:
         raise ValueError(f"{path}: {len(without)} images have no domain, the first is image {without[0]}")
-    return Strings(image["domain"] for image in images)
+    return Strings(image.text("domain") for image in images)
 
 
-def _parse_lavis(rows: list[dict], path: Path, split: str):
+def _parse_lavis(rows: list[Entry], path: Path, split: str):
     """One image may have several rows (training) or one row with several captions (evaluation)."""
-    needed = {"image"} if split == "test" else {"image", "caption"}
-    captions: dict[str, list[str]] = defaultdict(list)
-    ids: dict[str, int] = {}
-    for number, row in enumerate(rows, 1):
-        if not isinstance(row, dict) or not needed <= row.keys():
-            raise ValueError(f"{path}: entry {number} needs image and caption, and is {str(row)[:100]}")
-        caption = row.get("caption", [])
-        captions[row["image"]] += [caption] if isinstance(caption, str) else caption
-        ids[row["image"]] = _number(row.get("image_id", row.get("img_id", Path(row["image"]).stem)), path)
-    file_of: dict[int, str] = {}
-    for file, image_id in ids.items():
-        if file_of.setdefault(image_id, file) != file:
-            raise ValueError(f"{path}: image id {image_id} stands for both {file_of[image_id]} and {file}")
-    return list(ids.values()), list(ids), list(captions.values())
+    return _of_rows(rows, path, split != "test", number=lambda file, _: _trailing_number(Path(file).stem, path))
 
 
 def _parse_table(path: Path):
     """JSON lines or CSV with "image" and "caption", a row or several for each image; images without image_id are
     numbered."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:  # which a spreadsheet begins with a mark
-            lines = (
-                csv.DictReader(file) if path.suffix == ".csv" else (json.loads(line) for line in file if line.strip())
-            )
-            rows = list(lines)
-    except ValueError as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
+    if path.suffix == ".jsonl":
+        rows = read_lines(path)
+    else:
+        try:
+            with path.open(newline="", encoding="utf-8-sig") as file:  # which a spreadsheet begins with a mark
+                rows = [Entry(row, path, ("line", number)) for number, row in enumerate(csv.DictReader(file), 2)]
+        except ValueError as error:
+            raise ValueError(f"{path} cannot be read: {error}") from error
+    return _of_rows(rows, path, caption_needed=True, number=lambda _, place: place)
+
+
+def _of_rows(rows: list[Entry], path: Path, caption_needed: bool, number: Callable[[str, int], int]):
+    """Images and captions of rows that name both. number: an image's id by its file and its place, where none is given.
+
+    Raises ValueError for an image with two ids, and for an id of two images.
+    """
     captions: dict[str, list[str]] = defaultdict(list)
-    ids: dict[str, int] = {}
-    for number, row in enumerate(rows, 1):
-        if not row.get("image") or row.get("caption") is None:
-            raise ValueError(f"{path}: row {number} needs image and caption, and has {sorted(filter(None, row))}")
-        caption = row["caption"]
-        captions[row["image"]] += [caption] if isinstance(caption, str) else caption
-        ids[row["image"]] = int(row.get("image_id") or ids.get(row["image"], len(ids)))
-    if len(set(ids.values())) < len(ids):
-        raise ValueError(f"{path}: two images have one image_id: give it to all of them, or to none")
-    return list(ids.values()), list(ids), list(captions.values())
+    given: dict[str, int] = {}
+    for row in rows:
+        if "image" not in row or (caption_needed and "caption" not in row):
+            raise row.error(f"needs image and caption, and has {', '.join(sorted(map(str, row.values)))}")
+        file, image_id = row.file("image"), _given_id(row)
+        captions[file] += row.texts("caption", *([] if caption_needed else [[]]))
+        if image_id is not None and given.setdefault(file, image_id) != image_id:
+            raise row.error(f"{file} has image id {image_id}, and {given[file]} in a row before")
+    ids = [given[file] if file in given else number(file, place) for place, file in enumerate(captions)]
+    file_of: dict[int, str] = {}
+    for file, image_id in zip(captions, ids, strict=True):
+        if file_of.setdefault(image_id, file) != file:
+            raise ValueError(f"{path}: image id {image_id} stands for both {file_of[image_id]} and {file}")
+    return ids, list(captions), list(captions.values())
 
 
-def _parse_karpathy(content: dict, path: Path, split: str):
-    images = [image for image in content["images"] if image["split"] in _KARPATHY_SPLITS[split]]
-    named = [
-        {
-            "id": image.get("cocoid", image["imgid"]),
-            "file_name": f"{image.get('filepath', '')}/{image['filename']}",
-        }
-        for image in images
-    ]
-    files = list_images(named, path)
-    captions = [[sentence["raw"] for sentence in image["sentences"]] for image in images]
-    return list(files), [file.lstrip("/") for file in files.values()], captions
+def _given_id(row: Entry) -> int | None:
+    """image_id or img_id of a row, None where neither says something: 42 -> 42, "coco_42" -> 42."""
+    for key in ("image_id", "img_id"):
+        value = row.values.get(key)
+        if isinstance(value, str) and value and not re.fullmatch(_DECIMAL, value):
+            return _trailing_number(value, row.path)
+        if value is not None and value != "":
+            return row.image_id(key)
+    return None
 
 
-def _number(image_id: int | str, path: Path) -> int:
-    """The number of an image: 42 -> 42, "coco_42" and "COCO_val2014_000000000042" -> 42."""
-    if isinstance(image_id, int):
-        return image_id
-    if digits := re.search(r"\d+$", image_id):
-        return int(digits.group())
-    raise ValueError(f"{path}: no number at the end of {image_id!r}: give the row an integer image_id")
+def _is_karpathy(top: Entry) -> bool:
+    return "images" in top and any("sentences" in image for image in top.entries("images"))
+
+
+def _parse_karpathy(top: Entry, split: str):
+    files: dict[int, str] = {}
+    captions = []
+    for image in top.entries("images"):
+        if (own := image.text("split")) not in _ALL_SPLITS:
+            raise image.error(f"split is {own!r}, and must be one of {', '.join(_ALL_SPLITS)}")
+        if own not in _KARPATHY_SPLITS[split]:
+            continue
+        if (image_id := image.image_id("cocoid" if "cocoid" in image else "imgid")) in files:
+            raise image.error(f"image id {image_id} is listed twice")
+        files[image_id] = f"{image.text('filepath', default='')}/{image.file('filename')}".lstrip("/")
+        captions.append([sentence.text("raw", null="") for sentence in image.entries("sentences")])
+    return list(files), list(files.values()), captions
+
+
+def _trailing_number(name: str, path: str | Path) -> int:
+    """ "coco_42" and "COCO_val2014_000000000042" -> 42."""
+    if not (digits := re.search(r"[0-9]+$", name)):
+        raise ValueError(f"{path}: no number at the end of {name!r}: give the row an integer image_id")
+    if (number := int(digits.group())) >= ID_SPACE:
+        raise ValueError(f"{path}: image id {number} does not lie in 0..{ID_SPACE - 1}")
+    return number

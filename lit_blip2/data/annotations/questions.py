@@ -1,6 +1,5 @@
 """Questions with their answers, from the files of VQAv2, OK-VQA, GQA, Visual Genome and POPE."""
 
-import json
 import re
 import warnings
 from collections import Counter
@@ -12,7 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lit_blip2.data.annotations.captions import image_files, load_json
+from lit_blip2.data.annotations.captions import image_files
+from lit_blip2.data.annotations.entries import Entry, listed_entries, read_json
 from lit_blip2.data.annotations.strings import Strings, digest_of
 from lit_blip2.evaluation.pope import TYPE as POPE
 
@@ -90,25 +90,24 @@ def read_questions(
     cannot be named, differing numbers of answers, another layout.
     """
     files = dict(files or {}) | (image_files(images) if images else {})
-    content = load_json(questions) if annotations else _load(questions)
+    content = read_json(questions)
     if annotations is None and not (unanswered and _is_vqav2(content)):
         return _table(_answered(content, questions, files), questions)
-    asked = _by_id(content["questions"], questions, "image_id", "question")
+    top = Entry(content, questions)
+    asked = _by_id(top.entries("questions"), questions)
     if annotations is None:
         warnings.warn(f"{questions} comes without answers: they are generated, not scored", stacklevel=2)
-        answered = {question_id: {"question_type": UNTYPED, "answers": []} for question_id in asked}
+        answered: dict[int, Marks] = dict.fromkeys(asked, Marks(UNTYPED, []))
     else:
-        answered = _by_id(load_json(annotations)["annotations"], annotations, "answers", "question_type")
-        _check_pairing(asked, answered, questions, annotations)
-    subtype = content.get("data_subtype")
+        answered = _marks(asked, questions, annotations)
+    subtype = top.text("data_subtype", default=None)
     rows = (
         Question(
             question_id,
-            row["image_id"],
-            _file_name(row["image_id"], files, subtype, questions),
-            row["question"].strip(),
-            answered[question_id]["question_type"],
-            [answer["answer"] for answer in answered[question_id]["answers"]],
+            image_id := row.image_id(),
+            _file_name(image_id, files, subtype, questions),
+            row.text("question").strip(),
+            *answered[question_id],
         )
         for question_id, row in asked.items()
     )
@@ -122,6 +121,13 @@ class Question(NamedTuple):
     image_id: int
     file: str
     text: str
+    type: str
+    answers: list[str]
+
+
+class Marks(NamedTuple):
+    """What annotators said of a question."""
+
     type: str
     answers: list[str]
 
@@ -144,36 +150,15 @@ def _is_vqav2(content) -> bool:
     return isinstance(content, dict) and isinstance(content.get("questions"), list)
 
 
-def _load(path: str | Path):
-    """JSON, or where each line is some, the list of them."""
-    lines = Path(path).read_text(encoding="utf-8").splitlines()
-    try:
-        return [json.loads(line) for line in lines if line.strip()] if len(lines) > 1 else load_json(path)
-    except ValueError:
-        return load_json(path)
-
-
 def _answered(content, path: str | Path, files: Mapping[int, str]) -> Iterator[Question]:
     """The questions of a file that holds their answers as well."""
-    if isinstance(content, dict) and content and all("imageId" in row for row in content.values()):  # GQA
-        for number, row in content.items():
-            image = row["imageId"]
-            image_id = int(image.lstrip("n")) + (OTHER_IMAGES if image.startswith("n") else 0)
-            kind = row.get("types", {}).get("structural") or UNTYPED
-            yield Question(int(number), image_id, f"{image}.jpg", row["question"].strip(), kind, [row["answer"]])
-    elif isinstance(content, list) and content and all("qas" in image for image in content):  # Visual Genome
-        for row in (row for image in content for row in image["qas"]):
-            kind = row["question"].split(maxsplit=1)[0].lower()  # what, where, when, who, why, how
-            file = files.get(row["image_id"], f"{row['image_id']}.jpg")
-            text = row["question"].strip()
-            yield Question(row["qa_id"], row["image_id"], file, text, kind, [row["answer"].rstrip(".")])
-    elif isinstance(content, list) and content and all({"image", "text", "label"} <= row.keys() for row in content):
-        for row in content:  # POPE
-            digits = re.search(r"(\d+)\.\w+$", row["image"])
-            if digits is None:
-                raise ValueError(f"{path}: question {row['question_id']}: {row['image']!r} ends in no image id")
-            image_id, question = int(digits[1]), row["text"].strip()
-            yield Question(row["question_id"], image_id, row["image"], question, POPE, [row["label"].lower()])
+    rows = listed_entries(content, path) if isinstance(content, list) else []
+    if isinstance(content, dict) and any(isinstance(row, dict) and "imageId" in row for row in content.values()):
+        yield from (_gqa_question(number, row) for number, row in Entry(content, path).items())
+    elif any("qas" in image for image in rows):
+        yield from (_vg_question(row, files) for image in rows for row in image.entries("qas"))
+    elif any({"image", "text", "label"} <= row.values.keys() for row in rows):
+        yield from map(_pope_question, rows)
     else:
         raise ValueError(
             f"{path} holds no answers: it is none of GQA's questions, Visual Genome's question_answers.json and POPE's "
@@ -181,44 +166,70 @@ def _answered(content, path: str | Path, files: Mapping[int, str]) -> Iterator[Q
         )
 
 
+def _gqa_question(number: str, row: Entry) -> Question:
+    image = row.text("imageId")
+    if not re.fullmatch(r"[0-9]{1,18}", number) or not re.fullmatch(r"n?[0-9]{1,10}", image):
+        raise row.error(f"question {number!r} of image {image!r}: both must be numbers, the image's perhaps after an n")
+    image_id = int(image.lstrip("n")) + (OTHER_IMAGES if image.startswith("n") else 0)
+    kind = row.entry("types", default={}).text("structural", default=UNTYPED)
+    return Question(int(number), image_id, f"{image}.jpg", row.text("question").strip(), kind, [row.text("answer")])
+
+
+def _vg_question(row: Entry, files: Mapping[int, str]) -> Question:
+    text, image_id = row.text("question").strip(), row.image_id()
+    kind = next(iter(text.lower().split()), UNTYPED)  # what, where, when, who, why, how
+    file = files.get(image_id, f"{image_id}.jpg")
+    return Question(row.number("qa_id"), image_id, file, text, kind, [row.text("answer").rstrip(".")])
+
+
+def _pope_question(row: Entry) -> Question:
+    number, image = row.number("question_id"), row.file("image")
+    if (digits := re.search(r"(\d+)\.\w+$", image)) is None:
+        raise row.error(f"question {number}: {image!r} ends in no image id")
+    return Question(number, int(digits[1]), image, row.text("text").strip(), POPE, [row.text("label").lower()])
+
+
 @cache
 def question_types(questions: str | Path, annotations: str | Path | None = None) -> frozenset[str]:
     """The types of the questions that `read_questions` would read; none of those without answers."""
     if annotations is None:
-        content = _load(questions)
+        content = read_json(questions)
         return frozenset() if _is_vqav2(content) else frozenset(row.type for row in _answered(content, questions, {}))
-    return frozenset(mark["question_type"] for mark in load_json(annotations)["annotations"])
+    marks = Entry(read_json(annotations), annotations).entries("annotations")
+    return frozenset(mark.text("question_type", null=UNTYPED) for mark in marks)
 
 
-def _by_id(rows: list[dict], path: str | Path, *needed: str) -> dict[int, dict]:
-    table: dict[int, dict] = {}
+def _by_id(rows: list[Entry], path: str | Path) -> dict[int, Entry]:
+    table: dict[int, Entry] = {}
     for row in rows:
-        if lacking := sorted({"question_id", *needed} - row.keys()):
-            raise ValueError(f"{path}: question {row.get('question_id', row)} has no {', '.join(lacking)}")
-        if row["question_id"] in table:
-            raise ValueError(f"{path}: question id {row['question_id']} stands there twice")
-        table[row["question_id"]] = row
+        if (number := row.number("question_id")) in table:
+            raise ValueError(f"{path}: question id {number} stands there twice")
+        table[number] = row
     if not table:
         raise ValueError(f"{path} holds no questions")
     return table
 
 
-def _check_pairing(asked: dict, answered: dict, questions: str | Path, annotations: str | Path) -> None:
-    if lonely := sorted(asked.keys() ^ answered.keys()):
+def _marks(asked: dict[int, Entry], questions: str | Path, annotations: str | Path) -> dict[int, Marks]:
+    """What was said of each question. Raises ValueError where the two files do not fit."""
+    marks = _by_id(Entry(read_json(annotations), annotations).entries("annotations"), annotations)
+    if lonely := sorted(asked.keys() ^ marks.keys()):
         raise ValueError(
             f"{len(lonely)} question ids stand in only one of {questions} and {annotations}: {lonely[:5]}..."
         )
-    counts: dict[int, int] = {}
-    for question_id, row in asked.items():
-        mark = answered[question_id]
-        if mark.get("image_id", row["image_id"]) != row["image_id"]:
+    said, counts = {}, {}
+    for number, row in asked.items():
+        mark = marks[number]
+        if (own := row.image_id()) != (image_id := mark.image_id() if "image_id" in mark else own):
             raise ValueError(
-                f"question {question_id} belongs to image {row['image_id']} in {questions} and to image"
-                f" {mark['image_id']} in {annotations}"
+                f"question {number} belongs to image {own} in {questions} and to image {image_id} in {annotations}"
             )
-        counts.setdefault(len(mark["answers"]), question_id)
+        answers = [answer.text("answer", null="") for answer in mark.entries("answers")]
+        said[number] = Marks(mark.text("question_type", null=UNTYPED), answers)
+        counts.setdefault(len(answers), number)
     if len(counts) > 1:
         raise ValueError(f"{annotations}: numbers of answers differ, number -> a question id: {counts}")
+    return said
 
 
 def _file_name(image_id: int, files: Mapping[int, str], subtype: str | None, path: str | Path) -> str:

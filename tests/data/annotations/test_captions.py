@@ -100,7 +100,7 @@ def test_an_empty_caption_is_left_out_if_another_stays(tmp_path):
     [
         (coco((1, "one"), (2, "...")), "image 2 has no caption, or only empty"),
         (coco((1, "one")), "image 2 has no caption"),
-        (coco((1, "one"), (2, "two"), (5, "five")), "annotation 2 belongs to image 5"),
+        (coco((1, "one"), (2, "two"), (5, "five")), "entry 3 of annotations: it belongs to image 5"),
         (coco((1, "one"), ids=(1, 1)), "image id 1 is listed twice"),
         (coco(ids=()), "no images of split 'train'"),
         ({"pictures": []}, r"its keys are \['pictures'\]"),
@@ -149,11 +149,11 @@ def test_a_table_of_one_s_own(tmp_path, name, content):
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("x.csv", b"image,text\na.jpg,A dog\n", r"x\.csv: row 1 needs image and caption, and has \['image', 'text'\]"),
-        ("x.jsonl", b'{"image": "a.jpg"}\n', r"x\.jsonl: row 1 needs image and caption"),
-        ("x.jsonl", b'{"image": \n', r"x\.jsonl cannot be read"),
+        ("x.csv", b"image,text\na.jpg,A dog\n", r"x\.csv: line 2: needs image and caption, and has image, text"),
+        ("x.jsonl", b'{"image": "a.jpg"}\n', r"x\.jsonl: line 1: needs image and caption"),
+        ("x.jsonl", b'{"image": \n', r"x\.jsonl: line 1 is not JSON"),
         ("x.csv", b"image,caption\na.jpg,caf\xe9\n", r"x\.csv cannot be read: 'utf-8'"),
-        ("x.csv", b"image,caption,image_id\na.jpg,A,1\nb.jpg,B,1\n", "two images have one image_id"),
+        ("x.csv", b"image,caption,image_id\na.jpg,A,1\nb.jpg,B,1\n", r"image id 1 stands for both a\.jpg and b\.jpg"),
         ("x.csv", b"image,caption\na.jpg,.\n", r"x\.csv: image 0 has no caption, or only empty ones"),
     ],
 )
@@ -246,7 +246,7 @@ def test_lines_end_where_lines_end(tmp_path):
         ([{"image": "a.jpg", "image_id": 1, "caption": "\ud800"}], "is no text in UTF-8"),
         ([{"image": "9" * 20 + ".jpg", "caption": "a"}], "image id 9+ does not lie in"),
         ([{"image": "a.jpg", "image_id": -3, "caption": "a"}], "image id -3 does not lie in"),
-        ([{"url": "x", "caption": "a"}], "entry 1 needs image and caption"),
+        ([{"url": "x", "caption": "a"}], "entry 1: needs image and caption"),
     ],
 )
 def test_entries_that_cannot_be_read_name_the_file(tmp_path, content, words):

@@ -1,0 +1,205 @@
+"""Entries of annotation files: whoever reads a value says what it must be, and is told what stands there instead.
+
+JSON names values and says nothing of their types: ids may be words, texts numbers, lists objects. Every reader takes
+its values from an `Entry`, so that an error names the file, the entry, the key and the value.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+ID_SPACE = 1 << 44  # image ids of one source of a mixture: more than any source's ids
+MOST_SHOWN = 60  # characters of a wrong value in a message
+_NEEDED: Any = object()  # the default of what must be there
+_KINDS = {dict: "an object", list: "a list", str: "a text", bool: "true or false", int: "a number", float: "a number"}
+
+
+class Entry:
+    """One object of an annotation file, and its place there, such as "entry 3 of annotations".
+
+    Every method takes the key and, for what may be absent, a default; null is as good as absent then. null: what null
+    alone stands for. All raise ValueError that names file, place, key and value.
+    """
+
+    __slots__ = ("path", "place", "values")
+
+    def __init__(self, values: Any, path: str | Path, place: tuple[str, ...] | tuple[str, str, int] = ()):
+        self.values, self.path, self.place = values, path, place
+        if not isinstance(values, dict):
+            raise self.error(f"must be an object with keys, and is {shown(values)}")
+
+    def __contains__(self, key: str) -> bool:
+        return key in self.values
+
+    def error(self, words: str) -> ValueError:
+        """About this entry."""
+        return ValueError(": ".join([str(self.path), *filter(None, [_said(self.place)]), words]))
+
+    def text(self, key: str, default: Any = _NEEDED, null: Any = _NEEDED) -> str:
+        """A text, perhaps an empty one."""
+        value = self._value(key, default, null)
+        return value if value is default or value is null else self._checked_text(key, value)
+
+    def texts(self, key: str, default: Any = _NEEDED) -> list[str]:
+        """A text, or a list of them; null among captions is an empty one."""
+        value = self._value(key, default, _NEEDED)
+        if value is default:
+            return value
+        return ["" if each is None else self._checked_text(key, each) for each in _listed(value)]
+
+    def file(self, key: str) -> str:
+        """A file's name."""
+        if not (name := self.text(key)).strip():
+            raise self.error(f"{key} is {name!r}, and must name a file")
+        return name
+
+    def number(self, key: str, default: Any = _NEEDED) -> int:
+        """A whole number of 64 bits, also where it stands as a text: 7, "7", 7.0."""
+        value = self._value(key, default, _NEEDED)
+        return value if value is default else self._checked_number(key, value)
+
+    def image_id(self, key: str = "image_id") -> int:
+        """A whole number in 0..ID_SPACE - 1."""
+        if not 0 <= (number := self.number(key)) < ID_SPACE:
+            raise self.error(f"image id {number} does not lie in 0..{ID_SPACE - 1}")
+        return number
+
+    def entry(self, key: str, default: Any = _NEEDED) -> "Entry":
+        """An object in this one."""
+        return Entry(self._value(key, default, _NEEDED), self.path, (*self.place, key))
+
+    def entries(self, key: str, default: Any = _NEEDED) -> list["Entry"]:
+        """A list of objects in this one."""
+        values = self._value(key, default, _NEEDED)
+        if not isinstance(values, list):
+            raise self.error(f"{key} must be a list, and is {shown(values)}")
+        return [Entry(each, self.path, (*self.place, key, number)) for number, each in enumerate(values, 1)]
+
+    def items(self) -> Iterator[tuple[str, "Entry"]]:
+        """The objects in this one, by their keys."""
+        return ((key, Entry(value, self.path, (*self.place, key))) for key, value in self.values.items())
+
+    def _value(self, key: str, default: Any, null: Any) -> Any:
+        value = self.values.get(key, _NEEDED)
+        if value is None and null is not _NEEDED:
+            return null
+        if value is None or value is _NEEDED:
+            if default is not _NEEDED:
+                return default
+            what = "is null" if value is None else f"is not there: its keys are {', '.join(sorted(self.values))}"
+            raise self.error(f"{key} {what}")
+        return value
+
+    def _checked_text(self, key: str, value: Any) -> str:
+        if not isinstance(value, str):
+            raise self.error(f"{key} must be a text, and is {shown(value)}")
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:  # half a surrogate pair, which JSON can hold
+            raise self.error(f"{key} {value[:MOST_SHOWN]!r} is no text in UTF-8") from error
+        return value
+
+    def _checked_number(self, key: str, value: Any) -> int:
+        number = _whole(value)
+        if number is None or not -(2**63) <= number < 2**63:
+            raise self.error(f"{key} must be a whole number of 64 bits, and is {shown(value)}")
+        return number
+
+
+def read_json(path: str | Path) -> Any:
+    """The content of a JSON file, with or without a byte order mark, or the list of a file of JSON lines.
+
+    Raises FileNotFoundError, or ValueError naming the file, for what is not JSON, for two values under one key.
+    """
+    text = read_text(path)
+    try:
+        return json.loads(text, object_pairs_hook=_once_each)
+    except (ValueError, RecursionError) as error:
+        lines = text.split("\n")
+        if "Extra data" not in str(error) or not _is_object(lines[0]):
+            raise ValueError(f"{path} is not JSON: {error}") from error
+        return [entry.values for entry in _parsed_lines(lines, path)]
+
+
+def read_lines(path: str | Path) -> list[Entry]:
+    """The objects of a file of JSON lines; lines without one are passed over. Raises as `read_json`."""
+    return _parsed_lines(read_text(path).split("\n"), path)
+
+
+def read_text(path: str | Path) -> str:
+    """A file's text, without a byte order mark. ValueError names the file that is not UTF-8."""
+    try:
+        return Path(path).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} cannot be read: {error}. Save it as UTF-8") from error
+
+
+def listed_entries(values: Any, path: str | Path) -> list[Entry]:
+    """The objects of a file that must be a list of them."""
+    if not isinstance(values, list):
+        raise ValueError(f"{path}: must be a list, and is {shown(values)}")
+    return [Entry(each, path, ("", number)) for number, each in enumerate(values, 1)]
+
+
+def shown(value: Any) -> str:
+    """A value of JSON for a message, cut, with its kind where that is no number, null, true or false."""
+    if value is None:
+        return "null"
+    text = json.dumps(value, ensure_ascii=True, default=str)
+    text = text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}..."
+    return f"{_KINDS.get(type(value), type(value).__name__)}, {text}"
+
+
+def _parsed_lines(lines: list[str], path: str | Path) -> list[Entry]:
+    made = []
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            try:
+                made.append(Entry(json.loads(line, object_pairs_hook=_once_each), path, ("line", number)))
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{path}: line {number} is not JSON: {error}") from error
+    return made
+
+
+def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object's values. ValueError for a key that stands twice with two values: JSON would keep the last."""
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        for key, value in pairs:
+            if made[key] != value:
+                raise ValueError(f"key {key!r} stands twice in one object, with {shown(value)} and {shown(made[key])}")
+    return made
+
+
+def _whole(value: Any) -> int | None:
+    """The whole number that a value stands for, None where it is none."""
+    if isinstance(value, str):
+        return int(value) if re.fullmatch(r"-?[0-9]{1,19}", value) else None
+    if isinstance(value, float):
+        return int(value) if value.is_integer() and abs(value) < 2**53 else None  # above, neighbours are lost
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _is_object(line: str) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
+
+
+def _listed(value: Any) -> list:
+    return value if isinstance(value, list) else [value]
+
+
+def _said(place: tuple) -> str:
+    """("annotations", 3, "answers", 1) -> entry 1 of answers of entry 3 of annotations."""
+    words, rest = [], list(place)
+    while rest:
+        part = rest.pop(0)
+        if rest and isinstance(rest[0], int):
+            number = rest.pop(0)
+            part = f"line {number}" if part == "line" else f"entry {number}" + (f" of {part}" if part else "")
+        words.append(part)
+    return " of ".join(reversed(words))
