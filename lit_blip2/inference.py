@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from lit_blip2.checkpoint import carried, check_fits, find_checkpoint, read_checkpoint, trainable_state
 from lit_blip2.config import Experiment
 from lit_blip2.network import build_net
+from lit_blip2.settings import check_same, settings
 
 DECODING = ("max_new_tokens", "num_beams", "length_penalty")  # what LanguageModel.generate is told
 
@@ -110,6 +111,8 @@ def load(checkpoint: str | Path) -> Loaded:
     net.load()
     state = {name.removeprefix("net."): value for name, value in contents["state_dict"].items()}
     check_fits(state, trainable_state(net), str(file))
+    kept = contents.get("settings", {})
+    check_same(kept, settings(net), str(file), contents["state_dict"], way_out="Its files, or this package, changed")
     net.load_state_dict(state, strict=False)  # what is missing is what is frozen: check_fits saw to the rest
     return Loaded(stage2.eval(), experiment.model, experiment.data["image_size"])
 

@@ -1,16 +1,21 @@
 """The network of an experiment, built without Lightning and without weights; and what of it trains."""
 
-from typing import get_type_hints
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_type_hints
 
 import torch
 from jsonargparse import ArgumentError, ArgumentParser
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from lit_blip2.checkpoint import carried
 from lit_blip2.config import Experiment, class_path
 from lit_blip2.objectives.joint import Joint
 from lit_blip2.objectives.stage1 import Stage1
 from lit_blip2.objectives.stage2 import Stage2
+from lit_blip2.settings import settings
 
 # The annotations of `net` in this package's own modules, so that `params` and `ask` need not import Lightning.
 OWN = {"lit_blip2.lit.LitStage1": Stage1, "lit_blip2.lit.LitStage2": Stage2, "lit_blip2.lit.LitJoint": Joint}
@@ -46,12 +51,12 @@ def build_net(experiment: Experiment) -> nn.Module:
 
     Raises ValueError for an experiment without a network, or with settings that do not fit, and what the parts raise.
     """
-    if (settings := experiment.model.get("net")) is None:
+    if (parts := experiment.model.get("net")) is None:
         raise ValueError(f"{experiment.source}: no model.init_args.net in it: give an experiment, see experiments/")
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--net", type=network_class(experiment))
     try:
-        return parser.instantiate(parser.parse_object({"net": settings})).net
+        return parser.instantiate(parser.parse_object({"net": parts})).net
     except (ArgumentError, ValueError) as error:
         raise ValueError(f"{experiment.source}: the settings of the network do not fit: {error}") from error
 
@@ -69,6 +74,23 @@ def sketch(experiment: Experiment) -> nn.Module:
     """`build_net` on the meta device: no memory, no weights."""
     with torch.device("meta"), NoDraws():
         return build_net(experiment)
+
+
+def kept_settings(checkpoint: Mapping[str, Any], file: Path) -> dict[str, Any]:
+    """The settings of a checkpoint's network: those that it keeps, or of one without, those of its configuration."""
+    if "settings" in checkpoint:
+        return checkpoint["settings"]
+    experiment = carried(checkpoint, file)
+    size = {"image_size": experiment.data["image_size"]} if "image_size" in experiment.data else {}
+    if not experiment.net:
+        return size
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return settings(sketch(experiment)) | size
+    except (ValueError, OSError) as error:
+        warnings.warn(f"{file}: its network cannot be made, so its settings are not compared: {error}", stacklevel=2)
+        return size
 
 
 def count(net: nn.Module) -> list[tuple[str, int, int]]:

@@ -1,5 +1,6 @@
 """Both stages at once as a Lightning system, with the evaluations of both on one checkpoint."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -30,6 +31,8 @@ class LitJoint(LitBLIP2):
             loss gives to the Q-Former's weights that all objectives share (its text half left out), and
             train/grad_cos_<one>_<other>, the cosine between two of them; of a step's last micro-batch. Such a step
             costs a backward more for each objective, and memory for as many gradients; other steps cost nothing.
+        allow_different: settings, such as [image_size], in which a checkpoint that is evaluated may
+            differ from this one; any other that changes the network's function is refused (settings.py).
         generation: how captions and answers are made: Generation's arguments.
     """
 
@@ -41,9 +44,10 @@ class LitJoint(LitBLIP2):
         rerank: int = 128,
         features_gb: float = 8.0,
         grad_norms: bool = True,
+        allow_different: Sequence[str] = (),
         **generation: Any,
     ):
-        super().__init__(net, optimization)
+        super().__init__(net, optimization, allow_different)
         self.bert, self.grad_norms = bert, grad_norms
         # Made for an absent stage too: what they refuse is wrong whichever objectives are on.
         representation = Representation(net.stage1, rerank, features_gb)

@@ -2,12 +2,14 @@
 and lean checkpoints."""
 
 import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from lit_blip2.checkpoint import check_fits, trainable_state
@@ -20,7 +22,9 @@ from lit_blip2.lit.evaluators.representation import Representation
 from lit_blip2.lit.evaluators.unfinished import predictions_made_of
 from lit_blip2.lit.optim import AdamWCosine
 from lit_blip2.lit.progress import stand_at
+from lit_blip2.network import kept_settings
 from lit_blip2.paths import run_all
+from lit_blip2.settings import check_same, settings
 
 PREDICTIONS = "predictions.jsonl"  # of a test; those of predict have a file of their own
 
@@ -33,13 +37,14 @@ class LitBLIP2(L.LightningModule):
     generation: the same for the language model; or None.
     config: the resolved configuration as YAML, set by the command line, kept in every checkpoint.
     other_items: what stands behind metrics that a callback logs, for their intervals; set by SceneScores.
+    allow_different: settings in which a checkpoint that is started from, or evaluated, may differ.
     averages: of what trains, in its place in checkpoints; set by the callback EMA.
     resumed: training goes on from a checkpoint, which holds all that `start` would read; set by the command line.
     """
 
-    def __init__(self, net: nn.Module, optimization: AdamWCosine):
+    def __init__(self, net: nn.Module, optimization: AdamWCosine, allow_different: Sequence[str] = ()):
         super().__init__()
-        self.net, self.optimization = net, optimization
+        self.net, self.optimization, self.allow_different = net, optimization, allow_different
         self.representation: Representation | None = None
         self.generation: Generation | None = None
         self.strict_loading = False
@@ -215,16 +220,35 @@ class LitBLIP2(L.LightningModule):
         """
         return set().union(*(each.metric_names(tasks, command) for each in self.evaluators))
 
+    def settings(self) -> dict[str, Any]:
+        """What of this run's network changes its function and no shape, and how large it sees images."""
+        data = None if self._trainer is None else self.trainer.datamodule
+        return settings(self.net) | ({"image_size": data.image_size} if hasattr(data, "image_size") else {})
+
+    def check_settings(self, theirs: Mapping[str, Any], what: str, state: Iterable[str], goes_on: bool = False) -> None:
+        """Raises ValueError where a checkpoint's settings are not this run's; what may differ is told. Training that
+        goes on where it stopped may differ in nothing."""
+        allowed, ours, way_out = self.allow_different, self.settings(), "Use those settings"
+        if goes_on:
+            allowed = ()
+        else:
+            way_out += ", or name what is changed on purpose, such as --model.allow_different=[image_size]"
+        for each in check_same(theirs, ours, what, state, allowed, way_out):
+            rank_zero_info(f"{what}: {each}, as allow_different says")
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what trains, and the config."""
+        """Keep what trains, the config, and the settings that shapes do not show."""
         checkpoint["state_dict"] = self.averages or trainable_state(self)
-        checkpoint["config"] = self.config
+        checkpoint["config"], checkpoint["settings"] = self.config, self.settings()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Raises ValueError naming every missing, unexpected or misshapen weight."""
+        """Raises ValueError naming every missing, unexpected or misshapen weight, and settings that differ."""
         check_fits(checkpoint["state_dict"], trainable_state(self), "the checkpoint")
+        theirs = kept_settings(checkpoint, Path((self._trainer and self.trainer.ckpt_path) or "checkpoint"))
+        goes_on = self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
+        self.check_settings(theirs, "the checkpoint", checkpoint["state_dict"], goes_on)
         self.trained_steps = checkpoint["global_step"]
-        if self.trainer.state.fn == TrainerFn.FITTING:
+        if goes_on:
             if "EMA" in checkpoint["callbacks"] and "EMA" not in {each.state_key for each in self.trainer.callbacks}:
                 raise ValueError(
                     f"the weights in {self.trainer.ckpt_path} are the averages of the callback EMA: resume with it in "

@@ -1,5 +1,6 @@
 """Stage 1 as a Lightning system: representation learning, with retrieval and binding as its evaluation."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -23,6 +24,8 @@ class LitStage1(LitBLIP2):
         init_from: checkpoint or run folder of stage 1 that all goes on from, instead.
         rerank: candidates per image and per text that ITM scores again (the paper's k is 128).
         features_gb: GB of image features that each process keeps in RAM for re-ranking; more goes to files in TMPDIR.
+        allow_different: settings, such as [image_size], in which the run of init_from, or a checkpoint that is
+            evaluated, may differ from this one; any other that changes the network's function is refused (settings.py).
     """
 
     def __init__(
@@ -33,15 +36,16 @@ class LitStage1(LitBLIP2):
         init_from: str | None = None,
         rerank: int = 128,
         features_gb: float = 8.0,
+        allow_different: Sequence[str] = (),
     ):
-        super().__init__(net, optimization)
+        super().__init__(net, optimization, allow_different)
         if init_from and bert:
             raise ValueError(f"init_from={init_from!r}, bert={bert!r}: training starts from one, set one to null")
         self.representation, self.bert, self.init_from = Representation(net, rerank, features_gb), bert, init_from
 
     def start(self) -> None:
         if self.init_from is not None:
-            take_stage(self, read_start(self.init_from, self.net.vision), self.init_from)
+            take_stage(self, read_start(self.init_from, self), self.init_from)
         elif self.bert is not None:
             load_bert(self.net.qformer, self.net.itg, self.bert)
 

@@ -1,5 +1,6 @@
 """Stage 2 as a Lightning system: generative learning, with captions and zero-shot answers as its evaluation."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -24,6 +25,9 @@ class LitStage2(LitBLIP2):
         bert: where stage 1 is skipped, folder of BERT weights that the Q-Former starts from; null: random.
         text_from: checkpoint or run folder of stage 1, for a bridge that reads prompts and starts from a stage 2 whose
             Q-Former had no text half (paper, 4.2; the files of stage 2 do not hold it): that half is stage 1's.
+        allow_different: settings, such as [image_size], in which the run of init_from or text_from, or a checkpoint
+            that is evaluated, may differ from this one; any other that changes the network's function is refused
+            (settings.py).
         generation: how captions and answers are made: Generation's arguments.
     """
 
@@ -34,9 +38,10 @@ class LitStage2(LitBLIP2):
         init_from: str | None = None,
         bert: str | None = None,
         text_from: str | None = None,
+        allow_different: Sequence[str] = (),
         **generation: Any,
     ):
-        super().__init__(net, optimization)
+        super().__init__(net, optimization, allow_different)
         self.generation = Generation(net, **generation)
         if init_from and bert:
             raise ValueError(f"init_from={init_from!r}, bert={bert!r}: the Q-Former starts from one, set one to null")
@@ -55,9 +60,9 @@ class LitStage2(LitBLIP2):
 
     def start(self) -> None:
         if self.init_from is not None:
-            checkpoint = read_start(self.init_from, self.net.vision)
+            checkpoint = read_start(self.init_from, self)
             if any(key.startswith("net.bridge.") for key in checkpoint["state_dict"]):
-                add_text_half(checkpoint, self.text_from, self.net)
+                add_text_half(checkpoint, self.text_from, self)
                 take_stage(self, checkpoint, self.init_from)
             elif self.text_from:
                 raise ValueError(

@@ -25,6 +25,7 @@ from lit_blip2.model.pretrained import build, in_cache, quantise, read_config
 from lit_blip2.model.published import language_card, published
 from lit_blip2.model.text import PackedText
 from lit_blip2.paths import find
+from lit_blip2.settings import WEIGHTS, signature
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,7 @@ class LanguageModel(nn.Module):
         self.num_parameters: int = card["parameters"]
         self.num_lora: int = 0 if lora is None else count_lora(build(self.config), lora)
         self.model: nn.Module | None = None
+        self.signature: str | None = None  # of the weights that were loaded
         self.tokenizer: Any = None
 
     def _folder(self) -> Path:
@@ -129,6 +131,7 @@ class LanguageModel(nn.Module):
 
         folder = self._folder()
         self.model = build(read_config(folder), folder, self.dtype).requires_grad_(not self.frozen)
+        self.signature = signature(self.model.parameters())
         if self.bits is not None:
             quantise(self.model, self.bits)
         if self.lora is not None:
@@ -137,6 +140,13 @@ class LanguageModel(nn.Module):
         # A folder's own settings, such as a penalty for repetition, would change what this package's arguments ask for.
         self.model.generation_config = GenerationConfig.from_model_config(self.model.config)
         self.train(self.training)
+
+    def settings(self) -> dict[str, Any]:
+        """What changes its function and no shape."""
+        own = {"model_type": self.config["model_type"]}
+        if self.lora is not None:
+            own |= {f"lora.{name}": value for name, value in self.lora.items() if name != "lora_dropout"}
+        return own | ({WEIGHTS: self.signature} if self.signature else {})
 
     def train(self, mode: bool = True) -> "LanguageModel":
         """A frozen language model stays in eval mode; dropout in front of low-rank changes follows `mode`."""

@@ -1,5 +1,6 @@
 """The Q-Former's own tokenizer: BERT's, with one more token, [DEC] (NUMERICS, Q-Former)."""
 
+import hashlib
 from collections.abc import Sequence
 from typing import Literal
 
@@ -38,6 +39,12 @@ class BertTokenizer:
                 f"tokenizer {path} has {words} words with [DEC], the Q-Former was built for "
                 f"vocab_size={vocab_size}: set it to the tokenizer's"
             )
+
+    def settings(self) -> dict[str, str]:
+        """Which words have which ids: a digest of them, and of how a text becomes them."""
+        words = sorted((id_, word) for word, id_ in self.tokenizer.get_vocab().items() if id_ <= self.dec)
+        how = self.tokenizer("A man's café, 3.5 km (or so) from U.S.A.", add_special_tokens=False)["input_ids"]
+        return {"digest": hashlib.sha256(repr((words, how)).encode()).hexdigest()[:16]}
 
     @property
     def dec(self) -> int:

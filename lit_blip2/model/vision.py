@@ -4,6 +4,7 @@ Legend: B images, N image tokens ([CLS] first), H rows of patches, W width.
 """
 
 import hashlib
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 from lit_blip2.checkpoint import read_safely
 from lit_blip2.model.published import published, vision_card
 from lit_blip2.paths import find
+from lit_blip2.settings import WEIGHTS, signature
 
 
 class VisionEncoder(nn.Module):
@@ -56,6 +58,7 @@ class VisionEncoder(nn.Module):
         self.drop_last_blocks, self.dtype = drop_last_blocks, getattr(torch, dtype)
         self.checkpointing = checkpointing
         self.encoder: nn.Module | None = None
+        self.signature: str | None = None  # of the weights that were loaded
         card = published().get(name, {}) if not self.model_args and drop_last_blocks == 1 else {}
         if not card:
             meta = build(name, self.model_args, drop_last_blocks, device="meta")
@@ -87,6 +90,8 @@ class VisionEncoder(nn.Module):
             return
         encoder = self._read(self.weights_file())
         encoder.set_grad_checkpointing(self.checkpointing)
+        # Position embeddings are left out: their number is the image size's.
+        self.signature = signature(p for name, p in encoder.named_parameters() if name != "pos_embed")
         self.encoder = encoder.to(self.dtype).requires_grad_(not self.frozen)
         self.train(self.training)
 
@@ -114,6 +119,17 @@ class VisionEncoder(nn.Module):
         with torch.no_grad(), torch.autocast(images_BCHW.device.type, enabled=False):
             return self.encoder.forward_features(images_BCHW.to(self.dtype))
 
+    def settings(self) -> dict[str, Any]:
+        """What changes its features and no shape."""
+        args = {key: value for key, value in self.own_args.items() if key not in ("depth", "img_size")}
+        own = {"name": self.name, "model_args": args, "blocks": self.used_blocks}
+        return own | ({WEIGHTS: self.signature} if self.signature else {})
+
+    @cached_property
+    def used_blocks(self) -> int:
+        """How many blocks an image goes through: three of four are the first three of five."""
+        return len(build(self.name, self.own_args, self.drop_last_blocks, device="meta").blocks)
+
     def output_shape(self, image_size: int) -> tuple[int, int]:
         """(tokens, width) of an image's features, without weights. Raises ValueError for a size that does not fit."""
         try:
@@ -135,11 +151,6 @@ class VisionEncoder(nn.Module):
             "dtype": str(self.dtype).removeprefix("torch."),
             "weights_sha256": digest,
         }
-
-
-def used_blocks(name: str, model_args: dict[str, Any] | None = None, drop_last_blocks: int = 1) -> int:
-    """How many blocks of a timm ViT an image goes through."""
-    return len(build(name, model_args or {}, drop_last_blocks, device="meta").blocks)
 
 
 def resize(encoder: nn.Module, image_size: int) -> None:

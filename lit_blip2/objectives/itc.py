@@ -51,6 +51,10 @@ class ITC(nn.Module):
             nn.init.normal_(linear.weight, std=0.02)
             nn.init.zeros_(linear.bias)
 
+    def settings(self) -> dict[str, list[float]]:
+        """What changes its function and no shape."""
+        return {"temperature_bounds": [MIN_TEMPERATURE, MAX_TEMPERATURE]}
+
     def project_image(self, query_BQD: Tensor) -> Tensor:
         """Query outputs to unit vectors [B, Q, P]."""
         return F.normalize(self.image_projection(query_BQD).float(), dim=-1)

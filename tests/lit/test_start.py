@@ -37,3 +37,46 @@ def test_stage_2_goes_on_from_stage_2_and_may_train_its_encoder(fit, stage1_run)
     assert equal(third, second)
     with pytest.raises(ValueError, match="trained its image encoder too, and this run would go on with the original"):
         fit("mini_opt", f"--model.init_from={second}")
+
+
+def without_settings(run, tmp_path):
+    """The last checkpoint of a run as it was written before settings were kept."""
+    contents, file = read_checkpoint(run), tmp_path / "old.ckpt"
+    del contents["settings"]
+    torch.save(contents, file)
+    return file
+
+
+def test_what_shapes_do_not_show_must_be_the_same(fit, stage1_run, tmp_path):
+    heads = "--model.net.qformer.heads=8"
+    said = r"heads 4, here 8.*qformer\.layers\.\*\.cross\.heads 4, here 8"
+    for start in (stage1_run, without_settings(stage1_run, tmp_path)):
+        with pytest.raises(ValueError, match=f"init_from=.*{said}.*allow_different"):
+            fit("mini_stage1", f"--model.init_from={start}", heads)
+    with pytest.raises(ValueError, match=f"{said}. Use those settings$"):  # going on differs in nothing
+        fit("mini_stage1", f"--ckpt_path={stage1_run}", heads, "--model.allow_different=[heads]")
+    with pytest.raises(ValueError, match=r"bridge\.qformer\.layers\.\*\.attention\.heads 4, here 2"):
+        fit("mini_opt", f"--model.init_from={stage1_run}", "--model.net.bridge.qformer.heads=2")
+    fit("mini_stage1", f"--model.init_from={stage1_run}", heads, "--model.allow_different=[heads]", *STILL)
+
+
+def test_images_of_another_size_are_named_on_purpose(fit, stage1_run, caplog):
+    smaller = ["--model.net.vision.image_size=32", "--data.image_size=32", "--data.features=null"]
+    with pytest.raises(ValueError, match=r"image_size 64, here 32"):
+        fit("mini_opt", f"--model.init_from={stage1_run}", *smaller)
+    with caplog.at_level("INFO"):
+        run = fit(
+            "mini_opt", f"--model.init_from={stage1_run}", *smaller, "--model.allow_different=[image_size]", *STILL
+        )
+    assert "image_size 64, here 32, as allow_different says" in caplog.text
+    assert read_checkpoint(run)["settings"]["image_size"] == 32
+
+
+def test_the_tokenizer_of_the_text_half_is_compared(fit, stage1_run, tmp_path):
+    kept = read_checkpoint(stage1_run)["settings"]
+    assert len(kept["tokenizer.digest"]) == 16
+    contents, file = read_checkpoint(stage1_run), tmp_path / "other.ckpt"
+    contents["settings"]["tokenizer.digest"] = "of other words"
+    torch.save(contents, file)
+    with pytest.raises(ValueError, match=r"tokenizer\.digest of other words, here"):
+        fit("mini_stage1", f"--model.init_from={file}")

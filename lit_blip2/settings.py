@@ -1,0 +1,128 @@
+"""What of a network changes its function and no shape: plain values by name, kept in every checkpoint and compared when
+one is loaded.
+
+Every plain attribute of every module counts, such as the heads of an attention or the epsilon of a norm, unless
+NO_FUNCTION names it; so does the kind of a module without weights, such as an activation. A new argument is therefore
+compared from its first day. A part with a method `settings` speaks for itself and for all below it. Layers are told
+together: `qformer.layers.*.attention.heads` is one value where all layers agree, else a list.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+TRAINING = {"training", "frozen", "checkpointing", "weight", "label_smoothing", "hard_negatives", "p", "inplace"}
+TRAINING |= {"attention_dropout", "padding_idx", "scale_grad_by_freq", "sparse"}
+TEXTS_AND_FILES = {"prompt", "max_text_tokens", "tokenizer_path", "names"}
+SHOWN_BY_SHAPES = {"num_queries", "hidden", "width", "vision_width", "num_tokens", "num_parameters", "in_features"}
+SHOWN_BY_SHAPES |= {"out_features", "normalized_shape", "elementwise_affine", "num_embeddings", "embedding_dim"}
+NO_FUNCTION = TRAINING | TEXTS_AND_FILES | SHOWN_BY_SHAPES
+WEIGHTS = "weights"  # the last word of a setting that tells frozen weights apart, see `signature`
+PLAIN = int | float | str | None
+
+
+def settings(net: nn.Module) -> dict[str, Any]:
+    """The settings of a network, by name; a part that stands in it twice is told once."""
+    found: dict[str, list[Any]] = {}
+    _collect(net, "", found, set())
+    return {name: values[0] if all(each == values[0] for each in values) else values for name, values in found.items()}
+
+
+def _collect(part: Any, place: str, found: dict[str, list[Any]], seen: set[int]) -> None:
+    """Add what a module, or an object that has settings of its own, says under the name of its place."""
+    seen.add(id(part))
+    if hasattr(part, "settings"):
+        own, children = part.settings(), {}
+    else:
+        own = {name: value for name, value in vars(part).items() if name[0] != "_" and name not in NO_FUNCTION}
+        children = dict(part.named_children()) | {k: v for k, v in own.items() if hasattr(v, "settings")}
+    for name, value in own.items():
+        if name not in children and is_plain(value := _named(value)):
+            found.setdefault(place + name, []).append(value)
+    for name, child in children.items():
+        if _is_activation(child):
+            found.setdefault(place + name, []).append(type(child).__name__)
+        if id(child) not in seen:
+            _collect(child, f"{place}{'*' if name.isdigit() else name}.", found, seen)
+
+
+def _is_activation(part: Any) -> bool:
+    """Whether it is one of torch's modules that has no weights and is no dropout."""
+    plain = type(part).__module__.startswith("torch.nn.modules") and not isinstance(part, nn.Dropout)
+    return plain and not [*part.children(), *part.parameters()]
+
+
+def _named(value: Any) -> Any:
+    """A function by its name, sequences as lists: what can be written down."""
+    if isinstance(value, Mapping):
+        return {str(key): _named(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_named(each) for each in value]
+    return getattr(value, "__name__", value) if callable(value) and not isinstance(value, nn.Module) else value
+
+
+def is_plain(value: Any) -> bool:
+    """Whether a value can be kept in a checkpoint and compared."""
+    if isinstance(value, dict):
+        return all(map(is_plain, value.values()))
+    return all(map(is_plain, value)) if isinstance(value, list) else isinstance(value, PLAIN)
+
+
+def signature(weights: Iterable[Tensor]) -> str:
+    """Tells weights apart, in whichever float type they are held: a digest of the signs of 64 numbers of each."""
+    digest = hashlib.sha256()
+    for each in weights:
+        flat = each.detach().flatten()
+        digest.update(bytes(torch.signbit(flat[:: max(1, len(flat) // 64)][:64]).cpu().tolist()))
+    return digest.hexdigest()[:16]
+
+
+def check_same(
+    theirs: Mapping[str, Any],
+    ours: Mapping[str, Any],
+    what: str,
+    state: Iterable[str] = (),
+    allowed: Sequence[str] = (),
+    way_out: str = "Use those settings",
+) -> list[str]:
+    """Raise ValueError unless a checkpoint's settings are this network's; every difference is named with both values.
+
+    A setting that only one of them has is not compared: the other has no such part, or was written before it was.
+
+    Args: settings of the checkpoint, of this network; how errors call the checkpoint; names of the weights in it:
+    weights that it brings along need not be those of this network's files; names, or the ends of names, that may
+    differ; what to do.
+    Returns: the differences that were allowed, in words.
+    """
+    for name in allowed:
+        if not any(_is_named(each, name) for each in ours):
+            raise ValueError(f"allow_different names {name!r}, which is no setting of this network: {', '.join(ours)}")
+    brought = [f"{key}." for key in state if ".lora_" not in key]
+    differing = {
+        name: f"{name} {_shown(theirs[name])}, here {_shown(ours[name])}"
+        for name in theirs
+        if name in ours and theirs[name] != ours[name] and not _is_brought(name, brought)
+    }
+    expected = [name for name in differing if any(_is_named(name, each) for each in allowed)]
+    if refused := [said for name, said in differing.items() if name not in expected]:
+        shown = "; ".join(refused[:10]) + (f"; and {len(refused) - 10} more" if len(refused) > 10 else "")
+        raise ValueError(f"{what} was made with other settings, and its weights know no other: {shown}. {way_out}")
+    return [differing[name] for name in expected]
+
+
+def _is_named(setting: str, name: str) -> bool:
+    """Whether a name, which may leave out the beginning, means a setting."""
+    return f".{setting}".endswith(f".{name}")
+
+
+def _is_brought(name: str, state: Sequence[str]) -> bool:
+    """Whether a setting tells apart weights that the checkpoint itself holds."""
+    part = f"net.{name.removesuffix(WEIGHTS)}"
+    return name.endswith(f".{WEIGHTS}") and any(key.startswith(part) for key in state)
+
+
+def _shown(value: Any) -> str:
+    return "null" if value is None else str(value)

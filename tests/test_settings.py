@@ -1,0 +1,64 @@
+"""What of a network changes its function and no shape."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from lit_blip2.settings import check_same, settings, signature
+
+
+class Block(nn.Module):
+    def __init__(self, heads: int, eps: float = 1e-5, window: int | None = None):
+        super().__init__()
+        self.norm, self.mix, self.drop = nn.LayerNorm(8, eps=eps), nn.Linear(8, 8), nn.Dropout(0.3)
+        self.active, self.squash = nn.GELU(), F.silu
+        self.heads, self.window, self.weight, self.hidden = heads, window, 2.0, 8
+
+
+class Words:
+    def settings(self) -> dict:
+        return {"digest": "abc"}
+
+
+class Net(nn.Module):
+    def __init__(self, *blocks: Block):
+        super().__init__()
+        self.layers, self.words, self.frozen = nn.ModuleList(blocks), Words(), True
+
+
+def test_they_are_what_shapes_do_not_show():
+    assert settings(Net(Block(2), Block(2, eps=1e-6))) == {
+        "words.digest": "abc",
+        "layers.*.squash": "silu",
+        "layers.*.heads": 2,
+        "layers.*.window": None,
+        "layers.*.norm.eps": [1e-5, 1e-6],
+        "layers.*.active": "GELU",
+        "layers.*.active.approximate": "none",
+    }
+
+
+def test_differences_are_refused_by_name_unless_they_are_allowed():
+    theirs, ours = settings(Net(Block(2, window=4))), settings(Net(Block(4)))
+    with pytest.raises(ValueError, match=r"^X was made.*heads 2, here 4; layers\.\*\.window 4, here null\. Do$"):
+        check_same(theirs, ours, "X", way_out="Do")
+    with pytest.raises(ValueError, match=r"know no other: layers\.\*\.window 4, here null\. Do"):
+        check_same(theirs, ours, "X", allowed=["heads"], way_out="Do")
+    assert check_same(theirs, ours, "X", allowed=["heads", "layers.*.window"]) == [
+        "layers.*.heads 2, here 4",
+        "layers.*.window 4, here null",
+    ]
+    with pytest.raises(ValueError, match="allow_different names 'eads', which is no setting"):
+        check_same(theirs, ours, "X", allowed=["eads"])
+    assert check_same(theirs | {"gone": 1}, theirs | {"new": 2}, "X") == []
+
+
+def test_weights_are_told_apart_in_any_float_type_and_not_where_the_checkpoint_brings_them():
+    weights = torch.randn(40, 30, generator=torch.Generator().manual_seed(0))
+    assert signature([weights]) == signature([weights.half()]) == signature([weights.bfloat16()])
+    assert signature([weights]) != signature([weights.roll(1)])
+    theirs, ours = {"vision.weights": "a"}, {"vision.weights": "b"}
+    with pytest.raises(ValueError, match=r"vision\.weights a, here b"):
+        check_same(theirs, ours, "X", state=["net.vision.blocks.0.lora_A", "net.bridge.weight"])
+    assert check_same(theirs, ours, "X", state=["net.vision.blocks.0.weight"]) == []
