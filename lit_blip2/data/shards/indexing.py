@@ -1,24 +1,24 @@
 """`python -m lit_blip2 data index DIR`: an index of tar shards, made once and in parallel, gone on with if interrupted.
 
-A sample is the run of members that share a key, their name up to its first dot. It needs an image and a caption that
-is not empty: from `.json`, a dict with "caption" or a list (CapFilt), else from `.txt`. What has neither is left out,
-counted by reason with examples, and said.
+A sample is the members of a shard that share a key, their name up to its first dot. It needs one image and a caption
+that is not empty: from `.json`, a dict with "caption" or a list (CapFilt), else from `.txt`. What lacks one, or holds
+two of which one would have to be guessed, is left out, counted by reason with examples, and said.
 """
 
 import json
 import os
 import tarfile
-from collections.abc import Iterator
+from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 from rich.progress import track
 
 from lit_blip2.data.annotations.captions import clean_caption
+from lit_blip2.data.annotations.entries import Entry, read_json
 from lit_blip2.data.shards.folders import LocalFolder, RemoteFolder, is_url, shard_folder
 from lit_blip2.data.shards.reader import INDEX
 from lit_blip2.whole_files import alone
@@ -30,15 +30,19 @@ ARRAYS = ("images.bin", "first.bin", "ends.bin", "captions.bin")
 
 @dataclass
 class Listed:
-    """What a shard holds: of each sample its image's place, and its captions. left_out: reason -> count, examples."""
+    """What a shard holds: of each sample its image's place, and its captions. left_out: reason -> count, examples.
+    lost: samples among what was left out; the rest are captions that are empty beside others."""
 
     name: str
     bytes: int
     images: list[tuple[int, int]] = field(default_factory=list)
     captions: list[list[str]] = field(default_factory=list)
     left_out: dict[str, dict] = field(default_factory=dict)
+    lost: int = 0
 
-    def leave_out(self, reason: str, example: str, count: int = 1) -> None:
+    def leave_out(self, reason: str, example: str, count: int = 1, samples: int | None = None) -> None:
+        """Count it, as so many samples: by default as `count` says."""
+        self.lost += count if samples is None else samples
         entry = self.left_out.setdefault(reason, {"count": 0, "examples": []})
         entry["count"] += count
         entry["examples"] += [example] if len(entry["examples"]) < MOST_EXAMPLES else []
@@ -93,16 +97,37 @@ def list_shard(place: LocalFolder | RemoteFolder, name: str) -> Listed:
 
 
 def _list(path: Path) -> Listed:
-    listed = Listed(path.name, path.stat().st_size)
-    try:
+    listed, members_of = Listed(path.name, path.stat().st_size), {}
+    damage = _read_headers(path, members_of)
+    if members_of:
         with tarfile.open(path, "r:") as tar:
-            for key, members in groupby(_files(tar), lambda member: _split(member.name)[0]):
-                _add(listed, tar, key, list(members))
-            _check_end(path, tar.offset)
-    except (tarfile.TarError, EOFError) as error:
-        listed.leave_out("shard ends or is damaged here", f"{listed.name} after {len(listed.images)} samples: {error}")
+            for key, members in members_of.items():
+                _add(listed, tar, key, members)
+    if damage:
+        listed.leave_out("shard ends or is damaged here", f"{listed.name} after {len(listed.images)} samples: {damage}")
     _compare(listed, path.with_name(f"{path.stem}_stats.json"))
     return listed
+
+
+def _read_headers(path: Path, members_of: dict[str, list[tarfile.TarInfo]]) -> Exception | None:
+    """Gather the members of each sample, all but the folders, and return what ended it before the shard's end."""
+    last = None
+    try:
+        with tarfile.open(path, "r:") as tar:
+            while (member := tar.next()) is not None:
+                tar.members = []  # else it keeps all of them
+                if not member.isdir():
+                    last = _split(member.name)[0]
+                    members_of.setdefault(last, []).append(member)
+            end = tar.offset
+    except tarfile.TarError as error:
+        members_of.pop(last, None)  # it may go on behind the damage
+        return error
+    try:
+        _check_end(path, end)
+    except EOFError as error:
+        return error
+    return None
 
 
 def _check_end(path: Path, offset: int) -> None:
@@ -136,13 +161,6 @@ def read_lines(index: Path) -> list[dict]:
     return [json.loads(line) for line in (index / "shards.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
-def _files(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    while (member := tar.next()) is not None:
-        tar.members = []  # else it keeps all of them
-        if member.isfile():
-            yield member
-
-
 def _split(name: str) -> tuple[str, str]:
     """`a/000.seg.txt` -> `a/000`, `seg.txt`, as webdataset does."""
     folder, _, file = name.rpartition("/")
@@ -151,44 +169,66 @@ def _split(name: str) -> tuple[str, str]:
 
 
 def _add(listed: Listed, tar: tarfile.TarFile, key: str, members: list[tarfile.TarInfo]) -> None:
-    of = {_split(member.name)[1]: member for member in members}
-    image = next((of[ending] for ending in IMAGES if ending in of), None)
+    """A sample, or why it is none."""
     example = f"{listed.name}/{key.lstrip('/')}"
-    if image is None:
-        return listed.leave_out("no image", example)
+    if not all(member.isfile() and not member.issparse() for member in members):
+        return listed.leave_out("a link or a sparse file", example)
+    endings = Counter(_split(member.name)[1] for member in members)
+    if (most := max(endings.values())) > 1 and not _same(tar, members):
+        return listed.leave_out("a name stands twice, with other contents", example, most)
+    of = {_split(member.name)[1]: member for member in members}
+    images = [of[ending] for ending in IMAGES if ending in of]
+    if len(images) != 1:
+        return listed.leave_out("several images of one name" if images else "no image", example)
     try:
         texts = _captions(tar, of)
     except UnicodeError:
         return listed.leave_out("caption is not UTF-8", example)
-    except ValueError:
+    except TypeError:
+        return listed.leave_out("caption is no text", example)
+    except (ValueError, RecursionError):
         return listed.leave_out("json is damaged", example)
-    if not texts:
+    kept = [text.strip() for text in texts if clean_caption(text)]
+    if not kept:
         return listed.leave_out("no caption, or an empty one", example)
-    listed.images.append((image.offset_data, image.size))
-    listed.captions.append(texts)
+    if empty := len(texts) - len(kept):
+        listed.leave_out("caption that is empty beside others", example, empty, samples=0)
+    listed.images.append((images[0].offset_data, images[0].size))
+    listed.captions.append(kept)
     return None
 
 
+def _same(tar: tarfile.TarFile, members: list[tarfile.TarInfo]) -> bool:
+    """Whether members of one ending have the same contents."""
+    contents: dict[str, bytes] = {}
+    return all(
+        contents.setdefault(_split(member.name)[1], data) == data
+        for member, data in ((member, tar.extractfile(member).read()) for member in members)
+    )
+
+
 def _captions(tar: tarfile.TarFile, of: dict[str, tarfile.TarInfo]) -> list[str]:
-    """Those of a sample that are not empty, in their order."""
-    found: list[str] = []
+    """Those of a sample in their order, empty ones too. Raises TypeError for one that is no text."""
+    texts: list[str] = []
     if "json" in of:
         content = json.loads(tar.extractfile(of["json"]).read())
         given = content.get("caption") if isinstance(content, dict) else content
         given = given if isinstance(given, list) else [given]
-        found = [each.get("caption") if isinstance(each, dict) else each for each in given]
-    if not any(found) and "txt" in of:
-        found = [tar.extractfile(of["txt"]).read().decode()]
-    kept = [text.strip() for text in found if isinstance(text, str) and clean_caption(text)]
-    "".join(kept).encode()  # half a surrogate pair, which JSON can hold, is no UTF-8
-    return kept
+        given = [each.get("caption") if isinstance(each, dict) else each for each in given]
+        texts = ["" if each is None else each for each in given]
+    if wrong := [text for text in texts if not isinstance(text, str)]:
+        raise TypeError(f"{wrong[0]!r} is no text")
+    if not any(map(clean_caption, texts)) and "txt" in of:
+        texts = [tar.extractfile(of["txt"]).read().decode("utf-8-sig")]
+    "".join(texts).encode()  # half a surrogate pair, which JSON can hold, is no UTF-8
+    return texts
 
 
 def _compare(listed: Listed, stats: Path) -> None:
     """img2dataset writes down how many images it has put into a shard."""
     if stats.is_file():
-        wanted = json.loads(stats.read_text(encoding="utf-8")).get("successes")
-        found = len(listed.images) + sum(each["count"] for each in listed.left_out.values())
+        wanted = Entry(read_json(stats), stats).number("successes", default=None)
+        found = len(listed.images) + listed.lost
         if wanted is not None and found < wanted:
             listed.leave_out("in _stats.json and not in the tar", f"{listed.name}: {found} of {wanted}", wanted - found)
 

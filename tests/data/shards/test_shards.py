@@ -24,15 +24,20 @@ def jpeg(shade: int) -> bytes:
     return stream.getvalue()
 
 
-def write_tar(path: Path, samples: dict[str, dict[str, bytes]]) -> Path:
+def write_members(path: Path, members: list[tuple[str, bytes]]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w") as tar:
-        for key, files in samples.items():
-            for ending, content in files.items():
-                member = tarfile.TarInfo(f"{key}.{ending}")
-                member.size = len(content)
-                tar.addfile(member, io.BytesIO(content))
+        for name, content in members:
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
     return path
+
+
+def write_tar(path: Path, samples: dict[str, dict[str, bytes]]) -> Path:
+    return write_members(
+        path, [(f"{key}.{end}", data) for key, files in samples.items() for end, data in files.items()]
+    )
 
 
 def sample(shade: int, caption: str) -> dict[str, bytes]:
@@ -105,6 +110,57 @@ def test_what_is_left_out_is_counted_with_its_reason(tmp_path, capsys):
     }  # fmt: skip
     assert "1 samples in 1 shards" in said and "caption is not UTF-8: 1 (00000.tar/latin)" in said
     assert Shards(tmp_path).captions(0) == ["fine"]
+
+
+ONE = ("a.txt", b"one")
+TWICE, SEVERAL = "a name stands twice, with other contents", "several images of one name"
+
+
+@pytest.mark.parametrize(
+    ("members", "captions", "left_out"),
+    [
+        ([("a.jpg", jpeg(1)), ONE, ("a.jpg", jpeg(2)), ("a.txt", b"two")], [], {TWICE: 2}),
+        (
+            [("a.jpg", jpeg(1)), ONE, ("b.jpg", jpeg(3)), ("b.txt", b"b"), ("a.jpg", jpeg(2))],
+            ["b"],
+            {TWICE: 2},
+        ),
+        ([("a.jpg", jpeg(1)), ONE, ("a.txt", b"two")], [], {TWICE: 2}),
+        ([("a.jpg", jpeg(1)), ("a.JPG", jpeg(2)), ONE], [], {TWICE: 2}),
+        ([("a.jpg", jpeg(1)), ("a.jpg", jpeg(1)), ONE], ["one"], {}),
+        ([("a.jpg", jpeg(1)), ("a.png", jpeg(2)), ONE], [], {SEVERAL: 1}),
+        ([("a.jpg", jpeg(1)), ("a.mask.png", jpeg(2)), ONE], ["one"], {}),
+        ([("x/a.jpg", jpeg(1)), ("y/a.jpg", jpeg(2)), ("x/a.txt", b"x"), ("y/a.txt", b"y")], ["x", "y"], {}),
+        ([("A.jpg", jpeg(1)), ("A.txt", b"big"), ("a.jpg", jpeg(2)), ("a.txt", b"small")], ["big", "small"], {}),
+        ([("b.txt", b"b"), ("a.txt", b"a"), ("a.jpg", jpeg(1)), ("b.jpg", jpeg(2))], ["b", "a"], {}),
+        ([("a.jpg", jpeg(1)), ("a.json", b'["one", 7]')], [], {"caption is no text": 1}),
+        ([("a.jpg", jpeg(1)), ("a.json", b'{"caption": 0}'), ("a.txt", b"a")], [], {"caption is no text": 1}),
+        ([("a.jpg", jpeg(1)), ("a.json", b'["one", " ", null]')], ["one"], {"caption that is empty beside others": 2}),
+        ([("a.jpg", jpeg(1)), ("a.json", b'{"caption": " . "}'), ("a.txt", "\ufeffone".encode())], ["one"], {}),
+    ],
+)
+def test_no_image_is_given_another_text_and_no_sample_is_lost_unsaid(tmp_path, members, captions, left_out):
+    raw = write_members(tmp_path / "0.tar", members).read_bytes()
+    listed = list_shard(LocalFolder(tmp_path), "0.tar")
+    assert [text for texts in listed.captions for text in texts] == captions
+    assert {reason: entry["count"] for reason, entry in listed.left_out.items()} == left_out
+    own = {name.rsplit(".", 1)[0]: data for name, data in members if name.lower().endswith("jpg")}
+    text_of = {data.decode("utf-8-sig"): name[:-4] for name, data in members if name.endswith("txt")}
+    for (begin, size), (text, *_) in zip(listed.images, listed.captions, strict=True):
+        assert text not in text_of or raw[begin : begin + size] == own[text_of[text]]
+
+
+def test_links_and_sparse_files_are_left_out_and_counted(tmp_path):
+    """GNU tar writes the second name of a file as a link."""
+    write_tar(tmp_path / "0.tar", {"a": sample(1, "fine"), "c": {"txt": b"c"}})
+    with tarfile.open(tmp_path / "0.tar", "a") as tar:
+        for name, kind in (("b.jpg", tarfile.LNKTYPE), ("b.txt", tarfile.LNKTYPE), ("c.jpg", tarfile.SYMTYPE)):
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = kind, f"a.{name[-3:]}"
+            tar.addfile(member)
+    listed = list_shard(LocalFolder(tmp_path), "0.tar")
+    assert listed.captions == [["fine"]]
+    assert listed.left_out == {"a link or a sparse file": {"count": 2, "examples": ["0.tar/c", "0.tar/b"]}}
 
 
 def test_a_null_in_json_leaves_the_text_file_to_speak(tmp_path):
