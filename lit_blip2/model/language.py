@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lit_blip2.model.lora import add_lora, count_lora
-from lit_blip2.model.pretrained import build, in_cache, quantise, read_config
+from lit_blip2.model.pretrained import build, check_embeddings, in_cache, quantise, read_config
 from lit_blip2.model.published import language_card, published
 from lit_blip2.model.text import PackedText
 from lit_blip2.paths import find
@@ -132,6 +132,7 @@ class LanguageModel(nn.Module):
         folder = self._folder()
         self.model = build(read_config(folder), folder, self.dtype).requires_grad_(not self.frozen)
         self.signature = signature(self.model.parameters())
+        check_embeddings(self.model, self.name)
         if self.bits is not None:
             quantise(self.model, self.bits)
         if self.lora is not None:
@@ -205,37 +206,39 @@ class LanguageModel(nn.Module):
         return F.cross_entropy(logits_LV, text.target_L, reduction="none"), row_L
 
     def logits(self, prefix_BPD: Tensor | None, text: TargetText) -> tuple[Tensor, Tensor]:
-        """Float32 logits where each target token is predicted [L, V], and the sample each belongs to, int64 [L]."""
-        states_SD, places_L = self._states(prefix_BPD, text)
-        hidden_LD = states_SD.index_select(0, places_L)
-        logits_LV = self.model.get_output_embeddings()(hidden_LD).float()
-        width = text.inputs.max_length + 1 if text.decoder_inputs is None else text.decoder_inputs.max_length
-        return after_head(logits_LV, self.model.config), text.place_L // width
+        """Float32 logits where each target token is predicted [L, V], and the sample each belongs to, int64 [L].
 
-    def _states(self, prefix_BPD: Tensor | None, text: TargetText) -> tuple[Tensor, Tensor]:
-        """Last hidden states of all positions, flattened, and the places of the targets among them."""
+        The model's own forward makes them, with whatever its family does to states and logits around the head.
+        """
         embeds_BSD, mask_BS = self._embed([(prefix_BPD, text.inputs)])
         self._check_length(embeds_BSD.shape[1])
+        inputs = {"inputs_embeds": embeds_BSD, "attention_mask": mask_BS, "use_cache": False}
         if self.encoder_decoder:
-            memory = self.model.get_encoder()(inputs_embeds=embeds_BSD, attention_mask=mask_BS)
-            decoder = self.model.get_decoder()(
-                input_ids=text.decoder_inputs.padded(),
-                attention_mask=text.decoder_inputs.valid_BT.long(),
-                encoder_hidden_states=memory.last_hidden_state,
-                encoder_attention_mask=mask_BS,
-                use_cache=False,
-            )
-            states_BTD = decoder.last_hidden_state
-            if getattr(self.model.config, "scale_decoder_outputs", False):
-                states_BTD = states_BTD * self.model.config.d_model**-0.5
-            return states_BTD.flatten(0, 1), text.place_L
-        states_BSD = self.model.base_model(
-            inputs_embeds=embeds_BSD, attention_mask=mask_BS, use_cache=False
-        ).last_hidden_state
+            decoder = text.decoder_inputs
+            inputs |= {"decoder_input_ids": decoder.padded(), "decoder_attention_mask": decoder.valid_BT.long()}
+            return self._logits_at(text.place_L, inputs), text.place_L // decoder.max_length
         prefix = 0 if prefix_BPD is None else prefix_BPD.shape[1]
         width = text.inputs.max_length + 1
-        places_L = (text.place_L // width) * (prefix + width - 1) + text.place_L % width + prefix - 1
-        return states_BSD.flatten(0, 1), places_L
+        row_L = text.place_L // width
+        place_L = row_L * (prefix + width - 1) + text.place_L % width + prefix - 1
+        return self._logits_at(place_L, inputs), row_L
+
+    def _logits_at(self, place_L: Tensor, inputs: dict[str, Any]) -> Tensor:
+        """The model's logits [L, V] at places of its flattened output; its head sees the states of these alone."""
+        picked = []
+
+        def pick(_, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            picked.append(args[0].flatten(0, 1).index_select(0, place_L)[None])
+            return (picked[-1], *args[1:])
+
+        head = self.model.get_output_embeddings()
+        hook = head.register_forward_pre_hook(pick)
+        try:
+            logits_LV = self.model(**inputs).logits.flatten(0, 1)
+        finally:
+            hook.remove()
+        # A family that multiplies with its head's weight by itself has made all rows.
+        return (logits_LV if picked else logits_LV.index_select(0, place_L)).float()
 
     def _embed(self, segments: Sequence[tuple[Tensor | None, PackedText | None]]) -> tuple[Tensor, Tensor]:
         """[soft prompt; text; soft prompt; ...], each text right-padded: embeddings [B, S, D] and mask int64 [B, S]."""
@@ -309,17 +312,6 @@ class LanguageModel(nn.Module):
         """Tokens that end generation: the tokenizer's end token, and the last token of the end mark."""
         mark = self.tokenizer(self.end, add_special_tokens=False)["input_ids"][-1:] if self.end else []
         return [self.tokenizer.eos_token_id, *mark]
-
-
-def after_head(logits_LV: Tensor, config: Any) -> Tensor:
-    """What some families make of their head's output: Cohere multiplies it, Granite divides it, Gemma 2 bounds it."""
-    if config.model_type.startswith("cohere"):
-        logits_LV = logits_LV * config.logit_scale
-    if config.model_type.startswith("granite"):
-        logits_LV = logits_LV / config.logits_scaling
-    if bound := getattr(config, "final_logit_softcapping", None):
-        logits_LV = bound * torch.tanh(logits_LV / bound)
-    return logits_LV
 
 
 def _pack_prompts(prompt_ids: list[list[int]]) -> PackedText | None:

@@ -73,6 +73,27 @@ def _read(auto: Any, folder: Path, dtype: torch.dtype | str) -> nn.Module:
     return model
 
 
+@torch.no_grad()
+def check_embeddings(model: nn.Module, name: str) -> None:
+    """Raises ValueError for a model that takes no embeddings in the place of ids, or makes something else of them:
+    some families multiply what they look up, and a soft prompt and its text would come at another scale."""
+    family, rows = model.config.model_type, model.get_input_embeddings().num_embeddings
+    # Some families count positions by what is no padding, so the padding's own token would differ rightly.
+    ids_1T = torch.tensor([[row for row in range(min(4, rows)) if row != model.config.pad_token_id]])
+    how = {"use_cache": False} | ({"decoder_input_ids": ids_1T[:, :1]} if model.config.is_encoder_decoder else {})
+    wanted_1TV = model(input_ids=ids_1T, **how).logits.float()
+    try:
+        given_1TV = model(inputs_embeds=model.get_input_embeddings()(ids_1T), **how).logits.float()
+    except (TypeError, ValueError, NotImplementedError) as error:
+        raise ValueError(f"language model {name} ({family}) takes no input embeddings: {error}") from error
+    distance, size = (given_1TV - wanted_1TV).abs().max().item(), wanted_1TV.abs().max().item()
+    if not distance <= 0.01 * size + 1e-6:  # bfloat16's rounding is far below
+        raise ValueError(
+            f"language model {name} ({family}) makes other logits of its tokens' embeddings than of "
+            f"the tokens, by up to {distance:.2g}: a soft prompt cannot be put in front of it; use another family"
+        )
+
+
 def quantise(model: nn.Module, bits: Literal[8, 4]) -> None:
     """Weights of the linear layers in 8 bits, a scale for each row, or in 4, a scale for each 128; in place.
 
