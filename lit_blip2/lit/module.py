@@ -19,6 +19,7 @@ from lit_blip2.lit.evaluators.evaluation import Evaluation
 from lit_blip2.lit.evaluators.generation import Generation
 from lit_blip2.lit.evaluators.intervals import write_intervals
 from lit_blip2.lit.evaluators.representation import Representation
+from lit_blip2.lit.evaluators.tally import UNITS, Tally
 from lit_blip2.lit.evaluators.unfinished import predictions_made_of
 from lit_blip2.lit.optim import AdamWCosine
 from lit_blip2.lit.progress import stand_at
@@ -139,7 +140,7 @@ class LitBLIP2(L.LightningModule):
         """What a subclass has to log of the losses before their backward, in the last micro-batch of such a step."""
 
     def on_validation_epoch_start(self) -> None:
-        evaluation = self.evaluation()
+        evaluation, self.tally = self.evaluation(), Tally()
         for each in self.evaluators:
             each.begin(evaluation)
 
@@ -154,18 +155,25 @@ class LitBLIP2(L.LightningModule):
         return Evaluation(command, folder, trainer.is_global_zero, examples, made_of)
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> None:
-        found = [losses for each in self.evaluators if (losses := each.step(batch)) is not None]
+        looking = [each for each in self.evaluators if batch["task"] in each.tasks]
+        found = [losses for each in looking if (losses := each.step(batch)) is not None]
+        if looking:
+            self.tally.add_rows(batch["task"], len(batch["image_id"]))
         for losses in found:
-            self.log_losses(losses.named, losses.count)
+            self.tally.add_losses(losses.named, losses.count)
         if found and self.representation is not None:  # without it there is one loss
-            self.log_losses({"total": sum(losses.total for losses in found)}, len(batch["image_id"]))
-
-    def log_losses(self, losses: dict[str, Tensor], rows: int) -> None:
-        """Losses of an evaluation batch, means over so many rows."""
-        named = {f"loss/{name}": loss for name, loss in losses.items()}
-        self.log_dict(named, batch_size=rows, add_dataloader_idx=False, sync_dist=True)
+            self.tally.add_losses({"total": sum(losses.total for losses in found)}, len(batch["image_id"]))
 
     def on_validation_epoch_end(self) -> None:
+        split = "test" if self.trainer.testing else "val"
+        tables = getattr(self.trainer.datamodule, "tables", {}).get(split, {})
+        if not (found := self.tally.metrics(split, tables)) and self.trainer.state.fn != TrainerFn.FITTING:
+            raise ValueError(
+                f"nothing was evaluated: the {split} split has {', '.join(tables) or 'no rows'}, and this model "
+                f"evaluates {', '.join(dict.fromkeys(task for each in self.evaluators for task in each.tasks))}: "
+                f"set data.{split} or data.vqa_{split}"
+            )
+        self.log_dict(found)
         for each in self.evaluators:
             self.log_dict(each.metrics())
 
@@ -196,7 +204,8 @@ class LitBLIP2(L.LightningModule):
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> None:
         """Captions and answers, for predict.jsonl; those of a test, in predictions.jsonl, stay."""
-        self.generation.step(batch)
+        if batch["task"] in self.generation.tasks:
+            self.generation.step(batch)
 
     def on_predict_epoch_end(self) -> None:
         self.generation.write("predict.jsonl")
@@ -218,7 +227,10 @@ class LitBLIP2(L.LightningModule):
 
         Args: the data module's tasks (caption, vqa, binding) of the split; the command.
         """
-        return set().union(*(each.metric_names(tasks, command) for each in self.evaluators))
+        looked_at = [task for task in UNITS if task in tasks and any(task in each.tasks for each in self.evaluators)]
+        split = "test" if command == "test" else "val"
+        names = {f"evaluated/{split}_{name}" for name in (*(UNITS[task] for task in looked_at), "share") if looked_at}
+        return names.union(*(each.metric_names(tasks, command) for each in self.evaluators))
 
     def settings(self) -> dict[str, Any]:
         """What of this run's network changes its function and no shape, and how large it sees images."""

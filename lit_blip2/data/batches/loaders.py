@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader, Dataset
 from lit_blip2.data.annotations.binding import Pairs
 from lit_blip2.data.annotations.captions import Captions
 from lit_blip2.data.annotations.questions import Questions
-from lit_blip2.data.batches.evaluation import Batch, BindingRows, CaptionRows, Features, Pixels, QuestionRows
+from lit_blip2.data.batches.evaluation import Batch, BindingRows, CaptionRows, Features, NoRows, Pixels, QuestionRows
 from lit_blip2.data.batches.order import StepBatchSampler
 from lit_blip2.data.batches.training import TrainPairs
 from lit_blip2.data.faults import Faults
@@ -66,10 +66,13 @@ def eval_loaders(
     num_workers: int = 0,
     pin_memory: bool = False,
 ) -> dict[str, DataLoader]:
-    """task -> loader of rows rank, rank + world_size, ... of its table, none twice, in order."""
+    """task -> loader of rows rank, rank + world_size, ... of its table, none twice, in order; for a rank without a row,
+    of one batch without a task."""
     kinds = {"caption": CaptionRows, "vqa": QuestionRows, "binding": BindingRows}
     rows = {task: np.arange(rank, len(table), world_size) for task, table in tables.items()}
-    datasets = {task: kinds[task](table, source, rows[task]) for task, table in tables.items()}
+    datasets = {
+        task: kinds[task](table, source, rows[task]) if len(rows[task]) else NoRows() for task, table in tables.items()
+    }
     return {
         task: _loader(DataLoader, data, num_workers, pin_memory, batch_size=batch_size)
         for task, data in datasets.items()

@@ -49,6 +49,8 @@ class Generation:
         lemmatise: score answers by their lemmas (evaluation/lemmas.py), as OK-VQA's are.
     """
 
+    tasks = ("caption", "vqa")
+
     def __init__(
         self,
         net: Stage2,
@@ -137,10 +139,8 @@ class Generation:
             self.unfinished = Unfinished(evaluation.folder, evaluation.command, rank(), made_of)
 
     def step(self, batch: dict[str, Any]) -> Losses | None:
-        """Look at an evaluation batch, unless an interrupted evaluation has. Returns its loss where it has captions to
-        learn."""
-        if batch["task"] not in ("caption", "vqa"):
-            return None
+        """Look at a batch of one of its tasks, unless an interrupted evaluation has. Returns its loss where it has
+        captions to learn."""
         captions = batch["task"] == "caption"
         ids = batch["image_id"].tolist() if captions else batch["question_id"]
         made = self.unfinished and self.unfinished.take((batch["task"], number) for number in ids)

@@ -27,6 +27,8 @@ class Representation:
         features_gb: GB of image features that each process keeps in RAM for re-ranking; more goes to files in TMPDIR.
     """
 
+    tasks = ("caption", "binding")
+
     def __init__(self, net: Stage1, rerank: int, features_gb: float = 8.0):
         if rerank < 1:
             raise ValueError(f"rerank={rerank} must be at least 1")

@@ -63,12 +63,18 @@ def kept(folder) -> dict[str, list]:
     }
 
 
+def asked(root) -> list[dict]:
+    return json.loads((root / QUESTIONS["questions"]).read_text())["questions"]
+
+
 def test_nocaps_has_domains_and_every_figure_an_interval(root, tmp_path):
     module = evaluated(root, tmp_path, files=dict(test="domains.json", vqa_test=QUESTIONS | ANSWERS))
     logged = set(module.trainer.callback_metrics) - {"step"}
     assert {"caption/cider_in", "caption/cider_near", "caption/cider_out", "caption/rouge_l"} <= logged
     found = kept(tmp_path)
-    assert found["intervals.json"].keys() == logged - {"loss/lm"}
+    evaluated_on = {"evaluated/test_images": 4, "evaluated/test_questions": len(asked(root)), "evaluated/test_share": 1}
+    assert {name: module.trainer.callback_metrics[name].item() for name in evaluated_on} == evaluated_on
+    assert found["intervals.json"].keys() == logged - {"loss/lm", *evaluated_on}
     rows = [row for row in found["predictions.jsonl"] if row["task"] == "caption"]
     assert sorted(row["domain"] for row in rows) == ["in-domain", "in-domain", "near-domain", "out-domain"]
     names = module.metric_names({"caption", "vqa"}, "test")
@@ -77,14 +83,14 @@ def test_nocaps_has_domains_and_every_figure_an_interval(root, tmp_path):
 
 def test_sets_without_answers_are_answered_for_their_servers(root, tmp_path):
     module = evaluated(root, tmp_path, files=dict(test="secret.json", vqa_test=QUESTIONS))
-    assert set(module.trainer.callback_metrics) <= {"step"}
+    assert {name.partition("/")[0] for name in module.trainer.callback_metrics} <= {"step", "evaluated"}
     found = kept(tmp_path)
     written = {"predictions.jsonl", "decoding.json", "submission_captions.json", "submission_vqa.json"}
     assert found.keys() == written
     images = sorted(image["id"] for image in json.loads((root / "secret.json").read_text())["images"])
     assert found["submission_captions.json"] == [{"image_id": number, "caption": "a red circle"} for number in images]
-    asked = json.loads((root / QUESTIONS["questions"]).read_text())["questions"]
-    assert [row["question_id"] for row in found["submission_vqa.json"]] == sorted(row["question_id"] for row in asked)
+    numbers = sorted(row["question_id"] for row in asked(root))
+    assert [row["question_id"] for row in found["submission_vqa.json"]] == numbers
 
 
 def test_an_empty_prediction_loses_nothing(root, tmp_path):
