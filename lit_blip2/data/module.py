@@ -13,10 +13,10 @@ from torch.utils.data import DataLoader
 from lit_blip2.data.annotations.binding import Pairs, read_binding
 from lit_blip2.data.annotations.captions import Captions, read_captions
 from lit_blip2.data.annotations.questions import Questions, question_types, read_questions
-from lit_blip2.data.batches.evaluation import Features, Pixels
+from lit_blip2.data.batches.evaluation import Features, Pixels, own_name
 from lit_blip2.data.batches.examples import Examples
 from lit_blip2.data.batches.loaders import TrainLoader, eval_loaders, train_loader
-from lit_blip2.data.batches.pairs import FilePairs, PairSource, name_keys, sources_in, with_features
+from lit_blip2.data.batches.pairs import FilePairs, PairSource, sources_in, with_features
 from lit_blip2.data.batches.training import TrainPairs
 from lit_blip2.data.faults import Faults
 from lit_blip2.data.features.store import ABOUT, FeatureStore
@@ -60,7 +60,9 @@ class PairData(L.LightningDataModule):
 
     Args:
         root: folder that every relative path below starts from.
-        images: folder of images; "{split}" in it becomes train, val or test, as in "images/{split}" or "{split}2014".
+        images: folder of images; "{split}" in it becomes train, val or test, as in "images/{split}" or "{split}2014". A
+            file that is named with the end of this folder (val2014/x.jpg in coco/val2014), or as COCO does with the
+            folder that its own name repeats, may lie directly in it; any other folder is part of a file's name.
         val: captions to validate on: COCO's json, LAVIS' list or Karpathy's dataset_coco.json; retrieval and caption
             metrics come from these.
         test: captions to test on; images without captions, as NoCaps' test list is, get theirs written for its server.
@@ -182,16 +184,17 @@ class PairData(L.LightningDataModule):
 
     def evaluation_images(self, split: str) -> dict[int, str]:
         """image id -> file of all that a split's files name. Raises ValueError for an id of two files."""
-        return self._named_images(self._read(split))
+        return self._named_images(split, self._read(split))
 
-    def _named_images(self, tables: dict[str, Captions | Questions | Pairs]) -> dict[int, str]:
+    def _named_images(self, split: str, tables: dict[str, Captions | Questions | Pairs]) -> dict[int, str]:
         files: dict[int, str] = {}
+        folder = self.pixels(split).folder
         for table in tables.values():
             named = list(zip(table.image_ids.tolist(), table.files))
             if isinstance(table, Pairs):
                 named += zip(table.swapped_image_ids.tolist(), table.swapped_files)
             for image_id, file in named:
-                if Path(files.setdefault(image_id, file)).name != Path(file).name:
+                if own_name(files.setdefault(image_id, file), folder) != own_name(file, folder):
                     raise ValueError(f"image id {image_id} stands for both {files[image_id]} and {file}")
         return files
 
@@ -315,9 +318,11 @@ class PairData(L.LightningDataModule):
         return tables
 
     def _check_images(self, split: str) -> None:
-        files = self._named_images(self.tables[split])
+        files = self._named_images(split, self.tables[split])
         if self.features and files:
-            self._check_covered(self.store(split), np.array(list(files), dtype=np.int64), name_keys(files.values()))
+            self._check_covered(
+                self.store(split), np.array(list(files), dtype=np.int64), self.pixels(split).keys(files.values())
+            )
         elif files:
             self._require([self.pixels(split).path(next(iter(files.values())))])
 

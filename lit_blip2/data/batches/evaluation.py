@@ -5,6 +5,8 @@ is collated. An image source says what stands for an image: `Pixels` (decoded an
 (read from a FeatureStore).
 """
 
+import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -31,9 +33,13 @@ class Pixels:
         self.folder, self.size = folder, size
 
     def path(self, file: str) -> Path:
-        """folder/file, or the file directly under `folder` (COCO names train2014/x.jpg from either)."""
+        """folder/file, or the one under `folder` that can be no other: see `own_name`."""
         path = self.folder / file
-        return path if path.exists() or not (direct := self.folder / Path(file).name).exists() else direct
+        return path if path.exists() or not (direct := self.folder / own_name(file, self.folder)).exists() else direct
+
+    def keys(self, files: Iterable[str]) -> np.ndarray:
+        """What stands for each of the files, whichever way it is named: uint64 [N]."""
+        return name_keys(own_name(file, self.folder) for file in files)
 
     def read(self, file: str) -> Image.Image:
         return load_image(self.path(file))
@@ -48,6 +54,26 @@ class Pixels:
             return eval_transform(self.read(file), self.size)
         except FileNotFoundError as error:
             raise FileNotFoundError(f"image {image_id}, to evaluate on, is missing: {self.path(file)}") from error
+
+
+def own_name(file: str, folder: Path) -> str:
+    """A file's name in `folder`, without the folders that it need not name: those that end `folder` itself, as
+    train2014/x.jpg does in coco/train2014, and COCO's, which each file's name repeats (train2014/COCO_train2014_1.jpg).
+    Any other folder is part of the name: 1.jpg is not b/1.jpg."""
+    parts = tuple(file.split("/"))
+    if len(parts) > 1 and parts[-1].startswith(f"COCO_{parts[-2]}_"):
+        return parts[-1]
+    ends = folder.parts
+    for count in range(len(parts) - 1, 0, -1):
+        if parts[:count] == ends[-count:]:
+            return "/".join(parts[count:])
+    return file
+
+
+def name_keys(names: Iterable[str]) -> np.ndarray:
+    """A number for each name: uint64 [N]."""
+    digests = (hashlib.blake2b(name.encode(), digest_size=8).digest() for name in names)
+    return np.frombuffer(b"".join(digests), dtype=np.uint64)
 
 
 class Features:

@@ -4,8 +4,7 @@ A PairSource maps a sample's number to an image and a text: a caption, or a ques
 which order it is read. A mixture hands the number on to the source that it falls into.
 """
 
-import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -16,7 +15,7 @@ from lit_blip2.data.annotations.captions import Captions
 from lit_blip2.data.annotations.entries import ID_SPACE
 from lit_blip2.data.annotations.questions import Questions
 from lit_blip2.data.annotations.strings import digest_of
-from lit_blip2.data.batches.evaluation import Pixels
+from lit_blip2.data.batches.evaluation import Pixels, name_keys
 from lit_blip2.data.batches.mixing import Mix, WindowShuffle
 from lit_blip2.data.batches.order import Order, Shuffle
 from lit_blip2.data.features.store import CachedView, FeatureStore
@@ -96,7 +95,7 @@ class FilePairs:
 
     def keys(self) -> np.ndarray:
         """What stands for each image, by its file's name: uint64 [N]."""
-        return name_keys(self.texts.files)
+        return self.images.keys(self.texts.files)
 
     def digest(self) -> str:
         """Of all images' names and texts, without opening an image."""
@@ -245,9 +244,3 @@ def with_features(source: PairSource, stores: Sequence[FeatureStore]) -> PairSou
     for part, pairs in zip(source.spans, kept):
         part.pairs = pairs
     return source
-
-
-def name_keys(names: Iterable[str]) -> np.ndarray:
-    """A number for each file name, whatever its folder: uint64 [N]."""
-    digests = (hashlib.blake2b(name.rsplit("/", 1)[-1].encode(), digest_size=8).digest() for name in names)
-    return np.frombuffer(b"".join(digests), dtype=np.uint64)

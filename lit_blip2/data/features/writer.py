@@ -26,7 +26,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lit_blip2.data.batches.evaluation import Pixels
-from lit_blip2.data.batches.pairs import FilePairs, ShardPairs, name_keys, sources_in
+from lit_blip2.data.batches.pairs import FilePairs, ShardPairs, sources_in
 from lit_blip2.data.faults import Fault, Faults
 from lit_blip2.data.features.store import (
     ABOUT,
@@ -142,7 +142,7 @@ def sections(data: PairData) -> Iterator[Section]:
     for split in ("val", "test"):
         if files := dict(sorted(data.evaluation_images(split).items())):
             read = partial(_read_nth, data.pixels(split), list(files.values()))
-            yield Section(split, np.array(list(files)), name_keys(files.values()), read, 0)
+            yield Section(split, np.array(list(files)), data.pixels(split).keys(files.values()), read, 0)
 
 
 def _read_at(pairs: FilePairs | ShardPairs, order: np.ndarray, place: int) -> Image.Image:
