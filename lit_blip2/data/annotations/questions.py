@@ -17,6 +17,7 @@ from lit_blip2.data.annotations.strings import Strings, digest_of
 from lit_blip2.evaluation.pope import TYPE as POPE
 
 UNTYPED = "question"  # the type of questions that have none
+IMAGES_OF = {"test-dev2015": "test2015"}  # data_subtype of questions -> of their images, where the two differ
 OTHER_IMAGES = 10**10  # GQA's images that are not Visual Genome's: n161313 is this much and 161313
 
 
@@ -240,4 +241,5 @@ def _file_name(image_id: int, files: Mapping[int, str], subtype: str | None, pat
             f"{path}: no file name is known for image {image_id}: it is in no caption file of this split, nor in"
             " `images`, and the questions file has no data_subtype (such as val2014) to name it by"
         )
-    return f"{subtype}/COCO_{subtype}_{image_id:012d}.jpg"
+    folder = IMAGES_OF.get(subtype, subtype)
+    return f"{folder}/COCO_{folder}_{image_id:012d}.jpg"

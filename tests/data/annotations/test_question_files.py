@@ -1,11 +1,16 @@
 """Files of questions and answers in the layouts they are published in."""
 
 import json
+from pathlib import Path
 
 import pytest
+import yaml
 
 from lit_blip2.data.annotations.questions import question_types, read_questions
+from lit_blip2.data.coco import COCO
 from tests.data.annotations.test_captions import write_json
+
+TEST_DEV = sorted(file for file in Path("experiments").rglob("*.yaml") if "test-dev2015" in file.read_text())
 
 
 def vqa_files(folder, asked, answered, **extra):
@@ -37,6 +42,22 @@ def test_image_files_are_named_as_coco_does(tmp_path):
     assert read_questions(*paths).files[0] == "val2014/COCO_val2014_000000000042.jpg"
     with pytest.raises(ValueError, match="no file name is known for image 42"):
         read_questions(*vqa_files(tmp_path, [(1, 42)], [(1, 42, 10)]))
+
+
+@pytest.mark.parametrize("experiment", TEST_DEV, ids=lambda file: file.stem)
+def test_test_dev_asks_about_the_test_images(tmp_path, experiment):
+    """VQAv2's test-dev2015 is a part of the questions about COCO's test2015."""
+    given = yaml.safe_load(experiment.read_text())["data"]["init_args"]
+    questions = [{"image_id": 262144, "question": "Is the ball flying?", "question_id": 262144000}]
+    asked = {"data_type": "mscoco", "data_subtype": "test-dev2015", "task_type": "Open-Ended", "questions": questions}
+    for file in (given["vqa_test"]["questions"], "test2015/COCO_test2015_000000262144.jpg"):
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        write_json(tmp_path / file, asked)
+    data = COCO(str(tmp_path), images=given["images"], vqa_test=given["vqa_test"])
+    with pytest.warns(UserWarning, match="comes without answers"):
+        data.setup("test")
+    assert data.tables["test"]["vqa"].files[0] == "test2015/COCO_test2015_000000262144.jpg"
+    assert len(TEST_DEV) == 4
 
 
 @pytest.mark.parametrize(
