@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 
 class Samples(NamedTuple):
-    """The images that are looked at: float [B, 3, H, W] and features [B, N, W], each with its first caption."""
+    """The images that are looked at: float [B, 3, H, W] and features [B, N, W], each with its first caption, "" where
+    it has none."""
 
     pixels_B3HW: Tensor
     features_BND: Tensor
@@ -103,7 +104,7 @@ def qformer_of(pl_module: LitBLIP2) -> QFormer | None:
 
 @torch.no_grad()
 def read_samples(trainer: L.Trainer, pl_module: LitBLIP2, split: str, count: int) -> Samples | None:
-    """The first `count` captioned images of a split; None, with a warning, if their files are not there."""
+    """The first `count` images of a split's caption file; None, with a warning, if their files are not there."""
     data = trainer.datamodule
     table = data.tables[split].get("caption")
     if table is None:
@@ -119,4 +120,4 @@ def read_samples(trainer: L.Trainer, pl_module: LitBLIP2, split: str, count: int
     features_BND = image_features(
         pl_module.net.vision, {name: value.to(pl_module.device) for name, value in given.items()}
     )
-    return Samples(pixels_B3HW, features_BND, image_ids.tolist(), [table.of(i)[0] for i in rows])
+    return Samples(pixels_B3HW, features_BND, image_ids.tolist(), [next(iter(table.of(i)), "") for i in rows])

@@ -58,9 +58,11 @@ def stage2_lines(
 ) -> list[list[Line]]:
     """Each image's reference, the caption generated, and its first `questions` questions with answers.
 
-    predictions: Generation's. image_of: question id -> image id. What was not predicted is left out.
+    predictions: Generation's. references: "" for none. image_of: question id -> image id. What was not predicted is
+    left out.
     """
-    lines = {image_id: [Line(f"reference: {text}")] for image_id, text in zip(image_ids, references, strict=True)}
+    given = zip(image_ids, references, strict=True)
+    lines = {image_id: [Line(f"reference: {text or 'none'}")] for image_id, text in given}
     asked = dict.fromkeys(lines, 0)
     for each in predictions:
         if each["task"] == "caption" and each["image_id"] in lines:
@@ -73,6 +75,8 @@ def stage2_lines(
 
 def _answered(prediction: Mapping[str, Any]) -> Line:
     answers = prediction["answers"]
+    if not answers:  # a server has them
+        return Line(f"{prediction['question']} → {prediction['answer']}")
     right = vqa_scores([prediction["answer"]], [answers])[0] > 0
     truth = "" if right else f" (true: {max(answers, key=answers.count)})"
     return Line(f"{prediction['question']} → {prediction['answer']}{truth}", right)

@@ -2,14 +2,18 @@
 
 import json
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from matplotlib.figure import Figure
 
 from lit_blip2.data.coco import COCO
 from lit_blip2.lit import LitStage2
+from lit_blip2.lit.callbacks import MetricsFile, Pictures, drawing
 from lit_blip2.lit.evaluators.representation import Representation
 from lit_blip2.lit.optim import AdamWCosine
 from lit_blip2.mini.write import write_world
@@ -91,6 +95,28 @@ def test_sets_without_answers_are_answered_for_their_servers(root, tmp_path):
     assert found["submission_captions.json"] == [{"image_id": number, "caption": "a red circle"} for number in images]
     numbers = sorted(row["question_id"] for row in asked(root))
     assert [row["question_id"] for row in found["submission_vqa.json"]] == numbers
+
+
+def test_pictures_of_images_without_captions_show_what_was_said(root, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(drawing, "sample_sheet", lambda images, texts: drawn.append(texts) or Figure())
+    data = COCO(str(root), image_size=32, augment=False, test="secret.json", vqa_test=QUESTIONS)
+    quiet = dict(enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False)
+    trainer = L.Trainer(
+        accelerator="cpu", logger=TensorBoardLogger(tmp_path), callbacks=[Pictures(3, 1), MetricsFile()], **quiet
+    )
+    trainer.test(LitStage2(Net("a red circle"), AdamWCosine()), data, verbose=False)
+    (texts,) = drawn
+    assert len(texts) == 3
+    for lines in texts:
+        assert [line.text for line in lines[:2]] == ["reference: none", "caption: a red circle"]
+        assert lines[2].text.endswith(" → a red circle") and lines[2].right is None
+    assert json.loads((Path(trainer.log_dir) / "metrics.json").read_text())["evaluated/test_share"] == 1
+
+
+def test_a_test_of_nothing_that_the_model_evaluates_is_an_error(root, tmp_path):
+    with pytest.raises(ValueError, match=r"test split has binding, and this model evaluates caption, vqa: set data"):
+        evaluated(root, tmp_path, files=dict(binding_test="annotations/binding_test.json"))
 
 
 def test_an_empty_prediction_loses_nothing(root, tmp_path):
