@@ -2,10 +2,9 @@
 
 Layouts: COCO's own ({"images": [...], "annotations": [...]}; NoCaps too, whose images have a domain), LAVIS' list of
 {"image", "caption": one or several, "image_id" or "img_id"}, Karpathy's dataset_coco.json and dataset_flickr30k.json
-(sentences inside the images), and, for data of one's own, JSON lines or CSV with image and caption.
+(sentences inside the images), and, for data of one's own, JSON lines, CSV or TSV with image and caption.
 """
 
-import csv
 import re
 import warnings
 from collections import defaultdict
@@ -17,6 +16,7 @@ import numpy as np
 
 from lit_blip2.data.annotations.entries import ID_SPACE, Entry, listed_entries, read_json, read_lines
 from lit_blip2.data.annotations.strings import Strings, digest_of
+from lit_blip2.data.annotations.tables import SEPARATORS, read_table
 
 _PUNCTUATION = re.compile(r'[.!"()*#:;~]')
 _KARPATHY_SPLITS = {"train": ("train", "restval"), "val": ("val",), "test": ("test",)}
@@ -79,7 +79,7 @@ def read_captions(path: str | Path, split: str = "train", max_words: int = 50) -
     image without a caption, an annotation of an image that is not listed, a layout that is not known.
     """
     path, content = Path(path), None
-    if path.suffix in (".jsonl", ".csv"):
+    if path.suffix in (".jsonl", *SEPARATORS):
         ids, files, captions = _parse_table(path)
     else:
         content = read_json(path)
@@ -198,16 +198,9 @@ def _parse_lavis(rows: list[Entry], path: Path, split: str):
 
 
 def _parse_table(path: Path):
-    """JSON lines or CSV with "image" and "caption", a row or several for each image; images without image_id are
+    """JSON lines, CSV or TSV with "image" and "caption", a row or several for each image; images without image_id are
     numbered."""
-    if path.suffix == ".jsonl":
-        rows = read_lines(path)
-    else:
-        try:
-            with path.open(newline="", encoding="utf-8-sig") as file:  # which a spreadsheet begins with a mark
-                rows = [Entry(row, path, ("line", number)) for number, row in enumerate(csv.DictReader(file), 2)]
-        except ValueError as error:
-            raise ValueError(f"{path} cannot be read: {error}") from error
+    rows = read_table(path) if path.suffix in SEPARATORS else read_lines(path)
     return _of_rows(rows, path, caption_needed=True, number=lambda _, place: place)
 
 

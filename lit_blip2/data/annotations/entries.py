@@ -43,15 +43,15 @@ class Entry:
         return value if value is default or value is null else self._checked_text(key, value)
 
     def texts(self, key: str, default: Any = _NEEDED) -> list[str]:
-        """A text, or a list of them; null among captions is an empty one."""
-        value = self._value(key, default, _NEEDED)
+        """A text, or a list of them; null is an empty one."""
+        value = self._value(key, default, [""] if default is _NEEDED else default)
         if value is default:
             return value
         return ["" if each is None else self._checked_text(key, each) for each in _listed(value)]
 
     def file(self, key: str) -> str:
         """A file's name."""
-        if not (name := self.text(key)).strip():
+        if not (name := self.text(key)).strip() or "\0" in name:
             raise self.error(f"{key} is {name!r}, and must name a file")
         return name
 

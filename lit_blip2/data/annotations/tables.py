@@ -1,0 +1,59 @@
+"""Tables whose first line names their columns: CSV with commas, TSV with tabs.
+
+A cell that holds the separator must stand in quotes. Where it does not, a caption would end at its first comma, so
+every row must have as many cells as the first.
+"""
+
+import csv
+from collections import Counter
+from pathlib import Path
+
+from lit_blip2.data.annotations.entries import Entry
+
+SEPARATORS = {".csv": ",", ".tsv": "\t"}
+_OTHERS = ",;\t|"
+
+
+def read_table(path: Path) -> list[Entry]:
+    """The rows of a .csv or .tsv, by their columns' names; empty lines are passed over.
+
+    Raises FileNotFoundError, or ValueError naming the file and the line for: a row of another number of cells, quotes
+    that do not close, two columns of one name, another separator, another encoding than UTF-8.
+    """
+    separator, rows = SEPARATORS[path.suffix], []
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:  # which a spreadsheet begins with a mark
+            lines = csv.reader(file, delimiter=separator, strict=True)
+            names = _checked_names(next(lines, []), separator, path)
+            line = lines.line_num + 1
+            for cells in lines:
+                if cells:
+                    rows.append(_row(names, cells, separator, path, line))
+                line = lines.line_num + 1
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} cannot be read: {error}. Save it as UTF-8") from error
+    except csv.Error as error:
+        raise ValueError(
+            f"{path}: the row at line {line}: {error}. Write a quote in quotes twice, as in RFC 4180"
+        ) from error
+    return rows
+
+
+def _checked_names(names: list[str], separator: str, path: Path) -> list[str]:
+    if twice := [name for name, count in Counter(names).items() if name and count > 1]:
+        raise ValueError(f"{path}: two columns are named {twice[0]!r}")
+    if len(names) == 1 and (others := [mark for mark in _OTHERS if mark in names[0]]):
+        raise ValueError(
+            f"{path}: its first line, {names[0][:60]!r}, is separated by {others[0]!r}: separate a {path.suffix} by"
+            f" {separator!r}"
+        )
+    return names
+
+
+def _row(names: list[str], cells: list[str], separator: str, path: Path, line: int) -> Entry:
+    if len(cells) != len(names):
+        raise ValueError(
+            f"{path}: line {line} has {len(cells)} cells, and the first line names {len(names)} columns: put a cell"
+            f" that holds {separator!r} in quotes. It begins with {separator.join(cells)[:60]!r}"
+        )
+    return Entry(dict(zip(names, cells, strict=True)), path, ("line", line))

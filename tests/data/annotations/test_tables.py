@@ -1,0 +1,65 @@
+"""A table that would have to be guessed at is refused by file and line."""
+
+import pytest
+
+from lit_blip2.data.annotations.captions import read_captions
+from tests.data.annotations.test_captions import table
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        (
+            "x.csv",
+            "image,caption\na.jpg,A dog\nb.jpg,two cats, one bed\n",
+            "line 3 has 3 cells, and the first line names 2",
+        ),
+        ("x.csv", "image,caption,image_id\na.jpg,a dog, a cat,7\n", "line 2 has 4 cells"),
+        ("x.csv", "image,caption,image_id\na.jpg,a dog\n", "line 2 has 2 cells"),
+        ("x.csv", 'image,caption\na.jpg,"two\nlines"\nb.jpg\n', "line 4 has 1 cells"),
+        ("x.csv", "caption,image,caption\na dog,a.jpg,a cat\n", "two columns are named 'caption'"),
+        ("x.csv", 'image,caption\na.jpg,"a "big" dog"\n', "the row at line 2: ',' expected after '\"'"),
+        ("x.csv", 'image,caption\na.jpg,a\nb.jpg,"a dog\nc.jpg,a cat\n', "the row at line 3: unexpected end of data"),
+        ("x.csv", "image;caption\na.jpg;a dog, a cat\n", "its first line, 'image;caption', is separated by ';'"),
+        ("x.csv", "image\tcaption\na.jpg\ta dog\n", "is separated by '\\t': separate a .csv by ','"),
+        ("x.tsv", "image,caption\na.jpg,a dog\n", "is separated by ',': separate a .tsv by '\\t'"),
+        ("x.tsv", "image\tcaption\na.jpg\ta\tdog\n", "line 2 has 3 cells"),
+        ("x.csv", "a.jpg,a dog\nb.jpg,a cat\n", "needs image and caption, and has a dog, a.jpg"),
+        ("x.csv", "", "no images"),
+        (
+            "x.csv",
+            "image,caption,image_id\na.jpg,a,1\na.jpg,b,2\n",
+            "line 3: a.jpg has image id 2, and 1 in a row before",
+        ),
+        ("x.csv", "image,caption\n,a dog\n", "line 2: image is '', and must name a file"),
+        ("x.jsonl", '{"image": "a.jpg", "caption": "a"}\n["b.jpg", "b"]\n', "line 2: must be an object with keys"),
+        ("x.jsonl", '{"image": "a.jpg", "caption": "a"}\n{"image": "b.jpg", "cap', "line 2 is not JSON"),
+    ],
+)
+def test_no_cell_is_guessed(tmp_path, name, content, words):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError) as error:
+        read_captions(tmp_path / name)
+    assert str(error.value).startswith(f"{tmp_path / name}: ") and words in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("x.csv", '\ufeff"image","caption"\r\n"a.jpg","a ""big"" dog, asleep"\r\n\r\nb.jpg,5" nails\r\n'),
+        ("x.tsv", 'image\tcaption\na.jpg\ta "big" dog, asleep\nb.jpg\t5" nails\n'),
+        ("x.csv", ',caption,image\n0,"a big dog, asleep",a.jpg\n1,5 nails,b.jpg\n'),
+    ],
+)
+def test_what_is_well_quoted_is_read(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content.encode())
+    read = table(read_captions(tmp_path / name))
+    assert read == {0: ("a.jpg", ["a big dog, asleep"]), 1: ("b.jpg", ["5 nails"])}
+
+
+def test_ids_from_0_on_are_kept_and_an_empty_cell_gives_none(tmp_path):
+    (tmp_path / "x.csv").write_text("image,caption,image_id\nb.jpg,b,1\na.jpg,a,0\nb.jpg,again,\n")
+    assert table(read_captions(tmp_path / "x.csv")) == {1: ("b.jpg", ["b", "again"]), 0: ("a.jpg", ["a"])}
+    (tmp_path / "y.csv").write_text("image,caption,image_id\na.jpg,a,1\nb.jpg,b,\n")
+    with pytest.raises(ValueError, match=r"image id 1 stands for both a\.jpg and b\.jpg"):
+        read_captions(tmp_path / "y.csv")
