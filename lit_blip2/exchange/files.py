@@ -1,4 +1,4 @@
-"""Files of others: weights in safetensors or .pth, whole or in shards, JSON, tokenizers; nothing in them runs."""
+"""Files of others: weights in safetensors or .pth, whole or in shards, JSON; nothing in them runs."""
 
 import json
 from pathlib import Path
@@ -11,12 +11,13 @@ from torch import Tensor
 from lit_blip2.checkpoint import read_safely
 
 INDEX = ".index.json"
+WRAPPERS = ("model", "state_dict")  # under which training programs keep the weights
 # What a folder may hold; the first that is there counts, as in transformers.
 FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Name -> tensor of a file, or of a folder as Hugging Face has it; of a training checkpoint its "model".
+    """Name -> tensor of a file, or of a folder as Hugging Face has it; of a training checkpoint what WRAPPERS name.
 
     Raises FileNotFoundError, or ValueError for what is damaged, holds other things than tensors, or differs from its
     index.
@@ -40,19 +41,6 @@ def read_json(file: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{file} holds no JSON object")
     return content
-
-
-def read_tokenizer(folder: Path) -> Any:
-    """Raises ValueError for one that is damaged."""
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except Exception as error:  # of many kinds, as what is damaged is
-        reason = " ".join(f"{type(error).__name__} {error}".split())[:200]
-        raise ValueError(
-            f"{folder} holds no tokenizer that can be read: save one there (tokenizer.save_pretrained). {reason}"
-        ) from error
 
 
 def _read_shards(index: Path) -> dict[str, Tensor]:
@@ -82,9 +70,18 @@ def _read_file(file: Path) -> dict[str, Tensor]:
         except SafetensorError as error:
             raise ValueError(f"{file} is damaged or cut: {error}") from error
     content = read_safely(file)
-    content = content.get("model", content) if isinstance(content, dict) else content
+    inner = next((name for name in WRAPPERS if isinstance(content, dict) and isinstance(content.get(name), dict)), None)
+    content = content if inner is None else content[inner]
     if not isinstance(content, dict) or not all(
         isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()
     ):
-        raise ValueError(f"{file} holds no state dict, by itself or under `model`")
-    return content
+        raise ValueError(f"{file} holds no state dict, by itself or under {' or '.join(WRAPPERS)}")
+    return without_wrapper(content)
+
+
+def without_wrapper(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Names without what DistributedDataParallel and torch.compile put in front of all of them."""
+    for prefix in ("module.", "_orig_mod."):
+        if state and all(name.startswith(prefix) for name in state):
+            return without_wrapper({name.removeprefix(prefix): value for name, value in state.items()})
+    return state

@@ -23,11 +23,12 @@ from torch import Tensor, nn
 from lit_blip2.checkpoint import at_home, check_fits, trainable_state
 from lit_blip2.config import STARTS, Experiment, arguments_of, class_path, read
 from lit_blip2.exchange.encoders import GIANT
-from lit_blip2.exchange.files import read_json, read_tokenizer
+from lit_blip2.exchange.files import read_json
 from lit_blip2.exchange.foreign import ForeignModel
 from lit_blip2.exchange.names import family_of
 from lit_blip2.lit.evaluators.generation import Generation
 from lit_blip2.model.pretrained import build as build_language
+from lit_blip2.model.pretrained import read_tokenizer
 from lit_blip2.model.tokenizer import BertTokenizer
 from lit_blip2.model.vision import build as build_vision
 from lit_blip2.network import network_class, sketch
@@ -217,8 +218,6 @@ def _copy_tokenizer(source: Path, folder: Path) -> None:
         told = "token" in file.name and file.suffix in (".json", ".model")
         if file.is_file() and (told or file.name in VOCABULARIES):
             shutil.copy(file, folder)
-    if not any(folder.iterdir()):  # transformers makes an empty one of the model's configuration
-        raise ValueError(f"{source} holds no tokenizer: save it there (tokenizer.save_pretrained)")
     read_tokenizer(source)
 
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lit_blip2.model.lora import add_lora, count_lora
-from lit_blip2.model.pretrained import build, check_embeddings, in_cache, quantise, read_config
+from lit_blip2.model.pretrained import build, check_embeddings, in_cache, quantise, read_config, read_tokenizer
 from lit_blip2.model.published import language_card, published
 from lit_blip2.model.text import PackedText
 from lit_blip2.paths import find
@@ -127,7 +127,7 @@ class LanguageModel(nn.Module):
         """Read weights and tokenizer from disk; nothing is downloaded."""
         if self.model is not None:
             return
-        from transformers import AutoTokenizer, GenerationConfig
+        from transformers import GenerationConfig
 
         folder = self._folder()
         self.model = build(read_config(folder), folder, self.dtype).requires_grad_(not self.frozen)
@@ -137,7 +137,7 @@ class LanguageModel(nn.Module):
             quantise(self.model, self.bits)
         if self.lora is not None:
             add_lora(self.model, self.lora)
-        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        self.tokenizer = read_tokenizer(folder)
         # A folder's own settings, such as a penalty for repetition, would change what this package's arguments ask for.
         self.model.generation_config = GenerationConfig.from_model_config(self.model.config)
         self.train(self.training)

@@ -34,6 +34,24 @@ def read_config(folder: Path) -> dict:
     return json.loads((folder / "config.json").read_text())
 
 
+def read_tokenizer(folder: Path) -> Any:
+    """Hugging Face's tokenizer of a folder; nothing in it is run.
+
+    Raises ValueError for one that is damaged, or has no tokens: transformers makes such a one where there is none.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # of many kinds, as what is damaged is
+        reason = " ".join(f"{type(error).__name__} {error}".split())[:200]
+    else:
+        if len(tokenizer) - len(tokenizer.all_special_ids) > 1:  # T5's empty one has a space
+            return tokenizer
+        reason = "there is none beside config.json"
+    raise ValueError(f"{folder} holds no tokenizer that can be read: save one there (save_pretrained). {reason}")
+
+
 def build(config: dict, weights: Path | None = None, dtype: torch.dtype | str = torch.float32) -> nn.Module:
     """The model class that `config` (Hugging Face's fields) asks for: on meta without weights, else read from disk."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from typing import Literal
 
+from lit_blip2.model.pretrained import read_tokenizer
 from lit_blip2.model.text import PackedText
 from lit_blip2.paths import find
 
@@ -21,13 +22,11 @@ class BertTokenizer:
     """
 
     def __init__(self, path: str, vocab_size: int, max_tokens: int, cut: Literal["beginning", "end"] = "end"):
-        from transformers import AutoTokenizer
-
         way_out = (
             "Get it (hf download google-bert/bert-base-uncased --local-dir weights/bert-base-uncased) and point "
             "--model.net.tokenizer to it."
         )
-        self.tokenizer = AutoTokenizer.from_pretrained(find(path, "tokenizer of the Q-Former", way_out))
+        self.tokenizer = read_tokenizer(find(path, "tokenizer of the Q-Former", way_out))
         self.tokenizer.add_special_tokens({"bos_token": "[DEC]"})
         self.tokenizer.truncation_side = "left" if cut == "beginning" else "right"
         self.max_tokens = max_tokens

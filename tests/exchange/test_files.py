@@ -65,3 +65,16 @@ def test_an_index_is_obeyed(tmp_path, placed, words):
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": placed}))
     with pytest.raises(ValueError, match=words):
         read_weights(tmp_path)
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod."])
+@pytest.mark.parametrize("wrapper", [None, "model", "state_dict"])
+def test_weights_are_found_below_what_training_programs_wrap_them_in(wrapper, prefix, tmp_path):
+    state = {f"{prefix}ln.weight": torch.ones(2), f"{prefix}module.bias": torch.zeros(2)}
+    torch.save(state if wrapper is None else {wrapper: state, "epoch": 3}, tmp_path / "file.pth")
+    assert read_weights(tmp_path / "file.pth").keys() == {"ln.weight", "module.bias"}
+
+
+def test_a_prefix_that_some_names_have_is_a_part_of_them(tmp_path):
+    torch.save({"module.a": torch.ones(1), "b": torch.ones(1)}, tmp_path / "file.pth")
+    assert read_weights(tmp_path / "file.pth").keys() == {"module.a", "b"}
