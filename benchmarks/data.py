@@ -38,7 +38,7 @@ from lit_blip2.data.batches.training import TrainPairs
 from lit_blip2.data.images import decode_image
 from lit_blip2.data.shards.indexing import index_shards
 from lit_blip2.data.shards.reader import Shards
-from lit_blip2.data.transforms import train_transform
+from lit_blip2.data.transforms import train_view
 
 SIZE, BATCH = 224, 32
 
@@ -74,7 +74,7 @@ def plain_webdataset(folder: Path, count: int) -> int:
     rng = np.random.default_rng(0)
 
     def sample(entry: dict) -> tuple[torch.Tensor, str]:
-        return train_transform(decode_image(entry["jpg"], ""), SIZE, rng), json.loads(entry["json"])["caption"]
+        return train_view(decode_image(entry["jpg"], ""), SIZE, rng), json.loads(entry["json"])["caption"]
 
     files = sorted(str(file) for file in folder.glob("*.tar"))
     data = webdataset.WebDataset(files, shardshuffle=False).shuffle(1000, seed=0).map(sample)
@@ -89,7 +89,7 @@ def plain_webdataset(folder: Path, count: int) -> int:
 def bare(folder: Path, count: int) -> int:
     shards, rng = Shards(folder), np.random.default_rng(0)
     for sample in range(count // BATCH * BATCH):
-        train_transform(decode_image(shards.image_bytes(sample), ""), SIZE, rng)
+        train_view(decode_image(shards.image_bytes(sample), ""), SIZE, rng)
     return count // BATCH * BATCH
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_blip2.config import Experiment, from_text
+from lit_blip2.pixels import UNNOTED
 
 
 def trainable_state(module: nn.Module) -> dict[str, Tensor]:
@@ -82,9 +83,14 @@ def read_safely(file: Path) -> Any:
 
 def carried(checkpoint: Mapping, file: Path) -> Experiment:
     """The experiment that a checkpoint carries, empty where it carries none; weights in its own run's folder are looked
-    for where that is now. Raises ValueError."""
+    for where that is now. One that does not note how its images looked had CLIP's. Raises ValueError."""
     experiment = from_text(checkpoint.get("config"), str(file))
-    return replace(experiment, settings=at_home(experiment.settings, file))
+    experiment = replace(experiment, settings=at_home(experiment.settings, file))
+    if (vision := experiment.vision) and not any(
+        name.endswith("vision.mean") for name in checkpoint.get("settings", ())
+    ):
+        vision |= {name: value for name, value in UNNOTED.items() if vision.get(name) is None}
+    return experiment
 
 
 def at_home(settings: Any, checkpoint: Path) -> Any:

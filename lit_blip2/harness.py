@@ -128,7 +128,7 @@ class BLIP2(lmms):
         return self.answering | {name: wishes[name] for name in DECODING if wishes.get(name) is not None}
 
     def _inputs(self, batch: Sequence[Instance]) -> tuple[list[str], Tensor, Tensor]:
-        """Prompts, images float32 [B, 3, size, size] and, int64 [R], which image each prompt is about."""
+        """Prompts, images uint8 [B, 3, size, size] and, int64 [R], which image each prompt is about."""
         documents = [each.args[3:6] for each in batch]
         requests = dict(zip(documents, batch))  # choices share their document's image
         pixels_BCHW = torch.stack([self._pixels(each) for each in requests.values()])
@@ -140,7 +140,7 @@ class BLIP2(lmms):
 
     def _pixels(self, request: Instance) -> Tensor:
         from lit_blip2.data.images import to_rgb
-        from lit_blip2.data.transforms import eval_transform
+        from lit_blip2.data.transforms import eval_view
 
         looks = request.args[2:3]  # mutual information asks for choices alone, with neither image nor document
         visuals = _as_list(looks[0](self._document(request)) if looks else None)
@@ -150,7 +150,7 @@ class BLIP2(lmms):
                 f"task {request.task_name}, document {request.doc_id}: its images are {kinds}, and this model looks at "
                 "exactly one (PIL)"
             )
-        return eval_transform(to_rgb(visuals[0]), self.image_size)
+        return eval_view(to_rgb(visuals[0]), self.image_size, self.net.vision.interpolation)
 
     def _continuation(self, request: Instance) -> str:
         target = request.args[1]

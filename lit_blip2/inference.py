@@ -38,19 +38,19 @@ def answer(checkpoint: str | Path, image: str | Path, question: str | None = Non
     read; ValueError for a checkpoint that is damaged, without a language model, or does not fit its configuration.
     """
     from lit_blip2.data.images import load_image
-    from lit_blip2.data.transforms import eval_transform
+    from lit_blip2.data.transforms import eval_view
 
     if not Path(image).is_file():
         raise FileNotFoundError(f"no image file {str(image)!r}")
     picture = load_image(image)
     loaded = load(checkpoint)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    pixels_1CHW = eval_transform(picture, loaded.image_size)[None].to(device)
+    pixels_1CHW = eval_view(picture, loaded.image_size, loaded.net.vision.interpolation)[None].to(device)
     return generate(loaded._replace(net=loaded.net.to(device)), pixels_1CHW, question)
 
 
 def generate(loaded: Loaded, pixels_1CHW: Tensor, question: str | None = None) -> str:
-    """One normalised image to its answer, or to its caption."""
+    """One image, pixels uint8, to its answer, or to its caption."""
     net, settings = loaded.net, loaded.settings
     if question is None:
         return write(net, pixels_1CHW, [net.prompt], **decoding(settings, "caption"))[0]
@@ -64,7 +64,7 @@ def decoding(settings: dict[str, Any], task: str) -> dict[str, Any]:
 
 @torch.inference_mode()
 def write(net, pixels_BCHW: Tensor, prompts: Sequence[str], image_R: Tensor | None = None, **how) -> list[str]:
-    """What a Stage2 writes after each of R prompts about normalised images.
+    """What a Stage2 writes after each of R prompts about images, pixels uint8.
 
     Args: image_R: int64, which image each prompt is about; None: one after the other. how: as LanguageModel.generate.
     """
@@ -114,7 +114,7 @@ def load(checkpoint: str | Path) -> Loaded:
     kept = contents.get("settings", {})
     check_same(kept, settings(net), str(file), contents["state_dict"], way_out="Its files, or this package, changed")
     net.load_state_dict(state, strict=False)  # what is missing is what is frozen: check_fits saw to the rest
-    return Loaded(stage2.eval(), experiment.model, experiment.data["image_size"])
+    return Loaded(stage2.eval(), experiment.model, experiment.data["image_size"] or net.vision.size)
 
 
 def _check_answers(experiment: Experiment) -> None:

@@ -81,7 +81,7 @@ def kept_settings(checkpoint: Mapping[str, Any], file: Path) -> dict[str, Any]:
     if "settings" in checkpoint:
         return checkpoint["settings"]
     experiment = carried(checkpoint, file)
-    size = {"image_size": experiment.data["image_size"]} if "image_size" in experiment.data else {}
+    size = {"image_size": experiment.data["image_size"]} if experiment.data.get("image_size") else {}
     if not experiment.net:
         return size
     try:

@@ -14,7 +14,7 @@ from lmms_eval.api.instance import Instance, unwrap_generation_output
 from lmms_eval.models.registry_v2 import ModelRegistryV2
 
 from lit_blip2.data.images import to_rgb
-from lit_blip2.data.transforms import eval_transform
+from lit_blip2.data.transforms import eval_view
 from lit_blip2.harness import BLIP2, manifest
 
 QUESTIONS = [QUESTION, "what color is the star ?", "is there a red star ?"]
@@ -70,7 +70,7 @@ def test_batches_answer_as_ask_does(make, run_folder, pictures, tmp_path):  # no
 def test_the_tasks_wishes_are_kept(make, pictures):
     """Length, beams, ends and the form of the question: each as the network itself writes it."""
     model = make()
-    pixels = torch.stack([eval_transform(to_rgb(each), model.image_size) for each in pictures])
+    pixels = torch.stack([eval_view(to_rgb(each), model.image_size) for each in pictures])
     prompts = [f"Question: {question} Answer:" for question in QUESTIONS]
     wanted = inference.write(model.net, pixels, prompts, max_new_tokens=6, num_beams=3, length_penalty=2.0)
     wishes = dict(max_new_tokens=6, num_beams=3, length_penalty=2.0, temperature=0, do_sample=False, top_p=1.0)
@@ -101,7 +101,7 @@ def test_choices_are_scored_as_the_evaluator_reads_them(make, pictures):
     model.batch_size = 6
     pairs = [unwrap_generation_output(each)[0] for each in model.loglikelihood(asked)]
     assert seen == [2]
-    pixels = torch.stack([eval_transform(to_rgb(each), model.image_size) for each in pictures[:2]])
+    pixels = torch.stack([eval_view(to_rgb(each), model.image_size) for each in pictures[:2]])
     for place, (loss, greedy) in enumerate(pairs):
         prompts, choice = [f"Question: {QUESTION} Answer:"], [CHOICES[place % 3]]
         alone, flag = inference.score(model.net, pixels[place // 3][None], prompts, choice)

@@ -160,7 +160,7 @@ def test_an_experiment_without_batches_is_said(tmp_path, capsys):
     (tmp_path / "bare.yaml").write_text(text.partition("\ntrainer:")[0])
     with pytest.raises(SystemExit):
         main(["--memory", "--config", str(tmp_path / "bare.yaml")])
-    assert "bare.yaml: no data with image_size and batch_size, or no trainer" in capsys.readouterr().err
+    assert "bare.yaml: no data with batch_size, or no trainer" in capsys.readouterr().err
 
 
 def test_several_experiments_make_a_table_with_the_papers_figures(capsys):

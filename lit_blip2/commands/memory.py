@@ -18,15 +18,15 @@ def table(net: nn.Module, experiment: Experiment, devices: int, strategy: str, w
     from rich.table import Table
 
     file, data, trainer = experiment.source, experiment.data, experiment.trainer
-    if not {"image_size", "batch_size"} <= data.keys() or not trainer:
-        raise ValueError(f"{file}: no data with image_size and batch_size, or no trainer, in this file")
+    if "batch_size" not in data or not trainer:
+        raise ValueError(f"{file}: no data with batch_size, or no trainer, in this file")
     micro_batches = devices * trainer.get("accumulate_grad_batches", 1)
     rows = -(-data["batch_size"] // micro_batches) if devices > 0 else 0
     precision = trainer.get("precision") or "32-true"
     if str(precision) not in PRECISIONS:
         raise ValueError(f"{file}: precision {precision!r} is not planned: {', '.join(PRECISIONS)}")
     bf16 = PRECISIONS[str(precision)]
-    needs = plan(net, data["image_size"], rows, words, devices, strategy, bf16)
+    needs = plan(net, data.get("image_size") or net.vision.size, rows, words, devices, strategy, bf16)
     shown = Table(
         title=f"{file}: GB on each of {devices}, {strategy}, {rows} rows of {words} tokens at a time",
         caption="Add 1 to 3 GB for CUDA, NCCL and the allocator.",

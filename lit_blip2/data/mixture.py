@@ -31,7 +31,7 @@ class Mixture(PairData):
             raise ValueError(f"{', '.join(nested)}: a mixture in a mixture. Name its sources beside the others instead")
         self.sources, self.weights = sources, weights
         for source in sources.values():
-            source.image_size, source.augment = self.image_size, self.augment
+            source.augment = self.augment
             source.max_caption_words = self.max_caption_words
         if kept := [name for name, source in sources.items() if source.features]:
             raise ValueError(
@@ -45,5 +45,7 @@ class Mixture(PairData):
         return [f"train_{name}" for name in self.sources]
 
     def train_pairs(self) -> MixedPairs:
+        for source in self.sources.values():
+            source.image_size, source.interpolation = self.image_size, self.interpolation
         pairs = {name: source.train_pairs() for name, source in self.sources.items()}
         return MixedPairs(pairs, self.weights)

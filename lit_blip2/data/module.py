@@ -3,10 +3,11 @@
 import logging
 import warnings
 from pathlib import Path
-from typing import NotRequired, TypedDict
+from typing import Any, NotRequired, Protocol, TypedDict
 
 import lightning as L
 import numpy as np
+import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader
 
@@ -36,6 +37,23 @@ log = logging.getLogger(__name__)
 def tell(text: str) -> None:
     """A line in the log, from the first rank alone."""
     rank_zero_info(text)
+
+
+class Encoder(Protocol):
+    """The image encoder, which reads its weights in `load`. size, interpolation: how it wants its images."""
+
+    size: int
+    interpolation: str
+
+    def fingerprint(self) -> dict[str, Any]: ...
+
+    def output_shape(self, image_size: int) -> tuple[int, int]: ...
+
+    def load(self) -> None: ...
+
+    def to(self, device: torch.device) -> "Encoder": ...
+
+    def __call__(self, pixels_BCHW: torch.Tensor) -> torch.Tensor: ...
 
 
 class VQAFiles(TypedDict):
@@ -73,7 +91,8 @@ class PairData(L.LightningDataModule):
         binding_test: the same to test on.
         features: folder of cached frozen features (`python -m lit_blip2 data features`), under root or from the working
             folder; given, no image is opened.
-        image_size: images are made this many pixels high and wide.
+        image_size: images are made this many pixels high and wide; null: as the image encoder wants them. What filter
+            resizes them, and how they are normalised, is the encoder's own.
         augment: random crop and flip in training. Turn it off where they make captions false: a flip "left of", a
             crop the number of objects. Cached features are augmented if
             they were written with --views.
@@ -96,7 +115,7 @@ class PairData(L.LightningDataModule):
         binding_val: str | None = None,
         binding_test: str | None = None,
         features: str | None = None,
-        image_size: int = 224,
+        image_size: int | None = None,
         augment: bool = True,
         batch_size: int = 64,
         eval_batch_size: int = 64,
@@ -108,7 +127,7 @@ class PairData(L.LightningDataModule):
         super().__init__()
         sizes = dict(image_size=image_size, batch_size=batch_size, eval_batch_size=eval_batch_size)
         sizes["max_caption_words"] = max_caption_words
-        if small := [f"data.{name}={value}" for name, value in sizes.items() if value < 1]:
+        if small := [f"data.{name}={value}" for name, value in sizes.items() if value is not None and value < 1]:
             raise ValueError(f"{', '.join(small)}: each must be at least 1")
         # Ranks may hold different numbers of evaluation rows, on tiny sets none.
         self.allow_zero_length_dataloader_with_multiple_devices = True
@@ -116,7 +135,8 @@ class PairData(L.LightningDataModule):
         self.captions = {"val": val, "test": test}
         self.vqa = {"val": vqa_val, "test": vqa_test}
         self.binding = {"val": binding_val, "test": binding_test}
-        self.image_size, self.augment, self.max_caption_words = image_size, augment, max_caption_words
+        self.image_size, self.interpolation = image_size, "bicubic"
+        self.augment, self.max_caption_words = augment, max_caption_words
         self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
         self.seed, self.faults = seed, Faults(max_unreadable)
         self.tables: dict[str, dict[str, Captions | Questions | Pairs]] = {}
@@ -138,6 +158,10 @@ class PairData(L.LightningDataModule):
         readers reject and for images that `features` does not cover.
         """
         training, splits = stage in (None, "fit"), SPLITS.get(stage, ["val", "test"])
+        net = getattr(self.trainer and self.trainer.lightning_module, "net", None)
+        if hasattr(vision := getattr(net, "vision", None), "interpolation"):
+            self.fit_to(vision)
+        self.image_size = self.image_size or 224  # where there is no encoder to ask
         self.check_files(stage)
         self.tables = {split: self._read(split) for split in splits}
         if not training and not any(self.tables.values()):
@@ -148,6 +172,14 @@ class PairData(L.LightningDataModule):
             self._check_images(split)
         if training:
             self.pairs = self._checked(self.train_pairs())
+
+    def fit_to(self, vision: Encoder) -> None:
+        """Make images as an image encoder wants them. Raises ValueError for an `image_size` that it does not take."""
+        self.interpolation = vision.interpolation
+        if self.image_size is None:
+            self.image_size = vision.size
+        elif self.image_size != vision.size:
+            vision.output_shape(self.image_size)
 
     def store(self, section: str) -> FeatureStore:
         """The cached features of train, val or test, opened once. Those of one run are all made by the same."""
@@ -342,7 +374,7 @@ class PairData(L.LightningDataModule):
 
     def pixels(self, split: str) -> Pixels:
         """The images of a split in their files."""
-        return Pixels(self.root / self.images.replace("{split}", split), self.image_size)
+        return Pixels(self.root / self.images.replace("{split}", split), self.image_size, self.interpolation)
 
     def source(self, split: str) -> Pixels | Features:
         """What to evaluate on: the images of a split, or their features."""

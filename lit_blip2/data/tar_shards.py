@@ -53,7 +53,8 @@ class TarShards(PairData):
         shards = Shards(folder, self.index, self.best, self.max_caption_words)
         if is_url(self.shards):
             self._check_cache(shards)
-        return ShardPairs(folder.name, shards, self.image_size, self.augment, self.window, self.group)
+        looks = self.image_size, self.augment, self.window, self.group, self.interpolation
+        return ShardPairs(folder.name, shards, *looks)
 
     def _check_cache(self, shards: Shards) -> None:
         """Raises ValueError for a cache in which the shards of two windows have no room: each would come many times."""

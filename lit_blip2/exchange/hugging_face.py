@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from lit_blip2.checkpoint import is_text_half
-from lit_blip2.data.transforms import CLIP_MEAN, CLIP_STD
 from lit_blip2.exchange import encoders, names
 from lit_blip2.exchange.files import read_json, read_weights
 from lit_blip2.exchange.foreign import ForeignModel
 from lit_blip2.model.pretrained import OLD_BUFFERS, build, read_tokenizer
+from lit_blip2.pixels import CLIP_MEAN, CLIP_STD
 
 RETRIEVAL, GENERATION = "Blip2ForImageTextRetrieval", "Blip2ForConditionalGeneration"
 INSTRUCTED = "InstructBlipForConditionalGeneration"

@@ -1,9 +1,12 @@
-"""The image encoder: any timm ViT, cut after its second-to-last block (paper, 3.1; NUMERICS, image encoder).
+"""The image encoder: a timm ViT, cut after its second-to-last block (paper, 3.1), or another of timm's networks whose
+last feature map becomes tokens.
 
-Legend: B images, N image tokens ([CLS] first), H rows of patches, W width.
+Legend: B images, N image tokens ([CLS] first), H rows of patches or of a feature map, W width.
 """
 
 import hashlib
+import warnings
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,19 +19,29 @@ from torch.overrides import TorchFunctionMode
 from lit_blip2.checkpoint import read_safely
 from lit_blip2.model.published import published, vision_card
 from lit_blip2.paths import find
+from lit_blip2.pixels import Interpolation, Looks, card_beside, normalise
 from lit_blip2.settings import WEIGHTS, signature
+
+RANDOM = "random"
 
 
 class VisionEncoder(nn.Module):
-    """Image tokens of a timm ViT, no final norm. Building it is free: `load()` makes the network.
+    """Image tokens of a timm network: of a ViT a block's output, without the final norm; of others, such as
+    convolutional ones, the last feature map, row by row. Building it is free: `load()` makes the network.
+
+    mean, std, interpolation: how it wants its images, from the config.json beside the weights, as timm's folders on the
+    hub have one; else what timm says of this name. size: pixels along a side, where nobody asks for another.
 
     Args:
         name: timm's name, such as eva_giant_patch14_clip_224.
         weights: safetensors or .pth file (timm's own or the original's, as timm reads it); null: the one that timm has
-            downloaded for this name, if it has.
+            downloaded for this name, if it has; random: none, for trials, the same ones each time.
         image_size: pixels; null: the model's own. Position embeddings of another size are interpolated, see `resize`.
         model_args: more arguments for timm's create_model.
-        drop_last_blocks: 1 gives the second-to-last block's output, 0 the last's.
+        drop_last_blocks: 1 gives the second-to-last block's output, 0 the last's. Feature maps need 0.
+        mean: of the three colours, from 0 to 1, that is taken off; null: the encoder's own.
+        std: of the three colours, by which the rest is divided; null: the encoder's own.
+        interpolation: filter that resizes images, bicubic or bilinear; null: the encoder's own.
         frozen: no gradients, and eval mode whatever `train()` is called on the parent.
         dtype: of the frozen weights: float32, bfloat16 or float16. Trainable weights stay float32.
         checkpointing: where it trains, keep each block's input alone for the backward, and compute the block again.
@@ -41,6 +54,9 @@ class VisionEncoder(nn.Module):
         image_size: int | None = None,
         model_args: dict[str, Any] | None = None,
         drop_last_blocks: int = 1,
+        mean: list[float] | None = None,
+        std: list[float] | None = None,
+        interpolation: Interpolation | None = None,
         frozen: bool = True,
         dtype: str = "float32",
         checkpointing: bool = False,
@@ -68,8 +84,15 @@ class VisionEncoder(nn.Module):
                     f" and give model_args={{img_size: {image_size}}}, with weights of that size"
                 )
             card = vision_card(meta)
+            check_tokens(name, meta, _side(self.model_args.get("img_size", card["size"])))
+            if not frozen:
+                _check_trains(name, meta)
         self.width: int = card["width"]
         self.num_parameters: int = card["parameters"]
+        given = {"mean": mean, "std": std, "interpolation": interpolation}
+        given = {key: value for key, value in given.items() if value is not None}
+        self.mean, self.std, self.interpolation = Looks.of(card | self._card_beside() | given, name)
+        self.size = _side(self.model_args.get("img_size", card["size"]))  # pixels along a side of an image
 
     def weights_file(self) -> Path:
         """The weights on disk. Raises FileNotFoundError that says how to get them."""
@@ -88,12 +111,34 @@ class VisionEncoder(nn.Module):
         """Make the network and read its weights from disk; nothing is downloaded."""
         if self.encoder is not None:
             return
-        encoder = self._read(self.weights_file())
-        encoder.set_grad_checkpointing(self.checkpointing)
+        encoder = self._random() if self.weights == RANDOM else self._read(self.weights_file())
+        try:
+            encoder.set_grad_checkpointing(self.checkpointing)
+        except AssertionError as error:
+            raise ValueError(f"checkpointing=true: image encoder {self.name} cannot: {error}") from error
         # Position embeddings are left out: their number is the image size's.
         self.signature = signature(p for name, p in encoder.named_parameters() if name != "pos_embed")
         self.encoder = encoder.to(self.dtype).requires_grad_(not self.frozen)
         self.train(self.training)
+
+    def _card_beside(self) -> dict[str, Any]:
+        """What the folder of the weights says of images, if they are there."""
+        if self.weights in (None, RANDOM):
+            return {}
+        try:
+            return card_beside(self.weights_file())
+        except FileNotFoundError:
+            return {}
+
+    def _random(self) -> nn.Module:
+        """The network as timm makes it, the same on every rank and at every start."""
+        warnings.warn(
+            f"image encoder {self.name} has RANDOM weights (vision.weights=random): for trials, not for metrics",
+            stacklevel=3,
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return build(self.name, self.model_args, self.drop_last_blocks)
 
     def _read(self, file: Path) -> nn.Module:
         """The network with a file's weights; at the size of the file's positions first, where that is another."""
@@ -110,47 +155,104 @@ class VisionEncoder(nn.Module):
         """A frozen encoder stays in eval mode."""
         return super().train(mode and not self.frozen)
 
-    def forward(self, images_BCHW: Tensor) -> Tensor:
-        """Normalised images [B, 3, height, width] to tokens [B, N, W] in the encoder's dtype."""
+    def forward(self, images_B3HW: Tensor) -> Tensor:
+        """Pixels uint8 [B, 3, height, width] to tokens [B, N, W] in the encoder's dtype. Floating-point images are
+        taken as normalised already."""
         if self.encoder is None:
             raise RuntimeError(f"image encoder {self.name} has no weights yet: call load() first")
+        if images_B3HW.dtype == torch.uint8:
+            images_B3HW = normalise(images_B3HW, self.mean, self.std)
         if not self.frozen:
-            return self.encoder.forward_features(images_BCHW)
-        with torch.no_grad(), torch.autocast(images_BCHW.device.type, enabled=False):
-            return self.encoder.forward_features(images_BCHW.to(self.dtype))
+            return tokens(self.encoder, images_B3HW)
+        with torch.no_grad(), torch.autocast(images_B3HW.device.type, enabled=False):
+            return tokens(self.encoder, images_B3HW.to(self.dtype))
 
     def settings(self) -> dict[str, Any]:
         """What changes its features and no shape."""
         args = {key: value for key, value in self.own_args.items() if key not in ("depth", "img_size")}
-        own = {"name": self.name, "model_args": args, "blocks": self.used_blocks}
+        own = {"name": self.name, "model_args": args, "blocks": self.used_blocks, **self._looks()}
         return own | ({WEIGHTS: self.signature} if self.signature else {})
 
     @cached_property
     def used_blocks(self) -> int:
-        """How many blocks an image goes through: three of four are the first three of five."""
-        return len(build(self.name, self.own_args, self.drop_last_blocks, device="meta").blocks)
+        """How many blocks an image goes through: three of four are the first three of five; 0 where none is cut off."""
+        encoder = build(self.name, self.own_args, self.drop_last_blocks, device="meta")
+        return len(encoder.blocks) if has_blocks(encoder) else 0
+
+    def _looks(self) -> dict[str, Any]:
+        return {"mean": list(self.mean), "std": list(self.std), "interpolation": self.interpolation}
 
     def output_shape(self, image_size: int) -> tuple[int, int]:
         """(tokens, width) of an image's features, without weights. Raises ValueError for a size that does not fit."""
-        try:
-            encoder = build(self.name, self.model_args, self.drop_last_blocks, device="meta")
-            return tuple(encoder.forward_features(torch.empty(1, 3, image_size, image_size, device="meta")).shape[1:])
-        except AssertionError as error:
-            raise ValueError(
-                f"image encoder {self.name} does not take data.image_size={image_size}: {error}"
-            ) from error
+        return check_tokens(self.name, build(self.name, self.model_args, self.drop_last_blocks, "meta"), image_size)
 
     def fingerprint(self) -> dict[str, Any]:
         """What the features depend on, for features kept on disk: a change makes them stale."""
-        with self.weights_file().open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = RANDOM
+        if self.weights != RANDOM:
+            with self.weights_file().open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
         return {
             "encoder": self.name,
             "model_args": self.model_args,
             "drop_last_blocks": self.drop_last_blocks,
             "dtype": str(self.dtype).removeprefix("torch."),
             "weights_sha256": digest,
+            **self._looks(),
         }
+
+
+def has_blocks(encoder: nn.Module) -> bool:
+    """Whether it is a row of blocks of one width, of which the last can be dropped, as timm's ViTs are."""
+    return all(hasattr(encoder, name) for name in ("blocks", "embed_dim", "prune_intermediate_layers"))
+
+
+def tokens(encoder: nn.Module, images_B3HW: Tensor) -> Tensor:
+    """Normalised images to tokens [B, N, W], of a feature map row by row."""
+    features = encoder.forward_features(images_B3HW)
+    if features.ndim == 3:
+        return features
+    last = getattr(encoder, "output_fmt", None) == "NHWC"
+    return features.flatten(1, 2) if last else features.flatten(2).mT.contiguous()
+
+
+@torch.no_grad()
+def check_tokens(name: str, encoder: nn.Module, size: int) -> tuple[int, int]:
+    """(tokens, width) of an image, from a network on the meta device.
+
+    Raises ValueError for a size that does not fit, and for a network that gives neither the output of its last block,
+    untouched, nor one feature map.
+    """
+    made: list[Tensor] = []
+    if has_blocks(encoder):
+        encoder.blocks[-1].register_forward_hook(lambda module, given, output: made.append(output))
+    try:
+        found = encoder.eval().forward_features(torch.empty(1, 3, size, size, device="meta"))
+    except (AssertionError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"image encoder {name} does not take data.image_size={size}: {reason}") from error
+    axes = found.ndim if isinstance(found, Tensor) else 0
+    right = axes == 3 and any(found is each for each in made) if has_blocks(encoder) else axes == 4
+    shape = tokens(encoder, torch.empty(1, 3, size, size, device="meta")).shape[1:] if right else ()
+    if not right or shape[1] != encoder.num_features:
+        what = tuple(found.shape) if isinstance(found, Tensor) else f"a {type(found).__name__}"
+        raise ValueError(
+            f"image encoder {name} cannot be used: what an image becomes ({what}) is neither the output of one of its "
+            "blocks, [batch, tokens, width], nor one feature map. Take one of timm's ViTs or convolutional networks"
+        )
+    return tuple(shape)
+
+
+def _side(size: int | Sequence[int]) -> int:
+    """Pixels along a side, of timm's number or pair."""
+    return size if isinstance(size, int) else size[-1]
+
+
+def _check_trains(name: str, encoder: nn.Module) -> None:
+    """Raises ValueError for a network whose running statistics would change in training: checkpoints hold what
+    gradients train, not these."""
+    if any(key.endswith("running_mean") for key in encoder.state_dict()):
+        raise ValueError(f"frozen=false: image encoder {name} has batch normalisation, which can only stay frozen here")
 
 
 def resize(encoder: nn.Module, image_size: int) -> None:
@@ -202,10 +304,11 @@ def build(
     device: str | None = None,
     weights: Path | None = None,
 ) -> nn.Module:
-    """A timm ViT without head, final norm and last blocks; with weights from a file, or none.
+    """A timm ViT without head, final norm and last blocks, or another network without its head; with weights from a
+    file, or none.
 
-    Raises ValueError for an unknown name or another kind of network, for more blocks to drop than there are, and for a
-    file that does not hold all that is left.
+    Raises ValueError for an unknown name, for more blocks to drop than there are, and for a file that does not hold all
+    that is left.
     """
     import timm
 
@@ -217,11 +320,16 @@ def build(
         # a name or an argument that timm does not know, weights of other sizes
         source = f" from {weights}" if weights else ""
         raise ValueError(f"image encoder {name} with model_args={model_args}{source}: {error}") from error
-    if not hasattr(encoder, "blocks") or not hasattr(encoder, "prune_intermediate_layers"):
-        raise ValueError(f"image encoder {name} has no blocks of one kind after another: only timm's ViTs can be used")
-    if not 0 <= drop_last_blocks < len(encoder.blocks):
-        raise ValueError(f"drop_last_blocks={drop_last_blocks}: {name} has {len(encoder.blocks)} blocks, drop fewer")
-    encoder.prune_intermediate_layers([len(encoder.blocks) - 1 - drop_last_blocks], prune_norm=True)
+    if has_blocks(encoder):
+        if not 0 <= drop_last_blocks < len(encoder.blocks):
+            count = len(encoder.blocks)
+            raise ValueError(f"drop_last_blocks={drop_last_blocks}: {name} has {count} blocks, drop fewer")
+        encoder.prune_intermediate_layers([len(encoder.blocks) - 1 - drop_last_blocks], prune_norm=True)
+    elif drop_last_blocks:
+        raise ValueError(
+            f"drop_last_blocks={drop_last_blocks}: {name} has no blocks of one width, one after another; with 0 its"
+            " last feature map becomes tokens, if it ends in one"
+        )
     if weights is not None:
         _check_read(encoder, copies, f"{weights}, for image encoder {name},")
     return encoder
@@ -244,9 +352,11 @@ class Copies(TorchFunctionMode):
 def _check_read(encoder: nn.Module, copies: Copies, what: str) -> None:
     """Raises ValueError for weights that no file gave, and for those that are no numbers."""
     given = {id(tensor) for tensor in copies.into}
+    running = [each for each in encoder.named_buffers() if each[0].endswith(("running_mean", "running_var"))]
+    wanted = [*encoder.named_parameters(), *running]
     for reason, names in (
-        ("lacks", [name for name, value in encoder.named_parameters() if id(value) not in given]),
-        ("holds no finite numbers in", [n for n, value in encoder.named_parameters() if not value.isfinite().all()]),
+        ("lacks", [name for name, value in wanted if id(value) not in given]),
+        ("holds no finite numbers in", [name for name, value in wanted if not value.isfinite().all()]),
     ):
         if names:
             raise ValueError(f"{what} {reason} {names[0]} ({len(names)} such): give a file that timm can read for it")

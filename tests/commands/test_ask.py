@@ -17,7 +17,7 @@ from lit_blip2.checkpoint import trainable_state
 from lit_blip2.commands import ask
 from lit_blip2.config import Experiment
 from lit_blip2.data.images import load_image
-from lit_blip2.data.transforms import eval_transform
+from lit_blip2.data.transforms import eval_view
 from lit_blip2.mini.vocabulary import opt_tokenizer
 from lit_blip2.network import build_net
 
@@ -86,7 +86,7 @@ def image(folder):
 def test_answer_is_the_networks_own(folder, run_folder, image, capsys):
     """The loaded weights, the evaluation transform, the question's form and the beams: by hand, the same words."""
     net = inference.load(run_folder).net
-    pixels = eval_transform(load_image(image), SIZE)[None]
+    pixels = eval_view(load_image(image), SIZE)[None]
     with torch.no_grad():
         prompt = net.bridge(net.vision(pixels))
         wanted = net.language.generate(prompt, [f"Question: {QUESTION} Answer:"], 4, 2, -1.0)
@@ -124,7 +124,7 @@ def test_a_trained_language_model_answers(folder, image, tmp_path):
     head = loaded.net.language.model.get_output_embeddings().weight
     assert head is loaded.net.language.model.get_input_embeddings().weight
     with torch.no_grad():
-        pixels = eval_transform(load_image(image), SIZE)[None]
+        pixels = eval_view(load_image(image), SIZE)[None]
         wanted = net.eval().language.generate(
             net.bridge(net.vision(pixels)), [f"Question: {QUESTION} Answer:"], 4, 2, -1.0
         )

@@ -28,7 +28,7 @@ class Recorder(L.LightningModule):
 
     def training_step(self, batch, batch_idx):
         self.seen.append((batch["step"], batch["row"].tolist(), batch["image_id"].tolist(), batch["caption"]))
-        return self.weight * batch["image"].mean()
+        return self.weight * batch["image"].float().mean()
 
     def validation_step(self, batch, batch_idx, dataloader_idx=0):
         self.evaluated.append(batch["task"])
@@ -58,7 +58,7 @@ def pairs(tiny):
 def test_training_batch(pairs):
     batch = next(iter(train_loader(pairs, batch_size=4, start_step=3, num_steps=9)))
     assert set(batch) == {"image", "caption", "image_id", "row", "step", "micro_batch", "seed", "task"}
-    assert batch["image"].shape == (4, 3, 8, 8) and batch["image"].dtype == torch.float32
+    assert batch["image"].shape == (4, 3, 8, 8) and batch["image"].dtype == torch.uint8
     assert batch["image_id"].dtype == torch.int64 and batch["row"].tolist() == [0, 1, 2, 3]
     assert (batch["step"], batch["seed"], batch["task"]) == (3, 5, "train")
     for image_id, caption in zip(batch["image_id"].tolist(), batch["caption"]):

@@ -4,13 +4,8 @@ import torch
 from PIL import Image
 from torchvision.transforms import v2
 
-from lit_blip2.data.transforms import (
-    CLIP_MEAN,
-    CLIP_STD,
-    eval_transform,
-    random_crop,
-    train_transform,
-)
+from lit_blip2.data.transforms import eval_view, random_crop, train_view
+from lit_blip2.pixels import CLIP_MEAN, CLIP_STD, normalise
 
 
 def rng(seed=0):
@@ -22,6 +17,10 @@ def noise():
     return Image.fromarray(rng().integers(0, 256, (40, 60, 3), dtype=np.uint8))
 
 
+def normal(pixels_3HW):
+    return normalise(pixels_3HW[None], CLIP_MEAN, CLIP_STD)[0]
+
+
 def plain(image, size):
     """The same pixels by torchvision's own pipeline on a PIL image."""
     steps = [v2.Resize((size, size), v2.InterpolationMode.BICUBIC), v2.PILToTensor()]
@@ -29,10 +28,10 @@ def plain(image, size):
 
 
 def test_evaluation_equals_torchvision(noise):
-    torch.testing.assert_close(eval_transform(noise, 16), plain(noise, 16), rtol=0, atol=2e-6)
+    torch.testing.assert_close(normal(eval_view(noise, 16)), plain(noise, 16), rtol=0, atol=2e-6)
     grey = torch.tensor(CLIP_MEAN).view(3, 1, 1) * torch.ones(3, 5, 5)
     mean = Image.fromarray((grey * 255).round().byte().permute(1, 2, 0).numpy())
-    assert eval_transform(mean, 5).abs().max() < 0.01
+    assert normal(eval_view(mean, 5)).abs().max() < 0.01
 
 
 @pytest.mark.parametrize("size", [(40, 60), (300, 180), (11, 7)], ids=str)
@@ -41,18 +40,18 @@ def test_evaluation_equals_the_hugging_face_blip2_processor(size):
     from transformers import BlipImageProcessor, BlipImageProcessorPil
 
     photo = Image.fromarray(rng().integers(0, 256, (*size, 3), dtype=np.uint8))
-    ours = eval_transform(photo, 24)
+    ours = normal(eval_view(photo, 24))
     for processor, tolerance in ((BlipImageProcessorPil, 2e-6), (BlipImageProcessor, 1.01 / 255 / min(CLIP_STD))):
         theirs = processor(size={"height": 24, "width": 24})(photo, return_tensors="pt")["pixel_values"][0]
         torch.testing.assert_close(ours, theirs, rtol=0, atol=tolerance)
 
 
 def test_training_is_a_function_of_the_generator(noise):
-    first, again, other = (train_transform(noise, 16, rng(seed)) for seed in (1, 1, 2))
-    assert first.shape == (3, 16, 16) and first.dtype == torch.float32
+    first, again, other = (train_view(noise, 16, rng(seed)) for seed in (1, 1, 2))
+    assert first.shape == (3, 16, 16) and first.dtype == torch.uint8
     assert torch.equal(first, again) and not torch.equal(first, other)
     torch.manual_seed(7)
-    assert torch.equal(first, train_transform(noise, 16, rng(1)))
+    assert torch.equal(first, train_view(noise, 16, rng(1)))
 
 
 def test_training_view_is_the_crop_it_drew(noise):
@@ -63,7 +62,7 @@ def test_training_view_is_the_crop_it_drew(noise):
         if generator.random() < 0.5:
             crop = crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         # resizing first and flipping after differs from this only by rounding
-        assert (train_transform(noise, 16, rng(seed)) - plain(crop, 16)).abs().max() < 0.03
+        assert (normal(train_view(noise, 16, rng(seed))) - plain(crop, 16)).abs().max() < 0.03
 
 
 def test_crops_lie_inside_and_have_the_right_areas():
@@ -81,4 +80,4 @@ def test_crops_lie_inside_and_have_the_right_areas():
 def test_extreme_shapes_fall_back_to_a_centred_crop(height, width):
     top, left, h, w = random_crop(height, width, rng())
     assert 0 < h <= height and 0 < w <= width and (top, left) == ((height - h) // 2, (width - w) // 2)
-    assert train_transform(Image.new("RGB", (width, height)), 8, rng()).shape == (3, 8, 8)
+    assert train_view(Image.new("RGB", (width, height)), 8, rng()).shape == (3, 8, 8)

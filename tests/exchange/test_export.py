@@ -15,9 +15,10 @@ from transformers import (
 
 from lit_blip2.checkpoint import read_checkpoint
 from lit_blip2.commands.convert import main
-from lit_blip2.data.transforms import CLIP_STD, eval_transform
+from lit_blip2.data.transforms import eval_view
 from lit_blip2.exchange.run import checkpoint
 from lit_blip2.inference import load
+from lit_blip2.pixels import CLIP_MEAN, CLIP_STD, normalise
 from tests.exchange.tiny import BERT, IMAGES, load_stage1, randomise, same, saved
 
 
@@ -48,7 +49,8 @@ def test_from_pretrained_says_what_the_run_says(run, family, tmp_path, capsys):
     net = load(run).net
     given = processor(images=photo, text="what shape ?", return_tensors="pt")
     grey_level = 1.01 / 255 / min(CLIP_STD)  # torchvision, with which it resizes, rounds otherwise than Pillow
-    torch.testing.assert_close(given["pixel_values"][0], eval_transform(photo, 8), rtol=0, atol=grey_level)
+    ours = normalise(eval_view(photo, 8)[None], CLIP_MEAN, CLIP_STD)
+    torch.testing.assert_close(given["pixel_values"], ours, rtol=0, atol=grey_level)
     ids_BT = model.eval().generate(**given, max_new_tokens=5, do_sample=False, num_beams=1)
     new_BT = ids_BT if family == "t5" else ids_BT[:, given["input_ids"].shape[1] :]
     words = processor.batch_decode(new_BT, skip_special_tokens=True)[0].strip()

@@ -1,5 +1,6 @@
 """The image encoder: second-to-last block, frozen or not."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import timm
 import torch
 
 from lit_blip2.model.vision import VisionEncoder
+from lit_blip2.pixels import CLIP_MEAN, CLIP_STD, normalise
 
 NAME = "vit_tiny_patch16_224"
 ARGS = dict(img_size=32, patch_size=16, embed_dim=24, depth=3, num_heads=2)
@@ -186,8 +188,8 @@ def test_checkpointing_a_frozen_encoder_is_refused():
 
 
 @pytest.mark.parametrize("name", ["resnet18", "convnext_atto", "swin_tiny_patch4_window7_224"])
-def test_what_is_no_vit_is_said(name):
-    with pytest.raises(ValueError, match=f"image encoder {name} has no blocks of one kind .*only timm's ViTs"):
+def test_a_network_without_blocks_is_not_cut(name):
+    with pytest.raises(ValueError, match=f"drop_last_blocks=1: {name} has no blocks of one width.* with 0 its last"):
         VisionEncoder(name)
 
 
@@ -243,3 +245,149 @@ def test_a_file_that_timm_has_downloaded_is_found_by_name(weights, tmp_path, mon
     images = torch.randn(1, 3, 32, 32)
     encoder.load()
     assert torch.equal(encoder(images), loaded(weights)(images))
+
+
+@pytest.mark.parametrize(
+    ("name", "mean", "std"),
+    [
+        ("vit_small_patch14_dinov2", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        ("deit_tiny_patch16_224", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        ("vit_base_patch16_siglip_224", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+        ("vit_base_patch16_224", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+        ("vit_base_patch32_clip_224.openai", CLIP_MEAN, CLIP_STD),
+    ],
+)
+def test_each_encoder_has_its_own_mean_and_deviation(name, mean, std):
+    encoder = VisionEncoder(name, model_args=ARGS)
+    assert (encoder.mean, encoder.std, encoder.interpolation, encoder.size) == (mean, std, "bicubic", 32)
+
+
+def test_published_encoders_have_clips_and_their_own_size():
+    encoder = VisionEncoder("eva_giant_patch14_clip_224")
+    assert (encoder.mean, encoder.std, encoder.interpolation, encoder.size) == (CLIP_MEAN, CLIP_STD, "bicubic", 224)
+    assert VisionEncoder("vit_small_patch14_dinov2", model_args={"depth": 2}).size == 518
+
+
+def test_pixels_are_normalised_with_what_the_folder_of_the_weights_says_or_the_settings(weights, tmp_path):
+    pixels = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    file = tmp_path / "vit.safetensors"
+    file.write_bytes(Path(weights).read_bytes())
+    card = {"mean": [0.4, 0.5, 0.6], "std": [0.3, 0.2, 0.1], "interpolation": "bilinear"}
+    (tmp_path / "config.json").write_text(json.dumps({"pretrained_cfg": card}))
+    own, beside, told = loaded(weights), loaded(str(file)), loaded(str(file), mean=[0.1, 0.2, 0.3])
+    assert own.mean == (0.5, 0.5, 0.5) and beside.interpolation == "bilinear"
+    for encoder, mean, std in (
+        (own, 0.5, 0.5),
+        (beside, card["mean"], card["std"]),
+        (told, [0.1, 0.2, 0.3], card["std"]),
+    ):
+        mean_311, std_311 = (torch.tensor(each).expand(3).view(3, 1, 1) for each in (mean, std))
+        torch.testing.assert_close(encoder(pixels), encoder((pixels / 255 - mean_311) / std_311), rtol=0, atol=1e-5)
+    prints = [each.fingerprint() for each in (own, beside, told)]
+    assert prints[0] != prints[1] != prints[2]
+    assert prints[1].items() >= card.items()
+
+
+def test_the_mini_worlds_encoder_has_clips():
+    args = dict(img_size=64, patch_size=2, embed_dim=128, depth=4, num_heads=4)
+    encoder = VisionEncoder("vit_tiny_r_s16_p8_224", "lit_blip2/mini/weights/vit.safetensors", model_args=args)
+    assert (encoder.mean, encoder.std, encoder.size) == (CLIP_MEAN, CLIP_STD, 64)
+
+
+TINY = dict(embed_dim=24, depth=3, num_heads=2)
+BLOCKS = {  # of each family with blocks, arguments that make it small; tokens in front of the patches
+    "vit_base_patch16_224": (TINY, 1),
+    "vit_base_patch16_siglip_224": (TINY, 0),  # pools by attention, in a head that is not used
+    "vit_base_patch16_rpn_224": (TINY, 0),  # averages
+    "vit_relpos_small_patch16_224": (TINY, 0),
+    "vit_base_patch14_reg4_dinov2": (TINY | {"img_size": 28}, 5),
+    "deit3_small_patch16_224": (TINY, 1),
+    "deit_tiny_distilled_patch16_224": (TINY, 2),
+    "beit_base_patch16_224": (TINY, 1),
+    "eva02_tiny_patch14_224": (TINY, 1),
+    "vit_small_plus_patch16_dinov3": (TINY | {"img_size": 32}, 5),
+    "cait_xxs24_224": (TINY, 0),
+    "xcit_nano_12_p16_224": (TINY, 0),
+}
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+@pytest.mark.parametrize("drop", [0, 1])
+def test_of_every_family_with_blocks_a_blocks_output_comes_out(name, drop, tmp_path):
+    args, prefix = BLOCKS[name]
+    torch.manual_seed(0)
+    whole = timm.create_model(name, num_classes=0, **args).eval()
+    safetensors.torch.save_file(whole.state_dict(), tmp_path / "x.safetensors")
+    encoder = VisionEncoder(name, str(tmp_path / "x.safetensors"), model_args=args, drop_last_blocks=drop)
+    encoder.load()
+    seen = []
+    whole.blocks[2 - drop].register_forward_hook(lambda module, given, output: seen.append(output))
+    images = torch.randn(2, 3, encoder.size, encoder.size)
+    with torch.no_grad():
+        whole.forward_features(images)
+    torch.testing.assert_close(encoder(images), seen[0])
+    tokens, width = encoder.output_shape(encoder.size)
+    assert seen[0].shape == (2, tokens, width) and encoder.width == width == 24
+    assert (tokens - prefix) ** 0.5 % 1 == 0
+
+
+MAPS = [
+    "resnet10t",
+    "convnext_atto",
+    "efficientnet_lite0",
+    "regnetx_002",
+    "swin_tiny_patch4_window7_224",
+    "test_byobnet",
+]
+
+
+@pytest.mark.parametrize("name", MAPS)
+def test_feature_maps_become_tokens_row_by_row(name):
+    with pytest.warns(UserWarning, match="RANDOM"):
+        encoder = VisionEncoder(name, "random", drop_last_blocks=0)
+        encoder.load()
+    images = torch.randint(0, 256, (1, 3, encoder.size, encoder.size), dtype=torch.uint8)
+    found = encoder(images)
+    assert found.shape[1:] == encoder.output_shape(encoder.size) and found.shape[2] == encoder.width
+    made = encoder.encoder.forward_features(normalise(images, encoder.mean, encoder.std))
+    side = int(found.shape[1] ** 0.5)
+    row_HW = made[0, 1] if made.shape[3] == encoder.width else made[0, :, 1].T
+    torch.testing.assert_close(found[0, side : 2 * side], row_HW)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["samvit_base_patch16_224", "crossvit_9_240", "twins_svt_small", "hiera_tiny_224", "levit_128s", "coat_tiny",
+     "mvitv2_tiny", "pit_ti_224", "volo_d1_224", "tnt_s_legacy_patch16_224", "efficientformer_l1"],
+)  # fmt: skip
+def test_what_gives_neither_is_refused_by_name(name):
+    with pytest.raises(ValueError, match=f"^image encoder {name} cannot be used: .*Take one of timm's ViTs"):
+        VisionEncoder(name, drop_last_blocks=0)
+
+
+def test_batch_normalisation_stays_frozen():
+    VisionEncoder("resnet10t", drop_last_blocks=0)
+    with pytest.raises(ValueError, match="frozen=false: image encoder resnet10t has batch normalisation"):
+        VisionEncoder("resnet10t", drop_last_blocks=0, frozen=False)
+
+
+def test_a_file_without_running_statistics_is_refused(tmp_path):
+    state = timm.create_model("resnet10t", num_classes=0).state_dict()
+    del state["bn1.running_var"]
+    safetensors.torch.save_file(state, tmp_path / "x.safetensors")
+    with pytest.raises((ValueError, RuntimeError), match=r"bn1\.running_var"):
+        VisionEncoder("resnet10t", str(tmp_path / "x.safetensors"), drop_last_blocks=0).load()
+
+
+def test_random_weights_are_the_same_each_time_and_said():
+    torch.manual_seed(3)
+    state, made = torch.get_rng_state(), []
+    for frozen in (True, False):
+        encoder = VisionEncoder(NAME, "random", model_args=ARGS, frozen=frozen)
+        with pytest.warns(UserWarning, match=rf"image encoder {NAME} has RANDOM weights"):
+            encoder.load()
+        made.append(encoder)
+        assert encoder.fingerprint()["weights_sha256"] == "random"
+    assert torch.equal(torch.get_rng_state(), state)
+    images = torch.randn(2, 3, 32, 32)
+    assert torch.equal(made[0](images), made[1].eval()(images).detach()) and made[0](images).std() > 0.1

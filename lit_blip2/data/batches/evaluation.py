@@ -19,18 +19,18 @@ from lit_blip2.data.annotations.captions import Captions
 from lit_blip2.data.annotations.questions import Questions
 from lit_blip2.data.features.store import FeatureStore
 from lit_blip2.data.images import load_image
-from lit_blip2.data.transforms import eval_transform
+from lit_blip2.data.transforms import eval_view
 
 Batch = dict[str, torch.Tensor | int | str | list]
 
 
 class Pixels:
-    """Images from files under `folder`: {"image": float32 [B, 3, size, size]}."""
+    """Images from files under `folder`: {"image": uint8 [B, 3, size, size]}."""
 
     name = "image"
 
-    def __init__(self, folder: Path, size: int):
-        self.folder, self.size = folder, size
+    def __init__(self, folder: Path, size: int, interpolation: str = "bicubic"):
+        self.folder, self.size, self.interpolation = folder, size, interpolation
 
     def path(self, file: str) -> Path:
         """folder/file, or the one under `folder` that can be no other: see `own_name`."""
@@ -51,7 +51,7 @@ class Pixels:
 
     def _load(self, file: str, image_id: int) -> torch.Tensor:
         try:
-            return eval_transform(self.read(file), self.size)
+            return eval_view(self.read(file), self.size, self.interpolation)
         except FileNotFoundError as error:
             raise FileNotFoundError(f"image {image_id}, to evaluate on, is missing: {self.path(file)}") from error
 

@@ -21,7 +21,7 @@ from lit_blip2.data.batches.order import Order, Shuffle
 from lit_blip2.data.features.store import CachedView, FeatureStore
 from lit_blip2.data.images import read_file
 from lit_blip2.data.shards.reader import Shards
-from lit_blip2.data.transforms import training_view
+from lit_blip2.data.transforms import train_view
 
 
 class PairSource(Protocol):
@@ -105,7 +105,8 @@ class FilePairs:
         return self.images.read(self.texts.files[sample])
 
     def view(self, sample: int, rng: np.random.Generator) -> torch.Tensor:
-        return training_view(self.image(sample), self.images.size, rng if self.augment else None)
+        looks = self.images.size, rng if self.augment else None, self.images.interpolation
+        return train_view(self.image(sample), *looks)
 
     def near(self, sample: int) -> range:
         """What may stand in for a sample."""
@@ -127,8 +128,18 @@ class ShardPairs:
 
     kind = "image"
 
-    def __init__(self, name: str, shards: Shards, size: int, augment: bool, window: int | None = 8, group: int = 1):
-        self.name, self.shards, self.size, self.augment = name, shards, size, augment
+    def __init__(
+        self,
+        name: str,
+        shards: Shards,
+        size: int,
+        augment: bool,
+        window: int | None = 8,
+        group: int = 1,
+        interpolation: str = "bicubic",
+    ):
+        self.name, self.shards, self.augment = name, shards, augment
+        self.size, self.interpolation = size, interpolation
         self.order = Shuffle(len(shards), group) if window is None else WindowShuffle(shards.sizes, window)
 
     def __len__(self) -> int:
@@ -166,7 +177,7 @@ class ShardPairs:
         return self.shards.image(sample)
 
     def view(self, sample: int, rng: np.random.Generator) -> torch.Tensor:
-        return training_view(self.image(sample), self.size, rng if self.augment else None)
+        return train_view(self.image(sample), self.size, rng if self.augment else None, self.interpolation)
 
     def near(self, sample: int) -> range:
         """What may stand in for a sample."""

@@ -12,7 +12,6 @@ from lit_blip2.data.batches.pairs import PairSource
 from lit_blip2.data.faults import Fault
 from lit_blip2.data.features.store import CachedView, gathered
 from lit_blip2.data.images import UnreadableImageError
-from lit_blip2.data.transforms import normalise
 
 MOST_TRIES = 10
 
@@ -36,7 +35,7 @@ class TrainPairs(Dataset):
         if mixed := [each for each in texts if each.keys() != texts[0].keys()]:
             raise ValueError(f"a mixture of sources with {', '.join(texts[0])} and with {', '.join(mixed[0])}")
         return {
-            self.source.kind: normalise(views) if self.source.kind == "image" else gathered(views),
+            self.source.kind: torch.stack(views) if self.source.kind == "image" else gathered(views),
             **{name: [each[name] for each in texts] for name in texts[0]},
             "image_id": torch.tensor(image_ids, dtype=torch.int64),
             "row": torch.tensor(rows, dtype=torch.int64),

@@ -2,7 +2,7 @@
 
 A section is a folder of the images that train, val or test reads, or train_NAME for a source of a mixture:
 
-    features.json       what made them (encoder, weights, image size), and how they are stored
+    features.json       what made them (encoder, weights, how images look to it), and how they are stored
     image_ids.npy       int64 [N], ascending; memory-mapped, as is
     keys.npy            uint64 [N], what stands for the file that an image was
     00000.safetensors   features [n, views, tokens, width], int8 with scales float32 [n, views, tokens]; its metadata
@@ -23,6 +23,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from lit_blip2.data.images import UnreadableImageError
+from lit_blip2.pixels import UNNOTED
 
 ABOUT, IDS, KEYS = "features.json", "image_ids.npy", "keys.npy"
 MOST_OPEN = 1024  # mapped shards of a process; the system allows some 65,000
@@ -202,7 +203,8 @@ def read_about(folder: Path) -> tuple[dict, Layout]:
 
 def differences(stored: Mapping, expected: Mapping) -> str:
     """Every field in which the two differ, with both values; empty if none."""
-    expected = json.loads(json.dumps(expected))
+    unnoted = {field: UNNOTED[field] for field in UNNOTED.keys() & (stored.keys() | expected.keys())}
+    stored, expected = unnoted | dict(stored), json.loads(json.dumps(unnoted | dict(expected)))
     return "; ".join(
         f"{field}: stored {stored.get(field, 'absent')!r}, expected {expected.get(field, 'absent')!r}"
         for field in sorted(expected.keys() | stored.keys())

@@ -15,7 +15,7 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -40,26 +40,12 @@ from lit_blip2.data.features.store import (
     shard_name,
 )
 from lit_blip2.data.images import UnreadableImageError
-from lit_blip2.data.module import PairData
-from lit_blip2.data.transforms import eval_transform, train_transform
+from lit_blip2.data.module import Encoder, PairData
+from lit_blip2.data.transforms import eval_view, train_view
 from lit_blip2.whole_files import alone, written_whole
 
 SHARD_BYTES = 1 << 28
 MOST_IN_SHARD = 1024  # images: an interruption loses the work of less than one shard of each process
-
-
-class Encoder(Protocol):
-    """What makes features: a frozen image encoder that reads its weights in `load`."""
-
-    def fingerprint(self) -> dict[str, Any]: ...
-
-    def output_shape(self, image_size: int) -> tuple[int, int]: ...
-
-    def load(self) -> None: ...
-
-    def to(self, device: torch.device) -> "Encoder": ...
-
-    def __call__(self, pixels_BCHW: Tensor) -> Tensor: ...
 
 
 class Section(NamedTuple):
@@ -80,6 +66,7 @@ class Target(NamedTuple):
     folder: Path
     layout: Layout
     image_size: int
+    interpolation: str
     batch: int
 
 
@@ -114,10 +101,12 @@ def cache_features(
     given = dict(batch=(batch, 1), views=(views, 0), seed=(seed, 0), processes=(processes, 0), threads=(threads, 0))
     if small := [f"{name}={value} must be at least {least}" for name, (value, least) in given.items() if value < least]:
         raise ValueError("; ".join(small))
+    data.fit_to(vision)
     made_by = vision.fingerprint() | {"image_size": data.image_size}
     shape = vision.output_shape(data.image_size)
     layouts = [(section, layout_of(section, shape, dtype, views, seed)) for section in sections(data)]
-    targets = [Target(section, out / section.name, layout, data.image_size, batch) for section, layout in layouts]
+    how = data.image_size, data.interpolation, batch
+    targets = [Target(section, out / section.name, layout, *how) for section, layout in layouts]
     for target in targets:
         check_same(target, made_by)
     devices = torch.cuda.device_count()
@@ -292,7 +281,7 @@ def _write_shard(place: tuple[int, int]) -> tuple[int, int]:
         for row, view in enumerate(looked, done):
             if isinstance(view, UnreadableImageError | FileNotFoundError):
                 unreadable[row] = getattr(view, "reason", "missing"), str(view)
-        blank = torch.zeros(target.layout.stored_views, 3, target.image_size, target.image_size)
+        blank = torch.zeros(target.layout.stored_views, 3, target.image_size, target.image_size, dtype=torch.uint8)
         views_BK3HH = torch.stack([view if isinstance(view, Tensor) else blank for view in looked])
         with torch.no_grad():
             features_MNW = _worker.vision(views_BK3HH.flatten(0, 1).to(_worker.device))
@@ -312,16 +301,17 @@ def _write_shard(place: tuple[int, int]) -> tuple[int, int]:
 
 
 def views_of(target: Target, place: int) -> Tensor | Exception:
-    """The views to write of one image, float32 [K, 3, H, H], or why it cannot be read."""
+    """The views to write of one image, uint8 [K, 3, H, H], or why it cannot be read."""
     try:
         image = target.section.read(place)
     except (UnreadableImageError, FileNotFoundError) as error:
         return error
     if not target.layout.views:
-        return eval_transform(image, target.image_size).unsqueeze(0)
+        return eval_view(image, target.image_size, target.interpolation).unsqueeze(0)
     image_id = int(target.section.image_ids[place])
     keys = ((target.layout.seed, image_id, view) for view in range(target.layout.views))
-    return torch.stack([train_transform(image, target.image_size, np.random.default_rng(key)) for key in keys])
+    draws = map(np.random.default_rng, keys)
+    return torch.stack([train_view(image, target.image_size, rng, target.interpolation) for rng in draws])
 
 
 def ahead(threads: ThreadPoolExecutor, look: Callable, places: range, batch: int) -> Iterator[list]:

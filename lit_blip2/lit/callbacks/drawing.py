@@ -15,7 +15,6 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.utils import make_grid
 
-from lit_blip2.data.transforms import CLIP_MEAN, CLIP_STD
 from lit_blip2.lit.callbacks.sample_texts import Line
 
 TILE = 72
@@ -25,9 +24,8 @@ LINE_WIDTH = 62  # characters
 
 
 def to_rgb(pixels_B3HW: Tensor) -> np.ndarray:
-    """Normalised images back to what the eye sees: float32 [B, H, W, 3] in 0..1."""
-    mean, std = (torch.tensor(each).view(3, 1, 1) for each in (CLIP_MEAN, CLIP_STD))
-    return (pixels_B3HW.float().cpu() * std + mean).clamp(0, 1).permute(0, 2, 3, 1).numpy()
+    """Pixels uint8 to what is drawn: float32 [B, H, W, 3] in 0..1."""
+    return (pixels_B3HW.float().cpu() / 255).permute(0, 2, 3, 1).numpy()
 
 
 def render(figure: Figure) -> np.ndarray:

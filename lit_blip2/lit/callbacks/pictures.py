@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Samples(NamedTuple):
-    """The images that are looked at: float [B, 3, H, W] and features [B, N, W], each with its first caption, "" where
+    """The images that are looked at: uint8 [B, 3, H, W] and features [B, N, W], each with its first caption, "" where
     it has none."""
 
     pixels_B3HW: Tensor

@@ -14,7 +14,6 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PreTrainedTokenizerFast
 
-from lit_blip2.data.transforms import CLIP_MEAN, CLIP_STD
 from lit_blip2.mini.grammar import caption_text
 from lit_blip2.mini.pairs import Described, described_pair
 from lit_blip2.mini.render import render
@@ -22,6 +21,7 @@ from lit_blip2.mini.train.coca import CoCa
 from lit_blip2.mini.train.groups import GROUP, described_group
 from lit_blip2.mini.vocabulary import bert_tokenizer
 from lit_blip2.mini.world import Scene, stream_rng
+from lit_blip2.pixels import CLIP_MEAN, CLIP_STD
 
 VIT_NAME = "vit_tiny_r_s16_p8_224"
 VIT_KWARGS = {
@@ -71,12 +71,19 @@ def train_vit(
     out.mkdir(parents=True, exist_ok=True)
     save_file({k: v.half().contiguous() for k, v in model.vit.state_dict().items()}, out / "vit.safetensors")
     model.vit.load_state_dict({k: v.float() for k, v in load_file(out / "vit.safetensors").items()})
+    write_card(out)
     metrics = check(model, tokenizer, seed, CHECK_PAIRS)
     metrics |= {"seed": seed, "steps": steps, "batch": BATCH, "seconds": round(seconds)}
     metrics["parameters"] = sum(p.numel() for p in model.vit.parameters())
     metrics |= {"timm_name": VIT_NAME, "timm_kwargs": kwargs, "mean": CLIP_MEAN, "std": CLIP_STD}
     (out / name).write_text(json.dumps(metrics, indent=1) + "\n")
     return metrics
+
+
+def write_card(folder: Path) -> None:
+    """How the encoder wants its images, beside its weights."""
+    card = {"mean": CLIP_MEAN, "std": CLIP_STD, "interpolation": "bicubic"}
+    (folder / "config.json").write_text(json.dumps({"architecture": VIT_NAME, "pretrained_cfg": card}, indent=1) + "\n")
 
 
 def _fit(model: CoCa, tokenizer: PreTrainedTokenizerFast, seed: int, steps: int) -> None:

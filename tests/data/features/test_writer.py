@@ -22,7 +22,7 @@ from lit_blip2.data.images import load_image
 from lit_blip2.data.laion import LAION
 from lit_blip2.data.mixture import Mixture
 from lit_blip2.data.shards.indexing import index_shards
-from lit_blip2.data.transforms import eval_transform, train_transform
+from lit_blip2.data.transforms import eval_view, train_view
 from lit_blip2.model.vision import VisionEncoder
 from lit_blip2.whole_files import alone
 from tests.data.shards.test_shards import sample, write_tar
@@ -57,7 +57,7 @@ def keep(data, vision, out, **how):
 
 
 def live(vision, file: Path) -> torch.Tensor:
-    return vision(eval_transform(load_image(file), 8).unsqueeze(0))[0]
+    return vision(eval_view(load_image(file), 8).unsqueeze(0))[0]
 
 
 def test_each_section_holds_the_encoders_output_for_its_images(data, vision, tiny, tmp_path, capsys):
@@ -119,7 +119,7 @@ def test_augmented_views_are_those_of_their_keys_and_training_draws_them(data, v
     store = FeatureStore(tmp_path / "kept" / "train")
     image = load_image(tiny / f"images/train/{103:012d}.png")
     for view in range(3):
-        wanted = vision(train_transform(image, 8, np.random.default_rng((7, 103, view))).unsqueeze(0))[0]
+        wanted = vision(train_view(image, 8, np.random.default_rng((7, 103, view))).unsqueeze(0))[0]
         torch.testing.assert_close(store.rows([103], [view])[0].float(), wanted, atol=2e-3, rtol=1e-3)
     assert FeatureStore(tmp_path / "kept" / "val").views == 0
     data.features, data.augment = str(tmp_path / "kept"), True

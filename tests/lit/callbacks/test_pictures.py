@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from lit_blip2.data.coco import COCO
 from lit_blip2.data.features.writer import cache_features
-from lit_blip2.data.transforms import eval_transform
+from lit_blip2.data.transforms import eval_view
 from lit_blip2.lit import LitStage1
 from lit_blip2.lit.callbacks.attention import query_maps
 from lit_blip2.lit.callbacks.drawing import attention_sheet, query_bars, render, sample_sheet, to_rgb
@@ -147,7 +147,7 @@ def test_stage2_shows_what_was_generated():
 
 def test_colours_come_back():
     image = Image.fromarray(np.random.default_rng(0).integers(256, size=(8, 8, 3), dtype=np.uint8))
-    np.testing.assert_allclose(to_rgb(eval_transform(image, 8)[None])[0], np.asarray(image) / 255, atol=1e-5)
+    np.testing.assert_allclose(to_rgb(eval_view(image, 8)[None])[0], np.asarray(image) / 255, atol=1e-5)
 
 
 def test_attention_shows_where_it_looks():

@@ -9,7 +9,7 @@ import torch
 
 from lit_blip2.data.coco import COCO
 from lit_blip2.data.images import load_image
-from lit_blip2.data.transforms import eval_transform
+from lit_blip2.data.transforms import eval_view
 from lit_blip2.lit import LitStage2
 from lit_blip2.lit.optim import AdamWCosine
 from lit_blip2.mini.write import write_world
@@ -54,7 +54,7 @@ def asked(root, command: str, in_context: int) -> tuple[list, list[dict]]:
 
 
 def seen(root, split: str, image_id: int) -> torch.Tensor:
-    pixels = eval_transform(load_image(root / "images" / split / f"{image_id:012d}.png"), 32)
+    pixels = eval_view(load_image(root / "images" / split / f"{image_id:012d}.png"), 32)
     return Net().vision(pixels[None])[0]
 
 
