@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from lit_blip2.ablation.folder import Folder, SweepError, read, read_validations
+from lit_blip2.ablation.report.evaluated import Evaluated, evaluated
 from lit_blip2.ablation.schema import (
     DONE,
     WAITING,
     Cell,
     Done,
+    Metrics,
     Plan,
     Record,
     Saved,
@@ -30,12 +32,13 @@ NOT_PLANNED, MISSING, NOT_FINITE = "n/a", "missing", "not finite"
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep as far as it has come: records by cell, done and validations by step run."""
+    """A sweep as far as it has come: records by cell; done, metrics and validations by step run."""
 
     plan: Plan
     cells: list[Cell]
     records: dict[str, Record]
     done: dict[str, Done]
+    ended_with: dict[str, Metrics]
     validations: dict[str, list[Validation]]
 
     @property
@@ -82,6 +85,14 @@ class Sweep:
         value = self.records[cell.name].metrics.get(metric) if cell.name in self.records else None
         return value if is_finite(value) else None
 
+    def evaluated(self, cell: Cell, metric: str) -> Evaluated | None:
+        """What the cell's value was measured on; None where it has none, or its run does not say."""
+        if self.value(cell, metric) is None:
+            return None
+        runs = [name for name in [cell.metrics.get(metric), *reversed(cell.steps)] if name in self.ended_with]
+        writer = next((name for name in runs if metric in self.ended_with[name].root), None)
+        return evaluated(self.plan.steps[writer].command, self.ended_with[writer].root) if writer else None
+
     def without(self, cell: Cell, metric: str) -> str | None:
         """Why the cell has no value; None if it has one."""
         if self.value(cell, metric) is not None:
@@ -100,6 +111,7 @@ def read_sweep(root: str | Path) -> Sweep:
         raise SweepError(f"no plan.json in {str(root)!r}: give the folder that `sweep --out` wrote")
     records = _read_all({file.stem: file for file in folder.cells()}, Record, problems)
     done = _read_all({name: folder.done(name) for name in plan.steps}, Done, problems)
+    ended_with = _read_all({name: folder.metrics(name) for name in done}, Metrics, problems)
     validations = {}
     for name in [name for name, run in plan.steps.items() if run.command == "fit"]:
         validations[name], faults = read_validations(folder.validations(name))
@@ -108,7 +120,7 @@ def read_sweep(root: str | Path) -> Sweep:
     problems += _unknown_steps(plan) + ([] if plan.search else _twins(cells))
     if problems:
         raise SweepError("\n".join(dict.fromkeys(problems)))
-    return Sweep(plan, cells, records, done, validations)
+    return Sweep(plan, cells, records, done, ended_with, validations)
 
 
 def _read_all(files: dict[str, Path], kind: type[Saved], problems: list[str]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import math
 import re
 import subprocess
@@ -106,6 +107,29 @@ def test_a_metric_has_its_mean_interval_and_verdict(sweep):
     shown = half + stats.t.ppf(0.8, 2) * 0.01 / math.sqrt(3)
     assert found["itc=off,bridge=on"] == ["0.500", "0.0300", "3", "3", "-0.100", interval, f"{shown:.4f}", "worse"]
     assert found["itc=on,bridge=off"][4:] == ["0", "-0.0442 to +0.0442", "0.0503", "no difference shown"]
+
+
+def test_a_metric_says_which_split_it_is_of_and_how_much(sweep):
+    """Stage 1 of itc=on validated on a part; a stage 2 on its whole split, at one seed on fewer questions."""
+    assert "Evaluated on" not in report(sweep.write())  # runs of before it was kept
+    for name in sweep.plan["steps"]:
+        stage1 = name.startswith("stage1")
+        about = {"evaluated/val_images": 250, "evaluated/val_share": 0.05 if stage1 else 1.0}
+        about |= {"retrieval/itc_txt_r1": 0.9} if stage1 else {"evaluated/val_questions": 4000}
+        sweep.put(f"runs/{name}/metrics.json", json.dumps(about | {"vqa/mean_over_types": 0.1, "loss/lm": 1.0}))
+    page = report(sweep.write())
+    vqa, retrieval = (page.split(f"### `{name}`")[1] for name in ("vqa/mean_over_types", "retrieval/itc_txt_r1"))
+    assert vqa.split("\n\n")[2] == "Evaluated on val (250 images, 4,000 questions)."
+    assert retrieval.split("\n\n")[2] == "Evaluated on 5 % of val (250 images)."
+    assert rows(page, "Overview")["itc=on,bridge=off"][:2] == ["0.600", "0.905, n = 2, 5 % of val"]
+    about = {"evaluated/val_questions": 20, "evaluated/val_share": 0.005, "vqa/mean_over_types": 0.1}
+    sweep.put("runs/stage2/itc=on,bridge=off,seed=1/metrics.json", json.dumps(about))
+    page = report(sweep.folder)
+    assert (
+        "**Evaluated on different data:** val (250 images, 4,000 questions): `itc=on,bridge=on`, `itc=off,bridge=on`, "
+        in page
+    )
+    assert "; 0.5 % of val (20 questions): `itc=on,bridge=off`." in page
 
 
 def test_pairs_that_were_asked_for_have_a_table_of_their_own(sweep):

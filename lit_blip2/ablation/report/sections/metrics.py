@@ -52,12 +52,25 @@ def _overview(results: list[MetricResult]) -> str:
 
 def _metric(result: MetricResult) -> str:
     """One metric: its table, how its intervals were made, the pairs that were asked for."""
-    parts = [f"### {code(result.metric)}", table(COLUMNS, map(_line, result.settings), range(1, 8)), _how(result)]
+    parts = [f"### {code(result.metric)}", table(COLUMNS, map(_line, result.settings), range(1, 8))]
+    parts += [each for each in (_evaluated(result), _how(result)) if each]
     if result.pairs:
         parts.append(table(["pairs asked for", *COMPARED], map(_pair_line, result.pairs), range(1, 5)))
         together = f", family-wise over these {len(result.pairs)}" if len(result.pairs) > 1 else ""
         parts.append(f"The first is better or worse than the second. Paired by seed as above{together}.")
     return "\n\n".join(parts)
+
+
+def _evaluated(result: MetricResult) -> str:
+    """Which split the metric is of and how much of it, and where that differs, in which settings."""
+    settings: dict[str, list[str]] = {}
+    for each in result.settings:
+        for on in each.evaluated:
+            settings.setdefault(str(on), []).append(code(each.setting))
+    if len(settings) > 1:
+        differing = "; ".join(f"{on}: {', '.join(names)}" for on, names in settings.items())
+        return f"**Evaluated on different data:** {differing}."
+    return "".join(f"Evaluated on {on}." for on in settings)
 
 
 def _line(result: SettingResult) -> list[str]:
@@ -88,6 +101,7 @@ def _mean(result: SettingResult) -> str:
 def _mean_and_verdict(result: SettingResult) -> str:
     verdict = result.comparison.verdict if result.comparison else ""
     few = f", n = {result.summary.n}" if 0 < result.summary.n < result.seeds else ""
+    few += "".join(f", {part}" for part in dict.fromkeys(each.part for each in result.evaluated if each.share < 1))
     return _mean(result) + few + (f", {verdict}" if verdict in (BETTER, WORSE) else "")
 
 
