@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from lit_blip2.config import Experiment, from_text
 from lit_blip2.pixels import UNNOTED
+from lit_blip2.runs import find_checkpoint, run_of
 
 
 def trainable_state(module: nn.Module) -> dict[str, Tensor]:
@@ -33,23 +34,6 @@ def check_fits(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], what: 
     if problems:
         shown = "; ".join(problems[:10]) + (f"; and {len(problems) - 10} more" if len(problems) > 10 else "")
         raise ValueError(f"{what} does not fit this model: {shown}. Use the config that it was trained with.")
-
-
-def find_checkpoint(path: str | Path) -> Path:
-    """A checkpoint file, or the last one of a run's folder (or of an experiment's newest run).
-
-    Raises FileNotFoundError that says what was looked for.
-    """
-    path = Path(path)
-    if path.is_file():
-        return path
-    found = sorted(path.glob("**/last.ckpt"), key=lambda file: file.stat().st_mtime)
-    if not found:
-        raise FileNotFoundError(
-            f"no checkpoint: {str(path)!r} is neither a file nor a folder with a last.ckpt in it. Train the run "
-            "first, or point to one that is there."
-        )
-    return found[-1]
 
 
 def read_checkpoint(path: str | Path) -> dict:
@@ -96,14 +80,14 @@ def carried(checkpoint: Mapping, file: Path) -> Experiment:
 def at_home(settings: Any, checkpoint: Path) -> Any:
     """A run's settings with the paths of weights that lie in its own folder (an import's), wherever that is now.
 
-    checkpoint: RUN/version/checkpoints/file. RUN/weights/x is meant by any path that ends in weights/x.
+    checkpoint: of RUN/version. RUN/weights/x is meant by any path that ends in weights/x.
     """
     if isinstance(settings, dict):
         return {key: at_home(value, checkpoint) for key, value in settings.items()}
     if isinstance(settings, list):
         return [at_home(value, checkpoint) for value in settings]
     parts = Path(settings).parts if isinstance(settings, str) else ()
-    own = checkpoint.absolute().parent.parent.parent.joinpath("weights", *parts[-1:])
+    own = run_of(checkpoint.absolute()).parent.joinpath("weights", *parts[-1:])
     return str(own) if parts[-2:-1] == ("weights",) and own.exists() else settings
 
 

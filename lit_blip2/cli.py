@@ -6,11 +6,11 @@ from pathlib import Path
 from lightning import LightningDataModule
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
-from lit_blip2.checkpoint import find_checkpoint
 from lit_blip2.config import read
 from lit_blip2.lit.callbacks import HParams, MetricsFile, Pictures, StopOnNonFinite
 from lit_blip2.lit.module import LitBLIP2
 from lit_blip2.parser import HELP, TRAINER, SuiteParser, config_files
+from lit_blip2.runs import CONFIG, find_checkpoint, run_of
 
 EVALUATIONS = ("validate", "test", "predict")
 TESTED = {"test", "vqa_test", "binding_test"}  # what a data module tests on
@@ -24,7 +24,7 @@ class SuiteCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Evaluation of a checkpoint writes into that run's folder, or one in it (`_test_set`), unless the logger names
-        a version; a folder stands for its last checkpoint."""
+        a version; a folder stands for its newest checkpoint."""
         config = self.config[self.subcommand]
         if self.subcommand in EVALUATIONS and config.get("ckpt_path") is None:
             raise SystemExit(
@@ -33,10 +33,10 @@ class SuiteCLI(LightningCLI):
         if config.get("ckpt_path") is None:
             return
         config.ckpt_path = str(find_checkpoint(config.ckpt_path))
-        run = Path(config.ckpt_path).resolve().parent.parent
+        run = run_of(Path(config.ckpt_path).resolve())
         logger = config.trainer.logger
         unplaced = hasattr(logger, "init_args") and logger.init_args.get("version") is None
-        if self.subcommand in EVALUATIONS and (run / "config.yaml").exists() and unplaced:
+        if self.subcommand in EVALUATIONS and (run / CONFIG).exists() and unplaced:
             logger.init_args.save_dir = str(run.parent.parent)
             logger.init_args.name, logger.init_args.version = run.parent.name, str(Path(run.name, *self._test_set()))
 

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lit_blip2.checkpoint import carried, check_fits, find_checkpoint, read_checkpoint, trainable_state
+from lit_blip2.checkpoint import carried, check_fits, read_checkpoint, trainable_state
 from lit_blip2.config import Experiment
 from lit_blip2.network import build_net
+from lit_blip2.runs import find_checkpoint
 from lit_blip2.settings import check_same, settings
 
 DECODING = ("max_new_tokens", "num_beams", "length_penalty")  # what LanguageModel.generate is told

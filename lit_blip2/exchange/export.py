@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lit_blip2.checkpoint import carried, check_fits, find_checkpoint, read_checkpoint
+from lit_blip2.checkpoint import carried, check_fits, read_checkpoint
 from lit_blip2.exchange import encoders, lavis, names
 from lit_blip2.exchange.hugging_face import LANGUAGE, SIDE_FILE, SIDE_SETTINGS, VISION_ONLY
 from lit_blip2.model.language import LanguageModel
@@ -23,6 +23,7 @@ from lit_blip2.network import sketch
 from lit_blip2.objectives.joint import Joint
 from lit_blip2.objectives.stage2 import Stage2
 from lit_blip2.pixels import CLIP_MEAN, CLIP_STD
+from lit_blip2.runs import find_checkpoint
 from lit_blip2.whole_files import written_whole
 
 ZEROS = "zeros: nobody reads what the last layer makes of a text"

@@ -8,7 +8,6 @@ from torch import nn
 
 from lit_blip2.checkpoint import (
     check_fits,
-    find_checkpoint,
     is_text_half,
     qformer_state,
     read_checkpoint,
@@ -18,6 +17,7 @@ from lit_blip2.config import from_text
 from lit_blip2.lit.module import LitBLIP2
 from lit_blip2.model.qformer import QFormer
 from lit_blip2.network import kept_settings
+from lit_blip2.runs import find_checkpoint
 from lit_blip2.settings import WEIGHTS
 
 NO_OBJECTIVES = ("net.vision.", "net.qformer.", "net.bridge.", "net.language.", "net.stage1.", "net.stage2.")

@@ -11,11 +11,12 @@ import yaml
 from transformers import OPTForCausalLM
 
 from benchmarks import false_negatives
-from lit_blip2.checkpoint import find_checkpoint, read_checkpoint
+from lit_blip2.checkpoint import read_checkpoint
 from lit_blip2.data.shards.packing import pack
 from lit_blip2.evaluation.pope import yes_or_no
 from lit_blip2.lit.callbacks import MetricsFile
 from lit_blip2.objectives import itm
+from lit_blip2.runs import find_checkpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -386,8 +387,9 @@ def test_the_hparams_table_holds_the_settings_and_the_final_figures(fit, stage1_
 
 def test_a_damaged_checkpoint_is_an_error_that_names_it(tmp_path):
     (tmp_path / "last.ckpt").write_bytes(b"not a checkpoint")
-    with pytest.raises(ValueError, match=r"last.ckpt cannot be read"):
-        read_checkpoint(tmp_path)
+    for path, error in ((tmp_path, FileNotFoundError), (tmp_path / "last.ckpt", ValueError)):
+        with pytest.raises(error, match=r"last.ckpt cannot be read"):
+            read_checkpoint(path)
 
 
 def test_a_checkpoint_with_code_in_it_is_not_run(tmp_path):
@@ -397,9 +399,16 @@ def test_a_checkpoint_with_code_in_it_is_not_run(tmp_path):
 
     torch.save({"state_dict": {}, "x": Evil()}, tmp_path / "last.ckpt")
     with pytest.raises(ValueError, match="cannot be read"):
+        read_checkpoint(tmp_path / "last.ckpt")
+    with pytest.raises(FileNotFoundError, match="cannot be read"):
         read_checkpoint(tmp_path)
     assert not (tmp_path / "was_run").exists()
 
 
-def test_the_newest_run_of_an_experiment_is_found(stage1_run):
-    assert find_checkpoint(stage1_run.parent) == stage1_run / "checkpoints" / "last.ckpt"
+def test_a_second_fit_into_a_run_is_the_run(fit, tmp_path):
+    """Lightning names its checkpoint last-v1.ckpt; the config beside both is the second's."""
+    named = ["--trainer.logger.version=version_7", "--trainer.callbacks=[{class_path: RichProgressBar}]"]
+    fit("mini_stage1", *named, "--trainer.max_steps=3", runs=tmp_path)
+    run = fit("mini_stage1", *named, "--trainer.max_steps=2", "--model.optimization.weight_decay=0.125", runs=tmp_path)
+    assert find_checkpoint(run.parent) == run / "checkpoints" / "last-v1.ckpt"
+    assert "weight_decay: 0.125" in read_checkpoint(run)["config"]

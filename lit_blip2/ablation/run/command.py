@@ -1,7 +1,6 @@
 """The command of a step run, as a person would type it, and the YAML that it reads."""
 
 import sys
-import zipfile
 from typing import Any
 
 import yaml
@@ -9,15 +8,18 @@ import yaml
 from lit_blip2.ablation.folder import Folder
 from lit_blip2.ablation.schema import StepRun
 from lit_blip2.ablation.spec.step import REFERENCE
+from lit_blip2.runs import find_checkpoint
 
 
 def command(run: StepRun, folder: Folder) -> list[str]:
-    """A fit that left a checkpoint goes on from it, unless writing it was cut short."""
+    """A fit that left a checkpoint, and whole, goes on from it."""
     arguments = [sys.executable, "-m", "lit_blip2", run.command, "--config", str(folder.config(run.name))]
     if run.command == "test":
         return [*arguments, "--ckpt_path", str(folder.run(next(iter(run.parents.values()))))]
-    whole = [file for file in folder.run(run.name).glob("**/last.ckpt") if zipfile.is_zipfile(file)]
-    return [*arguments, "--ckpt_path", str(whole[0])] if whole else arguments
+    try:
+        return [*arguments, "--ckpt_path", str(find_checkpoint(folder.run(run.name)))]
+    except FileNotFoundError:
+        return arguments
 
 
 def write_config(run: StepRun, folder: Folder) -> None:

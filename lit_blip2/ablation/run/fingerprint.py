@@ -7,13 +7,13 @@ from typing import Any
 
 from lit_blip2.ablation.spec.values import strings
 from lit_blip2.config import arguments_of
+from lit_blip2.runs import CONFIG, find_checkpoint, run_of
 
 PACKAGE = Path(__file__).resolve().parents[2]
 BY_SIZE = {".jpg", ".jpeg", ".png", ".webp", ".tar"}  # told apart by name and size: reading 82 GB would take long
 LARGEST_READ = 2**30  # bytes; of larger files three samples
 SAMPLE = 2**20  # bytes
 LONGEST_PATH = 4096
-RUN = ("checkpoints/last.ckpt", "config.yaml")  # what is read of a run's folder
 WRITES = ("logger", "default_root_dir")  # the trainer's keys that say where it writes
 
 
@@ -36,8 +36,20 @@ def of_path(text: str) -> str:
     """Of a file its contents; of a run what is read of it; of another folder the names and contents below it, images
     and tars by size alone, giants by size and samples."""
     path = _find(text)
-    files = [path] if path.is_file() else [path / name for name in RUN] if (path / RUN[0]).is_file() else _below(path)
+    files = [path] if path.is_file() else _of_run(path) or _below(path)
     return _digest((str(file.relative_to(path)), _contents(file)) for file in files if file.is_file())
+
+
+def _of_run(folder: Path) -> list[Path]:
+    """What is read of a run, or of an experiment's newest run: its newest checkpoint and its config; of another folder
+    nothing."""
+    if not any(folder.glob(f"{level}{CONFIG}") for level in ("", "*/")):
+        return []
+    try:
+        checkpoint = find_checkpoint(folder)
+    except (FileNotFoundError, ValueError):
+        return []
+    return [checkpoint, run_of(checkpoint) / CONFIG]
 
 
 def _below(folder: Path) -> list[Path]:

@@ -3,6 +3,7 @@
 from datetime import UTC, datetime
 
 import pytest
+import torch
 import yaml
 
 from lit_blip2.ablation.folder import Folder, write
@@ -210,14 +211,16 @@ def test_of_giants_samples_are_read(tmp_path, monkeypatch):
 
 
 def test_of_a_run_only_what_is_read_of_it_counts(tmp_path):
-    (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "checkpoints" / "last.ckpt").write_bytes(b"weights")
-    (tmp_path / "config.yaml").write_text("a: 1")
-    before = fingerprint.of_path(str(tmp_path))
-    (tmp_path / "events.out.tfevents.1").write_bytes(b"x")
-    assert fingerprint.of_path(str(tmp_path)) == before
-    (tmp_path / "checkpoints" / "last.ckpt").write_bytes(b"other weights")
-    assert fingerprint.of_path(str(tmp_path)) != before
+    run, saved = tmp_path / "mini_stage1" / "version_0", {"state_dict": {}, "global_step": 3, "config": "a: 1"}
+    (run / "checkpoints").mkdir(parents=True)
+    torch.save(saved, run / "checkpoints" / "last.ckpt")
+    (run / "config.yaml").write_text("a: 1")
+    before = [fingerprint.of_path(str(path)) for path in (run, run.parent)]
+    (run / "events.out.tfevents.1").write_bytes(b"x")
+    torch.save(saved | {"global_step": 2}, run / "checkpoints" / "step=2.ckpt")
+    assert [fingerprint.of_path(str(path)) for path in (run, run.parent)] == before
+    torch.save(saved | {"global_step": 4}, run / "checkpoints" / "last-v1.ckpt")
+    assert not {fingerprint.of_path(str(path)) for path in (run, run.parent)} & {*before}
 
 
 def test_gpus_are_wanted_only_by_runs_that_would_use_one(planned):

@@ -1,0 +1,76 @@
+"""Which checkpoint of a run's folder is meant, and which run a checkpoint belongs to."""
+
+import os
+from itertools import count
+from pathlib import Path
+
+import pytest
+import torch
+
+from lit_blip2.runs import find_checkpoint, run_of
+
+CLOCK = count(1_700_000_000)
+
+
+def save(file: Path, step: int = 0, config: str = "lr: 1", cut: bool = False) -> Path:
+    """A checkpoint, written after those before it."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({"state_dict": {"x": torch.zeros(3000)}, "global_step": step, "config": config}, file)
+    if cut:
+        file.write_bytes(file.read_bytes()[:-100])
+    os.utime(file, (at := next(CLOCK), at))
+    return file
+
+
+@pytest.fixture
+def run(tmp_path):
+    folder = tmp_path / "runs" / "opt" / "version_0"
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text("lr: 1\nckpt_path: null\n")
+    return folder
+
+
+def test_the_config_beside_it_decides_then_the_step_then_the_time(run):
+    save(run / "checkpoints/last.ckpt", step=9, config="lr: 2")
+    second = save(run / "checkpoints/last-v1.ckpt", step=4, config="ckpt_path: x\nlr: 1")
+    assert find_checkpoint(run) == find_checkpoint(run.parent) == second
+    furthest = save(run / "checkpoints/epoch=1-step=6.ckpt", step=6)
+    save(run / "checkpoints/step=2.ckpt", step=2)  # as a copy of the folder may order them
+    assert find_checkpoint(run / "checkpoints") == furthest
+    again = save(run / "checkpoints/last-v2.ckpt", step=6)
+    assert find_checkpoint(run) == again
+
+
+def test_what_is_cut_short_is_left_out_and_named(run):
+    whole = save(run / "checkpoints/step=2.ckpt", step=2)
+    save(run / "checkpoints/last.ckpt", step=4, cut=True)
+    with pytest.warns(UserWarning, match=r"last\.ckpt cannot be read, being cut short .*: taking .*step=2\.ckpt"):
+        assert find_checkpoint(run) == whole
+    later = run.with_name("version_1")
+    save(later / "checkpoints/last.ckpt", step=4, cut=True)
+    with pytest.raises(FileNotFoundError, match=r"version_1/checkpoints/last\.ckpt cannot be read"):  # no other run's
+        find_checkpoint(run.parent)
+    with pytest.raises(FileNotFoundError, match=r"with a whole checkpoint in it\. Train"):
+        find_checkpoint(run.parent / "nothing")
+
+
+def test_a_folder_of_several_experiments_names_none(run):
+    save(run / "checkpoints/last.ckpt")
+    save(run.parent.parent / "stage1/version_0/checkpoints/last.ckpt")
+    with pytest.raises(ValueError, match=r"several experiments \(.*/opt, .*/stage1\): name one"):
+        find_checkpoint(run.parent.parent)
+
+
+def test_a_run_within_a_run_is_another_one(run):
+    own = save(run / "checkpoints/last.ckpt")
+    other = run / "vqa"
+    other.mkdir()
+    (other / "config.yaml").write_text("lr: 1")
+    inner = save(other / "last.ckpt", step=8)
+    assert find_checkpoint(run) == own and run_of(own) == run and run_of(inner) == other
+
+
+@pytest.mark.parametrize("name", ["best.ckpt", "checkpoints/last.ckpt", "checkpoints/top/k=1.ckpt"])
+def test_a_checkpoint_belongs_to_the_run_whose_folder_holds_its_config(run, name):
+    file = save(run / name)
+    assert run_of(file) == run and find_checkpoint(run) == file
