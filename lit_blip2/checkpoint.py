@@ -70,9 +70,8 @@ def carried(checkpoint: Mapping, file: Path) -> Experiment:
     for where that is now. One that does not note how its images looked had CLIP's. Raises ValueError."""
     experiment = from_text(checkpoint.get("config"), str(file))
     experiment = replace(experiment, settings=at_home(experiment.settings, file))
-    if (vision := experiment.vision) and not any(
-        name.endswith("vision.mean") for name in checkpoint.get("settings", ())
-    ):
+    noted = any(name.endswith("vision.mean") for name in checkpoint.get("settings", ()))
+    if (vision := experiment.vision) and not noted:
         vision |= {name: value for name, value in UNNOTED.items() if vision.get(name) is None}
     return experiment
 

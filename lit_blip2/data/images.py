@@ -1,9 +1,10 @@
 """From a file, or from bytes, to an 8-bit RGB image, or to the reason why not.
 
-What Pillow can read is converted: turned as EXIF says, palettes and CMYK to RGB, 16 bits to 8, an alpha channel
-dropped, of an animation the first frame.
+What Pillow can read is converted: turned as EXIF says, palettes and CMYK to RGB, 12 and 16 bits to 8, what is
+transparent over white, of an animation the first frame.
 """
 
+import re
 from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
@@ -11,6 +12,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+SIXTEEN = re.compile(r"(?<!BGR);16")  # in Pillow's names of raw modes; BGR;16 has 5 or 6 bits of a colour
+PHOTOMETRIC = 262  # a TIFF's tag: 0 where its lowest value is white
 MOST_PIXELS = 89_478_485  # Pillow's own limit for what may be a decompression bomb: 256 MiB as RGB
 
 
@@ -46,12 +49,13 @@ def decode_image(data: bytes, name: str | Path) -> Image.Image:
             if image.width * image.height > MOST_PIXELS:
                 size = f"{image.width} x {image.height} pixels, at most {MOST_PIXELS:,} are read"
                 raise UnreadableImageError(name, "too large", size)
+            raw, white_is_zero = str(image.tile), getattr(image, "tag_v2", {}).get(PHOTOMETRIC) == 0
             image.load()  # before the stream is closed
             with suppress(Exception):  # of a damaged EXIF block, which says nothing about the pixels
                 ImageOps.exif_transpose(image, in_place=True)
-            if image.mode == "F":
-                raise UnreadableImageError(name, "pixels are fractions", "of which nobody says what is white")
-            return to_rgb(image)
+            rgb = to_rgb(image, name, raw)
+            # Pillow turns such values of 8 bits itself
+            return ImageOps.invert(rgb) if white_is_zero and image.mode.startswith("I") else rgb
     except UnreadableImageError:
         raise
     except UnidentifiedImageError as error:
@@ -62,9 +66,31 @@ def decode_image(data: bytes, name: str | Path) -> Image.Image:
         raise UnreadableImageError(name, "truncated" if "truncated" in str(error) else "damaged", error) from error
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """A decoded image of any mode but F as 8-bit RGB."""
-    if image.mode.startswith("I"):  # 16-bit grey: convert("RGB") would clip at 255 instead of scaling
-        grey = np.asarray(image).astype(np.float64).clip(0, 65535) / 257
-        image = Image.fromarray(grey.round().astype(np.uint8))
+def to_rgb(image: Image.Image, name: str | Path = "given", raw: str = "") -> Image.Image:
+    """A decoded image of any mode as 8-bit RGB.
+
+    Args: name: to name it in errors. raw: how Pillow says that its file holds the values.
+    Raises UnreadableImageError for values of which nobody says what is white.
+    """
+    if image.mode == "F":
+        raise UnreadableImageError(name, "pixels are fractions", "of which nobody says what is white")
+    if image.mode.startswith("I"):  # convert("RGB") would clip at 255 instead of scaling
+        values = np.asarray(image).astype(np.int64)
+        white = 4095 if ";12" in raw else 65535
+        _check_bright(name, values.min(), values.max(), white)
+        image = Image.fromarray((values * 255 / white).round().astype(np.uint8))
+    elif SIXTEEN.search(raw):  # Pillow has left the lower 8 away
+        bands = np.asarray(image.getextrema()).reshape(-1, 2)[: 1 if image.mode.startswith("L") else 3]
+        _check_bright(name, 0, 257 * bands.max(), 65535)
+    if image.has_transparency_data:
+        image = image.convert("LA" if image.mode == "La" else "RGBA").convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image if image.mode == "RGB" else image.convert("RGB")  # which copies even what is RGB
+
+
+def _check_bright(name: str | Path, low: int, high: int, white: int) -> None:
+    """Raises UnreadableImageError for values that do not lie from black to white, and for 16 bits of which only 14 or
+    fewer are used, as cameras and scanners write 10, 12 or 14 bits: they would come out dark, or black."""
+    if low < 0 or high > white or (white == 65535 and 0 < high < 1 << 14):
+        found = f"values from {low} to {high}, where {white} would be white: scale them to 8 bits"
+        raise UnreadableImageError(name, "nothing says what is white", found)

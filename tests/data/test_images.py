@@ -95,3 +95,104 @@ def test_pixels_that_are_fractions_are_refused():
 def test_a_folder_in_the_place_of_an_image(tmp_path):
     with pytest.raises(UnreadableImageError, match="cannot be opened"):
         load_image(tmp_path)
+
+
+RAMP = np.linspace(0, 1, 12).reshape(3, 4)
+
+
+def deep_png(values: np.ndarray, colour: int) -> bytes:
+    """A PNG of 16 bits; Pillow writes no other than grey ones. colour: PNG's colour type."""
+    height, width = values.shape[:2]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    header = struct.pack(">IIBBBBB", width, height, 16, colour, 0, 0, 0)
+    parts = (b"IHDR" + header, b"IDAT" + zlib.compress(rows), b"IEND")
+    chunks = (struct.pack(">I", len(part) - 4) + part + struct.pack(">I", zlib.crc32(part)) for part in parts)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+def bare_tiff(values: bytes, bits: int, photometric: int = 1, format: int = 1) -> bytes:
+    """A grey TIFF of 4 x 3 pixels, not compressed. format: 1 unsigned, 2 signed."""
+    tags = {256: 4, 257: 3, 258: bits, 259: 1, 262: photometric, 273: 8, 277: 1, 278: 3, 279: len(values), 339: format}
+    entries = b"".join(struct.pack("<HHII", tag, 4 if tag in (273, 279) else 3, 1, it) for tag, it in tags.items())
+    return b"II*\0" + struct.pack("<I", 8 + len(values)) + values + struct.pack("<H", len(tags)) + entries + bytes(4)
+
+
+def saved(image: Image.Image, kind: str, **options) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def rgba(grey: np.ndarray, white: int) -> np.ndarray:
+    return np.stack([grey * white] * 3 + [np.full_like(grey, 65535)], -1)
+
+
+@pytest.mark.parametrize("bits", [10, 12, 14])
+@pytest.mark.parametrize("colour", [0, 2, 4, 6], ids=["grey", "rgb", "grey and alpha", "rgba"])
+def test_sixteen_bits_of_which_fewer_are_used_are_refused(bits, colour):
+    """Grey ones, and those of which Pillow itself leaves the lower 8 away."""
+    planes = {0: slice(0, 1), 2: slice(0, 3), 4: slice(2, 4), 6: slice(0, 4)}[colour]
+    with pytest.raises(UnreadableImageError, match=r"x\.png: nothing says what is white \(values from 0 to \d+, where"):
+        decode_image(deep_png(rgba(RAMP, 2**bits - 1)[..., planes], colour), "x.png")
+    full = np.asarray(decode_image(deep_png(rgba(RAMP, 65535)[..., planes], colour), "x.png"))
+    assert np.abs(full[..., 1] - RAMP * 255).max() <= 1
+    assert not np.asarray(decode_image(deep_png(rgba(RAMP * 0, 0)[..., planes], colour), "x.png")).any()
+
+
+def test_twelve_bits_that_the_file_tells_are_scaled():
+    twelve = (RAMP * 4095).round().astype(int).reshape(-1, 2)
+    packed = b"".join(bytes([a >> 4, (a & 15) << 4 | b >> 8, b & 255]) for a, b in twelve.tolist())
+    found = np.asarray(decode_image(bare_tiff(packed, 12), "x.tif"))[..., 0]
+    assert np.abs(found - RAMP * 255).max() <= 1
+    assert found[-1, -1] == 255
+
+
+@pytest.mark.parametrize(
+    ("values", "bits", "format"),
+    [
+        ((RAMP * (2**32 - 1)).astype("<u4"), 32, 1),
+        ((RAMP * (2**31 - 1)).astype("<i4"), 32, 2),
+        ((RAMP * 255).astype("<u4"), 32, 1),
+        ((RAMP * 3000 - 1000).astype("<i2"), 16, 2),  # as a scanner counts
+        ((RAMP * 4095).astype("<u2"), 16, 1),
+    ],
+)
+def test_values_without_a_white_are_refused(values, bits, format):
+    with pytest.raises(UnreadableImageError, match="nothing says what is white") as error:
+        decode_image(bare_tiff(values.tobytes(), bits, format=format), "x.tif")
+    assert error.value.reason == "nothing says what is white"
+
+
+def test_where_zero_is_white_it_is_white():
+    deep, plain = (RAMP * 65535).astype("<u2"), (RAMP * 255).astype(np.uint8)
+    for values, bits in ((deep, 16), (plain, 8)):
+        found = np.asarray(decode_image(bare_tiff(values.tobytes(), bits, photometric=0), "x.tif"))[..., 0]
+        assert np.abs(found - (1 - RAMP) * 255).max() <= 1
+
+
+def test_what_is_transparent_lies_over_white():
+    logo = Image.new("RGBA", (6, 4), (0, 0, 0, 0))
+    logo.putpixel((5, 3), (0, 0, 0, 255))
+    palette = Image.new("P", (6, 4), 0)
+    palette.putpalette([0, 0, 0, 0, 0, 0] + [9] * 762)
+    palette.putpixel((5, 3), 1)
+    files = [
+        saved(logo, "PNG"),
+        saved(logo, "WEBP", lossless=True),
+        saved(logo, "GIF"),
+        saved(logo.convert("LA"), "PNG"),
+    ]
+    for file in [*files, saved(palette, "PNG", transparency=0)]:
+        image = decode_image(file, "logo")
+        assert image.getpixel((0, 0)) == (255, 255, 255) and image.getpixel((5, 3)) == (0, 0, 0)
+    half = decode_image(saved(Image.new("RGBA", (2, 2), (100, 0, 0, 51)), "PNG"), "half").getpixel((0, 0))
+    assert half == (224, 204, 204)
+
+
+def test_a_dark_image_of_eight_bits_is_taken_as_it_is():
+    assert decode_image(saved(Image.new("RGB", (3, 3), (9, 8, 7)), "PNG"), "x").getpixel((1, 1)) == (9, 8, 7)
+    five_six_five = struct.pack("<IiiHHIIiiII", 40, 2, 1, 1, 16, 3, 4, 0, 0, 0, 0) + struct.pack(
+        "<III", 0xF800, 0x7E0, 0x1F
+    )
+    bitmap = b"BM" + struct.pack("<IHHI", 70, 0, 0, 66) + five_six_five + struct.pack("<HH", 0x0841, 0x0841)
+    assert decode_image(bitmap, "x.bmp").getpixel((0, 0)) == (8, 8, 8)
