@@ -18,10 +18,13 @@ IMPORT = """Make a run of this suite from a checkpoint of LAVIS or of Hugging Fa
   python -m lit_blip2 import --from hf blip2-opt-2.7b/ --out runs/hf_opt27
 
 Every weight of the file is accounted for, or the import ends with its name."""
-EXPORT = """Write a run as LAVIS' checkpoint or as a folder for Hugging Face's from_pretrained:
+EXPORT = """Write a run as LAVIS' checkpoint or as a folder for Hugging Face's from_pretrained, or its encoder alone:
 
   python -m lit_blip2 export --checkpoint runs/vitg_stage1 --to lavis --out stage1.pth
-  python -m lit_blip2 export --checkpoint runs/vitg_opt27 --to hf --out blip2-opt-2.7b"""
+  python -m lit_blip2 export --checkpoint runs/vitg_opt27 --to hf --out blip2-opt-2.7b
+  python -m lit_blip2 export --checkpoint runs/vitg_opt27_caption --to timm --out encoder.safetensors
+
+A run whose encoder was trained goes on in another with that file as --model.net.vision.weights."""
 
 
 def main(command: str, arguments: list[str]) -> int:
@@ -70,8 +73,10 @@ def import_run(arguments: list[str]) -> None:
 def export_run(arguments: list[str]) -> None:
     parser = _parser("export", EXPORT)
     parser.add_argument("--checkpoint", type=Path, required=True, help="checkpoint or run folder")
-    parser.add_argument("--to", dest="side", choices=("lavis", "hf"), required=True)
-    parser.add_argument("--out", type=Path, required=True, help="LAVIS: a .pth to write; Hugging Face: a folder")
+    parser.add_argument("--to", dest="side", choices=("lavis", "hf", "timm"), required=True)
+    parser.add_argument(
+        "--out", type=Path, required=True, help="LAVIS: a .pth; Hugging Face: a folder; timm: a .safetensors"
+    )
     given = parser.parse_args(arguments)
     check_free(given.out)
     from lit_blip2.exchange.export import EXPORTS

@@ -1,4 +1,4 @@
-"""A run of this suite as LAVIS' checkpoint, or as a folder of Hugging Face's class.
+"""A run of this suite as LAVIS' checkpoint, or as a folder of Hugging Face's class; its image encoder as timm's file.
 
 What Hugging Face's class has no place for (the temperature, ITG's head; how a target ends) lies beside it in
 lit_blip2.safetensors and lit_blip2.json, from where an import takes it again.
@@ -56,21 +56,37 @@ class Run(NamedTuple):
 
 def read_run(checkpoint: Path) -> Run:
     """A checkpoint or run folder of one stage. Raises ValueError for others, FileNotFoundError for missing weights."""
-    file = find_checkpoint(checkpoint)
-    contents = read_checkpoint(file)
-    net = sketch(carried(contents, file))
-    trained = {name.removeprefix("net."): value for name, value in contents["state_dict"].items()}
+    net, trained, encoder = _read(checkpoint)
     if isinstance(net, Joint):
         raise ValueError(f"{checkpoint} was trained in both stages at once: no class of another project holds both")
     if not any("qformer.query_tokens" in name for name in trained):
         raise ValueError(f"{checkpoint} has no Q-Former, and the classes of other projects have no other bridge")
+    others = {name: value for name, value in trained.items() if not name.startswith("vision.")}
+    trains_encoder = len(others) < len(trained)
+    return Run(net, others, encoder, trains_encoder, encoders.kind_of(net.vision), isinstance(net, Stage2))
+
+
+def _read(checkpoint: Path) -> tuple[Any, dict[str, Tensor], dict[str, Tensor]]:
+    """The network on meta but for its encoder, what trained without `net.`, and all the encoder's weights."""
+    file = find_checkpoint(checkpoint)
+    contents = read_checkpoint(file)
+    net = sketch(carried(contents, file))
+    trained = {name.removeprefix("net."): value for name, value in contents["state_dict"].items()}
     net.vision.dtype = torch.float32  # as exact as its file, whatever the run computed in
     net.vision.load()
     own = {name.removeprefix("vision.encoder."): value for name, value in trained.items() if name.startswith("vision.")}
-    trained = {name: value for name, value in trained.items() if not name.startswith("vision.")}
     read = net.vision.encoder.state_dict()
     keyless = {name: value for name, value in read.items() if not name.endswith("k_bias")}
-    return Run(net, trained, keyless | own, bool(own), encoders.kind_of(net.vision), isinstance(net, Stage2))
+    return net, trained, keyless | own
+
+
+def to_timm(checkpoint: Path, out: Path) -> dict[str, str]:
+    """Write OUT, a .safetensors with the run's image encoder under timm's names: for another run's
+    model.net.vision.weights. Blocks that the run leaves out are not in it. Returns of each weight what became of it."""
+    _, trained, encoder = _read(checkpoint)
+    with written_whole(out) as part:
+        save_file({name: value.contiguous() for name, value in encoder.items()}, part)
+    return {name: "trained" if f"vision.encoder.{name}" in trained else "as in its file" for name in encoder}
 
 
 def to_lavis(checkpoint: Path, out: Path) -> dict[str, str]:
@@ -303,4 +319,4 @@ def _images(config: Any) -> Any:
     )
 
 
-EXPORTS = {"lavis": to_lavis, "hf": to_hugging_face}
+EXPORTS = {"lavis": to_lavis, "hf": to_hugging_face, "timm": to_timm}

@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
-from torch import nn
+from torch import Tensor, nn
 
 from lit_blip2.checkpoint import (
     check_fits,
@@ -16,6 +17,7 @@ from lit_blip2.checkpoint import (
 from lit_blip2.config import from_text
 from lit_blip2.lit.module import LitBLIP2
 from lit_blip2.model.qformer import QFormer
+from lit_blip2.model.vision import VisionEncoder
 from lit_blip2.network import kept_settings
 from lit_blip2.runs import find_checkpoint
 from lit_blip2.settings import WEIGHTS
@@ -29,11 +31,8 @@ def read_start(source: str, module: LitBLIP2) -> dict[str, Any]:
     trained an encoder that is frozen here."""
     file = find_checkpoint(source)
     checkpoint, vision = read_checkpoint(file), module.net.vision
-    if vision.frozen and any(key.startswith("net.vision.") for key in checkpoint["state_dict"]):
-        raise ValueError(
-            f"init_from={source!r} trained its image encoder too, and this run would go on with the original one: "
-            "export the encoder and point model.net.vision.weights to it"
-        )
+    if vision.frozen:
+        checkpoint["state_dict"] = without_encoder(checkpoint["state_dict"], vision, source)
     theirs = kept_settings(checkpoint, file)
     if hasattr(module.net, "bridge") and not any(key.startswith("net.bridge.") for key in checkpoint["state_dict"]):
         theirs = in_bridge(theirs)
@@ -45,6 +44,24 @@ def read_start(source: str, module: LitBLIP2) -> dict[str, Any]:
             "features of those weights; set model.net.vision.weights to them unless both are the same"
         )
     return checkpoint
+
+
+def without_encoder(state: Mapping[str, Tensor], vision: VisionEncoder, source: str) -> dict[str, Tensor]:
+    """A checkpoint's weights without its image encoder's, which this run's frozen one holds already. Raises ValueError
+    where it holds others."""
+    prefix = "net.vision.encoder."
+    trained = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    if not trained:
+        return dict(state)
+    vision.load()  # it is not yet, where cached features are read
+    own = vision.encoder.state_dict()
+    if not all(name in own and torch.equal(value.to(own[name].dtype), own[name]) for name, value in trained.items()):
+        raise ValueError(
+            f"init_from={source!r} trained its image encoder too, and this run would go on with another one: write it "
+            f"with `python -m lit_blip2 export --checkpoint {source} --to timm --out encoder.safetensors` and set "
+            "model.net.vision.weights to that file"
+        )
+    return {key: value for key, value in state.items() if not key.startswith(prefix)}
 
 
 def in_bridge(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,8 @@ import safetensors.torch
 import torch
 
 from lit_blip2.checkpoint import read_checkpoint
+from lit_blip2.commands.convert import main
+from lit_blip2.inference import load
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 LIVE = "--data.features=null"
@@ -60,6 +62,12 @@ def test_evaluation_sees_with_the_trained_encoder(trained):
         assert again[name] == pytest.approx(during[name], rel=1e-5), name
 
 
-def test_stage2_refuses_a_stage1_that_trained_its_encoder(trained, fit):
-    with pytest.raises(ValueError, match=r"init_from=.* trained its image encoder too.*model\.net\.vision\.weights"):
-        fit("mini_opt", f"--model.init_from={trained}")
+def test_stage2_starts_from_a_stage1_that_trained_its_encoder_with_that_encoder_alone(trained, fit, tmp_path):
+    start = f"--model.init_from={trained}"
+    with pytest.raises(ValueError, match=r"trained its image encoder too.* export .* --to timm .*net\.vision\.weights"):
+        fit("mini_opt", start)
+    file = tmp_path / "encoder.safetensors"
+    assert main("export", [f"--checkpoint={trained}", "--to=timm", f"--out={file}"]) == 0
+    run = fit("mini_opt", start, f"--model.net.vision.weights={file}", LIVE)
+    held, wanted = load(run).net.vision.encoder.state_dict(), encoder_weights(trained)
+    assert wanted.keys() <= held.keys() and all(torch.equal(held[name], wanted[name]) for name in wanted)

@@ -35,7 +35,7 @@ def test_stage_2_goes_on_from_stage_2_and_may_train_its_encoder(fit, stage1_run)
     assert any(key.startswith("net.vision.") for key in read_checkpoint(second)["state_dict"])
     third = fit("mini_opt", f"--model.init_from={second}", *trains, *STILL)
     assert equal(third, second)
-    with pytest.raises(ValueError, match="trained its image encoder too, and this run would go on with the original"):
+    with pytest.raises(ValueError, match="trained its image encoder too, and this run would go on with another one"):
         fit("mini_opt", f"--model.init_from={second}")
 
 
