@@ -10,8 +10,10 @@ def row_uniforms(seed: int, step: int, rows_B: Tensor, count: int) -> Tensor:
     """Uniform numbers in [0, 1), float64 [B, count], for global rows `rows_B` (int64, on the CPU) of batch `step`.
 
     They are drawn in pairs, each pair by a generator of its own: a number does not depend on how many follow it.
+    Raises ValueError for a seed or step outside 0..2**64 - 1: another one would draw the same.
     """
-    law, rows = np.random.Philox(key=[seed % 2**64, step % 2**64]), int(rows_B.max()) + 1
+    key = np.array([check_seed(seed), check_seed(step, "step")], dtype=np.uint64)  # a list may go through float64
+    law, rows = np.random.Philox(key=key), int(rows_B.max()) + 1
     pairs = [np.random.Generator(law.jumped(pair)).random((rows, 2)) for pair in range(-(-count // 2))]
     return torch.from_numpy(np.concatenate([np.empty((rows, 0)), *pairs], axis=1)[:, :count])[rows_B]
 
@@ -19,5 +21,12 @@ def row_uniforms(seed: int, step: int, rows_B: Tensor, count: int) -> Tensor:
 def seed_dropout(seed: int, step: int, micro_batch: int, rank: int) -> None:
     """Put torch's own generators, which dropout draws from, where they are in this part of step `step` of any run:
     a resumed run then drops what the unbroken one does."""
-    state = np.random.SeedSequence([seed % 2**64, step, micro_batch, rank]).generate_state(1, np.uint64)
+    state = np.random.SeedSequence([check_seed(seed), step, micro_batch, rank]).generate_state(1, np.uint64)
     torch.manual_seed(int(state[0]))
+
+
+def check_seed(seed: int, name: str = "seed") -> int:
+    """The seed itself. Raises ValueError for one that does not fit into 64 bits: it would meet another."""
+    if not 0 <= seed < 2**64:
+        raise ValueError(f"{name}={seed} must lie in 0..2**64 - 1")
+    return seed

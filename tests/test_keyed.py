@@ -1,8 +1,10 @@
 """Random numbers by (seed, step, row)."""
 
+import pytest
 import torch
 
-from lit_blip2.keyed import row_uniforms
+from lit_blip2.data.coco import COCO
+from lit_blip2.keyed import row_uniforms, seed_dropout
 
 
 def test_they_depend_on_seed_step_and_global_row_alone():
@@ -19,3 +21,15 @@ def test_a_number_does_not_depend_on_how_many_are_drawn():
     for count in range(7):
         assert torch.equal(row_uniforms(3, 10, torch.arange(8), count), many[:, :count])
     assert len(set(many.flatten().tolist())) == 56
+
+
+def test_large_seeds_are_all_different_and_those_that_would_meet_are_refused():
+    seeds = [0, 2**53, 2**53 + 1, 2**63 - 1, 2**63, 2**63 + 1, 2**64 - 2, 2**64 - 1]
+    drawn = {row_uniforms(seed, 2**53 + step, torch.arange(1), 1).item() for seed in seeds for step in (0, 1)}
+    assert len(drawn) == 2 * len(seeds)
+    for seed in (-1, 2**64, 2**70):
+        for draw in (lambda seed=seed: row_uniforms(seed, 0, torch.arange(1), 1), lambda seed=seed: COCO(seed=seed)):
+            with pytest.raises(ValueError, match=rf"seed={seed} must lie in 0\.\.2\*\*64 - 1"):
+                draw()
+        with pytest.raises(ValueError, match=f"seed={seed}"):
+            seed_dropout(seed, 0, 0, 0)

@@ -21,6 +21,7 @@ from lit_blip2.data.batches.pairs import FilePairs, PairSource, sources_in, with
 from lit_blip2.data.batches.training import TrainPairs
 from lit_blip2.data.faults import Faults
 from lit_blip2.data.features.store import ABOUT, FeatureStore
+from lit_blip2.keyed import check_seed
 
 # Which splits a command evaluates on.
 SPLITS = {"fit": ["val"], "validate": ["val"], "test": ["test"], "predict": ["test"]}
@@ -138,7 +139,7 @@ class PairData(L.LightningDataModule):
         self.image_size, self.interpolation = image_size, "bicubic"
         self.augment, self.max_caption_words = augment, max_caption_words
         self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
-        self.seed, self.faults = seed, Faults(max_unreadable)
+        self.seed, self.faults = check_seed(seed, "data.seed"), Faults(max_unreadable)
         self.tables: dict[str, dict[str, Captions | Questions | Pairs]] = {}
         self.stores: dict[str, FeatureStore] = {}
         self.folder: str | None = None

@@ -7,6 +7,7 @@ import torch
 
 from lit_blip2.data.annotations.questions import Questions
 from lit_blip2.data.batches.evaluation import Batch, Features, Pixels
+from lit_blip2.keyed import check_seed
 
 
 class Examples:
@@ -30,7 +31,7 @@ class Examples:
 
     def rows(self, question_id: int, image_id: int) -> list[int]:
         """Rows of the table, in the order of the prompt."""
-        rng, rows, seen = np.random.default_rng((self.seed % 2**64, question_id % 2**64)), [], {image_id}
+        rng, rows, seen = np.random.default_rng((check_seed(self.seed), question_id % 2**64)), [], {image_id}
         while len(rows) < self.count:
             row = int(rng.integers(len(self.table)))
             if (image := int(self.table.image_ids[row])) not in seen:
