@@ -21,11 +21,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lit_blip2.model.lora import add_lora, count_lora
+from lit_blip2.model.plain import Plain
 from lit_blip2.model.pretrained import build, check_embeddings, in_cache, quantise, read_config, read_tokenizer
 from lit_blip2.model.published import language_card, published
 from lit_blip2.model.text import PackedText
 from lit_blip2.paths import find
 from lit_blip2.settings import WEIGHTS, signature
+
+LEAST_ROOM = 16  # tokens of a prompt below which it is not cut any further
 
 
 @dataclass(frozen=True)
@@ -63,12 +66,17 @@ class LanguageModel(nn.Module):
         name: a folder with config.json, or a name on the hub such as facebook/opt-2.7b.
         weights: folder of weights and tokenizer; null: the folder `name`, or what huggingface_hub has downloaded.
         dtype: of the frozen weights: bfloat16 or float32 (T5 must not run in float16). Trainable weights stay float32.
-        end: text that ends a target, such as a newline; null: the tokenizer's end token.
+        end: text, or name of a special token, that ends a target and generation, such as a newline; null: the
+            tokenizer's end token.
         frozen: no gradients for its weights, and eval mode whatever `train()` is called on the parent.
         bits: 8 or 4 keep the linear layers' frozen weights in so many (torchao, `pip install .[quantised]`; 4 on a GPU,
             with bfloat16); null: as dtype says.
         lora: arguments of peft.LoraConfig, such as {r: 8, lora_alpha: 16, target_modules: [q_proj, v_proj]}: low-rank
             changes of these layers train, in float32, beside the frozen weights; null: none.
+        max_prompt_tokens: of a longer prompt the last tokens are read.
+        max_target_tokens: of a longer target the first tokens are learnt; the end mark comes on top.
+
+    What is cut is told; a model of few positions cuts earlier.
 
     config: Hugging Face's fields, of the published model or of the folder `name`. width: of the input embeddings.
     """
@@ -82,8 +90,12 @@ class LanguageModel(nn.Module):
         frozen: bool = True,
         bits: Literal[8, 4] | None = None,
         lora: dict[str, Any] | None = None,
+        max_prompt_tokens: int = 512,
+        max_target_tokens: int = 256,
     ):
         super().__init__()
+        if min(max_prompt_tokens, max_target_tokens) < 1:
+            raise ValueError(f"{max_prompt_tokens=}, {max_target_tokens=}: each must be at least 1")
         if lora is not None and (bits is not None or not frozen):
             raise ValueError(
                 f"lora with bits={bits}, frozen={frozen}: it changes frozen weights that are not quantised"
@@ -109,6 +121,8 @@ class LanguageModel(nn.Module):
         self.model: nn.Module | None = None
         self.signature: str | None = None  # of the weights that were loaded
         self.tokenizer: Any = None
+        self.max_prompt_tokens, self.max_target_tokens = max_prompt_tokens, max_target_tokens
+        self._plain: Plain | None = None
 
     def _folder(self) -> Path:
         known = published().get(self.name, {})
@@ -137,10 +151,21 @@ class LanguageModel(nn.Module):
             quantise(self.model, self.bits)
         if self.lora is not None:
             add_lora(self.model, self.lora)
-        self.tokenizer = read_tokenizer(folder)
+        self.load_tokenizer()
         # A folder's own settings, such as a penalty for repetition, would change what this package's arguments ask for.
         self.model.generation_config = GenerationConfig.from_model_config(self.model.config)
         self.train(self.training)
+
+    def load_tokenizer(self) -> None:
+        """Read the tokenizer alone."""
+        self.tokenizer = self.tokenizer or read_tokenizer(self._folder())
+
+    @property
+    def plain(self) -> Plain:
+        """The tokenizer as it reads text."""
+        if self._plain is None or self._plain.tokenizer is not self.tokenizer:
+            self._plain = Plain(self.tokenizer)
+        return self._plain
 
     def settings(self) -> dict[str, Any]:
         """What changes its function and no shape."""
@@ -168,20 +193,53 @@ class LanguageModel(nn.Module):
         The mask is exact because both are tokenised apart and joined as ids. Raises ValueError naming the place of an
         empty target.
         """
-        empty = [place for place, text in enumerate(targets) if not text.strip()]
-        if empty:
+        if empty := [place for place, text in enumerate(targets) if not text.strip()]:
             raise ValueError(f"targets {empty} of this batch are empty: a target needs at least one word")
-        prompt_ids = self.tokenizer(list(prompts))["input_ids"]
-        return self.join(prompt_ids, self.target_ids(targets, [bool(prompt.strip()) for prompt in prompts]))
+        target_ids = self.target_ids(targets, [bool(prompt.strip()) for prompt in prompts])
+        prompt_ids = self.prompt_ids(prompts, self.room(max(map(len, target_ids))))
+        return self.join(self.closed(prompt_ids), target_ids)
+
+    def room(self, beside: int) -> int | None:
+        """Positions for a prompt in training, `beside` other tokens: a quarter of all is left for the soft prompt."""
+        return None if self.positions is None else max(LEAST_ROOM, self.positions - self.positions // 4 - beside)
+
+    def prompt_ids(self, prompts: Sequence[str], room: int | None = None) -> list[list[int]]:
+        """Ids of prompts with what the tokenizer puts in front. room: positions that there are for them, no limit if
+        None or too few; then `_check_length` says what to do."""
+        most, begin = self.max_prompt_tokens, self.plain.begin
+        if room is not None and room >= LEAST_ROOM:
+            most = min(most, room - len(begin))
+        ids = self.plain.cut(prompts, self.plain.ids(prompts), most, "prompt", "max_prompt_tokens", keep_end=True)
+        return [begin + each for each in ids]
+
+    def closed(self, ids: list[list[int]]) -> list[list[int]]:
+        """Ids of texts as an encoder reads them, with what the tokenizer puts behind; a decoder's go on."""
+        return [each + self.plain.close for each in ids] if self.encoder_decoder else ids
 
     def target_ids(self, targets: Sequence[str], after_words: Sequence[bool]) -> list[list[int]]:
         """Ids of targets and the end mark; a target that follows words starts with a space."""
-        texts = [
-            (" " if after and not self.encoder_decoder else "") + text.strip() + (self.end or "")
-            for text, after in zip(targets, after_words)
-        ]
-        ids = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
-        return ids if self.end else [each + [self.tokenizer.eos_token_id] for each in ids]
+        end = self.end_mark()
+        return [each + end for each in self.words_to_learn(targets, after_words)]
+
+    def words_to_learn(self, targets: Sequence[str], after_words: Sequence[bool]) -> list[list[int]]:
+        """Ids of targets, no longer than they may be, without the end mark."""
+        space = "" if self.encoder_decoder else self.plain.space
+        texts = [(space if after else "") + text.strip() for text, after in zip(targets, after_words)]
+        most = self.max_target_tokens if self.positions is None else min(self.max_target_tokens, self.positions // 2)
+        return self.plain.cut(texts, self.plain.ids(texts), most, "target", "max_target_tokens")
+
+    def end_mark(self) -> list[int]:
+        """Ids that end a target. Raises ValueError where there are none."""
+        if self.end is None and self.tokenizer.eos_token_id is None:
+            raise ValueError(
+                f"the tokenizer of language model {self.name} has no end token, so no target would end: set "
+                "model.net.language.end to a text that ends one, such as a newline, or eos_token in its "
+                "tokenizer_config.json"
+            )
+        mark = [self.tokenizer.eos_token_id] if not self.end else self.plain.mark(self.end)
+        if not mark:
+            raise ValueError(f"end={self.end!r} is no token of language model {self.name}'s tokenizer: choose another")
+        return mark
 
     def join(self, prompt_ids: list[list[int]], target_ids: list[list[int]]) -> TargetText:
         """Prompt and target ids to what `loss` takes."""
@@ -252,9 +310,14 @@ class LanguageModel(nn.Module):
                 masks.append(text.valid_BT.long())
         return torch.cat(embeds, dim=1), torch.cat(masks, dim=1)
 
+    @property
+    def positions(self) -> int | None:
+        """Most positions of a sequence, or None where it has no last one."""
+        return getattr(self.model.config, "max_position_embeddings", None)
+
     def _check_length(self, length: int, new: int = 0) -> None:
         """Raises ValueError for a sequence of `length`, to which `new` tokens are added, beyond the last position."""
-        longest = getattr(self.model.config, "max_position_embeddings", None)
+        longest = self.positions
         if longest is not None and length + new > longest:
             raise ValueError(
                 f"soft prompt and text are {length} tokens long, with room for {new} more; {self.name} has {longest} "
@@ -277,9 +340,14 @@ class LanguageModel(nn.Module):
         come before, in this order.
         """
         ids = [self._solved_ids(each.prompts, each.answers) for each in examples]
-        texts = [_pack_prompts(each) for each in [*ids, self.tokenizer(list(prompts))["input_ids"]]]
-        texts = [text if text is None else text.to(self.model.device) for text in texts]
         prefixes = [*(each.prefix_BPD for each in examples), prefix_BPD]
+        own = self.closed(self.prompt_ids(prompts, self._room_left(prefixes, ids, max_new_tokens)))
+        if prefix_BPD is None and not examples and not any(own):
+            raise ValueError(
+                f"nothing to go on from: no image, an empty prompt, and the tokenizer of {self.name} has no begin token"
+            )
+        texts = [_pack_prompts(each) for each in [*ids, own]]
+        texts = [text if text is None else text.to(self.model.device) for text in texts]
         embeds_BSD, mask_BS = _packed(*self._embed(list(zip(prefixes, texts))), left=not self.encoder_decoder)
         # The last token made is never read. An encoder's positions hold none that are made.
         self._check_length(embeds_BSD.shape[1], 0 if self.encoder_decoder else max_new_tokens - 1)
@@ -296,22 +364,29 @@ class LanguageModel(nn.Module):
         texts = self.tokenizer.batch_decode(ids_BT, skip_special_tokens=True)
         return [(text.split(self.end)[0] if self.end else text).strip() for text in texts]
 
+    def _room_left(self, prefixes: Sequence[Tensor | None], solved: Sequence[list[list[int]]], new: int) -> int | None:
+        """Positions for a prompt beside soft prompts, solved examples and `new` tokens, of which the last is never
+        read; None for an encoder, whose positions hold none that are made."""
+        if self.positions is None or self.encoder_decoder:
+            return None
+        soft = sum(0 if each is None else each.shape[1] for each in prefixes)
+        return self.positions - soft - max((sum(map(len, row)) for row in zip(*solved)), default=0) - (new - 1)
+
     def _solved_ids(self, prompts: Sequence[str], answers: Sequence[str]) -> list[list[int]]:
         """Each prompt with its answer as training has them, end mark included; for an encoder one text."""
         if self.encoder_decoder:
-            return self.tokenizer([f"{prompt} {answer}" for prompt, answer in zip(prompts, answers)])["input_ids"]
+            return self.closed(self.prompt_ids([f"{prompt} {answer}" for prompt, answer in zip(prompts, answers)]))
         answer_ids = self.target_ids(answers, [bool(prompt.strip()) for prompt in prompts])
-        return [a + b for a, b in zip(self.tokenizer(list(prompts))["input_ids"], answer_ids)]
+        return [a + b for a, b in zip(self.prompt_ids(prompts), answer_ids)]
 
     def pad_id(self) -> int:
-        """The token that fills a batch: the tokenizer's, or where it has none its end token."""
+        """The token that fills a batch: the tokenizer's, or where it has none the end mark."""
         pad = self.tokenizer.pad_token_id
-        return self.tokenizer.eos_token_id if pad is None else pad
+        return self.end_mark()[-1] if pad is None else pad
 
     def end_ids(self) -> list[int]:
-        """Tokens that end generation: the tokenizer's end token, and the last token of the end mark."""
-        mark = self.tokenizer(self.end, add_special_tokens=False)["input_ids"][-1:] if self.end else []
-        return [self.tokenizer.eos_token_id, *mark]
+        """Tokens that end generation: what ends a target, the end mark's last."""
+        return self.end_mark()[-1:]
 
 
 def _pack_prompts(prompt_ids: list[list[int]]) -> PackedText | None:

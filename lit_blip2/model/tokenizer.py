@@ -4,13 +4,14 @@ import hashlib
 from collections.abc import Sequence
 from typing import Literal
 
+from lit_blip2.model.plain import Plain
 from lit_blip2.model.pretrained import read_tokenizer
 from lit_blip2.model.text import PackedText
 from lit_blip2.paths import find
 
 
 class BertTokenizer:
-    """Texts to packed ids [CLS] words [SEP], cut at `max_tokens` ([CLS] and [SEP] are kept).
+    """Texts to packed ids [CLS] words [SEP], cut at `max_tokens` ([CLS] and [SEP] are kept), which is told.
 
     Args:
         path: folder of a BERT tokenizer (bert-base-uncased).
@@ -28,8 +29,10 @@ class BertTokenizer:
         )
         self.tokenizer = read_tokenizer(find(path, "tokenizer of the Q-Former", way_out))
         self.tokenizer.add_special_tokens({"bos_token": "[DEC]"})
-        self.tokenizer.truncation_side = "left" if cut == "beginning" else "right"
-        self.max_tokens = max_tokens
+        self.tokenizer.truncation_side = "left" if cut == "beginning" else "right"  # an export keeps it
+        self.max_tokens, self.plain = max_tokens, Plain(self.tokenizer)
+        if None in (self.tokenizer.cls_token_id, self.tokenizer.sep_token_id):
+            raise ValueError(f"tokenizer {path} has no [CLS] or no [SEP] token: the Q-Former reads BERT's texts")
         words = len(self.tokenizer)
         if self.tokenizer.get_vocab().get("<image>") == vocab_size:  # Hugging Face's processor adds it
             words -= 1
@@ -55,6 +58,9 @@ class BertTokenizer:
         empty = [place for place, text in enumerate(texts) if not text.strip()]
         if empty:
             raise ValueError(f"texts {empty} of this batch are empty: each needs at least one word")
-        return PackedText.from_lists(
-            self.tokenizer(list(texts), truncation=True, max_length=self.max_tokens)["input_ids"]
+        keep_end = self.tokenizer.truncation_side == "left"
+        ids = self.plain.cut(
+            texts, self.plain.ids(texts), self.max_tokens - 2, "text of the Q-Former", "max_text_tokens", keep_end
         )
+        first, last = self.tokenizer.cls_token_id, self.tokenizer.sep_token_id
+        return PackedText.from_lists([[first, *each, last] for each in ids])

@@ -51,14 +51,11 @@ class PrefixLM(nn.Module):
         self, language: LanguageModel, captions: Sequence[str], prompts: Sequence[str], uniform_B: Tensor
     ) -> TargetText:
         """Prompt, prefix and suffix, tokenised on the host; `uniform_B`, numbers in [0, 1), draws the splits."""
-        prefixes, suffixes = split_prefix(language.tokenizer, captions, uniform_B.tolist())
-        stop = [language.tokenizer.eos_token_id]
-        end = language.tokenizer(language.end, add_special_tokens=False)["input_ids"] if language.end else stop
-        if language.encoder_decoder:
-            prompt_ids, after = language.tokenizer(list(prompts), add_special_tokens=False)["input_ids"], stop
-        else:
-            prompt_ids, after = language.tokenizer(list(prompts))["input_ids"], []
-        inputs = [prompt + prefix + after for prompt, prefix in zip(prompt_ids, prefixes)]
+        ids = language.words_to_learn(captions, [bool(prompt.strip()) for prompt in prompts])
+        prefixes, suffixes = split_prefix(ids, uniform_B.tolist())
+        end = language.end_mark()
+        prompt_ids = language.prompt_ids(prompts, language.room(max(map(len, ids)) + len(end)))
+        inputs = language.closed([prompt + prefix for prompt, prefix in zip(prompt_ids, prefixes)])
         return language.join(inputs, [suffix + end for suffix in suffixes])
 
     def forward(self, losses_L: Tensor) -> dict[str, Tensor]:
@@ -71,12 +68,9 @@ def mean_over_tokens(losses_L: Tensor) -> Tensor:
     return global_mean(losses_L.sum(), losses_L.new_full((), len(losses_L)))
 
 
-def split_prefix(
-    tokenizer, captions: Sequence[str], uniforms: Sequence[float]
-) -> tuple[list[list[int]], list[list[int]]]:
+def split_prefix(ids: Sequence[list[int]], uniforms: Sequence[float]) -> tuple[list[list[int]], list[list[int]]]:
     """Ids of each caption, cut after 1 to n // 2 of its n tokens: (prefixes, suffixes). Raises ValueError for an
     empty caption, naming its place."""
-    ids = tokenizer(list(captions), add_special_tokens=False)["input_ids"]
     empty = [place for place, each in enumerate(ids) if not each]
     if empty:
         raise ValueError(f"captions {empty} of this batch are empty: a caption needs at least one word")

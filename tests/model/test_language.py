@@ -251,10 +251,8 @@ def test_low_precision_is_for_frozen_weights(language):
 
 def test_no_prompt_of_a_batch_is_dropped(language, prefix_BPD, monkeypatch):
     """A tokenizer without a begin token gives an empty prompt no token at all."""
-    plain = language.tokenizer
-    monkeypatch.setattr(
-        language, "tokenizer", lambda texts, **kwargs: {"input_ids": [plain(t).input_ids if t else [] for t in texts]}
-    )
+    monkeypatch.setattr(language.plain, "begin", [])
+    monkeypatch.setattr(language.plain, "close", [])
     with pytest.raises(ValueError, match=r"prompts \[1\]"):
         language.generate(prefix_BPD, ["w1", "", "w2"], max_new_tokens=1, num_beams=1)
 
@@ -266,10 +264,10 @@ def test_empty_target_is_named(language):
 
 def test_captions_split_between_the_first_token_and_the_middle(language):
     captions = ["w1 w2 w3 w4 w5 w6"] * 3 + ["w7"]
-    prefixes, suffixes = split_prefix(language.tokenizer, captions, [0.0, 0.5, 0.999, 0.5])
+    whole = language.tokenizer(captions, add_special_tokens=False)["input_ids"]
+    prefixes, suffixes = split_prefix(whole, [0.0, 0.5, 0.999, 0.5])
     assert [len(each) for each in prefixes] == [1, 2, 3, 0]
     assert [len(each) for each in suffixes] == [5, 4, 3, 1]
-    whole = language.tokenizer(captions, add_special_tokens=False)["input_ids"]
     assert [a + b for a, b in zip(prefixes, suffixes)] == whole
 
 

@@ -5,18 +5,19 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lit_blip2.mini.vocabulary import opt_tokenizer
+from lit_blip2.model.language import LanguageModel
 from lit_blip2.objectives.lm import LM, PrefixLM
 
 
 def language(end: str | None = None, encoder_decoder: bool = True):
-    """What PrefixLM needs of a language model; `join` shows what it is given."""
-    return SimpleNamespace(
-        tokenizer=opt_tokenizer(),
-        end=end,
-        encoder_decoder=encoder_decoder,
-        join=lambda inputs, targets: (inputs, targets),
-    )
+    """A language model with OPT's tokenizer; `join` shows what it is given."""
+    language = LanguageModel("lit_blip2/mini/weights/opt", end=end)
+    language.load_tokenizer()
+    config = SimpleNamespace(is_encoder_decoder=encoder_decoder, max_position_embeddings=None)
+    language.model = SimpleNamespace(config=config)
+    language.plain.begin, language.plain.close = [], [language.tokenizer.eos_token_id]
+    language.join = lambda inputs, targets: (inputs, targets)
+    return language
 
 
 @pytest.mark.parametrize("end, mark", [(None, "</s>"), (" ,", ",")])

@@ -1,0 +1,135 @@
+"""Text to token ids as text alone: no word of it is a special token, and none is added to it.
+
+A tokenizer finds its special tokens in the text that it is given, so a caption that speaks of "</s>" would end there,
+and puts some before or after each text. Here the words "</s>" are read like any others, and whoever joins texts adds
+`begin`, `close` or an end mark by himself.
+"""
+
+import json
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from tokenizers import Tokenizer
+
+UNSPELT = "\ue000\ue001\ue000"  # in front of a special token: three characters that no text has in a row
+PROBE = "a"
+SHOWN = 60  # characters of a text that a message shows
+
+
+class Known(NamedTuple):
+    """How many words of some texts there are, how many of them the tokenizer does not know, and a few of those."""
+
+    words: int
+    unknown: int
+    examples: tuple[str, ...]
+
+    @property
+    def share(self) -> float:
+        """Of the words that are unknown; 0 without words."""
+        return self.unknown / max(1, self.words)
+
+
+class Plain:
+    """A Hugging Face tokenizer that reads text as text.
+
+    begin, close: ids that the tokenizer puts before and after a text. cuts: texts cut so far, by what they were.
+    """
+
+    def __init__(self, tokenizer: Any):
+        self.tokenizer = tokenizer
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        self.backend = without_special(tokenizer) if isinstance(backend, Tokenizer) else None
+        self.begin, self.close = self._around()
+        self.cuts: Counter[str] = Counter()
+        self._known: dict[str, bool] = {}
+
+    def ids(self, texts: Iterable[str]) -> list[list[int]]:
+        """Ids of each text's words."""
+        texts = list(texts)
+        if self.backend is not None:
+            return [each.ids for each in self.backend.encode_batch(texts, add_special_tokens=False)]
+        return self.tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"] if texts else []
+
+    def _around(self) -> tuple[list[int], list[int]]:
+        """What the tokenizer puts before a text, and after it."""
+        if self.backend is not None:
+            made = self.tokenizer(PROBE, return_special_tokens_mask=True)
+            ids, added = made["input_ids"], made["special_tokens_mask"]
+            own = [place for place, each in enumerate(added) if not each]
+            return (ids[: own[0]], ids[own[-1] + 1 :]) if own else (ids, [])
+        ids, (own,) = self.tokenizer(PROBE)["input_ids"], self.ids([PROBE])
+        first = next(place for place in range(len(ids)) if ids[place : place + len(own)] == own)
+        return ids[:first], ids[first + len(own) :]
+
+    @cached_property
+    def space(self) -> str:
+        """What stands between a text and one that goes on from it, which is tokenised apart: a space, or nothing where
+        the tokenizer itself puts one in front of every text, as sentencepiece does."""
+        one, spaced, two = self.ids([PROBE, f" {PROBE}", f"{PROBE} {PROBE}"])
+        return "" if one + one == two != one + spaced else " "
+
+    def mark(self, text: str) -> list[int]:
+        """Ids of a text of the configuration that ends another one: here a special token's name means that token."""
+        if text in self.tokenizer.get_added_vocab():
+            return [self.tokenizer.convert_tokens_to_ids(text)]
+        one, both = self.ids([PROBE, PROBE + text])
+        return both[len(one) :] if both[: len(one)] == one != both else self.ids([text])[0]
+
+    def cut(
+        self, texts: Sequence[str], ids: list[list[int]], most: int, what: str, limit: str, keep_end: bool = False
+    ) -> list[list[int]]:
+        """Ids of texts of at most `most` tokens each: the first, or the last; what is cut is told the first time, the
+        tenth, the hundredth. what, limit: for the message, what they are and the argument that sets `most`."""
+        for text, each in zip(texts, ids):
+            if len(each) > most:
+                self.cuts[what] += 1
+                if set(str(self.cuts[what])[1:]) <= {"0"} and str(self.cuts[what])[0] == "1":
+                    part = "last" if keep_end else "first"
+                    warnings.warn(
+                        f"a {what} of {len(each):,} tokens was cut to its {part} {most:,} ({limit}); "
+                        f"{self.cuts[what]:,} so far, this one begins {text[:SHOWN]!r}",
+                        stacklevel=3,
+                    )
+        return [each[-most:] if keep_end else each[:most] for each in ids]
+
+    def known(self, texts: Iterable[str]) -> Known:
+        """Which words of texts hold the unknown token."""
+        counts = Counter(word for text in texts for word in text.split())
+        new = [word for word in counts if word not in self._known]
+        unknown = self.tokenizer.unk_token_id
+        self._known |= {word: unknown is not None and unknown in ids for word, ids in zip(new, self.ids(new))}
+        strange = [word for word, _ in counts.most_common() if self._known[word]]
+        return Known(counts.total(), sum(counts[word] for word in strange), tuple(strange[:5]))
+
+
+def without_special(tokenizer: Any) -> Tokenizer:
+    """A fast tokenizer in which special tokens have names that no text spells; all ids are the same.
+
+    It is not enough to tell the tokenizer to split them: a model of whole words, or T5's pieces, finds them in its
+    vocabulary.
+    """
+    content = json.loads(tokenizer.backend_tokenizer.to_str())
+    special = {each["content"] for each in content["added_tokens"] if each["special"]}
+    special |= set(tokenizer.all_special_tokens)
+
+    def name(word: str) -> str:
+        return UNSPELT + word if word in special else word
+
+    content |= {"post_processor": None, "truncation": None, "padding": None}
+    for each in content["added_tokens"]:
+        if each["content"] in special:
+            each |= {"content": name(each["content"]), "normalized": False}
+    model = content["model"]
+    if isinstance(model["vocab"], dict):
+        model["vocab"] = {name(word): id_ for word, id_ in model["vocab"].items()}
+    else:
+        model["vocab"] = [[name(word), score] for word, score in model["vocab"]]
+    if model.get("unk_token"):
+        model["unk_token"] = name(model["unk_token"])
+    if "merges" in model:  # none may make a special token out of its parts, nor go on from one
+        parts = ((pair, pair.split(" ") if isinstance(pair, str) else pair) for pair in model["merges"])
+        model["merges"] = [pair for pair, both in parts if not special & {*both, "".join(both)}]
+    return Tokenizer.from_str(json.dumps(content))
