@@ -1,7 +1,6 @@
 """What the stages, and both at once, share as Lightning systems: features, losses to log, evaluation, the optimiser,
 and lean checkpoints."""
 
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from lit_blip2.lit.evaluators.representation import Representation
 from lit_blip2.lit.evaluators.tally import UNITS, Tally
 from lit_blip2.lit.evaluators.unfinished import predictions_made_of
 from lit_blip2.lit.optim import AdamWCosine
-from lit_blip2.lit.progress import stand_at
+from lit_blip2.lit.progress import check_counts, check_place, check_whole, stand_at
 from lit_blip2.network import kept_settings
 from lit_blip2.paths import run_all
 from lit_blip2.settings import check_same, settings
@@ -71,29 +70,9 @@ class LitBLIP2(L.LightningModule):
     def start(self) -> None:
         """Put the Q-Former where training starts from."""
 
-    def epoch_batches(self) -> int:
-        """Micro-batches after which Lightning counts an epoch: those of the whole run, unless they are limited."""
-        limit, accumulate = self.trainer.limit_train_batches, self.trainer.accumulate_grad_batches
-        return limit if isinstance(limit, int) else int(limit * self.trainer.max_steps * accumulate)
-
     def on_fit_start(self) -> None:
-        """Warn where a run would end after its last validation: its metrics would not be those of its checkpoint.
-
-        Raises ValueError where an epoch would end in the middle of a step, which would be taken with a part of its
-        batch."""
-        if self.epoch_batches() % self.trainer.accumulate_grad_batches and not self.trainer.fast_dev_run:
-            raise ValueError(
-                f"trainer.limit_train_batches={self.trainer.limit_train_batches} ends in the middle of a step of "
-                f"{self.trainer.accumulate_grad_batches} micro-batches: make it a multiple of "
-                "trainer.accumulate_grad_batches"
-            )
-        steps, interval = self.trainer.max_steps * self.trainer.accumulate_grad_batches, self.trainer.val_check_interval
-        if isinstance(interval, int) and steps % interval and self.trainer.enable_validation:
-            warnings.warn(
-                f"trainer.val_check_interval={interval} does not divide the run's {steps} batches: what comes after "
-                "the last validation has no metrics. Set it to a divisor.",
-                stacklevel=2,
-            )
+        """Raises ValueError, or warns, where Lightning's counts do not suit the steps."""
+        check_counts(self.trainer)
 
     @property
     def evaluators(self) -> list[Representation | Generation]:
@@ -107,7 +86,7 @@ class LitBLIP2(L.LightningModule):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         micro_batch = batch_idx % self.trainer.accumulate_grad_batches
-        self._check_place(batch, micro_batch)
+        check_place(self.trainer, batch, micro_batch)
         seed_dropout(batch["seed"], batch["step"], micro_batch, self.trainer.global_rank)
         losses = self.losses(batch)
         self.last_batch = batch["step"], batch["image_id"]
@@ -115,18 +94,6 @@ class LitBLIP2(L.LightningModule):
         if self.logs_this_step() and micro_batch + 1 == self.trainer.accumulate_grad_batches:
             self.watch(losses)
         return losses["total"]
-
-    def _check_place(self, batch: dict[str, Any], micro_batch: int) -> None:
-        """Raises RuntimeError for a batch that is not the one that the step under way wants next."""
-        accumulate = self.trainer.accumulate_grad_batches
-        wanted = self.trainer.global_step, (micro_batch, accumulate)
-        given = batch["step"], batch.get("micro_batch", wanted[1])
-        if given != wanted:
-            raise RuntimeError(
-                f"the batch given is that of step {given[0]}, micro-batch {given[1][0]} of {given[1][1]}, and training "
-                f"is at step {wanted[0]}, micro-batch {micro_batch} of {accumulate}: set "
-                "trainer.accumulate_grad_batches for the whole run and leave out callbacks that change it"
-            )
 
     def losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Named losses of a training batch, their weighted sum as `total`."""
@@ -261,10 +228,5 @@ class LitBLIP2(L.LightningModule):
         self.check_settings(theirs, "the checkpoint", checkpoint["state_dict"], goes_on)
         self.trained_steps = checkpoint["global_step"]
         if goes_on:
-            if "EMA" in checkpoint["callbacks"] and "EMA" not in {each.state_key for each in self.trainer.callbacks}:
-                raise ValueError(
-                    f"the weights in {self.trainer.ckpt_path} are the averages of the callback EMA: resume with it in "
-                    "trainer.callbacks, or start from them by model.init_from"
-                )
-            accumulate, epoch = self.trainer.accumulate_grad_batches, self.epoch_batches()
-            stand_at(checkpoint["loops"]["fit_loop"], self.trained_steps, accumulate, epoch)
+            check_whole(self.trainer, checkpoint, None if self.resumed else self.config)
+            stand_at(self.trainer, checkpoint)

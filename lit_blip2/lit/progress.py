@@ -1,4 +1,4 @@
-"""Where a resumed run stands: behind its last optimiser step, whatever Lightning has counted.
+"""Where a run stands: at a step, of which everything follows, whatever Lightning has counted.
 
 Lightning restores how many batches it had seen. That number is wrong as soon as `accumulate_grad_batches` changes, and
 where a checkpoint was written in the middle of a step (an exception, a signal), whose gradients are lost: batches would
@@ -6,20 +6,85 @@ then be summed across two steps, and validations come at other steps. Here a bat
 counts follow from the step that the checkpoint stands at.
 """
 
+import warnings
+from collections.abc import Mapping
 from typing import Any
+
+import lightning as L
 
 LOOP = "epoch_loop"
 
 
-def stand_at(counts: dict[str, Any], step: int, accumulate: int, epoch: int) -> None:
-    """Let the counts of a checkpoint (its `loops.fit_loop`) say that `step` steps were taken and nothing else.
+def epoch_batches(trainer: L.Trainer) -> int:
+    """Micro-batches after which Lightning counts an epoch: those of the whole run, unless they are limited."""
+    limit = trainer.limit_train_batches
+    return limit if isinstance(limit, int) else int(limit * trainer.max_steps * trainer.accumulate_grad_batches)
+
+
+def check_counts(trainer: L.Trainer) -> None:
+    """Warn where a run would end after its last validation: its metrics would not be those of its checkpoint.
+
+    Raises ValueError where an epoch would end in the middle of a step, which would be taken with a part of its batch.
+    """
+    accumulate, interval = trainer.accumulate_grad_batches, trainer.val_check_interval
+    if epoch_batches(trainer) % accumulate and not trainer.fast_dev_run:
+        raise ValueError(
+            f"trainer.limit_train_batches={trainer.limit_train_batches} ends in the middle of a step of {accumulate} "
+            "micro-batches: make it a multiple of trainer.accumulate_grad_batches"
+        )
+    batches = trainer.max_steps * accumulate
+    if isinstance(interval, int) and batches % interval and trainer.enable_validation:
+        warnings.warn(
+            f"trainer.val_check_interval={interval} does not divide the run's {batches} batches: what comes after "
+            "the last validation has no metrics. Set it to a divisor.",
+            stacklevel=3,
+        )
+
+
+def check_place(trainer: L.Trainer, batch: Mapping[str, Any], micro_batch: int) -> None:
+    """Raises RuntimeError for a batch that is not the one that the step under way wants next."""
+    accumulate = trainer.accumulate_grad_batches
+    wanted = trainer.global_step, (micro_batch, accumulate)
+    given = batch["step"], batch.get("micro_batch", wanted[1])
+    if given != wanted:
+        raise RuntimeError(
+            f"the batch given is that of step {given[0]}, micro-batch {given[1][0]} of {given[1][1]}, and training is "
+            f"at step {wanted[0]}, micro-batch {micro_batch} of {accumulate}: set trainer.accumulate_grad_batches for "
+            "the whole run and leave out callbacks that change it"
+        )
+
+
+def check_whole(trainer: L.Trainer, checkpoint: Mapping[str, Any], config: str | None) -> None:
+    """Raises ValueError for a checkpoint that this training cannot go on from.
+
+    config: this run's, where nobody has named the checkpoint: on SLURM, Lightning takes any hpc_ckpt_N.ckpt that lies
+    in the working folder.
+    """
+    file = trainer.ckpt_path
+    if missing := [name for name in ("optimizer_states", "lr_schedulers", "loops") if not checkpoint.get(name)]:
+        raise ValueError(
+            f"{file} holds weights and no {', '.join(missing)}: training cannot go on from it, start from its weights "
+            "by --model.init_from"
+        )
+    if config and checkpoint.get("config") != config:
+        raise ValueError(
+            f"{file} lies where a requeued run looks for its checkpoint, and is that of another run: remove it, or "
+            "give each run a --trainer.default_root_dir of its own"
+        )
+    if "EMA" in checkpoint.get("callbacks", {}) and "EMA" not in {each.state_key for each in trainer.callbacks}:
+        raise ValueError(
+            f"the weights in {file} are the averages of the callback EMA: resume with it in trainer.callbacks, or "
+            "start from them by --model.init_from"
+        )
+
+
+def stand_at(trainer: L.Trainer, checkpoint: Mapping[str, Any]) -> None:
+    """Let the counts of a checkpoint say that its steps were taken and nothing else; changed in place.
 
     A validation that was under way is made again from its first batch; Lightning would look at the rest alone.
-
-    Args: counts: changed in place. step: optimiser steps taken. accumulate: micro-batches of a step, from now on.
-    epoch: micro-batches after which Lightning begins again.
     """
-    batches = step * accumulate
+    step, counts = checkpoint["global_step"], checkpoint["loops"]["fit_loop"]
+    batches, epoch = step * trainer.accumulate_grad_batches, epoch_batches(trainer)
     place = (batches - 1) % epoch + 1 if batches and epoch else batches
     again = _under_way(counts[f"{LOOP}.val_loop.batch_progress"])
     # Lightning counts a batch as completed after the hooks that save, and then counts it for the loggers.
@@ -36,7 +101,7 @@ def stand_at(counts: dict[str, Any], step: int, accumulate: int, epoch: int) -> 
         }
 
 
-def _under_way(validation: dict[str, Any]) -> bool:
+def _under_way(validation: Mapping[str, Any]) -> bool:
     """Whether a validation has begun and not looked at all its batches."""
     current = validation["current"]
     return current["ready"] > 0 and not (validation["is_last_batch"] and current["completed"] == current["ready"])

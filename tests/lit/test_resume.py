@@ -1,6 +1,7 @@
 """A resumed run trains on the batches of the steps that come next, whatever was counted before."""
 
 import json
+import shutil
 
 import lightning as L
 import pytest
@@ -116,3 +117,24 @@ def test_epochs_of_a_few_batches_are_resumed_in_their_middle(fit, seen):
     seen.clear()
     fit("mini_stage1", *PLAIN, *short, f"--ckpt_path={next((run / 'checkpoints').glob('*step=4.ckpt'))}")
     assert seen == whole[8:]
+
+
+def test_weights_alone_are_no_place_to_go_on_from(fit, tmp_path):
+    run = fit("mini_stage1", *PLAIN, callbacks(2, ", save_weights_only: true"))
+    with pytest.raises(ValueError, match=r"last.ckpt holds weights and no optimizer_states, .*start from its weights"):
+        fit("mini_stage1", *PLAIN, f"--ckpt_path={run}")
+    fit("mini_stage1", *PLAIN, f"--model.init_from={run}", "--trainer.max_steps=2")
+
+
+def test_a_requeued_run_goes_on_and_no_other_takes_its_checkpoint(fit, seen, monkeypatch, tmp_path):
+    """Lightning finds the checkpoint by itself, in a folder that runs share."""
+    where = [*PLAIN, f"--trainer.default_root_dir={tmp_path}", "--trainer.devices=1"]
+    first = fit("mini_stage1", *where, callbacks(2), runs=tmp_path / "runs")
+    shutil.copy(next((first / "checkpoints").glob("*step=2.ckpt")), tmp_path / "hpc_ckpt_1.ckpt")
+    for name, value in {"NTASKS": "1", "JOB_NAME": "train", "JOB_ID": "7", "NTASKS_PER_NODE": "1"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    seen.clear()
+    fit("mini_stage1", *where, callbacks(2), runs=tmp_path / "runs")
+    assert [step for step, *_ in seen] == [2, 3]
+    with pytest.raises(ValueError, match=r"hpc_ckpt_1.ckpt lies where a requeued run looks .* of another run: remove"):
+        fit("mini_stage1", *where, callbacks(2), "--seed_everything=1", runs=tmp_path / "runs")
