@@ -19,7 +19,7 @@ from lit_blip2.data.annotations.captions import Captions
 from lit_blip2.data.annotations.questions import Questions
 from lit_blip2.data.annotations.strings import Strings
 from lit_blip2.data.batches.evaluation import Pixels
-from lit_blip2.data.batches.pairs import FilePairs, ShardPairs, sources_in
+from lit_blip2.data.batches.pairs import FilePairs, MixedPairs, PairSource, ShardPairs, sources_in
 from lit_blip2.data.experiment import read_data
 from lit_blip2.data.faults import MOST_EXAMPLES
 from lit_blip2.data.images import UnreadableImageError, decode_image, read_file
@@ -86,16 +86,18 @@ def check(config: list[Path], sample: int | None = None, workers: int = 0) -> No
     """
     data = read_data(config)
     data.check_files()
-    pairs_of = sources_in(data.train_pairs())
+    pairs_of = sources_in(source := data.train_pairs())
+    check_texts(source)
+    tables = {split: data.read(split) for split in ("val", "test") if data.tasks(split)}
     evaluated = [
-        Images(split, data.pixels(split), data.evaluation_images(split).values())
-        for split in ("val", "test")
-        if data.tasks(split)
+        Images(split, data.pixels(split), data.named_images(split, read).values()) for split, read in tables.items()
     ]
     found = CheckReport()
+    texts = [(pairs.name, pairs.texts) for pairs in pairs_of if isinstance(pairs, FilePairs)]
+    for name, table in texts + [(split, table) for split, read in tables.items() for table in read.values()]:
+        if isinstance(table, Captions) and table.empty:
+            found.fault(name, "caption left out, empty", "an image with another one", table.empty)
     for pairs in pairs_of:
-        if isinstance(pairs, FilePairs) and isinstance(pairs.texts, Captions) and pairs.texts.empty:
-            found.fault(pairs.name, "caption left out, empty", "an image with another one", pairs.texts.empty)
         for line in pairs.shards.shards if isinstance(pairs, ShardPairs) else ():
             for reason, entry in line["left_out"].items():
                 found.fault(pairs.name, f"left out of the index, {reason}", entry["examples"][0], entry["count"])
@@ -107,6 +109,16 @@ def check(config: list[Path], sample: int | None = None, workers: int = 0) -> No
     show(found, count, data.max_caption_words)
     if found.faults:
         raise ValueError(f"{found.faults.total():,} problems in {', '.join(map(str, config))}")
+
+
+def check_texts(source: PairSource) -> None:
+    """Draw a text of each source. Raises ValueError for captions beside questions, which no batch can hold."""
+    rng, parts = np.random.default_rng(0), source.spans if isinstance(source, MixedPairs) else [source.span(0)]
+    kinds = {part.pairs.name: ", ".join(part.draw(part.start, rng)) for part in parts}
+    if len(set(kinds.values())) > 1:
+        raise ValueError(
+            f"a mixture of sources with other texts each, which no batch can hold: source -> texts, {kinds}"
+        )
 
 
 class Images:

@@ -132,6 +132,10 @@ class PairData(L.LightningDataModule):
             raise ValueError(f"{', '.join(small)}: each must be at least 1")
         # Ranks may hold different numbers of evaluation rows, on tiny sets none.
         self.allow_zero_length_dataloader_with_multiple_devices = True
+        texts = dict(root=root, images=images, val=val, test=test, features=features)
+        texts |= dict(binding_val=binding_val, binding_test=binding_test)
+        if empty := [f"data.{name}" for name, value in texts.items() if value == ""]:
+            raise ValueError(f"{', '.join(empty)}: an empty text names no file; write null where there is none")
         self.root, self.images, self.features = Path(root), images, features
         self.captions = {"val": val, "test": test}
         self.vqa = {"val": vqa_val, "test": vqa_test}
@@ -164,7 +168,7 @@ class PairData(L.LightningDataModule):
             self.fit_to(vision)
         self.image_size = self.image_size or 224  # where there is no encoder to ask
         self.check_files(stage)
-        self.tables = {split: self._read(split) for split in splits}
+        self.tables = {split: self.read(split) for split in splits}
         if not training and not any(self.tables.values()):
             raise ValueError(
                 f"no files for {' or '.join(splits)}: set data.{splits[-1]}, data.vqa_{splits[-1]} or both"
@@ -217,9 +221,10 @@ class PairData(L.LightningDataModule):
 
     def evaluation_images(self, split: str) -> dict[int, str]:
         """image id -> file of all that a split's files name. Raises ValueError for an id of two files."""
-        return self._named_images(split, self._read(split))
+        return self.named_images(split, self.read(split))
 
-    def _named_images(self, split: str, tables: dict[str, Captions | Questions | Pairs]) -> dict[int, str]:
+    def named_images(self, split: str, tables: dict[str, Captions | Questions | Pairs]) -> dict[int, str]:
+        """image id -> file of all that these tables of a split name. Raises ValueError for an id of two files."""
         files: dict[int, str] = {}
         folder = self.pixels(split).folder
         for table in tables.values():
@@ -255,9 +260,11 @@ class PairData(L.LightningDataModule):
         return question_types(*self.files_of(self.vqa[split])[:2])
 
     def files_of(self, given: VQAFiles) -> list[Path | None]:
-        """Questions, annotations and images, under root; None for what is not given."""
-        names = (given.get(key) for key in ("questions", "annotations", "images"))
-        return [self.root / name if name else None for name in names]
+        """Questions, annotations and images, under root; None for what is not given. ValueError for an empty name."""
+        names = [given.get(key) for key in ("questions", "annotations", "images")]
+        if "" in names:
+            raise ValueError(f"{dict(given)}: an empty text names no file; write null where there is none")
+        return [None if name is None else self.root / name for name in names]
 
     def train_dataloader(self) -> TrainLoader:
         """Batches from the trainer's current step to its last. See `TrainPairs` and `train_loader`."""
@@ -310,7 +317,7 @@ class PairData(L.LightningDataModule):
         split = "val" if self.vqa["val"] else "test"
         if split not in self.tables:
             self._require(self._annotation_files([split]))
-            self.tables[split] = self._read(split)
+            self.tables[split] = self.read(split)
             self._check_images(split)
         if "vqa" not in self.tables[split]:
             raise ValueError(f"{count} examples in a prompt need solved questions: set data.vqa_val")
@@ -337,8 +344,8 @@ class PairData(L.LightningDataModule):
         if missing := [str(path) for path in paths if not path.exists()]:
             raise FileNotFoundError(f"missing: {', '.join(missing)}. {HOW_TO_GET}")
 
-    def _read(self, split: str) -> dict[str, Captions | Questions | Pairs]:
-        """task -> table, for those that have a file."""
+    def read(self, split: str) -> dict[str, Captions | Questions | Pairs]:
+        """task -> table of a split to evaluate on, for those that have a file."""
         tables: dict[str, Captions | Questions | Pairs] = {}
         files: dict[int, str] = {}
         if path := self.captions[split]:
@@ -351,7 +358,7 @@ class PairData(L.LightningDataModule):
         return tables
 
     def _check_images(self, split: str) -> None:
-        files = self._named_images(split, self.tables[split])
+        files = self.named_images(split, self.tables[split])
         if self.features and files:
             self._check_covered(
                 self.store(split), np.array(list(files), dtype=np.int64), self.pixels(split).keys(files.values())

@@ -41,8 +41,8 @@ class TarShards(PairData):
         if is_url(shards) and (index is None or cache is None or window is None):
             raise ValueError(f"shards={shards} needs data.index, data.cache, and a data.window to be downloaded in")
         self.shards, self.cache_bytes = shards if is_url(shards) else self.root / shards, int(cache_gb * 1e9)
-        self.index = self.root / index if index else self.shards / INDEX
-        self.cache = self.root / cache if cache else None
+        self.index = self.root / index if index is not None else self.shards / INDEX
+        self.cache = self.root / cache if cache is not None else None
         self.best, self.window, self.group = best, window, group
 
     def train_files(self) -> list[Path]:

@@ -80,7 +80,7 @@ class PackedText:
     def padded(self, length: int | None = None, fill: int = 0) -> Tensor:
         """int64 [B, length or T], right-padded with `fill`."""
         ids_BT = torch.where(self.valid_BT, self.ids_L[self.source_BT], fill)
-        return torch.nn.functional.pad(ids_BT, (0, (length or self.max_length) - self.max_length), value=fill)
+        return torch.nn.functional.pad(ids_BT, (0, 0 if length is None else length - self.max_length), value=fill)
 
     def to(self, device: torch.device | str, **kwargs) -> "PackedText":
         """The same on another device. Host memory is pinned first, so that the copy does not stall a step."""

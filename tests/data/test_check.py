@@ -1,6 +1,7 @@
 """A folder made to be bad: every planted fault is found, and nothing else."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -117,3 +118,71 @@ def test_a_second_file_changes_the_first(bad, tmp_path, capsys):
     (tmp_path / "more.yaml").write_text("data: [")
     assert main(["check", f"--config={tmp_path / 'more.yaml'}"]) == 2
     assert "more.yaml is not YAML" in capsys.readouterr().err
+
+
+def checked(tmp_path, capsys, source) -> tuple[int, str]:
+    (tmp_path / "x.yaml").write_text(json.dumps({"data": source}))
+    status = main(["check", "--config", str(tmp_path / "x.yaml"), "--workers=1"])
+    return status, "".join(capsys.readouterr())
+
+
+def test_what_fit_would_end_on_in_a_file_ends_the_check_by_name(arguments, tmp_path, capsys):
+    """Each file of the experiment in turn holds a value of another type, or is cut."""
+    shutil.copytree(arguments["root"], tmp_path / "world")
+    source = {"class_path": "lit_blip2.data.coco.COCO", "init_args": arguments | {"root": str(tmp_path / "world")}}
+    assert checked(tmp_path, capsys, source)[0] == 0
+    files = sorted((tmp_path / "world/annotations").iterdir())
+    assert len(files) == 9
+    for file in files:
+        whole = file.read_text()
+        content = json.loads(whole)
+        rows = next(content[key] for key in ("pairs", "annotations", "questions") if key in content)
+        first = rows[0]
+        for broken, words in (
+            (7, "entry 1 of .*: must be an object with keys, and is a number, 7"),
+            (first | {"image_id": "one"}, "image_id must be a whole number of 64 bits, and is a text"),
+            ({}, "is not there: its keys are"),
+        ):
+            rows[0] = broken
+            file.write_text(json.dumps(content))
+            status, said = checked(tmp_path, capsys, source)
+            assert status == 2 and re.search(f"error: {file}.*{words}", said), said
+        file.write_text(whole[:-20])
+        status, said = checked(tmp_path, capsys, source)
+        assert status == 2 and f"error: {file} is not JSON" in said
+        file.write_text(whole)
+
+
+def test_a_mixture_that_no_batch_can_hold_ends_the_check(arguments, tmp_path, capsys):
+    root = {"root": arguments["root"], "images": "images/{split}"}
+    sources = {
+        "said": {"class_path": "lit_blip2.data.coco.COCO", "init_args": root | {"train": arguments["train"]}},
+        "asked": {
+            "class_path": "lit_blip2.data.questions.VQA",
+            "init_args": root | {"train": {**arguments["vqa_val"], "images": arguments["val"]}},
+        },
+    }
+    mixture = {"class_path": "lit_blip2.data.mixture.Mixture", "init_args": {"sources": sources, "root": root["root"]}}
+    status, said = checked(tmp_path, capsys, mixture)
+    assert status == 2 and "{'said': 'caption', 'asked': 'question, answer'}" in said
+
+
+def test_an_empty_caption_to_evaluate_on_is_a_problem_too(arguments, tmp_path, capsys):
+    shutil.copytree(arguments["root"], tmp_path / "world")
+    file = tmp_path / "world/annotations/captions_val.json"
+    content = json.loads(file.read_text())
+    content["annotations"][0]["caption"] = None
+    file.write_text(json.dumps(content))
+    source = {"class_path": "lit_blip2.data.coco.COCO", "init_args": arguments | {"root": str(tmp_path / "world")}}
+    with pytest.warns(UserWarning, match="1 empty captions left out"):
+        status, said = checked(tmp_path, capsys, source)
+    assert status == 2 and "val, caption left out, empty: 1" in said
+
+
+@pytest.mark.parametrize(
+    "change", [{"val": ""}, {"features": ""}, {"vqa_val": {"questions": "q.json", "annotations": ""}}]
+)
+def test_an_empty_name_is_no_file_and_not_none(arguments, tmp_path, capsys, change):
+    source = {"class_path": "lit_blip2.data.coco.COCO", "init_args": arguments | change}
+    status, said = checked(tmp_path, capsys, source)
+    assert status == 2 and "an empty text names no file; write null where there is none" in said

@@ -13,20 +13,21 @@ from lit_blip2.keyed import check_seed
 class Examples:
     """`count` solved questions for each question asked, a function of (seed, question id) alone.
 
-    They are about `count` different images, never the asked one. The answer is the one that most annotators gave.
+    They are about `count` different images, never the asked one. The answer is the one that most annotators gave, of
+    those that say something.
 
     Raises ValueError for too few images to draw from, and for questions without answers.
     """
 
     def __init__(self, table: Questions, source: Pixels | Features, count: int, seed: int):
+        if not len(table := table.answered()):
+            raise ValueError(f"{count} examples in a prompt need solved questions, and these have no answers")
         images = len(np.unique(table.image_ids))
         if images <= count:
             raise ValueError(
                 f"{count} examples of different images, none of them the asked one, cannot be drawn from questions "
                 f"about {images} images: ask for fewer than {images}"
             )
-        if not len(table.answers):
-            raise ValueError(f"{count} examples in a prompt need solved questions, and these have no answers")
         self.table, self.source, self.count, self.seed = table, source, count, seed
 
     def rows(self, question_id: int, image_id: int) -> list[int]:
@@ -46,7 +47,7 @@ class Examples:
 
     def _batch(self, rows: list[int]) -> Batch:
         table, image_ids = self.table, self.table.image_ids[rows]
-        answers = [table.answers_of(row) for row in rows]
+        answers = [[answer for answer in table.answers_of(row) if answer] for row in rows]
         return {
             self.source.name: self.source.load([table.files[row] for row in rows], image_ids),
             "image_id": torch.from_numpy(image_ids),

@@ -45,7 +45,7 @@ class Shards:
         if best is not None and best < 1:
             raise ValueError(f"best={best} must be at least 1 caption of each image")
         self.folder = shard_folder(folder) if isinstance(folder, str | Path) else folder
-        self.index = Path(index or Path(str(folder)) / INDEX)
+        self.index = Path(str(folder)) / INDEX if index is None else Path(index)
         self.best, self.max_words = best, max_words
         if not (self.index / "shards.jsonl").is_file():
             raise FileNotFoundError(f"no index in {self.index}: make it once, with `{self._way_to_index()}`")

@@ -1,5 +1,7 @@
 """Examples for a prompt: which are drawn, and from which questions."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -80,3 +82,14 @@ def test_test_answers_are_not_given_away(tmp_path):
     data.setup("test")
     with pytest.raises(ValueError, match=r"2 examples in a prompt need solved questions: set data\.vqa_val"):
         data.examples(2)
+
+
+def test_an_empty_answer_is_no_solution():
+    """Nor is a question solved that has no other."""
+    asked = table()
+    answers = Strings(word for q in range(12) for word in (("", "", "red") if q % 3 else ("", "", "")))
+    given = Examples(replace(asked, answers=answers), NoImages(), 3, 0)
+    batches = given.batches(asked.question_ids.tolist(), asked.image_ids.tolist())
+    assert {answer for batch in batches for answer in batch["answer"]} == {"red"}
+    with pytest.raises(ValueError, match="need solved questions"):
+        Examples(replace(asked, answers=Strings([""] * 36)), NoImages(), 3, 0)
