@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
+from lit_blip2.data.annotations.caption_layouts import list_images
 from lit_blip2.data.annotations.captions import (
     Captions,
     clean_caption,
     evaluated_ids,
-    list_images,
     make_captions,
     vg_file,
 )
@@ -68,8 +68,8 @@ def read_regions(image_data: Path, regions: Path, leave_out: set[int], max_words
     listed = dict(zip(files, images, strict=True))
     phrases: dict[int, list[str]] = {image_id: [] for image_id in listed}
     for entry in listed_entries(read_json(regions), regions):
-        if (image_id := entry.image_id("id" if "id" in entry else "image_id")) not in phrases:
-            raise entry.error(f"image {image_id} has regions and is not in {image_data}")
+        if (image_id := entry.image_id(key := "id" if "id" in entry else "image_id")) not in phrases:
+            raise entry.error(f"image {entry.name(key)} has regions and is not in {image_data}")
         phrases[image_id] += [region.text("phrase", null="") for region in entry.entries("regions")]
     kept = [image_id for image_id, image in listed.items() if image.number("coco_id", default=None) not in leave_out]
     said = {image_id: [text for text in phrases[image_id] if clean_caption(text)] for image_id in kept}

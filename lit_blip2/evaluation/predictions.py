@@ -17,11 +17,13 @@ from lit_blip2.evaluation.pope import pope_items, yes_or_no
 from lit_blip2.evaluation.vqa import type_metric, vqa_scores
 
 Rows = Sequence[Mapping[str, Any]]
-# task -> the file of a server, the name of an id in it and in the rows, and what is predicted
+# task -> the file of a server, the name of an id in the rows, and what is predicted
 SUBMISSIONS = {
     "caption": ("submission_captions.json", "image_id", "caption"),
     "vqa": ("submission_vqa.json", "question_id", "answer"),
 }
+# server, where a row names one -> what an id and an answer are called there; others call them as the rows do
+SERVERS = {"gqa": ("questionId", "prediction"), "vizwiz": ("image", "answer")}
 SHOWN = 10  # ids in a message
 DECODING, SCORING = "decoding.json", "scoring"  # how a test was made; of it, how it was scored
 
@@ -42,7 +44,8 @@ def score(rows: Rows, lemmatised: bool = False, **captioning: Any) -> dict[str, 
 
 
 def submit(rows: Rows, folder: str | Path | None) -> None:
-    """Write the server's file of each task that there is: [{"image_id" or "question_id", "caption" or "answer"}].
+    """Write the server's file of each task that there is: [{"image_id" or "question_id", "caption" or "answer"}], under
+    the server's own names, and with ids as the file of questions or images has them.
 
     Rows are sorted by id. folder: None: only check. Raises ValueError that names the ids for predictions twice, and for
     empty ones where there is nothing to score them by; where there is, a warning comes in the place of the file.
@@ -53,7 +56,7 @@ def submit(rows: Rows, folder: str | Path | None) -> None:
             file.unlink(missing_ok=True)  # an earlier test's
         if not (own := [row for row in rows if row["task"] == task]):
             continue
-        if twice := [number for number, count in Counter(row[key] for row in own).items() if count > 1]:
+        if twice := [name for name, count in Counter(_id(row, key) for row in own).items() if count > 1]:
             raise ValueError(f"{name}: {key} {_some(twice)} stand there twice")
         if told := _empty(task, own):
             if not any(row["references" if task == "caption" else "answers"] for row in own):
@@ -61,8 +64,21 @@ def submit(rows: Rows, folder: str | Path | None) -> None:
             if file:
                 warnings.warn(f"{name} is not written, a server would refuse it: {told}", stacklevel=2)
         elif file:
-            content = [{key: row[key], value: row[value]} for row in sorted(own, key=lambda row: row[key])]
+            content = _submission(sorted(own, key=lambda row: row[key]), key, value)
             file.write_text(json.dumps(content) + "\n", encoding="utf-8")
+
+
+def _submission(rows: Rows, key: str, value: str) -> list | dict:
+    """Of A-OKVQA a direct answer by question, and no choice."""
+    if rows[0].get("server") == "aokvqa":
+        return {str(_id(row, key)): {"direct_answer": row[value], "multiple_choice": ""} for row in rows}
+    their_key, their_value = SERVERS.get(rows[0].get("server"), (key, value))
+    return [{their_key: _id(row, key), their_value: row[value]} for row in rows]
+
+
+def _id(row: Mapping[str, Any], key: str) -> int | str:
+    """As the file has it."""
+    return row.get("written_id", row[key])
 
 
 def _captions(rows: Rows, captioning: Mapping[str, Any]) -> dict[str, Items]:
@@ -96,7 +112,7 @@ def _answers(rows: Rows, lemmatised: bool) -> dict[str, Items]:
 def _empty(task: str, rows: Rows) -> str:
     """What to say of the rows of a task with nothing but spaces; "" where there are none."""
     _, key, value = SUBMISSIONS[task]
-    empty = [row[key] for row in rows if not row[value].strip()]
+    empty = [_id(row, key) for row in rows if not row[value].strip()]
     return f"{len(empty)} of {len(rows)} {value}s are empty, of {key} {_some(empty)}" if empty else ""
 
 

@@ -80,6 +80,27 @@ def test_submissions_are_sorted_and_official(tmp_path):
         submit([answer(9, "a"), answer(9, "b")], tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("more", "written"),
+    [
+        ({"written_id": "05", "server": "gqa"}, [{"questionId": "05", "prediction": "a cup"}]),
+        ({"written_id": "V_5.jpg", "server": "vizwiz"}, [{"image": "V_5.jpg", "answer": "a cup"}]),
+        ({"written_id": "22Mex", "server": "aokvqa"}, {"22Mex": {"direct_answer": "a cup", "multiple_choice": ""}}),
+        ({"written_id": "05"}, [{"question_id": "05", "answer": "a cup"}]),
+        ({}, [{"question_id": 5, "answer": "a cup"}]),
+    ],
+)
+def test_each_server_gets_its_own_names_and_ids(tmp_path, more, written):
+    submit([answer(5, "a cup", ()) | more], tmp_path)
+    assert json.loads((tmp_path / "submission_vqa.json").read_text()) == written
+
+
+def test_an_image_that_is_called_by_a_word_stays_one(tmp_path):
+    submit([caption(9, "a sign", ()) | {"written_id": "0054c91397f2fe05"}], tmp_path)
+    kept = json.loads((tmp_path / "submission_captions.json").read_text())
+    assert kept == [{"image_id": "0054c91397f2fe05", "caption": "a sign"}]
+
+
 def test_empty_predictions_are_named(tmp_path):
     rows = [caption(3, " "), caption(4, "a dog runs"), answer(8, "")]
     with pytest.warns(UserWarning) as told:

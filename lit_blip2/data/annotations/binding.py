@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from lit_blip2.data.annotations.captions import clean_caption, list_images
+from lit_blip2.data.annotations.caption_layouts import list_images
+from lit_blip2.data.annotations.captions import clean_caption
 from lit_blip2.data.annotations.entries import Entry, read_json
 from lit_blip2.data.annotations.strings import Strings
 

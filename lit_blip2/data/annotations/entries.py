@@ -10,8 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-ID_SPACE = 1 << 44  # image ids of one source of a mixture: more than any source's ids
+from lit_blip2.data.annotations.ids import ID_SPACE, Name, image_number
+
 MOST_SHOWN = 60  # characters of a wrong value in a message
+_FRACTION = r"[-+][0-9.]+|[0-9]*\.[0-9]*"  # of a text: no id; 54e91 is one of OpenImages
 _NEEDED: Any = object()  # the default of what must be there
 _KINDS = {dict: "an object", list: "a list", str: "a text", bool: "true or false", int: "a number", float: "a number"}
 
@@ -60,9 +62,16 @@ class Entry:
         value = self._value(key, default, _NEEDED)
         return value if value is default else self._checked_number(key, value)
 
+    def name(self, key: str) -> Name:
+        """An id: a whole number, or a text as it stands, which may be a word but no fraction."""
+        value = self._value(key, _NEEDED, _NEEDED)
+        if isinstance(value, str) and value.strip() and not re.fullmatch(_FRACTION, value):
+            return self._checked_text(key, value)
+        return self._checked_number(key, value)
+
     def image_id(self, key: str = "image_id") -> int:
-        """A whole number in 0..ID_SPACE - 1."""
-        if not 0 <= (number := self.number(key)) < ID_SPACE:
+        """The number of an image, in 0..ID_SPACE - 1."""
+        if not 0 <= (number := image_number(self.name(key))) < ID_SPACE:
             raise self.error(f"image id {number} does not lie in 0..{ID_SPACE - 1}")
         return number
 

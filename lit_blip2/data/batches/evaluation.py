@@ -107,6 +107,8 @@ class CaptionRows(Dataset):
             "row": torch.from_numpy(rows),
             "task": "caption",
         }
+        if table.written_ids is not None:
+            batch["written_id"] = [table.written_id(i) for i in rows]
         if table.written is not None:
             batch["written"] = [table.written_of(i) for i in rows]
         if table.domains is not None:
@@ -126,7 +128,9 @@ class QuestionRows(Dataset):
     def __getitems__(self, places: list[int]) -> Batch:
         table, rows = self.questions, self.rows[places]
         image_ids = table.image_ids[rows]
-        return {
+        more = {} if table.written is None else {"written_id": [table.written_id(i) for i in rows]}
+        more |= {} if table.server == "vqa" else {"server": [table.server] * len(rows)}
+        return more | {
             self.source.name: self.source.load([table.files[i] for i in rows], image_ids),
             "question": [table.texts[i] for i in rows],
             "question_id": table.question_ids[rows].tolist(),

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from lit_blip2.data.annotations.captions import Captions
-from lit_blip2.data.annotations.entries import ID_SPACE
+from lit_blip2.data.annotations.ids import ID_SPACE
 from lit_blip2.data.annotations.questions import Questions
 from lit_blip2.data.annotations.strings import digest_of
 from lit_blip2.data.batches.evaluation import Pixels, name_keys

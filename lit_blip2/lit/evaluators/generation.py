@@ -163,8 +163,7 @@ class Generation:
             {"task": "caption", "image_id": image_id, "caption": text, "references": theirs}
             for image_id, text, theirs in zip(batch["image_id"].tolist(), texts, references)
         ]
-        for row, domain in zip(own, batch.get("domain", ())):
-            row["domain"] = domain
+        _add(own, batch, "domain", "written_id")
         if "target" in batch and self.evaluation.command != "predict":
             losses_L, row_L = self.net.language.loss(soft_prompt, batch["target"])
             nats_B = losses_L.new_zeros(len(own)).index_add(0, row_L, losses_L).tolist()
@@ -187,6 +186,7 @@ class Generation:
             dict(task="vqa", image_id=m, question_id=i, question=q, question_type=t, answers=a, answer=p, no_image=n)
             for m, i, q, t, a, p, n in zip(batch["image_id"].tolist(), *columns)
         ]
+        _add(own, batch, "written_id", "server")
         for row, ids in zip(own, zip(*(each["question_id"] for each in examples))):
             row["examples"] = list(ids)
         return own
@@ -241,3 +241,10 @@ class Generation:
     def submit(self) -> None:
         """The files of evaluation servers, beside the predictions."""
         submit(self.predictions, self.evaluation.folder if self.evaluation.first else None)
+
+
+def _add(rows: list[dict[str, Any]], batch: dict[str, Any], *names: str) -> None:
+    """What only some files have of a row."""
+    for name in names:
+        for row, value in zip(rows, batch.get(name, ())):
+            row[name] = value

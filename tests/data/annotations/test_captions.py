@@ -63,9 +63,6 @@ def test_lavis_layouts(tmp_path):
     }
     val = [{"image": "val2014/COCO_val2014_000000000042.jpg", "caption": ["One", "Two"]}]
     assert table(read_captions(write_json(tmp_path / "val.json", val)))[42][1] == ["one", "two"]
-    unnamed = write_json(tmp_path / "unnamed.json", [{"image": "rose.jpg", "caption": "a rose"}])
-    with pytest.raises(ValueError, match="no number at the end of 'rose'"):
-        read_captions(unnamed)
     twice = [{"image": f"{name}.jpg", "caption": "x", "image_id": 3} for name in "ab"]
     with pytest.raises(ValueError, match=r"image id 3 stands for both a\.jpg and b\.jpg"):
         read_captions(write_json(tmp_path / "twice.json", twice))
@@ -244,7 +241,7 @@ def test_lines_end_where_lines_end(tmp_path):
     ("content", "words"),
     [
         ([{"image": "a.jpg", "image_id": 1, "caption": "\ud800"}], "is no text in UTF-8"),
-        ([{"image": "9" * 20 + ".jpg", "caption": "a"}], "image id 9+ does not lie in"),
+        ([{"image": "9.jpg", "image_id": int("9" * 15), "caption": "a"}], "image id 9+ does not lie in"),
         ([{"image": "a.jpg", "image_id": -3, "caption": "a"}], "image id -3 does not lie in"),
         ([{"url": "x", "caption": "a"}], "entry 1: needs image and caption"),
     ],

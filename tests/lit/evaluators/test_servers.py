@@ -119,6 +119,20 @@ def test_a_test_of_nothing_that_the_model_evaluates_is_an_error(root, tmp_path):
         evaluated(root, tmp_path, files=dict(binding_test="annotations/binding_test.json"))
 
 
+def test_ids_that_are_words_come_back_as_they_were(root, tmp_path):
+    """From GQA's questions and TextCaps' images to the files of their servers."""
+    image = json.loads((root / "secret.json").read_text())["images"][0]
+    words = root / "images/test/0054c91397f2fe05.jpg"
+    shutil.copy(root / "images/test" / image["file_name"], words)
+    shutil.copy(words, root / "images/test/n77.jpg")
+    (root / "gqa.json").write_text(json.dumps({"05515938": {"imageId": "n77", "question": "What?", "types": None}}))
+    (root / "words.json").write_text(json.dumps([{"image": words.name}]))
+    evaluated(root, tmp_path, files=dict(test="words.json", vqa_test={"questions": "gqa.json"}))
+    found = kept(tmp_path)
+    assert found["submission_vqa.json"] == [{"questionId": "05515938", "prediction": "a red circle"}]
+    assert found["submission_captions.json"] == [{"image_id": words.stem, "caption": "a red circle"}]
+
+
 def test_an_empty_prediction_loses_nothing(root, tmp_path):
     with pytest.raises(ValueError, match=r"submission_captions\.json is not written.* 4 of 4 captions are empty"):
         evaluated(root, tmp_path, said=" ", files=dict(test="secret.json"))

@@ -1,0 +1,188 @@
+"""The layouts of files that hold captions, or images alone, to be captioned for a server.
+
+COCO's own ({"images": [...], "annotations": [...]}; NoCaps too, whose images have a domain, and VizWiz), LAVIS' list of
+{"image", "caption": one or several, "image_id" or "img_id"}, Karpathy's dataset_coco.json and dataset_flickr30k.json
+(sentences inside the images), TextCaps, Flickr30k's results_20130124.token, and, for data of one's own, JSON lines,
+CSV or TSV with image and caption, or Hugging Face's metadata.jsonl with file_name and text.
+"""
+
+import warnings
+from collections import defaultdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lit_blip2.data.annotations.entries import Entry, listed_entries, read_json, read_lines, read_text
+from lit_blip2.data.annotations.ids import Name, image_number, last_digits
+from lit_blip2.data.annotations.tables import SEPARATORS, read_table
+from lit_blip2.data.annotations.unread import refuse_by_name, what_it_is
+
+_KARPATHY_SPLITS = {"train": ("train", "restval"), "val": ("val",), "test": ("test",)}
+_ALL_SPLITS = [name for names in _KARPATHY_SPLITS.values() for name in names]
+
+
+class Listed(NamedTuple):
+    """An image and its captions as they stand in the file; name: its id there, domain: of NoCaps."""
+
+    name: Name
+    file: str
+    captions: list[str]
+    domain: str | None = None
+
+
+def images_in(path: str | Path, split: str) -> list[Listed]:
+    """The images of a caption file, each once. split: of Karpathy's files; "test" may lack captions.
+
+    Raises FileNotFoundError, or ValueError naming the file, the entry and, where it is known, what the file is.
+    """
+    path = Path(path)
+    refuse_by_name(path)
+    if path.suffix in (".jsonl", *SEPARATORS):
+        return _of_table(path)
+    if ".token" in path.suffixes:
+        return _of_token(path)
+    content = read_json(path)
+    if isinstance(content, list):
+        return _of_list(content, path, caption_needed=split != "test")
+    top = Entry(content, path)
+    if is_karpathy(top):
+        return of_karpathy(top, _KARPATHY_SPLITS[split])
+    if "images" in top and ("annotations" in top or split == "test"):
+        return _of_coco(top)
+    if isinstance(content.get("data"), list) and "caption_str" in set().union(*map(set, content["data"])):
+        return _of_textcaps(top.entries("data"))
+    raise top.error(
+        "neither COCO's {images, annotations} nor a list of {image, caption} nor Karpathy's {images with sentences}: "
+        + (what_it_is(content) or f"its keys are {sorted(content)}")
+    )
+
+
+def is_karpathy(top: Entry) -> bool:
+    """Whether sentences stand inside the images."""
+    return "images" in top and any("sentences" in image for image in top.entries("images"))
+
+
+def of_karpathy(top: Entry, splits: tuple[str, ...] = ("val", "test")) -> list[Listed]:
+    """The images of some of Karpathy's splits: train, restval, val, test."""
+    made: dict[int, Listed] = {}
+    for image in top.entries("images"):
+        if (own := image.text("split")) not in _ALL_SPLITS:
+            raise image.error(f"split is {own!r}, and must be one of {', '.join(_ALL_SPLITS)}")
+        if own not in splits:
+            continue
+        if (number := image.image_id(key := "cocoid" if "cocoid" in image else "imgid")) in made:
+            raise image.error(f"image id {number} is listed twice")
+        file = f"{image.text('filepath', default='')}/{image.file('filename')}".lstrip("/")
+        captions = [sentence.text("raw", null="") for sentence in image.entries("sentences")]
+        made[number] = Listed(image.name(key), file, captions)
+    return list(made.values())
+
+
+def list_images(images: list[Entry], key: str = "id", name: str = "file_name") -> dict[int, str]:
+    """image id -> file name, of a COCO file's "images". ValueError names an id that is listed twice."""
+    if images and name == "file_name" and not any(name in image for image in images):
+        raise images[0].error(
+            "no image has a file_name, as in LAVIS' coco_karpathy_test_gt.json: give coco_karpathy_test.json or"
+            " dataset_coco.json, which hold the same captions and say where images are"
+        )
+    files: dict[int, str] = {}
+    for image in images:
+        if (image_id := image.image_id(key)) in files:
+            raise image.error(f"image id {image.name(key)} is listed twice")
+        files[image_id] = image.file(name)
+    return files
+
+
+def _of_coco(top: Entry) -> list[Listed]:
+    """Of VizWiz, captions that were rejected or chosen from a list are left out, as its own evaluation does."""
+    images = top.entries("images")
+    files, captions = list_images(images), {image.image_id("id"): [] for image in images}
+    refused = set()
+    for annotation in top.entries("annotations", default=[]):
+        if (image_id := annotation.image_id()) not in captions:
+            name = annotation.name("image_id")
+            raise annotation.error(f"it belongs to image {name}, which is not in the list of images")
+        if annotation.values.get("is_rejected") or annotation.values.get("is_precanned"):
+            refused.add(image_id)
+        else:
+            captions[image_id].append(annotation.text("caption", null=""))
+    if bare := {image_id for image_id in refused if not captions[image_id]}:
+        warnings.warn(f"{top.path}: {len(bare)} images left out, whose captions are all rejected", stacklevel=4)
+    return [
+        Listed(image.name("id"), files[number], captions[number], image.text("domain", default=None))
+        for number, image in zip(files, images, strict=True)
+        if number not in bare
+    ]
+
+
+def _of_textcaps(rows: list[Entry]) -> list[Listed]:
+    """A row for each caption. Images are of OpenImages, whose ids are words."""
+    made: dict[int, Listed] = {}
+    for row in rows:
+        image = made.setdefault(row.image_id(), Listed(row.name("image_id"), f"{row.name('image_id')}.jpg", []))
+        image.captions.extend(row.texts("caption_str", default=[]))
+    return list(made.values())
+
+
+def _of_list(content: list[Any], path: Path, caption_needed: bool) -> list[Listed]:
+    """LAVIS': one image may have several rows (training) or one row with several captions (evaluation)."""
+    rows = listed_entries(content, path)
+    if not any("caption" in row and "image" in row for row in rows) and (what := what_it_is(content)):
+        raise ValueError(f"{path} holds no captions that are read: {what}")
+    return _of_rows(rows, path, caption_needed)
+
+
+def _of_table(path: Path) -> list[Listed]:
+    """JSON lines, CSV or TSV with image and caption, or file_name and text of Hugging Face; a row or several for each
+    image. Images without image_id are numbered."""
+    rows = read_table(path) if path.suffix in SEPARATORS else read_lines(path)
+    return _of_rows(rows, path, caption_needed=True, numbered=True)
+
+
+def _of_token(path: Path) -> list[Listed]:
+    """Lines such as "1000092795.jpg#0", a tab and the caption."""
+    rows = []
+    for number, line in enumerate(read_text(path).split("\n"), 1):
+        if line.strip():
+            name, tab, caption = line.rstrip("\r").partition("\t")
+            image, mark, _ = name.rpartition("#")
+            row = Entry({"image": image, "caption": caption}, path, ("line", number))
+            if not tab or not mark:
+                raise row.error(f"needs FILE#NUMBER, a tab and a caption, and is {line[:60]!r}")
+            rows.append(row)
+    return _of_rows(rows, path, caption_needed=True)
+
+
+def _of_rows(rows: list[Entry], path: Path, caption_needed: bool, numbered: bool = False) -> list[Listed]:
+    """Images and captions of rows that name both. numbered: images without an id are numbered, and not called after
+    their files.
+
+    Raises ValueError for an image with two ids, and for an id of two images.
+    """
+    captions: dict[str, list[str]] = defaultdict(list)
+    given: dict[str, Name] = {}
+    for row in rows:
+        image, text = ("image", "caption") if "image" in row else ("file_name", "text" if "text" in row else "caption")
+        if image not in row or (caption_needed and text not in row):
+            raise row.error(f"needs image and caption, and has {', '.join(sorted(map(str, row.values)))}")
+        file, name = row.file(image), _given_name(row)
+        captions[file] += row.texts(text, *([] if caption_needed else [[]]))
+        if name is not None and image_number(given.setdefault(file, name)) != image_number(name):
+            raise row.error(f"{file} has image id {name}, and {given[file]} in a row before")
+    named = lambda file, place: place if numbered else last_digits(Path(file).stem)  # noqa: E731
+    names = [given.get(file, named(file, place)) for place, file in enumerate(captions)]
+    file_of: dict[int, str] = {}
+    for file, name in zip(captions, names, strict=True):
+        if file_of.setdefault(image_number(name), file) != file:
+            raise ValueError(f"{path}: image id {name} stands for both {file_of[image_number(name)]} and {file}")
+    return [Listed(name, file, texts) for name, (file, texts) in zip(names, captions.items(), strict=True)]
+
+
+def _given_name(row: Entry) -> Name | None:
+    """image_id or img_id of a row, None where neither says something. A cell of a table has no type: "42" is 42."""
+    for key in ("image_id", "img_id"):
+        if row.values.get(key) not in (None, ""):
+            row.image_id(key)  # it lies where ids do
+            name = row.name(key)
+            typed = isinstance(name, int) or (name.isdecimal() and Path(row.path).suffix not in SEPARATORS)
+            return name if typed else last_digits(name)
+    return None

@@ -1,0 +1,46 @@
+"""Ids of images and questions: numbers in tables, features and metrics, also where a file has words.
+
+A word's number follows from the word alone, so that it is the same in every file. What a file calls an image or a
+question is kept beside the number (`written`): servers want it back as it stood, "05515938" with its zero.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+
+from lit_blip2.data.annotations.strings import Strings
+
+ID_SPACE = 1 << 44  # image ids of one source of a mixture: more than any source's ids
+_QUESTIONS = 1 << 63
+Name = int | str  # an id as it stands in a file
+
+
+def image_number(name: Name) -> int:
+    """42 and "42" -> 42; another word gets a number in the upper half of 0..ID_SPACE - 1."""
+    return _number(name, ID_SPACE)
+
+
+def question_number(name: Name) -> int:
+    """The same in the upper half of 64 bits."""
+    return _number(name, _QUESTIONS)
+
+
+def last_digits(name: str) -> Name:
+    """ "coco_42", "COCO_val2014_000000000042" and "img42" -> 42; "0054c91397f2fe05", no number, stays."""
+    found = re.fullmatch(r"(?:.*[^0-9A-Za-z]|[A-Za-z]*)([0-9]+)", name, re.DOTALL)
+    return int(found[1]) if found and int(found[1]) < ID_SPACE else name
+
+
+def written(names: Sequence[Name]) -> Strings | None:
+    """The names in JSON; None where all are numbers."""
+    return Strings(map(json.dumps, names)) if any(isinstance(name, str) for name in names) else None
+
+
+def _number(name: Name, space: int) -> int:
+    if isinstance(name, int):
+        return name
+    if re.fullmatch(r"[0-9]{1,18}", name) and int(name) < space:
+        return int(name)
+    digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
+    return space // 2 + int.from_bytes(digest, "little") % (space // 2)

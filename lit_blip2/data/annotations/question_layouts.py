@@ -1,0 +1,159 @@
+"""The layouts of files that hold questions, with their answers or, of a server's test sets, without.
+
+Which layout a file has is seen in its keys. Each row becomes a `Question`; a layout also says for which server it is,
+because servers name ids and answers differently.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lit_blip2.data.annotations.entries import Entry, listed_entries
+from lit_blip2.data.annotations.ids import Name, image_number, last_digits
+from lit_blip2.data.annotations.unread import what_it_is
+from lit_blip2.evaluation.pope import TYPE as POPE
+
+UNTYPED = "question"  # the type of questions that have none
+IMAGES_OF = {"test-dev2015": "test2015"}  # data_subtype of questions -> of their images, where the two differ
+OTHER_IMAGES = 10**10  # GQA's images that are not Visual Genome's: n161313 is this much and 161313
+
+
+class Question(NamedTuple):
+    """One question with its answers; name: its id as the file has it."""
+
+    name: Name
+    image_id: int
+    file: str
+    text: str
+    type: str
+    answers: list[str]
+
+
+class Asked(NamedTuple):
+    """The questions of one file. server: whose submission they are for, see evaluation/predictions.py."""
+
+    rows: list[Question]
+    server: str = "vqa"
+
+
+def asked_in(content: Any, path: str | Path, files: Mapping[int, str]) -> Asked:
+    """The questions of a file by itself. files: image id -> file, where they are known.
+
+    Raises ValueError that names the file, and what it is, where it holds no questions.
+    """
+    rows = listed_entries(content, path) if isinstance(content, list) else []
+    keys = set().union(*(row.values for row in rows))
+    if isinstance(content, dict) and any(isinstance(row, dict) and "imageId" in row for row in content.values()):
+        return Asked([_gqa(number, row) for number, row in Entry(content, path).items()], "gqa")
+    if isinstance(content, dict) and isinstance(content.get("questions"), list):
+        return Asked(_unanswered_vqa(Entry(content, path), files))
+    if isinstance(content, dict) and _asks(content.get("data")):
+        return Asked([_textvqa(row) for row in Entry(content, path).entries("data")])
+    if "qas" in keys:
+        return Asked([_visual_genome(row, files) for image in rows for row in image.entries("qas")])
+    if {"image", "text", "label"} <= keys:
+        return Asked([_pope(row) for row in rows])
+    if {"question", "question_id", "choices"} <= keys:
+        return Asked([_aokvqa(row, files) for row in rows], "aokvqa")
+    if {"image", "question"} <= keys and not {"question_id", "answer"} & keys:
+        return Asked([_vizwiz(row) for row in rows], "vizwiz")
+    if {"image", "question"} <= keys:
+        named = "question_id" in keys
+        return Asked([_lavis(row, None if named else place) for place, row in enumerate(rows)])
+    what = what_it_is(content) or f"its keys are {', '.join(sorted(map(str, keys or content)))[:100]}"
+    raise ValueError(f"{path} holds no questions in a layout that is read: {what}")
+
+
+def coco_file(image_id: Name, files: Mapping[int, str], subtype: str | None, path: str | Path) -> str:
+    """Where an image of VQAv2's questions lies: as `files` says, else as COCO names the images of this subtype."""
+    if (number := image_number(image_id)) in files:
+        return files[number]
+    if subtype is None or not str(image_id).isdecimal():
+        raise ValueError(
+            f"{path}: no file name is known for image {image_id}: it is in no caption file of this split, nor in"
+            " `images`, and the questions file has no data_subtype (such as val2014) to name it by"
+        )
+    folder = IMAGES_OF.get(subtype, subtype)
+    return f"{folder}/COCO_{folder}_{number:012d}.jpg"
+
+
+def _asks(rows: Any) -> bool:
+    return isinstance(rows, list) and any(isinstance(row, dict) and "question" in row for row in rows)
+
+
+def _gqa(number: str, row: Entry) -> Question:
+    """Its test and submission questions have neither answers nor types."""
+    image = row.text("imageId")
+    if not re.fullmatch(r"[0-9]{1,18}", number) or not re.fullmatch(r"n?[0-9]{1,10}", image):
+        raise row.error(f"question {number!r} of image {image!r}: both must be numbers, the image's perhaps after an n")
+    image_id = int(image.lstrip("n")) + (OTHER_IMAGES if image.startswith("n") else 0)
+    kind = row.entry("types", default={}).text("structural", default=UNTYPED)
+    return Question(number, image_id, f"{image}.jpg", row.text("question").strip(), kind, _one_answer(row))
+
+
+def _unanswered_vqa(top: Entry, files: Mapping[int, str]) -> list[Question]:
+    subtype = top.text("data_subtype", default=None)
+    made = []
+    for row in top.entries("questions"):
+        file = coco_file(row.name("image_id"), files, subtype, row.path)
+        made.append(Question(row.name("question_id"), row.image_id(), file, row.text("question").strip(), UNTYPED, []))
+    return made
+
+
+def _textvqa(row: Entry) -> Question:
+    """Images are of OpenImages, whose ids are words."""
+    file, answers = f"{row.name('image_id')}.jpg", row.texts("answers", default=[])
+    return Question(row.name("question_id"), row.image_id(), file, row.text("question").strip(), UNTYPED, answers)
+
+
+def _visual_genome(row: Entry, files: Mapping[int, str]) -> Question:
+    text, image_id = row.text("question").strip(), row.image_id()
+    kind = next(iter(text.lower().split()), UNTYPED)  # what, where, when, who, why, how
+    file = files.get(image_id, f"{image_id}.jpg")
+    return Question(row.name("qa_id"), image_id, file, text, kind, [row.text("answer").rstrip(".")])
+
+
+def _pope(row: Entry) -> Question:
+    name, image = row.name("question_id"), row.file("image")
+    if (digits := re.search(r"(\d+)\.\w+$", image)) is None:
+        raise row.error(f"question {name}: {image!r} ends in no image id")
+    return Question(name, int(digits[1]), image, row.text("text").strip(), POPE, [row.text("label").lower()])
+
+
+def _aokvqa(row: Entry, files: Mapping[int, str]) -> Question:
+    """Images are COCO's of 2017; LAVIS' copy names each. The direct answers count, not the choices."""
+    image_id = row.image_id()
+    if "image" in row:
+        file = row.file("image")
+    elif (file := files.get(image_id)) is None:
+        file = f"{row.text('split')}2017/{image_id:012d}.jpg"
+    answers = row.texts("direct_answers", default=[])
+    return Question(row.name("question_id"), image_id, file, row.text("question").strip(), UNTYPED, answers)
+
+
+def _vizwiz(row: Entry) -> Question:
+    """One question to an image, whose file stands for the question's id."""
+    answers = [answer.text("answer", null="") for answer in row.entries("answers", default=[])]
+    file, text, kind = row.file("image"), row.text("question").strip(), row.text("answer_type", default=UNTYPED)
+    return Question(file, _image_id(file), file, text, kind, answers)
+
+
+def _lavis(row: Entry, number: int | None) -> Question:
+    """LAVIS' own copies of VQAv2, OK-VQA, GQA and Visual Genome. number: of Visual Genome's, which have no ids."""
+    file, text, answers = row.file("image"), row.text("question").strip(), row.texts("answer", default=[])
+    if number is not None:
+        answers = [answer.rstrip(".") for answer in answers]
+    return Question(
+        row.name("question_id") if number is None else number, _image_id(file), file, text, UNTYPED, answers
+    )
+
+
+def _image_id(file: str) -> int:
+    """By the file's name, whose last digits are the ids of COCO and Visual Genome."""
+    return image_number(last_digits(Path(file).stem))
+
+
+def _one_answer(row: Entry) -> list[str]:
+    answer = row.text("answer", default=None)
+    return [] if answer is None else [answer]

@@ -1,0 +1,75 @@
+"""Files that people have and that are not read as captions or questions: what each is, and what to do instead."""
+
+from pathlib import Path
+from typing import Any
+
+_BY_NAME = {
+    (".p", ".pkl", ".pickle"): "a pickle (RefCOCO's refs?), which could run anything and is not opened; RefCOCO's "
+    "expressions are of regions, not of images",
+    (
+        ".parquet",
+        ".arrow",
+    ): "a table of Hugging Face's datasets: write its images into a folder and their captions into "
+    "a metadata.jsonl beside them",
+    (".zip", ".gz", ".tgz", ".tar"): "packed: unpack it, or read tars of images through an index, by "
+    "lit_blip2.data.tar_shards.TarShards",
+}
+_LINKS = (
+    "a list of captions and URLs (CC3M, CC12M, SBU, LAION), without images: download them with img2dataset "
+    "--output_format webdataset, index the tars (`data index FOLDER`) and train on "
+    "lit_blip2.data.conceptual.ConceptualCaptions"
+)
+# What is there among the keys of a file, and of its entries, and what it then is; the first that fits.
+_BY_KEYS: list[tuple[set[str], set[str], str]] = [
+    ({"image_urls"}, set(), _LINKS),
+    (set(), {"choices", "lecture"}, "ScienceQA's multiple choice: lmms-eval asks it (docs/evaluation.md)"),
+    (set(), {"ref_id", "sentences"}, "RefCOCO's expressions, of regions and not of images"),
+    (set(), {"conversations"}, "LLaVA's conversations: write rows of image, question and answer"),
+    (set(), {"regions"}, "Visual Genome's regions: train on them by lit_blip2.data.visual_genome.VisualGenome"),
+    (set(), {"qas"}, "Visual Genome's questions: give them as questions"),
+    (set(), {"image_id", "url"}, "Visual Genome's list of images, which goes beside its questions, as images"),
+    (set(), {"objects", "width"}, "scene graphs, without questions"),
+    ({"annotations", "questions"}, set(), "questions and annotations in one: give them as two files"),
+    ({"questions"}, set(), "VQAv2's questions: give them as questions, with their annotations"),
+    ({"annotations", "images"}, set(), "COCO's captions or instances: give captions as captions"),
+    ({"annotations"}, set(), "annotations without what they are about: VQAv2's go beside their questions"),
+    ({"images"}, set(), "a list of images without captions, which can only be tested on, as captions"),
+    (set(), {"imageId", "question"}, "GQA's questions: give them as questions"),
+    (set(), {"image", "text", "label"}, "POPE's questions: give them as questions"),
+    (set(), {"caption_str"}, "TextCaps, which holds captions: give it as captions"),
+    (set(), {"question"}, "questions: give them as questions"),
+    (set(), {"question_id", "answer"}, "answers for a server (a submission), without questions"),
+    (set(), {"image_id", "caption"}, "captions for a server (a submission), without the names of images"),
+    (set(), {"image", "caption"}, "captions: give it as captions"),
+]  # fmt: skip
+
+
+def refuse_by_name(path: Path) -> None:
+    """ValueError for a file whose name or first line already says that it is neither JSON nor a table of images."""
+    for suffixes, what in _BY_NAME.items():
+        if path.suffix in suffixes:
+            raise ValueError(f"{path} is not read: it is {what}")
+    if path.suffix in (".tsv", ".csv") and "://" in _first_line(path):
+        raise ValueError(f"{path} is not read: it is {_LINKS}")
+
+
+def what_it_is(content: Any) -> str:
+    """ ": it is ..." for what is known among the content of a JSON file, else what its first entry holds."""
+    top = set(content) if isinstance(content, dict) else set()
+    inner = _entry_keys(content)
+    for outside, inside, what in _BY_KEYS:
+        if outside <= top and inside <= inner:
+            return f"it is {what}"
+    return ""
+
+
+def _first_line(path: Path) -> str:
+    with path.open(encoding="utf-8", errors="replace") as file:
+        return file.readline(10_000)
+
+
+def _entry_keys(content: Any) -> set[str]:
+    """Of the first entry: of a list, of the objects in an object, or of its list under "data"."""
+    if isinstance(content, dict):
+        content = content["data"] if isinstance(content.get("data"), list) else list(content.values())
+    return set(content[0]) if isinstance(content, list) and content and isinstance(content[0], dict) else set()
