@@ -1,4 +1,5 @@
 import json
+from types import SimpleNamespace
 
 import lightning as L
 import numpy as np
@@ -15,6 +16,7 @@ from lit_blip2.data.batches.pairs import CachedPairs, FilePairs
 from lit_blip2.data.batches.training import TrainPairs
 from lit_blip2.data.coco import COCO
 from lit_blip2.data.features.store import FeatureStore
+from lit_blip2.data.transforms import eval_view
 from tests.data.cached import write_store
 
 
@@ -287,3 +289,45 @@ def test_the_constructor_is_a_schema(arguments):
     arguments["vqa_val"] = {"question": "a mistyped key"}
     with pytest.raises(SystemExit):
         parser.parse_args([f"--data={json.dumps({'class_path': 'lit_blip2.data.coco.COCO', 'init_args': arguments})}"])
+
+
+class Encoder:
+    """An image encoder of 16 pixels, or of twice as many."""
+
+    size, interpolation = 16, "bilinear"
+
+    def output_shape(self, image_size: int) -> tuple[int, int]:
+        if image_size % 16:
+            raise ValueError(f"does not take data.image_size={image_size}")
+        return 1, 1
+
+
+def looking(arguments, size: int | None) -> COCO:
+    """A data module before a run whose network has that encoder."""
+    data = COCO(**arguments | {"image_size": size})
+    net = SimpleNamespace(vision=Encoder())
+    data.trainer = SimpleNamespace(lightning_module=SimpleNamespace(net=net))
+    return data
+
+
+@pytest.mark.parametrize(("asked", "made"), [(None, 16), (16, 16), (32, 32)])
+def test_images_are_made_as_the_encoder_wants_them(arguments, asked, made):
+    data = looking(arguments | {"augment": False}, asked)
+    data.setup("fit")
+    source, file = data.pixels("val"), data.tables["val"]["caption"].files[0]
+    wanted = eval_view(source.read(file), made, "bilinear")
+    assert torch.equal(source.load([file], np.array([0]))[0], wanted)
+    trained = data.pairs.view(0, np.random.default_rng(0))
+    assert torch.equal(trained, eval_view(data.pairs.image(0), made, "bilinear"))
+    assert not torch.equal(trained, eval_view(data.pairs.image(0), made, "bicubic"))
+
+
+def test_a_size_that_the_encoder_does_not_take_is_refused_before_the_run(arguments):
+    with pytest.raises(ValueError, match=r"does not take data\.image_size=24"):
+        looking(arguments, 24).setup("fit")
+
+
+def test_without_an_encoder_images_have_224_pixels(arguments):
+    data = COCO(**arguments | {"image_size": None})
+    data.setup("fit")
+    assert data.image_size == 224

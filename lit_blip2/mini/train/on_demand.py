@@ -106,6 +106,8 @@ def make_model(name: str, out: Path, seed: int = 0, steps: int | None = None) ->
     settings = {"version": VERSION, "model": name, "seed": seed, "steps": steps} | maker.recipe
     if folder.exists():
         _check_existing(folder, settings)
+        if name.startswith("vit"):
+            train_vit.write_card(folder)  # older folders have none
         print(f"{folder} is there already.", flush=True)
         return folder
     print(f"Making {folder}: {steps} steps on one core.", flush=True)

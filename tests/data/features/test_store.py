@@ -6,6 +6,7 @@ import torch
 
 from lit_blip2.data.features.store import FeatureStore, gathered
 from lit_blip2.data.images import UnreadableImageError
+from lit_blip2.pixels import UNNOTED
 from tests.data.cached import keys_of, write_store
 
 IDS = [50, 10, 40, 20, 30]
@@ -91,3 +92,10 @@ def test_a_store_that_is_not_whole_says_how_to_go_on(folder):
 def test_a_folder_that_is_no_store(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no cached features in .*: write them with"):
         FeatureStore(tmp_path)
+
+
+def test_features_that_do_not_say_how_their_images_looked_had_clips(folder):
+    store = FeatureStore(folder)
+    store.check({"encoder": "vit", "sizes": [1, 2]} | UNNOTED)
+    with pytest.raises(ValueError, match=r"mean: stored \[0\.48.*\], expected \[0\.5, 0\.5, 0\.5\]\. Delete"):
+        store.check({"encoder": "vit", "sizes": [1, 2]} | UNNOTED | {"mean": [0.5, 0.5, 0.5]})

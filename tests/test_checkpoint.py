@@ -1,0 +1,21 @@
+"""What a checkpoint says of its run."""
+
+import yaml
+
+from lit_blip2.checkpoint import carried
+from lit_blip2.pixels import UNNOTED
+
+
+def checkpoint(vision: dict, **more) -> dict:
+    return {"config": yaml.safe_dump({"model": {"init_args": {"net": {"vision": vision}}}})} | more
+
+
+def test_a_run_that_does_not_note_how_its_images_looked_had_clips(tmp_path):
+    """Whatever its encoder would be given today."""
+    file = tmp_path / "last.ckpt"
+    for old in ({}, {"settings": {"vision.name": "x"}}):
+        vision = carried(checkpoint({"name": "vit_small_patch14_dinov2", "std": [0.1] * 3}, **old), file).vision
+        assert vision == {"name": "vit_small_patch14_dinov2"} | UNNOTED | {"std": [0.1] * 3}
+    noted = checkpoint({"name": "x", "mean": None}, settings={"vision.mean": [0.5] * 3})
+    assert carried(noted, file).vision == {"name": "x", "mean": None}
+    assert carried({"config": ""}, file).settings == {}
