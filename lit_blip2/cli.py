@@ -1,10 +1,14 @@
 """fit, validate, test and predict: LightningCLI with this suite's defaults (a run's folder, its config in each
 checkpoint, results beside the run they belong to)."""
 
+import os
+import signal
+import sys
 from pathlib import Path
 
 from lightning import LightningDataModule
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lit_blip2.config import read
 from lit_blip2.lit.callbacks import HParams, MetricsFile, Pictures, StopOnNonFinite
@@ -80,5 +84,15 @@ def build(cli: type[SuiteCLI], arguments: list[str] | None = None, run: bool = T
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run one of LightningCLI's commands; without arguments those of the command line."""
-    build(SuiteCLI, arguments)
+    """Run one of LightningCLI's commands; without arguments those of the command line.
+
+    A run that SIGTERM has ended ends as such a process does: Lightning's exception would leave the status 0, and who
+    waits for the run (a sweep, a cluster) would take it for a whole one.
+    """
+    try:
+        build(SuiteCLI, arguments)
+    except SIGTERMException:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGTERM)

@@ -8,7 +8,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
 from lit_blip2.checkpoint import check_fits, trainable_state
@@ -140,6 +140,7 @@ class LitBLIP2(L.LightningModule):
                 f"evaluates {', '.join(dict.fromkeys(task for each in self.evaluators for task in each.tasks))}: "
                 f"set data.{split} or data.vqa_{split}"
             )
+        self.share = found.get(f"evaluated/{split}_share", 1.0)
         self.log_dict(found)
         for each in self.evaluators:
             self.log_dict(each.metrics())
@@ -162,6 +163,10 @@ class LitBLIP2(L.LightningModule):
         if self.generation is not None:
             self.generation.submit()
             self.generation.finish()
+            if self.share < 1:
+                rank_zero_warn(
+                    f"the submissions hold {100 * self.share:.3g} % of the test split: a server wants it whole"
+                )
 
     def on_predict_start(self) -> None:
         if self.generation is None:

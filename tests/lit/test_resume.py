@@ -1,7 +1,10 @@
 """A resumed run trains on the batches of the steps that come next, whatever was counted before."""
 
 import json
+import os
 import shutil
+import signal
+from contextlib import suppress
 
 import lightning as L
 import pytest
@@ -138,3 +141,23 @@ def test_a_requeued_run_goes_on_and_no_other_takes_its_checkpoint(fit, seen, mon
     assert [step for step, *_ in seen] == [2, 3]
     with pytest.raises(ValueError, match=r"hpc_ckpt_1.ckpt lies where a requeued run looks .* of another run: remove"):
         fit("mini_stage1", *where, callbacks(2), "--seed_everything=1", runs=tmp_path / "runs")
+
+
+class Ended(L.Callback):
+    """Receives SIGTERM after its first step."""
+
+    def on_train_batch_end(self, *_):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_run_that_a_signal_ended_does_not_look_whole(fit, tmp_path):
+    """Its status is the signal's, and its checkpoint stands at its last step."""
+    told = ", {class_path: tests.lit.test_resume.Ended}"
+    child = os.fork()
+    if not child:
+        with suppress(BaseException):
+            fit("mini_stage1", *PLAIN, callbacks(100, ", save_on_exception: true", told), runs=tmp_path)
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGTERM
+    assert read_checkpoint(tmp_path / "mini_stage1/version_0")["global_step"] == 1

@@ -52,11 +52,11 @@ def root(tmp_path_factory):
     return root
 
 
-def evaluated(root, folder, said: str = "a red circle", files=None, batch: int = 3, **generation) -> LitStage2:
+def evaluated(root, folder, said="a red circle", files=None, batch: int = 3, limit=1.0, **generation) -> LitStage2:
     data = COCO(str(root), image_size=32, augment=False, eval_batch_size=batch, **(files or {}))
     quiet = dict(enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False, logger=False)
-    module = LitStage2(Net(said), AdamWCosine(), **generation)
-    L.Trainer(accelerator="cpu", default_root_dir=folder, **quiet).test(module, data, verbose=False)
+    module, how = LitStage2(Net(said), AdamWCosine(), **generation), dict(limit_test_batches=limit)
+    L.Trainer(accelerator="cpu", default_root_dir=folder, **quiet, **how).test(module, data, verbose=False)
     return module
 
 
@@ -95,6 +95,13 @@ def test_sets_without_answers_are_answered_for_their_servers(root, tmp_path):
     assert found["submission_captions.json"] == [{"image_id": number, "caption": "a red circle"} for number in images]
     numbers = sorted(row["question_id"] for row in asked(root))
     assert [row["question_id"] for row in found["submission_vqa.json"]] == numbers
+
+
+def test_a_part_of_a_split_says_so(root, tmp_path):
+    with pytest.warns(UserWarning, match="the submissions hold 75 % of the test split: a server wants it whole"):
+        module = evaluated(root, tmp_path, files=dict(test="secret.json"), limit=1)
+    found = {name: value.item() for name, value in module.trainer.callback_metrics.items() if name != "step"}
+    assert found == {"evaluated/test_images": 3, "evaluated/test_share": 0.75}
 
 
 def test_pictures_of_images_without_captions_show_what_was_said(root, tmp_path, monkeypatch):

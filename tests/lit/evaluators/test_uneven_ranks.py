@@ -27,7 +27,7 @@ class Net(Stage2Stub):
         super().__init__(SimpleNamespace(generate=self.generate, loss=self.loss), objective)
 
     def loss(self, prefix_BPD, target):
-        return prefix_BPD.flatten(1).mean(1).abs(), torch.arange(len(prefix_BPD))
+        return prefix_BPD.flatten(1).float().mean(1), torch.arange(len(prefix_BPD))
 
     def generate(self, prefix_BPD, prompts, examples=(), **how):
         return [f"a red circle {len(prompt)}" for prompt in prompts]
