@@ -140,7 +140,7 @@ def test_what_fit_would_end_on_in_a_file_ends_the_check_by_name(arguments, tmp_p
         first = rows[0]
         for broken, words in (
             (7, "entry 1 of .*: must be an object with keys, and is a number, 7"),
-            (first | {"image_id": "one"}, "image_id must be a whole number of 64 bits, and is a text"),
+            (first | {"image_id": "1.5"}, "image_id must be a whole number of 64 bits, and is a text"),
             ({}, "is not there: its keys are"),
         ):
             rows[0] = broken
