@@ -79,8 +79,14 @@ class LitBLIP2(L.LightningModule):
         """Those that there are."""
         return [each for each in (self.representation, self.generation) if each is not None]
 
+    def looking(self, batch: dict[str, Any]) -> list[Representation | Generation]:
+        """The evaluators that look at an evaluation batch. Images without captions are left to the language model, if
+        there is one: without texts there is nothing to retrieve."""
+        told = batch["task"] != "caption" or any(batch["captions"]) or self.generation is None
+        return [each for each in self.evaluators if batch["task"] in each.tasks and (told or each is self.generation)]
+
     def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
-        for each in self.evaluators:
+        for each in self.evaluators if batch["task"] == "train" else self.looking(batch):
             each.prepare(batch)
         return batch
 
@@ -118,11 +124,11 @@ class LitBLIP2(L.LightningModule):
         folder = None if trainer.log_dir is None else Path(trainer.log_dir)  # log_dir asks all ranks
         if self.generation is not None and command in ("test", "predict"):
             examples = data.examples(self.generation.in_context) if self.generation.in_context else None
-            made_of = predictions_made_of(self.config, trainer.ckpt_path, data)
+            made_of = predictions_made_of(self.config, trainer.ckpt_path, str(trainer.precision), data)
         return Evaluation(command, folder, trainer.is_global_zero, examples, made_of)
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> None:
-        looking = [each for each in self.evaluators if batch["task"] in each.tasks]
+        looking = self.looking(batch)
         found = [losses for each in looking if (losses := each.step(batch)) is not None]
         if looking:
             self.tally.add_rows(batch["task"], len(batch["image_id"]))

@@ -77,6 +77,21 @@ def test_one_checkpoint_is_tested_in_both_ways_asked_and_continued(fit, joint_ru
         assert torch.equal(before[key.replace("net.bridge.", "net.")], value), key
 
 
+def test_images_without_captions_are_described_and_not_retrieved(fit, joint_run, own_copy, world):
+    run, bare = own_copy(joint_run), world / "annotations/bare.json"
+    images = json.loads((world / "annotations/captions_test.json").read_text())["images"]
+    bare.write_text(json.dumps({"images": images}))
+    where = [f"--ckpt_path={run}", "--data.test=annotations/bare.json", "--data.vqa_test=null"]
+    only = ["--data.binding_test=null", "--trainer.logger.version=bare"]
+    fit("mini_joint", BRIEF, *where, *only, command="test", runs=run.parent.parent, pictures=True)
+    found = run.parent / "bare"
+    metrics = json.loads((found / "metrics.json").read_text())
+    assert not [name for name in metrics if name.startswith(("retrieval", "loss", "caption/cider"))]
+    assert metrics["evaluated/test_images"] == len(images)
+    said = json.loads((found / "submission_captions.json").read_text())
+    assert {each["image_id"] for each in said} == {image["id"] for image in images}
+
+
 def test_without_the_language_model_it_is_stage_1(fit, stage1_run, world):
     """The same losses from the same start, and no figure, weight or file of the language model."""
     run = fit("mini_joint", BRIEF, SCENES, "--model.net.lm=null")

@@ -86,7 +86,8 @@ class Pictures(L.Callback):
     def _lines(self, trainer: L.Trainer, pl_module: LitBLIP2, split: str, samples: Samples) -> list[list[Line]]:
         represents, generates = pl_module.representation, pl_module.generation
         first = [[Line(caption)] for caption in samples.captions]
-        if represents is not None:
+        ranks = represents is not None and any(samples.captions)  # without texts there is nothing to rank
+        if ranks:
             first = stage1_lines(represents.net, samples.features_BND, samples.captions)
         if generates is None:
             return first
@@ -94,7 +95,7 @@ class Pictures(L.Callback):
         if table is not None:
             image_of = dict(zip(table.question_ids.tolist(), table.image_ids.tolist(), strict=True))
         second = stage2_lines(generates.predictions, samples.image_ids, samples.captions, image_of, self.questions)
-        return second if represents is None else [one + two[1:] for one, two in zip(first, second, strict=True)]
+        return [one + two[1:] for one, two in zip(first, second, strict=True)] if ranks else second
 
 
 def qformer_of(pl_module: LitBLIP2) -> QFormer | None:

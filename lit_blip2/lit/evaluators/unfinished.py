@@ -64,15 +64,21 @@ class Unfinished:
             file.unlink(missing_ok=True)
 
 
-def predictions_made_of(config: str, checkpoint: str | Path | None, data: "PairData") -> list[str]:
-    """All that a prediction depends on: model, checkpoint, data; not how many at a time, or by whom.
+def predictions_made_of(config: str, checkpoint: str | Path | None, precision: str, data: "PairData") -> list[str]:
+    """All that a prediction depends on: model, checkpoint, numbers, data; not how many at a time, or by whom.
 
-    Args: config: the resolved configuration as YAML. checkpoint: the file that is tested. data: set up for the test.
+    Args: config: the resolved configuration as YAML. checkpoint: the file that is tested. precision: the trainer's.
+    data: set up for the test, with the validation questions too where examples are drawn from them.
     """
     model = from_text(config, "this run").settings.get("model")
-    looks = [str(data.root), data.images, str(data.features), str(data.image_size)]
-    tables = [f"{task} {table.digest()}" for task, table in data.tables["test"].items() if task != "binding"]
-    return [json.dumps(model), _stamp(checkpoint), *looks, *tables]
+    looks = [str(data.root), data.images, str(data.features), str(data.image_size), str(data.seed)]
+    tables = [
+        f"{split} {task} {table.digest()}"
+        for split, of_split in sorted(data.tables.items())
+        for task, table in of_split.items()
+        if task == "vqa" or (split, task) == ("test", "caption")
+    ]
+    return [json.dumps(model), _stamp(checkpoint), precision, *looks, *tables]
 
 
 def _stamp(checkpoint: str | Path | None) -> str:

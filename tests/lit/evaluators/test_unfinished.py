@@ -1,6 +1,10 @@
 """Predictions kept line by line, and an evaluation that goes on from them."""
 
-from lit_blip2.lit.evaluators.unfinished import Unfinished
+from types import SimpleNamespace
+
+import pytest
+
+from lit_blip2.lit.evaluators.unfinished import Unfinished, predictions_made_of
 
 ANSWERS = [dict(task="vqa", image_id=1, question_id=number, answer=str(number)) for number in range(4)]
 CAPTION = dict(task="caption", image_id=1, caption="a wall")
@@ -35,3 +39,24 @@ def test_another_evaluation_does_not_read_them(tmp_path):
     other.add(ANSWERS[:1])
     other.remove()
     assert not list(tmp_path.iterdir())
+
+
+class Table:
+    def __init__(self, content: str):
+        self.digest = lambda: content
+
+
+MADE_OF = dict(precision="32-true", seed=0, asked="a", examples="b", image_size=32)
+
+
+def made_of(precision: str, seed: int, asked: str, examples: str, image_size: int) -> list[str]:
+    tables = {"test": {"vqa": Table(asked), "binding": Table("c")}, "val": {"vqa": Table(examples)}}
+    about = dict(root="data", images="images", features=None, image_size=image_size, seed=seed, tables=tables)
+    return predictions_made_of("model: {a: 1}", None, precision, SimpleNamespace(**about))
+
+
+@pytest.mark.parametrize(
+    "other", [{"precision": "bf16-mixed"}, {"seed": 1}, {"asked": "d"}, {"examples": "d"}, {"image_size": 64}], ids=str
+)
+def test_whatever_predictions_depend_on_begins_them_anew(other):
+    assert made_of(**MADE_OF) == made_of(**MADE_OF) != made_of(**(MADE_OF | other))
