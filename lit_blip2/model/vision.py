@@ -161,7 +161,8 @@ class VisionEncoder(nn.Module):
         if self.encoder is None:
             raise RuntimeError(f"image encoder {self.name} has no weights yet: call load() first")
         if images_B3HW.dtype == torch.uint8:
-            images_B3HW = normalise(images_B3HW, self.mean, self.std)
+            held_in = next(self.encoder.parameters()).dtype  # not float32 under precision=bf16-true
+            images_B3HW = normalise(images_B3HW, self.mean, self.std).to(held_in)
         if not self.frozen:
             return tokens(self.encoder, images_B3HW)
         with torch.no_grad(), torch.autocast(images_B3HW.device.type, enabled=False):

@@ -288,6 +288,11 @@ def test_pixels_are_normalised_with_what_the_folder_of_the_weights_says_or_the_s
     assert prints[1].items() >= card.items()
 
 
+def test_pixels_follow_the_type_of_trainable_weights(weights):
+    encoder = loaded(weights, frozen=False).to(torch.bfloat16)
+    assert encoder(torch.zeros(1, 3, 32, 32, dtype=torch.uint8)).dtype == torch.bfloat16
+
+
 def test_the_mini_worlds_encoder_has_clips():
     args = dict(img_size=64, patch_size=2, embed_dim=128, depth=4, num_heads=4)
     encoder = VisionEncoder("vit_tiny_r_s16_p8_224", "lit_blip2/mini/weights/vit.safetensors", model_args=args)
