@@ -97,7 +97,8 @@ def check_same(known: Plan, plan: Plan, folder: Folder) -> None:
     if known.cells and before != now:
         what = f"another grid: {len(before - now)} of its cells are not in this one, {len(now - before)} are new"
     elif known.sources != plan.sources:
-        what = f"other sources of lit_blip2 (it was begun at commit {known.commit}): its cells would not be comparable"
+        what = f"other sources of lit_blip2, or of a class of your own (it was begun at commit {known.commit}): its "
+        what += "cells would not be comparable"
     else:
         what = "other metrics, another control, or other settings, ranges or data files in its steps"
     raise ValueError(f"{folder.root} holds a sweep of this name with {what}. Give another --out, or remove the folder")

@@ -1,10 +1,11 @@
-"""What a step depends on besides its config: the files that its config names, and the package's sources."""
+"""What a step depends on besides its config: the files that its config names, the package, and the code of others."""
 
 import hashlib
 import os
 from pathlib import Path
 from typing import Any
 
+from lit_blip2.ablation.run.code import code_files
 from lit_blip2.ablation.spec.values import strings
 from lit_blip2.config import arguments_of
 from lit_blip2.runs import CONFIG, find_checkpoint, run_of
@@ -18,9 +19,21 @@ WRITES = ("logger", "default_root_dir")  # the trainer's keys that say where it 
 
 
 def sources() -> str:
-    """Digest of the package's code, but for this room, which runs the commands and changes no result."""
-    files = [file for file in PACKAGE.rglob("*.py") if "ablation" not in file.relative_to(PACKAGE).parts]
-    return _digest((str(file.relative_to(PACKAGE)), file.read_bytes()) for file in sorted(files))
+    """Digest of the package's files, but for this room, which runs the commands and changes no result."""
+    left_out = {"ablation", "__pycache__"}
+    files = [file for file in PACKAGE.rglob("*") if not left_out & {*file.relative_to(PACKAGE).parts}]
+    return _digest((str(file.relative_to(PACKAGE)), file.read_bytes()) for file in sorted(files) if file.is_file())
+
+
+def code(config: Any) -> str:
+    """Digest of the code of others that a config, or a list of them, leads to; empty where there is none."""
+    files = code_files(config, PACKAGE)
+    return _digest((str(file), file.read_bytes()) for file in files) if files else ""
+
+
+def all_sources(configs: list[Any]) -> str:
+    """Digest of the package's files, and of the code of others that the configs lead to."""
+    return sources() + code(configs)
 
 
 def paths(config: Any) -> list[str]:

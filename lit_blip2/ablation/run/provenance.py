@@ -9,10 +9,9 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from lit_blip2.ablation.run.code import LIBRARIES
 from lit_blip2.ablation.run.fingerprint import PACKAGE
 from lit_blip2.ablation.spec.scale import SCALES
-
-LIBRARIES = ("torch", "torchvision", "lightning", "transformers", "timm", "numpy")
 
 
 def provenance(options: argparse.Namespace) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lit_blip2.ablation.folder import Folder, read
-from lit_blip2.ablation.run.fingerprint import PACKAGE, sources
+from lit_blip2.ablation.run.fingerprint import PACKAGE, all_sources
 from lit_blip2.ablation.run.queue import Queue
 from lit_blip2.ablation.run.step import run_step
 from lit_blip2.ablation.schema import Metrics, Plan
@@ -24,12 +24,13 @@ class Worker:
     tell: Callable[[str], None]
 
     def run(self, plan: Plan, name: str, watch: Callable[[Path], None] = lambda validations: None) -> None:
-        """One of the plan's step runs; see run_step. Raises ValueError where the package has been edited since the
+        """One of the plan's step runs; see run_step. Raises ValueError where the code has been edited since the
         sweep began: its cells would not be comparable."""
-        if plan.sources not in ("", sources()):
+        if plan.sources not in ("", all_sources([run.config for run in plan.steps.values()])):
             raise ValueError(
-                f"the sources in {PACKAGE} have changed since this sweep began: put them back and start the same "
-                "command again, or begin another sweep with --out. (A sweep is best run from a checkout of its own.)"
+                f"the sources in {PACKAGE}, or of another class that its steps name, have changed since this sweep "
+                "began: put them back and start the same command again, or begin another sweep with --out. (A sweep is "
+                "best run from a checkout of its own.)"
             )
         run_step(plan.steps[name], self.folder, self.environment, self.stopping, watch)
 

@@ -1,0 +1,53 @@
+"""The files of code behind the classes that a config names."""
+
+from pathlib import Path
+
+import pytest
+
+from lit_blip2.ablation.run import fingerprint
+from lit_blip2.ablation.run.code import code_files
+
+CONFIG = {"model": {"net": {"bridge": {"class_path": "mine.bridges.Wide", "init_args": {"tokens": 4}}}}}
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A package of one's own in the working folder: Wide needs layers.py by a dot, gains.py and helper.py by name."""
+    for name, text in {
+        "mine/__init__.py": "",
+        "mine/bridges.py": "from .layers import Layer\nfrom mine import gains\nimport helper\nT = 'words.yaml'\n",
+        "mine/layers.py": "from lit_blip2.model.bridge import LinearBridge\n",
+        "mine/gains.py": "import json\n",
+        "mine/words.yaml": "[a]",
+        "mine/unused.py": "",
+        "helper.py": "",
+    }.items():
+        file = tmp_path / name
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(text)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_they_are_the_class_and_what_it_imports_from_beside_it(here):
+    found = {str(file.relative_to(here)) for file in code_files(CONFIG, fingerprint.PACKAGE)}
+    beside = {"gains.py", "layers.py", "words.yaml", "bridges.py", "__init__.py"}
+    assert found == {f"mine/{name}" for name in beside} | {"helper.py"}
+    others = ["lit_blip2.lit.LitStage1", "torch.nn.GELU", "a photo of.", "data/mini"]
+    assert code_files(others, fingerprint.PACKAGE) == []
+
+
+def test_without_a_package_file_a_folder_is_one_all_the_same(here):
+    Path("mine/__init__.py").unlink()
+    found = {file.name for file in code_files(CONFIG, fingerprint.PACKAGE)}
+    assert found == {"gains.py", "layers.py", "words.yaml", "bridges.py", "helper.py"}
+
+
+@pytest.mark.parametrize("name", ["mine/bridges.py", "mine/layers.py", "mine/gains.py", "mine/words.yaml", "helper.py"])
+def test_an_edit_in_any_of_them_counts(here, name):
+    before = fingerprint.code(CONFIG)
+    Path("mine/unused.py").write_text("x = 1\n")
+    assert fingerprint.code(CONFIG) == before != ""
+    Path(name).write_text(Path(name).read_text() + "\n# edited\n")
+    assert fingerprint.code(CONFIG) != before
+    assert fingerprint.all_sources([CONFIG]) == fingerprint.sources() + fingerprint.code(CONFIG)
