@@ -22,9 +22,9 @@ EXPORT = """Write a run as LAVIS' checkpoint or as a folder for Hugging Face's f
 
   python -m lit_blip2 export --checkpoint runs/vitg_stage1 --to lavis --out stage1.pth
   python -m lit_blip2 export --checkpoint runs/vitg_opt27 --to hf --out blip2-opt-2.7b
-  python -m lit_blip2 export --checkpoint runs/vitg_opt27_caption --to timm --out encoder.safetensors
+  python -m lit_blip2 export --checkpoint runs/vitg_opt27_caption --to timm --out encoder
 
-A run whose encoder was trained goes on in another with that file as --model.net.vision.weights."""
+A run goes on with an encoder that was trained by --model.net.vision.weights=encoder/model.safetensors."""
 
 
 def main(command: str, arguments: list[str]) -> int:

@@ -22,7 +22,6 @@ from lit_blip2.model.tokenizer import BertTokenizer
 from lit_blip2.network import sketch
 from lit_blip2.objectives.joint import Joint
 from lit_blip2.objectives.stage2 import Stage2
-from lit_blip2.pixels import CLIP_MEAN, CLIP_STD
 from lit_blip2.runs import find_checkpoint
 from lit_blip2.whole_files import written_whole
 
@@ -81,11 +80,16 @@ def _read(checkpoint: Path) -> tuple[Any, dict[str, Tensor], dict[str, Tensor]]:
 
 
 def to_timm(checkpoint: Path, out: Path) -> dict[str, str]:
-    """Write OUT, a .safetensors with the run's image encoder under timm's names: for another run's
-    model.net.vision.weights. Blocks that the run leaves out are not in it. Returns of each weight what became of it."""
-    _, trained, encoder = _read(checkpoint)
+    """Write OUT, a folder with the run's image encoder, as timm's on the hub: config.json and model.safetensors, for
+    another run's model.net.vision.weights. Blocks that the run leaves out are not in it. Returns of each weight what
+    became of it."""
+    net, trained, encoder = _read(checkpoint)
+    looks = {"mean": net.vision.mean, "std": net.vision.std, "interpolation": net.vision.interpolation}
     with written_whole(out) as part:
-        save_file({name: value.contiguous() for name, value in encoder.items()}, part)
+        part.mkdir()
+        save_file({name: value.contiguous() for name, value in encoder.items()}, part / "model.safetensors")
+        card = {"architecture": net.vision.name, "model_args": net.vision.model_args, "pretrained_cfg": looks}
+        (part / "config.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
     return {name: "trained" if f"vision.encoder.{name}" in trained else "as in its file" for name in encoder}
 
 
@@ -230,7 +234,7 @@ def _retrieval(run: Run) -> tuple[Any, Any]:
         model = Blip2ForImageTextRetrieval(Blip2Config(**sizes, image_text_hidden_size=projection))
     words = run.qformer.word_embeddings.num_embeddings
     tokenizer = BertTokenizer(run.net.tokenizer_path, words, run.net.max_text_tokens)
-    return model.eval(), Blip2Processor(_images(model.config), tokenizer.tokenizer)
+    return model.eval(), Blip2Processor(_images(run, model.config), tokenizer.tokenizer)
 
 
 def _generation(run: Run, language: LanguageModel, number: int) -> tuple[Any, Any]:
@@ -259,7 +263,7 @@ def _generation(run: Run, language: LanguageModel, number: int) -> tuple[Any, An
         run.net.bridge.load()
         readers.append(run.net.bridge.tokenizer.tokenizer)
         _keep(readers[-1], model_max_length=run.net.bridge.max_text_tokens, truncation_side="left")
-    return model.eval(), processor_of(_images(config), *readers, num_query_tokens=run.qformer.num_queries)
+    return model.eval(), processor_of(_images(run, config), *readers, num_query_tokens=run.qformer.num_queries)
 
 
 def _read_language(run: Run) -> LanguageModel:
@@ -309,13 +313,17 @@ def _add_image_word(language: LanguageModel) -> int:
     return number
 
 
-def _images(config: Any) -> Any:
+def _images(run: Run, config: Any) -> Any:
     """What makes a photo the encoder's input."""
     from transformers import BlipImageProcessorPil
+    from transformers.image_utils import PILImageResampling
 
-    size = config.vision_config.image_size
+    size, vision = config.vision_config.image_size, run.net.vision
     return BlipImageProcessorPil(
-        size={"height": size, "width": size}, image_mean=list(CLIP_MEAN), image_std=list(CLIP_STD)
+        size={"height": size, "width": size},
+        image_mean=list(vision.mean),
+        image_std=list(vision.std),
+        resample=PILImageResampling[vision.interpolation.upper()],
     )
 
 

@@ -17,7 +17,6 @@ from lit_blip2.exchange import encoders, names
 from lit_blip2.exchange.files import read_json, read_weights
 from lit_blip2.exchange.foreign import ForeignModel
 from lit_blip2.model.pretrained import OLD_BUFFERS, build, read_tokenizer
-from lit_blip2.pixels import CLIP_MEAN, CLIP_STD
 
 RETRIEVAL, GENERATION = "Blip2ForImageTextRetrieval", "Blip2ForConditionalGeneration"
 INSTRUCTED = "InstructBlipForConditionalGeneration"
@@ -28,6 +27,8 @@ POSITIONS = "qformer.embeddings.position_ids"
 SIDE_FILE, SIDE_SETTINGS = "lit_blip2.safetensors", "lit_blip2.json"
 NO_TEXT = "dropped: the Q-Former reads no text in stage 2"
 TEMPERATURE = 0.07
+LOOKS = {"image_mean": "mean", "image_std": "std"}
+RESAMPLE = {3: "bicubic", 2: "bilinear"}  # PIL's numbers
 # Fields of which the parts here have these values and no others.
 QFORMER_ONLY = {"hidden_act": ("gelu",), "layer_norm_eps": (1e-12,)}
 # transformers' default was 1e-5 when the first folders were written; EVA-CLIP was trained with 1e-6.
@@ -42,7 +43,6 @@ def read(path: Path) -> ForeignModel:
     if kind not in (RETRIEVAL, GENERATION, INSTRUCTED):
         raise ValueError(f"{path} holds a {kind}: {RETRIEVAL}, {GENERATION} and {INSTRUCTED} can be imported")
     config = completed(given, kind, path)
-    _check_images(path, config["vision_config"]["image_size"])
     state, stage2, instructed = read_weights(path), kind != RETRIEVAL, kind == INSTRUCTED
     layers = config["qformer_config"]["num_hidden_layers"]
     rules = names.rules(layers, "opt" if stage2 else None)
@@ -66,7 +66,8 @@ def read(path: Path) -> ForeignModel:
         kept["itc.temperature"] = torch.tensor(TEMPERATURE)
         derived["itc.temperature"] = f"{TEMPERATURE}, where training starts: the class keeps none"
     net = _stage2(config, instructed, path) if stage2 else _stage1(config, "itg.bias" in kept, path)
-    net |= {"vision": vision_settings(config["vision_config"])}
+    looks = _looks(path, config["vision_config"]["image_size"])
+    net |= {"vision": vision_settings(config["vision_config"]) | looks}
     language = None
     if stage2:
         language = _language(
@@ -100,18 +101,24 @@ def completed(given: Mapping[str, Any], kind: str, path: Path) -> dict[str, Any]
     return config
 
 
-def _check_images(path: Path, pixels: int) -> None:
-    """Raises ValueError for an image processor that makes of a photo something else than this package does."""
-    wanted = {"image_mean": list(CLIP_MEAN), "image_std": list(CLIP_STD), "size": {"height": pixels, "width": pixels}}
-    wanted |= dict.fromkeys(("do_resize", "do_rescale", "do_normalize"), True)
+def _looks(path: Path, pixels: int) -> dict[str, Any]:
+    """How a folder's image processor wants images, as settings of the encoder; empty where it has none, whose encoder's
+    own count. Raises ValueError for one that makes of a photo something else than this package can."""
+    looks: dict[str, Any] = {}
     for file in (path / name for name in ("processor_config.json", "preprocessor_config.json")):
         given = read_json(file) if file.is_file() else {}
         given |= given.get("image_processor") or {}
-        for name, value in wanted.items():
-            if given.get(name) not in (None, value, pixels if name == "size" else value):
+        wanted = {"size": ({"height": pixels, "width": pixels}, pixels), "rescale_factor": (1 / 255,)}
+        wanted |= dict.fromkeys(("do_resize", "do_rescale", "do_normalize"), (True,))
+        wanted |= {"do_center_crop": (False,), "resample": tuple(RESAMPLE)}
+        for name, values in wanted.items():
+            if given.get(name) is not None and given[name] not in values:
                 raise ValueError(
-                    f"{file}: {name} is {given[name]!r}, an imported run's is {value!r}: it would see other images"
+                    f"{file}: {name} is {given[name]!r}, an imported run's is {values[0]!r}: it would see other images"
                 )
+        looks |= {ours: given[name] for name, ours in LOOKS.items() if given.get(name) is not None}
+        looks |= {"interpolation": RESAMPLE[given["resample"]]} if given.get("resample") is not None else {}
+    return looks
 
 
 def _buffers(own: Mapping[str, Tensor], text_config: dict[str, Any]) -> dict[str, str]:

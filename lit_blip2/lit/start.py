@@ -31,12 +31,13 @@ def read_start(source: str, module: LitBLIP2) -> dict[str, Any]:
     trained an encoder that is frozen here."""
     file = find_checkpoint(source)
     checkpoint, vision = read_checkpoint(file), module.net.vision
+    brought = list(checkpoint["state_dict"])
     if vision.frozen:
         checkpoint["state_dict"] = without_encoder(checkpoint["state_dict"], vision, source)
     theirs = kept_settings(checkpoint, file)
     if hasattr(module.net, "bridge") and not any(key.startswith("net.bridge.") for key in checkpoint["state_dict"]):
         theirs = in_bridge(theirs)
-    module.check_settings(theirs, f"init_from={source!r}", checkpoint["state_dict"])
+    module.check_settings(theirs, f"init_from={source!r}", brought)
     known, path = f"vision.{WEIGHTS}", from_text(checkpoint.get("config"), source).vision.get("weights")
     if known not in theirs.keys() & module.settings().keys() and path not in (None, vision.weights):
         rank_zero_warn(
@@ -58,8 +59,8 @@ def without_encoder(state: Mapping[str, Tensor], vision: VisionEncoder, source: 
     if not all(name in own and torch.equal(value.to(own[name].dtype), own[name]) for name, value in trained.items()):
         raise ValueError(
             f"init_from={source!r} trained its image encoder too, and this run would go on with another one: write it "
-            f"with `python -m lit_blip2 export --checkpoint {source} --to timm --out encoder.safetensors` and set "
-            "model.net.vision.weights to that file"
+            f"with `python -m lit_blip2 export --checkpoint {source} --to timm --out encoder` and set "
+            "model.net.vision.weights to encoder/model.safetensors"
         )
     return {key: value for key, value in state.items() if not key.startswith(prefix)}
 

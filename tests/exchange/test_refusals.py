@@ -12,6 +12,9 @@ from transformers import AutoTokenizer, Blip2Config, Blip2ForImageTextRetrieval
 
 from lit_blip2.commands.convert import main
 from lit_blip2.exchange import hugging_face
+from lit_blip2.exchange.export import to_hugging_face
+from lit_blip2.inference import load
+from lit_blip2.pixels import CLIP_MEAN
 from tests.exchange.tiny import BERT, randomise, rewritten, saved
 
 
@@ -90,11 +93,11 @@ def test_what_the_parts_here_cannot_be_is_refused(generation, tmp_path, part, na
 @pytest.mark.parametrize(
     ("name", "value", "known"),
     [
-        ("image_mean", [0.5, 0.5, 0.5], "[0.48145466, 0.4578275, 0.40821073]"),
-        ("image_std", [0.5, 0.5, 0.5], "[0.26862954, 0.26130258, 0.27577711]"),
         ("size", {"height": 16, "width": 16}, "{'height': 8, 'width': 8}"),
         ("size", 16, "{'height': 8, 'width': 8}"),
         ("do_normalize", False, "True"),
+        ("do_center_crop", True, "False"),
+        ("resample", 0, "3"),
     ],
 )
 def test_an_image_processor_that_makes_other_images_is_refused(generation, tmp_path, file, name, value, known):
@@ -112,7 +115,23 @@ def test_a_published_image_processor_is_taken(generation, tmp_path):
     folder = rewritten(generation["opt"][1], tmp_path / "published")
     BlipImageProcessorPil(size={"height": 8, "width": 8}).save_pretrained(folder)
     (folder / "processor_config.json").write_text('{"num_query_tokens": 4}')
-    hugging_face.read(folder)
+    assert (
+        hugging_face.read(folder).net["vision"].items() >= {"mean": list(CLIP_MEAN), "interpolation": "bicubic"}.items()
+    )
+
+
+@pytest.mark.parametrize("file", ["processor_config.json", "preprocessor_config.json"])
+def test_a_folders_own_mean_and_filter_come_in_and_go_out(generation, tmp_path, file, imported):
+    folder = rewritten(generation["opt"][1], tmp_path / "other")
+    looks = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.3, 0.4], "resample": 2}
+    for name in ("processor_config.json", "preprocessor_config.json"):
+        (folder / name).unlink(missing_ok=True)
+    (folder / file).write_text(json.dumps({"image_processor": looks} if file.startswith("processor") else looks))
+    run, out = imported(folder, "mini_opt"), tmp_path / "out"
+    vision = load(run).net.vision
+    assert (vision.mean, vision.std, vision.interpolation) == ((0.5, 0.4, 0.3), (0.2, 0.3, 0.4), "bilinear")
+    to_hugging_face(run, out)
+    assert json.loads((out / "processor_config.json").read_text())["image_processor"].items() >= looks.items()
     (folder / "preprocessor_config.json").write_text('{"size": 8, "do_center_crop": null}')
     hugging_face.read(folder)
 

@@ -66,8 +66,8 @@ def test_stage2_starts_from_a_stage1_that_trained_its_encoder_with_that_encoder_
     start = f"--model.init_from={trained}"
     with pytest.raises(ValueError, match=r"trained its image encoder too.* export .* --to timm .*net\.vision\.weights"):
         fit("mini_opt", start)
-    file = tmp_path / "encoder.safetensors"
-    assert main("export", [f"--checkpoint={trained}", "--to=timm", f"--out={file}"]) == 0
-    run = fit("mini_opt", start, f"--model.net.vision.weights={file}", LIVE)
+    folder = tmp_path / "encoder"
+    assert main("export", [f"--checkpoint={trained}", "--to=timm", f"--out={folder}"]) == 0
+    run = fit("mini_opt", start, f"--model.net.vision.weights={folder}/model.safetensors", LIVE)
     held, wanted = load(run).net.vision.encoder.state_dict(), encoder_weights(trained)
     assert wanted.keys() <= held.keys() and all(torch.equal(held[name], wanted[name]) for name in wanted)
