@@ -48,7 +48,7 @@ def images_in(path: str | Path, split: str) -> list[Listed]:
         return of_karpathy(top, _KARPATHY_SPLITS[split])
     if "images" in top and ("annotations" in top or split == "test"):
         return _of_coco(top)
-    if isinstance(content.get("data"), list) and "caption_str" in set().union(*map(set, content["data"])):
+    if isinstance(content.get("data"), list) and any("caption_str" in row for row in top.entries("data")):
         return _of_textcaps(top.entries("data"))
     raise top.error(
         "neither COCO's {images, annotations} nor a list of {image, caption} nor Karpathy's {images with sentences}: "
@@ -101,7 +101,7 @@ def _of_coco(top: Entry) -> list[Listed]:
         if (image_id := annotation.image_id()) not in captions:
             name = annotation.name("image_id")
             raise annotation.error(f"it belongs to image {name}, which is not in the list of images")
-        if annotation.values.get("is_rejected") or annotation.values.get("is_precanned"):
+        if annotation.flag("is_rejected") or annotation.flag("is_precanned"):
             refused.add(image_id)
         else:
             captions[image_id].append(annotation.text("caption", null=""))

@@ -75,6 +75,12 @@ class Entry:
             raise self.error(f"image id {number} does not lie in 0..{ID_SPACE - 1}")
         return number
 
+    def flag(self, key: str) -> bool:
+        """True or false, which is what is absent; "false" in quotes is neither."""
+        if (value := self._value(key, False, False)) not in (True, False):
+            raise self.error(f"{key} must be true or false, and is {shown(value)}")
+        return bool(value)
+
     def entry(self, key: str, default: Any = _NEEDED) -> "Entry":
         """An object in this one."""
         return Entry(self._value(key, default, _NEEDED), self.path, (*self.place, key))
@@ -124,7 +130,7 @@ def read_json(path: str | Path) -> Any:
     """
     text = read_text(path)
     try:
-        return json.loads(text, object_pairs_hook=_once_each)
+        return json.loads(text, object_pairs_hook=once_each)
     except (ValueError, RecursionError) as error:
         lines = text.split("\n")
         if "Extra data" not in str(error) or not _is_object(lines[0]):
@@ -166,14 +172,15 @@ def _parsed_lines(lines: list[str], path: str | Path) -> list[Entry]:
     for number, line in enumerate(lines, 1):
         if line.strip():
             try:
-                made.append(Entry(json.loads(line, object_pairs_hook=_once_each), path, ("line", number)))
+                made.append(Entry(json.loads(line, object_pairs_hook=once_each), path, ("line", number)))
             except json.JSONDecodeError as error:
                 raise ValueError(f"{path}: line {number} is not JSON: {error}") from error
     return made
 
 
-def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object's values. ValueError for a key that stands twice with two values: JSON would keep the last."""
+def once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object's values, as `object_pairs_hook` of json.loads. ValueError for a key that stands twice with two values:
+    JSON would keep the last."""
     made = dict(pairs)
     if len(made) < len(pairs):
         for key, value in pairs:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lit_blip2.data.annotations.entries import Entry, listed_entries
+from lit_blip2.data.annotations.entries import Entry, listed_entries, shown
 from lit_blip2.data.annotations.ids import Name, image_number, last_digits
 from lit_blip2.data.annotations.unread import what_it_is
 from lit_blip2.evaluation.pope import TYPE as POPE
@@ -42,6 +42,8 @@ def asked_in(content: Any, path: str | Path, files: Mapping[int, str]) -> Asked:
 
     Raises ValueError that names the file, and what it is, where it holds no questions.
     """
+    if not isinstance(content, dict | list):
+        raise Entry({}, path).error(f"must be an object or a list of them, and is {shown(content)}")
     rows = listed_entries(content, path) if isinstance(content, list) else []
     keys = set().union(*(row.values for row in rows))
     if isinstance(content, dict) and any(isinstance(row, dict) and "imageId" in row for row in content.values()):
@@ -116,9 +118,9 @@ def _visual_genome(row: Entry, files: Mapping[int, str]) -> Question:
 
 def _pope(row: Entry) -> Question:
     name, image = row.name("question_id"), row.file("image")
-    if (digits := re.search(r"(\d+)\.\w+$", image)) is None:
+    if not re.search(r"[0-9]\.\w+$", image):
         raise row.error(f"question {name}: {image!r} ends in no image id")
-    return Question(name, int(digits[1]), image, row.text("text").strip(), POPE, [row.text("label").lower()])
+    return Question(name, _image_id(image), image, row.text("text").strip(), POPE, [row.text("label").lower()])
 
 
 def _aokvqa(row: Entry, files: Mapping[int, str]) -> Question:

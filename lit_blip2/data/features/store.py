@@ -22,6 +22,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from lit_blip2.data.annotations.entries import read_json
 from lit_blip2.data.images import UnreadableImageError
 from lit_blip2.pixels import UNNOTED
 
@@ -197,7 +198,7 @@ def read_about(folder: Path) -> tuple[dict, Layout]:
             f"no cached features in {folder}: write them with `python -m lit_blip2 data features --config EXPERIMENT"
             f" --out {folder.parent}`, the mini-world's with `python -m lit_blip2 data make-mini`"
         )
-    about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+    about = read_json(folder / ABOUT)
     return about["made_by"], Layout(**about["layout"])
 
 

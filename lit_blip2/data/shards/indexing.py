@@ -18,9 +18,9 @@ import numpy as np
 from rich.progress import track
 
 from lit_blip2.data.annotations.captions import clean_caption
-from lit_blip2.data.annotations.entries import Entry, read_json
+from lit_blip2.data.annotations.entries import Entry, once_each, read_json
 from lit_blip2.data.shards.folders import LocalFolder, RemoteFolder, is_url, shard_folder
-from lit_blip2.data.shards.reader import INDEX
+from lit_blip2.data.shards.reader import INDEX, read_shards
 from lit_blip2.whole_files import alone
 
 IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
@@ -70,7 +70,7 @@ def index_shards(folder: str | Path, out: Path | None = None, workers: int = 0) 
     with alone(out):
         if out.exists():
             _check_same(out, shards)
-            print(f"{out} is there, with {sum(shard['samples'] for shard in read_lines(out)):,} samples.")
+            print(f"{out} is there, with {sum(shard['samples'] for shard in read_shards(out)):,} samples.")
         else:
             _index(place, shards, out, workers)
 
@@ -83,7 +83,7 @@ def _index(place: LocalFolder | RemoteFolder, shards: dict[str, int | None], out
         listed = pool.map(partial(list_shard, place), todo)
         for shard in track(listed, "shards", total=len(todo)):
             _append(part, shard)
-    lines = read_lines(part)
+    lines = read_shards(part)
     if not sum(line["samples"] for line in lines):
         raise ValueError(f"{place}: {len(shards)} shards and no sample with an image and a caption\n{summary(lines)}")
     part.rename(out)
@@ -156,11 +156,6 @@ def summary(lines: list[dict]) -> str:
     return "\n".join(text)
 
 
-def read_lines(index: Path) -> list[dict]:
-    """The shards that an index, or a part of one, has."""
-    return [json.loads(line) for line in (index / "shards.jsonl").read_text(encoding="utf-8").splitlines()]
-
-
 def _split(name: str) -> tuple[str, str]:
     """`a/000.seg.txt` -> `a/000`, `seg.txt`, as webdataset does."""
     folder, _, file = name.rpartition("/")
@@ -211,7 +206,7 @@ def _captions(tar: tarfile.TarFile, of: dict[str, tarfile.TarInfo]) -> list[str]
     """Those of a sample in their order, empty ones too. Raises TypeError for one that is no text."""
     texts: list[str] = []
     if "json" in of:
-        content = json.loads(tar.extractfile(of["json"]).read())
+        content = json.loads(tar.extractfile(of["json"]).read(), object_pairs_hook=once_each)
         given = content.get("caption") if isinstance(content, dict) else content
         given = given if isinstance(given, list) else [given]
         given = [each.get("caption") if isinstance(each, dict) else each for each in given]
@@ -258,7 +253,11 @@ def _append(part: Path, shard: Listed) -> None:
 
 def _resume(part: Path, shards: dict[str, int | None]) -> int:
     """How many shards an interrupted index has; what it had begun behind them is cut off."""
-    lines = read_lines(part) if (part / "shards.jsonl").exists() else []
+    lines = []
+    if (file := part / "shards.jsonl").exists():
+        whole = file.read_bytes()
+        file.write_bytes(whole[: whole.rfind(b"\n") + 1])  # its last line may have been begun
+        lines = read_shards(part)
     begun = dict(list(shards.items())[: len(lines)])
     if [line["name"] for line in lines] != list(begun) or _differing(lines, begun):
         lines = []
@@ -281,7 +280,7 @@ def _differing(lines: list[dict], shards: dict[str, int | None]) -> list[str]:
 
 
 def _check_same(out: Path, shards: dict[str, int | None]) -> None:
-    if differing := _differing(read_lines(out), shards):
+    if differing := _differing(read_shards(out), shards):
         raise ValueError(
             f"{out} is of other shards: {len(differing)} differ, among them {differing[0]}. Remove {out} and run "
             "this again"

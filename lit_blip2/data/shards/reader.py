@@ -9,7 +9,6 @@ An index is a folder of memory-mapped arrays, so that a sample costs no memory o
     captions.bin    UTF-8
 """
 
-import json
 import tarfile
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from lit_blip2.data.annotations.captions import clean_caption
+from lit_blip2.data.annotations.entries import read_lines
 from lit_blip2.data.annotations.strings import Strings
 from lit_blip2.data.images import UnreadableImageError, decode_image
 from lit_blip2.data.shards.folders import LocalFolder, RemoteFolder, is_url, shard_folder
@@ -49,8 +49,7 @@ class Shards:
         self.best, self.max_words = best, max_words
         if not (self.index / "shards.jsonl").is_file():
             raise FileNotFoundError(f"no index in {self.index}: make it once, with `{self._way_to_index()}`")
-        lines = (self.index / "shards.jsonl").read_text(encoding="utf-8").splitlines()
-        self.shards = [json.loads(line) for line in lines]
+        self.shards = read_shards(self.index)
         self.sizes = [shard["samples"] for shard in self.shards if shard["samples"]]
         self.names = [shard["name"] for shard in self.shards if shard["samples"]]
         self._check_unchanged()
@@ -122,6 +121,11 @@ class Shards:
     def _way_to_index(self) -> str:
         out = f" --out {self.index}" if is_url(str(self.folder)) else ""
         return f"python -m lit_blip2 data index {self.folder}{out}"
+
+
+def read_shards(index: Path) -> list[dict]:
+    """The shards that an index, or a part of one, has."""
+    return [line.values for line in read_lines(index / "shards.jsonl")]
 
 
 class _Name:

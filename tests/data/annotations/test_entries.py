@@ -201,3 +201,17 @@ def test_absent_null_and_empty_are_three_things():
     assert entry.number("zero", default=5) == 0 and entry.number("gone", default=None) is None
     with pytest.raises(ValueError, match="gone is not there"):
         entry.text("gone", null="n")
+
+
+def test_a_file_of_no_object_and_a_flag_in_quotes_are_refused_too(tmp_path):
+    file = write_json(tmp_path / "x.json", 7)
+    for read in (read_questions, read_captions):
+        with pytest.raises(ValueError, match=r"x\.json: must be an object.*and is a number, 7"):
+            read(file)
+    content = {"images": [IMAGE], "annotations": [MARK | {"is_rejected": "false"}]}
+    with pytest.raises(ValueError, match=r'is_rejected must be true or false, and is a text, "false"'):
+        read_captions(write_json(tmp_path / "v.json", content))
+    with pytest.raises(ValueError, match=r"d\.json: entry 1 of data: must be an object"):
+        read_captions(write_json(tmp_path / "d.json", {"data": [1]}))
+    pope = [POPE | {"image": f"COCO_{'9' * 30}.jpg"}]
+    assert read_questions(write_json(tmp_path / "p.json", pope)).image_ids.tolist()[0] < 2**44

@@ -13,8 +13,8 @@ from PIL import Image
 from lit_blip2.data.images import UnreadableImageError
 from lit_blip2.data.shards import indexing
 from lit_blip2.data.shards.folders import LocalFolder
-from lit_blip2.data.shards.indexing import index_shards, list_shard, read_lines
-from lit_blip2.data.shards.reader import Shards
+from lit_blip2.data.shards.indexing import index_shards, list_shard
+from lit_blip2.data.shards.reader import Shards, read_shards
 from lit_blip2.whole_files import alone
 
 
@@ -102,7 +102,7 @@ def test_what_is_left_out_is_counted_with_its_reason(tmp_path, capsys):
     (tmp_path / "00000_stats.json").write_text('{"successes": 9}')
     index_shards(tmp_path, workers=1)
     said = capsys.readouterr().out
-    (line,) = read_lines(tmp_path / "index")
+    (line,) = read_shards(tmp_path / "index")
     counts = {reason: entry["count"] for reason, entry in line["left_out"].items()}
     assert counts == {
         "no image": 1, "no caption, or an empty one": 3, "caption is not UTF-8": 1, "json is damaged": 1,
@@ -135,6 +135,7 @@ TWICE, SEVERAL = "a name stands twice, with other contents", "several images of 
         ([("b.txt", b"b"), ("a.txt", b"a"), ("a.jpg", jpeg(1)), ("b.jpg", jpeg(2))], ["b", "a"], {}),
         ([("a.jpg", jpeg(1)), ("a.json", b'["one", 7]')], [], {"caption is no text": 1}),
         ([("a.jpg", jpeg(1)), ("a.json", b'{"caption": 0}'), ("a.txt", b"a")], [], {"caption is no text": 1}),
+        ([("a.jpg", jpeg(1)), ("a.json", b'{"caption": "one", "caption": "two"}')], [], {"json is damaged": 1}),
         ([("a.jpg", jpeg(1)), ("a.json", b'["one", " ", null]')], ["one"], {"caption that is empty beside others": 2}),
         ([("a.jpg", jpeg(1)), ("a.json", b'{"caption": " . "}'), ("a.txt", "\ufeffone".encode())], ["one"], {}),
     ],
@@ -216,6 +217,8 @@ def test_an_interrupted_index_is_gone_on_with(folder, monkeypatch):
         indexing._append(part, list_shard(LocalFolder(folder), name))
     with (part / "captions.bin").open("ab") as file:  # a third was begun
         file.write(b"half a capt")
+    with (part / "shards.jsonl").open("ab") as file:
+        file.write(b'{"name": "00002.ta')
     listed = []
     monkeypatch.setattr(indexing, "track", lambda shards, *_, **__: (listed.append(each) or each for each in shards))
     index_shards(folder, workers=1)
