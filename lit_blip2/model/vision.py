@@ -68,6 +68,9 @@ class VisionEncoder(nn.Module):
             raise ValueError(f"dtype={dtype!r} must be float32, bfloat16 or float16")
         if not frozen and dtype != "float32":
             raise ValueError(f"dtype={dtype!r} with frozen=false: trainable weights stay float32")
+        if weights == RANDOM:  # said here, for cached features need no load()
+            told = f"image encoder {name} has RANDOM weights (vision.weights=random): for trials, not for metrics"
+            warnings.warn(told, stacklevel=2)
         self.name, self.weights, self.frozen = name, weights, frozen
         self.own_args, self.image_size = dict(model_args or {}), image_size
         self.model_args = self.own_args | ({"img_size": image_size} if image_size else {})
@@ -132,10 +135,6 @@ class VisionEncoder(nn.Module):
 
     def _random(self) -> nn.Module:
         """The network as timm makes it, the same on every rank and at every start."""
-        warnings.warn(
-            f"image encoder {self.name} has RANDOM weights (vision.weights=random): for trials, not for metrics",
-            stacklevel=3,
-        )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             return build(self.name, self.model_args, self.drop_last_blocks)

@@ -350,7 +350,7 @@ MAPS = [
 def test_feature_maps_become_tokens_row_by_row(name):
     with pytest.warns(UserWarning, match="RANDOM"):
         encoder = VisionEncoder(name, "random", drop_last_blocks=0)
-        encoder.load()
+    encoder.load()
     images = torch.randint(0, 256, (1, 3, encoder.size, encoder.size), dtype=torch.uint8)
     found = encoder(images)
     assert found.shape[1:] == encoder.output_shape(encoder.size) and found.shape[2] == encoder.width
@@ -388,9 +388,9 @@ def test_random_weights_are_the_same_each_time_and_said():
     torch.manual_seed(3)
     state, made = torch.get_rng_state(), []
     for frozen in (True, False):
-        encoder = VisionEncoder(NAME, "random", model_args=ARGS, frozen=frozen)
         with pytest.warns(UserWarning, match=rf"image encoder {NAME} has RANDOM weights"):
-            encoder.load()
+            encoder = VisionEncoder(NAME, "random", model_args=ARGS, frozen=frozen)
+        encoder.load()
         made.append(encoder)
         assert encoder.fingerprint()["weights_sha256"] == "random"
     assert torch.equal(torch.get_rng_state(), state)
