@@ -96,17 +96,20 @@ def _of_coco(top: Entry) -> list[Listed]:
     """Of VizWiz, captions that were rejected or chosen from a list are left out, as its own evaluation does."""
     images = top.entries("images")
     files, captions = list_images(images), {image.image_id("id"): [] for image in images}
-    refused = set()
+    refused: list[int] = []
     for annotation in top.entries("annotations", default=[]):
         if (image_id := annotation.image_id()) not in captions:
             name = annotation.name("image_id")
             raise annotation.error(f"it belongs to image {name}, which is not in the list of images")
         if annotation.flag("is_rejected") or annotation.flag("is_precanned"):
-            refused.add(image_id)
+            refused.append(image_id)
         else:
             captions[image_id].append(annotation.text("caption", null=""))
-    if bare := {image_id for image_id in refused if not captions[image_id]}:
-        warnings.warn(f"{top.path}: {len(bare)} images left out, whose captions are all rejected", stacklevel=4)
+    bare = {image_id for image_id in refused if not captions[image_id]}
+    if refused:
+        said = f"{len(refused)} captions left out, rejected or chosen from a list"
+        said += f"; {len(bare)} images left out, whose captions are all rejected" if bare else ""
+        warnings.warn(f"{top.path}: {said}", stacklevel=4)
     return [
         Listed(image.name("id"), files[number], captions[number], image.text("domain", default=None))
         for number, image in zip(files, images, strict=True)

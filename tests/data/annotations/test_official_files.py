@@ -129,7 +129,9 @@ def test_vizwiz_leaves_out_captions_that_were_rejected(tmp_path):
     mark = {"caption": "A red tin", "image_id": 0, "is_precanned": False, "is_rejected": False, "id": 0}
     spam = mark | {"caption": "Quality issues are too severe to recognize visual content.", "is_precanned": True}
     content = {"info": {}, "images": images, "annotations": [mark, spam, spam | {"image_id": 1}]}
-    with pytest.warns(UserWarning, match=r"val\.json: 1 images left out, whose captions are all rejected"):
+    with pytest.warns(
+        UserWarning, match=r"val\.json: 2 captions left out, .*; 1 images left out, whose captions are all rejected"
+    ):
         assert table(read_captions(write_json(tmp_path / "val.json", content))) == {
             0: (images[0]["file_name"], ["a red tin"])
         }
