@@ -55,7 +55,7 @@ def check_place(trainer: L.Trainer, batch: Mapping[str, Any], micro_batch: int) 
 
 
 def check_whole(trainer: L.Trainer, checkpoint: Mapping[str, Any], config: str | None) -> None:
-    """Raises ValueError for a checkpoint that this training cannot go on from.
+    """Raises ValueError for a checkpoint that this training cannot go on from; warns where nothing is left to do.
 
     config: this run's, where nobody has named the checkpoint: on SLURM, Lightning takes any hpc_ckpt_N.ckpt that lies
     in the working folder.
@@ -75,6 +75,12 @@ def check_whole(trainer: L.Trainer, checkpoint: Mapping[str, Any], config: str |
         raise ValueError(
             f"the weights in {file} are the averages of the callback EMA: resume with it in trainer.callbacks, or "
             "start from them by --model.init_from"
+        )
+    if checkpoint["global_step"] >= trainer.max_steps:
+        warnings.warn(
+            f"{file} stands at step {checkpoint['global_step']} of {trainer.max_steps}: nothing is trained or "
+            "validated (`validate --ckpt_path` does the latter)",
+            stacklevel=3,
         )
 
 

@@ -129,6 +129,12 @@ def test_weights_alone_are_no_place_to_go_on_from(fit, tmp_path):
     fit("mini_stage1", *PLAIN, f"--model.init_from={run}", "--trainer.max_steps=2")
 
 
+def test_a_run_that_has_ended_says_that_nothing_is_left_to_do(fit, stage1_run, seen):
+    with pytest.warns(UserWarning, match="last.ckpt stands at step 4 of 4: nothing is trained or validated"):
+        fit("mini_stage1", f"--ckpt_path={stage1_run}")
+    assert not seen
+
+
 def test_a_requeued_run_goes_on_and_no_other_takes_its_checkpoint(fit, seen, monkeypatch, tmp_path):
     """Lightning finds the checkpoint by itself, in a folder that runs share."""
     where = [*PLAIN, f"--trainer.default_root_dir={tmp_path}", "--trainer.devices=1"]
