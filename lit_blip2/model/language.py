@@ -11,6 +11,7 @@ Legend: B samples, P soft prompt positions, T padded text positions, S = P + T, 
 V vocabulary.
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,12 +23,21 @@ from torch.nn import functional as F
 
 from lit_blip2.model.lora import add_lora, count_lora
 from lit_blip2.model.plain import Plain
-from lit_blip2.model.pretrained import build, check_embeddings, in_cache, quantise, read_config, read_tokenizer
+from lit_blip2.model.pretrained import (
+    build,
+    build_random,
+    check_embeddings,
+    in_cache,
+    quantise,
+    read_config,
+    read_tokenizer,
+)
 from lit_blip2.model.published import language_card, published
 from lit_blip2.model.text import PackedText
 from lit_blip2.paths import find
 from lit_blip2.settings import WEIGHTS, signature
 
+RANDOM = "random"
 LEAST_ROOM = 16  # tokens of a prompt below which it is not cut any further
 
 
@@ -64,7 +74,8 @@ class LanguageModel(nn.Module):
 
     Args:
         name: a folder with config.json, or a name on the hub such as facebook/opt-2.7b.
-        weights: folder of weights and tokenizer; null: the folder `name`, or what huggingface_hub has downloaded.
+        weights: folder of weights and tokenizer; null: the folder `name`, or what huggingface_hub has downloaded;
+            random: none, for trials, the same ones each time; the tokenizer is then read from the folder `name`.
         dtype: of the frozen weights: bfloat16 or float32 (T5 must not run in float16). Trainable weights stay float32.
         end: text, or name of a special token, that ends a target and generation, such as a newline; null: the
             tokenizer's end token.
@@ -130,10 +141,17 @@ class LanguageModel(nn.Module):
             f"Get it ({known.get('download', 'hf download NAME --local-dir FOLDER')}) and point "
             "--model.net.language.weights to the folder."
         )
+        place = self.weights or self.name
+        if self.weights == RANDOM:
+            place = self.name
+            way_out = (
+                "Random weights still need its config.json and tokenizer: point --model.net.language.name to a folder "
+                "of them."
+            )
         try:
-            return find(self.weights or self.name, f"language model {self.name}", way_out)
+            return find(place, f"language model {self.name}", way_out)
         except FileNotFoundError:
-            if (cached := in_cache(self.weights or self.name)) is None:
+            if (cached := in_cache(place)) is None:
                 raise
             return cached
 
@@ -144,7 +162,8 @@ class LanguageModel(nn.Module):
         from transformers import GenerationConfig
 
         folder = self._folder()
-        self.model = build(read_config(folder), folder, self.dtype).requires_grad_(not self.frozen)
+        model = self._random() if self.weights == RANDOM else build(read_config(folder), folder, self.dtype)
+        self.model = model.requires_grad_(not self.frozen)
         self.signature = signature(self.model.parameters())
         check_embeddings(self.model, self.name)
         if self.bits is not None:
@@ -155,6 +174,13 @@ class LanguageModel(nn.Module):
         # A folder's own settings, such as a penalty for repetition, would change what this package's arguments ask for.
         self.model.generation_config = GenerationConfig.from_model_config(self.model.config)
         self.train(self.training)
+
+    def _random(self) -> nn.Module:
+        warnings.warn(
+            f"language model {self.name} has RANDOM weights (language.weights=random): for trials, not for metrics",
+            stacklevel=3,
+        )
+        return build_random(self.config, self.dtype)
 
     def load_tokenizer(self) -> None:
         """Read the tokenizer alone."""

@@ -52,8 +52,11 @@ def read_tokenizer(folder: Path) -> Any:
     raise ValueError(f"{folder} holds no tokenizer that can be read: save one there (save_pretrained). {reason}")
 
 
-def build(config: dict, weights: Path | None = None, dtype: torch.dtype | str = torch.float32) -> nn.Module:
-    """The model class that `config` (Hugging Face's fields) asks for: on meta without weights, else read from disk."""
+def build(
+    config: dict, weights: Path | None = None, dtype: torch.dtype | str = torch.float32, device: str = "meta"
+) -> nn.Module:
+    """The model class that `config` (Hugging Face's fields) asks for: read from disk, or without weights as it is made
+    on `device`."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
     untied = config.get("tie_word_embeddings") is False
@@ -61,12 +64,20 @@ def build(config: dict, weights: Path | None = None, dtype: torch.dtype | str = 
     auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     if weights is not None:
         return _read(auto, weights, dtype).eval()
-    with torch.device("meta"):
+    with torch.device(device):
         model = auto.from_config(config)
         if untied and config.tie_word_embeddings:
             # transformers 5 ties every T5 until it meets a file; Flan-T5 has an output matrix of its own.
             model.set_output_embeddings(nn.Linear(config.hidden_size, config.vocab_size, bias=False))
         return model
+
+
+def build_random(config: dict, dtype: torch.dtype | str) -> nn.Module:
+    """The model with the weights that transformers starts from, the same on every rank and at every start."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = build(config, device="cpu")
+    return model.to(torch.float32 if dtype == "auto" else dtype).eval()
 
 
 def _read(auto: Any, folder: Path, dtype: torch.dtype | str) -> nn.Module:

@@ -74,3 +74,26 @@ def test_a_model_that_the_hub_s_client_has_downloaded_is_found_by_name(tmp_path,
     assert language.width == 12 and len(language.tokenizer) == len(WORDS)
     with pytest.raises(FileNotFoundError, match="org/other"):
         LanguageModel("org/other")
+
+
+def test_random_weights_are_asked_for_said_and_the_same_each_time(folder):
+    place, state = folder
+    (place / "model.safetensors").unlink()
+    made = []
+    for _ in range(2):
+        torch.rand(1)
+        before = torch.get_rng_state()
+        made.append(LanguageModel(str(place), weights="random", dtype="float32"))
+        with pytest.warns(UserWarning, match="has RANDOM weights"):
+            made[-1].load()
+        assert torch.equal(torch.get_rng_state(), before)
+    first, second = (each.model.state_dict() for each in made)
+    assert all(torch.equal(value, second[name]) for name, value in first.items()) and first.keys() >= state.keys()
+    assert first["model.decoder.layers.0.fc1.weight"].std() > 0
+    losses = [each.loss(None, each.tokenise(PROMPTS, ["w7", "w8", "w9"]))[0] for each in made]
+    assert torch.equal(*losses) and losses[0].isfinite().all()
+
+
+def test_random_weights_without_a_tokenizer_say_where_it_is_looked_for():
+    with pytest.raises(FileNotFoundError, match=r"Random weights still need .* --model.net.language.name"):
+        LanguageModel("facebook/opt-2.7b", weights="random").load()
