@@ -7,6 +7,7 @@ do the same for batches, for whoever has images and prompts of his own.
 Legend: B images, R prompts, P soft prompt positions, D width of the language model, L target tokens, V vocabulary.
 """
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,8 +16,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lit_blip2 import words
 from lit_blip2.checkpoint import carried, check_fits, read_checkpoint, trainable_state
 from lit_blip2.config import Experiment
+from lit_blip2.model.plain import SHOWN
 from lit_blip2.network import build_net
 from lit_blip2.runs import find_checkpoint
 from lit_blip2.settings import check_same, settings
@@ -25,11 +28,13 @@ DECODING = ("max_new_tokens", "num_beams", "length_penalty")  # what LanguageMod
 
 
 class Loaded(NamedTuple):
-    """A Stage2 ready to answer, and the settings of its run: its module's arguments and the images' size in pixels."""
+    """A Stage2 ready to answer, and the settings of its run: its module's arguments, the images' size in pixels, and
+    the share of a question's words that may be unknown."""
 
     net: Any
     settings: dict[str, Any]
     image_size: int
+    max_unknown_words: float = 0.5
 
 
 def answer(checkpoint: str | Path, image: str | Path, question: str | None = None) -> str:
@@ -45,9 +50,24 @@ def answer(checkpoint: str | Path, image: str | Path, question: str | None = Non
         raise FileNotFoundError(f"no image file {str(image)!r}")
     picture = load_image(image)
     loaded = load(checkpoint)
+    if question is not None:
+        check_question(loaded, question)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     pixels_1CHW = eval_view(picture, loaded.image_size, loaded.net.vision.interpolation)[None].to(device)
     return generate(loaded._replace(net=loaded.net.to(device)), pixels_1CHW, question)
+
+
+def check_question(loaded: Loaded, question: str) -> None:
+    """Warn of a question's words that a tokenizer does not know. Raises ValueError where they are too many."""
+    told = [
+        words.Told(reader, f"the question {question[:SHOWN]!r}", plain.known([question]))
+        for reader, (plain, kinds) in words.tokenizers(loaded.net).items()
+        if words.QUESTIONS in kinds
+    ]
+    words.check_known(told, loaded.max_unknown_words)
+    for each in told:
+        if each.known.unknown:
+            warnings.warn(str(each), stacklevel=3)
 
 
 def generate(loaded: Loaded, pixels_1CHW: Tensor, question: str | None = None) -> str:
@@ -115,7 +135,8 @@ def load(checkpoint: str | Path) -> Loaded:
     kept = contents.get("settings", {})
     check_same(kept, settings(net), str(file), contents["state_dict"], way_out="Its files, or this package, changed")
     net.load_state_dict(state, strict=False)  # what is missing is what is frozen: check_fits saw to the rest
-    return Loaded(stage2.eval(), experiment.model, experiment.data["image_size"] or net.vision.size)
+    size, limit = experiment.data["image_size"] or net.vision.size, experiment.data.get("max_unknown_words")
+    return Loaded(stage2.eval(), experiment.model, size, *([] if limit is None else [limit]))
 
 
 def _check_answers(experiment: Experiment) -> None:

@@ -18,7 +18,7 @@ FLOORS = [
     ["exchange"],
     ["lit", "ablation.run", "mini.train"],
     ["inference", "memory"],
-    ["network"],
+    ["network", "words"],
     ["objectives"],
     ["model"],
     ["ablation.report", "mini", "data"],

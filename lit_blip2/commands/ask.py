@@ -2,6 +2,7 @@
 
 import os
 import sys
+import warnings
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 
 from lit_blip2.inference import answer
@@ -31,7 +32,9 @@ def main(command: str, arguments: list[str]) -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
-        print(answer(options.checkpoint, options.image, getattr(options, "question", None)))
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_: print(f"{command}: {message}", file=sys.stderr)
+            print(answer(options.checkpoint, options.image, getattr(options, "question", None)))
     except (OSError, ValueError, ImportError) as error:
         sys.exit(f"{command}: {error}")
 

@@ -6,9 +6,9 @@ from inspect import getdoc
 
 from jsonargparse import ArgumentParser
 
+from lit_blip2.commands.check import check
 from lit_blip2.commands.features import features
 from lit_blip2.commands.mini import make_mini, make_models
-from lit_blip2.data.check import check
 from lit_blip2.data.shards.indexing import index_shards
 from lit_blip2.data.shards.packing import pack
 

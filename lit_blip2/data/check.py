@@ -1,4 +1,4 @@
-"""`python -m lit_blip2 data check --config FILE`: read what an experiment trains on, and say what is wrong with it."""
+"""Every image of an experiment looked at, with the captions to train on: what is there, and what is wrong with it."""
 
 import hashlib
 import os
@@ -7,7 +7,6 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -20,9 +19,9 @@ from lit_blip2.data.annotations.questions import Questions
 from lit_blip2.data.annotations.strings import Strings
 from lit_blip2.data.batches.evaluation import Pixels
 from lit_blip2.data.batches.pairs import FilePairs, MixedPairs, PairSource, ShardPairs, sources_in
-from lit_blip2.data.experiment import read_data
 from lit_blip2.data.faults import MOST_EXAMPLES
 from lit_blip2.data.images import UnreadableImageError, decode_image, read_file
+from lit_blip2.data.module import PairData
 
 CHUNK = 64  # samples that a process reads at a time
 
@@ -72,20 +71,11 @@ class CheckReport:
         return len(digests) - len(np.unique(digests))
 
 
-def check(config: list[Path], sample: int | None = None, workers: int = 0) -> None:
-    """Read all images that an experiment trains and evaluates on, or a sample of them, and the captions to train on;
-    print counts, problems, lengths, sizes and duplicates.
+def check_images(data: PairData, experiment: str, sample: int | None = None, workers: int = 0) -> None:
+    """Read all images of a data module, or a sample of them, and the captions to train on; print what there is.
 
-    Ends with status 2 where something is wrong: missing files, captions that are empty or cannot be read, images that
-    cannot be decoded, samples that an index left out.
-
-    Args:
-        config: the experiment, a YAML file with `data`; given again, files that change it.
-        sample: look at this many samples, evenly spread; null: at all of them.
-        workers: processes that read; 0: one for each core.
+    Args: experiment: its name. sample, workers: see the command. Raises ValueError where something is wrong.
     """
-    data = read_data(config)
-    data.check_files()
     pairs_of = sources_in(source := data.train_pairs())
     check_texts(source)
     tables = {split: data.read(split) for split in ("val", "test") if data.tasks(split)}
@@ -108,7 +98,7 @@ def check(config: list[Path], sample: int | None = None, workers: int = 0) -> No
         found.add(chunk)
     show(found, count, data.max_caption_words)
     if found.faults:
-        raise ValueError(f"{found.faults.total():,} problems in {', '.join(map(str, config))}")
+        raise ValueError(f"{found.faults.total():,} problems in {experiment}")
 
 
 def check_texts(source: PairSource) -> None:

@@ -102,6 +102,8 @@ class PairData(L.LightningDataModule):
         seed: of the order, of the captions drawn and of augmentation.
         num_workers: processes that load batches beside the training process.
         max_caption_words: captions are cut after this many words.
+        max_unknown_words: share of the words of captions, of questions or of answers that a tokenizer may not know;
+            more are refused.
         max_unreadable: share of the training images that may be replaced because they cannot be read; more end the run.
     """
 
@@ -124,6 +126,7 @@ class PairData(L.LightningDataModule):
         num_workers: int = 0,
         max_caption_words: int = 50,
         max_unreadable: float = 0.01,
+        max_unknown_words: float = 0.5,
     ):
         super().__init__()
         sizes = dict(image_size=image_size, batch_size=batch_size, eval_batch_size=eval_batch_size)
@@ -142,6 +145,9 @@ class PairData(L.LightningDataModule):
         self.binding = {"val": binding_val, "test": binding_test}
         self.image_size, self.interpolation = image_size, "bicubic"
         self.augment, self.max_caption_words = augment, max_caption_words
+        if not 0 <= max_unknown_words <= 1:
+            raise ValueError(f"data.max_unknown_words={max_unknown_words} must be a share, from 0 to 1")
+        self.max_unknown_words, self.pairs = max_unknown_words, None
         self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
         self.seed, self.faults = check_seed(seed, "data.seed"), Faults(max_unreadable)
         self.tables: dict[str, dict[str, Captions | Questions | Pairs]] = {}

@@ -11,7 +11,9 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
+from lit_blip2 import words
 from lit_blip2.checkpoint import check_fits, trainable_state
+from lit_blip2.data.module import PairData
 from lit_blip2.evaluation.items import Items
 from lit_blip2.keyed import seed_dropout
 from lit_blip2.lit.evaluators.evaluation import Evaluation
@@ -66,6 +68,17 @@ class LitBLIP2(L.LightningModule):
         if stores:  # all of them were made by the same
             expected = self.net.vision.fingerprint() | {"image_size": self.trainer.datamodule.image_size}
             next(iter(stores.values())).check(expected)
+        self._check_words()
+
+    def _check_words(self) -> None:
+        """Say which share of the words is unknown to whom. Raises ValueError where it is above the limit."""
+        data = self.trainer.datamodule
+        if isinstance(data, PairData):
+            question = "{}" if self.generation is None else self.generation.question
+            told = words.look(self.net, words.tables_of(data.pairs, *data.tables.values()), question)
+            for each in told:
+                rank_zero_info(str(each))
+            words.check_known(told, data.max_unknown_words)
 
     def start(self) -> None:
         """Put the Q-Former where training starts from."""

@@ -86,6 +86,10 @@ class Joint(nn.Module):
         stages = [stage for stage in (self.stage1, self.stage2) if stage is not None]
         run_all(*(partial(stage.load, vision=False) for stage in stages), *([self.vision.load] if vision else []))
 
+    def load_tokenizers(self) -> None:
+        """Read the tokenizers alone."""
+        run_all(*(stage.load_tokenizers for stage in (self.stage1, self.stage2) if stage is not None))
+
     @property
     def objectives(self) -> dict[str, Objective | LM | PrefixLM]:
         """Those of both stages that are on, by the name of their loss."""

@@ -120,9 +120,10 @@ class Stage1(nn.Module):
 
     def load(self, vision: bool = True) -> None:
         """Read the tokenizer and, unless features come from disk, the image encoder."""
-        run_all(self._load_tokenizer, *([self.vision.load] if vision else []))
+        run_all(self.load_tokenizers, *([self.vision.load] if vision else []))
 
-    def _load_tokenizer(self) -> None:
+    def load_tokenizers(self) -> None:
+        """Read the tokenizer alone."""
         vocabulary = self.qformer.word_embeddings.num_embeddings
         self.tokenizer = self.tokenizer or BertTokenizer(self.tokenizer_path, vocabulary, self.max_text_tokens)
 

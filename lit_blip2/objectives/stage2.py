@@ -50,8 +50,11 @@ class Stage2(nn.Module):
 
     def load(self, vision: bool = True) -> None:
         """Read the language model, a bridge's tokenizer and, unless features come from disk, the image encoder."""
-        others = [self.bridge.load] if self.reads_prompts else []
-        run_all(self.language.load, *others, *([self.vision.load] if vision else []))
+        run_all(self.language.load, self.load_tokenizers, *([self.vision.load] if vision else []))
+
+    def load_tokenizers(self) -> None:
+        """Read the tokenizers alone."""
+        run_all(self.language.load_tokenizer, *([self.bridge.load] if self.reads_prompts else []))
 
     @property
     def reads_prompts(self) -> bool:

@@ -200,6 +200,11 @@ def test_a_target_is_likeliest_where_greedy_search_writes_it(run_folder, monkeyp
         (["--checkpoint", "{run}", "no.png", QUESTION], 1, "ask: no image file 'no.png'"),
         (["--checkpoint", "{run}", "{folder}/vit.pth", QUESTION], 1, "ask: cannot read image .*vit.pth"),
         (["--checkpoint", "no/run", "{image}", QUESTION], 1, "ask: no checkpoint: 'no/run'"),
+        (
+            ["--checkpoint", "{run}", "{image}", "whose cat sits"],
+            1,
+            r"ask: 100.0% of 3 words of .*question 'whose",
+        ),
         (["--checkpoint", "{image}", "{image}", QUESTION], 1, "image.png cannot be read as a checkpoint: it"),
     ],
 )
@@ -231,6 +236,16 @@ def test_checkpoints_that_cannot_answer(folder, image, tmp_path):
         torch.save(contents, file)
         with pytest.raises(SystemExit, match=says):
             ask.main("ask", ["--checkpoint", str(file), image, QUESTION])
+
+
+def test_unknown_words_of_a_question_are_said(run_folder, image, capsys):
+    ask.main("ask", ["--checkpoint", str(run_folder), image, "what color is the zebra ?"])
+    printed = capsys.readouterr()
+    assert printed.err.endswith(
+        "ask: 16.7% of 6 words of the question 'what color is the zebra ?' are unknown to the tokenizer of the "
+        "language model (zebra)\n"
+    )
+    assert printed.out.count("\n") == 1
 
 
 @pytest.mark.parametrize("command", ["ask", "caption"])

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lit_blip2.commands.check import check
 from lit_blip2.data.batches.order import StepBatchSampler
 from lit_blip2.data.batches.training import TrainPairs
-from lit_blip2.data.check import check
 from lit_blip2.data.coco import COCO
 from lit_blip2.data.features.writer import sections
 from lit_blip2.data.mixture import Mixture

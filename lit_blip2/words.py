@@ -1,0 +1,89 @@
+"""Whether the tokenizers of a network know the words of the texts that they read.
+
+A tokenizer of few words reads "a cup of coffee" as "a [UNK] of [UNK]": training goes on, and learns nothing of cups.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from torch import nn
+
+from lit_blip2.data.annotations.binding import Pairs
+from lit_blip2.data.annotations.captions import Captions
+from lit_blip2.data.annotations.questions import Questions
+from lit_blip2.data.batches.pairs import FilePairs, PairSource, ShardPairs, sources_in
+from lit_blip2.model.plain import Known, Plain
+from lit_blip2.objectives.joint import Joint
+
+MOST = 2000  # images, or questions, of a source whose texts are looked at
+CAPTIONS, QUESTIONS, ANSWERS, PROMPT = "captions", "questions", "answers", "prompt"
+
+
+class Told(NamedTuple):
+    """What a tokenizer knows of the texts of a kind."""
+
+    reader: str
+    kind: str
+    known: Known
+
+    def __str__(self) -> str:
+        known, examples = self.known, ", ".join(self.known.examples)
+        share = f"{known.share:.1%} of {known.words:,} words of {self.kind} are unknown to the tokenizer of the"
+        return f"{share} {self.reader}" + (f" ({examples})" if examples else "")
+
+
+def tokenizers(net: nn.Module) -> dict[str, tuple[Plain, tuple[str, ...]]]:
+    """The tokenizers of a network that has read them, by whose they are, each with the kinds of texts it reads."""
+    stage1, stage2 = (net.stage1, net.stage2) if isinstance(net, Joint) else (net, net)
+    found = {}
+    if getattr(stage1, "tokenizer", None) is not None:
+        found["Q-Former"] = stage1.tokenizer.plain, (CAPTIONS,)
+    if hasattr(stage2, "language") and getattr(stage2.language, "tokenizer", None) is not None:
+        found["language model"] = stage2.language.plain, (CAPTIONS, QUESTIONS, ANSWERS, PROMPT)
+        if stage2.reads_prompts:
+            found["bridge"] = stage2.bridge.tokenizer.plain, (QUESTIONS, PROMPT)
+    return found
+
+
+def tables_of(pairs: PairSource | None, *splits: dict[str, Any]) -> list[Any]:
+    """What has texts, of what is trained on and of splits to evaluate on."""
+    sources = [] if pairs is None else [getattr(each, "pairs", each) for each in sources_in(pairs)]
+    own = [each.texts if isinstance(each, FilePairs) else each for each in sources]
+    return [*own, *(table for tables in splits for table in tables.values())]
+
+
+def texts_of(table: Any, question: str = "{}") -> dict[str, list[str]]:
+    """A sample of a table's texts, by kind, evenly spread; none of a class that is not known here."""
+    rows = np.linspace(0, len(table) - 1, min(MOST, len(table))).astype(int).tolist()
+    if isinstance(table, Questions):
+        asked = [question.replace("{}", table.texts[row]) for row in rows]
+        return {QUESTIONS: asked, ANSWERS: [text for row in rows for text in table.answers_of(row)]}
+    if isinstance(table, Captions):
+        return {CAPTIONS: [text for row in rows for text in table.of(row)]}
+    if isinstance(table, ShardPairs):
+        return {CAPTIONS: [text for row in rows for text in table.captions(row)]}
+    return {CAPTIONS: [table.captions[row] for row in rows]} if isinstance(table, Pairs) else {}
+
+
+def look(net: nn.Module, tables: Iterable[Any], question: str = "{}") -> list[Told]:
+    """What each tokenizer of a network knows of each kind of text that it reads. question: how one is put."""
+    texts: dict[str, list[str]] = {PROMPT: [getattr(getattr(net, "stage2", net), "prompt", "")]}
+    for table in tables:
+        for kind, own in texts_of(table, question).items():
+            texts.setdefault(kind, []).extend(own)
+    told = [
+        Told(reader, kind, plain.known(texts.get(kind, ())))
+        for reader, (plain, kinds) in tokenizers(net).items()
+        for kind in kinds
+    ]
+    return [each for each in told if each.known.words]
+
+
+def check_known(told: Sequence[Told], limit: float) -> None:
+    """Raises ValueError where more than a share `limit` of the words of captions, questions or answers is unknown."""
+    if strange := [str(each) for each in told if each.kind != PROMPT and each.known.share > limit]:
+        raise ValueError(
+            f"{'; '.join(strange)}; data.max_unknown_words is {limit}: use a tokenizer that knows them, with its "
+            "model, or raise the limit"
+        )
