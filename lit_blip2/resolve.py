@@ -48,6 +48,12 @@ def resolve(cli: ParserOnly, command: str, arguments: list[str], files: bool = T
         if files:
             built.data.check_files(command)
         names = metric_names(built, command, files)
+        if command == "test" and not names:
+            raise ValueError(
+                f"nothing can be tested: the data have {', '.join(sorted(built.data.tasks('test'))) or 'no test set'}, "
+                "and the model evaluates none of it. Name a test set in the step's `with`, such as "
+                "experiments/zero_shot/vqav2_val.yaml, or take the step out"
+            )
     except Exception as error:
         return {"error": reason(str(error))}
     return {

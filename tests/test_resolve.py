@@ -29,10 +29,22 @@ def answers(world):
     stage1, opt = ["--config", "experiments/mini_stage1.yaml"], ["--config", "experiments/mini_opt.yaml"]
     joint = ["--config", "experiments/mini_joint.yaml"]
     here = [f"--data.root={world}", "--data.features=null"]
+    questions = "{questions: annotations/questions_test.json, annotations: annotations/answers_test.json}"
     asked = {
         "no itm": ("fit", [*stage1, *here, "--model.net.itm=null"]),
         "itm alone": ("test", [*stage1, *here, "--model.net.itc=null", "--model.net.itg=null"]),
         "stage 2": ("test", [*opt, *here, "--model.init_from=$stage1"]),
+        "no test set": ("test", [*opt, *here, "--data.test=null", "--data.vqa_test=null"]),
+        "answers without a language model": (
+            "test",
+            [
+                *stage1,
+                *here,
+                "--data.test=null",
+                "--data.binding_test=null",
+                f"--data.vqa_test={questions}",
+            ],
+        ),
         "joint": ("test", [*joint, *here]),
         "joint without lm": ("test", [*joint, *here, "--model.net.lm=null"]),
         "joint lm alone": ("fit", [*joint, *here, *(f"--model.net.{name}=null" for name in ("itc", "itm", "itg"))]),
@@ -125,3 +137,8 @@ def test_what_cannot_be_run_says_why_in_one_line(answers, name, message):
 
 def test_a_plain_complaint_stays_as_it_is():
     assert reason("lr=0 must be positive") == "lr=0 must be positive"
+
+
+def test_a_test_of_nothing_is_an_error(answers):
+    assert answers["no test set"]["error"].startswith("nothing can be tested: the data have no test set, and the model")
+    assert "Name a test set in the step's `with`" in answers["answers without a language model"]["error"]

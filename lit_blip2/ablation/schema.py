@@ -74,7 +74,7 @@ class Plan(Saved):
     question: str = ""
     expect: str = ""
     compare: list[tuple[str, str]] = []  # settings
-    left_out: list[str] = []  # what the scale lacks, and why
+    left_out: list[str] = []  # what the scale lacks and why; steps that no cell runs
     command: str = ""
     axes: dict[str, list[str]]
     seeds: list[int] = []

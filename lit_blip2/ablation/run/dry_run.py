@@ -24,8 +24,10 @@ def plan_table(grid: Grid, plan: Plan) -> Table:
     uses = plan.uses()
     total = sum(len(cell.steps) for cell in plan.cells)
     table = Table(title=f"{grid.name}: {len(plan.cells)} cells, {total} steps, of which {len(plan.steps)} are run")
+    said = [f"left out: {line}" for line in plan.left_out[len(grid.left_out) :]]
     if grid.prepare:
-        table.caption = "first, if not done: " + "; ".join(f"python -m lit_blip2 {line}" for line in grid.prepare)
+        said += ["first, if not done: " + "; ".join(f"python -m lit_blip2 {line}" for line in grid.prepare)]
+    table.caption = "\n".join(said) or None
     for head in ("cell", "steps (x cells that share one)", "cannot have"):
         table.add_column(head, overflow="fold")
     for cell in plan.cells:

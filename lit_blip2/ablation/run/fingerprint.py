@@ -28,7 +28,7 @@ def sources() -> str:
 def code(config: Any) -> str:
     """Digest of the code of others that a config, or a list of them, leads to; empty where there is none."""
     files = code_files(config, PACKAGE)
-    return _digest((str(file), file.read_bytes()) for file in files) if files else ""
+    return _digest((file.name, file.read_bytes()) for file in files) if files else ""
 
 
 def all_sources(configs: list[Any]) -> str:

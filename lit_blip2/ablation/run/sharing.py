@@ -53,7 +53,7 @@ def plan_of(grid: Grid, chains: list[Chain]) -> Plan:
         question=grid.question,
         expect=grid.expect,
         compare=[tuple(setting_name(grid.control | each) for each in pair) for pair in grid.compare],
-        left_out=grid.left_out,
+        left_out=grid.left_out + _idle(grid, drafts),
         axes={axis: list(labels) for axis, labels in grid.axes.items()},
         seeds=grid.seeds,
         metrics=grid.metrics,
@@ -64,6 +64,16 @@ def plan_of(grid: Grid, chains: list[Chain]) -> Plan:
         steps={names[key]: _step_run(key, draft, names) for key, draft in drafts.items()},
         **_search(grid),
     )
+
+
+def _idle(grid: Grid, drafts: dict[str, _Draft]) -> list[str]:
+    """A line for each step that no cell runs."""
+    run = {draft.step for draft in drafts.values()}
+    return [
+        f"step {step}: no metric that is compared is of it, so no cell runs it"
+        for step in grid.steps
+        if step not in run
+    ]
 
 
 def _search(grid: Grid) -> dict[str, Search]:

@@ -93,9 +93,7 @@ def test_the_page_opens_with_its_commands_and_how_far_it_has_come(sweep):
 def test_the_page_says_what_a_scale_has_left_out(sweep):
     assert "Left out" not in report(sweep.write())
     sweep.plan["left_out"] = ["llm=t5: no t5, none is published", "llm/text_qa: no texts"]
-    assert "**Left out at this scale:** llm=t5: no t5, none is published; llm/text\\_qa: no texts." in report(
-        sweep.write()
-    )
+    assert "**Left out:** llm=t5: no t5, none is published; llm/text\\_qa: no texts." in report(sweep.write())
 
 
 def test_a_metric_has_its_mean_interval_and_verdict(sweep):

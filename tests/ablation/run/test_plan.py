@@ -100,6 +100,16 @@ def test_a_metric_that_no_cell_can_write_is_refused(planned):
         planned(GRID.replace("vqa/accuracy]", "caption/ciderr]"))
 
 
+def test_a_step_that_no_cell_runs_is_said(planned, tmp_path):
+    assert planned().left_out == []
+    text = GRID.replace("vqa: {test: stage2}", "vqa: {test: stage2}\n  again: {test: stage1}").replace(
+        "metrics: [retrieval/itc_txt_r1, vqa/accuracy]", "metrics: [vqa/accuracy]"
+    )
+    said = [f"step {step}: no metric that is compared is of it, so no cell runs it" for step in ("retrieval", "again")]
+    assert planned(text).left_out == said
+    assert dry_run(read_grid(tmp_path / "trial.yaml")).caption == "\n".join(f"left out: {line}" for line in said)
+
+
 def test_a_test_s_figure_beside_a_validation_s_is_refused(planned, tmp_path):
     planned()
     grid = read_grid(tmp_path / "trial.yaml")

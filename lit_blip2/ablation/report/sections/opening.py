@@ -17,7 +17,7 @@ def opening(sweep: Sweep, folder: str) -> str:
     lines = [made_by + code(f"python -m lit_blip2 report {shlex.quote(folder)}"), f"# {plain(plan.name)}"]
     lines += [plain(plan.question)] if plan.question else []
     lines += [f"**Expected beforehand:** {plain(plan.expect)}"] if plan.expect else []
-    lines += [f"**Left out at this scale:** {plain('; '.join(plan.left_out))}."] if plan.left_out else []
+    lines += [f"**Left out:** {plain('; '.join(plan.left_out))}."] if plan.left_out else []
     lines += _status(sweep) + _axes(sweep)
     if plan.search:
         ranges = [f"{code(name)} ({_range(each)})" for name, each in plan.search.ranges.items()]
