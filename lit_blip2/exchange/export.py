@@ -248,6 +248,10 @@ def _generation(run: Run, language: LanguageModel, number: int) -> tuple[Any, An
     end, given = language.end_ids(), language.model.config.to_dict()
     given.pop("_name_or_path", None)  # a folder of this machine
     given["eos_token_id"] = end[0] if len(end) == 1 else end  # generate() reads it there, of the inner model
+    # Without a text, theirs reads this one token after the image, or fails where it is none; here an empty prompt is
+    # what the tokenizer puts around nothing.
+    nothing = language.closed([language.plain.begin])[0]
+    given["bos_token_id"] = nothing[0] if len(nothing) == 1 else None
     config = config_of(**_sizes(run), text_config=given, image_token_index=number)
     if language.encoder_decoder and config.use_decoder_only_language_model:
         raise ValueError(

@@ -39,7 +39,9 @@ ASKED = ["what shape is the red object ?", "a small", "is there a red star ?", "
 
 def llama() -> torch.nn.Module:
     sizes = dict(hidden_size=16, num_hidden_layers=2, intermediate_size=24, num_attention_heads=2)
-    return randomise(LlamaForCausalLM(LlamaConfig(vocab_size=WORDS, max_position_embeddings=64, **sizes)))
+    return randomise(
+        LlamaForCausalLM(LlamaConfig(vocab_size=WORDS, max_position_embeddings=64, bos_token_id=5, **sizes))
+    )
 
 
 def gpt2() -> torch.nn.Module:
@@ -53,7 +55,7 @@ def gpt2() -> torch.nn.Module:
 
 def qwen(words: int) -> torch.nn.Module:
     sizes = dict(hidden_size=16, num_hidden_layers=2, intermediate_size=24, num_attention_heads=2)
-    return randomise(Qwen2ForCausalLM(Qwen2Config(vocab_size=words, num_key_value_heads=1, **sizes)))
+    return randomise(Qwen2ForCausalLM(Qwen2Config(vocab_size=words, num_key_value_heads=1, bos_token_id=3, **sizes)))
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +113,33 @@ def test_the_same_words_for_a_batch_greedily_and_with_beams(native, languages, f
     again = exported(run, tmp_path / "again")
     assert (out / "model.safetensors").read_bytes() == (again / "model.safetensors").read_bytes()
     assert str(languages[family]) not in (out / "config.json").read_text()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", ["opt", "t5", "llama", "qwen"])
+def test_the_same_words_without_a_text(native, languages, family, tmp_path):
+    """Configurations of llama and Qwen name other begin tokens than their tokenizers put there; Qwen's puts none."""
+    run = native("mini_t5" if family == "t5" else "mini_opt", {"name": str(languages[family])})
+    out = exported(run, tmp_path / "hf")
+    model, processor = Blip2ForConditionalGeneration.from_pretrained(out), Blip2Processor.from_pretrained(out)
+    net = load(run).net
+    photos = [Image.effect_noise((20, 12), 60 + 40 * number).convert("RGB") for number in range(3)]
+    given = processor(images=photos, text=[""] * 3, return_tensors="pt")
+    prefix_BPD = net.bridge(net.vision(given["pixel_values"]))
+    wanted = net.language.generate(prefix_BPD, [""] * 3, max_new_tokens=6, num_beams=1)
+    assert any(wanted)
+    how = {"max_new_tokens": 6, "do_sample": False, "num_beams": 1}
+    queries, words = model.config.num_query_tokens, {}
+    if family == "qwen":
+        with pytest.raises((TypeError, RuntimeError)):
+            model.generate(given["pixel_values"], **how)
+    else:
+        words["images alone"] = model.generate(given["pixel_values"], **how)
+    words["an empty text"] = model.generate(**given, **how)
+    for what, ids_BT in words.items():
+        added = 0 if family == "t5" else queries + (family != "qwen")
+        answers = processor.batch_decode(ids_BT[:, added:], skip_special_tokens=True)
+        assert [each.strip() for each in answers] == wanted, what
 
 
 def test_the_language_model_comes_back_as_large_as_exact_and_with_its_end(native, languages, tmp_path):
