@@ -230,6 +230,10 @@ def test_checkpoints_that_cannot_answer(folder, image, tmp_path):
         (good | {"config": stage1}, "stage-1 checkpoint.*no language model"),
         (good | {"config": ""}, "carries no configuration"),
         (good | {"state_dict": wrong_weights}, "does not fit this model: unexpected bridge.extra"),
+        (
+            good | {"settings": {"bridge.qformer.ln_vision.eps": 0.1}},
+            r"ln_vision\.eps 0\.1, here 1e-05.*package, changed",
+        ),
         (good | {"config": elsewhere}, "no file or folder 'no/vit.pth'"),
         (good | {"config": renamed}, "does not fit this version"),
     ):
