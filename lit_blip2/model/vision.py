@@ -80,12 +80,9 @@ class VisionEncoder(nn.Module):
         self.signature: str | None = None  # of the weights that were loaded
         card = published().get(name, {}) if not self.model_args and drop_last_blocks == 1 else {}
         if not card:
+            if image_size is not None:
+                _check_resizes(name, build(name, self.own_args, drop_last_blocks, device="meta"), image_size)
             meta = build(name, self.model_args, drop_last_blocks, device="meta")
-            if image_size is not None and getattr(meta, "pos_embed", None) is None:
-                raise ValueError(
-                    f"image_size={image_size}: {name} has no absolute position embeddings to interpolate; leave it null"
-                    f" and give model_args={{img_size: {image_size}}}, with weights of that size"
-                )
             card = vision_card(meta)
             check_tokens(name, meta, _side(self.model_args.get("img_size", card["size"])))
             if not frozen:
@@ -241,6 +238,19 @@ def check_tokens(name: str, encoder: nn.Module, size: int) -> tuple[int, int]:
             "blocks, [batch, tokens, width], nor one feature map. Take one of timm's ViTs or convolutional networks"
         )
     return tuple(shape)
+
+
+def _check_resizes(name: str, encoder: nn.Module, image_size: int) -> None:
+    """Raises ValueError for a network whose positions `resize` cannot interpolate."""
+    needed = isinstance(getattr(encoder, "pos_embed", None), nn.Parameter), hasattr(encoder, "no_embed_class")
+    if not all(needed):
+        way_out = f"give model_args={{img_size: {image_size}}}, with weights of that size"
+        if not has_blocks(encoder):
+            way_out = f"set data.image_size={image_size}, which it takes or refuses"
+        raise ValueError(
+            f"image_size={image_size}: {name} has no absolute position embeddings to interpolate; leave it null and"
+            f" {way_out}"
+        )
 
 
 def _side(size: int | Sequence[int]) -> int:

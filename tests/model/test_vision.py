@@ -205,9 +205,20 @@ def test_an_unknown_name_or_argument_is_said(name, args, words):
         VisionEncoder(name, model_args=args)
 
 
-def test_an_encoder_without_absolute_positions_is_not_resized():
-    with pytest.raises(ValueError, match=r"image_size=64: beit_base_patch16_224 has no absolute position embeddings"):
-        VisionEncoder("beit_base_patch16_224", image_size=64, model_args=dict(embed_dim=16, depth=2, num_heads=2))
+@pytest.mark.parametrize("name", ["beit_base_patch16_224", "cait_xxs24_224", "xcit_nano_12_p16_224"])
+def test_an_encoder_without_positions_to_interpolate_is_not_resized(name):
+    with pytest.raises(
+        ValueError, match=rf"image_size=64: {name} has no absolute .* leave it null and give model_args"
+    ):
+        VisionEncoder(name, image_size=64, model_args=dict(embed_dim=16, depth=2, num_heads=2))
+
+
+def test_a_network_of_maps_takes_any_size_without_being_told():
+    with pytest.raises(
+        ValueError, match=r"image_size=64: convnext_atto has no .* leave it null and set data\.image_size"
+    ):
+        VisionEncoder("convnext_atto", image_size=64, drop_last_blocks=0)
+    assert VisionEncoder("convnext_atto", drop_last_blocks=0).output_shape(64)[0] == 4
 
 
 class Spy:
