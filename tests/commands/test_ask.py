@@ -242,6 +242,7 @@ def test_checkpoints_that_cannot_answer(folder, image, tmp_path):
             ask.main("ask", ["--checkpoint", str(file), image, QUESTION])
 
 
+@pytest.mark.filterwarnings("always")
 def test_unknown_words_of_a_question_are_said(run_folder, image, capsys):
     ask.main("ask", ["--checkpoint", str(run_folder), image, "what color is the zebra ?"])
     printed = capsys.readouterr()
