@@ -98,7 +98,7 @@ def check_same(
     Returns: the differences that were allowed, in words.
     """
     for name in allowed:
-        if not any(_is_named(each, name) for each in ours):
+        if not any(_is_named(each, name) for each in (*ours, *theirs)):
             raise ValueError(f"allow_different names {name!r}, which is no setting of this network: {', '.join(ours)}")
     brought = [f"{key}." for key in state if ".lora_" not in key]
     differing = {
