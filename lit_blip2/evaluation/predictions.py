@@ -11,10 +11,10 @@ import numpy as np
 
 from lit_blip2.evaluation.captioning import caption_items
 from lit_blip2.evaluation.items import Items
-from lit_blip2.evaluation.lemmas import lemmatise
+from lit_blip2.evaluation.lemmas import LEMMATISERS
 from lit_blip2.evaluation.pope import TYPE as POPE
 from lit_blip2.evaluation.pope import pope_items, yes_or_no
-from lit_blip2.evaluation.vqa import type_metric, vqa_scores
+from lit_blip2.evaluation.vqa import Scoring, type_metric, vqa_scores
 
 Rows = Sequence[Mapping[str, Any]]
 # task -> the file of a server, the name of an id in the rows, and what is predicted
@@ -28,11 +28,11 @@ SHOWN = 10  # ids in a message
 DECODING, SCORING = "decoding.json", "scoring"  # how a test was made; of it, how it was scored
 
 
-def score(rows: Rows, lemmatised: bool = False, **captioning: Any) -> dict[str, Items]:
+def score(rows: Rows, lemmatised: bool = False, scoring: Scoring = "official", **captioning: Any) -> dict[str, Items]:
     """What makes every metric of the rows that have something to be compared with; {} where none has.
 
-    lemmatised: answers are compared by their lemmas. captioning: how captions are scored, see `caption_items`. Empty
-    predictions are warned about.
+    lemmatised: answers are compared by their lemmas. scoring: by whose rules they are. captioning: how captions are
+    scored, see `caption_items`. Empty predictions are warned about.
     """
     captions = [row for row in rows if row["task"] == "caption" and row["references"]]
     answers = [row for row in rows if row["task"] == "vqa" and row["answers"]]
@@ -40,7 +40,7 @@ def score(rows: Rows, lemmatised: bool = False, **captioning: Any) -> dict[str, 
         if told := _empty(task, scored):
             warnings.warn(told, stacklevel=2)
     items = _captions(captions, captioning) if captions else {}
-    return items | (_answers(answers, lemmatised) if answers else {})
+    return items | (_answers(answers, lemmatised, scoring) if answers else {})
 
 
 def submit(rows: Rows, folder: str | Path | None) -> None:
@@ -89,22 +89,22 @@ def _captions(rows: Rows, captioning: Mapping[str, Any]) -> dict[str, Items]:
     return caption_items(texts, references, ids, domains, **captioning)
 
 
-def _answers(rows: Rows, lemmatised: bool) -> dict[str, Items]:
+def _answers(rows: Rows, lemmatised: bool, scoring: Scoring) -> dict[str, Items]:
     """vqa/accuracy, mean_over_types, type_*, for POPE yes_*, and no_image where it was asked for."""
     truths, types = [row["answers"] for row in rows], np.array([row["question_type"] for row in rows])
     images, ids = (np.array([row[key] for row in rows]) for key in ("image_id", "question_id"))
-    said = lemmatise if lemmatised else str
+    said = LEMMATISERS[scoring] if lemmatised else str
     given, items = [said(row["answer"]) for row in rows], {}
     if set(types) == {POPE}:
         given = [yes_or_no(answer) for answer in given]
         items |= pope_items(given, [answer for (answer,) in truths], images, ids)
-    scores = np.array(vqa_scores(given, truths))
+    scores = np.array(vqa_scores(given, truths, scoring))
     items["vqa/accuracy"] = Items(scores, images, ids)
     items["vqa/mean_over_types"] = Items(scores, images, ids, types)
     for name in sorted(set(types.tolist())):
         items[type_metric(name)] = Items(*(each[types == name] for each in (scores, images, ids)))
     if rows[0]["no_image"] is not None:
-        blind = np.array(vqa_scores([said(row["no_image"]) for row in rows], truths))
+        blind = np.array(vqa_scores([said(row["no_image"]) for row in rows], truths, scoring))
         items["vqa/no_image"] = Items(blind, images, ids, types)
     return items
 

@@ -1,14 +1,20 @@
-"""VQAv2's accuracy, with the quirks of the official evaluation.
+"""VQAv2's accuracy, with the quirks of the official evaluation, or with those of LAVIS' copy of it.
 
 An answer scores min(1, annotators who gave it / 3), averaged over the ten ways to leave one annotator out: 0, .3, .6,
 .9 and 1 for 0, 1, 2, 3 and more of ten. Texts are normalised (case, punctuation, articles, number words, apostrophes)
-only if the annotators disagree: where all ten say "cat", "The Cat" is wrong (TRAPS, Evaluation).
+only if the annotators disagree: where all ten say "cat", "The Cat" is wrong.
+
+LAVIS, by which the paper's OK-VQA and VQAv2-val were scored, always normalises the prediction: there "The Cat" is
+right. Of annotators who disagree it strips the punctuation and no more, so that "Cat", "the cat" and "two" of theirs
+are never matched. A single answer, as in GQA, it compares as written.
 """
 
 import re
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Literal
 
+Scoring = Literal["official", "lavis"]
 _PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 _COMMA_IN_NUMBER = re.compile(r"\d,\d")
 _PERIOD = re.compile(r"\.(?!\d)")
@@ -33,7 +39,9 @@ _CONTRACTIONS = {"somebody'd": "somebodyd"} | {
 }
 
 
-def vqa_scores(predictions: Sequence[str], answers: Sequence[Sequence[str]]) -> list[float]:
+def vqa_scores(
+    predictions: Sequence[str], answers: Sequence[Sequence[str]], scoring: Scoring = "official"
+) -> list[float]:
     """The accuracy of each prediction against its annotators' answers, 0..1.
 
     Where there is one answer, as in GQA, nobody can be left out: it is 1 if the two are equal once both are normalised.
@@ -44,7 +52,8 @@ def vqa_scores(predictions: Sequence[str], answers: Sequence[Sequence[str]]) -> 
         raise ValueError(f"{len(predictions)} predictions for {len(answers)} questions")
     if alone := [i for i, given in enumerate(answers) if not given]:
         raise ValueError(f"question {alone[0]} has no answer")
-    return [_score(prediction, given) for prediction, given in zip(predictions, answers)]
+    compare = {"official": _as_official, "lavis": _as_lavis}[scoring]
+    return [_score(*compare(prediction, given)) for prediction, given in zip(predictions, answers)]
 
 
 def type_metric(name: str) -> str:
@@ -59,13 +68,25 @@ def normalise(text: str) -> str:
     return " ".join(_CONTRACTIONS.get(word, word) for word in words if word not in _ARTICLES)
 
 
-def _score(prediction: str, answers: Sequence[str]) -> float:
+def _as_official(prediction: str, answers: Sequence[str]) -> tuple[str, list[str]]:
+    """Prediction and answers as the official evaluation compares them."""
     prediction, answers = _one_line(prediction), [_one_line(answer) for answer in answers]
-    if len(answers) == 1:
-        return float(normalise(prediction) == normalise(answers[0]))
-    if len(set(answers)) > 1:
-        prediction, answers = normalise(prediction), [normalise(answer) for answer in answers]
+    if len(answers) == 1 or len(set(answers)) > 1:
+        return normalise(prediction), [normalise(answer) for answer in answers]
+    return prediction, answers
+
+
+def _as_lavis(prediction: str, answers: Sequence[str]) -> tuple[str, list[str]]:
+    """Prediction and answers as LAVIS compares them."""
+    disagree = len(set(answers)) > 1
+    return normalise(_one_line(prediction)), [_strip_punctuation(each) if disagree else each for each in answers]
+
+
+def _score(prediction: str, answers: Sequence[str]) -> float:
+    """Both as they are compared."""
     total, same = len(answers), answers.count(prediction)
+    if total == 1:
+        return float(same)
     # Leaving out one of the `same` that agree leaves same - 1 of them; leaving out any other leaves all.
     return (same * min(1, max(same - 1, 0) / 3) + (total - same) * min(1, same / 3)) / total
 

@@ -45,11 +45,18 @@ def test_two_runs_are_needed(arguments):
         main(arguments)
 
 
-def test_tests_that_were_scored_by_other_rules_are_not_compared(tmp_path, capsys):
-    for name, tokenizer in (("a", "spaces"), ("b", "ptb")):
+@pytest.mark.parametrize(
+    ("rules", "said"),
+    [
+        (({"tokenizer": "spaces"}, {"tokenizer": "ptb"}), "tokenizer: spaces and ptb"),
+        (({"lemmatise": True}, {"answers": "lavis", "lemmatise": True}), "answers: official and lavis"),
+    ],
+)
+def test_tests_that_were_scored_by_other_rules_are_not_compared(rules, said, tmp_path, capsys):
+    for name, scoring in zip("ab", rules):
         (tmp_path / name).mkdir()
         ids = np.arange(3)
         write_items(tmp_path / name / FILE, {"caption/cider": Items(np.ones(3), ids, ids)})
-        (tmp_path / name / "decoding.json").write_text(json.dumps({"scoring": {"tokenizer": tokenizer}}))
+        (tmp_path / name / "decoding.json").write_text(json.dumps({"scoring": scoring}))
     assert main([str(tmp_path / "a"), str(tmp_path / "b")]) == 2
-    assert "scored by other rules, tokenizer: spaces and ptb" in capsys.readouterr().err
+    assert f"scored by other rules, {said}" in capsys.readouterr().err

@@ -79,3 +79,23 @@ def test_errors_name_the_numbers():
 def test_the_one_answer_of_gqa_is_matched_as_it_is_meant():
     given = ["The Cat.", "two", "cats", "left"]
     assert vqa_scores(given, [["cat"], ["2"], ["cat"], ["right"]]) == [1, 1, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("prediction", "answers", "official", "lavis"),
+    [
+        ("The Cat", ["cat"] * 10, 0, 1),  # all agree: the official code compares as written
+        ("two", ["2"] * 10, 0, 1),
+        ("cat", ["The Cat"] * 10, 0, 0),
+        ("The Cat", ["cat"] * 9 + ["dog"], 1, 1),
+        ("cat", ["the cat"] * 9 + ["dog"], 1, 0),  # annotators keep their articles, capitals and numbers
+        ("2", ["two"] * 2 + ["Two"] * 7 + ["dog"], 1, 0),
+        ("t shirt", ["t-shirt"] * 9 + ["dog"], 1, 1),  # and lose their punctuation
+        ("yes", ["yes "] * 10, 1, 0),
+        ("a dog.", ["dog"], 1, 1),
+        ("dog", ["a dog"], 1, 0),  # one answer, as in GQA
+    ],
+)
+def test_lavis_normalises_the_prediction_always_and_annotators_hardly(prediction, answers, official, lavis):
+    assert vqa_scores([prediction], [answers]) == [official]
+    assert vqa_scores([prediction], [answers], "lavis") == [lavis]

@@ -9,7 +9,9 @@ from torch import Tensor
 from lit_blip2.distributed import gather_lists, rank
 from lit_blip2.evaluation.items import Items
 from lit_blip2.evaluation.java import check_java
+from lit_blip2.evaluation.lemmas import spacy_model
 from lit_blip2.evaluation.predictions import DECODING, SCORING, score, submit
+from lit_blip2.evaluation.vqa import Scoring
 from lit_blip2.keyed import row_uniforms
 from lit_blip2.lit.evaluators.evaluation import Evaluation, Losses, image_features
 from lit_blip2.lit.evaluators.unfinished import Unfinished, key_of
@@ -47,6 +49,8 @@ class Generation:
         meteor: score captions by METEOR too, in `test`; needs Java.
         spice: score captions by SPICE too, in `test`; needs Java 8 or 11 and models.
         lemmatise: score answers by their lemmas (evaluation/lemmas.py), as OK-VQA's are.
+        scoring: by whose rules answers are scored: official, or lavis, whose numbers the paper has and whose copy of
+            the official code is more lenient (evaluation/vqa.py).
     """
 
     tasks = ("caption", "vqa")
@@ -68,6 +72,7 @@ class Generation:
         meteor: bool = False,
         spice: bool = False,
         lemmatise: bool = False,
+        scoring: Scoring = "official",
     ):
         if in_context < 0:
             raise ValueError(f"in_context={in_context} must not be negative")
@@ -82,8 +87,8 @@ class Generation:
             max_new_tokens=caption_max_new_tokens, num_beams=caption_num_beams, length_penalty=caption_length_penalty
         )
         self.preset = preset
-        self.scoring, self.scored_by = dict(tokenizer=caption_tokenizer, meteor=meteor, spice=spice), PLAIN
-        self.lemmatise = lemmatise
+        self.caption_scoring, self.scored_by = dict(tokenizer=caption_tokenizer, meteor=meteor, spice=spice), PLAIN
+        self.lemmatise, self.scoring = lemmatise, scoring
         self.predictions: list[dict[str, Any]] = []
         self.gathered = False
         self.unfinished: Unfinished | None = None
@@ -120,7 +125,10 @@ class Generation:
         """See LitBLIP2.metric_names."""
         names = {"loss/lm", "caption/cider", "caption/bleu4", "caption/rouge_l"} if "caption" in tasks else set()
         if "caption" in tasks and command == "test":
-            names |= {"caption/cider_*", *(f"caption/{name}" for name in ("meteor", "spice") if self.scoring[name])}
+            names |= {
+                "caption/cider_*",
+                *(f"caption/{name}" for name in ("meteor", "spice") if self.caption_scoring[name]),
+            }
         if "vqa" in tasks:
             names |= {"vqa/accuracy", "vqa/mean_over_types", "vqa/type_*", "vqa/yes_*"}
             names |= {"vqa/no_image"} if self.no_image and command == "test" else set()
@@ -130,9 +138,11 @@ class Generation:
         """An evaluation begins."""
         self.evaluation, self.examples = evaluation, evaluation.examples
         self.predictions, self.gathered = [], False
-        self.scored_by = self.scoring if evaluation.tests else PLAIN
+        self.scored_by = self.caption_scoring if evaluation.tests else PLAIN
         if self.scored_by != PLAIN:
-            check_java(spice=self.scoring["spice"])
+            check_java(spice=self.caption_scoring["spice"])
+        if self.lemmatise and self.scoring == "lavis":
+            spacy_model()
         self.unfinished = None
         if evaluation.keeps_predictions:
             made_of = [*evaluation.made_of, json.dumps(self.decoding())]
@@ -207,7 +217,7 @@ class Generation:
     def metrics(self) -> dict[str, float]:
         """Scores of the predictions of all ranks, counted on the first."""
         self.gather()
-        own = [score(self.predictions, self.lemmatise, **self.scored_by)] if rank() == 0 else []
+        own = [score(self.predictions, self.lemmatise, self.scoring, **self.scored_by)] if rank() == 0 else []
         (self.items,) = gather_lists(own)
         return {name: each.value() for name, each in self.items.items()}
 
@@ -235,7 +245,7 @@ class Generation:
         """How the predictions were made, and are scored."""
         answering = {"prompt": self.question, "in_context": self.in_context, "no_image": self.no_image} | self.answering
         captioning = {"prompt": self.net.prompt} | self.captioning
-        scoring = {"lemmatise": self.lemmatise} | self.scoring
+        scoring = {"answers": self.scoring, "lemmatise": self.lemmatise} | self.caption_scoring
         return {"preset": self.preset, "answers": answering, "captions": captioning, SCORING: scoring}
 
     def submit(self) -> None:
