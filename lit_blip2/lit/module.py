@@ -99,8 +99,16 @@ class LitBLIP2(L.LightningModule):
         return [each for each in self.evaluators if batch["task"] in each.tasks and (told or each is self.generation)]
 
     def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
-        for each in self.evaluators if batch["task"] == "train" else self.looking(batch):
-            each.prepare(batch)
+        try:
+            for each in self.evaluators if batch["task"] == "train" else self.looking(batch):
+                each.prepare(batch)
+        except ValueError as error:
+            if batch["task"] != "train":
+                raise
+            ids = batch["image_id"].tolist()
+            raise ValueError(
+                f"step {batch['step']}: {error}; the images of the batch are, in its order, {ids}"
+            ) from error
         return batch
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
