@@ -48,11 +48,11 @@ def images_in(path: str | Path, split: str) -> list[Listed]:
         return of_karpathy(top, _KARPATHY_SPLITS[split])
     if "images" in top and ("annotations" in top or split == "test"):
         return _of_coco(top)
-    if isinstance(content.get("data"), list) and any("caption_str" in row for row in top.entries("data")):
+    if "data" in top and any("image_id" in row and "question" not in row for row in top.entries("data")):
         return _of_textcaps(top.entries("data"))
     raise top.error(
         "neither COCO's {images, annotations} nor a list of {image, caption} nor Karpathy's {images with sentences}: "
-        + (what_it_is(content) or f"its keys are {sorted(content)}")
+        + (f"it holds {what}" if (what := what_it_is(content)) else f"its keys are {sorted(content)}")
     )
 
 
@@ -101,6 +101,10 @@ def _of_coco(top: Entry) -> list[Listed]:
         if (image_id := annotation.image_id()) not in captions:
             name = annotation.name("image_id")
             raise annotation.error(f"it belongs to image {name}, which is not in the list of images")
+        if "caption" not in annotation and "category_id" in annotation:
+            raise annotation.error(
+                "a box and no caption: COCO's captions are in captions_*.json, not in instances_*.json"
+            )
         if annotation.flag("is_rejected") or annotation.flag("is_precanned"):
             refused.append(image_id)
         else:
@@ -130,7 +134,7 @@ def _of_list(content: list[Any], path: Path, caption_needed: bool) -> list[Liste
     """LAVIS': one image may have several rows (training) or one row with several captions (evaluation)."""
     rows = listed_entries(content, path)
     if not any("caption" in row and "image" in row for row in rows) and (what := what_it_is(content)):
-        raise ValueError(f"{path} holds no captions that are read: {what}")
+        raise ValueError(f"{path}: no captions of images: it holds {what}")
     return _of_rows(rows, path, caption_needed)
 
 
@@ -138,6 +142,8 @@ def _of_table(path: Path) -> list[Listed]:
     """JSON lines, CSV or TSV with image and caption, or file_name and text of Hugging Face; a row or several for each
     image. Images without image_id are numbered."""
     rows = read_table(path) if path.suffix in SEPARATORS else read_lines(path)
+    if rows and "image" not in rows[0] and (what := what_it_is([rows[0].values])):
+        raise ValueError(f"{path} is not read: it holds {what}")
     return _of_rows(rows, path, caption_needed=True, numbered=True)
 
 

@@ -88,7 +88,7 @@ def read_captions(path: str | Path, split: str = "train", max_words: int = 50) -
         warnings.warn(f"{path} holds no captions: they are generated, not scored", stacklevel=2)
         made = _captions(image_ids, files, captions, 0)
     else:
-        made = make_captions(path, image_ids, files, captions, max_words)
+        made = make_captions(path, image_ids, files, captions, max_words, names)
     made = replace(made, written_ids=written(names))
     if split != "test":
         return made
@@ -106,14 +106,19 @@ def _domains(domains: Sequence[str | None], names: Sequence[Name], path: str | P
 
 
 def make_captions(
-    path: str | Path, image_ids: np.ndarray, files: Sequence[str], captions: Sequence[Sequence[str]], max_words: int
+    path: str | Path,
+    image_ids: np.ndarray,
+    files: Sequence[str],
+    captions: Sequence[Sequence[str]],
+    max_words: int,
+    names: Sequence[Name] | None = None,
 ) -> Captions:
-    """Clean, and leave out what is empty, as `read_captions` says. path: for the messages."""
+    """Clean, and leave out what is empty, as `read_captions` says. path, names (of images): for the messages."""
     cleaned = [[clean_caption(text, max_words) for text in texts] for texts in captions]
     kept = [[text for text in texts if text] for texts in cleaned]
-    for image_id, texts in zip(image_ids.tolist(), kept, strict=True):
+    for name, texts in zip(names or image_ids.tolist(), kept, strict=True):
         if not texts:
-            raise ValueError(f"{path}: image {image_id} has no caption, or only empty ones")
+            raise ValueError(f"{path}: image {name} has no caption, or only empty ones")
     if empty := sum(map(len, cleaned)) - sum(map(len, kept)):
         warnings.warn(f"{path}: {empty} empty captions left out", stacklevel=3)
     return _captions(image_ids, files, kept, empty)

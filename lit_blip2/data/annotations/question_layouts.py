@@ -63,8 +63,11 @@ def asked_in(content: Any, path: str | Path, files: Mapping[int, str]) -> Asked:
     if {"image", "question"} <= keys:
         named = "question_id" in keys
         return Asked([_lavis(row, None if named else place) for place, row in enumerate(rows)])
-    what = what_it_is(content) or f"its keys are {', '.join(sorted(map(str, keys or content)))[:100]}"
-    raise ValueError(f"{path} holds no questions in a layout that is read: {what}")
+    known = what_it_is(content)
+    if known and not known.endswith("as questions"):
+        raise ValueError(f"{path} holds no questions: it holds {known}")
+    names = ", ".join(sorted(map(str, keys or content)))[:100] or "none"
+    raise ValueError(f"{path} holds no questions in a layout that is read: its keys are {names}")
 
 
 def coco_file(image_id: Name, files: Mapping[int, str], subtype: str | None, path: str | Path) -> str:
@@ -131,6 +134,8 @@ def _aokvqa(row: Entry, files: Mapping[int, str]) -> Question:
     elif (file := files.get(image_id)) is None:
         file = f"{row.text('split')}2017/{image_id:012d}.jpg"
     answers = row.texts("direct_answers", default=[])
+    if isinstance(row.values.get("direct_answers"), str):
+        raise row.error(f"direct_answers must be a list, and is a text, {answers[0][:60]!r}")
     return Question(row.name("question_id"), image_id, file, row.text("question").strip(), UNTYPED, answers)
 
 

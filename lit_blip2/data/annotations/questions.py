@@ -16,6 +16,7 @@ from lit_blip2.data.annotations.entries import Entry, read_json
 from lit_blip2.data.annotations.ids import Name, question_number, written
 from lit_blip2.data.annotations.question_layouts import UNTYPED, Asked, Question, asked_in, coco_file
 from lit_blip2.data.annotations.strings import Strings, digest_of
+from lit_blip2.data.annotations.tables import SEPARATORS
 from lit_blip2.data.annotations.unread import refuse_by_name
 
 
@@ -101,6 +102,8 @@ def read_questions(
     cannot be named, differing numbers of answers, another layout.
     """
     refuse_by_name(Path(questions))
+    if Path(questions).suffix in SEPARATORS:
+        raise ValueError(f"{questions} is not read: questions are read from JSON, not from tables")
     files = dict(files or {}) | (image_files(images) if images else {})
     content = read_json(questions)
     if annotations is not None:
@@ -128,8 +131,16 @@ def _table(asked: Asked, path: str | Path, annotations: str | Path) -> Questions
         raise ValueError(f"{path} holds no questions")
     numbered = [(row.image_id, question_number(row.name), row) for row in asked.rows]
     rows = sorted(numbered, key=lambda each: each[:2])
-    if twice := [number for number, count in Counter(number for _, number, _ in rows).items() if count > 1]:
+    count_of = Counter(number for _, number, _ in rows)
+    if twice := [row.name for _, number, row in rows if count_of[number] > 1]:
         raise ValueError(f"{path}: question id {twice[0]} stands there twice")
+    file_of: dict[int, str] = {}
+    for image_id, _, row in rows:
+        if file_of.setdefault(image_id, row.file) != row.file:
+            raise ValueError(
+                f"{path}: image id {image_id} stands for both {file_of[image_id]} and {row.file}: give them as"
+                " two files of a Mixture"
+            )
     counts: dict[int, Name] = {}
     for row in asked.rows:
         counts.setdefault(len(row.answers), row.name)

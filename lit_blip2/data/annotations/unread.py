@@ -22,6 +22,7 @@ _LINKS = (
 # What is there among the keys of a file, and of its entries, and what it then is; the first that fits.
 _BY_KEYS: list[tuple[set[str], set[str], str]] = [
     ({"image_urls"}, set(), _LINKS),
+    (set(), {"url", "caption"}, _LINKS),
     (set(), {"choices", "lecture"}, "ScienceQA's multiple choice: lmms-eval asks it (docs/evaluation.md)"),
     (set(), {"ref_id", "sentences"}, "RefCOCO's expressions, of regions and not of images"),
     (set(), {"conversations"}, "LLaVA's conversations: write rows of image, question and answer"),
@@ -59,7 +60,7 @@ def what_it_is(content: Any) -> str:
     inner = _entry_keys(content)
     for outside, inside, what in _BY_KEYS:
         if outside <= top and inside <= inner:
-            return f"it is {what}"
+            return what
     return ""
 
 

@@ -243,7 +243,8 @@ def test_lines_end_where_lines_end(tmp_path):
         ([{"image": "a.jpg", "image_id": 1, "caption": "\ud800"}], "is no text in UTF-8"),
         ([{"image": "9.jpg", "image_id": int("9" * 15), "caption": "a"}], "image id 9+ does not lie in"),
         ([{"image": "a.jpg", "image_id": -3, "caption": "a"}], "image id -3 does not lie in"),
-        ([{"url": "x", "caption": "a"}], "entry 1: needs image and caption"),
+        ([{"url": "x", "caption": "a"}], "a list of captions and URLs"),
+        ([{"picture": "x", "caption": "a"}], "entry 1: needs image and caption"),
     ],
 )
 def test_entries_that_cannot_be_read_name_the_file(tmp_path, content, words):

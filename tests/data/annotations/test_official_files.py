@@ -221,6 +221,14 @@ def test_what_is_not_read_is_said_in_one_line(tmp_path, name, content, words):
         assert str(error.value).startswith(str(file)) and "\n" not in str(error.value)
 
 
+def test_tables_of_other_things(tmp_path):
+    (tmp_path / "mine.csv").write_text("caption,url\na dog,http://x/1.jpg\n")
+    with pytest.raises(ValueError, match=r"mine\.csv is not read: it holds a list of captions and URLs"):
+        read_captions(tmp_path / "mine.csv")
+    with pytest.raises(ValueError, match=r"mine\.csv is not read: questions are read from JSON"):
+        read_questions(tmp_path / "mine.csv")
+
+
 @pytest.mark.parametrize(
     "content", [[VIZWIZ], [LAVIS | {"answer": "a"}], {"1": GQA}, {"questions": [{"question_id": 1}]}, [AOKVQA]]
 )
@@ -234,6 +242,48 @@ def test_captions_are_no_questions(tmp_path):
     for content in ({"images": [], "annotations": []}, [{"image": "1.jpg", "caption": "x"}]):
         with pytest.raises(ValueError, match=r"x\.json holds no questions.*as captions"):
             read_questions(write_json(tmp_path / "x.json", content))
+
+
+def test_textcaps_test_images_have_no_captions(tmp_path):
+    rows = [{"image_id": HEX, "image_name": HEX, "image_path": f"test/{HEX}.jpg", "set_name": "test"}]
+    with pytest.warns(UserWarning, match="holds no captions"):
+        read = read_captions(write_json(tmp_path / "TextCaps_0.1_test.json", top(rows)), "test")
+    assert (read.written_id(0), read.files[0], read.of(0), read.written_of(0)) == (HEX, f"{HEX}.jpg", [], [])
+    with pytest.raises(ValueError, match=f"image {HEX} has no caption"):
+        read_captions(write_json(tmp_path / "TextCaps_0.1_test.json", top(rows)), "val")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "must be an object or a list of them, and is null"),
+        (7, "must be an object or a list of them, and is a number, 7"),
+        ({}, "holds no questions in a layout that is read: its keys are none"),
+        ([{"question": "?", "answer": "a"}], "a layout that is read: its keys are answer, question"),
+        ([AOKVQA_ANSWERED | {"direct_answers": "['cab', 'taxi']"}], "entry 1: direct_answers must be a list"),
+        ([VIZWIZ_ANSWERED] * 2, "question id VizWiz_val_00000007.jpg stands there twice"),
+        (
+            [LAVIS | {"question_id": k, "image": f"{name}/1.jpg", "answer": "a"} for k, name in enumerate("ab")],
+            "image id 1 stands for both a/1.jpg and b/1.jpg",
+        ),
+    ],
+)
+def test_faults_of_questions_name_the_file(tmp_path, content, words):
+    file = write_json(tmp_path / "q.json", content)
+    with pytest.raises(ValueError) as error:
+        read_questions(file)
+    assert str(error.value).startswith(str(file)) and words in str(error.value)
+
+
+def test_coco_boxes_and_flags_that_are_none_are_refused(tmp_path):
+    images, mark = [{"id": 1, "file_name": "1.jpg"}], {"image_id": 1, "id": 1}
+    for more, words in (
+        ({"bbox": [1, 2, 3, 4], "category_id": 7}, "a box and no caption.* captions_"),
+        ({"caption": "x", "is_rejected": "false"}, "is_rejected must be true or false, and is a text"),
+    ):
+        file = write_json(tmp_path / "c.json", {"images": images, "annotations": [mark | more]})
+        with pytest.raises(ValueError, match=rf"c\.json: entry 1 of annotations: {words}"):
+            read_captions(file)
 
 
 def test_lavis_gold_captions_say_nothing_of_files(tmp_path):
