@@ -5,6 +5,7 @@ Blip2ForConditionalGeneration           stage 2
 InstructBlipForConditionalGeneration    stage 2 with a bridge that reads the prompt
 """
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from lit_blip2.checkpoint import is_text_half
 from lit_blip2.exchange import encoders, names
 from lit_blip2.exchange.files import read_json, read_weights
 from lit_blip2.exchange.foreign import ForeignModel
+from lit_blip2.model.plain import Plain
 from lit_blip2.model.pretrained import OLD_BUFFERS, build, read_tokenizer
 
 RETRIEVAL, GENERATION = "Blip2ForImageTextRetrieval", "Blip2ForConditionalGeneration"
@@ -164,11 +166,21 @@ def _language(text_config: dict[str, Any], own: dict[str, Tensor], path: Path) -
 
 
 def end_mark(text_config: Mapping[str, Any], path: Path) -> str | None:
-    """The text at which generation ends, where that is not the tokenizer's own end token: OPT's newline."""
+    """The text at which generation ends, where that is not the tokenizer's own end token: OPT's newline. Warns where
+    the run will not end just where the folder's own generation does."""
     tokenizer, end = read_tokenizer(path), text_config.get("eos_token_id")
-    if isinstance(end, list):
-        end = end[-1] if end else None
-    return None if end in (None, tokenizer.eos_token_id) or end >= len(tokenizer) else tokenizer.decode([end])
+    ends = [each for each in (end if isinstance(end, list) else [end]) if each is not None]
+    last = ends[-1] if ends else tokenizer.eos_token_id
+    own = last == tokenizer.eos_token_id or last >= len(tokenizer)
+    text = None if own else tokenizer.decode([last])
+    here = [tokenizer.eos_token_id] if own else Plain(tokenizer).mark(text)
+    if ends and set(ends) != set(here):
+        warnings.warn(
+            f"{path} ends generation at tokens {ends} (text_config.eos_token_id), the run at {here}: its answers may "
+            "be longer or shorter; set model.net.language.end to another text where that is wrong",
+            stacklevel=2,
+        )
+    return text
 
 
 def experiment_of(path: Path) -> Path:

@@ -123,3 +123,18 @@ def test_a_run_takes_images_of_its_encoders_size_and_may_be_asked(generation, tm
     assert settings["data"]["init_args"]["image_size"] == 8 and settings["data"]["init_args"]["features"] is None
     Image.new("RGB", (9, 9)).save("x.png")
     assert isinstance(answer("weights", "x.png", "what shape ?"), str)
+
+
+@pytest.mark.parametrize("ends", [[1, 5], 10**6])
+def test_ends_that_a_run_cannot_have_are_said(generation, ends):
+    folder, own = generation["opt"][1], json.loads((generation["opt"][1] / "config.json").read_text())["text_config"]
+    with pytest.warns(UserWarning, match=r"ends generation at tokens \[.*\] \(text_config.eos_token_id\), the run at"):
+        hugging_face.end_mark(own | {"eos_token_id": ends}, folder)
+
+
+def test_an_end_that_a_run_has_is_not_warned_of(generation, recwarn):
+    folder, own = generation["opt"][1], json.loads((generation["opt"][1] / "config.json").read_text())["text_config"]
+    assert (
+        hugging_face.end_mark(own | {"eos_token_id": AutoTokenizer.from_pretrained(OPT).eos_token_id}, folder) is None
+    )
+    assert not [each for each in recwarn if "ends generation" in str(each.message)]
