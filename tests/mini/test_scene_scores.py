@@ -81,13 +81,13 @@ def root(tmp_path_factory):
     return root
 
 
-def data(root) -> COCO:
+def data(root, image_size: int = 8) -> COCO:
     files = {}
     for split in ("val", "test"):
         files[split] = f"annotations/captions_{split}.json"
         answers = f"annotations/answers_{split}.json"
         files[f"vqa_{split}"] = {"questions": f"annotations/questions_{split}.json", "annotations": answers}
-    return COCO(str(root), **files, image_size=8, augment=False, eval_batch_size=4)
+    return COCO(str(root), **files, image_size=image_size, augment=False, eval_batch_size=4)
 
 
 def trainer(folder, *callbacks) -> L.Trainer:
@@ -125,7 +125,8 @@ def test_figures_of_a_test_run(root, tmp_path):
     assert metrics["llm/text_loss"] == pytest.approx(by_hand, rel=1e-5)
     assert metrics["vqa/no_image"] == metrics["vqa/accuracy"] == 0.0
     intervals = json.loads((tmp_path / "lightning_logs/version_0/intervals.json").read_text())
-    assert intervals.keys() == metrics.keys() - {"loss/lm"}
+    about = {"evaluated/test_images": IMAGES, "evaluated/test_questions": len(marks), "evaluated/test_share": 1}
+    assert about.items() <= metrics.items() and intervals.keys() == metrics.keys() - {"loss/lm", *about}
 
 
 def test_questions_without_answers_have_no_figures(root, tmp_path):
@@ -217,4 +218,4 @@ def test_what_does_not_belong_together_is_named(root, tmp_path, make_stage1):
     with pytest.raises(FileNotFoundError, match=r"scenes_nowhere\.json is missing: python -m lit_blip2 data make-mini"):
         trainer(tmp_path, SceneScores(scenes_test="annotations/scenes_nowhere.json")).test(module, data(root))
     with pytest.raises(ValueError, match="LitStage1 has none"):
-        trainer(tmp_path, SceneScores()).test(LitStage1(make_stage1("itc"), AdamWCosine()), data(root))
+        trainer(tmp_path, SceneScores()).test(LitStage1(make_stage1("itc"), AdamWCosine()), data(root, 32))
