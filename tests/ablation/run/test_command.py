@@ -1,6 +1,7 @@
 """The command `sweep` where it cannot go on: an error with what to do, never a traceback."""
 
 import json
+import signal
 import sqlite3
 
 import pytest
@@ -90,3 +91,9 @@ def test_what_a_scale_lacks_is_told_first(capsys, monkeypatch):
 def test_a_scale_or_a_setting_that_is_not_known_is_an_error(tmp_path, capsys, options, message):
     assert main(["--config", write(tmp_path, GRID), "--dry-run", *options]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_sweep_leaves_signals_as_they_were(tmp_path):
+    before = signal.getsignal(signal.SIGTERM)
+    assert main(["--config", str(tmp_path / "none.yaml")]) == 2
+    assert signal.getsignal(signal.SIGTERM) is before
