@@ -21,8 +21,8 @@ _KINDS = {dict: "an object", list: "a list", str: "a text", bool: "true or false
 class Entry:
     """One object of an annotation file, and its place there, such as "entry 3 of annotations".
 
-    Every method takes the key and, for what may be absent, a default; null is as good as absent then. null: what null
-    alone stands for. All raise ValueError that names file, place, key and value.
+    Every method takes the key and, for what may be absent, a default. null: returned when the value is null; without
+    it, null counts as absent. All raise ValueError that names file, place, key and value.
     """
 
     __slots__ = ("path", "place", "values")
@@ -76,7 +76,7 @@ class Entry:
         return number
 
     def flag(self, key: str) -> bool:
-        """True or false, which is what is absent; "false" in quotes is neither."""
+        """A boolean, False if absent. The text "false" is refused."""
         if (value := self._value(key, False, False)) not in (True, False):
             raise self.error(f"{key} must be true or false, and is {shown(value)}")
         return bool(value)
@@ -126,15 +126,15 @@ class Entry:
 def read_json(path: str | Path) -> Any:
     """The content of a JSON file, with or without a byte order mark, or the list of a file of JSON lines.
 
-    Raises FileNotFoundError, or ValueError naming the file, for what is not JSON, for two values under one key.
+    Raises FileNotFoundError, or ValueError naming the file for what is not JSON and for two values under one key.
     """
     text = read_text(path)
     try:
-        return json.loads(text, object_pairs_hook=once_each)
-    except (ValueError, RecursionError) as error:
+        return _parsed(text, str(path))
+    except ValueError as error:
         lines = text.split("\n")
         if "Extra data" not in str(error) or not _is_object(lines[0]):
-            raise ValueError(f"{path} is not JSON: {error}") from error
+            raise
         return [entry.values for entry in _parsed_lines(lines, path)]
 
 
@@ -171,11 +171,16 @@ def _parsed_lines(lines: list[str], path: str | Path) -> list[Entry]:
     made = []
     for number, line in enumerate(lines, 1):
         if line.strip():
-            try:
-                made.append(Entry(json.loads(line, object_pairs_hook=once_each), path, ("line", number)))
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{path}: line {number} is not JSON: {error}") from error
+            made.append(Entry(_parsed(line, f"{path}: line {number}"), path, ("line", number)))
     return made
+
+
+def _parsed(text: str, where: str) -> Any:
+    """The value that a text of JSON is. ValueError says where it is none, or holds two values under one key."""
+    try:
+        return json.loads(text, object_pairs_hook=once_each)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where} is not JSON: {error}") from error
 
 
 def once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -194,6 +194,23 @@ def test_json_that_is_cut_or_says_a_thing_twice(tmp_path):
         read_json(file)
 
 
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ('{"image": "a.jpg", "caption": "x", "caption": "y"}', "key 'caption' stands twice in one object"),
+        ('{"image": "a.jpg", "caption": ' + "[" * 100_000, "recursion"),
+        ('{"image": "a.jpg"', "delimiter"),
+    ],
+)
+@pytest.mark.parametrize("name", ["x.jsonl", "x.json"])
+def test_lines_of_json_are_refused_by_file_and_line(tmp_path, name, line, words):
+    file = tmp_path / name
+    file.write_text('{"image": "b.jpg", "caption": "z"}\n' + line + "\n")
+    for read in (read_captions, read_questions):
+        with pytest.raises(ValueError, match=rf"{name}: line 2 is not JSON: .*{words}"):
+            read(file)
+
+
 def test_absent_null_and_empty_are_three_things():
     entry = Entry({"null": None, "empty": "", "zero": 0}, "x.json")
     assert entry.text("gone", default="d") == entry.text("null", default="d") == "d"
