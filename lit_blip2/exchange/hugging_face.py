@@ -165,22 +165,26 @@ def _language(text_config: dict[str, Any], own: dict[str, Tensor], path: Path) -
     return text_config, {name: value[:words] if name in longer else value for name, value in own.items()}
 
 
-def end_mark(text_config: Mapping[str, Any], path: Path) -> str | None:
-    """The text at which generation ends, where that is not the tokenizer's own end token: OPT's newline. Warns where
-    the run will not end just where the folder's own generation does."""
+def end_mark(text_config: Mapping[str, Any], path: Path) -> str | list[str] | None:
+    """What ends generation, where that is not the tokenizer's own end token alone: OPT's newline, or several.
+
+    Warns where the run will not end just where the folder's own generation does.
+    """
     tokenizer, end = read_tokenizer(path), text_config.get("eos_token_id")
     ends = [each for each in (end if isinstance(end, list) else [end]) if each is not None]
-    last = ends[-1] if ends else tokenizer.eos_token_id
-    own = last == tokenizer.eos_token_id or last >= len(tokenizer)
-    text = None if own else tokenizer.decode([last])
-    here = [tokenizer.eos_token_id] if own else Plain(tokenizer).mark(text)
+    known = [each for each in ends if each < len(tokenizer)]
+    # Targets end with the first: with the tokenizer's own, where that is among them.
+    known.sort(key=lambda each: (each != tokenizer.eos_token_id, -ends.index(each)))
+    own = not known or known == [tokenizer.eos_token_id]
+    texts = [] if own else [tokenizer.decode([each]) for each in known]
+    here = [tokenizer.eos_token_id] if own else [Plain(tokenizer).mark(text)[-1] for text in texts]
     if ends and set(ends) != set(here):
         warnings.warn(
             f"{path} ends generation at tokens {ends} (text_config.eos_token_id), the run at {here}: its answers may "
             "be longer or shorter; set model.net.language.end to another text where that is wrong",
             stacklevel=2,
         )
-    return text
+    return (texts[0] if len(texts) == 1 else texts) or None
 
 
 def experiment_of(path: Path) -> Path:

@@ -77,8 +77,8 @@ class LanguageModel(nn.Module):
         weights: folder of weights and tokenizer; null: the folder `name`, or what huggingface_hub has downloaded;
             random: none, for trials, the same ones each time; the tokenizer is then read from the folder `name`.
         dtype: of the frozen weights: bfloat16 or float32 (T5 must not run in float16). Trainable weights stay float32.
-        end: text, or name of a special token, that ends a target and generation, such as a newline; null: the
-            tokenizer's end token.
+        end: text, or name of a special token, that ends a target and generation, such as a newline; of a list the
+            first ends a target, each of them generation; null: the tokenizer's end token.
         frozen: no gradients for its weights, and eval mode whatever `train()` is called on the parent.
         bits: 8 or 4 keep the linear layers' frozen weights in so many (torchao, `pip install .[quantised]`; 4 on a GPU,
             with bfloat16); null: as dtype says.
@@ -97,7 +97,7 @@ class LanguageModel(nn.Module):
         name: str,
         weights: str | None = None,
         dtype: str = "bfloat16",
-        end: str | None = None,
+        end: str | list[str] | None = None,
         frozen: bool = True,
         bits: Literal[8, 4] | None = None,
         lora: dict[str, Any] | None = None,
@@ -254,17 +254,25 @@ class LanguageModel(nn.Module):
         most = self.max_target_tokens if self.positions is None else min(self.max_target_tokens, self.positions // 2)
         return self.plain.cut(texts, self.plain.ids(texts), most, "target", "max_target_tokens")
 
+    @property
+    def ends(self) -> list[str]:
+        """`end`, as a list."""
+        return [self.end] if isinstance(self.end, str) else list(self.end or [])
+
     def end_mark(self) -> list[int]:
         """Ids that end a target. Raises ValueError where there are none."""
-        if self.end is None and self.tokenizer.eos_token_id is None:
+        if not self.ends and self.tokenizer.eos_token_id is None:
             raise ValueError(
                 f"the tokenizer of language model {self.name} has no end token, so no target would end: set "
                 "model.net.language.end to a text that ends one, such as a newline, or eos_token in its "
                 "tokenizer_config.json"
             )
-        mark = [self.tokenizer.eos_token_id] if not self.end else self.plain.mark(self.end)
-        if not mark:
-            raise ValueError(f"end={self.end!r} is no token of language model {self.name}'s tokenizer: choose another")
+        return self._mark(self.ends[0]) if self.ends else [self.tokenizer.eos_token_id]
+
+    def _mark(self, end: str) -> list[int]:
+        """Ids of one of the ends. Raises ValueError for one that has none."""
+        if not (mark := self.plain.mark(end)):
+            raise ValueError(f"end={end!r} is no token of language model {self.name}'s tokenizer: choose another")
         return mark
 
     def join(self, prompt_ids: list[list[int]], target_ids: list[list[int]]) -> TargetText:
@@ -388,7 +396,9 @@ class LanguageModel(nn.Module):
             eos_token_id=self.end_ids(),
         )
         texts = self.tokenizer.batch_decode(ids_BT, skip_special_tokens=True)
-        return [(text.split(self.end)[0] if self.end else text).strip() for text in texts]
+        for end in self.ends:
+            texts = [text.split(end)[0] for text in texts]
+        return [text.strip() for text in texts]
 
     def _room_left(self, prefixes: Sequence[Tensor | None], solved: Sequence[list[list[int]]], new: int) -> int | None:
         """Positions for a prompt beside soft prompts, solved examples and `new` tokens, of which the last is never
@@ -411,8 +421,8 @@ class LanguageModel(nn.Module):
         return self.end_mark()[-1] if pad is None else pad
 
     def end_ids(self) -> list[int]:
-        """Tokens that end generation: what ends a target, the end mark's last."""
-        return self.end_mark()[-1:]
+        """Tokens that end generation: what ends a target, and what else is an end; of each its last token."""
+        return list(dict.fromkeys([self.end_mark()[-1], *(self._mark(end)[-1] for end in self.ends)]))
 
 
 def _pack_prompts(prompt_ids: list[list[int]]) -> PackedText | None:

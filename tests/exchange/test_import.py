@@ -12,6 +12,7 @@ from transformers import AutoTokenizer, Blip2Config, Blip2ForImageTextRetrieval
 from lit_blip2.commands.convert import main
 from lit_blip2.exchange import hugging_face
 from lit_blip2.inference import load
+from lit_blip2.model.language import LanguageModel
 from tests.exchange.tiny import BERT, IMAGES, OPT, PROMPTS, asked, load_stage1, randomise, rewritten, saved
 
 
@@ -125,7 +126,7 @@ def test_a_run_takes_images_of_its_encoders_size_and_may_be_asked(generation, tm
     assert isinstance(answer("weights", "x.png", "what shape ?"), str)
 
 
-@pytest.mark.parametrize("ends", [[1, 5], 10**6])
+@pytest.mark.parametrize("ends", [[1, 10**6], 10**6])
 def test_ends_that_a_run_cannot_have_are_said(generation, ends):
     folder, own = generation["opt"][1], json.loads((generation["opt"][1] / "config.json").read_text())["text_config"]
     with pytest.warns(UserWarning, match=r"ends generation at tokens \[.*\] \(text_config.eos_token_id\), the run at"):
@@ -138,3 +139,16 @@ def test_an_end_that_a_run_has_is_not_warned_of(generation, recwarn):
         hugging_face.end_mark(own | {"eos_token_id": AutoTokenizer.from_pretrained(OPT).eos_token_id}, folder) is None
     )
     assert not [each for each in recwarn if "ends generation" in str(each.message)]
+
+
+def test_several_ends_come_in_and_end_generation(generation):
+    """Targets end with the tokenizer's own, where that is among them; generation at each."""
+    folder, own = generation["opt"][1], json.loads((generation["opt"][1] / "config.json").read_text())["text_config"]
+    tokenizer = AutoTokenizer.from_pretrained(OPT)
+    other = tokenizer.convert_tokens_to_ids("red")
+    ends = hugging_face.end_mark(own | {"eos_token_id": [other, tokenizer.eos_token_id]}, folder)
+    assert ends == [tokenizer.eos_token, tokenizer.decode([other])]
+    language = LanguageModel(str(OPT), dtype="float32", end=ends)
+    language.load()
+    assert language.end_ids() == [tokenizer.eos_token_id, other]
+    assert language.target_ids(["blue"], [True])[0][-1] == tokenizer.eos_token_id
