@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -9,7 +10,6 @@ from lit_blip2 import words
 from lit_blip2.config import Experiment, read
 from lit_blip2.data.check import check_images
 from lit_blip2.data.experiment import built, names, read_data
-from lit_blip2.data.module import PairData
 from lit_blip2.network import network_class
 
 
@@ -27,13 +27,16 @@ def check(config: list[Path], sample: int | None = None, workers: int = 0) -> No
     """
     data = read_data(config)
     data.check_files()
-    told = _told(config, data)
-    check_images(data, names(config), sample, workers)
+    tables = {split: data.read(split) for split in ("val", "test") if data.tasks(split)}
+    pairs = data.train_pairs()
+    told = _told(config, words.tables_of(pairs, *tables.values()))
+    check_images(data, pairs, tables, names(config), sample, workers)
     words.check_known(told, data.max_unknown_words)
 
 
-def _told(config: Sequence[Path], data: PairData) -> list[words.Told]:
-    """What the tokenizers of an experiment's network know, printed; none where there is no network, or no tokenizer."""
+def _told(config: Sequence[Path], tables: Sequence[Any]) -> list[words.Told]:
+    """What the tokenizers of an experiment's network know of tables of texts, printed; none where there is no network,
+    or no tokenizer."""
     experiments = [read(file) for file in config]
     named = [experiment for experiment in experiments if "net" in experiment.model]
     if not named:
@@ -49,8 +52,7 @@ def _told(config: Sequence[Path], data: PairData) -> list[words.Told]:
         print(f"unknown words: not looked at, {error}")
         return []
     question = [each.model["question"] for each in experiments if "question" in each.model][-1:] or ["{}"]
-    splits = [data.read(split) for split in ("val", "test") if data.tasks(split)]
-    told = words.look(net, words.tables_of(data.train_pairs(), *splits), question[0])
+    told = words.look(net, tables, question[0])
     print(*told, sep="\n")
     return told
 

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import Progress, TaskID
 from rich.table import Table
 
+from lit_blip2.data.annotations.binding import Pairs
 from lit_blip2.data.annotations.captions import Captions
 from lit_blip2.data.annotations.questions import Questions
 from lit_blip2.data.annotations.strings import Strings
@@ -71,14 +72,21 @@ class CheckReport:
         return len(digests) - len(np.unique(digests))
 
 
-def check_images(data: PairData, experiment: str, sample: int | None = None, workers: int = 0) -> None:
-    """Read all images of a data module, or a sample of them, and the captions to train on; print what there is.
+def check_images(
+    data: PairData,
+    source: PairSource,
+    tables: dict[str, dict[str, Captions | Questions | Pairs]],
+    experiment: str,
+    sample: int | None = None,
+    workers: int = 0,
+) -> None:
+    """Look at all images of a data module, or a sample of them, and at the captions to train on; print what there is.
 
-    Args: experiment: its name. sample, workers: see the command. Raises ValueError where something is wrong.
+    Args: source: what it trains on. tables: split -> task -> table, as it reads them. experiment: its name. sample,
+    workers: see the command. Raises ValueError where something is wrong.
     """
-    pairs_of = sources_in(source := data.train_pairs())
+    pairs_of = sources_in(source)
     check_texts(source)
-    tables = {split: data.read(split) for split in ("val", "test") if data.tasks(split)}
     evaluated = [
         Images(split, data.pixels(split), data.named_images(split, read).values()) for split, read in tables.items()
     ]

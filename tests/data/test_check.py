@@ -10,6 +10,7 @@ import yaml
 from PIL import Image
 
 from lit_blip2.commands.data import main
+from lit_blip2.data.annotations import entries
 from lit_blip2.data.shards.indexing import index_shards
 from tests.data.shards.test_shards import jpeg, sample, write_tar
 from tests.data.test_images import png_of
@@ -186,3 +187,17 @@ def test_an_empty_name_is_no_file_and_not_none(arguments, tmp_path, capsys, chan
     source = {"class_path": "lit_blip2.data.coco.COCO", "init_args": arguments | change}
     status, said = checked(tmp_path, capsys, source)
     assert status == 2 and "an empty text names no file; write null where there is none" in said
+
+
+def test_annotations_are_read_once(arguments, tmp_path, capsys, monkeypatch):
+    """Also where the experiment names a network, whose tokenizer looks at the texts too."""
+    read, real = [], entries.read_text
+    monkeypatch.setattr(entries, "read_text", lambda path: read.append(str(path)) or real(path))
+    with open("experiments/mini_stage1.yaml") as file:
+        model = yaml.safe_load(file)["model"]
+    (tmp_path / "experiment.yaml").write_text(
+        yaml.safe_dump({"model": model, "data": {"class_path": "lit_blip2.data.coco.COCO", "init_args": arguments}})
+    )
+    main(["check", "--config", str(tmp_path / "experiment.yaml"), "--workers", "1"])
+    assert "words of captions are unknown" in capsys.readouterr().out
+    assert read and len(read) == len(set(read))
