@@ -26,4 +26,4 @@ class COCO(PairData):
 
     def train_pairs(self) -> FilePairs:
         captions = read_captions(self.root / self.train, "train", self.max_caption_words)
-        return FilePairs("coco", captions, self.pixels("train"), self.augment, self.group)
+        return FilePairs("coco", captions, self.pixels("train", captions.files), self.augment, self.group)

@@ -14,7 +14,8 @@ from torch.utils.data import DataLoader
 from lit_blip2.data.annotations.binding import Pairs, read_binding
 from lit_blip2.data.annotations.captions import Captions, read_captions
 from lit_blip2.data.annotations.questions import Questions, question_types, read_questions
-from lit_blip2.data.batches.evaluation import Features, Pixels, own_name
+from lit_blip2.data.annotations.strings import Strings
+from lit_blip2.data.batches.evaluation import Features, Pixels, is_flat, own_name
 from lit_blip2.data.batches.examples import Examples
 from lit_blip2.data.batches.loaders import TrainLoader, eval_loaders, train_loader
 from lit_blip2.data.batches.pairs import FilePairs, PairSource, sources_in, with_features
@@ -81,7 +82,8 @@ class PairData(L.LightningDataModule):
         root: folder that every relative path below starts from.
         images: folder of images; "{split}" in it becomes train, val or test, as in "images/{split}" or "{split}2014". A
             file that is named with the end of this folder (val2014/x.jpg in coco/val2014), or as COCO does with the
-            folder that its own name repeats, may lie directly in it; any other folder is part of a file's name.
+            folder that its own name repeats, may lie directly in it; so may all files of a data set that names folders
+            of which none is there, if no two names end alike. Any other folder is part of a file's name.
         val: captions to validate on: COCO's json, LAVIS' list or Karpathy's dataset_coco.json; retrieval and caption
             metrics come from these.
         test: captions to test on; images without captions, as NoCaps' test list is, get theirs written for its server.
@@ -152,6 +154,7 @@ class PairData(L.LightningDataModule):
         self.seed, self.faults = check_seed(seed, "data.seed"), Faults(max_unreadable)
         self.tables: dict[str, dict[str, Captions | Questions | Pairs]] = {}
         self.stores: dict[str, FeatureStore] = {}
+        self.files: dict[str, list[Strings]] = {}  # by split, the names of all images that were read of
         self.folder: str | None = None
 
     def train_files(self) -> list[Path]:
@@ -232,7 +235,7 @@ class PairData(L.LightningDataModule):
     def named_images(self, split: str, tables: dict[str, Captions | Questions | Pairs]) -> dict[int, str]:
         """image id -> file of all that these tables of a split name. Raises ValueError for an id of two files."""
         files: dict[int, str] = {}
-        folder = self.pixels(split).folder
+        folder = self._folder(split)
         for table in tables.values():
             named = list(zip(table.image_ids.tolist(), table.files))
             if isinstance(table, Pairs):
@@ -361,6 +364,8 @@ class PairData(L.LightningDataModule):
             tables["vqa"] = read_questions(*self.files_of(self.vqa[split]), files, unanswered=split == "test")
         if path := self.binding[split]:
             tables["binding"] = read_binding(self.root / path, self.max_caption_words)
+        swapped = [tables["binding"].swapped_files] if "binding" in tables else []
+        self.files[split] = [*(table.files for table in tables.values()), *swapped]
         return tables
 
     def _check_images(self, split: str) -> None:
@@ -386,9 +391,16 @@ class PairData(L.LightningDataModule):
                 f"{others[:5].tolist()}: the data have changed since, or are others. Write the features again"
             )
 
-    def pixels(self, split: str) -> Pixels:
-        """The images of a split in their files."""
-        return Pixels(self.root / self.images.replace("{split}", split), self.image_size, self.interpolation)
+    def pixels(self, split: str, files: Strings | None = None) -> Pixels:
+        """The images of a split in their files. files: the names of all to train on, as soon as they are known."""
+        if files is not None:
+            self.files[split] = [files]
+        folder = self._folder(split)
+        named = [each for other, own in self.files.items() if self._folder(other) == folder for each in own]
+        return Pixels(folder, self.image_size, self.interpolation, is_flat(folder, named))
+
+    def _folder(self, split: str) -> Path:
+        return self.root / self.images.replace("{split}", split)
 
     def source(self, split: str) -> Pixels | Features:
         """What to evaluate on: the images of a split, or their features."""

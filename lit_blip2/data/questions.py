@@ -31,4 +31,4 @@ class VQA(PairData):
             raise ValueError(f"{self.train['questions']}: no question has an answer to learn")
         if left_out := len(questions) - len(answered):
             warnings.warn(f"{self.train['questions']}: {left_out} questions without an answer left out", stacklevel=2)
-        return FilePairs("questions", answered, self.pixels("train"), self.augment)
+        return FilePairs("questions", answered, self.pixels("train", answered.files), self.augment)

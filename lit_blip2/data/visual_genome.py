@@ -53,7 +53,7 @@ class VisualGenome(PairData):
         captions = read_regions(
             self.root / self.image_data, self.root / self.regions, set().union(*out), self.max_caption_words
         )
-        return FilePairs("visual_genome", captions, self.pixels("train"), self.augment)
+        return FilePairs("visual_genome", captions, self.pixels("train", captions.files), self.augment)
 
 
 def read_regions(image_data: Path, regions: Path, leave_out: set[int], max_words: int = 50) -> Captions:

@@ -6,7 +6,7 @@ is collated. An image source says what stands for an image: `Pixels` (decoded an
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 from lit_blip2.data.annotations.binding import Pairs
 from lit_blip2.data.annotations.captions import Captions
 from lit_blip2.data.annotations.questions import Questions
+from lit_blip2.data.annotations.strings import Strings
 from lit_blip2.data.features.store import FeatureStore
 from lit_blip2.data.images import load_image
 from lit_blip2.data.transforms import eval_view
@@ -25,17 +26,20 @@ Batch = dict[str, torch.Tensor | int | str | list]
 
 
 class Pixels:
-    """Images from files under `folder`: {"image": uint8 [B, 3, size, size]}."""
+    """Images from files under `folder`: {"image": uint8 [B, 3, size, size]}. flat: see `is_flat`."""
 
     name = "image"
 
-    def __init__(self, folder: Path, size: int, interpolation: str = "bicubic"):
-        self.folder, self.size, self.interpolation = folder, size, interpolation
+    def __init__(self, folder: Path, size: int, interpolation: str = "bicubic", flat: bool = False):
+        self.folder, self.size, self.interpolation, self.flat = folder, size, interpolation, flat
 
     def path(self, file: str) -> Path:
-        """folder/file, or the one under `folder` that can be no other: see `own_name`."""
+        """folder/file, or the one under `folder` that can be no other: see `own_name` and `is_flat`."""
         path = self.folder / file
-        return path if path.exists() or not (direct := self.folder / own_name(file, self.folder)).exists() else direct
+        if path.exists():
+            return path
+        others = [own_name(file, self.folder), *([file.rpartition("/")[2]] if self.flat else [])]
+        return next((there for name in others if (there := self.folder / name).exists()), path)
 
     def keys(self, files: Iterable[str]) -> np.ndarray:
         """What stands for each of the files, whichever way it is named: uint64 [N]."""
@@ -68,6 +72,24 @@ def own_name(file: str, folder: Path) -> str:
         if parts[:count] == ends[-count:]:
             return "/".join(parts[count:])
     return file
+
+
+def is_flat(folder: Path, files: Sequence[Strings]) -> bool:
+    """Whether files that are named with folders may lie in `folder` itself: none of their folders is there, and no two
+    of all the names end alike, so that each can be one file alone.
+
+    Args: files: all names of files in `folder`, such as VG_100K/1.jpg and VG_100K_2/2.jpg.
+    """
+    if not any((each.buffer == ord("/")).any() for each in files):
+        return False
+    names, folders = set(), set()
+    for name in (own_name(file, folder) for each in files for file in each):
+        names.add(name)
+        first, slash, _ = name.partition("/")
+        if slash and first not in folders and (folder / first).exists():
+            return False
+        folders.update([first] if slash else [])
+    return bool(folders) and len({name.rpartition("/")[2] for name in names}) == len(names)
 
 
 def name_keys(names: Iterable[str]) -> np.ndarray:

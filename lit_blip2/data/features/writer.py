@@ -123,13 +123,14 @@ def sections(data: PairData) -> Iterator[Section]:
     """All images that the experiment names, each once for each section."""
     data.check_files("fit")
     data.check_files("test")
+    evaluated = {split: dict(sorted(data.evaluation_images(split).items())) for split in ("val", "test")}
     source = data.train_pairs()
     for pairs, name in zip(sources_in(source), data.train_sections(), strict=True):
         image_ids, order = np.unique(pairs.image_ids, return_index=True)  # several questions have one image
         read = partial(_read_at, pairs, order)
         yield Section(name, image_ids, pairs.keys()[order], read, data.faults.limit)
-    for split in ("val", "test"):
-        if files := dict(sorted(data.evaluation_images(split).items())):
+    for split, files in evaluated.items():
+        if files:
             read = partial(_read_nth, data.pixels(split), list(files.values()))
             yield Section(split, np.array(list(files)), data.pixels(split).keys(files.values()), read, 0)
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lit_blip2.data.batches.evaluation import Pixels, own_name
+from lit_blip2.data.annotations.strings import Strings
+from lit_blip2.data.batches.evaluation import Pixels, is_flat, own_name
 from lit_blip2.data.coco import COCO
 from tests.data.annotations.test_captions import write_json
 from tests.data.cached import keys_of
@@ -54,3 +55,35 @@ def test_one_id_is_one_file_in_all_that_a_split_reads(tmp_path):
     write_json(tmp_path / "b.json", binding)
     with pytest.raises(ValueError, match=r"image id 7 stands for both cats/7\.png and dogs/7\.png"):
         COCO(root=str(tmp_path), val="c.json", binding_val="b.json").evaluation_images("val")
+
+
+def flat_or_not(folder, *names: str) -> bool:
+    return is_flat(folder, [Strings([name]) for name in names])
+
+
+def test_a_data_set_in_one_folder_is_read_where_each_name_can_be_one_file_alone(tmp_path):
+    assert flat_or_not(tmp_path, "one/1.jpg", "two/2.jpg", "3.jpg") and flat_or_not(tmp_path, "one/1.jpg", "one/1.jpg")
+    assert not flat_or_not(tmp_path, "one/1.jpg", "two/1.jpg") and not flat_or_not(tmp_path, "one/1.jpg", "1.jpg")
+    assert not flat_or_not(tmp_path, "1.jpg") and not flat_or_not(tmp_path)
+    (tmp_path / "two").mkdir()
+    assert not flat_or_not(tmp_path, "one/1.jpg", "two/2.jpg")
+    assert not flat_or_not(tmp_path, "../1.jpg") and not flat_or_not(tmp_path, str(tmp_path / "one" / "1.jpg"))
+
+
+@pytest.mark.parametrize(
+    ("val", "there"), [("two/2.jpg", "2.jpg"), ("two/1.jpg", "two/1.jpg"), ("three/2.jpg", "three/2.jpg")]
+)
+def test_names_of_all_splits_in_a_folder_count(tmp_path, val, there):
+    """Of three files in images/, without folders: two/1.jpg is not one/1.jpg's file; three/ is there, and is empty."""
+    for name, files in (("train.json", ["one/1.jpg", "one/3.jpg"]), ("val.json", [val])):
+        rows = [{"image": file, "caption": "a", "image_id": len(file) + int(file[-5])} for file in files]
+        write_json(tmp_path / name, rows)
+    for number in (1, 2, 3):
+        (tmp_path / "images" / "three").mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / f"images/{number}.jpg")
+    data = COCO(root=str(tmp_path), images="images", train="train.json", val="val.json", image_size=8)
+    data.read("val")
+    train = data.train_pairs()
+    assert data.pixels("val").path(val) == tmp_path / "images" / there
+    flat = val == "two/2.jpg"
+    assert train.images.path("one/3.jpg") == tmp_path / "images" / ("3.jpg" if flat else "one/3.jpg")
