@@ -18,8 +18,7 @@ DEPTH = 3  # a checkpoint's folder, the one above it, and the one above that
 
 
 class Found(NamedTuple):
-    """A whole checkpoint, ordered from old to new: one of the config beside it comes after one of an earlier config,
-    then its steps count, then when it was written."""
+    """A whole checkpoint. Ordered: matches the run's current config, then step, then time written."""
 
     is_of_config: bool
     step: int

@@ -1,6 +1,6 @@
-"""What of a network changes its function and no shape: plain values by name, kept in every checkpoint and compared when
-one is loaded.
+"""Settings that change what a network computes but not its weights' shapes.
 
+They are plain values by name, kept in every checkpoint and compared when one is loaded.
 Every plain attribute of every module counts, such as the heads of an attention or the epsilon of a norm, unless
 NO_FUNCTION names it; so does the kind of a module without weights, such as an activation. A new argument is therefore
 compared from its first day. A part with a method `settings` speaks for itself and for all below it. Layers are told

@@ -84,6 +84,6 @@ def check_known(told: Sequence[Told], limit: float) -> None:
     """Raises ValueError where more than a share `limit` of the words of captions, questions or answers is unknown."""
     if strange := [str(each) for each in told if each.kind != PROMPT and each.known.share > limit]:
         raise ValueError(
-            f"{'; '.join(strange)}; data.max_unknown_words is {limit}: use a tokenizer that knows them, with its "
-            "model, or raise the limit"
+            f"{'; '.join(strange)}; data.max_unknown_words is {limit}: use a model whose tokenizer covers these "
+            "words, or raise data.max_unknown_words"
         )

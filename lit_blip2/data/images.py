@@ -93,4 +93,4 @@ def _check_bright(name: str | Path, low: int, high: int, white: int) -> None:
     fewer are used, as cameras and scanners write 10, 12 or 14 bits: they would come out dark, or black."""
     if low < 0 or high > white or (white == 65535 and 0 < high < 1 << 14):
         found = f"values from {low} to {high}, where {white} would be white: scale them to 8 bits"
-        raise UnreadableImageError(name, "nothing says what is white", found)
+        raise UnreadableImageError(name, "unknown value range", found)

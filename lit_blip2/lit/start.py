@@ -41,8 +41,8 @@ def read_start(source: str, module: LitBLIP2) -> dict[str, Any]:
     known, path = f"vision.{WEIGHTS}", from_text(checkpoint.get("config"), source).vision.get("weights")
     if known not in theirs.keys() & module.settings().keys() and path not in (None, vision.weights):
         rank_zero_warn(
-            f"init_from={source!r} looked through {path}, this run through {vision.weights}: its Q-Former knows the "
-            "features of those weights; set model.net.vision.weights to them unless both are the same"
+            f"init_from={source!r} was trained with image encoder weights {path}, this run uses {vision.weights}: its "
+            "Q-Former knows the features of those weights; set model.net.vision.weights to them unless both are one"
         )
     return checkpoint
 

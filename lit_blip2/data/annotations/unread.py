@@ -55,7 +55,7 @@ def refuse_by_name(path: Path) -> None:
 
 
 def what_it_is(content: Any) -> str:
-    """ ": it is ..." for what is known among the content of a JSON file, else what its first entry holds."""
+    """What a JSON file holds, if its keys are known; else an empty string."""
     top = set(content) if isinstance(content, dict) else set()
     inner = _entry_keys(content)
     for outside, inside, what in _BY_KEYS:

@@ -293,6 +293,6 @@ def test_lavis_gold_captions_say_nothing_of_files(tmp_path):
 
 
 def test_readme_and_docs_name_what_is_tested_here():
-    said = Path("README.md").read_text() + Path("docs/evaluation.md").read_text()
+    said = Path("docs/data.md").read_text() + Path("docs/evaluation.md").read_text()
     for name in ("GQA", "A-OKVQA", "TextVQA", "VizWiz", "TextCaps", "NoCaps", "Flickr30k", "POPE", "metadata.jsonl"):
         assert name in said
