@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from lit_blip2.checkpoint import carried
 from lit_blip2.config import Experiment, class_path
+from lit_blip2.model.lora import lora_settings
 from lit_blip2.objectives.joint import Joint
 from lit_blip2.objectives.stage1 import Stage1
 from lit_blip2.objectives.stage2 import Stage2
@@ -79,7 +80,7 @@ def sketch(experiment: Experiment) -> nn.Module:
 def kept_settings(checkpoint: Mapping[str, Any], file: Path) -> dict[str, Any]:
     """The settings of a checkpoint's network: those that it keeps, or of one without, those of its configuration."""
     if "settings" in checkpoint:
-        return checkpoint["settings"]
+        return _with_lora_defaults(checkpoint["settings"])
     experiment = carried(checkpoint, file)
     size = {"image_size": experiment.data["image_size"]} if experiment.data.get("image_size") else {}
     if not experiment.net:
@@ -91,6 +92,12 @@ def kept_settings(checkpoint: Mapping[str, Any], file: Path) -> dict[str, Any]:
     except (ValueError, OSError) as error:
         warnings.warn(f"{file}: its network cannot be made, so its settings are not compared: {error}", stacklevel=2)
         return size
+
+
+def _with_lora_defaults(kept: Mapping[str, Any]) -> dict[str, Any]:
+    """Older checkpoints name only those settings of low-rank changes that were given."""
+    begins = {name[: name.index(".lora.") + len(".lora.")] for name in kept if ".lora." in name}
+    return {begin + name: value for begin in begins for name, value in lora_settings({}).items()} | dict(kept)
 
 
 def count(net: nn.Module) -> list[tuple[str, int, int]]:

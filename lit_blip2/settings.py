@@ -90,7 +90,8 @@ def check_same(
 ) -> list[str]:
     """Raise ValueError unless a checkpoint's settings are this network's; every difference is named with both values.
 
-    A setting that only one of them has is not compared: the other has no such part, or was written before it was.
+    A setting that only one of them has is not compared: the other has no such part, or was written before the setting
+    existed. A part therefore names all its settings, those too that were left at their defaults.
 
     Args: settings of the checkpoint, of this network; how errors call the checkpoint; names of the weights in it:
     weights that it brings along need not be those of this network's files; names, or the ends of names, that may
@@ -109,7 +110,7 @@ def check_same(
     expected = [name for name in differing if any(_is_named(name, each) for each in allowed)]
     if refused := [said for name, said in differing.items() if name not in expected]:
         shown = "; ".join(refused[:10]) + (f"; and {len(refused) - 10} more" if len(refused) > 10 else "")
-        raise ValueError(f"{what} was made with other settings, and its weights know no other: {shown}. {way_out}")
+        raise ValueError(f"{what} was made with other settings: {shown}. {way_out}")
     return [differing[name] for name in expected]
 
 

@@ -43,7 +43,7 @@ def test_differences_are_refused_by_name_unless_they_are_allowed():
     theirs, ours = settings(Net(Block(2, window=4))), settings(Net(Block(4)))
     with pytest.raises(ValueError, match=r"^X was made.*heads 2, here 4; layers\.\*\.window 4, here null\. Do$"):
         check_same(theirs, ours, "X", way_out="Do")
-    with pytest.raises(ValueError, match=r"know no other: layers\.\*\.window 4, here null\. Do"):
+    with pytest.raises(ValueError, match=r"other settings: layers\.\*\.window 4, here null\. Do"):
         check_same(theirs, ours, "X", allowed=["heads"], way_out="Do")
     assert check_same(theirs, ours, "X", allowed=["heads", "layers.*.window"]) == [
         "layers.*.heads 2, here 4",

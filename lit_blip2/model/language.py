@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lit_blip2.model.lora import add_lora, count_lora
+from lit_blip2.model.lora import add_lora, count_lora, lora_settings
 from lit_blip2.model.plain import Plain
 from lit_blip2.model.pretrained import (
     build,
@@ -197,7 +197,7 @@ class LanguageModel(nn.Module):
         """What changes its function and no shape."""
         own = {"model_type": self.config["model_type"]}
         if self.lora is not None:
-            own |= {f"lora.{name}": value for name, value in self.lora.items() if name != "lora_dropout"}
+            own |= {f"lora.{name}": value for name, value in lora_settings(self.lora).items()}
         return own | ({WEIGHTS: self.signature} if self.signature else {})
 
     def train(self, mode: bool = True) -> "LanguageModel":

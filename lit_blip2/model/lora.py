@@ -1,8 +1,14 @@
 """Low-rank changes of a frozen model's layers (LoRA, arXiv 2106.09685), by peft."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
+
+from lit_blip2.settings import is_plain
+
+NO_FUNCTION = {"task_type", "peft_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision"}
+NO_FUNCTION |= {"inference_mode", "lora_dropout"}
 
 
 def add_lora(model: nn.Module, lora: dict[str, Any]) -> None:
@@ -28,6 +34,17 @@ def add_lora(model: nn.Module, lora: dict[str, Any]) -> None:
     for parameter in _changes(model):
         parameter.data = parameter.data.float()
         parameter.requires_grad_(True)
+
+
+def lora_settings(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What of peft.LoraConfig changes the function and no shape: the arguments given, and the defaults of all others,
+    so that a setting which is named on one side alone is compared too."""
+    from peft import LoraConfig
+
+    full = vars(LoraConfig()) | given
+    return {
+        name: value for name, value in full.items() if name[0] != "_" and is_plain(value) and name not in NO_FUNCTION
+    }
 
 
 def count_lora(model: nn.Module, lora: dict[str, Any]) -> int:

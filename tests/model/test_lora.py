@@ -1,10 +1,14 @@
 """Low-rank changes of a frozen language model: nothing at first, they alone train, and merging keeps the function."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from lit_blip2.model.language import LanguageModel
 from lit_blip2.model.lora import merge_lora
+from lit_blip2.network import kept_settings
+from lit_blip2.settings import check_same
 
 LORA = {"r": 2, "lora_alpha": 4, "target_modules": ["q_proj", "v_proj"], "lora_dropout": 0.5}
 PROMPTS, TARGETS = ["what is it ?"] * 2, ["a red circle", "blue"]
@@ -107,3 +111,18 @@ def test_what_cannot_be_changed_is_refused(opt_folder):
         LanguageModel(str(opt_folder), lora=LORA | {"target_modules": ["no_such_layer"]})
     with pytest.raises(ValueError, match=r"must be arguments of peft\.LoraConfig: .*'rank'"):
         LanguageModel(str(opt_folder), lora=LORA | {"rank": 2})
+
+
+@pytest.mark.parametrize("extra", [{"use_rslora": True}, {"alpha_pattern": {"q_proj": 8}}, {"fan_in_fan_out": True}])
+@pytest.mark.parametrize("older", [False, True])
+def test_a_setting_that_one_side_names_alone_is_compared(opt_folder, extra, older):
+    theirs, ours = ({"net.language." + k: v for k, v in LanguageModel(str(opt_folder), lora=lora).settings().items()}
+                    for lora in (LORA, LORA | extra | {"lora_dropout": 0.0}))  # fmt: skip
+    if older:  # a checkpoint with the settings that were given alone
+        theirs = {name: value for name, value in theirs.items() if name.rpartition(".")[2] in ("model_type", *LORA)}
+    theirs = kept_settings({"settings": theirs}, Path("x.ckpt"))
+    with pytest.raises(ValueError, match=rf"other settings: net\.language\.lora\.{next(iter(extra))} .*, here"):
+        check_same(theirs, ours, "x.ckpt")
+    assert check_same(theirs, {name: theirs[name] for name in ours}, "x.ckpt") == []
+    same = LanguageModel(str(opt_folder), lora=LORA | {"bias": "none", "use_rslora": False}).settings()
+    assert check_same(theirs, {"net.language." + name: value for name, value in same.items()}, "x.ckpt") == []
