@@ -11,7 +11,6 @@ Legend: B samples, P soft prompt positions, T padded text positions, S = P + T, 
 V vocabulary.
 """
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,11 +32,11 @@ from lit_blip2.model.pretrained import (
     read_tokenizer,
 )
 from lit_blip2.model.published import language_card, published
+from lit_blip2.model.random_weights import RANDOM, tell_random
 from lit_blip2.model.text import PackedText
 from lit_blip2.paths import find
 from lit_blip2.settings import WEIGHTS, signature
 
-RANDOM = "random"
 LEAST_ROOM = 16  # tokens of a prompt below which it is not cut any further
 
 
@@ -176,10 +175,7 @@ class LanguageModel(nn.Module):
         self.train(self.training)
 
     def _random(self) -> nn.Module:
-        warnings.warn(
-            f"language model {self.name} has RANDOM weights (language.weights=random): for trials, not for metrics",
-            stacklevel=3,
-        )
+        tell_random(f"language model {self.name}", "language.weights")
         return build_random(self.config, self.dtype)
 
     def load_tokenizer(self) -> None:

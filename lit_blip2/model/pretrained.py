@@ -9,6 +9,8 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from lit_blip2.model.random_weights import same_each_time
+
 # What transformers makes by itself and old files hold: how its name ends, its dimensions, what an import says of it.
 OLD_BUFFERS = {
     ".rotary_emb.inv_freq": (1, "derived: frequencies that the configuration gives"),
@@ -73,9 +75,8 @@ def build(
 
 
 def build_random(config: dict, dtype: torch.dtype | str) -> nn.Module:
-    """The model with the weights that transformers starts from, the same on every rank and at every start."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    """The model with the weights that transformers starts from."""
+    with same_each_time():
         model = build(config, device="cpu")
     return model.to(torch.float32 if dtype == "auto" else dtype).eval()
 

@@ -5,7 +5,6 @@ Legend: B images, N image tokens ([CLS] first), H rows of patches or of a featur
 """
 
 import hashlib
-import warnings
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -18,11 +17,10 @@ from torch.overrides import TorchFunctionMode
 
 from lit_blip2.checkpoint import read_safely
 from lit_blip2.model.published import published, vision_card
+from lit_blip2.model.random_weights import RANDOM, same_each_time, tell_random
 from lit_blip2.paths import find
 from lit_blip2.pixels import Interpolation, Looks, card_beside, normalise
 from lit_blip2.settings import WEIGHTS, signature
-
-RANDOM = "random"
 
 
 class VisionEncoder(nn.Module):
@@ -69,8 +67,7 @@ class VisionEncoder(nn.Module):
         if not frozen and dtype != "float32":
             raise ValueError(f"dtype={dtype!r} with frozen=false: trainable weights stay float32")
         if weights == RANDOM:  # said here, for cached features need no load()
-            told = f"image encoder {name} has RANDOM weights (vision.weights=random): for trials, not for metrics"
-            warnings.warn(told, stacklevel=2)
+            tell_random(f"image encoder {name}", "vision.weights")
         self.name, self.weights, self.frozen = name, weights, frozen
         self.own_args, self.image_size = dict(model_args or {}), image_size
         self.model_args = self.own_args | ({"img_size": image_size} if image_size else {})
@@ -131,9 +128,8 @@ class VisionEncoder(nn.Module):
             return {}
 
     def _random(self) -> nn.Module:
-        """The network as timm makes it, the same on every rank and at every start."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
+        """The network as timm makes it."""
+        with same_each_time():
             return build(self.name, self.model_args, self.drop_last_blocks)
 
     def _read(self, file: Path) -> nn.Module:

@@ -1,0 +1,22 @@
+"""Random weights, where `weights: random` asks for them: said at every start, and the same ones each time."""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+RANDOM = "random"
+
+
+def tell_random(what: str, setting: str) -> None:
+    """Warn that `what` has random weights, as `setting` asks."""
+    warnings.warn(f"{what} has RANDOM weights ({setting}={RANDOM}): for trials, not for metrics", stacklevel=3)
+
+
+@contextmanager
+def same_each_time() -> Iterator[None]:
+    """Weights made within are the same on every rank and at every start; the random state stays what it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
