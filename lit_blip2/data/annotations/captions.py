@@ -1,6 +1,5 @@
 """Images with their captions, as tables; `caption_layouts` has the files that they are read from."""
 
-import json
 import re
 import warnings
 from collections.abc import Sequence
@@ -11,7 +10,7 @@ import numpy as np
 
 from lit_blip2.data.annotations.caption_layouts import images_in, is_karpathy, list_images, of_karpathy
 from lit_blip2.data.annotations.entries import Entry, listed_entries, read_json
-from lit_blip2.data.annotations.ids import Name, image_number, written
+from lit_blip2.data.annotations.ids import Name, image_number, name_of, written
 from lit_blip2.data.annotations.strings import Strings, digest_of
 
 _PUNCTUATION = re.compile(r'[.!"()*#:;~]')
@@ -50,7 +49,7 @@ class Captions:
 
     def written_id(self, index: int) -> Name:
         """The id of an image as its file has it."""
-        return int(self.image_ids[index]) if self.written_ids is None else json.loads(self.written_ids[index])
+        return name_of(self.image_ids[index], self.written_ids, index)
 
     def draw(self, index: int, rng: np.random.Generator) -> dict[str, str]:
         """One caption of one image, all equally likely. Draws from `rng` once, however many there are."""
@@ -59,10 +58,8 @@ class Captions:
 
     def digest(self) -> str:
         """Of all images' names, captions and ids."""
-        given = (self.files, self.texts, self.written, self.domains, self.written_ids)
-        return digest_of(
-            self.image_ids, self.first, *(part for each in given if each is not None for part in each.arrays())
-        )
+        texts = (self.files, self.texts, self.written, self.domains, self.written_ids)
+        return digest_of(self.image_ids, self.first, *texts)
 
 
 def clean_caption(text: str, max_words: int = 50) -> str:

@@ -37,6 +37,11 @@ def written(names: Sequence[Name]) -> Strings | None:
     return Strings(map(json.dumps, names)) if any(isinstance(name, str) for name in names) else None
 
 
+def name_of(number: int, written_ids: Strings | None, row: int) -> Name:
+    """The id of a row as its file has it, by what `written` gave for all rows."""
+    return int(number) if written_ids is None else json.loads(written_ids[row])
+
+
 def _number(name: Name, space: int) -> int:
     if isinstance(name, int):
         return name

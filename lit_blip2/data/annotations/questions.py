@@ -1,6 +1,5 @@
 """Questions with their answers: the table of a file of them, or of VQAv2's and OK-VQA's two files."""
 
-import json
 import warnings
 from collections import Counter
 from collections.abc import Mapping
@@ -13,7 +12,7 @@ import numpy as np
 
 from lit_blip2.data.annotations.captions import image_files
 from lit_blip2.data.annotations.entries import Entry, read_json
-from lit_blip2.data.annotations.ids import Name, question_number, written
+from lit_blip2.data.annotations.ids import Name, name_of, question_number, written
 from lit_blip2.data.annotations.question_layouts import UNTYPED, Asked, Question, asked_in, coco_file
 from lit_blip2.data.annotations.strings import Strings, digest_of
 from lit_blip2.data.annotations.tables import SEPARATORS
@@ -25,8 +24,8 @@ class Questions:
     """Q questions, sorted by image and then by question id, with A answers each.
 
     question_ids, image_ids: int64 [Q]; files: Q paths relative to the image folder; texts: Q questions;
-    types: Q question types; answers: Q * A answers, those of question i at i * A to (i + 1) * A. written: where some
-    ids are texts in the file, all as it has them, in JSON. server: whose submission the answers are for.
+    types: Q question types; answers: Q * A answers, those of question i at i * A to (i + 1) * A. written_ids: where
+    some ids are texts in the file, all as it has them, in JSON. server: whose submission the answers are for.
     """
 
     question_ids: np.ndarray
@@ -35,7 +34,7 @@ class Questions:
     texts: Strings
     types: Strings
     answers: Strings
-    written: Strings | None = None
+    written_ids: Strings | None = None
     server: str = "vqa"
 
     def __len__(self) -> int:
@@ -47,7 +46,7 @@ class Questions:
 
     def written_id(self, index: int) -> Name:
         """The id of a question as its file has it."""
-        return int(self.question_ids[index]) if self.written is None else json.loads(self.written[index])
+        return name_of(self.question_ids[index], self.written_ids, index)
 
     def draw(self, index: int, rng: np.random.Generator) -> dict[str, str]:
         """A question and an answer of it that says something, each as often as it was given; one draw from `rng`."""
@@ -56,8 +55,7 @@ class Questions:
 
     def digest(self) -> str:
         """Of all images' names, questions, answers and ids."""
-        given = (self.files, self.texts, self.types, self.answers, self.written)
-        texts = (part for each in given if each is not None for part in each.arrays())
+        texts = (self.files, self.texts, self.types, self.answers, self.written_ids)
         return digest_of(self.question_ids, self.image_ids, *texts)
 
     def answered(self) -> "Questions":
@@ -77,7 +75,7 @@ class Questions:
             texts=Strings(self.texts[row] for row in kept),
             types=Strings(self.types[row] for row in kept),
             answers=Strings(answer for row in kept for answer in self.answers_of(row)),
-            written=self.written and Strings(self.written[row] for row in kept),
+            written_ids=self.written_ids and Strings(self.written_ids[row] for row in kept),
         )
 
 
@@ -153,7 +151,7 @@ def _table(asked: Asked, path: str | Path, annotations: str | Path) -> Questions
         texts=Strings(row.text for _, _, row in rows),
         types=Strings(row.type for _, _, row in rows),
         answers=Strings(answer.strip() for _, _, row in rows for answer in row.answers),
-        written=written([row.name for _, _, row in rows]),
+        written_ids=written([row.name for _, _, row in rows]),
         server=asked.server,
     )
 

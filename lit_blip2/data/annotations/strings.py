@@ -40,9 +40,10 @@ class Strings:
         return (self[index] for index in range(len(self)))
 
 
-def digest_of(*arrays: np.ndarray) -> str:
-    """Of the bytes of arrays."""
+def digest_of(*parts: np.ndarray | Strings | None) -> str:
+    """Of the bytes of arrays and texts, None left out."""
     digest = hashlib.blake2b(digest_size=16)
-    for array in arrays:
-        digest.update(np.ascontiguousarray(array).data)
+    for part in parts:
+        for array in part.arrays() if isinstance(part, Strings) else [] if part is None else [part]:
+            digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()

@@ -150,7 +150,7 @@ class QuestionRows(Dataset):
     def __getitems__(self, places: list[int]) -> Batch:
         table, rows = self.questions, self.rows[places]
         image_ids = table.image_ids[rows]
-        more = {} if table.written is None else {"written_id": [table.written_id(i) for i in rows]}
+        more = {} if table.written_ids is None else {"written_id": [table.written_id(i) for i in rows]}
         more |= {} if table.server == "vqa" else {"server": [table.server] * len(rows)}
         return more | {
             self.source.name: self.source.load([table.files[i] for i in rows], image_ids),
