@@ -12,6 +12,8 @@ from typing import Any
 
 import lightning as L
 
+from lit_blip2.config import from_text
+
 LOOP = "epoch_loop"
 
 
@@ -76,6 +78,14 @@ def check_whole(trainer: L.Trainer, checkpoint: Mapping[str, Any], config: str |
             f"the weights in {file} are the averages of the callback EMA: resume with it in trainer.callbacks, or "
             "start from them by --model.init_from"
         )
+    before = from_text(checkpoint.get("config"), str(file)).data
+    for name in ("batch_size", "seed"):
+        if name in before and before[name] != (now := getattr(trainer.datamodule, name, before[name])):
+            raise ValueError(
+                f"{file} was trained with data.{name}={before[name]}, here {now}: other rows would come next than in "
+                f"its run, and some of them twice. Set --data.{name}={before[name]}, or start from its weights by "
+                "--model.init_from"
+            )
     if checkpoint["global_step"] >= trainer.max_steps:
         warnings.warn(
             f"{file} stands at step {checkpoint['global_step']} of {trainer.max_steps}: nothing is trained or "

@@ -135,6 +135,14 @@ def test_a_run_that_has_ended_says_that_nothing_is_left_to_do(fit, stage1_run, s
     assert not seen
 
 
+@pytest.mark.parametrize(("name", "was", "now"), [("batch_size", 8, 4), ("seed", 0, 3)])
+def test_rows_in_another_order_are_no_place_to_go_on_from(fit, stage1_run, seen, name, was, now):
+    with pytest.raises(ValueError, match=rf"last.ckpt was trained with data.{name}={was}, here {now}: .*--data.{name}"):
+        fit("mini_stage1", f"--data.{name}={now}", "--trainer.max_steps=6", f"--ckpt_path={stage1_run}")
+    assert not seen
+    fit("mini_stage1", f"--data.{name}={now}", "--trainer.max_steps=2", f"--model.init_from={stage1_run}")
+
+
 def test_a_requeued_run_goes_on_and_no_other_takes_its_checkpoint(fit, seen, monkeypatch, tmp_path):
     """Lightning finds the checkpoint by itself, in a folder that runs share."""
     where = [*PLAIN, f"--trainer.default_root_dir={tmp_path}", "--trainer.devices=1"]
