@@ -91,8 +91,21 @@ def _reads(file: Path, written: int) -> Reads:
         else:
             names += below
     texts = {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
-    others = [file.parent / text for text in texts if 0 < len(text) < LONGEST_NAME and text.isprintable()]
-    return Reads(sorted(set(names)), modules, [each for each in others if each.is_file()])
+    texts = {text for text in texts if 0 < len(text) < LONGEST_NAME and text.isprintable()}
+    if not _is_installed(file):  # a string may name a module too, for importlib.import_module
+        names += [text for text in texts if re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*", text)]
+        modules += [each for text in texts if text[0] == "." for each in _modules(file.parent, text[1:])]
+    return Reads(sorted(set(names)), modules, _named_files(file.parent, texts))
+
+
+def _named_files(folder: Path, texts: set[str]) -> list[Path]:
+    """Files below a folder whose path the texts give, whole or joined part by part: "tables" and "words.txt"."""
+    places, files = [folder], []
+    for place in places:  # grows by the folders that are found
+        found = [place / text for text in texts]
+        files += [each for each in found if each.is_file()]
+        places += [each for each in found if each not in places and _is_below(each, folder)]
+    return files
 
 
 def _modules(folder: Path, name: str) -> list[Path]:
@@ -106,3 +119,7 @@ def _modules(folder: Path, name: str) -> list[Path]:
 
 def _is_installed(file: Path) -> bool:
     return str(file).startswith(INSTALLED)
+
+
+def _is_below(path: Path, folder: Path) -> bool:
+    return path.is_dir() and folder in path.parents and ".." not in path.parts

@@ -51,3 +51,24 @@ def test_an_edit_in_any_of_them_counts(here, name):
     Path(name).write_text(Path(name).read_text() + "\n# edited\n")
     assert fingerprint.code(CONFIG) != before
     assert fingerprint.all_sources([CONFIG]) == fingerprint.sources() + fingerprint.code(CONFIG)
+
+
+def test_files_by_joined_parts_and_modules_by_their_names_count(here):
+    for name, text in {
+        "mine/tables/en/w.txt": "a",
+        "mine/tables/other.txt": "b",
+        "plugin.py": "",
+        "mine/late.py": "",
+        "mine/gains.py": """
+import importlib, os
+from pathlib import Path
+T = (Path(__file__).parent / "tables" / "en" / "w.txt").read_text()
+P, L = importlib.import_module("plugin"), importlib.import_module(".late", __package__)
+HERE = Path(".") / ".." / "/"
+""",
+    }.items():
+        Path(name).parent.mkdir(exist_ok=True, parents=True)
+        Path(name).write_text(text)
+    found = {str(file.relative_to(here)) for file in code_files(CONFIG, fingerprint.PACKAGE)}
+    assert found >= {"mine/tables/en/w.txt", "plugin.py", "mine/late.py"}
+    assert not found & {"mine/tables/other.txt", "mine/unused.py"}
