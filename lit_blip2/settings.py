@@ -72,7 +72,11 @@ def is_plain(value: Any) -> bool:
 
 
 def signature(weights: Iterable[Tensor]) -> str:
-    """Tells weights apart, in whichever float type they are held: a digest of the signs of 64 numbers of each."""
+    """Tells weights apart, in whichever float type they are held: a digest of the signs of 64 numbers of each.
+
+    Rounding to another float type keeps signs; a digest of magnitudes, however coarse, would change at the borders of
+    its steps. Weights that were only rescaled, or fine-tuned so little that none of these signs changed, pass as equal.
+    """
     digest = hashlib.sha256()
     for each in weights:
         flat = each.detach().flatten()
