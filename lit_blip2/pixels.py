@@ -5,6 +5,7 @@ Images travel as 8-bit pixels, a quarter of the bytes, and are normalised where 
 """
 
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
@@ -42,9 +43,10 @@ class Looks(NamedTuple):
         return looks
 
 
-def card_beside(weights: Path) -> dict[str, Any]:
+def card_beside(weights: Path, name: str) -> dict[str, Any]:
     """What the config.json beside a file of weights says of images, as timm's folders on the hub have one; else empty.
 
+    name: of the encoder, as timm has it; the card of another architecture is left out, with a warning.
     Raises ValueError for a file that is not JSON.
     """
     file = weights.with_name("config.json")
@@ -54,7 +56,17 @@ def card_beside(weights: Path) -> dict[str, Any]:
         content = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{file} is not JSON: {error}") from error
-    card = content.get("pretrained_cfg", content) if isinstance(content, dict) else {}
+    if not isinstance(content, dict) or not content.keys() & {"architecture", "pretrained_cfg"}:
+        return {}
+    card = content.get("pretrained_cfg", content)
+    own, wanted = (content.get("architecture") or card.get("architecture")), name.split(".")[0]
+    if own is not None and own.split(".")[0] != wanted:
+        warnings.warn(
+            f"{file} is of {own}, not of image encoder {name}: its mean, std and interpolation are left out; keep each "
+            "encoder's files in a folder of their own",
+            stacklevel=2,
+        )
+        return {}
     return {key: card[key] for key in UNNOTED if key in card}
 
 

@@ -38,14 +38,25 @@ def test_what_no_image_can_look_like_is_refused(wrong, words):
 def test_the_card_beside_weights_is_timms(tmp_path, nested):
     card = {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.2, 0.1], "interpolation": "bilinear"}
     content = {"architecture": "x"} | ({"pretrained_cfg": card | {"crop_pct": 0.9}} if nested else card)
-    assert card_beside(tmp_path / "model.safetensors") == {}
+    assert card_beside(tmp_path / "model.safetensors", "x.tag") == {}
     (tmp_path / "config.json").write_text(json.dumps(content))
-    assert card_beside(tmp_path / "model.safetensors") == card
+    assert card_beside(tmp_path / "model.safetensors", "x.tag") == card
 
 
 def test_another_programs_card_says_nothing_and_a_damaged_one_is_named(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "clip"}')
-    assert card_beside(tmp_path / "model.safetensors") == {}
+    assert card_beside(tmp_path / "model.safetensors", "x.tag") == {}
     (tmp_path / "config.json").write_text('{"mean": [')
     with pytest.raises(ValueError, match=r"config\.json is not JSON"):
-        card_beside(tmp_path / "model.safetensors")
+        card_beside(tmp_path / "model.safetensors", "x.tag")
+
+
+def test_the_card_of_another_architecture_is_left_out(tmp_path):
+    file, card = tmp_path / "config.json", {"mean": [0.5, 0.5, 0.5]}
+    file.write_text(json.dumps({"architecture": "y", "pretrained_cfg": card}))
+    with pytest.warns(UserWarning, match=r"config\.json is of y, not of image encoder x\.tag"):
+        assert card_beside(tmp_path / "model.safetensors", "x.tag") == {}
+    file.write_text(json.dumps(card))
+    assert card_beside(tmp_path / "model.safetensors", "x") == {}
+    file.write_text(json.dumps({"pretrained_cfg": card}))
+    assert card_beside(tmp_path / "model.safetensors", "x") == card

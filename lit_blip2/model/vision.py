@@ -123,7 +123,7 @@ class VisionEncoder(nn.Module):
         if self.weights in (None, RANDOM):
             return {}
         try:
-            return card_beside(self.weights_file())
+            return card_beside(self.weights_file(), self.name)
         except FileNotFoundError:
             return {}
 
