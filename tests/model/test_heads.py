@@ -1,11 +1,13 @@
 """Whatever a family does around its head, or to what it embeds, its logits here are its own, or it is refused."""
 
+import json
+
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from lit_blip2.model.language import LanguageModel
-from lit_blip2.model.pretrained import check_embeddings
+from lit_blip2.model.pretrained import check_embeddings, read_config
 from tests.model.test_language import LLAMA, SMALL, word_tokenizer
 
 BART = dict(d_model=16, encoder_layers=1, decoder_layers=1, encoder_ffn_dim=24, decoder_ffn_dim=24,
@@ -75,3 +77,25 @@ def test_a_family_that_scales_what_it_looks_up_is_refused():
 def test_the_padding_tokens_own_place_refuses_nobody():
     """BART-like families count positions by what is no padding."""
     check_embeddings(tiny("roberta", **PHI, is_decoder=True), "mine")
+
+
+def test_an_encoder_that_sees_its_targets_is_refused():
+    for family in ("roberta", "electra", "bert-generation"):
+        model = tiny(family, **PHI, is_decoder=False)
+        with pytest.raises(ValueError, match=rf"mine \({family}\) sees the tokens that it is to predict"):
+            check_embeddings(model, "mine")
+
+
+def test_a_family_without_a_padding_token_is_read():
+    model = tiny("gpt_neox", **PHI)
+    del model.config.pad_token_id
+    check_embeddings(model, "mine")
+
+
+def test_numbers_that_json_has_no_word_for_are_read(tmp_path):
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps({"limits": [0.0, {"__float__": "Infinity"}], "low": {"__float__": "-Infinity"}}))
+    assert read_config(tmp_path) == {"limits": [0.0, float("inf")], "low": float("-inf")}
+    file.write_text('{"limits": [')
+    with pytest.raises(ValueError, match=r"config\.json is not JSON"):
+        read_config(tmp_path)
