@@ -1,7 +1,7 @@
 """From a file, or from bytes, to an 8-bit RGB image, or to the reason why not.
 
-What Pillow can read is converted: turned as EXIF says, palettes and CMYK to RGB, 12 and 16 bits to 8, what is
-transparent over white, of an animation the first frame.
+What Pillow can read is converted: turned as EXIF says, palettes and CMYK to RGB, 12 and 16 bits to 8, an alpha
+channel dropped (what is drawn in it alone lies over white), of an animation the first frame.
 """
 
 import re
@@ -13,7 +13,8 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 SIXTEEN = re.compile(r"(?<!BGR);16")  # in Pillow's names of raw modes; BGR;16 has 5 or 6 bits of a colour
-PHOTOMETRIC = 262  # a TIFF's tag: 0 where its lowest value is white
+# Tags of a TIFF. PHOTOMETRIC is 0 where its lowest value is white; FORMAT is 2 where values have a sign.
+BITS, PHOTOMETRIC, MAX_VALUE, FORMAT = 258, 262, 281, 339
 MOST_PIXELS = 89_478_485  # Pillow's own limit for what may be a decompression bomb: 256 MiB as RGB
 
 
@@ -50,10 +51,13 @@ def decode_image(data: bytes, name: str | Path) -> Image.Image:
                 size = f"{image.width} x {image.height} pixels, at most {MOST_PIXELS:,} are read"
                 raise UnreadableImageError(name, "too large", size)
             raw, white_is_zero = str(image.tile), getattr(image, "tag_v2", {}).get(PHOTOMETRIC) == 0
+            white, told = _white(image, data)
             image.load()  # before the stream is closed
             with suppress(Exception):  # of a damaged EXIF block, which says nothing about the pixels
                 ImageOps.exif_transpose(image, in_place=True)
-            rgb = to_rgb(image, name, raw)
+            if SIXTEEN.search(raw) and not image.mode.startswith("I"):
+                image = _from_sixteen(image, data, name, told)
+            rgb = to_rgb(image, name, white, told)
             # Pillow turns such values of 8 bits itself
             return ImageOps.invert(rgb) if white_is_zero and image.mode.startswith("I") else rgb
     except UnreadableImageError:
@@ -66,31 +70,98 @@ def decode_image(data: bytes, name: str | Path) -> Image.Image:
         raise UnreadableImageError(name, "truncated" if "truncated" in str(error) else "damaged", error) from error
 
 
-def to_rgb(image: Image.Image, name: str | Path = "given", raw: str = "") -> Image.Image:
+def to_rgb(image: Image.Image, name: str | Path = "given", white: int = 65535, told: int = 0) -> Image.Image:
     """A decoded image of any mode as 8-bit RGB.
 
-    Args: name: to name it in errors. raw: how Pillow says that its file holds the values.
+    Args: name: to name it in errors. white, told: of values above 8 bits, see `_white`.
     Raises UnreadableImageError for values of which nobody says what is white.
     """
     if image.mode == "F":
         raise UnreadableImageError(name, "pixels are fractions", "of which nobody says what is white")
     if image.mode.startswith("I"):  # convert("RGB") would clip at 255 instead of scaling
-        values = np.asarray(image).astype(np.int64)
-        white = 4095 if ";12" in raw else 65535
-        _check_bright(name, values.min(), values.max(), white)
-        image = Image.fromarray((values * 255 / white).round().astype(np.uint8))
-    elif SIXTEEN.search(raw):  # Pillow has left the lower 8 away
-        bands = np.asarray(image.getextrema()).reshape(-1, 2)[: 1 if image.mode.startswith("L") else 3]
-        _check_bright(name, 0, 257 * bands.max(), 65535)
-    if image.has_transparency_data:
-        image = image.convert("LA" if image.mode == "La" else "RGBA").convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image if image.mode == "RGB" else image.convert("RGB")  # which copies even what is RGB
+        image = Image.fromarray(_scaled(np.asarray(image).astype(np.int64), name, white, told))
+    plain = {"La": "LA", "RGBa": "RGBA"}.get(image.mode)  # from which Pillow alone goes on
+    image = image.convert(plain) if plain else image
+    rgb = image if image.mode == "RGB" else image.convert("RGB")  # which copies even what is RGB
+    if image.has_transparency_data and _is_one_value(rgb):
+        rgba = image.convert("RGBA")
+        if not _is_one_value(rgba.getchannel("A")):
+            rgb = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    return rgb
 
 
-def _check_bright(name: str | Path, low: int, high: int, white: int) -> None:
-    """Raises UnreadableImageError for values that do not lie from black to white, and for 16 bits of which only 14 or
-    fewer are used, as cameras and scanners write 10, 12 or 14 bits: they would come out dark, or black."""
-    if low < 0 or high > white or (white == 65535 and 0 < high < 1 << 14):
+def _is_one_value(image: Image.Image) -> bool:
+    return all(low == high for low, high in np.reshape(image.getextrema(), (-1, 2)))
+
+
+def _white(image: Image.Image, data: bytes) -> tuple[int, int]:
+    """The white of a file's kind of values, and the lower one that the file itself tells, or 0.
+
+    A PNG tells it in sBIT, a TIFF in MaxSampleValue, which counts as a limit where it is a power of 2 less 1: else it
+    is the largest value that was found.
+    """
+    tags = getattr(image, "tag_v2", {})
+    bits, signed = tags.get(BITS, (16,))[0], tags.get(FORMAT, (1,))[0] == 2
+    white = 4095 if bits == 12 else 32767 if bits == 16 and signed else 65535
+    if image.format == "PNG" and (sbit := re.search(rb"\0\0\0[\1-\4]sBIT(.)", data[: data.find(b"IDAT")], re.S)):
+        return white, (1 << sbit[1][0]) - 1
+    most = tags.get(MAX_VALUE, 0)
+    most = max(most) if isinstance(most, tuple) else most
+    return white, most if most >= 255 and not most & (most + 1) else 0
+
+
+def _from_sixteen(image: Image.Image, data: bytes, name: str | Path, told: int) -> Image.Image:
+    """Colours of 16 bits, of which Pillow has kept the upper 8: where they are dark, from all 16, without alpha."""
+    bands = 1 if "LA;16" in str(_tiles(data)) else min(3, len(image.getbands()))
+    high = np.atleast_3d(np.asarray(image))[..., :bands].astype(np.int64)
+    if 257 * high.max() >= 1 << 14:
+        return image
+    try:
+        values = 256 * high + _lower_bytes(data)[..., :bands]
+    except (OSError, ValueError, KeyError, IndexError) as error:
+        found = "16 bits, of which the upper 8 are dark, and Pillow cannot read the lower 8: save it with 8 bits"
+        raise UnreadableImageError(name, "unknown value range", found) from error
+    if not values.any():
+        return image
+    scaled = _scaled(values, name, 65535, 0 if image.mode == "CMYK" else told)  # where 0 is white
+    return Image.fromarray(scaled[..., 0] if bands == 1 else scaled)
+
+
+def _tiles(data: bytes) -> list:
+    with Image.open(BytesIO(data)) as image:
+        return image.tile
+
+
+def _lower_bytes(data: bytes) -> np.ndarray:
+    """The lower 8 of 16 bits [H, W, channels], read as if each value's two bytes lay the other way round.
+
+    Of grey and alpha the four bytes are read as four channels. Raises what Pillow does for modes that it lacks.
+    """
+    with Image.open(BytesIO(data)) as image:
+        tiles = []
+        for tile in image.tile:
+            mode, *rest = tile.args if isinstance(tile.args, tuple) else (tile.args,)
+            other = "RGBA" if mode == "LA;16B" else mode[:-1] + {"B": "L", "L": "B", "N": "B"}[mode[-1]]
+            tiles.append(tile._replace(args=(other, *rest) if isinstance(tile.args, tuple) else other))
+        image.tile = tiles
+        image.load()
+        with suppress(Exception):  # as it was turned before
+            ImageOps.exif_transpose(image, in_place=True)
+        lower = np.atleast_3d(np.asarray(image))
+        return lower[..., 1:2] if other == "RGBA" else lower
+
+
+def _scaled(values: np.ndarray, name: str | Path, white: int, told: int) -> np.ndarray:
+    """Whole numbers from black to white as uint8.
+
+    told: a lower white that the file tells. Shifted values, whose last bits are empty, do not go by it. Raises
+    UnreadableImageError for values that do not lie from black to white, and for 16 bits of which no more than a quarter
+    is used, as cameras and scanners write 10, 12 or 14 bits: they would come out dark, or black.
+    """
+    low, high = values.min(), values.max()
+    if low >= 0 and high <= told < white and (values & (white // (told + 1))).any():
+        white = told
+    elif low < 0 or high > white or (white > 4095 and 0 < high < (white + 1) // 4):
         found = f"values from {low} to {high}, where {white} would be white: scale them to 8 bits"
         raise UnreadableImageError(name, "unknown value range", found)
+    return (values * 255 / white).round().astype(np.uint8)

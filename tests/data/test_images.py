@@ -170,23 +170,58 @@ def test_where_zero_is_white_it_is_white():
         assert np.abs(found - (1 - RAMP) * 255).max() <= 1
 
 
-def test_what_is_transparent_lies_over_white():
+def test_what_is_drawn_in_alpha_alone_lies_over_white():
     logo = Image.new("RGBA", (6, 4), (0, 0, 0, 0))
     logo.putpixel((5, 3), (0, 0, 0, 255))
-    palette = Image.new("P", (6, 4), 0)
-    palette.putpalette([0, 0, 0, 0, 0, 0] + [9] * 762)
-    palette.putpixel((5, 3), 1)
-    files = [
-        saved(logo, "PNG"),
-        saved(logo, "WEBP", lossless=True),
-        saved(logo, "GIF"),
-        saved(logo.convert("LA"), "PNG"),
-    ]
-    for file in [*files, saved(palette, "PNG", transparency=0)]:
+    for file in (saved(logo, "PNG"), saved(logo, "WEBP", lossless=True), saved(logo.convert("LA"), "PNG")):
         image = decode_image(file, "logo")
         assert image.getpixel((0, 0)) == (255, 255, 255) and image.getpixel((5, 3)) == (0, 0, 0)
     half = decode_image(saved(Image.new("RGBA", (2, 2), (100, 0, 0, 51)), "PNG"), "half").getpixel((0, 0))
-    assert half == (224, 204, 204)
+    assert half == (100, 0, 0)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "PA", "RGB", "L"])
+def test_alpha_is_dropped_as_pillow_does(mode):
+    noise = np.random.default_rng(1).integers(0, 256, (5, 7, 4), dtype=np.uint8)
+    image = Image.fromarray(noise).convert("RGB").quantize(9) if mode == "P" else Image.fromarray(noise)
+    image = image if mode == "P" else image.convert("LA").convert(mode) if mode == "PA" else image.convert(mode)
+    options = {"P": {"transparency": 3}, "RGB": {"transparency": (1, 2, 3)}, "L": {"transparency": 7}}.get(mode, {})
+    file = saved(image.convert("LA") if mode == "PA" else image, "PNG", **options)
+    with Image.open(io.BytesIO(file)) as opened:
+        assert decode_image(file, "x.png").tobytes() == opened.convert("RGB").tobytes()
+
+
+@pytest.mark.parametrize("colour", [2, 4, 6], ids=["rgb", "grey and alpha", "rgba"])
+def test_sixteen_bits_of_which_the_lower_eight_are_used_are_refused(colour):
+    planes = {2: slice(0, 3), 4: slice(2, 4), 6: slice(0, 4)}[colour]
+    with pytest.raises(UnreadableImageError, match="values from 0 to 255, where 65535"):
+        decode_image(deep_png(rgba(RAMP, 255)[..., planes], colour), "x.png")
+
+
+def test_values_with_a_sign_are_scaled_by_their_limit():
+    found = decode_image(bare_tiff((RAMP * 32767).astype("<i2").tobytes(), 16, format=2), "x.tif")
+    assert np.abs(np.asarray(found)[..., 0] - RAMP * 255).max() <= 1
+
+
+@pytest.mark.parametrize("colour", [0, 2, 4, 6])
+def test_a_png_tells_how_many_bits_it_uses(colour):
+    planes = {0: slice(0, 1), 2: slice(0, 3), 4: slice(2, 4), 6: slice(0, 4)}[colour]
+    chunk = b"sBIT" + bytes([12] * {0: 1, 2: 3, 4: 2, 6: 4}[colour])
+    chunk = struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    for white in (4095, 65535):
+        data = deep_png(rgba(RAMP, white)[..., planes], colour)
+        found = np.asarray(decode_image(data[:33] + chunk + data[33:], "x.png"))[..., 1]
+        assert np.abs(found - RAMP * 255).max() <= 1
+    dark = deep_png((rgba(RAMP, 255).astype(int) * 16)[..., planes], colour)  # of 12 bits, shifted, as PNG asks
+    with pytest.raises(UnreadableImageError, match="unknown value range"):
+        decode_image(dark[:33] + chunk + dark[33:], "x.png")
+
+
+def test_a_tiff_tells_its_largest_value():
+    for white, limit in ((4095, 4095), (65535, 65535)):
+        image = Image.fromarray((RAMP * white).astype(np.uint16))
+        found = np.asarray(decode_image(saved(image, "TIFF", tiffinfo={281: limit}), "x.tif"))[..., 0]
+        assert np.abs(found - RAMP * 255).max() <= 1
 
 
 def test_a_dark_image_of_eight_bits_is_taken_as_it_is():
