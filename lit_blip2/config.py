@@ -22,6 +22,7 @@ from typing import Any
 import yaml
 
 STARTS = ("init_from", "bert", "text_from")  # arguments of a model: the files that training starts from
+MAX_UNKNOWN_WORDS = 0.5  # data.max_unknown_words, also of checkpoints that are older than it
 
 
 @dataclass(frozen=True)

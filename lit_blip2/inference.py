@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from lit_blip2 import words
 from lit_blip2.checkpoint import carried, check_fits, read_checkpoint, trainable_state
-from lit_blip2.config import Experiment
+from lit_blip2.config import MAX_UNKNOWN_WORDS, Experiment
 from lit_blip2.model.plain import SHOWN
 from lit_blip2.network import build_net
 from lit_blip2.runs import find_checkpoint
@@ -34,7 +34,7 @@ class Loaded(NamedTuple):
     net: Any
     settings: dict[str, Any]
     image_size: int
-    max_unknown_words: float = 0.5
+    max_unknown_words: float = MAX_UNKNOWN_WORDS
 
 
 def answer(checkpoint: str | Path, image: str | Path, question: str | None = None) -> str:

@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader
 
+from lit_blip2.config import MAX_UNKNOWN_WORDS
 from lit_blip2.data.annotations.binding import Pairs, read_binding
 from lit_blip2.data.annotations.captions import Captions, read_captions
 from lit_blip2.data.annotations.questions import Questions, question_types, read_questions
@@ -128,7 +129,7 @@ class PairData(L.LightningDataModule):
         num_workers: int = 0,
         max_caption_words: int = 50,
         max_unreadable: float = 0.01,
-        max_unknown_words: float = 0.5,
+        max_unknown_words: float = MAX_UNKNOWN_WORDS,
     ):
         super().__init__()
         sizes = dict(image_size=image_size, batch_size=batch_size, eval_batch_size=eval_batch_size)
