@@ -1,7 +1,7 @@
 """Tables whose first line names their columns: CSV with commas, TSV with tabs.
 
 A cell that holds the separator must stand in quotes. Where it does not, a caption would end at its first comma, so
-every row must have as many cells as the first.
+every row must have as many cells as the first, but for empty cells at its end and for columns that nobody reads.
 """
 
 import csv
@@ -11,14 +11,15 @@ from pathlib import Path
 from lit_blip2.data.annotations.entries import Entry
 
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
+READ = {"image", "caption", "file_name", "text", "image_id", "img_id"}  # columns that make images and captions
 _OTHERS = ",;\t|"
 
 
 def read_table(path: Path) -> list[Entry]:
     """The rows of a .csv or .tsv, by their columns' names; empty lines are passed over.
 
-    Raises FileNotFoundError, or ValueError naming the file and the line for: a row of another number of cells, quotes
-    that do not close, two columns of one name, another separator, another encoding than UTF-8.
+    Raises FileNotFoundError, or ValueError naming the file and the line for: too many or too few cells in a row, quotes
+    that do not close, two columns of one name that is read, another separator, another encoding than UTF-8.
     """
     separator, rows = SEPARATORS[path.suffix], []
     try:
@@ -40,7 +41,7 @@ def read_table(path: Path) -> list[Entry]:
 
 
 def _checked_names(names: list[str], separator: str, path: Path) -> list[str]:
-    if twice := [name for name, count in Counter(names).items() if name and count > 1]:
+    if twice := [name for name, count in Counter(names).items() if name in READ and count > 1]:
         raise ValueError(f"{path}: two columns are named {twice[0]!r}")
     if len(names) == 1 and (others := [mark for mark in _OTHERS if mark in names[0]]):
         raise ValueError(
@@ -51,9 +52,13 @@ def _checked_names(names: list[str], separator: str, path: Path) -> list[str]:
 
 
 def _row(names: list[str], cells: list[str], separator: str, path: Path, line: int) -> Entry:
-    if len(cells) != len(names):
+    """A row by its columns' names. Cells past the last column are passed over where all are empty, and columns that a
+    short row leaves out are absent where nobody reads them."""
+    twice = {name for name, count in Counter(names).items() if count > 1}  # which nobody reads
+    if any(cells[len(names) :]) or any(name in READ for name in names[len(cells) :]):
         raise ValueError(
             f"{path}: line {line} has {len(cells)} cells, and the first line names {len(names)} columns: put a cell"
             f" that holds {separator!r} in quotes. It begins with {separator.join(cells)[:60]!r}"
         )
-    return Entry(dict(zip(names, cells, strict=True)), path, ("line", line))
+    values = {name: cell for name, cell in zip(names, cells, strict=False) if name not in twice}
+    return Entry(values, path, ("line", line))

@@ -48,6 +48,8 @@ def test_no_cell_is_guessed(tmp_path, name, content, words):
     [
         ("x.csv", '\ufeff"image","caption"\r\n"a.jpg","a ""big"" dog, asleep"\r\n\r\nb.jpg,5" nails\r\n'),
         ("x.tsv", 'image\tcaption\na.jpg\ta "big" dog, asleep\nb.jpg\t5" nails\n'),
+        ("x.csv", 'image,caption\na.jpg,"a big dog, asleep",\nb.jpg,5 nails,,\n'),
+        ("x.csv", 'image,caption,url,url\na.jpg,"a big dog, asleep",x,y\nb.jpg,5 nails\n'),
         ("x.csv", ',caption,image\n0,"a big dog, asleep",a.jpg\n1,5 nails,b.jpg\n'),
     ],
 )
