@@ -123,7 +123,9 @@ def _pope(row: Entry) -> Question:
     name, image = row.name("question_id"), row.file("image")
     if not re.search(r"[0-9]\.\w+$", image):
         raise row.error(f"question {name}: {image!r} ends in no image id")
-    return Question(name, _image_id(image), image, row.text("text").strip(), POPE, [row.text("label").lower()])
+    if (label := row.text("label").strip().lower()) not in ("yes", "no"):
+        raise row.error(f"question {name}: label must be yes or no, and is {row.text('label')[:60]!r}")
+    return Question(name, _image_id(image), image, row.text("text").strip(), POPE, [label])
 
 
 def _aokvqa(row: Entry, files: Mapping[int, str]) -> Question:

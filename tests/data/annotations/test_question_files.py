@@ -124,6 +124,16 @@ def test_pope_has_a_line_for_each_question(tmp_path):
         read_questions(path)
 
 
+def test_a_label_of_pope_is_yes_or_no(tmp_path):
+    row = {"question_id": 1, "image": "COCO_val2014_000000310196.jpg", "text": "Is there a snowboard?", "label": "Yes"}
+    write_json(tmp_path / "q.json", [row, row | {"question_id": 2, "label": " NO\n"}])
+    table = read_questions(tmp_path / "q.json")
+    assert [table.answers_of(0), table.answers_of(1)] == [["yes"], ["no"]]
+    write_json(tmp_path / "q.json", [row, row | {"question_id": 2, "label": "maybe"}])
+    with pytest.raises(ValueError, match=r"q\.json: entry 2: question 2: label must be yes or no, and is 'maybe'"):
+        read_questions(tmp_path / "q.json")
+
+
 def test_questions_without_answers_say_what_is_missing(tmp_path):
     path = write_json(tmp_path / "q.json", {"questions": []})
     with pytest.raises(ValueError, match="need their annotations as well"):
