@@ -67,17 +67,24 @@ def texts_of(table: Any, question: str = "{}") -> dict[str, list[str]]:
 
 
 def look(net: nn.Module, tables: Iterable[Any], question: str = "{}") -> list[Told]:
-    """What each tokenizer of a network knows of each kind of text that it reads. question: how one is put."""
-    texts: dict[str, list[str]] = {PROMPT: [getattr(getattr(net, "stage2", net), "prompt", "")]}
-    for table in tables:
-        for kind, own in texts_of(table, question).items():
-            texts.setdefault(kind, []).extend(own)
+    """What each tokenizer of a network knows of each kind of text that it reads, of each table by itself: few training
+    captions must not hide behind many validation captions. question: how one is put."""
+    prompt = {PROMPT: [getattr(getattr(net, "stage2", net), "prompt", "")]}
     told = [
         Told(reader, kind, plain.known(texts.get(kind, ())))
+        for texts in [prompt, *(texts_of(table, question) for table in tables)]
         for reader, (plain, kinds) in tokenizers(net).items()
         for kind in kinds
     ]
     return [each for each in told if each.known.words]
+
+
+def summed(told: Iterable[Told]) -> list[Told]:
+    """One for each tokenizer and kind of text, of all tables together."""
+    found: dict[tuple[str, str], list[Known]] = {}
+    for each in told:
+        found.setdefault((each.reader, each.kind), []).append(each.known)
+    return [Told(*key, Known.of(known)) for key, known in found.items()]
 
 
 def check_known(told: Sequence[Told], limit: float) -> None:

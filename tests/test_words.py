@@ -45,7 +45,10 @@ def test_every_reader_and_kind_of_text_is_looked_at(tmp_path):
         captions(tmp_path, "a red star", "a cup of coffee"),
         questions(["what shape is the mug ?"], ["star", "teapot"]),
     ]
-    found = {(each.reader, each.kind): each.known for each in words.look(network(), tables, "Question: {} Answer:")}
+    found = {
+        (each.reader, each.kind): each.known
+        for each in words.summed(words.look(network(), tables, "Question: {} Answer:"))
+    }
     assert found["language model", "captions"] == (7, 2, ("cup", "coffee"))
     assert found["language model", "questions"] == (8, 1, ("mug",))
     assert found["language model", "answers"] == (2, 1, ("teapot",))
@@ -113,3 +116,12 @@ def test_data_check_without_a_tokenizer_looks_at_the_rest(experiment, capsys):
     assert experiment(tokenizer="no/folder") == 0
     said = capsys.readouterr().out
     assert "unknown words: not looked at" in said and "no/folder" in said and "looked at 2 of 2 images" in said
+
+
+def test_few_unknown_captions_do_not_hide_behind_many_known_ones(tmp_path):
+    tables = [captions(tmp_path, "a cup of coffee"), *(captions(tmp_path, "a red star") for _ in range(9))]
+    told = words.look(network(False), tables)
+    (whole,) = [each for each in words.summed(told) if (each.reader, each.kind) == ("language model", "captions")]
+    assert whole.known.words == 31 and whole.known.share < 0.1
+    with pytest.raises(ValueError, match="data.max_unknown_words is 0.4"):
+        words.check_known(told, 0.4)

@@ -53,7 +53,7 @@ def _told(config: Sequence[Path], tables: Sequence[Any]) -> list[words.Told]:
         return []
     question = [each.model["question"] for each in experiments if "question" in each.model][-1:] or ["{}"]
     told = words.look(net, tables, question[0])
-    print(*told, sep="\n")
+    print(*words.summed(told), sep="\n")
     return told
 
 

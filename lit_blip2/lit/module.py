@@ -76,7 +76,7 @@ class LitBLIP2(L.LightningModule):
         if isinstance(data, PairData):
             question = "{}" if self.generation is None else self.generation.question
             told = words.look(self.net, words.tables_of(data.pairs, *data.tables.values()), question)
-            for each in told:
+            for each in words.summed(told):
                 rank_zero_info(str(each))
             words.check_known(told, data.max_unknown_words)
 

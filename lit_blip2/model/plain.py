@@ -18,6 +18,8 @@ UNSPELT = "\ue000\ue001\ue000"  # in front of a special token: three characters 
 PROBE = "a"
 SHOWN = 60  # characters of a text that a message shows
 
+EXAMPLES = 5  # words that are named
+
 
 class Known(NamedTuple):
     """How many words of some texts there are, how many of them the tokenizer does not know, and a few of those."""
@@ -25,6 +27,12 @@ class Known(NamedTuple):
     words: int
     unknown: int
     examples: tuple[str, ...]
+
+    @classmethod
+    def of(cls, parts: Sequence["Known"]) -> "Known":
+        """Of several groups of texts together."""
+        examples = dict.fromkeys(each for part in parts for each in part.examples)
+        return cls(sum(part.words for part in parts), sum(part.unknown for part in parts), tuple(examples)[:EXAMPLES])
 
     @property
     def share(self) -> float:
@@ -102,7 +110,7 @@ class Plain:
         unknown = self.tokenizer.unk_token_id
         self._known |= {word: unknown is not None and unknown in ids for word, ids in zip(new, self.ids(new))}
         strange = [word for word, _ in counts.most_common() if self._known[word]]
-        return Known(counts.total(), sum(counts[word] for word in strange), tuple(strange[:5]))
+        return Known(counts.total(), sum(counts[word] for word in strange), tuple(strange[:EXAMPLES]))
 
 
 def without_special(tokenizer: Any) -> Tokenizer:

@@ -100,23 +100,39 @@ class VisionEncoder(nn.Module):
                 return cached
             raise FileNotFoundError(f"weights of image encoder {self.name}: none given. {way_out}")
         found = find(self.weights, f"weights of image encoder {self.name}", way_out)
-        if found.is_dir():
-            raise FileNotFoundError(f"{found} is a folder: point --model.net.vision.weights to the file in it")
-        return found
+        if not found.is_dir():
+            return found
+        if not (found / "model.safetensors").is_file():
+            raise FileNotFoundError(
+                f"{found} is a folder without model.safetensors: point --model.net.vision.weights to the file in it"
+            )
+        return found / "model.safetensors"
 
     def load(self) -> None:
         """Make the network and read its weights from disk; nothing is downloaded."""
         if self.encoder is not None:
             return
-        encoder = self._random() if self.weights == RANDOM else self._read(self.weights_file())
+        encoder = self._made()
         try:
             encoder.set_grad_checkpointing(self.checkpointing)
         except AssertionError as error:
             raise ValueError(f"checkpointing=true: image encoder {self.name} cannot: {error}") from error
-        # Position embeddings are left out: their number is the image size's.
-        self.signature = signature(p for name, p in encoder.named_parameters() if name != "pos_embed")
+        self.signature = _signature(encoder)
         self.encoder = encoder.to(self.dtype).requires_grad_(not self.frozen)
         self.train(self.training)
+
+    def _made(self) -> nn.Module:
+        return self._random() if self.weights == RANDOM else self._read(self.weights_file())
+
+    def _signed(self) -> str | None:
+        """Tells the weights apart, read for that alone where cached features stand for them; None where they are not
+        there, for cached features need none."""
+        if self.signature is None:
+            try:
+                self.signature = _signature(self._made())
+            except FileNotFoundError:
+                return None
+        return self.signature
 
     def _card_beside(self) -> dict[str, Any]:
         """What the folder of the weights says of images, if they are there."""
@@ -164,7 +180,7 @@ class VisionEncoder(nn.Module):
         """What changes its features and no shape."""
         args = {key: value for key, value in self.own_args.items() if key not in ("depth", "img_size")}
         own = {"name": self.name, "model_args": args, "blocks": self.used_blocks, **self._looks()}
-        return own | ({WEIGHTS: self.signature} if self.signature else {})
+        return own | ({WEIGHTS: told} if (told := self._signed()) else {})
 
     @cached_property
     def used_blocks(self) -> int:
@@ -259,6 +275,11 @@ def _check_trains(name: str, encoder: nn.Module) -> None:
     gradients train, not these."""
     if any(key.endswith("running_mean") for key in encoder.state_dict()):
         raise ValueError(f"frozen=false: image encoder {name} has batch normalisation, which can only stay frozen here")
+
+
+def _signature(encoder: nn.Module) -> str:
+    """Position embeddings are left out: their number is the image size's."""
+    return signature(p for name, p in encoder.named_parameters() if name != "pos_embed")
 
 
 def resize(encoder: nn.Module, image_size: int) -> None:

@@ -159,7 +159,9 @@ def test_a_file_that_does_not_hold_the_encoder_is_refused(weights, tmp_path, cha
 
 
 def test_what_is_no_file_of_weights_is_said(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"is a folder: point --model\.net\.vision\.weights to the file in it"):
+    with pytest.raises(
+        FileNotFoundError, match=r"is a folder without model\.safetensors: point --model\.net"
+    ):
         loaded(str(tmp_path))
     torch.save([torch.ones(2)], tmp_path / "list.pth")
     with pytest.raises(ValueError, match=r"list\.pth holds a list, where weights by name are wanted"):
@@ -407,3 +409,14 @@ def test_random_weights_are_the_same_each_time_and_said():
     assert torch.equal(torch.get_rng_state(), state)
     images = torch.randn(2, 3, 32, 32)
     assert torch.equal(made[0](images), made[1].eval()(images).detach()) and made[0](images).std() > 0.1
+
+
+def test_weights_that_are_not_loaded_are_told_apart_all_the_same(tmp_path):
+    """Cached features stand for an encoder that is never made; a checkpoint still says through which it looked."""
+    one, other = (VisionEncoder("test_vit", weights="random"), VisionEncoder("test_vit", weights="random"))
+    one.load()
+    assert one.settings() == other.settings() and "weights" in one.settings() and other.encoder is None
+    assert "weights" not in VisionEncoder("test_vit", weights=str(tmp_path / "none")).settings()
+    safetensors.torch.save_file({k: v + 1 for k, v in one.encoder.state_dict().items()}, tmp_path / "model.safetensors")
+    moved = VisionEncoder("test_vit", weights=str(tmp_path))
+    assert moved.settings()["weights"] != one.settings()["weights"]
