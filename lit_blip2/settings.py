@@ -15,7 +15,15 @@ import torch
 from torch import Tensor, nn
 
 TRAINING = {"training", "frozen", "checkpointing", "weight", "label_smoothing", "hard_negatives", "p", "inplace"}
-TRAINING |= {"attention_dropout", "padding_idx", "scale_grad_by_freq", "sparse"}
+TRAINING |= {
+    "gather_with_grad",
+    "mean_of_ranks",
+    "learn_begin",
+    "attention_dropout",
+    "padding_idx",
+    "scale_grad_by_freq",
+    "sparse",
+}
 TEXTS_AND_FILES = {"prompt", "max_text_tokens", "tokenizer_path", "names"}
 SHOWN_BY_SHAPES = {"num_queries", "hidden", "width", "vision_width", "num_tokens", "num_parameters", "in_features"}
 SHOWN_BY_SHAPES |= {"out_features", "normalized_shape", "elementwise_affine", "num_embeddings", "embedding_dim"}

@@ -26,6 +26,8 @@ class ITC(nn.Module):
         temperature: start of the learned temperature; clamped to [0.001, 0.5].
         label_smoothing: mass spread evenly over the global batch.
         weight: factor of this loss in the total.
+        gather_with_grad: the gradient also reaches the features that a row is compared with, as the loss of the global
+            batch has it; false: it does not, as in LAVIS.
     """
 
     draws = 0  # see Objective
@@ -37,6 +39,7 @@ class ITC(nn.Module):
         temperature: float = 0.07,
         label_smoothing: float = 0.1,
         weight: float = 1.0,
+        gather_with_grad: bool = True,
     ):
         super().__init__()
         if not MIN_TEMPERATURE <= temperature <= MAX_TEMPERATURE:
@@ -46,7 +49,7 @@ class ITC(nn.Module):
         self.image_projection = nn.Linear(hidden, projection)
         self.text_projection = nn.Linear(hidden, projection)
         self.temperature = nn.Parameter(torch.tensor(float(temperature)))
-        self.label_smoothing, self.weight = label_smoothing, weight
+        self.label_smoothing, self.weight, self.gather_with_grad = label_smoothing, weight, gather_with_grad
         for linear in (self.image_projection, self.text_projection):
             nn.init.normal_(linear.weight, std=0.02)
             nn.init.zeros_(linear.bias)
@@ -82,11 +85,13 @@ class ITC(nn.Module):
         """
         image_BQP, text_BP = self.project_image(query_BQD), self.project_text(text_BD)
         image_NQP, text_NP, ids_N = gather(image_BQP), gather(text_BP), gather(image_ids_B)
+        if not self.gather_with_grad:
+            image_NQP, text_NP = image_NQP.detach(), text_NP.detach()
         with torch.no_grad():  # clamped in place: clamped in the graph, a value outside would never get a gradient
             self.temperature.clamp_(MIN_TEMPERATURE, MAX_TEMPERATURE)
         temperature = self.temperature.clone()
         image_to_text_BN = similarity(image_BQP, text_NP) / temperature
-        if len(image_NQP) == len(image_BQP):
+        if self.gather_with_grad and len(image_NQP) == len(image_BQP):
             text_to_image_BN = image_to_text_BN.T
         else:
             text_to_image_BN = similarity(image_NQP, text_BP).T / temperature

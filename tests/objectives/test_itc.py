@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from lit_blip2.objectives.itc import ITC, similarity, soft_targets
 
@@ -80,3 +81,24 @@ def test_similarities_are_not_blurred_by_autocast():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         kept = similarity(images, texts)
     torch.testing.assert_close(kept, similarity(images, texts), rtol=0, atol=0)
+
+
+def test_gathered_features_without_gradient_are_the_originals():
+    """Its formula on one rank: each side is compared with features that have no gradient."""
+    torch.manual_seed(0)
+    itc = ITC(hidden=6, projection=4, gather_with_grad=False)
+    queries, texts = torch.randn(5, 3, 6, requires_grad=True), torch.randn(5, 6, requires_grad=True)
+    whole = ITC(hidden=6, projection=4)
+    whole.load_state_dict(itc.state_dict())
+    made = itc(queries, texts, torch.arange(5))["loss"]
+    images, words = itc.project_image(queries), itc.project_text(texts)
+    to_text = torch.einsum("iqp,tp->itq", images, words.detach()).amax(-1) / itc.temperature
+    to_image = torch.einsum("tp,iqp->tiq", words, images.detach()).amax(-1) / itc.temperature
+    losses = [F.cross_entropy(each, torch.arange(5), label_smoothing=0.1) for each in (to_text, to_image)]
+    expected = sum(losses) / 2
+    torch.testing.assert_close(made, expected)
+    torch.testing.assert_close(made, whole(queries, texts, torch.arange(5))["loss"])
+    ours, theirs = (torch.autograd.grad(loss, [queries, texts], retain_graph=True) for loss in (made, expected))
+    torch.testing.assert_close(ours, theirs)
+    correct = torch.autograd.grad(whole(queries, texts, torch.arange(5))["loss"], [queries])[0]
+    assert (correct - ours[0]).norm() > 0.1 * correct.norm()
