@@ -68,6 +68,11 @@ def global_mean(sum_: Tensor, count: Tensor) -> Tensor:
     return world_size() * sum_ / count.clamp(min=1)
 
 
+def own_mean(sum_: Tensor, count: Tensor) -> Tensor:
+    """Local sum over local count: DDP's average over ranks is then the mean of the ranks' means; 0 for count 0."""
+    return sum_ / count.detach().to(sum_.dtype).clamp(min=1)
+
+
 def gather_lists(items: list[Any]) -> list[Any]:
     """Picklable items of all ranks, in rank order; the same list on one process."""
     if world_size() == 1:

@@ -30,6 +30,7 @@ from lit_blip2.model.pretrained import (
     quantise,
     read_config,
     read_tokenizer,
+    set_activation,
 )
 from lit_blip2.model.published import language_card, published
 from lit_blip2.model.random_weights import RANDOM, tell_random
@@ -85,6 +86,9 @@ class LanguageModel(nn.Module):
             changes of these layers train, in float32, beside the frozen weights; null: none.
         max_prompt_tokens: of a longer prompt the last tokens are read.
         max_target_tokens: of a longer target the first tokens are learnt; the end mark comes on top.
+        frozen_dropout: a frozen model's own dropout works in training, as in LAVIS; false: it never does.
+        dense_act_fn: of a T5, the activation of its feed-forwards: gelu, as in LAVIS; null: what its config says
+            (gelu_new in the published ones).
 
     What is cut is told; a model of few positions cuts earlier.
 
@@ -102,6 +106,8 @@ class LanguageModel(nn.Module):
         lora: dict[str, Any] | None = None,
         max_prompt_tokens: int = 512,
         max_target_tokens: int = 256,
+        frozen_dropout: bool = False,
+        dense_act_fn: str | None = None,
     ):
         super().__init__()
         if min(max_prompt_tokens, max_target_tokens) < 1:
@@ -120,6 +126,7 @@ class LanguageModel(nn.Module):
             raise ValueError(f"dtype={dtype!r} with frozen=false: trainable weights stay float32")
         self.name, self.weights, self.dtype, self.end = name, weights, getattr(torch, dtype), end
         self.frozen, self.bits, self.lora = frozen, bits, lora
+        self.frozen_dropout, self.dense_act_fn = frozen_dropout, dense_act_fn
         card = published().get(name)
         if card is None:
             config = read_config(self._folder())
@@ -165,6 +172,8 @@ class LanguageModel(nn.Module):
         self.model = model.requires_grad_(not self.frozen)
         self.signature = signature(self.model.parameters())
         check_embeddings(self.model, self.name)
+        if self.dense_act_fn is not None:
+            set_activation(self.model, self.dense_act_fn)
         if self.bits is not None:
             quantise(self.model, self.bits)
         if self.lora is not None:
@@ -192,13 +201,16 @@ class LanguageModel(nn.Module):
     def settings(self) -> dict[str, Any]:
         """What changes its function and no shape."""
         own = {"model_type": self.config["model_type"]}
+        if active := self.dense_act_fn or getattr(getattr(self.model, "config", None), "dense_act_fn", None):
+            own["dense_act_fn"] = active
         if self.lora is not None:
             own |= {f"lora.{name}": value for name, value in lora_settings(self.lora).items()}
         return own | ({WEIGHTS: self.signature} if self.signature else {})
 
     def train(self, mode: bool = True) -> "LanguageModel":
-        """A frozen language model stays in eval mode; dropout in front of low-rank changes follows `mode`."""
-        super().train(mode and not self.frozen)
+        """A frozen language model stays in eval mode, unless its dropout is wanted; dropout in front of low-rank
+        changes follows `mode`."""
+        super().train(mode and (self.frozen_dropout or not self.frozen))
         for name, module in self.named_modules() if self.lora else ():
             if name.endswith("lora_dropout"):
                 module.train(mode)
@@ -209,16 +221,28 @@ class LanguageModel(nn.Module):
         """True for a model with an encoder of its own."""
         return self.model.config.is_encoder_decoder
 
-    def tokenise(self, prompts: Sequence[str], targets: Sequence[str]) -> TargetText:
+    def tokenise(
+        self, prompts: Sequence[str], targets: Sequence[str], longest: int | None = None, learn_begin: bool = False
+    ) -> TargetText:
         """Prompts (an empty one is the tokenizer's begin token, if it adds one) and targets, on the host.
 
-        The mask is exact because both are tokenised apart and joined as ids. Raises ValueError naming the place of an
-        empty target.
+        The mask is exact because both are tokenised apart and joined as ids. longest, learn_begin: for a decoder, see
+        LM. Raises ValueError naming the place of an empty target, or of one that `longest` leaves nothing of.
         """
+        if self.encoder_decoder and (longest is not None or learn_begin):
+            raise ValueError(
+                f"max_text_tokens={longest}, learn_begin={learn_begin} are for a decoder, and {self.name} has an "
+                "encoder: leave them out; language.max_target_tokens cuts its targets"
+            )
         if empty := [place for place, text in enumerate(targets) if not text.strip()]:
             raise ValueError(f"targets {empty} of this batch are empty: a target needs at least one word")
         target_ids = self.target_ids(targets, [bool(prompt.strip()) for prompt in prompts])
         prompt_ids = self.prompt_ids(prompts, self.room(max(map(len, target_ids))))
+        if longest is not None:
+            target_ids = _cut_together(prompt_ids, target_ids, longest)
+        if learn_begin:
+            target_ids = [a + b if not text.strip() else b for text, a, b in zip(prompts, prompt_ids, target_ids)]
+            prompt_ids = [ids if text.strip() else [] for text, ids in zip(prompts, prompt_ids)]
         return self.join(self.closed(prompt_ids), target_ids)
 
     def room(self, beside: int) -> int | None:
@@ -419,6 +443,16 @@ class LanguageModel(nn.Module):
     def end_ids(self) -> list[int]:
         """Tokens that end generation: what ends a target, and what else is an end; of each its last token."""
         return list(dict.fromkeys([self.end_mark()[-1], *(self._mark(end)[-1] for end in self.ends)]))
+
+
+def _cut_together(prompt_ids: list[list[int]], target_ids: list[list[int]], longest: int) -> list[list[int]]:
+    """What of each target is among the first `longest` ids of prompt and target. Raises ValueError where none is."""
+    if full := [place for place, ids in enumerate(prompt_ids) if len(ids) >= longest]:
+        raise ValueError(
+            f"max_text_tokens={longest} leaves no target after the prompts {full} of this batch: raise it, or shorten "
+            "the prompt"
+        )
+    return [target[: longest - len(prompt)] for prompt, target in zip(prompt_ids, target_ids)]
 
 
 def _pack_prompts(prompt_ids: list[list[int]]) -> PackedText | None:

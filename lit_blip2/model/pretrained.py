@@ -86,6 +86,23 @@ def build(
         return model
 
 
+def set_activation(model: nn.Module, name: str) -> None:
+    """Put another activation into a T5's feed-forwards.
+
+    Raises ValueError for a model that is no T5, or an unknown name.
+    """
+    from transformers.activations import ACT2FN
+
+    if not hasattr(model.config, "dense_act_fn"):
+        raise ValueError(f"dense_act_fn={name!r} is for a T5, and this is a {model.config.model_type}: set it to null")
+    if name not in ACT2FN:
+        raise ValueError(f"dense_act_fn={name!r} is none of transformers' activations: {', '.join(sorted(ACT2FN))}")
+    model.config.dense_act_fn = name
+    for part in model.modules():
+        if type(part).__name__ in ("T5DenseGatedActDense", "T5DenseActDense"):
+            part.act = ACT2FN[name]
+
+
 def build_random(config: dict, dtype: torch.dtype | str) -> nn.Module:
     """The model with the weights that transformers starts from."""
     with same_each_time():

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lit_blip2.distributed import global_mean
+from lit_blip2.distributed import global_mean, own_mean
 from lit_blip2.model import masks
 from lit_blip2.model.passes import Output, Pass
 from lit_blip2.objectives.objective import Shared
@@ -23,18 +23,27 @@ class ITG(nn.Module):
         vocab_size: words, [DEC] included.
         label_smoothing: mass spread evenly over the vocabulary.
         weight: factor of this loss in the total.
+        mean_of_ranks: each rank takes the mean over its own tokens, and the ranks' means are averaged, as in LAVIS;
+            false: one mean over the tokens of all ranks.
     """
 
     draws = 0  # see Objective
 
-    def __init__(self, hidden: int, vocab_size: int, label_smoothing: float = 0.1, weight: float = 1.0):
+    def __init__(
+        self,
+        hidden: int,
+        vocab_size: int,
+        label_smoothing: float = 0.1,
+        weight: float = 1.0,
+        mean_of_ranks: bool = False,
+    ):
         super().__init__()
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"label_smoothing={label_smoothing} must lie in [0, 1)")
         self.transform = nn.Linear(hidden, hidden)
         self.norm = nn.LayerNorm(hidden, eps=1e-12)
         self.bias = nn.Parameter(torch.zeros(vocab_size))
-        self.label_smoothing, self.weight = label_smoothing, weight
+        self.label_smoothing, self.weight, self.mean_of_ranks = label_smoothing, weight, mean_of_ranks
         nn.init.normal_(self.transform.weight, std=0.02)
         nn.init.zeros_(self.transform.bias)
 
@@ -54,10 +63,11 @@ class ITG(nn.Module):
         return F.linear(self.norm(F.gelu(self.transform(hidden_LD))), embeddings_VD, self.bias)
 
     def forward(self, hidden_LD: Tensor, targets_L: Tensor, embeddings_VD: Tensor) -> dict[str, Tensor]:
-        """Smoothed cross-entropy, mean over the tokens of all ranks.
+        """Smoothed cross-entropy, mean over the tokens of all ranks or as `mean_of_ranks` says.
 
         Args: hidden states at the predicting places, the ids (int64) they must predict, word embeddings.
         """
         logits_LV = self.logits(hidden_LD, embeddings_VD).float()
         sum_ = F.cross_entropy(logits_LV, targets_L, label_smoothing=self.label_smoothing, reduction="sum")
-        return {"loss": global_mean(sum_, sum_.new_full((), len(targets_L)))}
+        mean = own_mean if self.mean_of_ranks else global_mean
+        return {"loss": mean(sum_, sum_.new_full((), len(targets_L)))}

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from lit_blip2.distributed import global_mean
+from lit_blip2.distributed import global_mean, own_mean
 from lit_blip2.model.language import LanguageModel, TargetText
 
 
@@ -16,21 +16,35 @@ class LM(nn.Module):
 
     Args:
         weight: factor of this loss in the total.
+        mean_of_ranks: each rank takes the mean over its own target tokens, and the ranks' means are averaged, as in
+            LAVIS; false: one mean over those of all ranks.
+        learn_begin: where the prompt is empty, the begin token of a decoder's tokenizer is the first target, predicted
+            from the soft prompt's last position, as in LAVIS; false: it is read and never a target.
+        max_text_tokens: begin token, prompt, caption and end mark of a decoder are cut to so many together, so that a
+            long caption has no end mark, as in LAVIS (32 there); null: the language model's max_target_tokens cuts, and
+            the end mark stays.
     """
 
-    def __init__(self, weight: float = 1.0):
+    def __init__(
+        self,
+        weight: float = 1.0,
+        mean_of_ranks: bool = False,
+        learn_begin: bool = False,
+        max_text_tokens: int | None = None,
+    ):
         super().__init__()
-        self.weight = weight
+        self.weight, self.mean_of_ranks = weight, mean_of_ranks
+        self.learn_begin, self.max_text_tokens = learn_begin, max_text_tokens
 
     def text(
         self, language: LanguageModel, targets: Sequence[str], prompts: Sequence[str], uniform_B: Tensor
     ) -> TargetText:
         """Prompts and targets, tokenised on the host; the random numbers are not needed."""
-        return language.tokenise(prompts, targets)
+        return language.tokenise(prompts, targets, self.max_text_tokens, self.learn_begin)
 
     def forward(self, losses_L: Tensor) -> dict[str, Tensor]:
-        """Loss of each target token (nats) to its mean over the target tokens of all ranks."""
-        return {"loss": mean_over_tokens(losses_L)}
+        """Loss of each target token (nats) to its mean over those of all ranks, or as `mean_of_ranks` says."""
+        return {"loss": mean_over_tokens(losses_L, self.mean_of_ranks)}
 
 
 class PrefixLM(nn.Module):
@@ -41,11 +55,13 @@ class PrefixLM(nn.Module):
 
     Args:
         weight: factor of this loss in the total.
+        mean_of_ranks: each rank takes the mean over its own target tokens, and the ranks' means are averaged, as in
+            LAVIS; false: one mean over those of all ranks.
     """
 
-    def __init__(self, weight: float = 1.0):
+    def __init__(self, weight: float = 1.0, mean_of_ranks: bool = False):
         super().__init__()
-        self.weight = weight
+        self.weight, self.mean_of_ranks = weight, mean_of_ranks
 
     def text(
         self, language: LanguageModel, captions: Sequence[str], prompts: Sequence[str], uniform_B: Tensor
@@ -59,13 +75,14 @@ class PrefixLM(nn.Module):
         return language.join(inputs, [suffix + end for suffix in suffixes])
 
     def forward(self, losses_L: Tensor) -> dict[str, Tensor]:
-        """Loss of each target token (nats) to its mean over the target tokens of all ranks."""
-        return {"loss": mean_over_tokens(losses_L)}
+        """Loss of each target token (nats) to its mean over those of all ranks, or as `mean_of_ranks` says."""
+        return {"loss": mean_over_tokens(losses_L, self.mean_of_ranks)}
 
 
-def mean_over_tokens(losses_L: Tensor) -> Tensor:
-    """Sum over the global count of target tokens."""
-    return global_mean(losses_L.sum(), losses_L.new_full((), len(losses_L)))
+def mean_over_tokens(losses_L: Tensor, mean_of_ranks: bool = False) -> Tensor:
+    """Sum over the global count of target tokens, or over this rank's."""
+    mean = own_mean if mean_of_ranks else global_mean
+    return mean(losses_L.sum(), losses_L.new_full((), len(losses_L)))
 
 
 def split_prefix(ids: Sequence[list[int]], uniforms: Sequence[float]) -> tuple[list[list[int]], list[list[int]]]:

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from lit_blip2.objectives.itg import ITG
 
@@ -41,3 +42,13 @@ def test_the_floor_of_smoothing():
 def test_no_target_is_no_loss():
     loss = ITG(hidden=2, vocab_size=5)(torch.empty(0, 2), torch.empty(0, dtype=torch.long), torch.zeros(5, 2))["loss"]
     assert loss.item() == 0.0
+
+
+def test_the_mean_of_ranks_on_one_rank_is_the_mean_over_tokens():
+    torch.manual_seed(0)
+    hidden, targets, embeddings = torch.randn(4, 8), torch.tensor([1, 2, 0, 3]), torch.randn(5, 8)
+    whole, own = ITG(8, 5), ITG(8, 5, mean_of_ranks=True)
+    own.load_state_dict(whole.state_dict())
+    expected = F.cross_entropy(whole.logits(hidden, embeddings), targets, label_smoothing=0.1)
+    for objective in (whole, own):
+        torch.testing.assert_close(objective(hidden, targets, embeddings)["loss"], expected)
