@@ -27,6 +27,8 @@ class AdamWCosine:
         layer_decay: of a trained image encoder with L blocks, block i (from 1) has layer_decay ** (L + 1 - i) of the
             learning rate, and what comes before the blocks layer_decay ** (L + 1); 1: all have the whole (BEiT's way,
             as the original counts; NUMERICS, optimisation).
+        hold_steps: the rate is held for so many steps and the cosine counts from the start of the run, as in LAVIS,
+            which sets the rate once an epoch; 1: it falls at every step, from the end of the warm-up.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class AdamWCosine:
         weight_decay: float = 0.05,
         lr_scale: Mapping[str, float] | None = None,
         layer_decay: float = 1.0,
+        hold_steps: int = 1,
     ):
         if not 0 <= min_lr <= lr or lr == 0 or warmup_steps < 0:
             raise ValueError(
@@ -48,7 +51,14 @@ class AdamWCosine:
             raise ValueError(f"layer_decay={layer_decay} must lie in (0, 1]; 1 is none")
         self.lr, self.min_lr, self.warmup_steps = lr, min_lr, warmup_steps
         self.betas, self.weight_decay, self.lr_scale = betas, weight_decay, dict(lr_scale or {})
-        self.layer_decay = layer_decay
+        if hold_steps < 1:
+            raise ValueError(f"hold_steps={hold_steps} must be at least 1, at which the rate falls at every step")
+        if 1 < hold_steps < warmup_steps:
+            raise ValueError(
+                f"hold_steps={hold_steps} must not be less than warmup_steps={warmup_steps}: the rate would fall where "
+                "it still rises; shorten the warm-up"
+            )
+        self.layer_decay, self.hold_steps = layer_decay, hold_steps
 
     def __call__(self, module: nn.Module, max_steps: int) -> tuple[Optimizer, LRScheduler]:
         """Raises ValueError for what `check` refuses, and for an unused lr_scale."""
@@ -106,6 +116,9 @@ class AdamWCosine:
         """Share of a group's peak rate: (step + 1) / (warmup_steps + 1), then a cosine to min_lr / lr."""
         if step < self.warmup_steps:
             return (step + 1) / (self.warmup_steps + 1)
-        done = min(1.0, (step - self.warmup_steps) / (max_steps - self.warmup_steps))
+        if self.hold_steps > 1:
+            done = min(1.0, step // self.hold_steps * self.hold_steps / max_steps)
+        else:
+            done = min(1.0, (step - self.warmup_steps) / (max_steps - self.warmup_steps))
         floor = self.min_lr / self.lr
         return floor + (1 - floor) * (1 + math.cos(math.pi * done)) / 2

@@ -130,3 +130,15 @@ def test_layer_decay_of_a_frozen_encoder_is_refused():
         AdamWCosine(layer_decay=0.9).groups(module)
     with pytest.raises(ValueError, match=r"layer_decay=1.5 must lie in"):
         AdamWCosine(layer_decay=1.5)
+
+
+def test_a_staircase_is_the_originals():
+    """Its cosine counts epochs from the run's start, and the first has the whole rate once it is warm."""
+    seen = rates(AdamWCosine(lr=1.0, min_lr=0.2, warmup_steps=2, hold_steps=4), 12)
+    cosine = [0.2 + 0.8 * 0.5 * (1 + math.cos(math.pi * epoch / 3)) for epoch in range(3)]
+    assert seen[:2] == pytest.approx([1 / 3, 2 / 3])
+    assert seen[2:12] == pytest.approx([cosine[0]] * 2 + [cosine[1]] * 4 + [cosine[2]] * 4)
+    with pytest.raises(ValueError, match="hold_steps=0 must be at least 1"):
+        AdamWCosine(hold_steps=0)
+    with pytest.raises(ValueError, match="hold_steps=9 must not be less than warmup_steps=10"):
+        AdamWCosine(warmup_steps=10, hold_steps=9)
