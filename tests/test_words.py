@@ -123,5 +123,5 @@ def test_few_unknown_captions_do_not_hide_behind_many_known_ones(tmp_path):
     told = words.look(network(False), tables)
     (whole,) = [each for each in words.summed(told) if (each.reader, each.kind) == ("language model", "captions")]
     assert whole.known.words == 31 and whole.known.share < 0.1
-    with pytest.raises(ValueError, match="data.max_unknown_words is 0.4"):
+    with pytest.raises(ValueError, match=r"data\.max_unknown_words is 0\.4"):
         words.check_known(told, 0.4)
