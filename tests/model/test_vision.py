@@ -159,9 +159,7 @@ def test_a_file_that_does_not_hold_the_encoder_is_refused(weights, tmp_path, cha
 
 
 def test_what_is_no_file_of_weights_is_said(tmp_path):
-    with pytest.raises(
-        FileNotFoundError, match=r"is a folder without model\.safetensors: point --model\.net"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"is a folder without model\.safetensors: point --model\.net"):
         loaded(str(tmp_path))
     torch.save([torch.ones(2)], tmp_path / "list.pth")
     with pytest.raises(ValueError, match=r"list\.pth holds a list, where weights by name are wanted"):
