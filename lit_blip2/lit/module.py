@@ -243,7 +243,7 @@ class LitBLIP2(L.LightningModule):
         if goes_on:
             allowed = ()
         else:
-            way_out += ", or name what is changed on purpose, such as --model.allow_different=[image_size]"
+            way_out += ", or name what is changed on purpose by --model.allow_different=[NAME]"
         for each in check_same(theirs, ours, what, state, allowed, way_out):
             rank_zero_info(f"{what}: {each}, as allow_different says")
 

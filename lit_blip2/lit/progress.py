@@ -15,6 +15,7 @@ import lightning as L
 from lit_blip2.config import from_text
 
 LOOP = "epoch_loop"
+RESTORED = ("lr", "betas", "weight_decay", "lr_scale", "layer_decay")  # arguments that an optimiser's state holds
 
 
 def epoch_batches(trainer: L.Trainer) -> int:
@@ -40,6 +41,20 @@ def check_counts(trainer: L.Trainer) -> None:
             f"trainer.val_check_interval={interval} does not divide the run's {batches} batches: what comes after "
             "the last validation has no metrics. Set it to a divisor.",
             stacklevel=3,
+        )
+
+
+def _check_optimiser(trainer: L.Trainer, checkpoint: Mapping[str, Any]) -> None:
+    """Raises ValueError for settings of the optimiser that its restored state would override without a word."""
+    before, now = (
+        from_text(each, str(trainer.ckpt_path)).optimization
+        for each in (checkpoint.get("config"), trainer.lightning_module.config)
+    )
+    if other := [name for name in RESTORED if name in before.keys() & now.keys() and before[name] != now[name]]:
+        shown = "; ".join(f"{name} {before[name]}, here {now[name]}" for name in other)
+        raise ValueError(
+            f"{trainer.ckpt_path} was trained with other settings of the optimiser, which go on with it: {shown}. Use "
+            "those settings, or start from its weights by --model.init_from"
         )
 
 
@@ -78,6 +93,7 @@ def check_whole(trainer: L.Trainer, checkpoint: Mapping[str, Any], config: str |
             f"the weights in {file} are the averages of the callback EMA: resume with it in trainer.callbacks, or "
             "start from them by --model.init_from"
         )
+    _check_optimiser(trainer, checkpoint)
     before = from_text(checkpoint.get("config"), str(file)).data
     for name in ("batch_size", "seed"):
         if name in before and before[name] != (now := getattr(trainer.datamodule, name, before[name])):

@@ -143,6 +143,12 @@ def test_rows_in_another_order_are_no_place_to_go_on_from(fit, stage1_run, seen,
     fit("mini_stage1", f"--data.{name}={now}", "--trainer.max_steps=2", f"--model.init_from={stage1_run}")
 
 
+def test_a_learning_rate_that_a_resumed_optimiser_would_not_take_is_refused(fit, stage1_run, seen):
+    with pytest.raises(ValueError, match=r"other settings of the optimiser.*: lr .*, here 0\.5"):
+        fit("mini_stage1", "--model.optimization.lr=0.5", "--trainer.max_steps=6", f"--ckpt_path={stage1_run}")
+    assert not seen
+
+
 def test_a_requeued_run_goes_on_and_no_other_takes_its_checkpoint(fit, seen, monkeypatch, tmp_path):
     """Lightning finds the checkpoint by itself, in a folder that runs share."""
     where = [*PLAIN, f"--trainer.default_root_dir={tmp_path}", "--trainer.devices=1"]
