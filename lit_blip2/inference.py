@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from lit_blip2 import words
 from lit_blip2.checkpoint import carried, check_fits, read_checkpoint, trainable_state
 from lit_blip2.config import MAX_UNKNOWN_WORDS, Experiment
-from lit_blip2.model.plain import SHOWN
+from lit_blip2.model.plain import shown
 from lit_blip2.network import build_net
 from lit_blip2.runs import find_checkpoint
 from lit_blip2.settings import check_same, settings
@@ -60,7 +60,7 @@ def answer(checkpoint: str | Path, image: str | Path, question: str | None = Non
 def check_question(loaded: Loaded, question: str) -> None:
     """Warn of a question's words that a tokenizer does not know. Raises ValueError where they are too many."""
     told = [
-        words.Told(reader, f"the question {question[:SHOWN]!r}", plain.known([question]))
+        words.Told(reader, f"the question {shown(question)!r}", plain.known([question]))
         for reader, (plain, kinds) in words.tokenizers(loaded.net).items()
         if words.QUESTIONS in kinds
     ]

@@ -13,7 +13,7 @@ from lit_blip2.data.annotations.binding import Pairs
 from lit_blip2.data.annotations.captions import Captions
 from lit_blip2.data.annotations.questions import Questions
 from lit_blip2.data.batches.pairs import FilePairs, PairSource, ShardPairs, sources_in
-from lit_blip2.model.plain import Known, Plain
+from lit_blip2.model.plain import Known, Plain, shown
 from lit_blip2.objectives.joint import Joint
 
 MOST = 2000  # images, or questions, of a source whose texts are looked at
@@ -28,7 +28,7 @@ class Told(NamedTuple):
     known: Known
 
     def __str__(self) -> str:
-        known, examples = self.known, ", ".join(self.known.examples)
+        known, examples = self.known, ", ".join(map(shown, self.known.examples))
         share = f"{known.share:.1%} of {known.words:,} words of {self.kind} are unknown to the tokenizer of the"
         return f"{share} {self.reader}" + (f" ({examples})" if examples else "")
 

@@ -125,3 +125,9 @@ def test_few_unknown_captions_do_not_hide_behind_many_known_ones(tmp_path):
     assert whole.known.words == 31 and whole.known.share < 0.1
     with pytest.raises(ValueError, match=r"data\.max_unknown_words is 0\.4"):
         words.check_known(told, 0.4)
+
+
+def test_a_long_word_is_shown_by_its_beginning():
+    told = words.look(network(), [questions(["is there a star ?"], ["z" * 3000])])
+    with pytest.raises(ValueError, match=r"\(z{57}\.\.\.\); data"):
+        words.check_known(told, 0.5)

@@ -98,19 +98,32 @@ class Plain:
                     part = "last" if keep_end else "first"
                     warnings.warn(
                         f"a {what} of {len(each):,} tokens was cut to its {part} {most:,} ({limit}); "
-                        f"{self.cuts[what]:,} so far, this one begins {text[:SHOWN]!r}",
+                        f"{self.cuts[what]:,} so far, this one begins {shown(text)!r}",
                         stacklevel=3,
                     )
         return [each[-most:] if keep_end else each[:most] for each in ids]
 
     def known(self, texts: Iterable[str]) -> Known:
-        """Which words of texts hold the unknown token."""
+        """Which words of texts hold the unknown token, or become no token."""
         counts = Counter(word for text in texts for word in text.split())
         new = [word for word in counts if word not in self._known]
-        unknown = self.tokenizer.unk_token_id
-        self._known |= {word: unknown is not None and unknown in ids for word, ids in zip(new, self.ids(new))}
+        unknown = self._unknown()
+        self._known |= {word: not ids or not unknown.isdisjoint(ids) for word, ids in zip(new, self.ids(new))}
         strange = [word for word, _ in counts.most_common() if self._known[word]]
         return Known(counts.total(), sum(counts[word] for word in strange), tuple(strange[:EXAMPLES]))
+
+    def _unknown(self) -> set[int]:
+        """Ids that stand for what is unknown: the tokenizer's, and its backend's own."""
+        found = {self.tokenizer.unk_token_id}
+        if self.backend is not None:
+            model = json.loads(self.backend.to_str())["model"]
+            found |= {model.get("unk_id"), self.backend.token_to_id(model.get("unk_token") or "")}
+        return found - {None}
+
+
+def shown(text: str) -> str:
+    """A text as a message shows it: no more than its beginning."""
+    return text if len(text) <= SHOWN else text[: SHOWN - 3] + "..."
 
 
 def without_special(tokenizer: Any) -> Tokenizer:

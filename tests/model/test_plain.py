@@ -165,3 +165,11 @@ def test_words_that_are_unknown():
     assert MADE["opt"].known(["a 你好 zebra"]).unknown == MADE["by bytes, in Python"].known(["你"]).unknown == 0
     assert MADE["t5"].known(["a 你 star"]).unknown == 1
     assert MADE["opt"].known([]).share == 0
+
+
+def test_an_unknown_token_that_the_backend_alone_names():
+    tokenizer = Tokenizer(models.WordLevel({"[UNK]": 0, "a": 1, "star": 2}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    assert Plain(PreTrainedTokenizerFast(tokenizer_object=tokenizer)).known(["a cup star"]) == (3, 1, ("cup",))
+    letters = Tokenizer(models.BPE({"a": 0, "b": 1}, []))
+    assert Plain(PreTrainedTokenizerFast(tokenizer_object=letters)).known(["ab z"]) == (2, 1, ("z",))
