@@ -48,7 +48,7 @@ class Reader(nn.Module):
         super().__init__()
         self.captions, self.answers, self.seen, self.frozen = iter(captions), answers, iter(seen), frozen
 
-    def tokenise(self, prompts, targets):
+    def tokenise(self, prompts, targets, max_text_tokens=None, learn_begin=False):
         return Pairs(zip(prompts, targets))
 
     def loss(self, prefix_BPD, text):
