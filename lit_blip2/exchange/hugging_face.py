@@ -104,8 +104,9 @@ def completed(given: Mapping[str, Any], kind: str, path: Path) -> dict[str, Any]
 
 
 def _looks(path: Path, pixels: int) -> dict[str, Any]:
-    """How a folder's image processor wants images, as settings of the encoder; empty where it has none, whose encoder's
-    own count. Raises ValueError for one that makes of a photo something else than this package can."""
+    """How a folder's image processor prepares images, as settings of the encoder. Empty where the folder has no
+    processor: the encoder's own values are then used. Raises ValueError for a processor that this package cannot
+    follow."""
     looks: dict[str, Any] = {}
     for file in (path / name for name in ("processor_config.json", "preprocessor_config.json")):
         given = read_json(file) if file.is_file() else {}

@@ -1,8 +1,8 @@
 """Text to token ids as text alone: no word of it is a special token, and none is added to it.
 
 A tokenizer finds its special tokens in the text that it is given, so a caption that speaks of "</s>" would end there,
-and puts some before or after each text. Here the words "</s>" are read like any others, and whoever joins texts adds
-`begin`, `close` or an end mark by himself.
+and puts some before or after each text. Here the words "</s>" are read like any others, and the caller that
+joins texts adds `begin`, `close` or an end mark.
 """
 
 import json
@@ -17,7 +17,6 @@ from tokenizers import Tokenizer
 UNSPELT = "\ue000\ue001\ue000"  # in front of a special token: three characters that no text has in a row
 PROBE = "a"
 SHOWN = 60  # characters of a text that a message shows
-
 EXAMPLES = 5  # words that are named
 
 

@@ -125,8 +125,8 @@ class VisionEncoder(nn.Module):
         return self._random() if self.weights == RANDOM else self._read(self.weights_file())
 
     def _signed(self) -> str | None:
-        """Tells the weights apart, read for that alone where cached features stand for them; None where they are not
-        there, for cached features need none."""
+        """The signature of the weights. Where cached features are used, the file is read for this alone; None where the
+        file is not there, for cached features do without it."""
         if self.signature is None:
             try:
                 self.signature = _signature(self._made())
