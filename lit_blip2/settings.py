@@ -7,12 +7,12 @@ compared from its first day. A part with a method `settings` speaks for itself a
 together: `qformer.layers.*.attention.heads` is one value where all layers agree, else a list.
 """
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
+
+from lit_blip2.signature import difference
 
 TRAINING = {"training", "frozen", "checkpointing", "weight", "label_smoothing", "hard_negatives", "p", "inplace"}
 TRAINING |= {
@@ -28,7 +28,7 @@ TEXTS_AND_FILES = {"prompt", "max_text_tokens", "tokenizer_path", "names"}
 SHOWN_BY_SHAPES = {"num_queries", "hidden", "width", "vision_width", "num_tokens", "num_parameters", "in_features"}
 SHOWN_BY_SHAPES |= {"out_features", "normalized_shape", "elementwise_affine", "num_embeddings", "embedding_dim"}
 NO_FUNCTION = TRAINING | TEXTS_AND_FILES | SHOWN_BY_SHAPES
-WEIGHTS = "weights"  # the last word of a setting that tells frozen weights apart, see `signature`
+WEIGHTS = "weights"  # the last word of a setting that tells frozen weights apart, see signature.py
 PLAIN = int | float | str | None
 
 
@@ -79,19 +79,6 @@ def is_plain(value: Any) -> bool:
     return all(map(is_plain, value)) if isinstance(value, list) else isinstance(value, PLAIN)
 
 
-def signature(weights: Iterable[Tensor]) -> str:
-    """Tells weights apart, in whichever float type they are held: a digest of the signs of 64 numbers of each.
-
-    Rounding to another float type keeps signs; a digest of magnitudes, however coarse, would change at the borders of
-    its steps. Weights that were only rescaled, or fine-tuned so little that none of these signs changed, pass as equal.
-    """
-    digest = hashlib.sha256()
-    for each in weights:
-        flat = each.detach().flatten()
-        digest.update(bytes(torch.signbit(flat[:: max(1, len(flat) // 64)][:64]).cpu().tolist()))
-    return digest.hexdigest()[:16]
-
-
 def check_same(
     theirs: Mapping[str, Any],
     ours: Mapping[str, Any],
@@ -115,15 +102,23 @@ def check_same(
             raise ValueError(f"allow_different names {name!r}, which is no setting of this network: {', '.join(ours)}")
     brought = [f"{key}." for key in state if ".lora_" not in key]
     differing = {
-        name: f"{name} {_shown(theirs[name])}, here {_shown(ours[name])}"
+        name: told
         for name in theirs
-        if name in ours and theirs[name] != ours[name] and not _is_brought(name, brought)
+        if name in ours and not _is_brought(name, brought) and (told := _difference(name, theirs[name], ours[name]))
     }
     expected = [name for name in differing if any(_is_named(name, each) for each in allowed)]
     if refused := [said for name, said in differing.items() if name not in expected]:
         shown = "; ".join(refused[:10]) + (f"; and {len(refused) - 10} more" if len(refused) > 10 else "")
         raise ValueError(f"{what} was made with other settings: {shown}. {way_out}")
     return [differing[name] for name in expected]
+
+
+def _difference(name: str, theirs: Any, ours: Any) -> str:
+    """How two values of a setting differ, in words; empty where they do not."""
+    if name.rpartition(".")[2] == WEIGHTS:
+        told = difference(theirs, ours)
+        return told and f"{name} {told}"
+    return "" if theirs == ours else f"{name} {_shown(theirs)}, here {_shown(ours)}"
 
 
 def _is_named(setting: str, name: str) -> bool:

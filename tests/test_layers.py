@@ -27,6 +27,7 @@ FLOORS = [
     ["ablation.spec"],
     ["checkpoint", "distributed", "whole_files"],
     ["allocator", "config", "keyed", "paths", "pixels", "runs", "settings"],
+    ["signature"],
 ]
 
 

@@ -36,7 +36,8 @@ from lit_blip2.model.published import language_card, published
 from lit_blip2.model.random_weights import RANDOM, tell_random
 from lit_blip2.model.text import PackedText
 from lit_blip2.paths import find
-from lit_blip2.settings import WEIGHTS, signature
+from lit_blip2.settings import WEIGHTS
+from lit_blip2.signature import signature
 
 LEAST_ROOM = 16  # tokens of a prompt below which it is not cut any further
 
@@ -136,7 +137,7 @@ class LanguageModel(nn.Module):
         self.num_parameters: int = card["parameters"]
         self.num_lora: int = 0 if lora is None else count_lora(build(self.config), lora)
         self.model: nn.Module | None = None
-        self.signature: str | None = None  # of the weights that were loaded
+        self.signature: dict[str, Any] | None = None  # of the weights that were loaded
         self.tokenizer: Any = None
         self.max_prompt_tokens, self.max_target_tokens = max_prompt_tokens, max_target_tokens
         self._plain: Plain | None = None

@@ -20,7 +20,8 @@ from lit_blip2.model.published import published, vision_card
 from lit_blip2.model.random_weights import RANDOM, same_each_time, tell_random
 from lit_blip2.paths import find
 from lit_blip2.pixels import Interpolation, Looks, card_beside, normalise
-from lit_blip2.settings import WEIGHTS, signature
+from lit_blip2.settings import WEIGHTS
+from lit_blip2.signature import signature
 
 
 class VisionEncoder(nn.Module):
@@ -74,7 +75,7 @@ class VisionEncoder(nn.Module):
         self.drop_last_blocks, self.dtype = drop_last_blocks, getattr(torch, dtype)
         self.checkpointing = checkpointing
         self.encoder: nn.Module | None = None
-        self.signature: str | None = None  # of the weights that were loaded
+        self.signature: dict[str, Any] | None = None  # of the weights that were loaded
         card = published().get(name, {}) if not self.model_args and drop_last_blocks == 1 else {}
         if not card:
             if image_size is not None:
@@ -124,7 +125,7 @@ class VisionEncoder(nn.Module):
     def _made(self) -> nn.Module:
         return self._random() if self.weights == RANDOM else self._read(self.weights_file())
 
-    def _signed(self) -> str | None:
+    def _signed(self) -> dict[str, Any] | None:
         """The signature of the weights. Where cached features are used, the file is read for this alone; None where the
         file is not there, for cached features do without it."""
         if self.signature is None:
@@ -277,7 +278,7 @@ def _check_trains(name: str, encoder: nn.Module) -> None:
         raise ValueError(f"frozen=false: image encoder {name} has batch normalisation, which can only stay frozen here")
 
 
-def _signature(encoder: nn.Module) -> str:
+def _signature(encoder: nn.Module) -> dict[str, Any]:
     """Position embeddings are left out: their number is the image size's."""
     return signature(p for name, p in encoder.named_parameters() if name != "pos_embed")
 
