@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import save_file
+from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 
 from lit_blip2.checkpoint import carried, check_fits, read_checkpoint
@@ -285,7 +286,24 @@ def _read_language(run: Run) -> LanguageModel:
     _keep(language.tokenizer, padding_side="right" if language.encoder_decoder else "left")  # to generate from a batch
     if language.tokenizer.pad_token is None:
         language.tokenizer.pad_token = language.tokenizer.convert_ids_to_tokens(language.pad_id())
+    if language.plain.close and not language.encoder_decoder:
+        _leave_open(language)
     return language
+
+
+def _leave_open(language: LanguageModel) -> None:
+    """Let the tokenizer put nothing behind a text: a decoder goes on from its prompt, here and so there too. Raises
+    ValueError for a tokenizer whose rule cannot be changed."""
+    tokenizer, begin = language.tokenizer, language.plain.begin
+    if language.plain.backend is None:
+        raise ValueError(
+            f"language model {language.name}: its tokenizer ends every text and is not a fast one, which "
+            "alone can be told not to: convert it to a tokenizer.json"
+        )
+    names = tokenizer.convert_ids_to_tokens(begin)
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=[*names, "$A"], special_tokens=list(zip(names, begin))
+    )
 
 
 def _is_tied(model: Any) -> bool:

@@ -9,6 +9,7 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from tokenizers.pre_tokenizers import ByteLevel
+from tokenizers.processors import TemplateProcessing
 from transformers import (
     AutoTokenizer,
     BartConfig,
@@ -60,8 +61,9 @@ def qwen(words: int) -> torch.nn.Module:
 
 @pytest.fixture(scope="module")
 def languages(tmp_path_factory) -> dict[str, Path]:
-    """Folders of language models whose vocabulary has no room for another word; two without a padding token, and one
-    with the tokenizer that transformers puts over every Qwen: each byte a word here, and no token begins a text."""
+    """Folders of language models whose vocabulary has no room for another word: two without a padding token, one whose
+    tokenizer ends every text, and one with the tokenizer that transformers puts over every Qwen: each byte a word here,
+    and no token begins a text."""
     folders = {"opt": OPT.resolve(), "t5": T5.resolve()}
     for name, make in (("llama", llama), ("gpt2", gpt2)):
         folders[name] = tmp_path_factory.mktemp(name) / "lm"
@@ -69,6 +71,13 @@ def languages(tmp_path_factory) -> dict[str, Path]:
         tokenizer = AutoTokenizer.from_pretrained(OPT)
         tokenizer.pad_token = None
         tokenizer.save_pretrained(folders[name])
+    folders["closing"] = tmp_path_factory.mktemp("closing") / "lm"
+    llama().save_pretrained(folders["closing"])
+    tokenizer = AutoTokenizer.from_pretrained(OPT)
+    begin, end = tokenizer.bos_token, tokenizer.eos_token
+    numbers = [(each, tokenizer.convert_tokens_to_ids(each)) for each in {begin, end}]
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=f"{begin} $A {end}", special_tokens=numbers)
+    tokenizer.save_pretrained(folders["closing"])
     letters = [*sorted(ByteLevel.alphabet()), "<|endoftext|>"]
     folders["qwen"] = tmp_path_factory.mktemp("qwen") / "lm"
     qwen(len(letters)).save_pretrained(folders["qwen"])
@@ -91,7 +100,7 @@ def settings(run: Path) -> dict:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("family", ["opt", "t5", "llama", "gpt2", "qwen"])
+@pytest.mark.parametrize("family", ["opt", "t5", "llama", "gpt2", "qwen", "closing"])
 def test_the_same_words_for_a_batch_greedily_and_with_beams(native, languages, family, tmp_path):
     run = native("mini_t5" if family == "t5" else "mini_opt", {"name": str(languages[family])})
     out = exported(run, tmp_path / "hf")
@@ -116,7 +125,7 @@ def test_the_same_words_for_a_batch_greedily_and_with_beams(native, languages, f
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("family", ["opt", "t5", "llama", "qwen"])
+@pytest.mark.parametrize("family", ["opt", "t5", "llama", "qwen", "closing"])
 def test_the_same_words_without_a_text(native, languages, family, tmp_path):
     """Configurations of llama and Qwen name other begin tokens than their tokenizers put there; Qwen's puts none."""
     run = native("mini_t5" if family == "t5" else "mini_opt", {"name": str(languages[family])})
