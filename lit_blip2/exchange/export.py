@@ -132,6 +132,8 @@ def to_hugging_face(checkpoint: Path, out: Path) -> dict[str, str]:
         state |= own
         row = f", with a row for <image>, {number}, which is the mean of the others" if number >= words else ""
         fate |= dict.fromkeys(own, f"the language model's own{row}")
+        if model.config.text_config.bos_token_id is None:
+            fate["(images without a text)"] = "generate fails there, for want of one token to begin with: give text=''"
     else:
         model, processor = _retrieval(run)
     check_fits(state, model.state_dict(), f"{checkpoint}, for {type(model).__name__},")

@@ -126,7 +126,7 @@ def test_the_same_words_for_a_batch_greedily_and_with_beams(native, languages, f
 
 @torch.no_grad()
 @pytest.mark.parametrize("family", ["opt", "t5", "llama", "qwen", "closing"])
-def test_the_same_words_without_a_text(native, languages, family, tmp_path):
+def test_the_same_words_without_a_text(native, languages, family, tmp_path, capsys):
     """Configurations of llama and Qwen name other begin tokens than their tokenizers put there; Qwen's puts none."""
     run = native("mini_t5" if family == "t5" else "mini_opt", {"name": str(languages[family])})
     out = exported(run, tmp_path / "hf")
@@ -139,6 +139,7 @@ def test_the_same_words_without_a_text(native, languages, family, tmp_path):
     assert any(wanted)
     how = {"max_new_tokens": 6, "do_sample": False, "num_beams": 1}
     queries, words = model.config.num_query_tokens, {}
+    assert ("images without a text" in capsys.readouterr().out) == (family == "qwen")
     if family == "qwen":
         with pytest.raises((TypeError, RuntimeError)):
             model.generate(given["pixel_values"], **how)

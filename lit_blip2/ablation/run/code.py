@@ -1,7 +1,8 @@
 """The files of code behind the classes that a config names, wherever they lie: found and read, never imported.
 
 Of a class of one's own these are its module, the packages around it, what these import from beside them or from
-elsewhere outside the installed libraries, and files beside them that they name in a string, such as a table of words.
+elsewhere outside the installed libraries, and files that they name in a string, such as a table of words: beside them,
+or below the working folder.
 Of an installed library it is its own package alone; those whose versions a sweep keeps have none to be read.
 """
 
@@ -26,7 +27,7 @@ LONGEST_NAME = 200  # of a file that a string may name
 
 class Reads(NamedTuple):
     """What a file of code leads to: dotted names that it imports, modules beside it that it imports by a dot, and files
-    beside it that its strings name."""
+    that its strings name."""
 
     names: list[str]
     modules: list[Path]
@@ -95,7 +96,10 @@ def _reads(file: Path, written: int) -> Reads:
     if not _is_installed(file):  # a string may name a module too, for importlib.import_module
         names += [text for text in texts if re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*", text)]
         modules += [each for text in texts if text[0] == "." for each in _modules(file.parent, text[1:])]
-    return Reads(sorted(set(names)), modules, _named_files(file.parent, texts))
+        places = [file.parent, Path.cwd()]  # a sweep's commands start where it does
+    else:
+        places = [file.parent]
+    return Reads(sorted(set(names)), modules, [each for place in places for each in _named_files(place, texts)])
 
 
 def _named_files(folder: Path, texts: set[str]) -> list[Path]:

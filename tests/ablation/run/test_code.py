@@ -57,6 +57,7 @@ def test_files_by_joined_parts_and_modules_by_their_names_count(here):
     for name, text in {
         "mine/tables/en/w.txt": "a",
         "mine/tables/other.txt": "b",
+        "lists/names.json": "[]",
         "plugin.py": "",
         "mine/late.py": "",
         "mine/gains.py": """
@@ -65,10 +66,11 @@ from pathlib import Path
 T = (Path(__file__).parent / "tables" / "en" / "w.txt").read_text()
 P, L = importlib.import_module("plugin"), importlib.import_module(".late", __package__)
 HERE = Path(".") / ".." / "/"
+N = Path("lists/names.json").read_text()  # from the working folder
 """,
     }.items():
         Path(name).parent.mkdir(exist_ok=True, parents=True)
         Path(name).write_text(text)
     found = {str(file.relative_to(here)) for file in code_files(CONFIG, fingerprint.PACKAGE)}
-    assert found >= {"mine/tables/en/w.txt", "plugin.py", "mine/late.py"}
+    assert found >= {"mine/tables/en/w.txt", "plugin.py", "mine/late.py", "lists/names.json"}
     assert not found & {"mine/tables/other.txt", "mine/unused.py"}
