@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 
 from tokenizers import Tokenizer
 
+from lit_blip2.model.spelling import Spelling
+
 UNSPELT = "\ue000\ue001\ue000"  # in front of a special token: three characters that no text has in a row
 PROBE = "a"
 SHOWN = 60  # characters of a text that a message shows
@@ -103,21 +105,16 @@ class Plain:
         return [each[-most:] if keep_end else each[:most] for each in ids]
 
     def known(self, texts: Iterable[str]) -> Known:
-        """Which words of texts hold the unknown token, or become no token."""
+        """Which words of texts hold the unknown token, or letters that no token stands for."""
         counts = Counter(word for text in texts for word in text.split())
         new = [word for word in counts if word not in self._known]
-        unknown = self._unknown()
-        self._known |= {word: not ids or not unknown.isdisjoint(ids) for word, ids in zip(new, self.ids(new))}
-        strange = [word for word, _ in counts.most_common() if self._known[word]]
+        self._known |= {word: self._spelling.knows(word, ids) for word, ids in zip(new, self.ids(new))}
+        strange = [word for word, _ in counts.most_common() if not self._known[word]]
         return Known(counts.total(), sum(counts[word] for word in strange), tuple(strange[:EXAMPLES]))
 
-    def _unknown(self) -> set[int]:
-        """Ids that stand for what is unknown: the tokenizer's, and its backend's own."""
-        found = {self.tokenizer.unk_token_id}
-        if self.backend is not None:
-            model = json.loads(self.backend.to_str())["model"]
-            found |= {model.get("unk_id"), self.backend.token_to_id(model.get("unk_token") or "")}
-        return found - {None}
+    @cached_property
+    def _spelling(self) -> Spelling:
+        return Spelling(self.tokenizer, self.backend)
 
 
 def shown(text: str) -> str:
