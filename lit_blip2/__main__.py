@@ -4,6 +4,7 @@ import sys
 from importlib import import_module
 
 from lit_blip2.allocator import keep_freed_memory
+from lit_blip2.refusals import SHOW_TRACEBACKS, refusal
 
 TRAINING = {
     "fit": "train an experiment: fit --config experiments/mini_stage1.yaml",
@@ -39,27 +40,39 @@ def usage() -> str:
             *lines,
             "",
             "python -m lit_blip2 COMMAND --help says more about one.",
+            f"What is refused ends in one line; with {SHOW_TRACEBACKS}=true in the environment, in a traceback.",
         ]
     )
 
 
 def main() -> int:
-    """Dispatch; the exit status."""
+    """Dispatch; the exit status: of what is refused and no command tells itself, 1 behind a line on standard error."""
     arguments = sys.argv[1:]
     command, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
     if command in ("-h", "--help"):
         print(usage())
         return 0
+    if command not in TRAINING | OTHERS:
+        print(f"unknown command {command!r}\n\n{usage()}", file=sys.stderr)
+        return 2
+    try:
+        return run(command, rest)
+    except Exception as error:
+        if (said := refusal(error)) is None:
+            raise
+        print(f"error: {said}", file=sys.stderr)
+        return 1
+
+
+def run(command: str, rest: list[str]) -> int:
+    """Import a command and run it; its exit status."""
     if command in TRAINING:
         keep_freed_memory()
         import_module("lit_blip2.cli").main()  # reads the command line itself, as LightningCLI wants it
         return 0
     if command in SHARED:
         return import_module(f"lit_blip2.commands.{SHARED[command]}").main(command, rest) or 0
-    if command in OTHERS:
-        return import_module(f"lit_blip2.commands.{command}").main(rest) or 0
-    print(f"unknown command {command!r}\n\n{usage()}", file=sys.stderr)
-    return 2
+    return import_module(f"lit_blip2.commands.{command}").main(rest) or 0
 
 
 if __name__ == "__main__":

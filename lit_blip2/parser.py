@@ -1,13 +1,17 @@
 """The command line's parser: what every experiment shares, filled in behind what its YAML and the arguments say."""
 
+import re
+import sys
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 from jsonargparse import ArgumentParser, Namespace, get_loader, set_loader
 from lightning import Callback
 from lightning.pytorch.cli import LightningArgumentParser
+
+from lit_blip2.refusals import SHOW_TRACEBACKS, tracebacks_shown
 
 # The Trainer's defaults in this suite.
 TRAINER = {
@@ -30,7 +34,8 @@ SWITCHES = {"ModelCheckpoint": "enable_checkpointing", "ProgressBar": "enable_pr
 HELP = (
     "An experiment is a YAML file: --config experiments/NAME.yaml. Any setting can be given behind it, such as "
     "--model.net.itm=null; --print_config prints all of them. A run lies in runs/NAME. It gets a checkpoint at its end "
-    "and a progress bar, unless the experiment names its own."
+    "and a progress bar, unless the experiment names its own. What is refused ends in one line; with "
+    f"{SHOW_TRACEBACKS}=true in the environment, in a traceback."
 )
 
 # Classes that runs were trained with under another name: their config.yaml can still be read.
@@ -49,6 +54,28 @@ class SuiteParser(LightningArgumentParser):
             name_logger(config.trainer.logger, config_files(config))
             config.trainer.callbacks = callbacks(config.trainer)
         return config
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """One line on standard error, where the base class writes the usage, 50 lines of it; status 2."""
+        if not self.exit_on_error or tracebacks_shown():
+            super().error(message, ex)
+        print(f"error: {reason(message)}", file=sys.stderr)
+        self.exit(2)
+
+
+def reason(complaint: str) -> str:
+    """What is wrong, in one line: the setting, the class that it is an argument of, and jsonargparse's first innermost
+    complaint about it."""
+    nested = re.search(r"Errors:\n\s*- (.*?)(?:\n\s*- Expected a <class 'NoneType'>|\Z)", complaint, re.DOTALL)
+    lines = [line.strip() for line in (nested[1] if nested else complaint).strip().splitlines()]
+    last = lines[-1].split("callable class: ")[-1].split(". Got value: Namespace")[0]
+    if kinds := [found[1] for line in lines if (found := re.fullmatch(r"(?:- )?Expected an? (.*)", line))]:
+        given = re.findall(r"Given value: (?!Nested|Namespace)(.*)", complaint)[:1]
+        last = f"expected {' or '.join(kinds)}" + "".join(f", got {value}" for value in given)
+        last = re.sub(r"<class '([\w.]+)'>", r"\1", last).replace("typing.", "").replace(". Got value:", ", got")
+    key = ".".join(re.findall(r'Parser key "([^"]+)":', complaint))
+    classes = [found[1] for line in lines if (found := re.match(r"Problem with given class_path '(.+)':", line))]
+    return ": ".join([*filter(None, [key]), *classes[-1:], last])
 
 
 def config_files(config: Namespace) -> list[Path]:

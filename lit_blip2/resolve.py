@@ -9,7 +9,6 @@ Reads a JSON list of requests from stdin and writes a JSON list of answers, in o
 """
 
 import json
-import re
 import sys
 import warnings
 from contextlib import redirect_stderr
@@ -25,6 +24,7 @@ from lit_blip2.cli import SuiteCLI, build
 from lit_blip2.evaluation.pope import TYPE as POPE
 from lit_blip2.evaluation.vqa import type_metric
 from lit_blip2.network import NoDraws
+from lit_blip2.parser import reason
 
 
 class ParserOnly(SuiteCLI):
@@ -102,14 +102,6 @@ def validates(trainer: Namespace) -> bool:
     interval, batches = trainer.val_check_interval, trainer.max_steps * trainer.accumulate_grad_batches
     beyond = isinstance(interval, int) and trainer.max_steps > 0 and interval > batches
     return trainer.limit_val_batches != 0 and not beyond
-
-
-def reason(complaint: str) -> str:
-    """What is wrong, in one line: jsonargparse's first innermost complaint, and the class that it is about."""
-    nested = re.search(r"Errors:\n\s*- (.*?)(?:\n\s*- Expected a <class 'NoneType'>|\Z)", complaint, re.DOTALL)
-    lines = [line.strip() for line in (nested[1] if nested else complaint).strip().splitlines()]
-    classes = [found[1] for line in lines if (found := re.match(r"Problem with given class_path '(.+)':", line))]
-    return ": ".join([*classes[-1:], lines[-1].split("callable class: ")[-1].split(". Got value: Namespace")[0]])
 
 
 def main() -> None:

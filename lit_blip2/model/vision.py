@@ -167,8 +167,7 @@ class VisionEncoder(nn.Module):
     def forward(self, images_B3HW: Tensor) -> Tensor:
         """Pixels uint8 [B, 3, height, width] to tokens [B, N, W] in the encoder's dtype. Floating-point images are
         taken as normalised already."""
-        if self.encoder is None:
-            raise RuntimeError(f"image encoder {self.name} has no weights yet: call load() first")
+        assert self.encoder is not None, f"image encoder {self.name} has no weights yet: call load() first"
         if images_B3HW.dtype == torch.uint8:
             held_in = next(self.encoder.parameters()).dtype  # not float32 under precision=bf16-true
             images_B3HW = normalise(images_B3HW, self.mean, self.std).to(held_in)

@@ -1,0 +1,56 @@
+"""Which errors are a check's words to the user, to be printed as one line, and which are faults of a program, whose
+traceback somebody needs."""
+
+import os
+import re
+from collections.abc import Iterator
+from dis import opname
+from types import TracebackType
+
+SHOW_TRACEBACKS = "JSONARGPARSE_DEBUG"  # environment variable: the parser shows its own tracebacks by it
+CHECKS = (ValueError, OSError, ImportError, FloatingPointError, RuntimeError)
+# The last frame of an error from a process that loads data, where one of our files raises on purpose; what it says.
+FROM_LOADER = re.compile(
+    r'[^"]*[/\\]lit_blip2[/\\][^"]*", line \d+, in [^\n]+\n\s+raise [^\n]*\n(?:\s[^\n]*\n)*[\w.]+: (.*?)\s*', re.DOTALL
+)
+
+
+def refusal(error: BaseException) -> str | None:
+    """What an error says, where one of this package's checks raised it, the file system did, or Lightning because of an
+    argument of the Trainer; None for a fault of a program, and for all where SHOW_TRACEBACKS is set."""
+    if tracebacks_shown():
+        return None
+    while error.__cause__ is not None and _raised_by(error).startswith("jsonargparse."):
+        error = error.__cause__  # what a constructor raised
+    raised_by = _raised_by(error)
+    if raised_by == "torch._utils" and "Original Traceback" in str(error):
+        last = FROM_LOADER.fullmatch(str(error).rpartition('  File "')[2])
+        return last and last[1]
+    if isinstance(error, OSError) and error.filename is not None:
+        return str(error)
+    ours = raised_by.startswith("lit_blip2.") and isinstance(error, CHECKS)
+    building = any(frame.tb_frame.f_code.co_name == "instantiate_classes" for frame in _frames(error))
+    if (ours or (building and raised_by.startswith("lightning."))) and not isinstance(error, NotImplementedError):
+        return str(error)
+    return None
+
+
+def tracebacks_shown() -> bool:
+    """Whether SHOW_TRACEBACKS is set to true, as jsonargparse reads it."""
+    return os.environ.get(SHOW_TRACEBACKS, "").lower() == "true"
+
+
+def _raised_by(error: BaseException) -> str:
+    """The name of the module whose `raise` made an error; empty where it came out of a call, such as int("x")."""
+    if not (frames := list(_frames(error))):
+        return ""
+    last = frames[-1]
+    on_purpose = opname[last.tb_frame.f_code.co_code[last.tb_lasti]] == "RAISE_VARARGS"
+    return last.tb_frame.f_globals.get("__name__", "") if on_purpose else ""
+
+
+def _frames(error: BaseException) -> Iterator[TracebackType]:
+    frame = error.__traceback__
+    while frame is not None:
+        yield frame
+        frame = frame.tb_next
