@@ -4,7 +4,7 @@ import hashlib
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -18,6 +18,7 @@ from lit_blip2.whole_files import written_whole
 
 MOST_OPEN = 64  # shards that a process keeps open: more than a window has
 TRIES = 3
+_LIKE_SHARDS = re.compile(r"\.(tar(\.\w+)?|tgz|tbz2?|txz|tzst)$", re.IGNORECASE)
 
 
 class LocalFolder:
@@ -36,6 +37,11 @@ class LocalFolder:
     def sizes(self) -> dict[str, int]:
         """Name -> bytes, in the order of their names."""
         return {file.name: file.stat().st_size for file in sorted(self.place.glob("*.tar"))}
+
+    def passed_over(self) -> list[str]:
+        """What looks like a shard and is none of `sizes`: packed, with another ending, or in a folder of this one."""
+        inside = (f"{file.parent.name}/{file.name}" for file in self.place.glob("*/*.tar"))
+        return _unread_shards([*(file.name for file in self.place.glob("*")), *inside])
 
     def path(self, name: str) -> Path:
         """The shard as a file."""
@@ -88,6 +94,15 @@ class RemoteFolder:
         """Name -> bytes, in the order of their names; None where the server does not say."""
         if self.names:
             return dict.fromkeys(sorted(braceexpand(self.names)))
+        listed = self._listed()
+        return {name: listed[name] for name in sorted(listed) if name.endswith(".tar")}
+
+    def passed_over(self) -> list[str]:
+        """What looks like a shard there and is none of `sizes`: packed, or with another ending."""
+        return [] if self.names else _unread_shards(self._listed())
+
+    def _listed(self) -> dict[str, int | None]:
+        """Name -> bytes of all that lies there."""
         system, path = fsspec.core.url_to_fs(self.base)
         try:
             entries = system.ls(path, detail=True)
@@ -95,8 +110,7 @@ class RemoteFolder:
             raise FileNotFoundError(
                 f"{self.base} cannot be listed: name the shards, {self.base}/{{00000..00099}}.tar"
             ) from error
-        listed = {each["name"].rsplit("/", 1)[-1]: each.get("size") for each in entries}
-        return {name: listed[name] for name in sorted(listed) if name.endswith(".tar")}
+        return {each["name"].rsplit("/", 1)[-1]: each.get("size") for each in entries}
 
     def path(self, name: str) -> Path:
         """The shard as a file in the cache. Raises OSError if it cannot be had, ValueError if it has changed."""
@@ -175,6 +189,10 @@ class RemoteFolder:
 def shard_folder(place: str | Path, cache: Path | None = None, most_bytes: int = 0) -> LocalFolder | RemoteFolder:
     """The shards of a folder or of a URL."""
     return RemoteFolder(str(place), cache, most_bytes) if is_url(place) else LocalFolder(Path(place))
+
+
+def _unread_shards(names: Iterable[str]) -> list[str]:
+    return sorted(name for name in names if _LIKE_SHARDS.search(name) and ("/" in name or not name.endswith(".tar")))
 
 
 def is_url(place: str | Path) -> bool:

@@ -51,7 +51,8 @@ class Listed:
 def index_shards(folder: str | Path, out: Path | None = None, workers: int = 0) -> None:
     """Index the tar shards of a folder, such as img2dataset writes, so that training reads them by sample number.
 
-    What is left out, and why, is printed, and kept in the index. An index that is there and fits is left.
+    What is left out, and why, is printed, and kept in the index; files that look like shards and are none, such as
+    *.tar.gz, are named. An index that is there and fits is left.
 
     Args:
         folder: of *.tar; or a URL such as s3://bucket/cc3m or https://host/{00000..00331}.tar, of which each shard is
@@ -65,14 +66,24 @@ def index_shards(folder: str | Path, out: Path | None = None, workers: int = 0) 
         raise ValueError(f"the index of {folder} needs a folder on disk: give --out")
     place, out = shard_folder(folder), out or Path(folder) / INDEX
     shards = place.sizes()
+    others = _said_of_others(place.passed_over())
     if not shards:
-        raise FileNotFoundError(f"no *.tar in {folder}")
+        raise FileNotFoundError(f"no *.tar in {folder}{others}")
     with alone(out):
         if out.exists():
             _check_same(out, shards)
             print(f"{out} is there, with {sum(shard['samples'] for shard in read_shards(out)):,} samples.")
         else:
             _index(place, shards, out, workers)
+    if others:
+        print(f"not in the index{others}")
+
+
+def _said_of_others(names: list[str]) -> str:
+    """Of files that look like shards and are not read: how many, which, and what to do. Empty for none."""
+    shown = ", ".join(names[:MOST_EXAMPLES]) + (", ..." if len(names) > MOST_EXAMPLES else "")
+    todo = "only files that end in .tar and lie in the folder itself are read: unpack, rename or move them"
+    return f": {len(names):,} files that look like shards ({shown}); {todo}" if names else ""
 
 
 def _index(place: LocalFolder | RemoteFolder, shards: dict[str, int | None], out: Path, workers: int) -> None:

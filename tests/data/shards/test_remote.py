@@ -69,6 +69,12 @@ def test_an_index_of_a_url_is_that_of_the_folder(served, folder, tmp_path, names
     assert main(["index", url]) == 2 and "give --out" in capsys.readouterr().err
 
 
+def test_a_packed_shard_behind_a_url_is_named(served, folder):
+    (folder / "00004.tar").rename(folder / "00004.tar.gz")
+    assert RemoteFolder(served[0]).passed_over() == ["00004.tar.gz"]
+    assert RemoteFolder(f"{served[0]}/{{00000..00003}}.tar").passed_over() == []
+
+
 def data(tmp_path, shards: str, **more) -> LAION:
     sizes = dict(image_size=8, augment=True, batch_size=3, seed=4)
     return LAION(root=str(tmp_path), shards=shards, **sizes, **more)

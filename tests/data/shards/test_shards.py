@@ -263,6 +263,24 @@ def test_without_index_or_shards_it_says_what_to_do(folder, tmp_path):
         index_shards(tmp_path / "empty", workers=1)
 
 
+@pytest.mark.parametrize("name", ["00001.tar.gz", "00001.tgz", "00001.TAR", "00001.tar.zst", "more/00001.tar"])
+def test_what_looks_like_a_shard_and_is_not_read_is_named(folder, capsys, name):
+    (folder / "more").mkdir()
+    (folder / "00001.tar").rename(folder / name)
+    (folder / "00001.parquet").touch()
+    for _ in range(2):  # also where the index is there
+        index_shards(folder, workers=1)
+        said = capsys.readouterr().out
+        assert "9 samples" in said
+        assert f"not in the index: 1 files that look like shards ({name}); only files that end in .tar" in said
+    for shard in ("00000.tar", "00002.tar"):
+        (folder / shard).rename(folder / f"{shard}.gz")
+    with pytest.raises(
+        FileNotFoundError, match=r"no \*\.tar in .*cc: 3 files that look like shards \(00000\.tar\.gz, "
+    ):
+        index_shards(folder)
+
+
 def test_what_a_sample_needs_is_mapped(folder):
     index_shards(folder, workers=1)
     shards = Shards(folder)
