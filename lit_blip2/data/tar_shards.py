@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from lit_blip2.data.batches.pairs import ShardPairs
-from lit_blip2.data.module import PairData
+from lit_blip2.data.module import PairData, tell
 from lit_blip2.data.shards.folders import is_url, shard_folder
 from lit_blip2.data.shards.reader import INDEX, Shards
 
@@ -53,6 +53,8 @@ class TarShards(PairData):
         shards = Shards(folder, self.index, self.best, self.max_caption_words)
         if is_url(self.shards):
             self._check_cache(shards)
+        if newer := shards.newer():
+            tell(f"{len(newer)} shards are newer than {self.index}, such as {newer[0]}: `data index` compares the two")
         looks = self.image_size, self.augment, self.window, self.group, self.interpolation
         return ShardPairs(folder.name, shards, *looks)
 

@@ -47,6 +47,10 @@ class LocalFolder:
         """The shard as a file."""
         return self.place / name
 
+    def newer(self, date: float) -> list[str]:
+        """Names of the shards that were written after a date, in seconds as st_mtime."""
+        return [name for name in self.sizes() if self.path(name).stat().st_mtime > date]
+
     @contextmanager
     def at_hand(self, name: str) -> Iterator[Path]:
         """The shard as a file, and its _stats.json beside it if there is one, while they are read once."""
@@ -100,6 +104,10 @@ class RemoteFolder:
     def passed_over(self) -> list[str]:
         """What looks like a shard there and is none of `sizes`: packed, or with another ending."""
         return [] if self.names else _unread_shards(self._listed())
+
+    def newer(self, date: float) -> list[str]:
+        """None: what is downloaded has no date of its own."""
+        return []
 
     def _listed(self) -> dict[str, int | None]:
         """Name -> bytes of all that lies there."""

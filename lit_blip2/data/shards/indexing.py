@@ -8,6 +8,7 @@ two of which one would have to be guessed, is left out, counted by reason with e
 import json
 import os
 import tarfile
+import zlib
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
@@ -20,22 +21,24 @@ from rich.progress import track
 from lit_blip2.data.annotations.captions import clean_caption
 from lit_blip2.data.annotations.entries import Entry, once_each, read_json
 from lit_blip2.data.shards.folders import LocalFolder, RemoteFolder, is_url, shard_folder
-from lit_blip2.data.shards.reader import INDEX, read_shards
+from lit_blip2.data.shards.reader import INDEX, Shards, read_shards
 from lit_blip2.whole_files import alone
 
 IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
 MOST_EXAMPLES = 5
-ARRAYS = ("images.bin", "first.bin", "ends.bin", "captions.bin")
+ARRAYS = ("images.bin", "headers.bin", "first.bin", "ends.bin", "captions.bin")
 
 
 @dataclass
 class Listed:
-    """What a shard holds: of each sample its image's place, and its captions. left_out: reason -> count, examples.
+    """What a shard holds: of each sample its image's place and the CRC-32 of the header before it, and its captions.
+    left_out: reason -> count, examples.
     lost: samples among what was left out; the rest are captions that are empty beside others."""
 
     name: str
     bytes: int
     images: list[tuple[int, int]] = field(default_factory=list)
+    headers: list[int] = field(default_factory=list)
     captions: list[list[str]] = field(default_factory=list)
     left_out: dict[str, dict] = field(default_factory=dict)
     lost: int = 0
@@ -52,7 +55,7 @@ def index_shards(folder: str | Path, out: Path | None = None, workers: int = 0) 
     """Index the tar shards of a folder, such as img2dataset writes, so that training reads them by sample number.
 
     What is left out, and why, is printed, and kept in the index; files that look like shards and are none, such as
-    *.tar.gz, are named. An index that is there and fits is left.
+    *.tar.gz, are named. An index that is there and fits is left; shards that are newer are read again to see that.
 
     Args:
         folder: of *.tar; or a URL such as s3://bucket/cc3m or https://host/{00000..00331}.tar, of which each shard is
@@ -72,6 +75,7 @@ def index_shards(folder: str | Path, out: Path | None = None, workers: int = 0) 
     with alone(out):
         if out.exists():
             _check_same(out, shards)
+            _check_newer(place, out)
             print(f"{out} is there, with {sum(shard['samples'] for shard in read_shards(out)):,} samples.")
         else:
             _index(place, shards, out, workers)
@@ -199,6 +203,8 @@ def _add(listed: Listed, tar: tarfile.TarFile, key: str, members: list[tarfile.T
         return listed.leave_out("no caption, or an empty one", example)
     if empty := len(texts) - len(kept):
         listed.leave_out("caption that is empty beside others", example, empty, samples=0)
+    tar.fileobj.seek(images[0].offset_data - tarfile.BLOCKSIZE)
+    listed.headers.append(zlib.crc32(tar.fileobj.read(tarfile.BLOCKSIZE)))
     listed.images.append((images[0].offset_data, images[0].size))
     listed.captions.append(kept)
     return None
@@ -248,6 +254,8 @@ def _append(part: Path, shard: Listed) -> None:
     }
     with (part / "images.bin").open("ab") as file:
         np.array(shard.images, dtype=np.int64).tofile(file)
+    with (part / "headers.bin").open("ab") as file:
+        np.array(shard.headers, dtype=np.uint32).tofile(file)
     for name, lengths in counts.items():
         with (part / name).open("rb") as file:
             file.seek(-8, os.SEEK_END)
@@ -270,7 +278,8 @@ def _resume(part: Path, shards: dict[str, int | None]) -> int:
         file.write_bytes(whole[: whole.rfind(b"\n") + 1])  # its last line may have been begun
         lines = read_shards(part)
     begun = dict(list(shards.items())[: len(lines)])
-    if [line["name"] for line in lines] != list(begun) or _differing(lines, begun):
+    complete = all(set(line["sizes"]) == set(ARRAYS) for line in lines)
+    if not complete or [line["name"] for line in lines] != list(begun) or _differing(lines, begun):
         lines = []
     part.mkdir(parents=True, exist_ok=True)
     (part / "shards.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
@@ -292,7 +301,23 @@ def _differing(lines: list[dict], shards: dict[str, int | None]) -> list[str]:
 
 def _check_same(out: Path, shards: dict[str, int | None]) -> None:
     if differing := _differing(read_shards(out), shards):
-        raise ValueError(
-            f"{out} is of other shards: {len(differing)} differ, among them {differing[0]}. Remove {out} and run "
-            "this again"
-        )
+        raise _of_others(out, differing)
+
+
+def _check_newer(place: LocalFolder | RemoteFolder, out: Path) -> None:
+    """Read again what was written after the index: a tar is padded, so that its size may stay when captions change."""
+    known = Shards(place, out)
+    newer = known.newer()
+    listed = (list_shard(place, name) for name in track(newer, "newer shards"))
+    if differing := [each.name for each in listed if not known.holds(each.name, each.images, each.captions)]:
+        raise _of_others(out, differing)
+    for start in known.start_S[:-1].tolist() if isinstance(place, LocalFolder) else ():
+        known.image_bytes(start)  # raises for another header
+    if newer:
+        (out / "shards.jsonl").touch()
+
+
+def _of_others(out: Path, differing: list[str]) -> ValueError:
+    return ValueError(
+        f"{out} is of other shards: {len(differing)} differ, among them {differing[0]}. Remove {out} and run this again"
+    )

@@ -4,12 +4,14 @@ An index is a folder of memory-mapped arrays, so that a sample costs no memory o
 
     shards.jsonl    a line for each shard: name, bytes, samples, and what was left out, by reason, with examples
     images.bin      int64 [N, 2]: where in its shard an image begins, and how many bytes it has
+    headers.bin     uint32 [N]: the CRC-32 of the header before that image, which tells a shard that was rewritten
     first.bin       int64 [N + 1]: the captions of sample i are first[i] to first[i + 1]
     ends.bin        int64 [M + 1]: caption m is bytes ends[m] to ends[m + 1] of captions.bin
     captions.bin    UTF-8
 """
 
 import tarfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +57,8 @@ class Shards:
         self._check_unchanged()
         self.start_S = np.concatenate([[0], np.cumsum(self.sizes, dtype=np.int64)])
         self.images_N2 = _mapped(self.index / "images.bin").reshape(-1, 2)
+        headers = self.index / "headers.bin"  # which indexes of before have not
+        self.headers_N = _mapped(headers, np.uint32) if headers.exists() else None
         self.first_N = _mapped(self.index / "first.bin")
         self.texts = Strings.from_arrays(
             _mapped(self.index / "captions.bin", np.uint8), _mapped(self.index / "ends.bin")
@@ -81,12 +85,34 @@ class Shards:
         return decode_image(self.image_bytes(sample), _Name(self, sample))
 
     def image_bytes(self, sample: int) -> bytes:
-        """The image's file, as it stands in its shard. Raises UnreadableImageError for a shard that ends before it."""
+        """The image's file, as it stands in its shard.
+
+        Raises UnreadableImageError for a shard that ends before it, ValueError for one that was rewritten.
+        """
         begin, size = self.images_N2[sample].tolist()
-        data = self.folder.read(self.names[self._shard(sample)], begin, size)
+        shard = self.names[self._shard(sample)]
+        read = self.folder.read(shard, begin - tarfile.BLOCKSIZE, tarfile.BLOCKSIZE + size)
+        header, data = read[: tarfile.BLOCKSIZE], read[tarfile.BLOCKSIZE :]
         if len(data) < size:
             raise UnreadableImageError(self.name(sample), "truncated", f"{len(data)} of {size} bytes")
+        if self.headers_N is not None and zlib.crc32(header) != self.headers_N[sample]:
+            raise ValueError(
+                f"{self.folder}/{shard} holds another image at byte {begin:,} than when {self.index} was made: remove "
+                f"that folder and run `{self._way_to_index()}` again"
+            )
         return data
+
+    def holds(self, shard: str, images: list[tuple[int, int]], captions: list[list[str]]) -> bool:
+        """Whether the index has these of a shard: of each sample its image's place, and its captions."""
+        if shard not in self.names:
+            return not images
+        start, end = self.start_S[self.names.index(shard) :][:2].tolist()
+        texts = [[self.texts[m] for m in range(*self.first_N[sample : sample + 2])] for sample in range(start, end)]
+        return captions == texts and np.array_equal(self.images_N2[start:end], images)
+
+    def newer(self) -> list[str]:
+        """Shards on disk that were written after the index, by their dates, which a copy may have changed."""
+        return self.folder.newer((self.index / "shards.jsonl").stat().st_mtime)
 
     def name(self, sample: int) -> str:
         """Such as `00012.tar/000123456.jpg`: the header that stands before the image tells its name."""

@@ -2,19 +2,23 @@
 
 import io
 import json
+import os
 import pickle
 import tarfile
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from lit_blip2.data import tar_shards
 from lit_blip2.data.images import UnreadableImageError
 from lit_blip2.data.shards import indexing
 from lit_blip2.data.shards.folders import LocalFolder
 from lit_blip2.data.shards.indexing import index_shards, list_shard
 from lit_blip2.data.shards.reader import Shards, read_shards
+from lit_blip2.data.tar_shards import TarShards
 from lit_blip2.whole_files import alone
 
 
@@ -244,6 +248,50 @@ def test_a_shard_that_has_changed_is_an_error(folder):
     (folder / "00002.tar").unlink()
     with pytest.raises(ValueError, match=r"00002\.tar is gone"):
         Shards(folder)
+
+
+def rewritten(path: Path, samples: dict[str, dict[str, bytes]]) -> None:
+    size = path.stat().st_size
+    write_tar(path, samples)
+    assert path.stat().st_size == size
+    os.utime(path, (time.time() + 9, time.time() + 9))
+
+
+def test_an_image_is_not_given_the_text_of_another_after_a_shard_was_rewritten(tmp_path):
+    """Of one size: tars are padded."""
+    shown = {"dark": sample(10, "dark"), "light": sample(200, "light")}
+    path = write_tar(tmp_path / "0.tar", shown)
+    index_shards(tmp_path, workers=1)
+    rewritten(path, dict(reversed(shown.items())))
+    with pytest.raises(ValueError, match=r"0\.tar holds another image at byte 512 than when .*index was made: remove"):
+        Shards(tmp_path).image(0)
+    with pytest.raises(ValueError, match=r"1 differ, among them 0\.tar\. Remove"):
+        index_shards(tmp_path, workers=1)
+
+
+def test_captions_that_were_changed_after_the_index_are_seen(tmp_path):
+    path = write_tar(tmp_path / "0.tar", {"a": sample(10, "a bird"), "b": {"txt": b"no image"}})
+    write_tar(tmp_path / "1.tar", {"c": {"txt": b"no image"}})
+    index_shards(tmp_path, workers=1)
+    data = TarShards(root=str(tmp_path), shards=".", image_size=8, batch_size=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tar_shards, "tell", (told := []).append)
+        data.train_pairs()
+        assert not told
+        rewritten(path, {"a": sample(10, "a bird"), "b": {"txt": b"no image"}})  # a copy, with another date
+        data.train_pairs()
+    assert told == [f"1 shards are newer than {tmp_path / 'index'}, such as 0.tar: `data index` compares the two"]
+    index_shards(tmp_path, workers=1)
+    assert Shards(tmp_path).captions(0) == ["a bird"]
+    rewritten(path, {"a": sample(10, "a fish"), "b": {"txt": b"no image"}})
+    with pytest.raises(ValueError, match=r"1 differ, among them 0\.tar\. Remove"):
+        index_shards(tmp_path, workers=1)
+
+
+def test_an_index_without_headers_is_read(folder):
+    index_shards(folder, workers=1)
+    (folder / "index" / "headers.bin").unlink()
+    assert Shards(folder).image(11).size == (6, 4)
 
 
 def test_an_unreadable_image_is_named(tmp_path):
