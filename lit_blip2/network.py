@@ -16,6 +16,7 @@ from lit_blip2.model.lora import lora_settings
 from lit_blip2.objectives.joint import Joint
 from lit_blip2.objectives.stage1 import Stage1
 from lit_blip2.objectives.stage2 import Stage2
+from lit_blip2.refusals import reason
 from lit_blip2.settings import settings
 
 # The annotations of `net` in this package's own modules, so that `params` and `ask` need not import Lightning.
@@ -59,7 +60,9 @@ def build_net(experiment: Experiment) -> nn.Module:
     try:
         return parser.instantiate(parser.parse_object({"net": parts})).net
     except (ArgumentError, ValueError) as error:
-        raise ValueError(f"{experiment.source}: the settings of the network do not fit: {error}") from error
+        raise ValueError(
+            f"{experiment.source}: the settings of the network do not fit: {reason(str(error))}"
+        ) from error
 
 
 class NoDraws(TorchFunctionMode):

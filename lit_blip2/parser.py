@@ -1,6 +1,5 @@
 """The command line's parser: what every experiment shares, filled in behind what its YAML and the arguments say."""
 
-import re
 import sys
 from functools import cache
 from pathlib import Path
@@ -11,7 +10,7 @@ from jsonargparse import ArgumentParser, Namespace, get_loader, set_loader
 from lightning import Callback
 from lightning.pytorch.cli import LightningArgumentParser
 
-from lit_blip2.refusals import SHOW_TRACEBACKS, tracebacks_shown
+from lit_blip2.refusals import SHOW_TRACEBACKS, reason, tracebacks_shown
 
 # The Trainer's defaults in this suite.
 TRAINER = {
@@ -61,21 +60,6 @@ class SuiteParser(LightningArgumentParser):
             super().error(message, ex)
         print(f"error: {reason(message)}", file=sys.stderr)
         self.exit(2)
-
-
-def reason(complaint: str) -> str:
-    """What is wrong, in one line: the setting, the class that it is an argument of, and jsonargparse's first innermost
-    complaint about it."""
-    nested = re.search(r"Errors:\n\s*- (.*?)(?:\n\s*- Expected a <class 'NoneType'>|\Z)", complaint, re.DOTALL)
-    lines = [line.strip() for line in (nested[1] if nested else complaint).strip().splitlines()]
-    last = lines[-1].split("callable class: ")[-1].split(". Got value: Namespace")[0]
-    if kinds := [found[1] for line in lines if (found := re.fullmatch(r"(?:- )?Expected an? (.*)", line))]:
-        given = re.findall(r"Given value: (?!Nested|Namespace)(.*)", complaint)[:1]
-        last = f"expected {' or '.join(kinds)}" + "".join(f", got {value}" for value in given)
-        last = re.sub(r"<class '([\w.]+)'>", r"\1", last).replace("typing.", "").replace(". Got value:", ", got")
-    key = ".".join(re.findall(r'Parser key "([^"]+)":', complaint))
-    classes = [found[1] for line in lines if (found := re.match(r"Problem with given class_path '(.+)':", line))]
-    return ": ".join([*filter(None, [key]), *classes[-1:], last])
 
 
 def config_files(config: Namespace) -> list[Path]:

@@ -40,6 +40,21 @@ def tracebacks_shown() -> bool:
     return os.environ.get(SHOW_TRACEBACKS, "").lower() == "true"
 
 
+def reason(complaint: str) -> str:
+    """What is wrong, in one line: the setting, the class that it is an argument of, and jsonargparse's first innermost
+    complaint about it."""
+    nested = re.search(r"Errors:\n\s*- (.*?)(?:\n\s*- Expected a <class 'NoneType'>|\Z)", complaint, re.DOTALL)
+    lines = [line.strip() for line in (nested[1] if nested else complaint).strip().splitlines()]
+    last = lines[-1].split("callable class: ")[-1].split(". Got value: Namespace")[0]
+    if kinds := [found[1] for line in lines if (found := re.fullmatch(r"(?:- )?Expected an? (.*)", line))]:
+        given = re.findall(r"Given value: (?!Nested|Namespace)(.*)", complaint)[:1]
+        last = f"expected {' or '.join(kinds)}" + "".join(f", got {value}" for value in given)
+        last = re.sub(r"<class '([\w.]+)'>", r"\1", last).replace("typing.", "").replace(". Got value:", ", got")
+    key = ".".join(re.findall(r'Parser key "([^"]+)":', complaint))
+    classes = [found[1] for line in lines if (found := re.match(r"Problem with given class_path '(.+)':", line))]
+    return ": ".join([*filter(None, [key]), *classes[-1:], last])
+
+
 def _raised_by(error: BaseException) -> str:
     """The name of the module whose `raise` made an error; empty where it came out of a call, such as int("x")."""
     if not (frames := list(_frames(error))):

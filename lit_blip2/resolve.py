@@ -24,7 +24,7 @@ from lit_blip2.cli import SuiteCLI, build
 from lit_blip2.evaluation.pope import TYPE as POPE
 from lit_blip2.evaluation.vqa import type_metric
 from lit_blip2.network import NoDraws
-from lit_blip2.parser import reason
+from lit_blip2.refusals import reason
 
 
 class ParserOnly(SuiteCLI):

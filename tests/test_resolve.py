@@ -7,7 +7,8 @@ from io import StringIO
 
 import pytest
 
-from lit_blip2.resolve import main, reason
+from lit_blip2.refusals import reason
+from lit_blip2.resolve import main
 
 
 @pytest.fixture(scope="module")

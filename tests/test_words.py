@@ -105,7 +105,7 @@ def experiment(tmp_path):
 
 
 def test_data_check_says_and_refuses(experiment, capsys):
-    assert experiment() == 2
+    assert experiment() == 1
     said, error = capsys.readouterr()
     assert "57.1% of 7 words of captions are unknown to the tokenizer of the Q-Former (coffee, on, some" in said
     assert "data.max_unknown_words is 0.5" in error and "looked at 2 of 2 images" in said

@@ -9,6 +9,7 @@ from jsonargparse import ArgumentParser
 from lit_blip2.commands.check import check
 from lit_blip2.commands.features import features
 from lit_blip2.commands.mini import make_mini, make_models
+from lit_blip2.data.experiment import is_setting
 from lit_blip2.data.shards.indexing import index_shards
 from lit_blip2.data.shards.packing import pack
 
@@ -36,24 +37,25 @@ def parser() -> ArgumentParser:
 
 
 def main(arguments: list[str]) -> int:
-    """Parse and run; 0, or 2 for what cannot be done, with the reason."""
+    """Parse and run; 0, 1 for data with faults, or 2 for what cannot be done, with the reason."""
     made = parser()
     given = made.instantiate_classes(made.parse_args(configs_joined(arguments)))
     try:
-        COMMANDS[given.subcommand](**given[given.subcommand])
+        return COMMANDS[given.subcommand](**given[given.subcommand]) or 0
     except (ValueError, OSError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    return 0
 
 
 def configs_joined(arguments: list[str]) -> list[str]:
-    """Every `--config FILE` as one list of files, as `fit` takes several."""
-    rest, files, following = [], [], iter(arguments)
+    """Every `--config FILE`, and every setting of the experiment behind them, as one list, as `fit` takes them."""
+    rest, configs, following = [], [], iter(arguments)
     for argument in following:
         name, equals, value = argument.partition("=")
         if name == "--config":
-            files.append(value if equals else next(following, ""))
+            configs.append(value if equals else next(following, ""))
+        elif is_setting(argument):
+            configs.append(argument if equals else f"{name}={next(following, '')}")
         else:
             rest.append(argument)
-    return [*rest[:1], f"--config={json.dumps(files)}", *rest[1:]] if files else rest
+    return [*rest[:1], f"--config={json.dumps(configs)}", *rest[1:]] if configs else rest

@@ -16,14 +16,17 @@ from rich.table import Table
 
 from lit_blip2.data.annotations.binding import Pairs
 from lit_blip2.data.annotations.captions import Captions
+from lit_blip2.data.annotations.entries import noting
 from lit_blip2.data.annotations.questions import Questions
 from lit_blip2.data.annotations.strings import Strings
 from lit_blip2.data.batches.evaluation import Pixels
 from lit_blip2.data.batches.pairs import FilePairs, MixedPairs, PairSource, ShardPairs, sources_in
 from lit_blip2.data.faults import MOST_EXAMPLES
 from lit_blip2.data.images import UnreadableImageError, decode_image, read_file
+from lit_blip2.data.mixture import Mixture
 from lit_blip2.data.module import PairData
 
+Tables = dict[str, dict[str, Captions | Questions | Pairs]]
 CHUNK = 64  # samples that a process reads at a time
 
 
@@ -72,21 +75,34 @@ class CheckReport:
         return len(digests) - len(np.unique(digests))
 
 
+def read_files(data: PairData, faults: list[str]) -> tuple[PairSource | None, Tables]:
+    """What a data module trains on, and split -> task -> table of what it evaluates on, of all files that can be read.
+    faults: gets a line for each that cannot."""
+    tables = {split: data.read(split, faults) for split in ("val", "test") if data.tasks(split)}
+    if isinstance(data, Mixture):
+        return data.train_pairs(faults), tables
+    source = None
+    with noting(faults, data.train_files()):
+        source = data.train_pairs()
+    return source, tables
+
+
 def check_images(
     data: PairData,
-    source: PairSource,
-    tables: dict[str, dict[str, Captions | Questions | Pairs]],
+    source: PairSource | None,
+    tables: Tables,
     experiment: str,
     sample: int | None = None,
     workers: int = 0,
 ) -> None:
     """Look at all images of a data module, or a sample of them, and at the captions to train on; print what there is.
 
-    Args: source: what it trains on. tables: split -> task -> table, as it reads them. experiment: its name. sample,
-    workers: see the command. Raises ValueError where something is wrong.
+    Args: source: what it trains on, if that can be read. tables: split -> task -> table, as it reads them. experiment:
+    its name. sample, workers: see the command. Raises ValueError where something is wrong.
     """
-    pairs_of = sources_in(source)
-    check_texts(source)
+    pairs_of = [] if source is None else sources_in(source)
+    if source is not None:
+        check_texts(source)
     evaluated = [
         Images(split, data.pixels(split), data.named_images(split, read).values()) for split, read in tables.items()
     ]

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from lit_blip2.data.annotations.entries import noting
 from lit_blip2.data.batches.pairs import MixedPairs
 from lit_blip2.data.module import PairData
 
@@ -44,8 +45,14 @@ class Mixture(PairData):
     def train_sections(self) -> list[str]:
         return [f"train_{name}" for name in self.sources]
 
-    def train_pairs(self) -> MixedPairs:
-        for source in self.sources.values():
+    def train_pairs(self, faults: list[str] | None = None) -> MixedPairs | None:
+        """faults: gets what is wrong with each source, which is then left out; without it, that is raised. None where
+        no source is left."""
+        pairs, weights = {}, self.weights
+        for name, source in self.sources.items():
             source.image_size, source.interpolation = self.image_size, self.interpolation
-        pairs = {name: source.train_pairs() for name, source in self.sources.items()}
-        return MixedPairs(pairs, self.weights)
+            with noting(faults, source.train_files()):
+                pairs[name] = source.train_pairs()
+        if pairs and faults and weights:
+            weights = {name: weight for name, weight in weights.items() if name in pairs}
+        return MixedPairs(pairs, weights) if pairs else None

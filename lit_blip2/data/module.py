@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from lit_blip2.config import MAX_UNKNOWN_WORDS
 from lit_blip2.data.annotations.binding import Pairs, read_binding
 from lit_blip2.data.annotations.captions import Captions, read_captions
+from lit_blip2.data.annotations.entries import noting
 from lit_blip2.data.annotations.questions import Questions, question_types, read_questions
 from lit_blip2.data.annotations.strings import Strings
 from lit_blip2.data.batches.evaluation import Features, Pixels, is_flat, own_name
@@ -354,17 +355,22 @@ class PairData(L.LightningDataModule):
         if missing := [str(path) for path in paths if not path.exists()]:
             raise FileNotFoundError(f"missing: {', '.join(missing)}. {HOW_TO_GET}")
 
-    def read(self, split: str) -> dict[str, Captions | Questions | Pairs]:
-        """task -> table of a split to evaluate on, for those that have a file."""
+    def read(self, split: str, faults: list[str] | None = None) -> dict[str, Captions | Questions | Pairs]:
+        """task -> table of a split to evaluate on, for those that have a file. faults: gets what is wrong with each
+        file, whose table is then left out; without it, that is raised."""
         tables: dict[str, Captions | Questions | Pairs] = {}
         files: dict[int, str] = {}
         if path := self.captions[split]:
-            captions = tables["caption"] = read_captions(self.root / path, split, self.max_caption_words)
-            files = dict(zip(captions.image_ids.tolist(), captions.files))
+            with noting(faults):
+                captions = tables["caption"] = read_captions(self.root / path, split, self.max_caption_words)
+                files = dict(zip(captions.image_ids.tolist(), captions.files))
         if self.vqa[split]:
-            tables["vqa"] = read_questions(*self.files_of(self.vqa[split]), files, unanswered=split == "test")
+            named = self.files_of(self.vqa[split])
+            with noting(faults, named):
+                tables["vqa"] = read_questions(*named, files, unanswered=split == "test")
         if path := self.binding[split]:
-            tables["binding"] = read_binding(self.root / path, self.max_caption_words)
+            with noting(faults):
+                tables["binding"] = read_binding(self.root / path, self.max_caption_words)
         swapped = [tables["binding"].swapped_files] if "binding" in tables else []
         self.files[split] = [*(table.files for table in tables.values()), *swapped]
         return tables

@@ -6,12 +6,14 @@ its values from an `Entry`, so that an error names the file, the entry, the key 
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from lit_blip2.data.annotations.ids import ID_SPACE, Name, image_number
 
+MISSING = "missing: "  # how the line of a file that is not there begins
 MOST_SHOWN = 60  # characters of a wrong value in a message
 _FRACTION = r"[-+][0-9.]+|[0-9]*\.[0-9]*"  # of a text: no id; 54e91 is one of OpenImages
 _NEEDED: Any = object()  # the default of what must be there
@@ -156,6 +158,26 @@ def listed_entries(values: Any, path: str | Path) -> list[Entry]:
     if not isinstance(values, list):
         raise ValueError(f"{path}: must be a list, and is {shown(values)}")
     return [Entry(each, path, ("", number)) for number, each in enumerate(values, 1)]
+
+
+@contextmanager
+def noting(faults: list[str] | None, files: Iterable[Path | None] = ()) -> Iterator[None]:
+    """Add what is wrong with files to a list, a line each, instead of ending there; without a list it is raised.
+
+    files: all that are read. Reading ends at the first that is faulty, so of the others it is seen whether they are
+    there and hold JSON.
+    """
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        if faults is None:
+            raise
+        said = f"{MISSING}{error.filename}" if isinstance(error, FileNotFoundError) and error.filename else str(error)
+        faults.append(said)
+        for file in files:
+            if file is not None and str(file) not in said and (not file.exists() or file.suffix == ".json"):
+                with noting(faults):
+                    read_json(file)
 
 
 def shown(value: Any) -> str:

@@ -22,13 +22,14 @@ from lit_blip2.data.shards.reader import Shards
 from lit_blip2.whole_files import alone, written_whole
 
 
-def pack(config: list[Path], out: Path, samples: int = 1000, workers: int = 0) -> None:
+def pack(config: list[str], out: Path, samples: int = 1000, workers: int = 0) -> None:
     """Write what an experiment trains on as tar shards with an index; lit_blip2.data.tar_shards.TarShards reads them.
 
     Shards that are there are left: an interrupted run goes on. Of a mixture each source is a folder in OUT.
 
     Args:
-        config: the experiment, a YAML file with `data`; given again, files that change it.
+        config: the experiment, a YAML file with `data`; given again, files that change it. Settings
+            behind it change it too, such as --data.root=DIR.
         out: folder to write.
         samples: of a shard.
         workers: processes that write; 0: one for each core.
