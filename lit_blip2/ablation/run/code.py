@@ -1,8 +1,14 @@
 """The files of code behind the classes that a config names, wherever they lie: found and read, never imported.
 
-Of a class of one's own these are its module, the packages around it, what these import from beside them or from
-elsewhere outside the installed libraries, and files that they name in a string, such as a table of words: beside them,
-or below the working folder.
+Of a class of one's own these are
+
+- all Python files of its package, since a package may import its parts by names that it makes up; of a module that is
+  in no package, itself;
+- what these files import from elsewhere outside the installed libraries, also where they put a folder on the path;
+- the files that their strings name, such as a table of words: "words.txt", "tables/*.txt", f"words_{language}.txt", a
+  folder, or a suffix such as ".json". They lie beside the module, up to two folders above it, or below the working
+  folder.
+
 Of an installed library it is its own package alone; those whose versions a sweep keeps have none to be read.
 """
 
@@ -11,9 +17,10 @@ import importlib.util
 import os
 import re
 import sysconfig
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import cache
-from importlib.machinery import ModuleSpec, PathFinder
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,56 +30,48 @@ LIBRARIES = ("torch", "torchvision", "lightning", "transformers", "timm", "numpy
 PATHS = ("stdlib", "platstdlib", "purelib", "platlib")
 INSTALLED = tuple(os.path.realpath(sysconfig.get_path(name)) for name in PATHS)
 LONGEST_NAME = 200  # of a file that a string may name
+LARGEST = 2**20  # bytes of a file that no string names in full
+DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 
 
 class Reads(NamedTuple):
-    """What a file of code leads to: dotted names that it imports, modules beside it that it imports by a dot, and files
-    that its strings name."""
+    """What a file of code leads to: dotted names of modules that it imports or names, folders that may be on the path
+    when it does, and files that its strings name."""
 
     names: list[str]
-    modules: list[Path]
-    others: list[Path]
+    folders: list[Path]
+    files: list[Path]
 
 
 def code_files(config: Any, package: Path) -> list[Path]:
-    """The files of code that a resolved config leads to, those of `package` and of LIBRARIES left out."""
-    names = sorted(text for text in strings(config) if re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)+", text))
-    left_out = (package.name, *LIBRARIES)
-    waiting = [(file, name.split(".")[0]) for name in names for file in files_of(name)]
-    found: set[Path] = set()
-    while waiting:
-        file, top = waiting.pop()
-        if top in left_out or file in found:
+    """The files that a resolved config leads to, those of `package` and of LIBRARIES left out."""
+    named = sorted(text for text in strings(config) if DOTTED.fullmatch(text))
+    waiting = [file for name in named for file in _modules(name, [], package)]
+    found = {file: None for file in waiting}
+    for file in waiting:  # grows by what is found
+        if file.suffix != ".py" or _is_installed(file):
             continue
-        found.add(file)
         reads = _reads(file, file.stat().st_mtime_ns)
-        found |= set(reads.others)
-        waiting += [(each, top) for each in reads.modules]
-        imported = [(each, name.split(".")[0]) for name in reads.names for each in files_of(name)]
-        waiting += [(each, own) for each, own in imported if own == top or not _is_installed(each)]
+        modules = [each for name in reads.names for each in _modules(name, reads.folders, package)]
+        new = [each for each in [*reads.files, *modules] if each not in found and not _is_installed(each)]
+        found |= dict.fromkeys(new)
+        waiting += dict.fromkeys(new)
     return sorted(found)
 
 
-def files_of(name: str) -> list[Path]:
-    """The files that are run to import a dotted name, as far as it is one: packages first, then the module."""
-    first, *rest = name.split(".")
-    spec = _spec(first)
-    files = [] if spec is None else [spec.origin]
-    places = list(spec.submodule_search_locations or []) if spec else []
-    for part in rest:
-        spec = PathFinder.find_spec(part, places) if places else None
-        if spec is None:
-            break
-        files.append(spec.origin)
-        places = list(spec.submodule_search_locations or [])
-    return [Path(os.path.realpath(file)) for file in files if file and file.endswith(".py")]
-
-
-def _spec(top: str) -> ModuleSpec | None:
-    """Where a module without dots lies: here first, as for a command that is started here."""
-    with suppress(ImportError, ValueError):
-        return PathFinder.find_spec(top, [os.getcwd()]) or importlib.util.find_spec(top)
-    return None
+def _modules(name: str, folders: list[Path], package: Path) -> list[Path]:
+    """The Python files of the package, or the file of the module, that a dotted name begins with."""
+    top = name.split(".")[0]
+    if not top or top in (package.name, *LIBRARIES):
+        return []
+    spec = None
+    with suppress(ImportError, ValueError):  # a command finds first what lies where it is started
+        spec = PathFinder.find_spec(top, [os.getcwd(), *map(str, folders)]) or importlib.util.find_spec(top)
+    if spec is None:
+        return []
+    if spec.submodule_search_locations is None:
+        return [Path(spec.origin)] if spec.origin and spec.origin.endswith(".py") else []
+    return sorted(file for place in spec.submodule_search_locations for file in Path(place).rglob("*.py"))
 
 
 @cache
@@ -82,47 +81,61 @@ def _reads(file: Path, written: int) -> Reads:
         nodes = list(ast.walk(ast.parse(file.read_bytes())))
     except (SyntaxError, ValueError):  # whoever runs it will say so
         return Reads([], [], [])
-    names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
-    modules: list[Path] = []
-    for node in [node for node in nodes if isinstance(node, ast.ImportFrom)]:
-        # What is imported from a module may be a module itself.
-        below = [".".join(filter(None, (node.module, alias.name))) for alias in node.names]
-        if node.level:
-            modules += [each for name in below for each in _modules(file.parents[node.level - 1], name)]
-        else:
-            names += below
-    texts = {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
-    texts = {text for text in texts if 0 < len(text) < LONGEST_NAME and text.isprintable()}
-    if not _is_installed(file):  # a string may name a module too, for importlib.import_module
-        names += [text for text in texts if re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*", text)]
-        modules += [each for text in texts if text[0] == "." for each in _modules(file.parent, text[1:])]
-        places = [file.parent, Path.cwd()]  # a sweep's commands start where it does
-    else:
-        places = [file.parent]
-    return Reads(sorted(set(names)), modules, [each for place in places for each in _named_files(place, texts)])
+    texts = {text for node in nodes for text in _texts(node) if 0 < len(text) < LONGEST_NAME and text.isprintable()}
+    names = {name for node in nodes for name in _imported(node)} | {text for text in texts if DOTTED.fullmatch(text)}
+    folders = [file.parent, *(file.parent / text for text in texts if (file.parent / text).is_dir())]
+    return Reads(sorted(names), folders, _named_files(file, texts))
 
 
-def _named_files(folder: Path, texts: set[str]) -> list[Path]:
-    """Files below a folder whose path the texts give, whole or joined part by part: "tables" and "words.txt"."""
-    places, files = [folder], []
-    for place in places:  # grows by the folders that are found
-        found = [place / text for text in texts]
-        files += [each for each in found if each.is_file()]
-        places += [each for each in found if each not in places and _is_below(each, folder)]
-    return files
+def _imported(node: ast.AST) -> list[str]:
+    """Names of modules that a statement imports, or a call of import_module. Imports by a dot stay in the package."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom):
+        return [] if node.level else [node.module]
+    if isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+        by = getattr(node.func, "attr", getattr(node.func, "id", ""))
+        return [node.args[0].value] if by in ("import_module", "__import__") else []
+    return []
 
 
-def _modules(folder: Path, name: str) -> list[Path]:
-    """The files that are run to import a dotted name from a folder."""
-    files, place = [folder / "__init__.py"], folder
-    for part in name.split("."):
-        files += [place / f"{part}.py", place / part / "__init__.py"]
-        place = place / part
-    return [each for each in files if each.is_file()]
+def _texts(node: ast.AST) -> Iterator[str]:
+    """The string that a node is; of one with gaps a pattern that has a * for each."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        yield node.value
+    elif isinstance(node, ast.JoinedStr):
+        yield "".join(part.value if isinstance(part, ast.Constant) else "*" for part in node.values)
+
+
+def _named_files(file: Path, texts: set[str]) -> list[Path]:
+    """Files that the texts of a module name, whole or joined part by part: "tables" and "words.txt"."""
+    above = [folder for folder in file.parents[1:3] if folder != folder.parent]
+    places = [file.parent, *above, Path.cwd()]
+    found: list[Path] = []
+    for place in places:  # grows by the folders that are found beside the module
+        inner = [place / text for text in texts if "*" not in text]
+        found += inner
+        places += [each for each in inner if each not in places and _is_below(each, file.parent)]
+    below = [place for place in places if _is_below(place, file.parent)]
+    patterns = [text for text in texts if "*" in text.strip("*/.") or text.startswith("*.")]
+    patterns += [f"*{text}" for text in texts if re.fullmatch(r"\.\w+", text)]
+    listed = [each for place in below for each in place.iterdir()]
+    listed += [each for place in [file.parent, *below] for text in patterns for each in _matching(place, text)]
+    return sorted({each for each in found if each.is_file()} | set(_small(listed)))
+
+
+def _matching(folder: Path, pattern: str) -> list[Path]:
+    with suppress(ValueError, NotImplementedError):  # an absolute one, or two stars that are no pattern
+        return list(folder.glob(pattern))
+    return []
+
+
+def _small(files: Iterable[Path]) -> list[Path]:
+    return [each for each in files if each.is_file() and each.stat().st_size <= LARGEST and each.suffix != ".pyc"]
 
 
 def _is_installed(file: Path) -> bool:
-    return str(file).startswith(INSTALLED)
+    return os.path.realpath(file).startswith(INSTALLED)
 
 
 def _is_below(path: Path, folder: Path) -> bool:

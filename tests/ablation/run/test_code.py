@@ -21,6 +21,7 @@ def here(tmp_path, monkeypatch):
         "mine/words.yaml": "[a]",
         "mine/unused.py": "",
         "helper.py": "",
+        "other.py": "",
     }.items():
         file = tmp_path / name
         file.parent.mkdir(exist_ok=True)
@@ -29,9 +30,9 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_they_are_the_class_and_what_it_imports_from_beside_it(here):
+def test_they_are_the_classs_package_and_what_it_imports_from_elsewhere(here):
     found = {str(file.relative_to(here)) for file in code_files(CONFIG, fingerprint.PACKAGE)}
-    beside = {"gains.py", "layers.py", "words.yaml", "bridges.py", "__init__.py"}
+    beside = {"gains.py", "layers.py", "words.yaml", "bridges.py", "unused.py", "__init__.py"}
     assert found == {f"mine/{name}" for name in beside} | {"helper.py"}
     others = ["lit_blip2.lit.LitStage1", "torch.nn.GELU", "a photo of.", "data/mini"]
     assert code_files(others, fingerprint.PACKAGE) == []
@@ -40,13 +41,13 @@ def test_they_are_the_class_and_what_it_imports_from_beside_it(here):
 def test_without_a_package_file_a_folder_is_one_all_the_same(here):
     Path("mine/__init__.py").unlink()
     found = {file.name for file in code_files(CONFIG, fingerprint.PACKAGE)}
-    assert found == {"gains.py", "layers.py", "words.yaml", "bridges.py", "helper.py"}
+    assert found == {"gains.py", "layers.py", "words.yaml", "bridges.py", "unused.py", "helper.py"}
 
 
 @pytest.mark.parametrize("name", ["mine/bridges.py", "mine/layers.py", "mine/gains.py", "mine/words.yaml", "helper.py"])
 def test_an_edit_in_any_of_them_counts(here, name):
     before = fingerprint.code(CONFIG)
-    Path("mine/unused.py").write_text("x = 1\n")
+    Path("other.py").write_text("x = 1\n")
     assert fingerprint.code(CONFIG) == before != ""
     Path(name).write_text(Path(name).read_text() + "\n# edited\n")
     assert fingerprint.code(CONFIG) != before
@@ -56,21 +57,44 @@ def test_an_edit_in_any_of_them_counts(here, name):
 def test_files_by_joined_parts_and_modules_by_their_names_count(here):
     for name, text in {
         "mine/tables/en/w.txt": "a",
-        "mine/tables/other.txt": "b",
+        "mine/lists/other.txt": "b",
         "lists/names.json": "[]",
+        "shared.txt": "",
         "plugin.py": "",
-        "mine/late.py": "",
+        "mine/words_en.tsv": "",
+        "mine/a.vocab": "",
+        "mine/key.json": "{}",
+        "mine/third/lib.py": "",
         "mine/gains.py": """
-import importlib, os
+import importlib, sys
 from pathlib import Path
-T = (Path(__file__).parent / "tables" / "en" / "w.txt").read_text()
-P, L = importlib.import_module("plugin"), importlib.import_module(".late", __package__)
-HERE = Path(".") / ".." / "/"
+HERE = Path(__file__).parent
+T = (HERE / "tables" / "en" / "w.txt").read_text(), (HERE.parent / "shared.txt").read_text()
+P = importlib.import_module("plugin")
 N = Path("lists/names.json").read_text()  # from the working folder
+def words(language): return (HERE / f"words_{language}.tsv").read_text(), (HERE / (language + ".json"))
+V = list(HERE.glob("*.vocab"))
+sys.path.insert(0, str(HERE / "third"))
+import lib
+UP = Path(".") / ".." / "/"
 """,
     }.items():
         Path(name).parent.mkdir(exist_ok=True, parents=True)
         Path(name).write_text(text)
     found = {str(file.relative_to(here)) for file in code_files(CONFIG, fingerprint.PACKAGE)}
-    assert found >= {"mine/tables/en/w.txt", "plugin.py", "mine/late.py", "lists/names.json"}
-    assert not found & {"mine/tables/other.txt", "mine/unused.py"}
+    assert found >= {
+        "mine/tables/en/w.txt", "plugin.py", "lists/names.json", "shared.txt", "mine/words_en.tsv", "mine/a.vocab",
+        "mine/key.json", "mine/third/lib.py",
+    }  # fmt: skip
+    assert not found & {"mine/lists/other.txt", "other.py"}
+
+
+def test_a_module_behind_a_link_reads_what_lies_beside_the_link(here):
+    Path("real").mkdir()
+    Path("real/wide.py").write_text(
+        "from pathlib import Path\nT = Path(__file__).with_name('w.txt')\nclass Wide: ...\n"
+    )
+    Path("mine/wide.py").symlink_to(here / "real/wide.py")
+    Path("mine/w.txt").write_text("a")
+    found = code_files({"class_path": "mine.wide.Wide"}, fingerprint.PACKAGE)
+    assert here / "mine/w.txt" in found and here / "mine/wide.py" in found
