@@ -10,7 +10,8 @@ from lightning import LightningDataModule
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from lit_blip2.config import read
+from lit_blip2.config import Experiment, read
+from lit_blip2.evaluation.rules import differing, folder_name, kept_rules, rules_of
 from lit_blip2.lit.callbacks import HParams, MetricsFile, Pictures, StopOnNonFinite
 from lit_blip2.lit.module import LitBLIP2
 from lit_blip2.parser import HELP, TRAINER, SuiteParser, config_files
@@ -27,8 +28,8 @@ class SuiteCLI(LightningCLI):
         self.config = parser.parse_args(args)
 
     def before_instantiate_classes(self) -> None:
-        """Evaluation of a checkpoint writes into that run's folder, or one in it (`_test_set`), unless the logger names
-        a version; a folder stands for its newest checkpoint."""
+        """Evaluation of a checkpoint writes into that run's folder, or one in it (`_test_set`, `_by_rules`), unless the
+        logger names a version; a folder stands for its newest checkpoint."""
         config = self.config[self.subcommand]
         if self.subcommand in EVALUATIONS and config.get("ckpt_path") is None:
             raise SystemExit(
@@ -42,13 +43,23 @@ class SuiteCLI(LightningCLI):
         unplaced = hasattr(logger, "init_args") and logger.init_args.get("version") is None
         if self.subcommand in EVALUATIONS and (run / CONFIG).exists() and unplaced:
             logger.init_args.save_dir = str(run.parent.parent)
-            logger.init_args.name, logger.init_args.version = run.parent.name, str(Path(run.name, *self._test_set()))
+            place = self._by_rules(run.joinpath(*self._test_set()))
+            logger.init_args.name, logger.init_args.version = run.parent.name, str(place.relative_to(run.parent))
 
     def _test_set(self) -> list[str]:
         """The name of the last file behind the experiment that chooses what to test on: test sets of one run keep
         apart. Parsed settings do not tell which file they came from, so the files are asked."""
         files = config_files(self.config.test)[1:] if self.subcommand == "test" else []
         return [file.stem for file in files if TESTED & read(file).data.keys()][-1:]
+
+    def _by_rules(self, folder: Path) -> Path:
+        """Where to test: a folder, or one in it where it holds a test by other rules, such as scoring=lavis."""
+        if self.subcommand != "test":
+            return folder
+        ours = rules_of(Experiment(self.config.test.as_dict(), "this test"))
+        while other := differing(kept_rules(folder), ours):
+            folder /= folder_name({name: value for name, (_, value) in other.items()})
+        return folder
 
     def after_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]

@@ -1,15 +1,16 @@
 """`compare`: what differs between the tests of two runs, item by item."""
 
-import json
 import sys
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from lit_blip2.evaluation.items import FILE, Items, paired_interval, read_items
-from lit_blip2.evaluation.predictions import DECODING, SCORING
+from lit_blip2.evaluation.rules import SCORING, differing, of_metric, read_rules, told
 
 HELP = """Compare the tests of two runs on the same questions, captions and images, pair by pair.
 
@@ -28,7 +29,8 @@ def main(arguments: list[str]) -> int:
     given = parser.parse_args(arguments)
     try:
         first, second = find_items(given.first), find_items(given.second)
-        check_scoring(first, second)
+        other = differing(read_rules(first.parent), read_rules(second.parent))
+        check_scoring(other)
         rows = compared(read_items(first), read_items(second))
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -42,6 +44,8 @@ def main(arguments: list[str]) -> int:
         metrics = [f"{row[key]:.4f}" for key in ("first", "second")]
         table.add_row(name, *metrics, f"{row['difference']:+.4f}", f"{low:+.4f} to {high:+.4f}", verdict)
     Console(width=None if sys.stdout.isatty() else 140).print(table)
+    if shown := {name: each for metric in rows for name, each in of_metric(other, metric).items()}:
+        print(f"A and B were made by other rules: {told(shown)}")
     return 0
 
 
@@ -55,18 +59,10 @@ def find_items(run: Path) -> Path:
     return found[-1]
 
 
-def check_scoring(first: Path, second: Path) -> None:
+def check_scoring(other: Mapping[str, tuple[Any, Any]]) -> None:
     """Raises ValueError where two tests read captions or answers by other rules."""
-    rules = []
-    for items in (first, second):
-        decoding = items.with_name(DECODING)
-        given = json.loads(decoding.read_text(encoding="utf-8")).get(SCORING, {}) if decoding.exists() else {}
-        rules.append({"answers": "official"} | given)  # before there was a choice
-    shared = rules[0].keys() & rules[1].keys()
-    if differing := [
-        f"{name}: {rules[0][name]} and {rules[1][name]}" for name in sorted(shared) if rules[0][name] != rules[1][name]
-    ]:
-        raise ValueError(f"the two were scored by other rules, {'; '.join(differing)}: test one of them again")
+    if scored := {name: other[name] for name in SCORING if name in other}:
+        raise ValueError(f"the two were scored by other rules, {told(scored)}: test one of them again")
 
 
 def compared(first: dict[str, Items], second: dict[str, Items]) -> dict[str, dict[str, float]]:

@@ -25,7 +25,6 @@ SUBMISSIONS = {
 # server, where a row names one -> what an id and an answer are called there; others call them as the rows do
 SERVERS = {"gqa": ("questionId", "prediction"), "vizwiz": ("image", "answer")}
 SHOWN = 10  # ids in a message
-DECODING, SCORING = "decoding.json", "scoring"  # how a test was made; of it, how it was scored
 
 
 def score(rows: Rows, lemmatised: bool = False, scoring: Scoring = "official", **captioning: Any) -> dict[str, Items]:

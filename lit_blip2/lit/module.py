@@ -14,13 +14,15 @@ from torch import Tensor, nn
 from lit_blip2 import words
 from lit_blip2.checkpoint import check_fits, trainable_state
 from lit_blip2.data.module import PairData
+from lit_blip2.evaluation import evaluated
 from lit_blip2.evaluation.items import Items
+from lit_blip2.evaluation.rules import differing, kept_rules, told, write_rules
 from lit_blip2.keyed import seed_dropout
 from lit_blip2.lit.evaluators.evaluation import Evaluation
 from lit_blip2.lit.evaluators.generation import Generation
 from lit_blip2.lit.evaluators.intervals import write_intervals
 from lit_blip2.lit.evaluators.representation import Representation
-from lit_blip2.lit.evaluators.tally import UNITS, Tally
+from lit_blip2.lit.evaluators.tally import Tally
 from lit_blip2.lit.evaluators.unfinished import predictions_made_of
 from lit_blip2.lit.optim import AdamWCosine
 from lit_blip2.lit.progress import check_counts, check_place, check_whole, stand_at
@@ -167,7 +169,6 @@ class LitBLIP2(L.LightningModule):
                 f"evaluates {', '.join(dict.fromkeys(task for each in self.evaluators for task in each.tasks))}: "
                 f"set data.{split} or data.vqa_{split}"
             )
-        self.share = found.get(f"evaluated/{split}_share", 1.0)
         self.log_dict(found)
         for each in self.evaluators:
             self.log_dict(each.metrics())
@@ -178,10 +179,12 @@ class LitBLIP2(L.LightningModule):
     def on_test_epoch_end(self) -> None:
         """Test metrics stand in TensorBoard at the step that the checkpoint had reached, not at 0. Predictions are
         written first: what no metric can take is not lost."""
+        folder = self.trainer.log_dir  # asks all ranks, so it comes before any of them leaves
         if self.generation is not None:
             self.generation.write(PREDICTIONS)
+        if folder and self.trainer.is_global_zero:
+            self.write_rules(Path(folder))
         self.on_validation_epoch_end()
-        folder = self.trainer.log_dir  # asks all ranks, so it comes before any of them leaves
         if self.representation is not None and folder and self.trainer.is_global_zero:
             self.representation.write(Path(folder, PREDICTIONS), append=self.generation is not None)
         self.log("step", float(self.trained_steps))
@@ -190,10 +193,17 @@ class LitBLIP2(L.LightningModule):
         if self.generation is not None:
             self.generation.submit()
             self.generation.finish()
-            if self.share < 1:
-                rank_zero_warn(
-                    f"the submissions hold {100 * self.share:.3g} % of the test split: a server wants it whole"
-                )
+            if (share := evaluated.least_share("test", self.trainer.callback_metrics, self.generation.tasks)) < 1:
+                rank_zero_warn(f"the submissions hold {100 * share:.3g} % of the test split: a server wants it whole")
+
+    def write_rules(self, folder: Path) -> None:
+        """Leave a test's rules beside its metrics, and none by other rules among them. The command line gives such a
+        test a folder of its own; this is for a folder that the user names."""
+        rules = {name: value for each in self.evaluators for name, value in each.rules().items()}
+        if other := differing(kept_rules(folder), rules):
+            rank_zero_warn(f"{folder} held a test by other rules, whose metrics are replaced: {told(other)}")
+            (folder / evaluated.METRICS).unlink()
+        write_rules(folder, rules, getattr(self.generation, "preset", None))
 
     def on_predict_start(self) -> None:
         if self.generation is None:
@@ -226,9 +236,8 @@ class LitBLIP2(L.LightningModule):
 
         Args: the data module's tasks (caption, vqa, binding) of the split; the command.
         """
-        looked_at = [task for task in UNITS if task in tasks and any(task in each.tasks for each in self.evaluators)]
-        split = "test" if command == "test" else "val"
-        names = {f"evaluated/{split}_{name}" for name in (*(UNITS[task] for task in looked_at), "share") if looked_at}
+        looked_at = [task for task in tasks if any(task in each.tasks for each in self.evaluators)]
+        names = evaluated.names("test" if command == "test" else "val", looked_at)
         return names.union(*(each.metric_names(tasks, command) for each in self.evaluators))
 
     def settings(self) -> dict[str, Any]:

@@ -45,18 +45,38 @@ def test_two_runs_are_needed(arguments):
         main(arguments)
 
 
+def both_by(rules, folder) -> list[str]:
+    """The folders of two tests by these rules, as their files hold them."""
+    for name, each in zip("ab", rules):
+        run(folder / name / "v0", **{"caption/cider": [1, 0, 1], "vqa/accuracy": [0, 1, 1]})
+        (folder / name / "v0/decoding.json").write_text(json.dumps(each))
+    return [str(folder / "a"), str(folder / "b")]
+
+
+def test_other_ways_to_look_for_answers_are_compared_and_said(tmp_path, capsys):
+    rules = ({"vqa_num_beams": 5, "rerank": 8, "prompt": ""}, {"vqa_num_beams": 3, "rerank": 2, "prompt": "a photo of"})
+    assert main(both_by(rules, tmp_path / "new")) == 0
+    said = "A and B were made by other rules: prompt: '' and 'a photo of'; vqa_num_beams: 5 and 3\n"
+    assert capsys.readouterr().out.endswith(said)
+    older = {
+        "answers": {"prompt": "{}", "num_beams": 5},
+        "captions": {"prompt": ""},
+        "scoring": {"answers": "official"},
+    }
+    assert main(both_by((older, rules[1] | {"question": "{}?"}), tmp_path / "older")) == 0
+    out = capsys.readouterr().out
+    assert "prompt: '' and 'a photo of'; question: '{}' and '{}?'; vqa_num_beams: 5 and 3" in out
+    assert main(both_by((rules[0], rules[0]), tmp_path / "same")) == 0 and "rules" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("rules", "said"),
     [
-        (({"tokenizer": "spaces"}, {"tokenizer": "ptb"}), "tokenizer: spaces and ptb"),
-        (({"lemmatise": True}, {"answers": "lavis", "lemmatise": True}), "answers: official and lavis"),
+        (({"caption_tokenizer": "spaces"}, {"caption_tokenizer": "ptb"}), "caption_tokenizer: 'spaces' and 'ptb'"),
+        (({"lemmatise": True}, {"scoring": "lavis", "lemmatise": True}), "scoring: 'official' and 'lavis'"),
+        (({"scoring": {"tokenizer": "ptb"}}, {"scoring": {"answers": "lavis"}}), "scoring: 'official' and 'lavis'"),
     ],
 )
 def test_tests_that_were_scored_by_other_rules_are_not_compared(rules, said, tmp_path, capsys):
-    for name, scoring in zip("ab", rules):
-        (tmp_path / name).mkdir()
-        ids = np.arange(3)
-        write_items(tmp_path / name / FILE, {"caption/cider": Items(np.ones(3), ids, ids)})
-        (tmp_path / name / "decoding.json").write_text(json.dumps({"scoring": scoring}))
-    assert main([str(tmp_path / "a"), str(tmp_path / "b")]) == 2
+    assert main(both_by(rules, tmp_path)) == 2
     assert f"scored by other rules, {said}" in capsys.readouterr().err

@@ -116,6 +116,21 @@ def test_stage2_starts_from_stage1_and_answers(fit, stage1_run):
     assert len({each["image_id"] for each in predictions if each["task"] == "caption"}) == 6
 
 
+def test_tests_by_other_rules_keep_apart(fit, stage1_run, own_copy):
+    """The first test's files stay; the second's stand in a folder that is named after what differs."""
+    run = own_copy(stage1_run)
+    few = [f"--ckpt_path={run}", "--data.test=null"]
+    names = ("metrics.json", "decoding.json", "items.npz", "intervals.json")
+    for place in ("", "rerank=2", "", "rerank=2"):
+        others = {file: file.read_bytes() for file in run.rglob("*.*") if file.parent != run / place}
+        arguments = [f"--model.{place}"] if place else []
+        fit("mini_stage1", *few, *arguments, command="test", runs=run.parent.parent)
+        assert {file: file.read_bytes() for file in others} == others
+        assert {name for name in names if (run / place / name).exists()} == {*names}
+    assert json.loads((run / "decoding.json").read_text()) == {"rerank": 3}
+    assert json.loads((run / "rerank=2/decoding.json").read_text()) == {"rerank": 2}
+
+
 def test_an_encoder_decoder_learns_prefixes_and_answers(fit, stage1_run, t5_folder):
     prefixes = "--model.net.objective={class_path: lit_blip2.objectives.lm.PrefixLM}"
     run = fit("mini_opt", f"--model.init_from={stage1_run}", prefixes, language=t5_folder)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from lit_blip2.ablation.folder import Folder, SweepError, read, read_validations
-from lit_blip2.ablation.report.evaluated import Evaluated, evaluated
 from lit_blip2.ablation.schema import (
     DONE,
     WAITING,
@@ -26,6 +25,9 @@ from lit_blip2.ablation.schema import (
     is_finite,
     setting_name,
 )
+from lit_blip2.config import Experiment
+from lit_blip2.evaluation.evaluated import Evaluated, evaluated
+from lit_blip2.evaluation.rules import Rules, of_metric, rules_of
 
 NOT_PLANNED, MISSING, NOT_FINITE = "n/a", "missing", "not finite"
 
@@ -87,11 +89,23 @@ class Sweep:
 
     def evaluated(self, cell: Cell, metric: str) -> Evaluated | None:
         """What the cell's value was measured on; None where it has none, or its run does not say."""
+        if (writer := self._writer(cell, metric)) is None:
+            return None
+        return evaluated(self.plan.steps[writer].command, self.ended_with[writer].root, metric)
+
+    def rules(self, cell: Cell, metric: str) -> Rules:
+        """The rules that the cell's value stands under; none where it has no value."""
+        if (writer := self._writer(cell, metric)) is None:
+            return {}
+        step = self.plan.steps[writer]
+        return of_metric(rules_of(Experiment(step.config, writer), step.command), metric)
+
+    def _writer(self, cell: Cell, metric: str) -> str | None:
+        """The step run that the cell's value comes from; None where there is no value."""
         if self.value(cell, metric) is None:
             return None
         runs = [name for name in [cell.metrics.get(metric), *reversed(cell.steps)] if name in self.ended_with]
-        writer = next((name for name in runs if metric in self.ended_with[name].root), None)
-        return evaluated(self.plan.steps[writer].command, self.ended_with[writer].root) if writer else None
+        return next((name for name in runs if metric in self.ended_with[name].root), None)
 
     def without(self, cell: Cell, metric: str) -> str | None:
         """Why the cell has no value; None if it has one."""

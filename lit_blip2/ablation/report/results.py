@@ -3,24 +3,26 @@
 from collections import Counter
 from dataclasses import dataclass
 
-from lit_blip2.ablation.report.evaluated import Evaluated
 from lit_blip2.ablation.report.records import NOT_PLANNED, Sweep
 from lit_blip2.ablation.report.statistics import Comparison, Summary, compare, summarise
 from lit_blip2.ablation.schema import Cell
 from lit_blip2.ablation.spec.values import smaller_is_better
+from lit_blip2.evaluation.evaluated import Evaluated
+from lit_blip2.evaluation.rules import Rules
 
 
 @dataclass(frozen=True)
 class SettingResult:
     """One metric in one setting. values: by seed. without: why seeds have no value, and how many. evaluated: what the
-    values were measured on, each once. comparison: None of the control itself, and where there is nothing to compare
-    to."""
+    values were measured on, each once. rules: that they stand under. comparison: None of the control itself, and where
+    there is nothing to compare to."""
 
     setting: str
     values: dict[int, float]
     seeds: int
     without: dict[str, int]
     evaluated: list[Evaluated]
+    rules: list[Rules]
     summary: Summary
     comparison: Comparison | None
     is_control: bool
@@ -81,7 +83,8 @@ def metric_result(sweep: Sweep, metric: str) -> MetricResult:
         without = Counter(reason for cell in cells if (reason := sweep.without(cell, metric)))
         summary, is_control = summarise(values[name].values()), name == sweep.control
         on = list(dict.fromkeys(each for cell in cells if (each := sweep.evaluated(cell, metric))))
-        about = (name, values[name], len(cells), dict(without), on)
+        rules = [each for cell in cells if (each := sweep.rules(cell, metric))]
+        about = (name, values[name], len(cells), dict(without), on, rules)
         settings.append(SettingResult(*about, summary, comparison, is_control))
     pairs = [Pair(first, second, against(first, second, len(asked))) for first, second in asked]
     return MetricResult(metric, settings, comparisons, pairs)

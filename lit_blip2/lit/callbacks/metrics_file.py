@@ -7,16 +7,17 @@ from pathlib import Path
 import lightning as L
 from lightning.pytorch.trainer.states import TrainerFn
 
-EVALUATED = "evaluated/"  # what metrics were measured on, see lit/evaluators/tally.py
+from lit_blip2.evaluation import items, rules
+from lit_blip2.evaluation.evaluated import METRICS, is_tested, unit_of
 
 
 class MetricsFile(L.Callback):
     """`metrics.json` in the run's folder: flat, metric name -> number, the names of TensorBoard's tags.
 
     Written after validation and after testing; a test's metrics replace validation's of the same name, and what they
-    were measured on: evaluated/test_images stands in the place of evaluated/val_images. evaluated/<split>_share is the
-    least of the evaluations that it stands for. Training that goes on removes what was tested before. The command
-    `validate` writes `validate.json`: its metrics must not mix with those of a test.
+    were measured on: evaluated/test_images stands in the place of evaluated/val_images. Training that goes on removes
+    what was tested before. The command `validate` writes `validate.json`: its metrics must not mix with those of a
+    test.
 
     `validation.jsonl`: one line of JSON for each validation of `fit`, {"step": steps taken, metric: number, ...} with
     the metrics of metrics.json; null for what is not finite. Steps rise: training that starts from step k drops the
@@ -30,10 +31,11 @@ class MetricsFile(L.Callback):
             return
         if (file := Path(folder, "validation.jsonl")).exists():
             write_whole(file, "".join(lines_before(file, trainer.global_step + 1)))
-        if (file := Path(folder, "metrics.json")).exists():
-            tested = any(name.startswith("evaluated/test_") for name in json.loads(file.read_text()))
+        if (file := Path(folder, METRICS)).exists():
+            tested = is_tested(json.loads(file.read_text()))
             if tested or not trainer.global_step:
-                file.unlink()
+                for name in (METRICS, rules.FILE, items.FILE):
+                    Path(folder, name).unlink(missing_ok=True)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not trainer.sanity_checking:
@@ -49,7 +51,7 @@ class MetricsFile(L.Callback):
         folder = trainer.log_dir  # asks all ranks, so it comes before any of them leaves
         if not (trainer.is_global_zero and folder):
             return
-        file = Path(folder) / ("validate.json" if trainer.state.fn == TrainerFn.VALIDATING else "metrics.json")
+        file = Path(folder) / ("validate.json" if trainer.state.fn == TrainerFn.VALIDATING else METRICS)
         file.parent.mkdir(parents=True, exist_ok=True)
         metrics = merged(json.loads(file.read_text()) if file.exists() else {}, numbers(trainer))
         write_whole(file, json.dumps(dict(sorted(metrics.items())), indent=2) + "\n")
@@ -71,19 +73,8 @@ def numbers(trainer: L.Trainer) -> dict[str, float]:
 
 def merged(before: dict[str, float], new: dict[str, float]) -> dict[str, float]:
     """Metrics with newer ones over them. Of each unit (images, questions, pairs) the last evaluation counts."""
-    units = {name.rpartition("_")[2] for name in new if name.startswith(EVALUATED)} - {"share"}
-    kept = {name: value for name, value in before.items() if not is_of(name, units)}
-    for name in [name for name in kept if name.startswith(EVALUATED) and name.endswith("_share")]:
-        if not any(each.startswith(name.removesuffix("share")) for each in kept.keys() - {name}):
-            del kept[name]
-        elif name in new:
-            new = new | {name: min(kept[name], new[name])}
-    return kept | new
-
-
-def is_of(name: str, units: set[str]) -> bool:
-    """Whether it is the number of rows of one of these units."""
-    return name.startswith(EVALUATED) and name.rpartition("_")[2] in units
+    units = {unit_of(name) for name in new} - {None}
+    return {name: value for name, value in before.items() if unit_of(name) not in units} | new
 
 
 def lines_before(file: Path, step: int) -> list[str]:

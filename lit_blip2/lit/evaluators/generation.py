@@ -10,7 +10,7 @@ from lit_blip2.distributed import gather_lists, rank
 from lit_blip2.evaluation.items import Items
 from lit_blip2.evaluation.java import check_java
 from lit_blip2.evaluation.lemmas import spacy_model
-from lit_blip2.evaluation.predictions import DECODING, SCORING, score, submit
+from lit_blip2.evaluation.predictions import score, submit
 from lit_blip2.evaluation.vqa import Scoring
 from lit_blip2.keyed import row_uniforms
 from lit_blip2.lit.evaluators.evaluation import Evaluation, Losses, image_features
@@ -145,7 +145,7 @@ class Generation:
             spacy_model()
         self.unfinished = None
         if evaluation.keeps_predictions:
-            made_of = [*evaluation.made_of, json.dumps(self.decoding())]
+            made_of = [*evaluation.made_of, json.dumps([self.rules(), self.no_image])]
             self.unfinished = Unfinished(evaluation.folder, evaluation.command, rank(), made_of)
 
     def step(self, batch: dict[str, Any]) -> Losses | None:
@@ -233,20 +233,19 @@ class Generation:
         if self.evaluation.first and folder:
             rows = sorted(self.predictions, key=key_of)
             (folder / name).write_text("".join(json.dumps(each) + "\n" for each in rows))
-            if self.evaluation.tests:
-                (folder / DECODING).write_text(json.dumps(self.decoding(), indent=2) + "\n")
 
     def finish(self) -> None:
         """Nothing of the evaluation is left to do."""
         if self.unfinished and self.evaluation.first:
             self.unfinished.remove()
 
-    def decoding(self) -> dict[str, Any]:
-        """How the predictions were made, and are scored."""
-        answering = {"prompt": self.question, "in_context": self.in_context, "no_image": self.no_image} | self.answering
-        captioning = {"prompt": self.net.prompt} | self.captioning
-        scoring = {"answers": self.scoring, "lemmatise": self.lemmatise} | self.caption_scoring
-        return {"preset": self.preset, "answers": answering, "captions": captioning, SCORING: scoring}
+    def rules(self) -> dict[str, Any]:
+        """How the predictions of a test are made, and scored: evaluation/rules.py."""
+        answering = {f"vqa_{name}": value for name, value in self.answering.items()}
+        captioning = {f"caption_{name}": value for name, value in self.captioning.items()}
+        captioning |= {"prompt": self.net.prompt, "caption_tokenizer": self.caption_scoring["tokenizer"]}
+        how = {"in_context": self.in_context, "lemmatise": self.lemmatise, "scoring": self.scoring}
+        return {"question": self.question} | answering | how | captioning
 
     def submit(self) -> None:
         """The files of evaluation servers, beside the predictions."""

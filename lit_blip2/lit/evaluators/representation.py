@@ -106,6 +106,10 @@ class Representation:
         del self.retrieval
         return metrics
 
+    def rules(self) -> dict[str, Any]:
+        """How a test is made: evaluation/rules.py."""
+        return {"rerank": self.rerank}
+
     def write(self, file: Path, append: bool) -> None:
         """What was retrieved, line by line; `append`: behind what the file holds."""
         if self.retrieved is not None:

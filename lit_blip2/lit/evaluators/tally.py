@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from lit_blip2.distributed import gather_lists
-
-UNITS = {"caption": "images", "vqa": "questions", "binding": "pairs"}  # what a row of a task's table is
+from lit_blip2.evaluation import evaluated
 
 
 class Tally:
@@ -30,8 +29,8 @@ class Tally:
             self.counts[name] += count
 
     def metrics(self, split: str, tables: Mapping[str, Sized]) -> dict[str, float]:
-        """loss/<name>, evaluated/<split>_{images,questions,pairs}, and evaluated/<split>_share: the part of its rows
-        that were looked at, of the table of which it is least. Every rank calls this, and gets the same.
+        """loss/<name>, and what was looked at, under the names of evaluation/evaluated.py. Every rank calls this, and
+        gets the same.
 
         Args: split: val or test. tables: task -> all its rows.
         """
@@ -40,7 +39,4 @@ class Tally:
         names = dict.fromkeys(name for _, sums, _ in parts for name in sums)
         totals = {name: sum(sums[name] for _, sums, _ in parts if name in sums) for name in names}
         metrics = {f"loss/{name}": (total / torch.tensor(counts[name])).item() for name, total in totals.items()}
-        metrics |= {f"evaluated/{split}_{UNITS[task]}": float(number) for task, number in rows.items()}
-        if shares := [number / len(tables[task]) for task, number in rows.items() if task in tables]:
-            metrics[f"evaluated/{split}_share"] = min(shares)
-        return metrics
+        return metrics | evaluated.told(split, rows, {task: len(table) for task, table in tables.items()})

@@ -112,22 +112,35 @@ def test_a_metric_says_which_split_it_is_of_and_how_much(sweep):
     assert "Evaluated on" not in report(sweep.write())  # runs of before it was kept
     for name in sweep.plan["steps"]:
         stage1 = name.startswith("stage1")
-        about = {"evaluated/val_images": 250, "evaluated/val_share": 0.05 if stage1 else 1.0}
-        about |= {"retrieval/itc_txt_r1": 0.9} if stage1 else {"evaluated/val_questions": 4000}
+        about = {"evaluated/val_images": 250, "evaluated/val_images_share": 0.05}
+        about |= {"evaluated/val_questions": 4000, "evaluated/val_questions_share": 1.0}
+        about |= {"retrieval/itc_txt_r1": 0.9} if stage1 else {}
         sweep.put(f"runs/{name}/metrics.json", json.dumps(about | {"vqa/mean_over_types": 0.1, "loss/lm": 1.0}))
     page = report(sweep.write())
     vqa, retrieval = (page.split(f"### `{name}`")[1] for name in ("vqa/mean_over_types", "retrieval/itc_txt_r1"))
-    assert vqa.split("\n\n")[2] == "Evaluated on val (250 images, 4,000 questions)."
+    assert vqa.split("\n\n")[2] == "Evaluated on val (4,000 questions)."
     assert retrieval.split("\n\n")[2] == "Evaluated on 5 % of val (250 images)."
     assert rows(page, "Overview")["itc=on,bridge=off"][:2] == ["0.600", "0.905, n = 2, 5 % of val"]
-    about = {"evaluated/val_questions": 20, "evaluated/val_share": 0.005, "vqa/mean_over_types": 0.1}
+    about = {"evaluated/val_questions": 20, "vqa/mean_over_types": 0.1}
+    about |= {"evaluated/val_share": 0.005}  # an older run's, of all units
     sweep.put("runs/stage2/itc=on,bridge=off,seed=1/metrics.json", json.dumps(about))
     page = report(sweep.folder)
-    assert (
-        "**Evaluated on different data:** val (250 images, 4,000 questions): `itc=on,bridge=on`, `itc=off,bridge=on`, "
-        in page
-    )
+    assert "**Evaluated on different data:** val (4,000 questions): `itc=on,bridge=on`, `itc=off,bridge=on`, " in page
     assert "; 0.5 % of val (20 questions): `itc=on,bridge=off`." in page
+
+
+def test_a_metric_says_by_which_rules_its_settings_were_evaluated_where_these_differ(sweep):
+    for name, step in sweep.plan["steps"].items():
+        beams = 3 if "bridge=off" in name else 5
+        step["config"]["model"] |= {"vqa_num_beams": beams, "question": "{}", "caption_tokenizer": f"in {name}"}
+        sweep.put(f"runs/{name}/metrics.json", json.dumps({"vqa/mean_over_types": 0.1, "loss/lm": 1.0}))
+    page = report(sweep.write())
+    vqa, loss = (page.split(f"### `{name}`")[1] for name in ("vqa/mean_over_types", "loss/lm"))
+    assert vqa.split("\n\n")[2] == (
+        "**Evaluated by different rules:** `vqa_num_beams=5`: `itc=on,bridge=on`, `itc=off,bridge=on`; "
+        "`vqa_num_beams=3`: `itc=on,bridge=off`."
+    )
+    assert "different rules" not in loss.split("###")[0]
 
 
 def test_pairs_that_were_asked_for_have_a_table_of_their_own(sweep):

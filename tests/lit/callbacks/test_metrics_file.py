@@ -9,7 +9,9 @@ from lit_blip2.lit.callbacks.metrics_file import MetricsFile, merged
 
 
 def about(split: str, share: float, **units: int) -> dict[str, float]:
-    return {f"evaluated/{split}_{unit}": number for unit, number in units.items()} | {f"evaluated/{split}_share": share}
+    """What an evaluation of this share of its rows tells."""
+    found = {f"evaluated/{split}_{unit}": number for unit, number in units.items()}
+    return found | {f"{name}_share": share for name in found}
 
 
 @pytest.mark.parametrize(
@@ -21,13 +23,17 @@ def about(split: str, share: float, **units: int) -> dict[str, float]:
             about("test", 1, questions=9),
             about("val", 0.5, images=4) | about("test", 1, questions=9),
         ),
-        (about("test", 0.1, images=4), about("test", 1, pairs=3), about("test", 0.1, images=4, pairs=3)),
+        (
+            about("test", 0.1, images=4),
+            about("test", 1, pairs=3),
+            about("test", 0.1, images=4) | about("test", 1, pairs=3),
+        ),
         (about("test", 0.1, images=4), about("test", 1, images=40), about("test", 1, images=40)),
         ({"loss/itc": 2.0}, {}, {"loss/itc": 2.0}),
         ({"caption/cider": 2.0, "x": 1.0}, {"caption/cider": 3.0}, {"caption/cider": 3.0, "x": 1.0}),
     ],
 )
-def test_each_unit_is_of_its_last_evaluation_and_a_share_never_too_large(before, new, found):
+def test_each_unit_is_of_its_last_evaluation_and_has_its_own_share(before, new, found):
     assert merged(before, new) == found
 
 
@@ -45,5 +51,6 @@ def trainer(folder, step: int):
 )
 def test_training_on_leaves_no_metrics_of_weights_that_are_gone(tmp_path, metrics, step, stays):
     (tmp_path / "metrics.json").write_text(json.dumps(metrics))
+    (tmp_path / "items.npz").write_text("")
     MetricsFile().on_train_start(trainer(tmp_path, step), None)
-    assert (tmp_path / "metrics.json").exists() == stays
+    assert (tmp_path / "metrics.json").exists() == (tmp_path / "items.npz").exists() == stays

@@ -76,7 +76,8 @@ def test_nocaps_has_domains_and_every_figure_an_interval(root, tmp_path):
     logged = set(module.trainer.callback_metrics) - {"step"}
     assert {"caption/cider_in", "caption/cider_near", "caption/cider_out", "caption/rouge_l"} <= logged
     found = kept(tmp_path)
-    evaluated_on = {"evaluated/test_images": 4, "evaluated/test_questions": len(asked(root)), "evaluated/test_share": 1}
+    evaluated_on = {"evaluated/test_images": 4, "evaluated/test_questions": len(asked(root))}
+    evaluated_on |= {f"{name}_share": 1 for name in evaluated_on}
     assert {name: module.trainer.callback_metrics[name].item() for name in evaluated_on} == evaluated_on
     assert found["intervals.json"].keys() == logged - {"loss/lm", *evaluated_on}
     rows = [row for row in found["predictions.jsonl"] if row["task"] == "caption"]
@@ -101,7 +102,18 @@ def test_a_part_of_a_split_says_so(root, tmp_path):
     with pytest.warns(UserWarning, match="the submissions hold 75 % of the test split: a server wants it whole"):
         module = evaluated(root, tmp_path, files=dict(test="secret.json"), limit=1)
     found = {name: value.item() for name, value in module.trainer.callback_metrics.items() if name != "step"}
-    assert found == {"evaluated/test_images": 3, "evaluated/test_share": 0.75}
+    assert found == {"evaluated/test_images": 3, "evaluated/test_images_share": 0.75}
+
+
+def test_metrics_by_other_rules_do_not_stay_in_a_folder_that_the_user_names(root, tmp_path):
+    files = dict(test="secret.json")
+    evaluated(root, tmp_path, files=files)
+    (tmp_path / "metrics.json").write_text(json.dumps({"evaluated/test_images": 4, "caption/cider": 1.0}))
+    evaluated(root, tmp_path, files=files, preset="another name, meteor adds a metric")
+    assert (tmp_path / "metrics.json").exists()
+    with pytest.warns(UserWarning, match=r"held a test by other rules.*'lavis'; caption_num_beams: 5 and 2"):
+        evaluated(root, tmp_path, files=files, caption_num_beams=2, scoring="lavis")
+    assert not (tmp_path / "metrics.json").exists()
 
 
 def test_pictures_of_images_without_captions_show_what_was_said(root, tmp_path, monkeypatch):
@@ -118,7 +130,7 @@ def test_pictures_of_images_without_captions_show_what_was_said(root, tmp_path, 
     for lines in texts:
         assert [line.text for line in lines[:2]] == ["reference: none", "caption: a red circle"]
         assert lines[2].text.endswith(" → a red circle") and lines[2].right is None
-    assert json.loads((Path(trainer.log_dir) / "metrics.json").read_text())["evaluated/test_share"] == 1
+    assert json.loads((Path(trainer.log_dir) / "metrics.json").read_text())["evaluated/test_images_share"] == 1
 
 
 def test_a_test_of_nothing_that_the_model_evaluates_is_an_error(root, tmp_path):

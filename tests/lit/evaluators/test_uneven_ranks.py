@@ -68,7 +68,7 @@ def test_a_rank_with_fewer_rows_or_none(root, tmp_path, rows):
     alone.mkdir(), together.mkdir()
     (one, lines), (two, others) = test(root, alone, rows, 1), test(root, together, rows, 2)
     assert one == pytest.approx(two, rel=1e-6) and one["evaluated/test_images"] == rows
-    assert {"loss/lm", "caption/cider", "evaluated/test_share"} <= one.keys()
+    assert {"loss/lm", "caption/cider", "evaluated/test_images_share"} <= one.keys()
     assert lines == others and len(lines) == rows
     assert len(test(root, together, rows, 2, "predict")[1]) == rows
 
@@ -83,5 +83,5 @@ def _tally(rank: int) -> dict[str, float]:
 
 
 def test_what_one_rank_alone_has_seen_counts(tmp_path):
-    expected = {"loss/lm": 3.5, "evaluated/val_questions": 3, "evaluated/val_share": 0.25}
+    expected = {"loss/lm": 3.5, "evaluated/val_questions": 3, "evaluated/val_questions_share": 0.25}
     assert on_ranks(3, tmp_path, _tally) == [expected] * 3

@@ -53,7 +53,7 @@ def _overview(results: list[MetricResult]) -> str:
 def _metric(result: MetricResult) -> str:
     """One metric: its table, how its intervals were made, the pairs that were asked for."""
     parts = [f"### {code(result.metric)}", table(COLUMNS, map(_line, result.settings), range(1, 8))]
-    parts += [each for each in (_evaluated(result), _how(result)) if each]
+    parts += [each for each in (_evaluated(result), _rules(result), _how(result)) if each]
     if result.pairs:
         parts.append(table(["pairs asked for", *COMPARED], map(_pair_line, result.pairs), range(1, 5)))
         together = f", family-wise over these {len(result.pairs)}" if len(result.pairs) > 1 else ""
@@ -71,6 +71,20 @@ def _evaluated(result: MetricResult) -> str:
         differing = "; ".join(f"{on}: {', '.join(names)}" for on, names in settings.items())
         return f"**Evaluated on different data:** {differing}."
     return "".join(f"Evaluated on {on}." for on in settings)
+
+
+def _rules(result: MetricResult) -> str:
+    """The rules of evaluation in which settings differ, and what each setting has."""
+    parts = []
+    for name in dict.fromkeys(name for each in result.settings for rules in each.rules for name in rules):
+        settings: dict[str, dict[str, None]] = {}
+        for each in result.settings:
+            for rules in each.rules:
+                if name in rules:
+                    settings.setdefault(code(f"{name}={rules[name]}"), {})[code(each.setting)] = None
+        if len(settings) > 1:
+            parts += [f"{rule}: {', '.join(names)}" for rule, names in settings.items()]
+    return f"**Evaluated by different rules:** {'; '.join(parts)}." if parts else ""
 
 
 def _line(result: SettingResult) -> list[str]:

@@ -1,0 +1,74 @@
+"""What metrics were measured on, as it stands among them: of each unit how many rows of a split were looked at
+(evaluated/test_images), and which part of its rows that is (evaluated/test_images_share)."""
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+METRICS, PREFIX = "metrics.json", "evaluated/"
+UNITS = {"caption": "images", "vqa": "questions", "binding": "pairs"}  # what a row of a task's table is
+# The first part of a metric's name -> what it is measured on; of others it is not known
+MEASURED_ON = {"caption": "images", "retrieval": "images", "loss": "images", "vqa": "questions", "binding": "pairs"}
+
+
+class Evaluated(NamedTuple):
+    """split: val or test. share: of its rows, the least where several units count; 1.0 is the whole split. rows: of
+    each unit."""
+
+    split: str
+    share: float
+    rows: tuple[tuple[str, int], ...]
+
+    @property
+    def part(self) -> str:
+        """`test`, or `3.2 % of test`."""
+        return self.split if self.share >= 1 else f"{100 * self.share:.3g} % of {self.split}"
+
+    def __str__(self) -> str:
+        return f"{self.part} ({', '.join(f'{number:,} {unit}' for unit, number in self.rows)})"
+
+
+def names(split: str, tasks: Iterable[str]) -> set[str]:
+    """What an evaluation of these tasks tells."""
+    return {name for task in tasks for name in _names(split, UNITS[task])}
+
+
+def told(split: str, rows: Mapping[str, int], sizes: Mapping[str, int]) -> dict[str, float]:
+    """Under their names: task -> rows that were looked at, and task -> all its rows."""
+    found = {}
+    for task, number in rows.items():
+        count, share = _names(split, UNITS[task])
+        found[count] = float(number)
+        if task in sizes:
+            found[share] = number / sizes[task]
+    return found
+
+
+def least_share(split: str, metrics: Mapping[str, float], tasks: Iterable[str]) -> float:
+    """The part of the split's rows that was looked at, of the task of which it is least."""
+    return min((metrics.get(_names(split, UNITS[task])[1], 1.0) for task in tasks), default=1.0)
+
+
+def evaluated(command: str, metrics: Mapping[str, float | None], metric: str) -> Evaluated | None:
+    """What a metric of a run with this metrics.json was measured on; None where it does not say."""
+    split = "test" if command == "test" else "val"
+    of_all = metrics.get(f"{PREFIX}{split}_share")  # older runs have one share, the least
+    unit = MEASURED_ON.get(metric.partition("/")[0])
+    found = {unit: metrics.get(_names(split, unit)[0]) for unit in ([unit] if unit else UNITS.values())}
+    rows = tuple((unit, int(number)) for unit, number in found.items() if number is not None)
+    shares = [metrics.get(_names(split, unit)[1], of_all) for unit, _ in rows]
+    return Evaluated(split, min(shares), rows) if rows and None not in shares else None
+
+
+def is_tested(metrics: Iterable[str]) -> bool:
+    """Whether a test's metrics are among these."""
+    return any(name.startswith(f"{PREFIX}test_") for name in metrics)
+
+
+def unit_of(name: str) -> str | None:
+    """Of which unit a metric tells the rows or their share; None for one that tells neither."""
+    return name.removeprefix(PREFIX).split("_")[1] if name.startswith(PREFIX) else None
+
+
+def _names(split: str, unit: str) -> tuple[str, str]:
+    """Of the rows, and of their share."""
+    return f"{PREFIX}{split}_{unit}", f"{PREFIX}{split}_{unit}_share"

@@ -1,0 +1,87 @@
+"""The rules that a test's metrics stand under: how answers and captions are made, and how all is scored.
+
+They are arguments of the model, under the names that a user gives them, and `prompt`, which is the network's. A test
+leaves them in decoding.json, beside its metrics.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lit_blip2.config import Experiment
+from lit_blip2.evaluation.evaluated import METRICS, is_tested
+
+FILE = "decoding.json"
+SEARCH = ("max_new_tokens", "num_beams", "length_penalty")
+ANSWERS = ("question", *(f"vqa_{name}" for name in SEARCH), "in_context", "lemmatise", "scoring")
+CAPTIONS = ("prompt", *(f"caption_{name}" for name in SEARCH), "caption_tokenizer")
+# The first part of a metric's name -> the rules that it stands under
+RULES = {"vqa": ANSWERS, "caption": CAPTIONS, "loss": ("prompt",), "retrieval": ("rerank",), "binding": ()}
+ALL = tuple(dict.fromkeys(name for names in RULES.values() for name in names))
+SCORING = ("lemmatise", "scoring", "caption_tokenizer")  # other ones make two tests incomparable
+OF_TESTS = {"caption_tokenizer": "spaces", "in_context": 0}  # what a validation has, whatever is set
+LONGEST = 60  # characters of a folder's name
+Rules = dict[str, Any]
+
+
+def rules_of(experiment: Experiment, command: str = "test") -> Rules:
+    """Those that an experiment's settings name, all of them where its defaults were filled in."""
+    given = experiment.model | {name: experiment.net[name] for name in ("prompt",) if name in experiment.net}
+    found = {name: given[name] for name in ALL if name in given}
+    return found if command == "test" else found | {name: OF_TESTS[name] for name in OF_TESTS if name in found}
+
+
+def write_rules(folder: Path, rules: Rules, preset: str | None = None) -> None:
+    """preset: what the rules are called."""
+    kept = ({} if preset is None else {"preset": preset}) | rules
+    (folder / FILE).write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+
+
+def read_rules(folder: Path) -> Rules:
+    """Those of the test in a folder. Of an older test, what it tells."""
+    file = folder / FILE
+    kept = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    if "answers" in kept or isinstance(kept.get("scoring"), dict):
+        kept = _older(kept)
+    return {"scoring": "official"} | {name: value for name, value in kept.items() if name in ALL}
+
+
+def _older(kept: Mapping[str, Any]) -> Rules:
+    """The rules of a file that tells them by task."""
+    answers, captions, scoring = (dict(kept.get(name, {})) for name in ("answers", "captions", "scoring"))
+    found = {"question": answers.get("prompt"), "in_context": answers.get("in_context")}
+    found |= {"prompt": captions.get("prompt"), "caption_tokenizer": scoring.get("tokenizer")}
+    found |= {"scoring": scoring.get("answers"), "lemmatise": scoring.get("lemmatise")}
+    for task, of_task in (("vqa", answers), ("caption", captions)):
+        found |= {f"{task}_{name}": of_task.get(name) for name in SEARCH}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def kept_rules(folder: Path) -> Rules:
+    """Those of the test whose metrics stand in a folder; none where it holds none."""
+    file = folder / METRICS
+    metrics = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    return read_rules(folder) if is_tested(metrics) else {}
+
+
+def of_metric(rules: Rules, metric: str) -> Rules:
+    """Those that a metric stands under."""
+    return {name: rules[name] for name in RULES.get(metric.partition("/")[0], ()) if name in rules}
+
+
+def differing(one: Rules, two: Rules) -> dict[str, tuple[Any, Any]]:
+    """Rules that both tell and that differ, with both values."""
+    return {name: (one[name], two[name]) for name in ALL if name in one and name in two and one[name] != two[name]}
+
+
+def told(other: Mapping[str, tuple[Any, Any]]) -> str:
+    """Rules that differ, in words."""
+    return "; ".join(f"{name}: {one!r} and {two!r}" for name, (one, two) in other.items())
+
+
+def folder_name(rules: Mapping[str, Any]) -> str:
+    """`scoring=lavis,vqa_num_beams=3`: a name for the folder of a test by these rules."""
+    told = ",".join(f"{name}={value}" for name, value in rules.items())
+    return re.sub(r"[^\w.,=+-]+", "_", told)[:LONGEST]

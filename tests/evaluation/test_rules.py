@@ -1,0 +1,64 @@
+"""The rules of a test: kept beside its metrics, and told where they differ."""
+
+import json
+
+import pytest
+
+from lit_blip2.config import Experiment
+from lit_blip2.evaluation.rules import (
+    differing,
+    folder_name,
+    kept_rules,
+    of_metric,
+    read_rules,
+    rules_of,
+    write_rules,
+)
+
+RULES = {"prompt": "a photo of", "question": "{}", "vqa_num_beams": 5, "scoring": "official", "lemmatise": False}
+
+
+def test_what_is_written_is_read(tmp_path):
+    write_rules(tmp_path, RULES, "table 2")
+    assert read_rules(tmp_path) == RULES and json.loads((tmp_path / "decoding.json").read_text())["preset"] == "table 2"
+    assert kept_rules(tmp_path) == {}
+    (tmp_path / "metrics.json").write_text(json.dumps({"evaluated/val_images": 3}))
+    assert kept_rules(tmp_path) == {}
+    (tmp_path / "metrics.json").write_text(json.dumps({"evaluated/test_images": 3}))
+    assert kept_rules(tmp_path) == RULES
+
+
+def test_an_older_file_tells_what_it_has(tmp_path):
+    scoring = {"answers": "lavis", "lemmatise": True, "tokenizer": "ptb", "meteor": False}
+    answers, captions = {"prompt": "Q: {}", "in_context": 2, "no_image": True, "num_beams": 4}, {"prompt": ""}
+    kept = {"preset": "", "answers": answers, "captions": captions, "scoring": scoring}
+    (tmp_path / "decoding.json").write_text(json.dumps(kept))
+    found = {"scoring": "lavis", "lemmatise": True, "caption_tokenizer": "ptb", "in_context": 2, "vqa_num_beams": 4}
+    assert read_rules(tmp_path) == found | {"question": "Q: {}", "prompt": ""}
+
+
+def test_settings_tell_the_rules_and_a_validation_has_its_own():
+    model = {"net": {"class_path": "x", "init_args": {"prompt": "p"}}, "scoring": "lavis", "caption_tokenizer": "ptb"}
+    settings = Experiment({"model": {"class_path": "y", "init_args": model | {"in_context": 4, "rerank": 7}}}, "here")
+    ours = {"prompt": "p", "scoring": "lavis", "rerank": 7}
+    assert rules_of(settings) == ours | {"caption_tokenizer": "ptb", "in_context": 4}
+    assert rules_of(settings, "fit") == ours | {"caption_tokenizer": "spaces", "in_context": 0}
+
+
+@pytest.mark.parametrize(
+    ("metric", "names"),
+    [
+        ("vqa/accuracy", {"question", "vqa_num_beams", "scoring", "lemmatise"}),
+        ("caption/cider", {"prompt"}),
+        ("binding/itm_accuracy", set()),
+        ("own/metric", set()),
+    ],
+)
+def test_a_metric_stands_under_the_rules_of_its_task(metric, names):
+    assert of_metric(RULES, metric).keys() == names
+
+
+def test_differences_name_a_folder():
+    assert differing(RULES, {"scoring": "lavis", "rerank": 3}) == {"scoring": ("official", "lavis")}
+    name = folder_name({"scoring": "lavis", "question": "../Question: {} " + "long " * 20})
+    assert name.startswith("scoring=lavis,question=.._Question_") and len(name) == 60
