@@ -12,10 +12,17 @@ from typing import Any
 
 import lightning as L
 
-from lit_blip2.config import from_text
+from lit_blip2.config import arguments_of, from_text
 
 LOOP = "epoch_loop"
-RESTORED = ("lr", "betas", "weight_decay", "lr_scale", "layer_decay")  # arguments that an optimiser's state holds
+# Part of an experiment -> its settings that a run goes on with, and what comes of others
+GOES_ON = {
+    "data": (("batch_size", "seed"), "other rows would come next than in its run, and some of them twice"),
+    "model.optimization": (
+        ("lr", "betas", "weight_decay", "lr_scale", "layer_decay"),
+        "the restored optimiser goes on with its own",
+    ),
+}
 
 
 def epoch_batches(trainer: L.Trainer) -> int:
@@ -41,20 +48,6 @@ def check_counts(trainer: L.Trainer) -> None:
             f"trainer.val_check_interval={interval} does not divide the run's {batches} batches: what comes after "
             "the last validation has no metrics. Set it to a divisor.",
             stacklevel=3,
-        )
-
-
-def _check_optimiser(trainer: L.Trainer, checkpoint: Mapping[str, Any]) -> None:
-    """Raises ValueError for settings of the optimiser that its restored state would override without a word."""
-    before, now = (
-        from_text(each, str(trainer.ckpt_path)).optimization
-        for each in (checkpoint.get("config"), trainer.lightning_module.config)
-    )
-    if other := [name for name in RESTORED if name in before.keys() & now.keys() and before[name] != now[name]]:
-        shown = "; ".join(f"{name} {before[name]}, here {now[name]}" for name in other)
-        raise ValueError(
-            f"{trainer.ckpt_path} was trained with other settings of the optimiser, which go on with it: {shown}. Use "
-            "those settings, or start from its weights by --model.init_from"
         )
 
 
@@ -93,20 +86,30 @@ def check_whole(trainer: L.Trainer, checkpoint: Mapping[str, Any], config: str |
             f"the weights in {file} are the averages of the callback EMA: resume with it in trainer.callbacks, or "
             "start from them by --model.init_from"
         )
-    _check_optimiser(trainer, checkpoint)
-    before = from_text(checkpoint.get("config"), str(file)).data
-    for name in ("batch_size", "seed"):
-        if name in before and before[name] != (now := getattr(trainer.datamodule, name, before[name])):
-            raise ValueError(
-                f"{file} was trained with data.{name}={before[name]}, here {now}: other rows would come next than in "
-                f"its run, and some of them twice. Set --data.{name}={before[name]}, or start from its weights by "
-                "--model.init_from"
-            )
+    _check_settings(trainer, checkpoint)
     if checkpoint["global_step"] >= trainer.max_steps:
         warnings.warn(
             f"{file} stands at step {checkpoint['global_step']} of {trainer.max_steps}: nothing is trained or "
             "validated (`validate --ckpt_path` does the latter)",
             stacklevel=3,
+        )
+
+
+def _check_settings(trainer: L.Trainer, checkpoint: Mapping[str, Any]) -> None:
+    """Raises ValueError for settings of GOES_ON that are not those of the checkpoint's run."""
+    texts = checkpoint.get("config"), trainer.lightning_module.config
+    before, now = (from_text(each, str(trainer.ckpt_path)).settings for each in texts)
+    differing, way_out = [], []
+    for part, (names, outcome) in GOES_ON.items():
+        was, given = (arguments_of(each, *part.split(".")) for each in (before, now))
+        if other := [name for name in names if name in was.keys() & given.keys() and was[name] != given[name]]:
+            shown = ", ".join(f"{part}.{name}={was[name]}, here {given[name]}" for name in other)
+            differing.append(f"{shown}: {outcome}")
+            way_out += [f"--{part}.{name}={was[name]}" for name in other]
+    if differing:
+        raise ValueError(
+            f"{trainer.ckpt_path} was trained with {'; with '.join(differing)}. Set {' '.join(way_out)}, or start from "
+            "its weights by --model.init_from"
         )
 
 

@@ -144,8 +144,10 @@ def test_rows_in_another_order_are_no_place_to_go_on_from(fit, stage1_run, seen,
 
 
 def test_a_learning_rate_that_a_resumed_optimiser_would_not_take_is_refused(fit, stage1_run, seen):
-    with pytest.raises(ValueError, match=r"other settings of the optimiser.*: lr .*, here 0\.5"):
-        fit("mini_stage1", "--model.optimization.lr=0.5", "--trainer.max_steps=6", f"--ckpt_path={stage1_run}")
+    told = r"seed=0, here 3: other rows.*; with model\.optimization\.lr=.*, here 0\.5: .*Set --data\.seed=0 --mod"
+    with pytest.raises(ValueError, match=told):
+        other = ["--model.optimization.lr=0.5", "--data.seed=3", "--trainer.max_steps=6"]
+        fit("mini_stage1", *other, f"--ckpt_path={stage1_run}")
     assert not seen
 
 
