@@ -31,6 +31,7 @@ from lit_blip2.model.pretrained import (
     read_config,
     read_tokenizer,
     set_activation,
+    tell_no_begin,
 )
 from lit_blip2.model.published import language_card, published
 from lit_blip2.model.random_weights import RANDOM, tell_random
@@ -190,7 +191,10 @@ class LanguageModel(nn.Module):
 
     def load_tokenizer(self) -> None:
         """Read the tokenizer alone."""
-        self.tokenizer = self.tokenizer or read_tokenizer(self._folder())
+        if self.tokenizer is None:
+            folder = self._folder()
+            self.tokenizer = read_tokenizer(folder)
+            tell_no_begin(folder, self.config["model_type"], self.tokenizer)
 
     @property
     def plain(self) -> Plain:

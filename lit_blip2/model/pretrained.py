@@ -66,6 +66,24 @@ def read_tokenizer(folder: Path) -> Any:
     raise ValueError(f"{folder} holds no tokenizer that can be read: save one there (save_pretrained). {reason}")
 
 
+def tell_no_begin(folder: Path, family: str, tokenizer: Any) -> None:
+    """Warn where no file of a folder says whether texts start with the begin token: transformers 5 then leaves it out.
+
+    Only of families that were trained with one: those whose tokenizer is sentencepiece's file, and OPT. GPT-2's and
+    Qwen's files lie there the same way, and these start without one.
+    """
+    if (folder / "tokenizer.json").is_file() or "add_bos_token" in tokenizer.init_kwargs:
+        return
+    trained_with = family == "opt" or any(folder.glob("*.model"))
+    begin = tokenizer.bos_token_id
+    if trained_with and begin is not None and begin not in tokenizer("")["input_ids"]:
+        warnings.warn(
+            f"no text starts with the begin token {tokenizer.bos_token}, which {family} models are mostly trained "
+            f'with: set {{"add_bos_token": true}} in {folder / "tokenizer_config.json"}, or false to keep it so',
+            stacklevel=2,
+        )
+
+
 def build(
     config: dict, weights: Path | None = None, dtype: torch.dtype | str = torch.float32, device: str = "meta"
 ) -> nn.Module:

@@ -1,12 +1,15 @@
 """Tokenizers of folders: sentencepiece's file alone is enough, and none is made up where there is none."""
 
 import json
+import warnings
+from pathlib import Path
 
 import pytest
 import sentencepiece
 from transformers import AutoConfig
 
-from lit_blip2.model.pretrained import read_tokenizer
+from lit_blip2.model.language import LanguageModel
+from lit_blip2.model.pretrained import read_tokenizer, tell_no_begin
 
 LINES = [f"the {colour} {thing} is on a table" for colour in ("red", "green") for thing in ("dog", "cat", "cup", "box")]
 
@@ -33,3 +36,53 @@ def test_a_folder_without_a_tokenizer_gets_no_empty_one(family, tmp_path):
     AutoConfig.for_model(family).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"holds no tokenizer that can be read: save one there \(save_pretrained\)"):
         read_tokenizer(tmp_path)
+
+
+def written(folder: Path, family: str, told: dict | None) -> Path:
+    """A folder of config.json and the family's files of pieces, without tokenizer.json."""
+    AutoConfig.for_model(family).save_pretrained(folder)
+    if told is not None:
+        (folder / "tokenizer_config.json").write_text(json.dumps(told), encoding="utf-8")
+    if family in ("opt", "gpt2"):
+        pieces = ["<|endoftext|>", "a", "b", "Ġ", "ab"]
+        (folder / "vocab.json").write_text(json.dumps({piece: id_ for id_, piece in enumerate(pieces)}))
+        (folder / "merges.txt").write_text("#version: 0.2\na b\n")
+    else:
+        name = "spiece" if family == "t5" else "tokenizer"
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(LINES),
+            model_prefix=str(folder / name),
+            vocab_size=30,
+            minloglevel=2,
+            model_type="bpe",
+        )
+    return folder
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "opt"])
+@pytest.mark.parametrize("told", [None, {}, {"add_bos_token": True}, {"add_bos_token": False}])
+def test_texts_without_a_begin_token_are_told_where_no_file_speaks_of_it(family, told, tmp_path):
+    folder = written(tmp_path, family, told)
+    tokenizer = read_tokenizer(folder)
+    begins = tokenizer("ab")["input_ids"][0] == tokenizer.bos_token_id
+    assert begins == bool(told and told["add_bos_token"])
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        tell_no_begin(folder, family, tokenizer)
+    assert len(seen) == (not told)
+    if seen:
+        said = str(seen[0].message)
+        assert '"add_bos_token": true' in said and str(folder / "tokenizer_config.json") in said and "\n" not in said
+
+
+@pytest.mark.parametrize("family", ["gpt2", "t5"])
+def test_families_without_a_begin_token_are_not_told_of_it(family, tmp_path):
+    folder = written(tmp_path, family, None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tell_no_begin(folder, family, read_tokenizer(folder))
+
+
+def test_a_language_model_tells_of_a_missing_begin_token(tmp_path):
+    with pytest.warns(UserWarning, match="no text starts with the begin token <s>, which llama models are mostly"):
+        LanguageModel(str(written(tmp_path, "llama", None))).load_tokenizer()
