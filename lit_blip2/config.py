@@ -15,6 +15,7 @@ can be meant. Readers ask for a part by name and get its arguments, whichever wa
 Nothing is imported or built here: network.py does, from model.class_path.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,24 @@ def from_text(text: str | None, source: str) -> Experiment:
     except yaml.YAMLError as error:
         raise ValueError(f"{source} is not YAML: {' '.join(str(error).split())}") from error
     return Experiment(settings if isinstance(settings, dict) else {}, source)
+
+
+def check_encoder(files: Sequence[Experiment], vision: Mapping[str, Any], arguments: Sequence[str]) -> None:
+    """Raises ValueError where an image encoder gets the `model_args` of another one: `name` was changed alone.
+
+    Args: the files of an experiment, in order; what they and the command line make of the encoder; the command line.
+    """
+    name = made_for = args = None
+    for file in files:
+        name = file.vision.get("name", name)
+        if "model_args" in file.vision:
+            made_for, args = name, file.vision["model_args"]
+    told = any("vision" in each and "model_args" in each for each in arguments)
+    if args and not told and vision.get("name") != made_for and vision.get("model_args") == args:
+        raise ValueError(
+            f"model.net.vision.name={vision.get('name')} would be built with model_args={args}, which stand in the "
+            f"experiment for {made_for}: add --model.net.vision.model_args=null for its own sizes, or those that it has"
+        )
 
 
 def arguments_of(settings: Any, *path: str) -> dict[str, Any]:

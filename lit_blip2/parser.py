@@ -10,6 +10,7 @@ from jsonargparse import ArgumentParser, Namespace, get_loader, set_loader
 from lightning import Callback
 from lightning.pytorch.cli import LightningArgumentParser
 
+from lit_blip2.config import Experiment, check_encoder, read
 from lit_blip2.refusals import SHOW_TRACEBACKS, reason, tracebacks_shown
 
 # The Trainer's defaults in this suite.
@@ -52,6 +53,11 @@ class SuiteParser(LightningArgumentParser):
         if "trainer" in config:  # it is a command's parser, not the one above them
             name_logger(config.trainer.logger, config_files(config))
             config.trainer.callbacks = callbacks(config.trainer)
+            try:
+                vision = Experiment(config.as_dict(), "").vision
+                check_encoder([read(file) for file in config_files(config)], vision, self.args)
+            except ValueError as error:
+                self.error(str(error), error)
         return config
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:

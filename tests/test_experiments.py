@@ -278,3 +278,31 @@ def test_a_wrong_key_or_value_is_named(arguments, message, capsys):
         build(ParseOnly, ["fit", "--config", "experiments/mini_stage1.yaml", *arguments])
     assert stopped.value.code != 0
     assert message in capsys.readouterr().err
+
+
+def test_another_encoder_does_not_get_the_sizes_of_the_experiments_own(tmp_path, capsys):
+    """vit_base_patch16_224 of 128 channels and 4 blocks would be none."""
+    name, random = "--model.net.vision.name=vit_base_patch16_224", "--model.net.vision.weights=random"
+    with pytest.raises(SystemExit):
+        build(ParseOnly, ["fit", "--config", "experiments/mini_stage1.yaml", name, random])
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1 and "vision.name=vit_base_patch16_224" in said[0] and "vit_tiny_r_s16_p8_224" in said[0]
+    more = tmp_path / "more.yaml"
+    more.write_text("model: {init_args: {net: {vision: {name: vit_small_patch16_224, weights: random}}}}")
+    with pytest.raises(SystemExit):
+        build(ParseOnly, ["fit", "--config", "experiments/mini_stage1.yaml", "--config", str(more)])
+    assert "vision.name=vit_small_patch16_224" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("file", "arguments"),
+    [
+        ("mini_stage1", ["--model.net.vision.name=vit_base_patch16_224", "--model.net.vision.model_args=null"]),
+        ("mini_opt", ["--model.net.vision.name=vit_tiny_patch16_224", "--model.net.vision.model_args.depth=4"]),
+        ("mini_opt", ["--model.net.vision={name: vit_small_patch16_224, weights: random, model_args: {depth: 2}}"]),
+        ("mini_opt", ["--model.net.vision.model_args={depth: 2}"]),
+        ("vitg_stage1", ["--model.net.vision.name=vit_base_patch16_clip_224"]),
+    ],
+)
+def test_another_encoder_with_sizes_of_its_own_is_taken(file, arguments):
+    parsed(*arguments, file=f"experiments/{file}.yaml")

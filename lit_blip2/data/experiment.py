@@ -8,7 +8,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
-from lit_blip2.config import Experiment, arguments_of, read
+from lit_blip2.config import Experiment, arguments_of, check_encoder, read
 from lit_blip2.data.module import PairData
 from lit_blip2.refusals import reason
 
@@ -53,6 +53,8 @@ def built(configs: Sequence[str], place: str, kind: type) -> Any:
                 given = parser.parse_args([f"--{name}{setting.removeprefix(f'--{place}')}"], namespace=given)
     if given is None:
         return None
+    if place == "model.net.vision":
+        check_encoder(experiments_in(configs), arguments_of(given.as_dict(), name), configs)
     with refusing(configs[-1]):
         return parser.instantiate(given)[name]
 

@@ -297,3 +297,9 @@ def test_features_may_lie_in_the_working_folder(data, vision, tmp_path, monkeypa
     there = COCO(**arguments | {"features": "kept", "augment": False})
     there.setup("fit")
     assert there.stores["train"].folder == Path("kept/train")
+
+
+def test_features_of_an_encoder_with_the_sizes_of_another_are_refused(capsys, tmp_path):
+    given = ["features", "--config", "experiments/mini_stage1.yaml", "--out", str(tmp_path / "features")]
+    assert main([*given, "--model.net.vision.name=vit_base_patch16_224"]) == 2
+    assert "stand in the experiment for vit_tiny_r_s16_p8_224" in capsys.readouterr().err
