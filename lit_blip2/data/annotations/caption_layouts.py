@@ -9,6 +9,7 @@ CSV or TSV with image and caption, or Hugging Face's metadata.jsonl with file_na
 import warnings
 from collections import defaultdict
 from pathlib import Path
+from posixpath import normpath
 from typing import Any, NamedTuple
 
 from lit_blip2.data.annotations.entries import Entry, listed_entries, read_json, read_lines, read_text
@@ -64,6 +65,7 @@ def is_karpathy(top: Entry) -> bool:
 def of_karpathy(top: Entry, splits: tuple[str, ...] = ("val", "test")) -> list[Listed]:
     """The images of some of Karpathy's splits: train, restval, val, test."""
     made: dict[int, Listed] = {}
+    id_of: dict[str, Name] = {}
     for image in top.entries("images"):
         if (own := image.text("split")) not in _ALL_SPLITS:
             raise image.error(f"split is {own!r}, and must be one of {', '.join(_ALL_SPLITS)}")
@@ -72,24 +74,33 @@ def of_karpathy(top: Entry, splits: tuple[str, ...] = ("val", "test")) -> list[L
         if (number := image.image_id(key := "cocoid" if "cocoid" in image else "imgid")) in made:
             raise image.error(f"image id {number} is listed twice")
         file = f"{image.text('filepath', default='')}/{image.file('filename')}".lstrip("/")
+        _refuse_second_id(image, image.name(key), file, id_of)
         captions = [sentence.text("raw", null="") for sentence in image.entries("sentences")]
         made[number] = Listed(image.name(key), file, captions)
     return list(made.values())
 
 
 def list_images(images: list[Entry], key: str = "id", name: str = "file_name") -> dict[int, str]:
-    """image id -> file name, of a COCO file's "images". ValueError names an id that is listed twice."""
+    """image id -> file name, of a COCO file's "images". ValueError names an id, or a file, that is listed twice."""
     if images and name == "file_name" and not any(name in image for image in images):
         raise images[0].error(
             "no image has a file_name, as in LAVIS' coco_karpathy_test_gt.json: give coco_karpathy_test.json or"
             " dataset_coco.json, which hold the same captions and say where images are"
         )
     files: dict[int, str] = {}
+    id_of: dict[str, Name] = {}
     for image in images:
         if (image_id := image.image_id(key)) in files:
             raise image.error(f"image id {image.name(key)} is listed twice")
         files[image_id] = image.file(name)
+        _refuse_second_id(image, image.name(key), files[image_id], id_of)
     return files
+
+
+def _refuse_second_id(image: Entry, name: Name, file: str, id_of: dict[str, Name]) -> None:
+    """Raises ValueError for a file of which id_of, file -> id, has another id; else writes this one there."""
+    if (other := id_of.setdefault(normpath(file), name)) != name:
+        raise image.error(f"{file} has image id {name}, and {other} in an entry before: list each file once")
 
 
 def _of_coco(top: Entry) -> list[Listed]:
@@ -123,11 +134,12 @@ def _of_coco(top: Entry) -> list[Listed]:
 
 def _of_textcaps(rows: list[Entry]) -> list[Listed]:
     """A row for each caption. Images are of OpenImages, whose ids are words."""
-    made: dict[int, Listed] = {}
+    names: dict[int, Name] = {}
+    captions: dict[int, list[list[str]]] = defaultdict(list)
     for row in rows:
-        image = made.setdefault(row.image_id(), Listed(row.name("image_id"), f"{row.name('image_id')}.jpg", []))
-        image.captions.extend(row.texts("caption_str", default=[]))
-    return list(made.values())
+        names.setdefault(number := row.image_id(), row.name("image_id"))
+        captions[number].append(row.texts("caption_str", default=[]))
+    return [Listed(name, f"{name}.jpg", _joined(captions[number])) for number, name in names.items()]
 
 
 def _of_list(content: list[Any], path: Path, caption_needed: bool) -> list[Listed]:
@@ -167,14 +179,15 @@ def _of_rows(rows: list[Entry], path: Path, caption_needed: bool, numbered: bool
 
     Raises ValueError for an image with two ids, and for an id of two images.
     """
-    captions: dict[str, list[str]] = defaultdict(list)
+    captions: dict[str, list[list[str]]] = defaultdict(list)  # those of each row
     given: dict[str, Name] = {}
+    spelt: dict[str, str] = {}  # x/1.jpg, as the first row spells it, which may be ./x/1.jpg
     for row in rows:
         image, text = ("image", "caption") if "image" in row else ("file_name", "text" if "text" in row else "caption")
         if image not in row or (caption_needed and text not in row):
             raise row.error(f"needs image and caption, and has {', '.join(sorted(map(str, row.values)))}")
-        file, name = row.file(image), _given_name(row)
-        captions[file] += row.texts(text, *([] if caption_needed else [[]]))
+        file, name = spelt.setdefault(normpath(row.file(image)), row.file(image)), _given_name(row)
+        captions[file].append(row.texts(text, *([] if caption_needed else [[]])))
         if name is not None and image_number(given.setdefault(file, name)) != image_number(name):
             raise row.error(f"{file} has image id {name}, and {given[file]} in a row before")
     named = lambda file, place: place if numbered else last_digits(Path(file).stem)  # noqa: E731
@@ -183,7 +196,12 @@ def _of_rows(rows: list[Entry], path: Path, caption_needed: bool, numbered: bool
     for file, name in zip(captions, names, strict=True):
         if file_of.setdefault(image_number(name), file) != file:
             raise ValueError(f"{path}: image id {name} stands for both {file_of[image_number(name)]} and {file}")
-    return [Listed(name, file, texts) for name, (file, texts) in zip(names, captions.items(), strict=True)]
+    return [Listed(name, file, _joined(texts)) for name, (file, texts) in zip(names, captions.items(), strict=True)]
+
+
+def _joined(rows: list[list[str]]) -> list[str]:
+    """The captions of an image's rows. A row without one counts as an empty caption where another has one."""
+    return [text for row in rows for text in row or [""]] if any(rows) else []
 
 
 def _given_name(row: Entry) -> Name | None:

@@ -109,6 +109,33 @@ def test_faults_name_the_file_and_the_id(tmp_path, content, message):
     assert "faulty.json" in str(error.value)
 
 
+def test_a_file_with_two_ids_is_refused_in_every_layout(tmp_path):
+    coco_like = coco((1, "one"), (2, "two"))
+    coco_like["images"][1]["file_name"] = "./1.jpg"
+    sentences = {"split": "train", "filename": "1.jpg", "sentences": [{"raw": "A."}]}
+    karpathy = {"images": [{"imgid": k, **sentences} for k in (1, 2)]}
+    rows = [{"image": f"{mark}1.jpg", "caption": "a", "image_id": k} for k, mark in ((1, ""), (2, "x/../"))]
+    for content in (coco_like, karpathy, rows):
+        with pytest.raises(ValueError, match=r"entry 2.*1\.jpg has image id 2, and 1 in (an entry|a row) before"):
+            read_captions(write_json(tmp_path / "x.json", content))
+
+
+def test_a_file_that_is_spelt_in_two_ways_is_one_image(tmp_path):
+    (tmp_path / "x.csv").write_text("image,caption\n./a/1.png,One\na/1.png,Two\na/b/../1.png,Three\n1.png,Other\n")
+    assert table(read_captions(tmp_path / "x.csv")) == {
+        0: ("./a/1.png", ["one", "two", "three"]),
+        1: ("1.png", ["other"]),
+    }
+
+
+def test_a_row_without_a_caption_is_counted_beside_others(tmp_path):
+    rows = [{"image": "1.jpg", "caption": ["one"]}, {"image": "1.jpg", "caption": []}]
+    textcaps = {"data": [{"image_id": "a", "caption_str": text} for text in ("one", None)]}
+    for content in (rows, textcaps):
+        with pytest.warns(UserWarning, match="1 empty captions left out"):
+            assert read_captions(write_json(tmp_path / "x.json", content)).of(0) == ["one"]
+
+
 def test_missing_and_broken_files_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"gone\.json"):
         read_captions(tmp_path / "gone.json")
