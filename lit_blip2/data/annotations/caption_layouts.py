@@ -81,7 +81,8 @@ def of_karpathy(top: Entry, splits: tuple[str, ...] = ("val", "test")) -> list[L
 
 
 def list_images(images: list[Entry], key: str = "id", name: str = "file_name") -> dict[int, str]:
-    """image id -> file name, of a COCO file's "images". ValueError names an id, or a file, that is listed twice."""
+    """image id -> file name, of a COCO file's "images". key: of the ids; where it is not there they are called id, as in
+    version 1.0 of Visual Genome. ValueError names an id, or a file, that is listed twice."""
     if images and name == "file_name" and not any(name in image for image in images):
         raise images[0].error(
             "no image has a file_name, as in LAVIS' coco_karpathy_test_gt.json: give coco_karpathy_test.json or"
@@ -90,10 +91,11 @@ def list_images(images: list[Entry], key: str = "id", name: str = "file_name") -
     files: dict[int, str] = {}
     id_of: dict[str, Name] = {}
     for image in images:
-        if (image_id := image.image_id(key)) in files:
-            raise image.error(f"image id {image.name(key)} is listed twice")
+        own = "id" if key not in image and "id" in image else key
+        if (image_id := image.image_id(own)) in files:
+            raise image.error(f"image id {image.name(own)} is listed twice")
         files[image_id] = image.file(name)
-        _refuse_second_id(image, image.name(key), files[image_id], id_of)
+        _refuse_second_id(image, image.name(own), files[image_id], id_of)
     return files
 
 

@@ -19,6 +19,7 @@ _LINKS = (
     "--output_format webdataset, index the tars (`data index FOLDER`) and train on "
     "lit_blip2.data.conceptual.ConceptualCaptions"
 )
+_VG_IMAGES = "Visual Genome's list of images, which goes beside its questions, as images"
 # What is there among the keys of a file, and of its entries, and what it then is; the first that fits.
 _BY_KEYS: list[tuple[set[str], set[str], str]] = [
     ({"image_urls"}, set(), _LINKS),
@@ -28,7 +29,8 @@ _BY_KEYS: list[tuple[set[str], set[str], str]] = [
     (set(), {"conversations"}, "LLaVA's conversations: write rows of image, question and answer"),
     (set(), {"regions"}, "Visual Genome's regions: train on them by lit_blip2.data.visual_genome.VisualGenome"),
     (set(), {"qas"}, "Visual Genome's questions: give them as questions"),
-    (set(), {"image_id", "url"}, "Visual Genome's list of images, which goes beside its questions, as images"),
+    (set(), {"image_id", "url"}, _VG_IMAGES),
+    (set(), {"id", "url", "coco_id"}, _VG_IMAGES),
     (set(), {"objects", "width"}, "scene graphs, without questions"),
     ({"annotations", "questions"}, set(), "questions and annotations in one: give them as two files"),
     ({"questions"}, set(), "VQAv2's questions: give them as questions, with their annotations"),

@@ -147,7 +147,10 @@ def test_visual_genome_and_binding_too(tmp_path):
         with pytest.raises(ValueError) as error:
             read_regions(write_json(tmp_path / "i.json", images), write_json(tmp_path / "r.json", regions), set())
         assert words in str(error.value)
-    pairs = {"images": [IMAGE, IMAGE | {"id": 2, "file_name": "2.jpg"}], "pairs": [{"image_id": 1, "swapped_image_id": 2, "caption": 4}]}
+    pairs = {
+        "images": [IMAGE, IMAGE | {"id": 2, "file_name": "2.jpg"}],
+        "pairs": [{"image_id": 1, "swapped_image_id": 2, "caption": 4}],
+    }
     with pytest.raises(ValueError, match=r"b\.json: entry 1 of pairs: caption must be a text, and is a number, 4"):
         read_binding(write_json(tmp_path / "b.json", pairs))
 

@@ -108,6 +108,15 @@ def test_visual_genome_has_its_answers_with_the_questions(tmp_path):
     assert list(table.types) == ["where"] and table.answers_of(0) == ["On the mat"]
 
 
+def test_visual_genome_s_first_version_calls_its_images_id(tmp_path):
+    qas = [{"qa_id": 9, "image_id": 4, "question": "Where is the cat?", "answer": "On the mat.", "a_objects": []}]
+    images = [{"id": k, "url": f"https://x/VG_100K_2/{k}.jpg", "coco_id": None} for k in (3, 4)]
+    paths = write_json(tmp_path / "qa.json", [{"id": 4, "qas": qas}]), write_json(tmp_path / "images.json", images)
+    assert list(read_questions(paths[0], images=paths[1]).files) == ["VG_100K_2/4.jpg"]
+    with pytest.raises(ValueError, match=r"images\.json holds no questions: it holds Visual Genome's list of images"):
+        read_questions(paths[1])
+
+
 def test_pope_has_a_line_for_each_question(tmp_path):
     row = {"question_id": 1, "image": "COCO_val2014_000000310196.jpg", "text": "Is there a snowboard?", "label": "yes"}
     lines = [row, row | {"question_id": 2, "text": "Is there a car?", "label": "no"}]
