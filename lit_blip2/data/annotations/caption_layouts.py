@@ -81,8 +81,8 @@ def of_karpathy(top: Entry, splits: tuple[str, ...] = ("val", "test")) -> list[L
 
 
 def list_images(images: list[Entry], key: str = "id", name: str = "file_name") -> dict[int, str]:
-    """image id -> file name, of a COCO file's "images". key: of the ids; where it is not there they are called id, as in
-    version 1.0 of Visual Genome. ValueError names an id, or a file, that is listed twice."""
+    """image id -> file name, of a COCO file's "images". key: of the ids; where it is not there they are called id, as
+    in version 1.0 of Visual Genome. ValueError names an id, or a file, that is listed twice."""
     if images and name == "file_name" and not any(name in image for image in images):
         raise images[0].error(
             "no image has a file_name, as in LAVIS' coco_karpathy_test_gt.json: give coco_karpathy_test.json or"

@@ -149,9 +149,10 @@ def _vizwiz(row: Entry) -> Question:
 
 
 def _lavis(row: Entry, number: int | None) -> Question:
-    """LAVIS' own copies of VQAv2, OK-VQA, GQA and Visual Genome. number: of Visual Genome's, which have no ids."""
+    """LAVIS' own copies of VQAv2, OK-VQA, GQA and Visual Genome, whose answers end in a full stop. number: of rows that
+    have no ids, as Visual Genome's."""
     file, text, answers = row.file("image"), row.text("question").strip(), row.texts("answer", default=[])
-    if number is not None:
+    if number is not None or row.values.get("dataset") == "vg" or "VG_100K" in file:
         answers = [answer.rstrip(".") for answer in answers]
     return Question(
         row.name("question_id") if number is None else number, _image_id(file), file, text, UNTYPED, answers

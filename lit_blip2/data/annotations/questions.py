@@ -96,8 +96,8 @@ def read_questions(
     unanswered: questions may come without answers, as test splits do.
 
     Raises FileNotFoundError, or ValueError naming the file and the ids for: a question or an answer twice, a
-    question without its answer or the other way round, two image ids for one question, an image whose file
-    cannot be named, differing numbers of answers, another layout.
+    question without its answer or the other way round, a question without words, two image ids for one question, an
+    image whose file cannot be named, differing numbers of answers, another layout.
     """
     refuse_by_name(Path(questions))
     if Path(questions).suffix in SEPARATORS:
@@ -127,6 +127,10 @@ class Marks(NamedTuple):
 def _table(asked: Asked, path: str | Path, annotations: str | Path) -> Questions:
     if not asked.rows:
         raise ValueError(f"{path} holds no questions")
+    if silent := [row.name for row in asked.rows if not row.text]:
+        raise ValueError(
+            f"{path}: {len(silent)} questions are empty, the first is question {silent[0]}: leave them out"
+        )
     numbered = [(row.image_id, question_number(row.name), row) for row in asked.rows]
     rows = sorted(numbered, key=lambda each: each[:2])
     count_of = Counter(number for _, number, _ in rows)

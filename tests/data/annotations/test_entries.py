@@ -147,6 +147,9 @@ def test_visual_genome_and_binding_too(tmp_path):
         with pytest.raises(ValueError) as error:
             read_regions(write_json(tmp_path / "i.json", images), write_json(tmp_path / "r.json", regions), set())
         assert words in str(error.value)
+    first = {"id": 1, "url": "http://x/VG_100K/1.jpg", "coco_id": None}  # of version 1.0
+    read = read_regions(write_json(tmp_path / "i.json", [first]), write_json(tmp_path / "r.json", [region]), set())
+    assert list(read.files) == ["VG_100K/1.jpg"] and read.image_ids.tolist() == [1]
     pairs = {
         "images": [IMAGE, IMAGE | {"id": 2, "file_name": "2.jpg"}],
         "pairs": [{"image_id": 1, "swapped_image_id": 2, "caption": 4}],

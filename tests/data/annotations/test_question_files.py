@@ -117,6 +117,47 @@ def test_visual_genome_s_first_version_calls_its_images_id(tmp_path):
         read_questions(paths[1])
 
 
+def test_visual_genome_in_lavis_layout_is_read_alike_with_ids_and_without(tmp_path):
+    row = {"image": "VG_100K/7.jpg", "question": "What is it?", "answer": "A kerb."}
+    for more in ({}, {"question_id": 5}, {"question_id": 5, "image": "images/7.jpg", "dataset": "vg"}):
+        assert read_questions(write_json(tmp_path / "vg_qa.json", [row | more])).answers_of(0) == ["A kerb"]
+    vqa = row | {
+        "image": "val2014/COCO_val2014_000000000007.jpg",
+        "question_id": 5,
+        "answer": ["5 p.m."],
+        "dataset": "vqa",
+    }
+    assert read_questions(write_json(tmp_path / "vqa_train.json", [vqa])).answers_of(0) == ["5 p.m."]
+
+
+@pytest.mark.filterwarnings("ignore:.*comes without answers")
+@pytest.mark.parametrize("text", ["", " \n"])
+def test_a_question_without_words_is_refused_in_every_layout(tmp_path, text):
+    coco = {"question_id": 3, "image_id": 1, "question": text}
+    named = {"image": "COCO_val2014_000000000001.jpg", "question": text}
+    qas = [{"qa_id": 3, "image_id": 4, "question": text, "answer": "Yes."}]
+    for content in (
+        {"data_subtype": "val2014", "questions": [coco]},
+        {"data": [{"image_id": "0a", "question_id": 3, "question": text, "answers": ["a"]}]},
+        {"3": {"imageId": "7", "question": text, "answer": "no"}},
+        [{"id": 4, "qas": qas}],
+        [named | {"question_id": 3, "answer": "no"}],
+        [{"image": named["image"], "question_id": 3, "text": text, "label": "no"}],
+        [{"image": "v_3.jpg", "question": text, "answers": [{"answer": "no"}]}],
+        [{"split": "val", "image_id": 1, "question_id": 3, "question": text, "choices": [], "direct_answers": ["a"]}],
+    ):
+        path = write_json(tmp_path / "q.json", content)
+        with pytest.raises(
+            ValueError, match=r"q\.json: 1 questions are empty, the first is question (3|v_3\.jpg): leave"
+        ):
+            read_questions(path, unanswered=True)
+    mark = {"question_id": 3, "image_id": 1, "question_type": "is", "answers": [{"answer": "yes"}]}
+    marks = write_json(tmp_path / "a.json", {"annotations": [mark]})
+    path = write_json(tmp_path / "q.json", {"data_subtype": "val2014", "questions": [coco]})
+    with pytest.raises(ValueError, match="1 questions are empty"):
+        read_questions(path, marks)
+
+
 def test_pope_has_a_line_for_each_question(tmp_path):
     row = {"question_id": 1, "image": "COCO_val2014_000000310196.jpg", "text": "Is there a snowboard?", "label": "yes"}
     lines = [row, row | {"question_id": 2, "text": "Is there a car?", "label": "no"}]
