@@ -7,6 +7,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveraging
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
@@ -86,8 +87,14 @@ class LitBLIP2(L.LightningModule):
         """Put the Q-Former where training starts from."""
 
     def on_fit_start(self) -> None:
-        """Raises ValueError, or warns, where Lightning's counts do not suit the steps."""
+        """Raises ValueError, or warns, where Lightning's counts do not suit the steps, or its averages a checkpoint."""
         check_counts(self.trainer)
+        for each in self.trainer.callbacks:
+            if isinstance(each, WeightAveraging | StochasticWeightAveraging):
+                raise ValueError(
+                    f"{type(each).__name__} puts averages in the place of weights, and a checkpoint would hold the one "
+                    "as the other: use lit_blip2.lit.callbacks.EMA"
+                )
 
     @property
     def evaluators(self) -> list[Representation | Generation]:

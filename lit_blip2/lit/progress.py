@@ -8,21 +8,20 @@ counts follow from the step that the checkpoint stands at.
 
 import warnings
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import lightning as L
 
-from lit_blip2.config import arguments_of, from_text
+from lit_blip2.config import Experiment, class_path, from_text
 
 LOOP = "epoch_loop"
-# Part of an experiment -> its settings that a run goes on with, and what comes of others
-GOES_ON = {
-    "data": (("batch_size", "seed"), "other rows would come next than in its run, and some of them twice"),
-    "model.optimization": (
-        ("lr", "betas", "weight_decay", "lr_scale", "layer_decay"),
-        "the restored optimiser goes on with its own",
-    ),
-}
+# Arguments of data that decide nothing about the rows of a training step.
+NO_ROWS = (
+    "root", "images", "val", "test", "vqa_val", "vqa_test", "binding_val", "binding_test", "features", "num_workers",
+    "eval_batch_size", "max_unreadable", "max_unknown_words",
+)  # fmt: skip
+RESTORED = ("lr", "betas", "weight_decay", "lr_scale", "layer_decay")  # arguments that an optimiser's state holds
 
 
 def epoch_batches(trainer: L.Trainer) -> int:
@@ -49,6 +48,33 @@ def check_counts(trainer: L.Trainer) -> None:
             "the last validation has no metrics. Set it to a divisor.",
             stacklevel=3,
         )
+
+
+def _check_same(file: Any, before: Mapping[str, Any], now: Mapping[str, Any], what: str) -> None:
+    """Raises ValueError where settings of a checkpoint's run, of those that this one knows too, have changed."""
+    if other := [name for name in before.keys() & now.keys() if before[name] != now[name]]:
+        shown = "; ".join(f"{name} {before[name]}, here {now[name]}" for name in sorted(other))
+        raise ValueError(
+            f"{file} was trained with other settings, {what}: {shown}. Use those settings, or start from its weights "
+            "by --model.init_from"
+        )
+
+
+def _rows_by(experiment: Experiment, own: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The settings of data that decide which rows a step has; `own` over them."""
+    settings = experiment.data | (own or {})
+    if name := class_path(experiment.settings.get("data")):
+        settings["class"] = name
+    return {f"data.{name}": _unplaced(value) for name, value in settings.items() if name not in NO_ROWS}
+
+
+def _unplaced(data: Any) -> Any:
+    """Settings without NO_ROWS, and of files the names alone: data may have moved."""
+    if isinstance(data, dict):
+        return {name: _unplaced(value) for name, value in data.items() if name not in NO_ROWS}
+    if isinstance(data, list):
+        return [_unplaced(value) for value in data]
+    return Path(data).name if isinstance(data, str) else data
 
 
 def check_place(trainer: L.Trainer, batch: Mapping[str, Any], micro_batch: int) -> None:
@@ -86,30 +112,17 @@ def check_whole(trainer: L.Trainer, checkpoint: Mapping[str, Any], config: str |
             f"the weights in {file} are the averages of the callback EMA: resume with it in trainer.callbacks, or "
             "start from them by --model.init_from"
         )
-    _check_settings(trainer, checkpoint)
+    before, now = (from_text(each, str(file)) for each in (checkpoint.get("config"), trainer.lightning_module.config))
+    restored = {name: value for name, value in before.optimization.items() if name in RESTORED}
+    _check_same(file, restored, now.optimization, "which its optimiser goes on with")
+    module = trainer.datamodule
+    own = {name: getattr(module, name) for name in ("batch_size", "seed") if hasattr(module, name)}
+    _check_same(file, _rows_by(before), _rows_by(now, own), "by which other rows would come than in its run")
     if checkpoint["global_step"] >= trainer.max_steps:
         warnings.warn(
             f"{file} stands at step {checkpoint['global_step']} of {trainer.max_steps}: nothing is trained or "
             "validated (`validate --ckpt_path` does the latter)",
             stacklevel=3,
-        )
-
-
-def _check_settings(trainer: L.Trainer, checkpoint: Mapping[str, Any]) -> None:
-    """Raises ValueError for settings of GOES_ON that are not those of the checkpoint's run."""
-    texts = checkpoint.get("config"), trainer.lightning_module.config
-    before, now = (from_text(each, str(trainer.ckpt_path)).settings for each in texts)
-    differing, way_out = [], []
-    for part, (names, outcome) in GOES_ON.items():
-        was, given = (arguments_of(each, *part.split(".")) for each in (before, now))
-        if other := [name for name in names if name in was.keys() & given.keys() and was[name] != given[name]]:
-            shown = ", ".join(f"{part}.{name}={was[name]}, here {given[name]}" for name in other)
-            differing.append(f"{shown}: {outcome}")
-            way_out += [f"--{part}.{name}={was[name]}" for name in other]
-    if differing:
-        raise ValueError(
-            f"{trainer.ckpt_path} was trained with {'; with '.join(differing)}. Set {' '.join(way_out)}, or start from "
-            "its weights by --model.init_from"
         )
 
 

@@ -135,19 +135,32 @@ def test_a_run_that_has_ended_says_that_nothing_is_left_to_do(fit, stage1_run, s
     assert not seen
 
 
-@pytest.mark.parametrize(("name", "was", "now"), [("batch_size", 8, 4), ("seed", 0, 3)])
+@pytest.mark.parametrize(("name", "was", "now"), [("batch_size", 8, 4), ("seed", 0, 3), ("group", 2, 1)])
 def test_rows_in_another_order_are_no_place_to_go_on_from(fit, stage1_run, seen, name, was, now):
-    with pytest.raises(ValueError, match=rf"last.ckpt was trained with data.{name}={was}, here {now}: .*--data.{name}"):
+    with pytest.raises(
+        ValueError, match=rf"last.ckpt was trained with .* other rows .*: data.{name} {was}, here {now}\. Use"
+    ):
         fit("mini_stage1", f"--data.{name}={now}", "--trainer.max_steps=6", f"--ckpt_path={stage1_run}")
     assert not seen
     fit("mini_stage1", f"--data.{name}={now}", "--trainer.max_steps=2", f"--model.init_from={stage1_run}")
 
 
+def test_a_run_goes_on_where_its_data_lie_now(fit, stage1_run, seen, world, tmp_path):
+    moved = shutil.copytree(world, tmp_path / "moved")
+    fit("mini_stage1", f"--data.root={moved}", "--trainer.max_steps=6", f"--ckpt_path={stage1_run}", runs=tmp_path)
+    assert [step for step, *_ in seen] == [4, 5]
+
+
+@pytest.mark.parametrize("name", ["WeightAveraging", "EMAWeightAveraging", "StochasticWeightAveraging"])
+def test_averages_that_a_checkpoint_would_hold_as_weights_are_refused(fit, name):
+    rates = "init_args: {swa_lrs: 0.1, swa_epoch_start: 1}" if name.startswith("Stoch") else "init_args: {}"
+    with pytest.raises(ValueError, match=f"{name} .*use lit_blip2.lit.callbacks.EMA"):
+        fit("mini_stage1", *PLAIN, f"--trainer.callbacks+={{class_path: {name}, {rates}}}")
+
+
 def test_a_learning_rate_that_a_resumed_optimiser_would_not_take_is_refused(fit, stage1_run, seen):
-    told = r"seed=0, here 3: other rows.*; with model\.optimization\.lr=.*, here 0\.5: .*Set --data\.seed=0 --mod"
-    with pytest.raises(ValueError, match=told):
-        other = ["--model.optimization.lr=0.5", "--data.seed=3", "--trainer.max_steps=6"]
-        fit("mini_stage1", *other, f"--ckpt_path={stage1_run}")
+    with pytest.raises(ValueError, match=r"other settings, which its optimiser goes on with: lr .*, here 0\.5"):
+        fit("mini_stage1", "--model.optimization.lr=0.5", "--trainer.max_steps=6", f"--ckpt_path={stage1_run}")
     assert not seen
 
 
