@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lightning import LightningDataModule
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lit_blip2.config import Experiment, read
@@ -37,7 +38,9 @@ class SuiteCLI(LightningCLI):
             )
         if config.get("ckpt_path") is None:
             return
-        config.ckpt_path = str(find_checkpoint(config.ckpt_path))
+        given, config.ckpt_path = config.ckpt_path, str(find_checkpoint(config.ckpt_path))
+        if config.ckpt_path != str(Path(given)):
+            rank_zero_info(f"--ckpt_path {given}: {config.ckpt_path} is its newest whole checkpoint")
         run = run_of(Path(config.ckpt_path).resolve())
         logger = config.trainer.logger
         unplaced = hasattr(logger, "init_args") and logger.init_args.get("version") is None

@@ -1,9 +1,11 @@
 """Every shipped experiment parses against the real signatures and counts as the paper says."""
 
+import os
 import re
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from jsonargparse import Namespace
 
@@ -306,3 +308,26 @@ def test_another_encoder_does_not_get_the_sizes_of_the_experiments_own(tmp_path,
 )
 def test_another_encoder_with_sizes_of_its_own_is_taken(file, arguments):
     parsed(*arguments, file=f"experiments/{file}.yaml")
+
+
+class Placed(SuiteCLI):
+    """Finds a run's place, and stops there."""
+
+    def instantiate_classes(self):
+        raise ParsedError(self.config[self.subcommand])
+
+
+def test_the_checkpoint_that_a_folder_stands_for_is_named(tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr("lit_blip2.cli.rank_zero_info", told.append)
+    for version, step in ((0, 9), (1, 5)):
+        checkpoints = tmp_path / f"mine/version_{version}/checkpoints"
+        checkpoints.mkdir(parents=True)
+        (checkpoints.parent / "config.yaml").write_text("{}")
+        torch.save({"state_dict": {}, "config": "{}", "global_step": step}, checkpoints / "last.ckpt")
+    os.utime(tmp_path / "mine/version_0/checkpoints/last.ckpt", (1, 1))
+    given = ["validate", "--config", "experiments/mini_stage1.yaml", "--ckpt_path"]
+    for path in (tmp_path / "mine", checkpoints / "last.ckpt"):
+        with pytest.raises(ParsedError):
+            build(Placed, [*given, str(path)])
+    assert told == [f"--ckpt_path {tmp_path}/mine: {checkpoints}/last.ckpt is its newest whole checkpoint"]

@@ -23,7 +23,7 @@ from lit_blip2.data.batches.loaders import TrainLoader, eval_loaders, train_load
 from lit_blip2.data.batches.pairs import FilePairs, PairSource, sources_in, with_features
 from lit_blip2.data.batches.training import TrainPairs
 from lit_blip2.data.faults import Faults
-from lit_blip2.data.features.store import ABOUT, FeatureStore
+from lit_blip2.data.features.store import ABOUT, WAY_OUT, FeatureStore
 from lit_blip2.keyed import check_seed
 
 # Which splits a command evaluates on.
@@ -388,14 +388,13 @@ class PairData(L.LightningDataModule):
         missing, others = store.missing(image_ids, keys)
         if len(missing):
             raise ValueError(
-                f"{store.folder} lacks the features of {len(missing)} images, among them {missing[:5].tolist()}:"
-                " remove the folder and write it again (`python -m lit_blip2 data features`, for the mini-world"
-                " `data make-mini`)"
+                f"{store.folder} lacks the features of {len(missing)} images, among them "
+                f"{missing[:5].tolist()}. {WAY_OUT}"
             )
         if len(others):
             raise ValueError(
                 f"{store.folder} holds features of other files under the ids of {len(others)} images, among them "
-                f"{others[:5].tolist()}: the data have changed since, or are others. Write the features again"
+                f"{others[:5].tolist()}: the data have changed since, or are others. {WAY_OUT}"
             )
 
     def pixels(self, split: str, files: Strings | None = None) -> Pixels:

@@ -19,6 +19,8 @@ from lit_blip2.exchange.files import read_json, read_weights
 from lit_blip2.exchange.foreign import ForeignModel
 from lit_blip2.model.plain import Plain
 from lit_blip2.model.pretrained import OLD_BUFFERS, build, read_tokenizer
+from lit_blip2.model.published import published
+from lit_blip2.pixels import UNNOTED
 
 RETRIEVAL, GENERATION = "Blip2ForImageTextRetrieval", "Blip2ForConditionalGeneration"
 INSTRUCTED = "InstructBlipForConditionalGeneration"
@@ -104,9 +106,8 @@ def completed(given: Mapping[str, Any], kind: str, path: Path) -> dict[str, Any]
 
 
 def _looks(path: Path, pixels: int) -> dict[str, Any]:
-    """How a folder's image processor prepares images, as settings of the encoder. Empty where the folder has no
-    processor: the encoder's own values are then used. Raises ValueError for a processor that this package cannot
-    follow."""
+    """How a folder's image processor prepares images, as settings of the encoder. What it does not say is left out, and
+    told: the encoder's own values are then used. Raises ValueError for a processor that this package cannot follow."""
     looks: dict[str, Any] = {}
     for file in (path / name for name in ("processor_config.json", "preprocessor_config.json")):
         given = read_json(file) if file.is_file() else {}
@@ -121,6 +122,13 @@ def _looks(path: Path, pixels: int) -> dict[str, Any]:
                 )
         looks |= {ours: given[name] for name, ours in LOOKS.items() if given.get(name) is not None}
         looks |= {"interpolation": RESAMPLE[given["resample"]]} if given.get("resample") is not None else {}
+    if unsaid := {name: value for name, value in UNNOTED.items() if name not in looks}:
+        own = ", ".join(f"{name} {published()[encoders.EVA].get(name, value)}" for name, value in unsaid.items())
+        warnings.warn(
+            f"{path} has no preprocessor_config.json that says how its images look: those of image encoder "
+            f"{encoders.EVA} are taken, {own}; if the model had others, put its image processor's file there",
+            stacklevel=2,
+        )
     return looks
 
 

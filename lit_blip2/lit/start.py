@@ -1,6 +1,7 @@
 """What training starts from: weights of another run."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,6 +31,8 @@ def read_start(source: str, module: LitBLIP2) -> dict[str, Any]:
     """A checkpoint or run folder to start from. Raises ValueError where its settings are not this run's, or where it
     trained an encoder that is frozen here."""
     file = find_checkpoint(source)
+    if file != Path(source):
+        rank_zero_info(f"init_from={source!r}: {file} is its newest whole checkpoint")
     checkpoint, vision = read_checkpoint(file), module.net.vision
     brought = list(checkpoint["state_dict"])
     if vision.frozen:

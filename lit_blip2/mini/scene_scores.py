@@ -19,6 +19,11 @@ from lit_blip2.mini.scores import Score, score_caption
 from lit_blip2.mini.world import OBJECT_COUNTS, Scene
 from lit_blip2.mini.write import load_scenes
 
+WAY_OUT = (
+    "With data of your own, leave SceneScores out of trainer.callbacks (--trainer.callbacks=null leaves out all that the "
+    "experiment names); the mini-world is made by `python -m lit_blip2 data make-mini --out data/mini`"
+)
+
 
 class Reading(NamedTuple):
     """A question answered from a description: its image and number, the answer, the annotators' answers, the
@@ -74,8 +79,12 @@ class SceneScores(L.Callback):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if isinstance(pl_module, LitStage1):
             raise ValueError(f"SceneScores reads generated captions, {type(pl_module).__name__} has none: leave it out")
-        file = self.files["val" if stage in ("fit", "validate") else "test"]
-        self.scenes = load_scenes(trainer.datamodule.root / file).scenes
+        file = trainer.datamodule.root / self.files["val" if stage in ("fit", "validate") else "test"]
+        if not file.is_file():
+            raise FileNotFoundError(
+                f"{file} is missing, the mini-world's scenes by which SceneScores scores. {WAY_OUT}"
+            )
+        self.scenes = load_scenes(file).scenes
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: LitBLIP2) -> None:
         """Runs before the module's own epoch end: `predictions` holds this rank's, so the scores are gathered here."""
@@ -112,7 +121,8 @@ class SceneScores(L.Callback):
 
     def _scene(self, image_id: int) -> Scene:
         if image_id not in self.scenes:
-            raise ValueError(f"image {image_id} has no scene in {self.files}: they must belong to the same mini-world")
+            files = " and ".join(self.files.values())
+            raise ValueError(f"image {image_id} has no scene in {files}: it is of other data. {WAY_OUT}")
         return self.scenes[image_id]
 
 

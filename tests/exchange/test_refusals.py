@@ -120,6 +120,19 @@ def test_a_published_image_processor_is_taken(generation, tmp_path):
     )
 
 
+def test_a_folder_that_does_not_say_how_its_images_look_is_told_of(generation, tmp_path):
+    folder = rewritten(generation["opt"][1], tmp_path / "bare")
+    for name in ("processor_config.json", "preprocessor_config.json"):
+        (folder / name).unlink(missing_ok=True)
+    with pytest.warns(UserWarning, match=r"mean \[0\.48.*std \[0\.26.*interpolation bicubic"):
+        vision = hugging_face.read(folder).net["vision"]
+    assert not vision.keys() & {"mean", "std", "interpolation"}
+    (folder / "preprocessor_config.json").write_text('{"image_mean": [0.5, 0.5, 0.5]}')
+    with pytest.warns(UserWarning, match="those of image encoder eva_giant_patch14_clip_224 are taken, std") as told:
+        hugging_face.read(folder)
+    assert "mean" not in str(told[0].message)
+
+
 @pytest.mark.parametrize("file", ["processor_config.json", "preprocessor_config.json"])
 def test_a_folders_own_mean_and_filter_come_in_and_go_out(generation, tmp_path, file, imported):
     folder = rewritten(generation["opt"][1], tmp_path / "other")

@@ -28,6 +28,10 @@ from lit_blip2.pixels import UNNOTED
 
 ABOUT, IDS, KEYS = "features.json", "image_ids.npy", "keys.npy"
 MOST_OPEN = 1024  # mapped shards of a process; the system allows some 65,000
+WAY_OUT = (
+    "Read the images themselves (--data.features=null), or write features into another folder (`python -m lit_blip2 "
+    "data features --config FILE --out DIR`, then --data.features=DIR; the mini-world's: delete them, then data make-mini)"
+)
 CachedDtype = Literal["float16", "bfloat16", "int8"]
 
 
@@ -145,8 +149,7 @@ class FeatureStore:
         """ValueError lists every field in which `expected` and what made the features differ, with both values."""
         if differing := differences(self.made_by, expected):
             raise ValueError(
-                f"the features in {self.folder} were made by something else. {differing}. Delete {self.folder} and "
-                "write them anew (`python -m lit_blip2 data features`; the mini-world's: data make-mini), or use the "
+                f"the features in {self.folder} were made by something else. {differing}. {WAY_OUT}, or use the "
                 "encoder that made them."
             )
 
