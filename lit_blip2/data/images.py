@@ -15,6 +15,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 SIXTEEN = re.compile(r"(?<!BGR);16")  # in Pillow's names of raw modes; BGR;16 has 5 or 6 bits of a colour
 # Tags of a TIFF. PHOTOMETRIC is 0 where its lowest value is white; FORMAT is 2 where values have a sign.
 BITS, PHOTOMETRIC, MAX_VALUE, FORMAT = 258, 262, 281, 339
+SIGNED = {8: 127, 16: 32767}  # bits -> the white of values with a sign
 MOST_PIXELS = 89_478_485  # Pillow's own limit for what may be a decompression bomb: 256 MiB as RGB
 
 
@@ -55,6 +56,8 @@ def decode_image(data: bytes, name: str | Path) -> Image.Image:
             image.load()  # before the stream is closed
             with suppress(Exception):  # of a damaged EXIF block, which says nothing about the pixels
                 ImageOps.exif_transpose(image, in_place=True)
+            if white == SIGNED[8]:  # which Pillow takes for bytes without a sign
+                image = Image.fromarray(np.asarray(image).view(np.int8).astype(np.int32))
             if SIXTEEN.search(raw) and not image.mode.startswith("I"):
                 image = _from_sixteen(image, data, name, told)
             rgb = to_rgb(image, name, white, told)
@@ -102,7 +105,7 @@ def _white(image: Image.Image, data: bytes) -> tuple[int, int]:
     """
     tags = getattr(image, "tag_v2", {})
     bits, signed = tags.get(BITS, (16,))[0], tags.get(FORMAT, (1,))[0] == 2
-    white = 4095 if bits == 12 else 32767 if bits == 16 and signed else 65535
+    white = SIGNED.get(bits, 65535) if signed else 4095 if bits == 12 else 65535
     if image.format == "PNG" and (sbit := re.search(rb"\0\0\0[\1-\4]sBIT(.)", data[: data.find(b"IDAT")], re.S)):
         return white, (1 << sbit[1][0]) - 1
     most = tags.get(MAX_VALUE, 0)

@@ -155,6 +155,7 @@ def test_twelve_bits_that_the_file_tells_are_scaled():
         ((RAMP * 255).astype("<u4"), 32, 1),
         ((RAMP * 3000 - 1000).astype("<i2"), 16, 2),  # as a scanner counts
         ((RAMP * 4095).astype("<u2"), 16, 1),
+        ((RAMP * 200 - 100).astype("i1"), 8, 2),
     ],
 )
 def test_values_without_a_white_are_refused(values, bits, format):
@@ -198,9 +199,10 @@ def test_sixteen_bits_of_which_the_lower_eight_are_used_are_refused(colour):
         decode_image(deep_png(rgba(RAMP, 255)[..., planes], colour), "x.png")
 
 
-def test_values_with_a_sign_are_scaled_by_their_limit():
-    found = decode_image(bare_tiff((RAMP * 32767).astype("<i2").tobytes(), 16, format=2), "x.tif")
-    assert np.abs(np.asarray(found)[..., 0] - RAMP * 255).max() <= 1
+@pytest.mark.parametrize(("bits", "kind"), [(8, "i1"), (16, "<i2")])
+def test_values_with_a_sign_are_scaled_by_their_limit(bits, kind):
+    data = bare_tiff((RAMP * (2 ** (bits - 1) - 1)).astype(kind).tobytes(), bits, format=2)
+    assert np.abs(np.asarray(decode_image(data, "x.tif"))[..., 0] - RAMP * 255).max() <= 2
 
 
 @pytest.mark.parametrize("colour", [0, 2, 4, 6])
