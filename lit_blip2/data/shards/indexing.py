@@ -191,7 +191,7 @@ def _add(listed: Listed, tar: tarfile.TarFile, key: str, members: list[tarfile.T
     if len(images) != 1:
         return listed.leave_out("several images of one name" if images else "no image", example)
     try:
-        texts = _captions(tar, of)
+        texts, other = _captions(tar, of)
     except UnicodeError:
         return listed.leave_out("caption is not UTF-8", example)
     except TypeError:
@@ -203,6 +203,8 @@ def _add(listed: Listed, tar: tarfile.TarFile, key: str, members: list[tarfile.T
         return listed.leave_out("no caption, or an empty one", example)
     if empty := len(texts) - len(kept):
         listed.leave_out("caption that is empty beside others", example, empty, samples=0)
+    if other:
+        listed.leave_out("text file that says something else than the json", example, samples=0)
     tar.fileobj.seek(images[0].offset_data - tarfile.BLOCKSIZE)
     listed.headers.append(zlib.crc32(tar.fileobj.read(tarfile.BLOCKSIZE)))
     listed.images.append((images[0].offset_data, images[0].size))
@@ -219,9 +221,11 @@ def _same(tar: tarfile.TarFile, members: list[tarfile.TarInfo]) -> bool:
     )
 
 
-def _captions(tar: tarfile.TarFile, of: dict[str, tarfile.TarInfo]) -> list[str]:
-    """Those of a sample in their order, empty ones too. Raises TypeError for one that is no text."""
+def _captions(tar: tarfile.TarFile, of: dict[str, tarfile.TarInfo]) -> tuple[list[str], bool]:
+    """Those of a sample in their order, empty ones too, and whether its text file says something else than a single one
+    in json (CapFilt's several are there to replace the text). Raises TypeError for one that is no text."""
     texts: list[str] = []
+    written = tar.extractfile(of["txt"]).read() if "txt" in of else b""
     if "json" in of:
         content = json.loads(tar.extractfile(of["json"]).read(), object_pairs_hook=once_each)
         given = content.get("caption") if isinstance(content, dict) else content
@@ -231,9 +235,10 @@ def _captions(tar: tarfile.TarFile, of: dict[str, tarfile.TarInfo]) -> list[str]
     if wrong := [text for text in texts if not isinstance(text, str)]:
         raise TypeError(f"{wrong[0]!r} is no text")
     if not any(map(clean_caption, texts)) and "txt" in of:
-        texts = [tar.extractfile(of["txt"]).read().decode("utf-8-sig")]
+        texts = [written.decode("utf-8-sig")]
     "".join(texts).encode()  # half a surrogate pair, which JSON can hold, is no UTF-8
-    return texts
+    text = clean_caption(written.decode("utf-8-sig", "replace"))
+    return texts, len(texts) == 1 and text not in ("", clean_caption(texts[0]))
 
 
 def _compare(listed: Listed, stats: Path) -> None:

@@ -117,6 +117,7 @@ def test_what_is_left_out_is_counted_with_its_reason(tmp_path, capsys):
 
 
 ONE = ("a.txt", b"one")
+OTHER = "text file that says something else than the json"
 TWICE, SEVERAL = "a name stands twice, with other contents", "several images of one name"
 
 
@@ -137,6 +138,9 @@ TWICE, SEVERAL = "a name stands twice, with other contents", "several images of 
         ([("x/a.jpg", jpeg(1)), ("y/a.jpg", jpeg(2)), ("x/a.txt", b"x"), ("y/a.txt", b"y")], ["x", "y"], {}),
         ([("A.jpg", jpeg(1)), ("A.txt", b"big"), ("a.jpg", jpeg(2)), ("a.txt", b"small")], ["big", "small"], {}),
         ([("b.txt", b"b"), ("a.txt", b"a"), ("a.jpg", jpeg(1)), ("b.jpg", jpeg(2))], ["b", "a"], {}),
+        ([("a.jpg", jpeg(1)), ONE, ("a.json", b'{"caption": "two"}')], ["two"], {OTHER: 1}),
+        ([("a.jpg", jpeg(1)), ("a.txt", b"Web."), ("a.json", b'["two", "one"]')], ["two", "one"], {}),
+        ([("a.jpg", jpeg(1)), ("a.txt", b"One."), ("a.json", b'{"caption": "one"}')], ["one"], {}),
         ([("a.jpg", jpeg(1)), ("a.json", b'["one", 7]')], [], {"caption is no text": 1}),
         ([("a.jpg", jpeg(1)), ("a.json", b'{"caption": 0}'), ("a.txt", b"a")], [], {"caption is no text": 1}),
         ([("a.jpg", jpeg(1)), ("a.json", b'{"caption": "one", "caption": "two"}')], [], {"json is damaged": 1}),
