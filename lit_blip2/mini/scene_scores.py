@@ -20,8 +20,8 @@ from lit_blip2.mini.world import OBJECT_COUNTS, Scene
 from lit_blip2.mini.write import load_scenes
 
 WAY_OUT = (
-    "With data of your own, leave SceneScores out of trainer.callbacks (--trainer.callbacks=null leaves out all that the "
-    "experiment names); the mini-world is made by `python -m lit_blip2 data make-mini --out data/mini`"
+    "With data of your own, leave SceneScores out of trainer.callbacks (--trainer.callbacks=null leaves out all that "
+    "the experiment names); the mini-world is made by `python -m lit_blip2 data make-mini --out data/mini`"
 )
 
 

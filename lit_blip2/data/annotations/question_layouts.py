@@ -46,6 +46,9 @@ def asked_in(content: Any, path: str | Path, files: Mapping[int, str]) -> Asked:
         raise Entry({}, path).error(f"must be an object or a list of them, and is {shown(content)}")
     rows = listed_entries(content, path) if isinstance(content, list) else []
     keys = set().union(*(row.values for row in rows))
+    known = what_it_is(content)
+    if "choices" in keys and "multiple choice" in known:
+        raise ValueError(f"{path} is not read: it holds {known}")
     if isinstance(content, dict) and any(isinstance(row, dict) and "imageId" in row for row in content.values()):
         return Asked([_gqa(number, row) for number, row in Entry(content, path).items()], "gqa")
     if isinstance(content, dict) and isinstance(content.get("questions"), list):
@@ -63,7 +66,6 @@ def asked_in(content: Any, path: str | Path, files: Mapping[int, str]) -> Asked:
     if {"image", "question"} <= keys:
         named = "question_id" in keys
         return Asked([_lavis(row, None if named else place) for place, row in enumerate(rows)])
-    known = what_it_is(content)
     if known and not known.endswith("as questions"):
         raise ValueError(f"{path} holds no questions: it holds {known}")
     names = ", ".join(sorted(map(str, keys or content)))[:100] or "none"

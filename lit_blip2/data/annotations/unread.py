@@ -20,11 +20,16 @@ _LINKS = (
     "lit_blip2.data.conceptual.ConceptualCaptions"
 )
 _VG_IMAGES = "Visual Genome's list of images, which goes beside its questions, as images"
+_CHOICE = (
+    "multiple choice, whose answers are numbers of choices: let lmms-eval ask it of a run (docs/evaluation.md), or "
+    "write rows of image, question and answer, a text"
+)
 # What is there among the keys of a file, and of its entries, and what it then is; the first that fits.
 _BY_KEYS: list[tuple[set[str], set[str], str]] = [
     ({"image_urls"}, set(), _LINKS),
     (set(), {"url", "caption"}, _LINKS),
-    (set(), {"choices", "lecture"}, "ScienceQA's multiple choice: lmms-eval asks it (docs/evaluation.md)"),
+    (set(), {"choices", "lecture"}, f"ScienceQA's {_CHOICE}"),
+    (set(), {"choices", "question", "answer"}, _CHOICE),
     (set(), {"ref_id", "sentences"}, "RefCOCO's expressions, of regions and not of images"),
     (set(), {"conversations"}, "LLaVA's conversations: write rows of image, question and answer"),
     (set(), {"regions"}, "Visual Genome's regions: train on them by lit_blip2.data.visual_genome.VisualGenome"),

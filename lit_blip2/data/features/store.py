@@ -30,7 +30,7 @@ ABOUT, IDS, KEYS = "features.json", "image_ids.npy", "keys.npy"
 MOST_OPEN = 1024  # mapped shards of a process; the system allows some 65,000
 WAY_OUT = (
     "Read the images themselves (--data.features=null), or write features into another folder (`python -m lit_blip2 "
-    "data features --config FILE --out DIR`, then --data.features=DIR; the mini-world's: delete them, then data make-mini)"
+    "data features --config FILE --out DIR`, then --data.features=DIR; the mini-world's: delete them, data make-mini)"
 )
 CachedDtype = Literal["float16", "bfloat16", "int8"]
 

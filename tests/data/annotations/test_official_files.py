@@ -39,6 +39,9 @@ def top(rows, **more):
     return {"dataset_type": "val", "dataset_name": "textvqa", "dataset_version": "0.5.1", "data": rows, **more}
 
 
+SCIENCE = {"image": "image.png", "question": "Which is heavier?", "choices": ["a pen", "a car"], "answer": 1}
+
+
 @pytest.mark.parametrize(
     ("content", "row", "answers", "server"),
     [
@@ -205,6 +208,9 @@ def test_ids_of_openimages_that_look_like_numbers_are_words(tmp_path, name):
         ("captions.zip", "x", "packed: unpack it"),
         ("sbu.json", {"image_urls": ["x"], "captions": ["y"]}, "captions and URLs"),
         ("problems.json", {"1": {"question": "?", "choices": ["a"], "answer": 0, "lecture": ""}}, "ScienceQA"),
+        ("scienceqa.json", [SCIENCE | {"lecture": "", "hint": "x"}], "ScienceQA's multiple choice.*lmms-eval"),
+        ("scienceqa_ids.json", [SCIENCE | {"question_id": 3, "lecture": ""}], "ScienceQA's multiple choice"),
+        ("quiz.json", [SCIENCE, SCIENCE | {"answer": 0}], "holds multiple choice.*rows of image, question and answer"),
         ("refs.json", [{"ref_id": 1, "ann_id": 2, "image_id": 3, "sentences": []}], "RefCOCO"),
         ("llava.json", [{"id": "1", "image": "1.jpg", "conversations": []}], "LLaVA's conversations"),
         ("region_descriptions.json", [{"id": 1, "regions": []}], "VisualGenome"),
