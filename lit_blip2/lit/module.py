@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from lit_blip2 import words
 from lit_blip2.checkpoint import check_fits, trainable_state
+from lit_blip2.data.features.store import FeatureStore
 from lit_blip2.data.module import PairData
 from lit_blip2.evaluation import evaluated
 from lit_blip2.evaluation.items import Items
@@ -62,16 +63,19 @@ class LitBLIP2(L.LightningModule):
     def setup(self, stage: str) -> None:
         """Read frozen weights and tokenizers from disk, and what training starts from. Cached features need no image
         encoder, but must come from the same one. Raises FileNotFoundError with all that is missing."""
-        stores = getattr(self.trainer.datamodule, "stores", {})
-        run_all(
-            lambda: self.net.load(vision=not stores), *([self.start] if stage == "fit" and not self.resumed else [])
-        )
-        if stores and not self.net.vision.frozen:
-            raise ValueError("data.features holds frozen features: set it to null, or model.net.vision.frozen to true")
-        if stores:  # all of them were made by the same
-            expected = self.net.vision.fingerprint() | {"image_size": self.trainer.datamodule.image_size}
-            next(iter(stores.values())).check(expected)
+        stores = list(getattr(self.trainer.datamodule, "stores", {}).values())
+        steps = [lambda: self._check_features(stores[0])] if stores else []  # all of them were made by the same
+        steps.append(lambda: self.net.load(vision=not stores))
+        run_all(*steps, *([self.start] if stage == "fit" and not self.resumed else []))
         self._check_words()
+
+    def _check_features(self, store: FeatureStore) -> None:
+        """Raises ValueError where cached features are not the encoder's; they tell the signature of its weights."""
+        vision = self.net.vision
+        if not vision.frozen:
+            raise ValueError("data.features holds frozen features: set it to null, or model.net.vision.frozen to true")
+        store.check(vision.fingerprint() | {"image_size": self.trainer.datamodule.image_size})
+        vision.signature = vision.signature or store.signature
 
     def _check_words(self) -> None:
         """Say which share of the words is unknown to whom. Raises ValueError where it is above the limit."""

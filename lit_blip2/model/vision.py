@@ -125,9 +125,9 @@ class VisionEncoder(nn.Module):
     def _made(self) -> nn.Module:
         return self._random() if self.weights == RANDOM else self._read(self.weights_file())
 
-    def _signed(self) -> dict[str, Any] | None:
-        """The signature of the weights. Where cached features are used, the file is read for this alone; None where the
-        file is not there, for cached features do without it."""
+    def signed(self) -> dict[str, Any] | None:
+        """The signature of the weights. Where they are not loaded the file is read for this alone, unless cached
+        features told it; None where the file is not there, for cached features do without it."""
         if self.signature is None:
             try:
                 self.signature = _signature(self._made())
@@ -180,7 +180,7 @@ class VisionEncoder(nn.Module):
         """What changes its features and no shape."""
         args = {key: value for key, value in self.own_args.items() if key not in ("depth", "img_size")}
         own = {"name": self.name, "model_args": args, "blocks": self.used_blocks, **self._looks()}
-        return own | ({WEIGHTS: told} if (told := self._signed()) else {})
+        return own | ({WEIGHTS: told} if (told := self.signed()) else {})
 
     @cached_property
     def used_blocks(self) -> int:

@@ -12,9 +12,11 @@ from transformers import OPTForCausalLM
 
 from benchmarks import false_negatives
 from lit_blip2.checkpoint import read_checkpoint
+from lit_blip2.data.features import store
 from lit_blip2.data.shards.packing import pack
 from lit_blip2.evaluation.pope import yes_or_no
 from lit_blip2.lit.callbacks import MetricsFile
+from lit_blip2.model.vision import VisionEncoder
 from lit_blip2.objectives import itm
 from lit_blip2.runs import find_checkpoint
 
@@ -239,6 +241,17 @@ def test_stale_features_are_refused(fit, tmp_path, world):
     (other / "features/train/features.json").write_text(json.dumps(about))
     with pytest.raises(ValueError, match="weights_sha256"):
         fit("mini_stage1", f"--data.root={other}")
+
+
+def test_kept_features_tell_through_which_weights_a_checkpoint_looked(fit, monkeypatch):
+    """The encoder is not made for it; where older features do not tell, it is."""
+    made = []
+    monkeypatch.setattr(VisionEncoder, "_made", lambda self, make=VisionEncoder._made: made.append(self) or make(self))
+    own = read_checkpoint(fit("mini_stage1", "--trainer.max_steps=2"))["settings"]["vision.weights"]
+    assert not made and own["numbers"]
+    monkeypatch.setattr(store, "SIGNATURE", "gone.json")
+    assert read_checkpoint(fit("mini_stage1", "--trainer.max_steps=2"))["settings"]["vision.weights"] == own
+    assert made
 
 
 def test_live_images_give_the_losses_of_kept_features(fit, stage1_run):

@@ -4,6 +4,7 @@ A section is a folder of the images that train, val or test reads, or train_NAME
 
     features.json       what made them (encoder, weights, how images look to it), and how they are stored
     image_ids.npy       int64 [N], ascending; memory-mapped, as is
+    signature.json      the signature of the encoder's weights; older ones lack it
     keys.npy            uint64 [N], what stands for the file that an image was
     00000.safetensors   features [n, views, tokens, width], int8 with scales float32 [n, views, tokens]; its metadata
                         name the images that could not be read
@@ -15,7 +16,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -26,7 +27,7 @@ from lit_blip2.data.annotations.entries import read_json
 from lit_blip2.data.images import UnreadableImageError
 from lit_blip2.pixels import UNNOTED
 
-ABOUT, IDS, KEYS = "features.json", "image_ids.npy", "keys.npy"
+ABOUT, IDS, KEYS, SIGNATURE = "features.json", "image_ids.npy", "keys.npy", "signature.json"
 MOST_OPEN = 1024  # mapped shards of a process; the system allows some 65,000
 WAY_OUT = (
     "Read the images themselves (--data.features=null), or write features into another folder (`python -m lit_blip2 "
@@ -98,6 +99,8 @@ class FeatureStore:
         self.folder = Path(folder)
         self.made_by, self.layout = read_about(self.folder)
         self.views = self.layout.views
+        told = self.folder / SIGNATURE
+        self.signature: dict[str, Any] | None = read_json(told) if told.exists() else None  # of the encoder's weights
         files = [self.folder / shard_name(number) for number in range(self.layout.shards)]
         if missing := [file for file in files if not file.exists()]:
             raise FileNotFoundError(

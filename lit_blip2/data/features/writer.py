@@ -32,6 +32,7 @@ from lit_blip2.data.features.store import (
     ABOUT,
     IDS,
     KEYS,
+    SIGNATURE,
     CachedDtype,
     Layout,
     differences,
@@ -115,7 +116,7 @@ def cache_features(
     with alone(out):
         announce(targets, out)
         for target in targets:
-            begin(target, made_by)
+            begin(target, made_by, vision)
         write(targets, vision, processes, threads, devices)
 
 
@@ -202,7 +203,7 @@ def missing_shards(target: Target) -> list[int]:
     return [number for number, file in enumerate(files) if not file.exists() or open_shard(file).unreadable]
 
 
-def begin(target: Target, made_by: dict) -> None:
+def begin(target: Target, made_by: dict, vision: Encoder) -> None:
     """The section's folder without shards, unless it is there."""
     if target.folder.exists():
         return
@@ -211,6 +212,7 @@ def begin(target: Target, made_by: dict) -> None:
         np.save(part / IDS, target.section.image_ids)
         np.save(part / KEYS, target.section.keys)
         about = {"made_by": made_by, "layout": target.layout._asdict()}
+        (part / SIGNATURE).write_text(json.dumps(vision.signed()) + "\n", encoding="utf-8")
         (part / ABOUT).write_text(json.dumps(about, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 

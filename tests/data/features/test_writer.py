@@ -71,6 +71,7 @@ def test_each_section_holds_the_encoders_output_for_its_images(data, vision, tin
             wanted = live(vision, tiny / f"images/{section}/{image_id:012d}.png")
             torch.testing.assert_close(store.rows([image_id])[0].float(), wanted, atol=2e-3, rtol=1e-3)
         store.check(vision.fingerprint() | {"image_size": 8})
+        assert store.signature == vision.signature
 
 
 @pytest.mark.parametrize("dtype, error", [("float16", 2**-11), ("bfloat16", 2**-8), ("int8", None)])
