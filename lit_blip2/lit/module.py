@@ -20,7 +20,7 @@ from lit_blip2.evaluation import evaluated
 from lit_blip2.evaluation.items import Items
 from lit_blip2.evaluation.rules import differing, kept_rules, told, write_rules
 from lit_blip2.keyed import seed_dropout
-from lit_blip2.lit.evaluators.evaluation import Evaluation
+from lit_blip2.lit.evaluators.evaluation import Evaluation, names_of
 from lit_blip2.lit.evaluators.generation import Generation
 from lit_blip2.lit.evaluators.intervals import write_intervals
 from lit_blip2.lit.evaluators.representation import Representation
@@ -28,6 +28,7 @@ from lit_blip2.lit.evaluators.tally import Tally
 from lit_blip2.lit.evaluators.unfinished import predictions_made_of
 from lit_blip2.lit.optim import AdamWCosine
 from lit_blip2.lit.progress import check_counts, check_place, check_whole, stand_at
+from lit_blip2.model.plain import naming
 from lit_blip2.network import kept_settings
 from lit_blip2.paths import run_all
 from lit_blip2.settings import check_same, settings
@@ -113,8 +114,9 @@ class LitBLIP2(L.LightningModule):
 
     def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         try:
-            for each in self.evaluators if batch["task"] == "train" else self.looking(batch):
-                each.prepare(batch)
+            with naming(names_of(batch)):
+                for each in self.evaluators if batch["task"] == "train" else self.looking(batch):
+                    each.prepare(batch)
         except ValueError as error:
             if batch["task"] != "train":
                 raise
@@ -163,7 +165,8 @@ class LitBLIP2(L.LightningModule):
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> None:
         looking = self.looking(batch)
-        found = [losses for each in looking if (losses := each.step(batch)) is not None]
+        with naming(names_of(batch)):
+            found = [losses for each in looking if (losses := each.step(batch)) is not None]
         if looking:
             self.tally.add_rows(batch["task"], len(batch["image_id"]))
         for losses in found:
@@ -225,7 +228,8 @@ class LitBLIP2(L.LightningModule):
     def predict_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> None:
         """Captions and answers, for predict.jsonl; those of a test, in predictions.jsonl, stay."""
         if batch["task"] in self.generation.tasks:
-            self.generation.step(batch)
+            with naming(names_of(batch)):
+                self.generation.step(batch)
 
     def on_predict_epoch_end(self) -> None:
         self.generation.write("predict.jsonl")

@@ -8,7 +8,9 @@ joins texts adds `begin`, `close` or an end mark.
 import json
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -20,6 +22,7 @@ UNSPELT = "\ue000\ue001\ue000"  # in front of a special token: three characters 
 PROBE = "a"
 SHOWN = 60  # characters of a text that a message shows
 EXAMPLES = 5  # words that are named
+_NAMES: ContextVar[Sequence[str]] = ContextVar("names", default=())
 
 
 class Known(NamedTuple):
@@ -92,14 +95,15 @@ class Plain:
     ) -> list[list[int]]:
         """Ids of texts of at most `most` tokens each: the first, or the last; what is cut is told the first time, the
         tenth, the hundredth. what, limit: for the message, what they are and the argument that sets `most`."""
-        for text, each in zip(texts, ids):
+        names = _NAMES.get() if len(_NAMES.get()) == len(texts) else [""] * len(texts)
+        for text, each, name in zip(texts, ids, names):
             if len(each) > most:
                 self.cuts[what] += 1
                 if set(str(self.cuts[what])[1:]) <= {"0"} and str(self.cuts[what])[0] == "1":
                     part = "last" if keep_end else "first"
                     warnings.warn(
                         f"a {what} of {len(each):,} tokens was cut to its {part} {most:,} ({limit}); "
-                        f"{self.cuts[what]:,} so far, this one begins {shown(text)!r}",
+                        f"{self.cuts[what]:,} so far, this one{name and f', for {name},'} begins {shown(text)!r}",
                         stacklevel=3,
                     )
         return [each[-most:] if keep_end else each[:most] for each in ids]
@@ -115,6 +119,16 @@ class Plain:
     @cached_property
     def _spelling(self) -> Spelling:
         return Spelling(self.tokenizer, self.backend)
+
+
+@contextmanager
+def naming(names: Sequence[str]) -> Iterator[None]:
+    """Within it, a text that is cut is named, as "image 12", where there is one text for each name."""
+    before = _NAMES.set(names)
+    try:
+        yield
+    finally:
+        _NAMES.reset(before)
 
 
 def shown(text: str) -> str:

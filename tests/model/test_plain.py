@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
 from lit_blip2.mini.vocabulary import bert_tokenizer, opt_tokenizer, t5_tokenizer
-from lit_blip2.model.plain import Plain
+from lit_blip2.model.plain import Plain, naming
 
 TEXTS = ["a small red star", "the blue ring is left of the star", "Question: what is this ? Answer: a dog, a cat."] * 3
 SPELT = ["</s>", "<pad>", "<s>", "[SEP]", "[CLS]", "<image>", "[DEC]", "<|endoftext|>", "<unk>", "[UNK]"]
@@ -156,6 +156,20 @@ def test_cuts_are_told_once_in_ten_times(plain):
         plain.cut(["a red star"] * 20, plain.ids(["a red star"] * 20), 2, "prompt", "limit")
         assert plain.cut(["a"], [[1, 2]], 2, "prompt", "limit") == [[1, 2]]
     assert len(told) == 1 and "; 10 so far" in str(told[0].message) and plain.cuts["prompt"] == 21
+
+
+def test_a_text_that_is_cut_is_named_where_there_is_one_for_each_name():
+    plain, texts = MADE["mini opt"], ["a", "a red star"]
+    for names, said in (
+        (["image 3", "image 9"], ", this one, for image 9, begins"),
+        (["image 3"], ", this one begins"),
+    ):
+        plain.cuts.clear()
+        with naming(names), pytest.warns(UserWarning, match=said):
+            plain.cut(texts, plain.ids(texts), 2, "text", "limit")
+    plain.cuts.clear()
+    with pytest.warns(UserWarning, match=", this one begins"):
+        plain.cut(texts, plain.ids(texts), 2, "text", "limit")
 
 
 def test_words_that_are_unknown():

@@ -47,6 +47,16 @@ class Losses(NamedTuple):
     count: int
 
 
+def names_of(batch: dict[str, Any]) -> list[str]:
+    """What a message calls each row of a batch: the question, or the image, by the id that its file gives it. A rank
+    that has no rows left has no names."""
+    if "image_id" not in batch:
+        return []
+    what = "question" if "question_id" in batch else "image"
+    own = batch["question_id"] if "question_id" in batch else batch["image_id"].tolist()
+    return [f"{what} {name}" for name in batch.get("written_id", own)]
+
+
 def image_features(vision: nn.Module, batch: dict[str, Any], name: str = "image") -> Tensor:
     """Image features [B, N, W] of `batch[name]`. The batch keeps what the encoder makes, so that it is made once."""
     key = "features" if name == "image" else name.replace("image", "features")

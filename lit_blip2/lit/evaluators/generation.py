@@ -13,9 +13,10 @@ from lit_blip2.evaluation.lemmas import spacy_model
 from lit_blip2.evaluation.predictions import score, submit
 from lit_blip2.evaluation.vqa import Scoring
 from lit_blip2.keyed import row_uniforms
-from lit_blip2.lit.evaluators.evaluation import Evaluation, Losses, image_features
+from lit_blip2.lit.evaluators.evaluation import Evaluation, Losses, image_features, names_of
 from lit_blip2.lit.evaluators.unfinished import Unfinished, key_of
 from lit_blip2.model.language import Example
+from lit_blip2.model.plain import naming
 from lit_blip2.objectives.stage2 import Stage2
 
 PLAIN = dict(tokenizer="spaces", meteor=False, spice=False)  # how validation scores captions
@@ -115,7 +116,8 @@ class Generation:
                 solved = self.examples.batches(*ids)
             batch["examples"] = solved
             for each in (batch, *solved):
-                each["prompts"] = self.net.read(self._prompts(each))
+                with naming(names_of(each)):
+                    each["prompts"] = self.net.read(self._prompts(each))
 
     def _add_target(self, batch: dict[str, Any], targets: list[str], prompts: list[str], uniform_B: Tensor) -> None:
         batch["prompts"] = self.net.read(prompts)

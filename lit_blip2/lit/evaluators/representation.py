@@ -10,8 +10,9 @@ from lit_blip2.distributed import single_process
 from lit_blip2.evaluation.items import Items
 from lit_blip2.evaluation.queries import query_usage
 from lit_blip2.keyed import row_uniforms
-from lit_blip2.lit.evaluators.evaluation import Evaluation, Losses, image_features
+from lit_blip2.lit.evaluators.evaluation import Evaluation, Losses, image_features, names_of
 from lit_blip2.lit.evaluators.retrieval import RetrievalSet, Retrieved
+from lit_blip2.model.plain import naming
 from lit_blip2.objectives.stage1 import Stage1
 
 
@@ -54,7 +55,8 @@ class Representation:
                 raise ValueError(
                     f"image {image_id} has no caption, and retrieval needs some: set data.test to another file"
                 )
-            batch["text"] = self.net.tokenizer([text for texts in batch["captions"] for text in texts])
+            with naming([name for name, texts in zip(names_of(batch), batch["captions"]) for _ in texts]):
+                batch["text"] = self.net.tokenizer([text for texts in batch["captions"] for text in texts])
             batch["first_text"] = self.net.tokenizer([texts[0] for texts in batch["captions"]])
         elif batch["task"] == "binding":
             batch["text"] = self.net.tokenizer(batch["caption"])
