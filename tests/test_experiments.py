@@ -242,7 +242,7 @@ TRAINABLE = {
 
 @pytest.mark.parametrize("name", TRAINABLE)
 def test_trainable_parameters_are_those_of_the_paper(name):
-    """NUMERICS, trainable parameters."""
+    """As counted in LAVIS; the paper has them in millions (commands/params.py)."""
     rows = count(sketch(read(Path(f"experiments/{name}.yaml"))))
     assert sum(trainable for _, trainable, _ in rows) == TRAINABLE[name]
     if name in PAPER:

@@ -73,7 +73,7 @@ def text_numbers(image_ids: np.ndarray, owners: np.ndarray) -> np.ndarray:
 
 def candidates(scores_IT: torch.Tensor, k: int = 128) -> Candidates:
     """What re-ranking looks at. K is smaller than k where there are fewer. Which of several equal scores get in is left
-    open (NUMERICS, Retrieval)."""
+    open."""
     count_I, count_T = scores_IT.shape
     texts_IK = scores_IT.topk(min(k, count_T), dim=1).indices
     images_TK = scores_IT.topk(min(k, count_I), dim=0).indices.T
@@ -113,8 +113,8 @@ def rerank(
 
 
 def by_mode(cosine_P: torch.Tensor, itm_P: torch.Tensor, mode: str) -> torch.Tensor:
-    """Scores of the pairs: mode "itc" keeps the cosine, "itm" takes the logit, "sum" adds the two (LAVIS; NUMERICS,
-    Retrieval). Raises ValueError for nan and for another mode."""
+    """Scores of the pairs: mode "itc" keeps the cosine, "itm" takes the logit, "sum" adds the two, as LAVIS does
+    (docs/faithful.md, the same). Raises ValueError for nan and for another mode."""
     if mode not in ("itc", "itm", "sum"):
         raise ValueError(f"mode {mode!r} is none of itc, itm, sum")
     itm_P = itm_P.to(cosine_P)

@@ -1,4 +1,4 @@
-"""AdamW with linear warm-up and a cosine, both per optimiser step (NUMERICS, optimisation)."""
+"""AdamW with linear warm-up and a cosine, both per optimiser step (docs/faithful.md)."""
 
 import math
 import re
@@ -26,7 +26,7 @@ class AdamWCosine:
         lr_scale: factors of lr by the start of a parameter's name, such as {net.bridge.projection: 20}.
         layer_decay: of a trained image encoder with L blocks, block i (from 1) has layer_decay ** (L + 1 - i) of the
             learning rate, and what comes before the blocks layer_decay ** (L + 1); 1: all have the whole (BEiT's way,
-            as the original counts; NUMERICS, optimisation).
+            as the original counts; docs/faithful.md, without a setting).
         hold_steps: the rate is held for so many steps and the cosine counts from the start of the run, as in LAVIS,
             which sets the rate once an epoch; 1: it falls at every step, from the end of the warm-up.
     """

@@ -7,7 +7,7 @@ against at equal tokens. `class_path` chooses; only the Q-Former has weights of 
         net:
           bridge: {class_path: lit_blip2.model.bridge.LinearBridge, init_args: {num_tokens: 32}}
 
-Every bridge begins with a trainable LayerNorm, ln_vision: the encoder's output has none (NUMERICS, image encoder).
+Every bridge begins with a trainable LayerNorm, ln_vision: the encoder's output has none (docs/faithful.md, the same).
 
 Legend: B images, N image tokens, Q query tokens, T soft prompt tokens, D bridge width, P language model width.
 """

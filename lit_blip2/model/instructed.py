@@ -25,8 +25,8 @@ class InstructedBridge(nn.Module):
         vision_width: width of the image features. language_width: width of the language model's input embeddings.
         qformer: the Q-Former with its text half.
         tokenizer: folder of the Q-Former's tokenizer (bert-base-uncased).
-        max_text_tokens: longest prompt, [CLS] and [SEP] included; a longer one loses its beginning (NUMERICS,
-            InstructBLIP).
+        max_text_tokens: longest prompt, [CLS] and [SEP] included; a longer one loses its beginning, as in
+            LAVIS.
         projection_std: see QFormerBridge.
     Raises:
         ValueError: a Q-Former without its text half, or with fewer positions than `max_text_tokens`.

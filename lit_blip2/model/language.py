@@ -395,7 +395,7 @@ class LanguageModel(nn.Module):
     ) -> list[str]:
         """Greedy (one beam) or beam-search answers, one per prompt, stripped; the prompt is not repeated.
 
-        Args: soft prompt or None; prompts; see NUMERICS, stage 2, for the paper's settings. examples: solved ones that
+        Args: soft prompt or None; prompts; the paper's are in experiments/. examples: solved ones that
         come before, in this order.
         """
         ids = [self._solved_ids(each.prompts, each.answers) for each in examples]

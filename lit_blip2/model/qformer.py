@@ -21,7 +21,7 @@ from lit_blip2.model.recompute import recomputed
 
 
 class QFormer(nn.Module):
-    """BERT with query tokens and cross-attention to an image (paper, 3.1; sizes: NUMERICS, Q-Former).
+    """BERT with query tokens and cross-attention to an image (paper, 3.1).
 
     Args:
         vision_width: width of the image features.
@@ -82,7 +82,7 @@ class QFormer(nn.Module):
 
     @torch.no_grad()
     def copy_text_feed_forward(self) -> None:
-        """Start every query feed-forward as its text twin (NUMERICS, Q-Former, initialisation)."""
+        """Start every query feed-forward as its text twin (docs/faithful.md, without a setting)."""
         for layer in self.layers:
             if layer.text_mlp is not None:
                 layer.query_mlp.load_state_dict(layer.text_mlp.state_dict())

@@ -1,4 +1,4 @@
-"""The Q-Former's own tokenizer: BERT's, with one more token, [DEC] (NUMERICS, Q-Former)."""
+"""The Q-Former's own tokenizer: BERT's, with one more token, [DEC], as in LAVIS."""
 
 import hashlib
 from collections.abc import Sequence

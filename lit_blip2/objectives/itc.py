@@ -1,4 +1,4 @@
-"""Image-text contrastive learning (paper, 3.1; NUMERICS, ITC).
+"""Image-text contrastive learning (paper, 3.1; docs/faithful.md).
 
 Legend: B rows of this rank, N rows of the global batch, Q query tokens, D Q-Former width, P projection width.
 """

@@ -1,4 +1,4 @@
-"""Image-grounded text generation (paper, 3.1; NUMERICS, ITG).
+"""Image-grounded text generation (paper, 3.1; docs/faithful.md).
 
 Legend: L predicting tokens of all texts, D Q-Former width, V vocabulary.
 """

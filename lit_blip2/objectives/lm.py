@@ -50,8 +50,8 @@ class LM(nn.Module):
 class PrefixLM(nn.Module):
     """The caption is split: its prefix follows the prompt, the language model predicts its suffix.
 
-    The split lies between the first token and the middle (NUMERICS, stage 2). A one-word caption has nothing to
-    split: all of it is suffix.
+    The split lies between the first token and the middle, as an author of the paper has answered; the paper does not
+    say where. A one-word caption has nothing to split: all of it is suffix.
 
     Args:
         weight: factor of this loss in the total.

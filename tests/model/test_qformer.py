@@ -228,7 +228,7 @@ def test_query_feed_forward_starts_as_its_text_twin():
 
 
 def test_sizes_of_the_paper():
-    """186,705,470 less the heads (ITC 393,729, ITM 1,538, ITG 622,651): NUMERICS, trainable parameters."""
+    """186,705,470 less the heads (ITC 393,729, ITM 1,538, ITG 622,651), counted in LAVIS; the paper rounds to 188M."""
     with torch.device("meta"):
         model = QFormer(vision_width=1408)
     assert sum(p.numel() for p in model.parameters()) == 186_705_470 - 393_729 - 1_538 - 622_651

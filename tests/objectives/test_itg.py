@@ -28,7 +28,7 @@ def test_a_random_head_starts_at_ln_of_the_vocabulary():
 
 
 def test_the_floor_of_smoothing():
-    """1.358 is the entropy of the smoothed target over 30523 words (NUMERICS): reached by the best logits."""
+    """1.358 is the entropy of the smoothed target over 30523 words: reached by the best logits."""
     vocabulary = 30523
     itg = ITG(hidden=2, vocab_size=vocabulary, label_smoothing=0.1)
     best = torch.full((vocabulary,), math.log(0.1 / vocabulary))

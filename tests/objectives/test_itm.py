@@ -52,7 +52,7 @@ def test_loss_counts_kept_pairs_only():
 
 
 def test_a_constant_predictor_scores_its_known_loss():
-    """One match in three pairs: .6365 at best without looking (NUMERICS)."""
+    """One match in three pairs: .6365 at best without looking."""
     itm = ITM(hidden=2)
     with torch.no_grad():
         itm.head.bias.copy_(torch.tensor([math.log(2.0), 0.0]))

@@ -63,7 +63,7 @@ class Captions:
 
 
 def clean_caption(text: str, max_words: int = 50) -> str:
-    """Lower case, `.!"()*#:;~` to spaces, spaces collapsed, at most `max_words` words (NUMERICS)."""
+    """Lower case, `.!"()*#:;~` to spaces, spaces collapsed, at most `max_words` words, as LAVIS does."""
     return " ".join(_PUNCTUATION.sub(" ", text.lower()).split()[:max_words])
 
 
