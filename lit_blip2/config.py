@@ -15,7 +15,7 @@ can be meant. Readers ask for a part by name and get its arguments, whichever wa
 Nothing is imported or built here: network.py does, from model.class_path.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -116,6 +116,38 @@ def arguments_of(settings: Any, *path: str) -> dict[str, Any]:
         return {}
     own = settings.get("init_args") if settings.keys() & {"class_path", "init_args"} else settings
     return own if isinstance(own, dict) else {}
+
+
+def foreign_arguments(settings: Any, place: str = "") -> dict[str, Any]:
+    """Arguments of the classes in `settings` that are not of this package, by their places: what such a class makes of
+    them no list of this package's can know. Of paths the last names."""
+    if isinstance(settings, list):
+        settings = dict(enumerate(settings))
+    if not isinstance(settings, dict):
+        return {}
+    found = {}
+    if (name := class_path(settings)) and not name.startswith("lit_blip2."):
+        found = {f"{place}{key}": unplaced(value) for key, value in arguments_of(settings).items()}
+    inner = arguments_of(settings) or settings
+    return found | {k: v for key, each in inner.items() for k, v in foreign_arguments(each, f"{place}{key}.").items()}
+
+
+def unplaced(settings: Any, left_out: Collection[str] = ()) -> Any:
+    """Settings with paths cut to their last names, as files may lie elsewhere now, and without some keys."""
+    if isinstance(settings, dict):
+        return {key: unplaced(value, left_out) for key, value in settings.items() if key not in left_out}
+    if isinstance(settings, list):
+        return [unplaced(value, left_out) for value in settings]
+    return Path(settings).name if isinstance(settings, str) and settings else settings
+
+
+def flat(settings: dict[str, Any], place: str) -> dict[str, Any]:
+    """Nested settings by their dotted places, `init_args` left out of them."""
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        below = place if key == "init_args" else f"{place}.{key}"
+        found |= flat(value, below) if isinstance(value, dict) and value else {below: value}
+    return found
 
 
 def class_path(settings: Any) -> str:

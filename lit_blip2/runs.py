@@ -58,6 +58,12 @@ def find_checkpoint(path: str | Path) -> Path:
     chosen = max(found).file
     if damaged:
         warnings.warn(f"{damaged} cannot be read, being cut short or no checkpoint: taking {chosen}", stacklevel=2)
+    if not max(found).is_of_config and read[chosen].get("config") and (config := run_of(chosen) / CONFIG).is_file():
+        warnings.warn(
+            f"no checkpoint was written by the run of {config}, which has ended before its first one: taking {chosen}, "
+            "of another run in that folder",
+            stacklevel=2,
+        )
     return chosen
 
 

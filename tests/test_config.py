@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lit_blip2.config import Experiment, arguments_of, class_path, from_text, read
+from lit_blip2.config import Experiment, arguments_of, class_path, foreign_arguments, from_text, read
 
 PLAIN = """
 model:
@@ -86,3 +86,13 @@ def test_every_experiment_has_its_parts(file):
     experiment = read(file)
     assert experiment.vision["name"] and experiment.trainer["max_steps"] and experiment.optimization["lr"]
     assert experiment.data["image_size"] and experiment.data["batch_size"] and experiment.qformer["num_queries"]
+
+
+def test_arguments_of_others_classes_are_told_by_their_places():
+    mine = {"class_path": "mine.Pool", "init_args": {"p": 3, "inner": {"class_path": "torch.nn.GELU", "init_args": {}}}}
+    net = {"bridge": mine, "more": [{"class_path": "lit_blip2.x.Y", "init_args": {"a": 1}}], "vision": {"name": "vit"}}
+    told = foreign_arguments(net)
+    assert told["bridge.p"] == 3 and set(told) == {"bridge.p", "bridge.inner"}
+    assert foreign_arguments({"b": {"class_path": "mine.B", "init_args": {"words": "/far/away/words.txt"}}}) == {
+        "b.words": "words.txt"
+    }

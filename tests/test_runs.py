@@ -54,6 +54,12 @@ def test_what_is_cut_short_is_left_out_and_named(run):
         find_checkpoint(run.parent / "nothing")
 
 
+def test_a_run_that_ended_before_its_first_checkpoint_does_not_take_anothers_in_silence(run):
+    others = save(run / "checkpoints/last.ckpt", step=9, config="lr: 2")
+    with pytest.warns(UserWarning, match=r"no checkpoint was written by the run of .*config\.yaml, .*: taking"):
+        assert find_checkpoint(run) == others
+
+
 def test_a_folder_of_several_experiments_names_none(run):
     save(run / "checkpoints/last.ckpt")
     save(run.parent.parent / "stage1/version_0/checkpoints/last.ckpt")

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from lit_blip2 import words
 from lit_blip2.checkpoint import check_fits, trainable_state
+from lit_blip2.config import foreign_arguments, from_text
 from lit_blip2.data.features.store import FeatureStore
 from lit_blip2.data.module import PairData
 from lit_blip2.evaluation import evaluated
@@ -258,7 +259,8 @@ class LitBLIP2(L.LightningModule):
     def settings(self) -> dict[str, Any]:
         """What of this run's network changes its function and no shape, and how large it sees images."""
         data = None if self._trainer is None else self.trainer.datamodule
-        return settings(self.net) | ({"image_size": data.image_size} if hasattr(data, "image_size") else {})
+        own = foreign_arguments(from_text(self.config, "this run").net)
+        return settings(self.net) | own | ({"image_size": data.image_size} if hasattr(data, "image_size") else {})
 
     def check_settings(self, theirs: Mapping[str, Any], what: str, state: Iterable[str], goes_on: bool = False) -> None:
         """Raises ValueError where a checkpoint's settings are not this run's; what may differ is told. Training that

@@ -8,12 +8,11 @@ counts follow from the step that the checkpoint stands at.
 
 import warnings
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import lightning as L
 
-from lit_blip2.config import Experiment, class_path, from_text
+from lit_blip2.config import Experiment, class_path, flat, from_text, unplaced
 
 LOOP = "epoch_loop"
 # Arguments of data that decide nothing about the rows of a training step.
@@ -21,6 +20,8 @@ NO_ROWS = (
     "root", "images", "val", "test", "vqa_val", "vqa_test", "binding_val", "binding_test", "features", "num_workers",
     "eval_batch_size", "max_unreadable", "max_unknown_words",
 )  # fmt: skip
+# Arguments of a network that say where its files lie (signatures tell those apart) and how it is computed.
+NO_TRAINING = ("name", "weights", "tokenizer", "dtype", "bits", "checkpointing")
 RESTORED = ("lr", "betas", "weight_decay", "lr_scale", "layer_decay")  # arguments that an optimiser's state holds
 
 
@@ -65,16 +66,7 @@ def _rows_by(experiment: Experiment, own: Mapping[str, Any] | None = None) -> di
     settings = experiment.data | (own or {})
     if name := class_path(experiment.settings.get("data")):
         settings["class"] = name
-    return {f"data.{name}": _unplaced(value) for name, value in settings.items() if name not in NO_ROWS}
-
-
-def _unplaced(data: Any) -> Any:
-    """Settings without NO_ROWS, and of files the names alone: data may have moved."""
-    if isinstance(data, dict):
-        return {name: _unplaced(value) for name, value in data.items() if name not in NO_ROWS}
-    if isinstance(data, list):
-        return [_unplaced(value) for value in data]
-    return Path(data).name if isinstance(data, str) else data
+    return flat(unplaced(settings, NO_ROWS), "data")
 
 
 def check_place(trainer: L.Trainer, batch: Mapping[str, Any], micro_batch: int) -> None:
@@ -115,6 +107,8 @@ def check_whole(trainer: L.Trainer, checkpoint: Mapping[str, Any], config: str |
     before, now = (from_text(each, str(file)) for each in (checkpoint.get("config"), trainer.lightning_module.config))
     restored = {name: value for name, value in before.optimization.items() if name in RESTORED}
     _check_same(file, restored, now.optimization, "which its optimiser goes on with")
+    nets = (flat(unplaced(each.net, NO_TRAINING), "model.net") for each in (before, now))
+    _check_same(file, *nets, "and the rest of the run would train otherwise than it began")
     module = trainer.datamodule
     own = {name: getattr(module, name) for name in ("batch_size", "seed") if hasattr(module, name)}
     _check_same(file, _rows_by(before), _rows_by(now, own), "by which other rows would come than in its run")

@@ -26,6 +26,7 @@ from lit_blip2.model.pretrained import (
     build,
     build_random,
     check_embeddings,
+    functional,
     in_cache,
     quantise,
     read_config,
@@ -208,6 +209,10 @@ class LanguageModel(nn.Module):
         own = {"model_type": self.config["model_type"]}
         if active := self.dense_act_fn or getattr(getattr(self.model, "config", None), "dense_act_fn", None):
             own["dense_act_fn"] = active
+        if self.model is not None:
+            own |= {f"config.{name}": value for name, value in functional(self.model.config).items()}
+        if self.tokenizer is not None:
+            own["tokenizer.digest"] = self.plain.digest
         if self.lora is not None:
             own |= {f"lora.{name}": value for name, value in lora_settings(self.lora).items()}
         return own | ({WEIGHTS: self.signature} if self.signature else {})

@@ -42,9 +42,9 @@ def lora_settings(given: Mapping[str, Any]) -> dict[str, Any]:
     from peft import LoraConfig
 
     full = vars(LoraConfig()) | given
-    return {
-        name: value for name, value in full.items() if name[0] != "_" and is_plain(value) and name not in NO_FUNCTION
-    }
+    told = {name: value for name, value in full.items() if name[0] != "_" and name not in NO_FUNCTION}
+    told = {name: sorted(value) if isinstance(value, list | set) else value for name, value in told.items()}
+    return {name: value for name, value in told.items() if is_plain(value)}
 
 
 def count_lora(model: nn.Module, lora: dict[str, Any]) -> int:

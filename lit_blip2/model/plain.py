@@ -5,6 +5,7 @@ and puts some before or after each text. Here the words "</s>" are read like any
 joins texts adds `begin`, `close` or an end mark.
 """
 
+import hashlib
 import json
 import warnings
 from collections import Counter
@@ -20,6 +21,7 @@ from lit_blip2.model.spelling import Spelling
 
 UNSPELT = "\ue000\ue001\ue000"  # in front of a special token: three characters that no text has in a row
 PROBE = "a"
+SAMPLE = "A man's café, 3.5 km (or so) from U.S.A."
 SHOWN = 60  # characters of a text that a message shows
 EXAMPLES = 5  # words that are named
 _NAMES: ContextVar[Sequence[str]] = ContextVar("names", default=())
@@ -75,6 +77,12 @@ class Plain:
         ids, (own,) = self.tokenizer(PROBE)["input_ids"], self.ids([PROBE])
         first = next(place for place in range(len(ids)) if ids[place : place + len(own)] == own)
         return ids[:first], ids[first + len(own) :]
+
+    @cached_property
+    def digest(self) -> str:
+        """Tells tokenizers apart: by which words have which ids, how a text becomes them, and what stands around it."""
+        words = sorted((id_, word) for word, id_ in self.tokenizer.get_vocab().items())
+        return hashlib.sha256(repr((words, self.ids([SAMPLE]), self.begin, self.close)).encode()).hexdigest()[:16]
 
     @cached_property
     def space(self) -> str:

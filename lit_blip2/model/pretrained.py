@@ -1,6 +1,7 @@
 """A Hugging Face language model from its configuration, or from a folder that must hold all of it."""
 
 import json
+import re
 import warnings
 from pathlib import Path
 from pickle import UnpicklingError
@@ -10,8 +11,15 @@ import torch
 from torch import nn
 
 from lit_blip2.model.random_weights import same_each_time
+from lit_blip2.settings import is_plain
 
 # What transformers makes by itself and old files hold: how its name ends, its dimensions, what an import says of it.
+# Fields of a configuration that say how a model is trained, held or answered, or that weights show.
+NO_FUNCTION = re.compile(
+    "drop|dtype|^_|architectures|version|use_cache|init|output_|return_|chunk_|label|gradient|quantization|problem_type"
+    "|model_type|task|torchscript|vocab_size|hidden_size|width|num_.*layers|prefix|tie_"
+    "|ignore|pad_token|bos_token|dense_act_fn"
+)
 OLD_BUFFERS = {
     ".rotary_emb.inv_freq": (1, "derived: frequencies that the configuration gives"),
     ".attn.bias": (4, "derived: the mask of what comes later"),
@@ -41,6 +49,12 @@ def read_config(folder: Path) -> dict:
     if not isinstance(config, dict):
         raise ValueError(f"{file} holds no JSON object; get it again")
     return config
+
+
+def functional(config: Any) -> dict[str, Any]:
+    """What of a transformers configuration changes the model's function and no weight; plain values alone."""
+    told = {name: value for name, value in config.to_dict().items() if not NO_FUNCTION.search(name) and is_plain(value)}
+    return {name: value for name, value in told.items() if not isinstance(value, dict) or value}
 
 
 def _decoded(fields: dict) -> Any:

@@ -145,6 +145,13 @@ def test_rows_in_another_order_are_no_place_to_go_on_from(fit, stage1_run, seen,
     fit("mini_stage1", f"--data.{name}={now}", "--trainer.max_steps=2", f"--model.init_from={stage1_run}")
 
 
+@pytest.mark.parametrize(("name", "now"), [("qformer.dropout", "0.5"), ("itg.label_smoothing", "0.3")])
+def test_a_run_that_would_train_otherwise_than_it_began_does_not_go_on(fit, stage1_run, seen, name, now):
+    with pytest.raises(ValueError, match=rf"train otherwise than it began: model\.net\.{name} .*, here {now}\. Use"):
+        fit("mini_stage1", f"--model.net.{name}={now}", "--trainer.max_steps=6", f"--ckpt_path={stage1_run}")
+    assert not seen
+
+
 def test_a_run_goes_on_where_its_data_lie_now(fit, stage1_run, seen, world, tmp_path):
     moved = shutil.copytree(world, tmp_path / "moved")
     fit("mini_stage1", f"--data.root={moved}", "--trainer.max_steps=6", f"--ckpt_path={stage1_run}", runs=tmp_path)
