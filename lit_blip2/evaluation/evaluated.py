@@ -52,7 +52,7 @@ def evaluated(command: str, metrics: Mapping[str, float | None], metric: str) ->
     """What a metric of a run with this metrics.json was measured on; None where it does not say."""
     split = "test" if command == "test" else "val"
     of_all = metrics.get(f"{PREFIX}{split}_share")  # older runs have one share, the least
-    unit = MEASURED_ON.get(metric.partition("/")[0])
+    unit = unit_of(metric)
     found = {unit: metrics.get(_names(split, unit)[0]) for unit in ([unit] if unit else UNITS.values())}
     rows = tuple((unit, int(number)) for unit, number in found.items() if number is not None)
     shares = [metrics.get(_names(split, unit)[1], of_all) for unit, _ in rows]
@@ -65,8 +65,9 @@ def is_tested(metrics: Iterable[str]) -> bool:
 
 
 def unit_of(name: str) -> str | None:
-    """Of which unit a metric tells the rows or their share; None for one that tells neither."""
-    return name.removeprefix(PREFIX).split("_")[1] if name.startswith(PREFIX) else None
+    """What a metric is measured on, or of which unit it tells the rows or their share; None where that is not known."""
+    told = name.removeprefix(PREFIX).split("_")[1] if name.startswith(PREFIX) else None
+    return told or MEASURED_ON.get(name.partition("/")[0])
 
 
 def _names(split: str, unit: str) -> tuple[str, str]:

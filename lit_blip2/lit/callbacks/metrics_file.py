@@ -8,16 +8,16 @@ import lightning as L
 from lightning.pytorch.trainer.states import TrainerFn
 
 from lit_blip2.evaluation import items, rules
-from lit_blip2.evaluation.evaluated import METRICS, is_tested, unit_of
+from lit_blip2.evaluation.evaluated import METRICS, PREFIX, is_tested, unit_of
 
 
 class MetricsFile(L.Callback):
     """`metrics.json` in the run's folder: flat, metric name -> number, the names of TensorBoard's tags.
 
-    Written after validation and after testing; a test's metrics replace validation's of the same name, and what they
-    were measured on: evaluated/test_images stands in the place of evaluated/val_images. Training that goes on removes
-    what was tested before. The command `validate` writes `validate.json`: its metrics must not mix with those of a
-    test.
+    Written after validation and after testing; a test's metrics replace those that validation measured on the same
+    unit, and what they were measured on: evaluated/test_images stands in the place of evaluated/val_images.
+    Training that goes on removes what was tested before. The command `validate` writes `validate.json`: its metrics
+    must not mix with those of a test.
 
     `validation.jsonl`: one line of JSON for each validation of `fit`, {"step": steps taken, metric: number, ...} with
     the metrics of metrics.json; null for what is not finite. Steps rise: training that starts from step k drops the
@@ -72,8 +72,9 @@ def numbers(trainer: L.Trainer) -> dict[str, float]:
 
 
 def merged(before: dict[str, float], new: dict[str, float]) -> dict[str, float]:
-    """Metrics with newer ones over them. Of each unit (images, questions, pairs) the last evaluation counts."""
-    units = {unit_of(name) for name in new} - {None}
+    """Metrics with newer ones over them. Of each unit (images, questions, pairs) the last evaluation counts: what it
+    did not measure does not stay from one on other rows."""
+    units = {unit_of(name) for name in new if name.startswith(PREFIX)}
     return {name: value for name, value in before.items() if unit_of(name) not in units} | new
 
 

@@ -30,6 +30,11 @@ def about(split: str, share: float, **units: int) -> dict[str, float]:
         ),
         (about("test", 0.1, images=4), about("test", 1, images=40), about("test", 1, images=40)),
         ({"loss/itc": 2.0}, {}, {"loss/itc": 2.0}),
+        (  # the test set has no questions of type b, and no captions to score
+            about("val", 1, questions=8, images=2, pairs=3) | {"vqa/type_b": 0.5, "caption/cider": 0.5, "binding/x": 1},
+            about("test", 1, questions=9, images=4) | {"vqa/type_a": 0.1},
+            about("test", 1, questions=9, images=4) | about("val", 1, pairs=3) | {"vqa/type_a": 0.1, "binding/x": 1},
+        ),
         ({"caption/cider": 2.0, "x": 1.0}, {"caption/cider": 3.0}, {"caption/cider": 3.0, "x": 1.0}),
     ],
 )
