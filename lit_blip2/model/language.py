@@ -300,9 +300,14 @@ class LanguageModel(nn.Module):
         return self._mark(self.ends[0]) if self.ends else [self.tokenizer.eos_token_id]
 
     def _mark(self, end: str) -> list[int]:
-        """Ids of one of the ends. Raises ValueError for one that has none."""
-        if not (mark := self.plain.mark(end)):
-            raise ValueError(f"end={end!r} is no token of language model {self.name}'s tokenizer: choose another")
+        """Ids of one of the ends. Raises ValueError for one that the tokenizer cannot write."""
+        mark = self.plain.mark(end)
+        written = self.tokenizer.decode(mark, clean_up_tokenization_spaces=False)
+        if not mark or written.strip(" ").casefold() != end.strip(" ").casefold():
+            raise ValueError(
+                f"end={end!r} is {written!r} to language model {self.name}'s tokenizer, and would end answers there: "
+                "choose another"
+            )
         return mark
 
     def join(self, prompt_ids: list[list[int]], target_ids: list[list[int]]) -> TargetText:

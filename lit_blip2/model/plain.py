@@ -153,11 +153,15 @@ def without_special(tokenizer: Any) -> Tokenizer:
     content = json.loads(tokenizer.backend_tokenizer.to_str())
     special = {each["content"] for each in content["added_tokens"] if each["special"]}
     special |= set(tokenizer.all_special_tokens)
+    # A letter that is a special token too, as the "!" that some pad with, is a letter where a text has it.
+    letters = {word for word in special if len(word) == 1}
+    special -= letters
 
     def name(word: str) -> str:
         return UNSPELT + word if word in special else word
 
     content |= {"post_processor": None, "truncation": None, "padding": None}
+    content["added_tokens"] = [each for each in content["added_tokens"] if each["content"] not in letters]
     for each in content["added_tokens"]:
         if each["content"] in special:
             each |= {"content": name(each["content"]), "normalized": False}

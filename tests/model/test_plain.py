@@ -119,6 +119,16 @@ def test_decoding_keeps_a_word_that_spells_a_special_token(name, word):
     assert plain.tokenizer.batch_decode(plain.ids([text]), skip_special_tokens=True) == [text]
 
 
+def test_a_letter_that_is_a_special_token_too_stays_in_the_text():
+    """Some pad with "!", and some end with a newline, which a byte-level tokenizer writes as a letter of its own."""
+    for letter, name in (("!", "pad_token"), (".", "eos_token"), ("\u010a", "eos_token")):
+        plain = byte_level("$A", **({"eos_token": "</s>", "bos_token": "</s>"} | {name: letter}))
+        text = "Hello, World! It's\na table."
+        (ids,) = plain.ids([text])
+        assert plain.tokenizer.decode(ids, clean_up_tokenization_spaces=False) == text
+        assert not plain.known([text]).unknown
+
+
 def test_what_stands_around_a_text():
     names = ["opt", "gpt2", "llama", "llama that ends texts", "t5", "bert", "by bytes, in Python"]
     around = {name: (len(MADE[name].begin), len(MADE[name].close)) for name in names}

@@ -84,7 +84,7 @@ def test_generation_ends_where_targets_do(language, monkeypatch):
     monkeypatch.setattr(language, "end", "<pad>")
     assert language.end_ids() == [PAD]
     monkeypatch.setattr(language, "end", "\n")
-    with pytest.raises(ValueError, match=r"end='\\n' is no token"):
+    with pytest.raises(ValueError, match=r"end='\\n' is '' to language"):
         language.end_ids()
 
 
