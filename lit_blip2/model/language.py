@@ -12,7 +12,6 @@ V vocabulary.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -36,32 +35,13 @@ from lit_blip2.model.pretrained import (
 )
 from lit_blip2.model.published import language_card, published
 from lit_blip2.model.random_weights import RANDOM, tell_random
+from lit_blip2.model.target_text import TargetText, cut_together, pack_prompts, to_decoder, to_encoder_decoder
 from lit_blip2.model.text import PackedText
 from lit_blip2.paths import find
 from lit_blip2.settings import WEIGHTS
 from lit_blip2.signature import signature
 
 LEAST_ROOM = 16  # tokens of a prompt below which it is not cut any further
-
-
-@dataclass(frozen=True)
-class TargetText:
-    """Prompts and targets, tokenised on the host.
-
-    inputs: what is embedded after the soft prompt (decoder: prompt and target; encoder-decoder: prompt; may be None).
-    place_L: int64, for each target its place in the flattened [B, T + 1] grid of inputs with one position (the soft
-    prompt's last) in front; for an encoder-decoder in the [B, T] grid of `decoder_inputs`.
-    target_L: int64, the ids to predict. decoder_inputs: of an encoder-decoder.
-    """
-
-    inputs: PackedText | None
-    place_L: Tensor
-    target_L: Tensor
-    decoder_inputs: PackedText | None = None
-
-    def to(self, device: torch.device | str, **kwargs) -> "TargetText":
-        """The same on another device."""
-        return replace(self, **{k: v.to(device, **kwargs) for k, v in vars(self).items() if v is not None})
 
 
 class Example(NamedTuple):
@@ -115,18 +95,7 @@ class LanguageModel(nn.Module):
         super().__init__()
         if min(max_prompt_tokens, max_target_tokens) < 1:
             raise ValueError(f"{max_prompt_tokens=}, {max_target_tokens=}: each must be at least 1")
-        if lora is not None and (bits is not None or not frozen):
-            raise ValueError(
-                f"lora with bits={bits}, frozen={frozen}: it changes frozen weights that are not quantised"
-            )
-        if bits is not None and not frozen:
-            raise ValueError(f"bits={bits} with frozen=false: quantised weights cannot be trained")
-        if bits == 4 and dtype != "bfloat16":
-            raise ValueError(f"bits=4 with dtype={dtype!r}: its kernels take bfloat16")
-        if dtype not in ("bfloat16", "float32"):
-            raise ValueError(f"dtype={dtype!r} must be bfloat16 or float32")
-        if not frozen and dtype != "float32":
-            raise ValueError(f"dtype={dtype!r} with frozen=false: trainable weights stay float32")
+        _check_weights(dtype, frozen, bits, lora)
         self.name, self.weights, self.dtype, self.end = name, weights, getattr(torch, dtype), end
         self.frozen, self.bits, self.lora = frozen, bits, lora
         self.frozen_dropout, self.dense_act_fn = frozen_dropout, dense_act_fn
@@ -249,7 +218,7 @@ class LanguageModel(nn.Module):
         target_ids = self.target_ids(targets, [bool(prompt.strip()) for prompt in prompts])
         prompt_ids = self.prompt_ids(prompts, self.room(max(map(len, target_ids))))
         if longest is not None:
-            target_ids = _cut_together(prompt_ids, target_ids, longest)
+            target_ids = cut_together(prompt_ids, target_ids, longest)
         if learn_begin:
             target_ids = [a + b if not text.strip() else b for text, a, b in zip(prompts, prompt_ids, target_ids)]
             prompt_ids = [ids if text.strip() else [] for text, ids in zip(prompts, prompt_ids)]
@@ -312,17 +281,9 @@ class LanguageModel(nn.Module):
 
     def join(self, prompt_ids: list[list[int]], target_ids: list[list[int]]) -> TargetText:
         """Prompt and target ids to what `loss` takes."""
-        targets = PackedText.from_lists(target_ids)
         if self.encoder_decoder:
-            start = self.model.config.decoder_start_token_id
-            decoder_inputs = PackedText.from_lists([[start, *ids[:-1]] for ids in target_ids])
-            inputs = _pack_prompts(prompt_ids)
-            return TargetText(inputs, decoder_inputs.slot_L, targets.ids_L, decoder_inputs)
-        inputs = PackedText.from_lists([a + b for a, b in zip(prompt_ids, target_ids)])
-        prompt_B = torch.tensor([len(ids) for ids in prompt_ids])
-        # A target at text position j is predicted from position j - 1, which is j with one position in front.
-        place_L = targets.row_L * (inputs.max_length + 1) + prompt_B[targets.row_L] + targets.position_L
-        return TargetText(inputs, place_L, targets.ids_L)
+            return to_encoder_decoder(prompt_ids, target_ids, self.model.config.decoder_start_token_id)
+        return to_decoder(prompt_ids, target_ids)
 
     def loss(self, prefix_BPD: Tensor | None, text: TargetText) -> tuple[Tensor, Tensor]:
         """Negative log-likelihood (nats) of each target token [L], and the sample each belongs to, int64 [L].
@@ -415,7 +376,7 @@ class LanguageModel(nn.Module):
             raise ValueError(
                 f"nothing to go on from: no image, an empty prompt, and the tokenizer of {self.name} has no begin token"
             )
-        texts = [_pack_prompts(each) for each in [*ids, own]]
+        texts = [pack_prompts(each) for each in [*ids, own]]
         texts = [text if text is None else text.to(self.model.device) for text in texts]
         embeds_BSD, mask_BS = _packed(*self._embed(list(zip(prefixes, texts))), left=not self.encoder_decoder)
         # The last token made is never read. An encoder's positions hold none that are made.
@@ -460,22 +421,18 @@ class LanguageModel(nn.Module):
         return list(dict.fromkeys([self.end_mark()[-1], *(self._mark(end)[-1] for end in self.ends)]))
 
 
-def _cut_together(prompt_ids: list[list[int]], target_ids: list[list[int]], longest: int) -> list[list[int]]:
-    """What of each target is among the first `longest` ids of prompt and target. Raises ValueError where none is."""
-    if full := [place for place, ids in enumerate(prompt_ids) if len(ids) >= longest]:
-        raise ValueError(
-            f"max_text_tokens={longest} leaves no target after the prompts {full} of this batch: raise it, or shorten "
-            "the prompt"
-        )
-    return [target[: longest - len(prompt)] for prompt, target in zip(prompt_ids, target_ids)]
-
-
-def _pack_prompts(prompt_ids: list[list[int]]) -> PackedText | None:
-    """Packed prompts; None where all are empty. Raises ValueError for a batch where some are: none is dropped."""
-    empty = [place for place, ids in enumerate(prompt_ids) if not ids]
-    if empty and len(empty) < len(prompt_ids):
-        raise ValueError(f"prompts {empty} of this batch have no token and the others do: give all a prompt, or none")
-    return None if empty else PackedText.from_lists(prompt_ids)
+def _check_weights(dtype: str, frozen: bool, bits: int | None, lora: dict[str, Any] | None) -> None:
+    """Raises ValueError for weights that cannot be kept, or trained, that way."""
+    if lora is not None and (bits is not None or not frozen):
+        raise ValueError(f"lora with bits={bits}, frozen={frozen}: it changes frozen weights that are not quantised")
+    if bits is not None and not frozen:
+        raise ValueError(f"bits={bits} with frozen=false: quantised weights cannot be trained")
+    if bits == 4 and dtype != "bfloat16":
+        raise ValueError(f"bits=4 with dtype={dtype!r}: its kernels take bfloat16")
+    if dtype not in ("bfloat16", "float32"):
+        raise ValueError(f"dtype={dtype!r} must be bfloat16 or float32")
+    if not frozen and dtype != "float32":
+        raise ValueError(f"dtype={dtype!r} with frozen=false: trainable weights stay float32")
 
 
 def _packed(embeds_BSD: Tensor, mask_BS: Tensor, left: bool) -> tuple[Tensor, Tensor]:

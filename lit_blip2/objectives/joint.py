@@ -17,8 +17,9 @@ from functools import partial
 from torch import Tensor, nn
 
 from lit_blip2.model.bridge import QFormerBridge
-from lit_blip2.model.language import LanguageModel, TargetText
+from lit_blip2.model.language import LanguageModel
 from lit_blip2.model.qformer import QFormer
+from lit_blip2.model.target_text import TargetText
 from lit_blip2.model.text import PackedText
 from lit_blip2.model.vision import VisionEncoder
 from lit_blip2.objectives.itc import ITC

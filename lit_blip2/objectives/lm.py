@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from lit_blip2.distributed import global_mean, own_mean
-from lit_blip2.model.language import LanguageModel, TargetText
+from lit_blip2.model.language import LanguageModel
+from lit_blip2.model.target_text import TargetText
 
 
 class LM(nn.Module):

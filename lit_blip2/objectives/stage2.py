@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from torch import Tensor, nn
 
 from lit_blip2.model.instructed import InstructedBridge
-from lit_blip2.model.language import LanguageModel, TargetText
+from lit_blip2.model.language import LanguageModel
+from lit_blip2.model.target_text import TargetText
 from lit_blip2.model.text import PackedText
 from lit_blip2.model.vision import VisionEncoder
 from lit_blip2.objectives.lm import LM, PrefixLM
