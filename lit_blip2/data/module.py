@@ -159,6 +159,7 @@ class PairData(L.LightningDataModule):
         self.tables: dict[str, dict[str, Captions | Questions | Pairs]] = {}
         self.stores: dict[str, FeatureStore] = {}
         self.files: dict[str, list[Strings]] = {}  # by split, the names of all images that were read of
+        self.flat: set[Path] = set()  # folders of images of which it was told that they hold no others
         self.folder: str | None = None
 
     def train_files(self) -> list[Path]:
@@ -405,7 +406,11 @@ class PairData(L.LightningDataModule):
             self.files[split] = [files]
         folder = self._folder(split)
         named = [each for other, own in self.files.items() if self._folder(other) == folder for each in own]
-        return Pixels(folder, self.image_size, self.interpolation, is_flat(folder, named))
+        if (flat := is_flat(folder, named)) and folder not in self.flat and folder.is_dir():
+            self.flat.add(folder)
+            first = next(name for each in named for file in each if "/" in (name := own_name(file, folder)))
+            tell(f"{folder}: {first} and all others are read without their folders, of which none is there")
+        return Pixels(folder, self.image_size, self.interpolation, flat)
 
     def _folder(self, split: str) -> Path:
         return self.root / self.images.replace("{split}", split)

@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from lit_blip2.data.annotations.strings import Strings
+from lit_blip2.data import module
 from lit_blip2.data.batches.evaluation import Pixels, is_flat, own_name
 from lit_blip2.data.coco import COCO
 from tests.data.annotations.test_captions import write_json
@@ -73,7 +74,7 @@ def test_a_data_set_in_one_folder_is_read_where_each_name_can_be_one_file_alone(
 @pytest.mark.parametrize(
     ("val", "there"), [("two/2.jpg", "2.jpg"), ("two/1.jpg", "two/1.jpg"), ("three/2.jpg", "three/2.jpg")]
 )
-def test_names_of_all_splits_in_a_folder_count(tmp_path, val, there):
+def test_names_of_all_splits_in_a_folder_count(tmp_path, val, there, monkeypatch):
     """Of three files in images/, without folders: two/1.jpg is not one/1.jpg's file; three/ is there, and is empty."""
     for name, files in (("train.json", ["one/1.jpg", "one/3.jpg"]), ("val.json", [val])):
         rows = [{"image": file, "caption": "a", "image_id": len(file) + int(file[-5])} for file in files]
@@ -82,8 +83,11 @@ def test_names_of_all_splits_in_a_folder_count(tmp_path, val, there):
         (tmp_path / "images" / "three").mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (8, 8)).save(tmp_path / f"images/{number}.jpg")
     data = COCO(root=str(tmp_path), images="images", train="train.json", val="val.json", image_size=8)
+    monkeypatch.setattr(module, "tell", (told := []).append)
     data.read("val")
     train = data.train_pairs()
     assert data.pixels("val").path(val) == tmp_path / "images" / there
     flat = val == "two/2.jpg"
+    said = f"{tmp_path / 'images'}: two/2.jpg and all others are read without their folders, of which none is there"
+    assert told == ([said] if flat else [])
     assert train.images.path("one/3.jpg") == tmp_path / "images" / ("3.jpg" if flat else "one/3.jpg")
