@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lit_blip2.data.annotations.strings import Strings
 from lit_blip2.data import module
+from lit_blip2.data.annotations.strings import Strings
 from lit_blip2.data.batches.evaluation import Pixels, is_flat, own_name
 from lit_blip2.data.coco import COCO
 from tests.data.annotations.test_captions import write_json
