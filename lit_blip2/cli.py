@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lit_blip2.config import Experiment, read
-from lit_blip2.evaluation.rules import differing, folder_name, kept_rules, rules_of
+from lit_blip2.evaluation.rules import differing, folder_name, kept_rules, rules_of, told
 from lit_blip2.lit.callbacks import HParams, MetricsFile, Pictures, StopOnNonFinite
 from lit_blip2.lit.module import LitBLIP2
 from lit_blip2.parser import HELP, TRAINER, SuiteParser, config_files
@@ -61,7 +61,9 @@ class SuiteCLI(LightningCLI):
             return folder
         ours = rules_of(Experiment(self.config.test.as_dict(), "this test"))
         while other := differing(kept_rules(folder), ours):
-            folder /= folder_name({name: value for name, (_, value) in other.items()})
+            place = folder / folder_name({name: value for name, (_, value) in other.items()})
+            rank_zero_info(f"{folder} holds a test by other rules ({told(other)}): results go to {place}")
+            folder = place
         return folder
 
     def after_instantiate_classes(self) -> None:

@@ -118,7 +118,7 @@ def test_stage2_starts_from_stage1_and_answers(fit, stage1_run):
     assert len({each["image_id"] for each in predictions if each["task"] == "caption"}) == 6
 
 
-def test_tests_by_other_rules_keep_apart(fit, stage1_run, own_copy):
+def test_tests_by_other_rules_keep_apart(fit, stage1_run, own_copy, caplog):
     """The first test's files stay; the second's stand in a folder that is named after what differs."""
     run = own_copy(stage1_run)
     few = [f"--ckpt_path={run}", "--data.test=null"]
@@ -129,6 +129,7 @@ def test_tests_by_other_rules_keep_apart(fit, stage1_run, own_copy):
         fit("mini_stage1", *few, *arguments, command="test", runs=run.parent.parent)
         assert {file: file.read_bytes() for file in others} == others
         assert {name for name in names if (run / place / name).exists()} == {*names}
+    assert f"version_0 holds a test by other rules (rerank: 3 and 2): results go to {run / 'rerank=2'}" in caplog.text
     assert json.loads((run / "decoding.json").read_text()) == {"rerank": 3}
     assert json.loads((run / "rerank=2/decoding.json").read_text()) == {"rerank": 2}
 
