@@ -27,8 +27,7 @@ class VQA(PairData):
 
     def train_pairs(self) -> FilePairs:
         questions = read_questions(*self.files_of(self.train))
-        if not len(answered := questions.answered()):
-            raise ValueError(f"{self.train['questions']}: no question has an answer to learn")
+        answered = questions.answered()
         if left_out := len(questions) - len(answered):
             warnings.warn(f"{self.train['questions']}: {left_out} questions without an answer left out", stacklevel=2)
         return FilePairs("questions", answered, self.pixels("train", answered.files), self.augment)

@@ -70,7 +70,10 @@ def read_regions(image_data: Path, regions: Path, leave_out: set[int], max_words
     for entry in listed_entries(read_json(regions), regions):
         if (image_id := entry.image_id(key := "id" if "id" in entry else "image_id")) not in phrases:
             raise entry.error(f"image {entry.name(key)} has regions and is not in {image_data}")
-        phrases[image_id] += [region.text("phrase", null="") for region in entry.entries("regions")]
+        for region in entry.entries("regions"):
+            if region.values.get("image_id", image_id) != image_id and region.image_id() != image_id:
+                raise region.error(f"it is of image {region.name('image_id')}, among those of image {entry.name(key)}")
+            phrases[image_id].append(region.text("phrase", null=""))
     kept = [image_id for image_id, image in listed.items() if image.number("coco_id", default=None) not in leave_out]
     said = {image_id: [text for text in phrases[image_id] if clean_caption(text)] for image_id in kept}
     bare = [image_id for image_id in kept if not said[image_id]]
@@ -80,6 +83,8 @@ def read_regions(image_data: Path, regions: Path, leave_out: set[int], max_words
         f"{len(bare)} without a region; {empty} empty phrases"
     )
     kept = [image_id for image_id in kept if said[image_id]]
+    if not kept:
+        raise ValueError(f"{regions}: of {len(listed)} images in {image_data} none is left to train on")
     return make_captions(
         regions, np.array(kept, dtype=np.int64), [vg_file(files[i]) for i in kept], [said[i] for i in kept], max_words
     )

@@ -42,10 +42,11 @@ def read_binding(path: str | Path, max_words: int = 50) -> Pairs:
         raise ValueError(f"{path} holds no pairs")
     captions = [clean_caption(row.text("caption"), max_words) for _, _, row in rows]
     for (first, second, row), caption in zip(rows, captions, strict=True):
-        if unknown := [image_id for image_id in (first, second) if image_id not in files]:
-            raise row.error(f"image {unknown[0]} of pair ({first}, {second}) is not in the list of images")
+        named = (row.name("image_id"), row.name("swapped_image_id"))
+        if unknown := [name for name, image_id in zip(named, (first, second)) if image_id not in files]:
+            raise row.error(f"image {unknown[0]} of pair ({named[0]}, {named[1]}) is not in the list of images")
         if first == second or not caption:
-            raise row.error(f"pair ({first}, {second}) needs two images and a caption")
+            raise row.error(f"pair ({named[0]}, {named[1]}) needs two images and a caption")
     return Pairs(
         image_ids=np.array([first for first, _, _ in rows], dtype=np.int64),
         swapped_image_ids=np.array([second for _, second, _ in rows], dtype=np.int64),

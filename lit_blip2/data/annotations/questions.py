@@ -104,17 +104,19 @@ def read_questions(
         raise ValueError(f"{questions} is not read: questions are read from JSON, not from tables")
     files = dict(files or {}) | (image_files(images) if images else {})
     content = read_json(questions)
-    if annotations is not None:
-        return _table(Asked(_of_two_files(Entry(content, questions), annotations, files)), questions, annotations)
-    asked = asked_in(content, questions, files)
-    if not any(row.answers for row in asked.rows):
+    if annotations is None:
+        asked = asked_in(content, questions, files)
+    else:
+        asked = Asked(_of_two_files(Entry(content, questions), annotations, files))
+    if not any(answer.strip() for row in asked.rows for answer in row.answers):
         if not unanswered:
             raise ValueError(
-                f"{questions} holds no answers: VQAv2's and OK-VQA's questions need their annotations as well, "
-                "and what a server has the answers of can only be tested on (data.vqa_test)"
+                f"{annotations or questions} holds no answers: VQAv2's and OK-VQA's questions need their annotations "
+                "as well, and what a server has the answers of can only be tested on (data.vqa_test)"
             )
         warnings.warn(f"{questions} comes without answers: they are generated, not scored", stacklevel=2)
-    return _table(asked, questions, questions)
+        asked = asked._replace(rows=[row._replace(answers=[]) for row in asked.rows])
+    return _table(asked, questions, annotations or questions)
 
 
 class Marks(NamedTuple):

@@ -147,6 +147,12 @@ def test_visual_genome_and_binding_too(tmp_path):
         with pytest.raises(ValueError) as error:
             read_regions(write_json(tmp_path / "i.json", images), write_json(tmp_path / "r.json", regions), set())
         assert words in str(error.value)
+    for regions, words in (
+        ([], r"r\.json: of 1 images in .*i\.json none is left"),
+        ([region | {"regions": [{"phrase": "a", "image_id": 2}]}], r"it is of image 2, among those of image 1"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            read_regions(write_json(tmp_path / "i.json", [image]), write_json(tmp_path / "r.json", regions), set())
     first = {"id": 1, "url": "http://x/VG_100K/1.jpg", "coco_id": None}  # of version 1.0
     read = read_regions(write_json(tmp_path / "i.json", [first]), write_json(tmp_path / "r.json", [region]), set())
     assert list(read.files) == ["VG_100K/1.jpg"] and read.image_ids.tolist() == [1]

@@ -130,6 +130,18 @@ def test_visual_genome_in_lavis_layout_is_read_alike_with_ids_and_without(tmp_pa
     assert read_questions(write_json(tmp_path / "vqa_train.json", [vqa])).answers_of(0) == ["5 p.m."]
 
 
+@pytest.mark.parametrize("answers", [[], [{"answer": ""}, {"answer": " "}]])
+def test_annotations_without_an_answer_are_those_of_a_server(tmp_path, answers):
+    coco = {"question_id": 3, "image_id": 1, "question": "Who?"}
+    mark = {"question_id": 3, "image_id": 1, "question_type": "who", "answers": answers}
+    marks = write_json(tmp_path / "a.json", {"annotations": [mark]})
+    path = write_json(tmp_path / "q.json", {"data_subtype": "val2014", "questions": [coco]})
+    with pytest.raises(ValueError, match=r"a\.json holds no answers"):
+        read_questions(path, marks)
+    with pytest.warns(UserWarning, match=r"q\.json comes without answers"):
+        assert read_questions(path, marks, unanswered=True).answers_of(0) == []
+
+
 @pytest.mark.filterwarnings("ignore:.*comes without answers")
 @pytest.mark.parametrize("text", ["", " \n"])
 def test_a_question_without_words_is_refused_in_every_layout(tmp_path, text):
