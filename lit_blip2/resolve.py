@@ -48,6 +48,8 @@ def resolve(cli: ParserOnly, command: str, arguments: list[str], files: bool = T
         if files:
             built.data.check_files(command)
         names = metric_names(built, command, files)
+        if command == "test" and (config.trainer.limit_test_batches == 0 or config.trainer.fast_dev_run):
+            raise ValueError("trainer.limit_test_batches=0 or fast_dev_run: nothing would be tested, take it out")
         if command == "test" and not names:
             raise ValueError(
                 f"nothing can be tested: the data have {', '.join(sorted(built.data.tasks('test'))) or 'no test set'}, "

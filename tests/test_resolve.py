@@ -36,6 +36,7 @@ def answers(world):
         "itm alone": ("test", [*stage1, *here, "--model.net.itc=null", "--model.net.itg=null"]),
         "stage 2": ("test", [*opt, *here, "--model.init_from=$stage1"]),
         "no test set": ("test", [*opt, *here, "--data.test=null", "--data.vqa_test=null"]),
+        "no batches": ("test", [*opt, *here, "--trainer.limit_test_batches=0"]),
         "answers without a language model": (
             "test",
             [
@@ -142,4 +143,5 @@ def test_a_plain_complaint_stays_as_it_is():
 
 def test_a_test_of_nothing_is_an_error(answers):
     assert answers["no test set"]["error"].startswith("nothing can be tested: the data have no test set, and the model")
+    assert answers["no batches"]["error"].startswith("trainer.limit_test_batches=0 or fast_dev_run: nothing would")
     assert "Name a test set in the step's `with`" in answers["answers without a language model"]["error"]

@@ -1,5 +1,6 @@
 """What is common to the data of all experiments, as a LightningDataModule: what to train on, and to evaluate on."""
 
+import hashlib
 import logging
 import warnings
 from pathlib import Path
@@ -28,6 +29,7 @@ from lit_blip2.keyed import check_seed
 
 # Which splits a command evaluates on.
 SPLITS = {"fit": ["val"], "validate": ["val"], "test": ["test"], "predict": ["test"]}
+ROWS_TOLD = 1000
 HOW_TO_GET = (
     "The mini-world is made by `python -m lit_blip2 data make-mini --out data/mini`, an index of tar shards by"
     " `python -m lit_blip2 data index FOLDER`, cached features by `python -m lit_blip2 data features`. COCO's images"
@@ -263,6 +265,15 @@ class PairData(L.LightningDataModule):
         sections = [*sections, *(split for split in splits if self.tasks(split))] if self.features else []
         kept = [self.features_folder / section / ABOUT for section in sections]
         self._require([*files, *self._annotation_files(splits), *kept])
+
+    def rows(self) -> str:
+        """What is trained on, as a checkpoint can keep it: how many rows, and a digest of the ids and texts of a
+        thousand of them, from first to last. Another file, or the same rows in another order, has another."""
+        digest = hashlib.blake2b(digest_size=6)
+        for sample in np.linspace(0, len(self.pairs) - 1, min(len(self.pairs), ROWS_TOLD)).astype(int).tolist():
+            span = self.pairs.span(sample)
+            digest.update(repr((span.image_id(sample), span.draw(sample, np.random.default_rng(0)))).encode())
+        return f"{len(self.pairs):,} rows ({digest.hexdigest()})"
 
     def tasks(self, split: str) -> set[str]:
         """Which of caption, vqa and binding the split (val, test) has files for."""

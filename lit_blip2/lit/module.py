@@ -64,7 +64,11 @@ class LitBLIP2(L.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Read frozen weights and tokenizers from disk, and what training starts from. Cached features need no image
-        encoder, but must come from the same one. Raises FileNotFoundError with all that is missing."""
+        encoder, but must come from the same one. Raises FileNotFoundError with all that is missing, and ValueError
+        where nothing would be evaluated."""
+        limit = f"limit_{'val' if stage == 'validate' else TrainerFn(stage).value}_batches"
+        if stage != "fit" and getattr(self.trainer, limit) == 0:
+            raise ValueError(f"trainer.{limit}=0: nothing would be evaluated, set it to 1.0 for all batches")
         stores = list(getattr(self.trainer.datamodule, "stores", {}).values())
         steps = [lambda: self._check_features(stores[0])] if stores else []  # all of them were made by the same
         steps.append(lambda: self.net.load(vision=not stores))
@@ -277,6 +281,8 @@ class LitBLIP2(L.LightningModule):
         """Keep what trains, the config, and the settings that shapes do not show."""
         checkpoint["state_dict"] = self.averages or trainable_state(self)
         checkpoint["config"], checkpoint["settings"] = self.config, self.settings()
+        if getattr(data := self.trainer.datamodule, "pairs", None) is not None:
+            checkpoint["rows"] = data.rows()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Raises ValueError naming every missing, unexpected or misshapen weight, and settings that differ."""

@@ -111,7 +111,10 @@ def check_whole(trainer: L.Trainer, checkpoint: Mapping[str, Any], config: str |
     _check_same(file, *nets, "and the rest of the run would train otherwise than it began")
     module = trainer.datamodule
     own = {name: getattr(module, name) for name in ("batch_size", "seed") if hasattr(module, name)}
-    _check_same(file, _rows_by(before), _rows_by(now, own), "by which other rows would come than in its run")
+    rows, ours = _rows_by(before), _rows_by(now, own)
+    if "rows" in checkpoint and getattr(module, "pairs", None) is not None:
+        rows["data"], ours["data"] = checkpoint["rows"], module.rows()
+    _check_same(file, rows, ours, "by which other rows would come than in its run")
     if checkpoint["global_step"] >= trainer.max_steps:
         warnings.warn(
             f"{file} stands at step {checkpoint['global_step']} of {trainer.max_steps}: nothing is trained or "

@@ -152,6 +152,29 @@ def test_a_run_that_would_train_otherwise_than_it_began_does_not_go_on(fit, stag
     assert not seen
 
 
+@pytest.mark.parametrize("fewer", [True, False])
+def test_a_file_of_other_rows_under_the_same_name_is_no_place_to_go_on_from(
+    fit, stage1_run, seen, world, tmp_path, fewer
+):
+    """Fewer images, or the same in another order."""
+    moved = shutil.copytree(world, tmp_path / "moved")
+    file = moved / "annotations/captions_train.json"
+    content = json.loads(file.read_text())
+    content["images"] = content["images"][2:] if fewer else content["images"][::-1]
+    kept = {each["id"] for each in content["images"]}
+    content["annotations"] = [each for each in content["annotations"] if each["image_id"] in kept]
+    file.write_text(json.dumps(content))
+    more = [f"--data.root={moved}", "--data.features=null", "--trainer.max_steps=6", f"--ckpt_path={stage1_run}"]
+    with pytest.raises(ValueError, match=r"other rows would come .*: data 24 rows \(.*, here 2\d rows \("):
+        fit("mini_stage1", *more, runs=tmp_path)
+    assert not seen
+
+
+def test_a_test_of_no_batches_is_refused(fit, stage1_run, own_copy):
+    with pytest.raises(ValueError, match=r"trainer\.limit_test_batches=0: nothing would be evaluated"):
+        fit("mini_stage1", "--trainer.limit_test_batches=0", f"--ckpt_path={own_copy(stage1_run)}", command="test")
+
+
 def test_a_run_goes_on_where_its_data_lie_now(fit, stage1_run, seen, world, tmp_path):
     moved = shutil.copytree(world, tmp_path / "moved")
     fit("mini_stage1", f"--data.root={moved}", "--trainer.max_steps=6", f"--ckpt_path={stage1_run}", runs=tmp_path)
