@@ -11,6 +11,7 @@ from lightning import Callback
 from lightning.pytorch.cli import LightningArgumentParser
 
 from lit_blip2.config import Experiment, check_encoder, read
+from lit_blip2.nulls import check_nulls
 from lit_blip2.refusals import SHOW_TRACEBACKS, reason, tracebacks_shown
 
 # The Trainer's defaults in this suite.
@@ -56,6 +57,8 @@ class SuiteParser(LightningArgumentParser):
             try:
                 vision = Experiment(config.as_dict(), "").vision
                 check_encoder([read(file) for file in config_files(config)], vision, self.args)
+                for part in ("model", "data"):
+                    check_nulls(config.as_dict().get(part), part)
             except ValueError as error:
                 self.error(str(error), error)
         return config

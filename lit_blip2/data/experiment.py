@@ -10,6 +10,7 @@ from jsonargparse import ArgumentParser
 
 from lit_blip2.config import Experiment, arguments_of, check_encoder, read
 from lit_blip2.data.module import PairData
+from lit_blip2.nulls import check_nulls
 from lit_blip2.refusals import reason
 
 SETTINGS = ("--data.", "--model.net.", "--model.init_args.net.")  # what of an experiment these commands use
@@ -55,6 +56,7 @@ def built(configs: Sequence[str], place: str, kind: type) -> Any:
         return None
     if place == "model.net.vision":
         check_encoder(experiments_in(configs), arguments_of(given.as_dict(), name), configs)
+    check_nulls(given.as_dict()[name], place)
     with refusing(configs[-1]):
         return parser.instantiate(given)[name]
 

@@ -1,0 +1,35 @@
+"""A null where a class takes none: jsonargparse lets it through, and 0, False and null are not the same."""
+
+import inspect
+from importlib import import_module
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+
+def check_nulls(settings: Any, place: str) -> None:
+    """Raises ValueError for an argument that is null, of a class named at `place` or below, whose type and default say
+    that it is never None. An argument without a type, or of which nothing is known, may be anything."""
+    if isinstance(settings, list):
+        for number, each in enumerate(settings):
+            check_nulls(each, f"{place}[{number}]")
+    if not isinstance(settings, dict):
+        return
+    below = settings.get("init_args", {}) if "class_path" in settings else settings
+    for name, value in (below or {}).items():
+        if value is None and "class_path" in settings and not _takes_none(settings["class_path"], name):
+            raise ValueError(f"{place}.{name} is null, and must have a value: leave it out for its default")
+        check_nulls(value, f"{place}.{name}")
+
+
+def _takes_none(class_path: str, name: str) -> bool:
+    """Whether an argument of a class, or of one that it passes its further arguments on to, may be None."""
+    module, _, own = class_path.rpartition(".")
+    for each in getattr(getattr(import_module(module), own), "__mro__", ()):
+        if (argument := inspect.signature(each.__init__).parameters.get(name)) is not None:
+            try:
+                kind = get_type_hints(each.__init__).get(name, Any)
+            except NameError:  # of a type that is imported for type checkers alone
+                return True
+            kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else [kind]
+            return argument.default is None or Any in kinds or NoneType in kinds
+    return True
