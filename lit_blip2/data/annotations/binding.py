@@ -6,6 +6,7 @@ images it describes cannot be told from a bag of attributes.
 
 from dataclasses import dataclass
 from pathlib import Path
+from posixpath import normpath
 
 import numpy as np
 
@@ -45,7 +46,7 @@ def read_binding(path: str | Path, max_words: int = 50) -> Pairs:
         named = (row.name("image_id"), row.name("swapped_image_id"))
         if unknown := [name for name, image_id in zip(named, (first, second)) if image_id not in files]:
             raise row.error(f"image {unknown[0]} of pair ({named[0]}, {named[1]}) is not in the list of images")
-        if first == second or not caption:
+        if normpath(files[first]) == normpath(files[second]) or not caption:
             raise row.error(f"pair ({named[0]}, {named[1]}) needs two images and a caption")
     return Pairs(
         image_ids=np.array([first for first, _, _ in rows], dtype=np.int64),

@@ -65,7 +65,6 @@ def is_karpathy(top: Entry) -> bool:
 def of_karpathy(top: Entry, splits: tuple[str, ...] = ("val", "test")) -> list[Listed]:
     """The images of some of Karpathy's splits: train, restval, val, test."""
     made: dict[int, Listed] = {}
-    id_of: dict[str, Name] = {}
     for image in top.entries("images"):
         if (own := image.text("split")) not in _ALL_SPLITS:
             raise image.error(f"split is {own!r}, and must be one of {', '.join(_ALL_SPLITS)}")
@@ -74,7 +73,6 @@ def of_karpathy(top: Entry, splits: tuple[str, ...] = ("val", "test")) -> list[L
         if (number := image.image_id(key := "cocoid" if "cocoid" in image else "imgid")) in made:
             raise image.error(f"image id {number} is listed twice")
         file = f"{image.text('filepath', default='')}/{image.file('filename')}".lstrip("/")
-        _refuse_second_id(image, image.name(key), file, id_of)
         captions = [sentence.text("raw", null="") for sentence in image.entries("sentences")]
         made[number] = Listed(image.name(key), file, captions)
     return list(made.values())
@@ -82,27 +80,19 @@ def of_karpathy(top: Entry, splits: tuple[str, ...] = ("val", "test")) -> list[L
 
 def list_images(images: list[Entry], key: str = "id", name: str = "file_name") -> dict[int, str]:
     """image id -> file name, of a COCO file's "images". key: of the ids; where it is not there they are called id, as
-    in version 1.0 of Visual Genome. ValueError names an id, or a file, that is listed twice."""
+    in version 1.0 of Visual Genome. ValueError names an id that is listed twice."""
     if images and name == "file_name" and not any(name in image for image in images):
         raise images[0].error(
             "no image has a file_name, as in LAVIS' coco_karpathy_test_gt.json: give coco_karpathy_test.json or"
             " dataset_coco.json, which hold the same captions and say where images are"
         )
     files: dict[int, str] = {}
-    id_of: dict[str, Name] = {}
     for image in images:
         own = "id" if key not in image and "id" in image else key
         if (image_id := image.image_id(own)) in files:
             raise image.error(f"image id {image.name(own)} is listed twice")
         files[image_id] = image.file(name)
-        _refuse_second_id(image, image.name(own), files[image_id], id_of)
     return files
-
-
-def _refuse_second_id(image: Entry, name: Name, file: str, id_of: dict[str, Name]) -> None:
-    """Raises ValueError for a file of which id_of, file -> id, has another id; else writes this one there."""
-    if (other := id_of.setdefault(normpath(file), name)) != name:
-        raise image.error(f"{file} has image id {name}, and {other} in an entry before: list each file once")
 
 
 def _of_coco(top: Entry) -> list[Listed]:

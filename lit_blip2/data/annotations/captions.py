@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from posixpath import normpath
 
 import numpy as np
 
@@ -80,6 +81,7 @@ def read_captions(path: str | Path, split: str = "train", max_words: int = 50) -
     if not images:
         raise ValueError(f"{path}: no images of split {split!r}")
     names, files, captions, domains = zip(*images, strict=True)
+    _check_ids(path, split, names, files)
     image_ids = np.array([image_number(name) for name in names], dtype=np.int64)
     if split == "test" and not any(captions):
         warnings.warn(f"{path} holds no captions: they are generated, not scored", stacklevel=2)
@@ -91,6 +93,23 @@ def read_captions(path: str | Path, split: str = "train", max_words: int = 50) -
         return made
     as_written = Strings(text for texts in captions for text in texts if clean_caption(text, max_words))
     return replace(made, written=as_written, domains=_domains(domains, names, path))
+
+
+def _check_ids(path: str | Path, split: str, names: Sequence[Name], files: Sequence[str]) -> None:
+    """A file with two ids counts as two images, of which retrieval finds one at most: refused in what is evaluated, and
+    told in training, which has each image as a negative of itself now and then."""
+    id_of: dict[str, Name] = {}
+    twice = [
+        (file, id_of[key], name)
+        for name, file in zip(names, files)
+        if id_of.setdefault(key := normpath(file), name) != name
+    ]
+    if twice:
+        file, one, two = twice[0]
+        said = f"{path}: {len(twice)} images are listed again under another id, such as {file} under {one} and {two}"
+        if split != "train":
+            raise ValueError(f"{said}: list each file once, with all its captions")
+        warnings.warn(f"{said}: contrast takes them for different images", stacklevel=3)
 
 
 def _domains(domains: Sequence[str | None], names: Sequence[Name], path: str | Path) -> Strings | None:

@@ -109,15 +109,22 @@ def test_faults_name_the_file_and_the_id(tmp_path, content, message):
     assert "faulty.json" in str(error.value)
 
 
-def test_a_file_with_two_ids_is_refused_in_every_layout(tmp_path):
+def test_a_file_with_two_ids_is_not_evaluated_on_and_told_in_training(tmp_path):
     coco_like = coco((1, "one"), (2, "two"))
     coco_like["images"][1]["file_name"] = "./1.jpg"
-    sentences = {"split": "train", "filename": "1.jpg", "sentences": [{"raw": "A."}]}
-    karpathy = {"images": [{"imgid": k, **sentences} for k in (1, 2)]}
+    sentences = {"filename": "1.jpg", "sentences": [{"raw": "A."}]}
+    for split in ("train", "test"):
+        for content in (coco_like, {"images": [{"imgid": k, "split": split, **sentences} for k in (1, 2)]}):
+            path, words = write_json(tmp_path / "x.json", content), r"x\.json: 1 images .*1\.jpg under 1 and 2"
+            if split == "train":
+                with pytest.warns(UserWarning, match=words):
+                    assert len(read_captions(path)) == 2
+            else:
+                with pytest.raises(ValueError, match=words):
+                    read_captions(path, split)
     rows = [{"image": f"{mark}1.jpg", "caption": "a", "image_id": k} for k, mark in ((1, ""), (2, "x/../"))]
-    for content in (coco_like, karpathy, rows):
-        with pytest.raises(ValueError, match=r"entry 2.*1\.jpg has image id 2, and 1 in (an entry|a row) before"):
-            read_captions(write_json(tmp_path / "x.json", content))
+    with pytest.raises(ValueError, match=r"entry 2: 1\.jpg has image id 2, and 1 in a row before"):
+        read_captions(write_json(tmp_path / "x.json", rows))
 
 
 def test_a_file_that_is_spelt_in_two_ways_is_one_image(tmp_path):
