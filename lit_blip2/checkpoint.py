@@ -2,9 +2,10 @@
 is an error that names it."""
 
 import pickle
+import warnings
 import zipfile
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,18 @@ def read_safely(file: Path) -> Any:
         code = isinstance(error, pickle.UnpicklingError) and "weights only" in str(error).lower()
         reason = "it holds more than tensors; nothing in it was executed" if code else "it is damaged, or another kind"
         raise ValueError(f"{file} cannot be read: {reason}") from error
+
+
+def unwrapped(content: Mapping[str, Any], wrappers: Sequence[str], file: Path) -> Mapping[str, Any]:
+    """The weights of a training program's checkpoint: what the first of its `wrappers` holds, else the whole. Warns
+    where several hold something, as a model and its moving average."""
+    found = [name for name in wrappers if isinstance(content.get(name), Mapping)]
+    if len(found) > 1:
+        warnings.warn(
+            f"{file} holds {' and '.join(found)}: the weights of {found[0]} are read; to read others, save them alone",
+            stacklevel=2,
+        )
+    return content[found[0]] if found else content
 
 
 def carried(checkpoint: Mapping, file: Path) -> Experiment:

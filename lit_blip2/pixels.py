@@ -5,6 +5,7 @@ Images travel as 8-bit pixels, a quarter of the bytes, and are normalised where 
 """
 
 import json
+import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch import Tensor
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 Interpolation = Literal["bicubic", "bilinear"]
+RESAMPLE = {3: "bicubic", 2: "bilinear"}  # PIL's numbers
 # What everything was made with before it was noted: checkpoints and cached features that say nothing.
 UNNOTED = {"mean": list(CLIP_MEAN), "std": list(CLIP_STD), "interpolation": "bicubic"}
 
@@ -30,35 +32,42 @@ class Looks(NamedTuple):
     @classmethod
     def of(cls, card: Mapping[str, Any], name: str) -> "Looks":
         """From timm's pretrained_cfg, or what is like it. Raises ValueError, with the name, for what cannot be."""
-        looks = cls(tuple(card["mean"]), tuple(card["std"]), card["interpolation"])
-        wrong = [f"mean={looks.mean}"] if len(looks.mean) != 3 else []
-        wrong += [f"std={looks.std}"] if len(looks.std) != 3 or min(looks.std) <= 0 else []
+        looks = cls(*(tuple(each) if isinstance(each := card[key], list | tuple) else each for key in cls._fields))
+        wrong = [
+            f"{key}={value}"
+            for key, value, least in (("mean", looks.mean, 0), ("std", looks.std, sys.float_info.min))
+            if not _is_of_colours(value, least)
+        ]
         if looks.interpolation not in get_args(Interpolation):
             wrong.append(f"interpolation={looks.interpolation!r}")
         if wrong:
             raise ValueError(
-                f"{name}: {', '.join(wrong)}: mean and std are three numbers, one for each colour, std above 0; "
-                f"interpolation is {' or '.join(get_args(Interpolation))}"
+                f"{name}: {', '.join(wrong)}: mean and std are three numbers, of each colour, from 0 to 1, std above 0;"
+                f" interpolation is {' or '.join(get_args(Interpolation))}"
             )
         return looks
 
 
+def _is_of_colours(values: Any, least: float) -> bool:
+    """Whether it is three numbers from `least` to 1."""
+    three = isinstance(values, tuple) and len(values) == 3
+    return three and all(isinstance(each, int | float) and least <= each <= 1 for each in values)
+
+
 def card_beside(weights: Path, name: str) -> dict[str, Any]:
-    """What the config.json beside a file of weights says of images, as timm's folders on the hub have one; else empty.
+    """What the config.json beside a file of weights says of images and of the network, as timm's folders on the hub
+    have one: mean, std, interpolation, size and model_args, where it says them.
 
     name: of the encoder, as timm has it; the card of another architecture is left out, with a warning.
-    Raises ValueError for a file that is not JSON.
+    Raises ValueError, with the file's name, for a file that is not JSON, and for values that cannot be.
     """
     file = weights.with_name("config.json")
-    if not file.is_file():
+    content = _read(file)
+    if not content.keys() & {"architecture", "pretrained_cfg"}:
         return {}
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file} is not JSON: {error}") from error
-    if not isinstance(content, dict) or not content.keys() & {"architecture", "pretrained_cfg"}:
-        return {}
-    card = content.get("pretrained_cfg", content)
+    card = content.get("pretrained_cfg") or content
+    if not isinstance(card, dict):
+        raise ValueError(f"{file}: pretrained_cfg is {card!r}, where the settings of images are wanted")
     own, wanted = (content.get("architecture") or card.get("architecture")), name.split(".")[0]
     if own is not None and own.split(".")[0] != wanted:
         warnings.warn(
@@ -67,7 +76,54 @@ def card_beside(weights: Path, name: str) -> dict[str, Any]:
             stacklevel=2,
         )
         return {}
-    return {key: card[key] for key in UNNOTED if key in card}
+    told = {key: card[key] for key in UNNOTED if card.get(key) is not None}
+    Looks.of(UNNOTED | told, str(file))
+    told |= {"size": _side(card["input_size"], file)} if card.get("input_size") is not None else {}
+    return told | ({"model_args": content["model_args"]} if isinstance(content.get("model_args"), dict) else {})
+
+
+def _side(input_size: Any, file: Path) -> int:
+    """Pixels along a side, of timm's [colours, height, width]."""
+    if isinstance(input_size, list) and len(input_size) == 3 and all(type(each) is int for each in input_size):
+        return input_size[-1]
+    raise ValueError(f"{file}: input_size is {input_size!r}, where [3, height, width] in pixels is wanted")
+
+
+def tell_unread(weights: Path, looks: Looks, name: str) -> None:
+    """Warn where another project's file beside the weights says that images look otherwise than `looks`."""
+    for file in (weights.with_name(each) for each in ("open_clip_config.json", "preprocessor_config.json")):
+        content = _read(file)
+        card = content.get("preprocess_cfg") if file.name.startswith("open") else content
+        card = card if isinstance(card, dict) else {}
+        theirs = {key: card.get(key, card.get(f"image_{key}")) for key in ("mean", "std")}
+        theirs["interpolation"] = card.get("interpolation", RESAMPLE.get(card.get("resample")))
+        ours = looks._asdict()
+        if other := {key: each for key, each in theirs.items() if each is not None and not _alike(each, ours[key])}:
+            said = ", ".join(f"{key} {each}" for key, each in other.items())
+            used = ", ".join(f"{key} {ours[key]}" for key in other)
+            warnings.warn(
+                f"{file} says {said}, and is not read: image encoder {name} has {used}; set model.net.vision."
+                f"{', '.join(other)} to what these weights were trained with",
+                stacklevel=2,
+            )
+
+
+def _alike(theirs: Any, ours: Any) -> bool:
+    if isinstance(ours, str):
+        return theirs == ours
+    theirs = theirs if isinstance(theirs, list) else [theirs] * len(ours)
+    return len(theirs) == len(ours) and all(abs(one - two) < 1e-3 for one, two in zip(theirs, ours))
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """A JSON object; empty where there is no file, or another content. Raises ValueError for what is not JSON."""
+    if not file.is_file():
+        return {}
+    try:
+        content = json.loads(file.read_text(encoding="utf-8-sig"))
+    except ValueError as error:
+        raise ValueError(f"{file} is not JSON: {error}") from error
+    return content if isinstance(content, dict) else {}
 
 
 def normalise(pixels_B3HW: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:

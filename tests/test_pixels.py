@@ -1,11 +1,13 @@
 """Pixels become numbers in one way, with the mean and standard deviation that the encoder's own card says."""
 
 import json
+import math
+import warnings
 
 import pytest
 import torch
 
-from lit_blip2.pixels import CLIP_MEAN, CLIP_STD, UNNOTED, Looks, card_beside, normalise
+from lit_blip2.pixels import CLIP_MEAN, CLIP_STD, UNNOTED, Looks, card_beside, normalise, tell_unread
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -26,12 +28,64 @@ def test_every_value_is_normalised_as_said(mean, std):
     [
         ({"mean": [0.5, 0.5]}, r"a_net: mean=\(0\.5, 0\.5\)"),
         ({"std": [0.5, 0.0, 0.5]}, r"a_net: std=\(0\.5, 0\.0, 0\.5\)"),
+        ({"mean": [123.7, 116.3, 103.5]}, r"a_net: mean=\(123\.7, 116\.3, 103\.5\)"),
+        ({"std": [58.4, 57.1, 57.4]}, r"a_net: std=\(58\.4, 57\.1, 57\.4\)"),
+        ({"mean": [0.5, math.nan, 0.5]}, r"a_net: mean=\(0\.5, nan, 0\.5\)"),
+        ({"std": [0.5, 0.5, math.inf]}, r"a_net: std=\(0\.5, 0\.5, inf\)"),
+        ({"mean": 0.5}, r"a_net: mean=0\.5"),
+        ({"std": ["a", "b", "c"]}, r"a_net: std=\('a', 'b', 'c'\)"),
         ({"interpolation": "random"}, "interpolation='random'.*bicubic or bilinear"),
     ],
 )
 def test_what_no_image_can_look_like_is_refused(wrong, words):
     with pytest.raises(ValueError, match=words):
         Looks.of(UNNOTED | wrong, "a_net")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"pretrained_cfg": {"mean": [128, 128, 128]}}, r"config\.json: mean=\(128, 128, 128\)"),
+        ({"pretrained_cfg": [1]}, r"config\.json: pretrained_cfg is \[1\]"),
+        ({"pretrained_cfg": {"input_size": 224}}, r"config\.json: input_size is 224, where \[3, height, width\]"),
+    ],
+)
+def test_a_card_that_cannot_be_is_refused_with_its_name(tmp_path, content, words):
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=words):
+        card_beside(tmp_path / "model.safetensors", "x")
+
+
+def test_what_a_card_leaves_empty_is_not_said_and_its_first_bytes_may_say_utf8(tmp_path):
+    content = {
+        "architecture": "x",
+        "pretrained_cfg": None,
+        "std": None,
+        "input_size": [3, 96, 96],
+        "model_args": {"a": 1},
+    }
+    (tmp_path / "config.json").write_text(json.dumps(content), encoding="utf-8-sig")
+    assert card_beside(tmp_path / "model.safetensors", "x") == {"size": 96, "model_args": {"a": 1}}
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("open_clip_config.json", {"preprocess_cfg": {"mean": [0.5, 0.5, 0.5], "interpolation": "bilinear"}}),
+        ("preprocessor_config.json", {"image_mean": [0.5, 0.5, 0.5], "resample": 2}),
+        ("preprocessor_config.json", {"image_mean": 0.5, "resample": 2, "image_std": UNNOTED["std"]}),
+    ],
+)
+def test_another_projects_card_that_says_otherwise_is_told_of(tmp_path, name, content):
+    (tmp_path / name).write_text(json.dumps(content))
+    with pytest.warns(
+        UserWarning, match=rf"{name} says mean .*0\.5.*bilinear, and is not .*set model\.net\.vision\.mean, i"
+    ):
+        tell_unread(tmp_path / "x.bin", Looks.of(UNNOTED, "a_net"), "a_net")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        same = UNNOTED | {"mean": [0.5, 0.5, 0.5], "interpolation": "bilinear"}
+        tell_unread(tmp_path / "x.bin", Looks.of(same, "a_net"), "a_net")
 
 
 @pytest.mark.parametrize("nested", [True, False])

@@ -8,7 +8,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from lit_blip2.checkpoint import read_safely
+from lit_blip2.checkpoint import read_safely, unwrapped
 
 INDEX = ".index.json"
 WRAPPERS = ("model", "state_dict")  # under which training programs keep the weights
@@ -70,8 +70,7 @@ def _read_file(file: Path) -> dict[str, Tensor]:
         except SafetensorError as error:
             raise ValueError(f"{file} is damaged or cut: {error}") from error
     content = read_safely(file)
-    inner = next((name for name in WRAPPERS if isinstance(content, dict) and isinstance(content.get(name), dict)), None)
-    content = content if inner is None else content[inner]
+    content = unwrapped(content, WRAPPERS, file) if isinstance(content, dict) else content
     if not isinstance(content, dict) or not all(
         isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()
     ):

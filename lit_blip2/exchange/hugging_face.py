@@ -20,7 +20,7 @@ from lit_blip2.exchange.foreign import ForeignModel
 from lit_blip2.model.plain import Plain
 from lit_blip2.model.pretrained import OLD_BUFFERS, build, read_tokenizer
 from lit_blip2.model.published import published
-from lit_blip2.pixels import UNNOTED
+from lit_blip2.pixels import RESAMPLE, UNNOTED, Looks
 
 RETRIEVAL, GENERATION = "Blip2ForImageTextRetrieval", "Blip2ForConditionalGeneration"
 INSTRUCTED = "InstructBlipForConditionalGeneration"
@@ -32,7 +32,6 @@ SIDE_FILE, SIDE_SETTINGS = "lit_blip2.safetensors", "lit_blip2.json"
 NO_TEXT = "dropped: the Q-Former reads no text in stage 2"
 TEMPERATURE = 0.07
 LOOKS = {"image_mean": "mean", "image_std": "std"}
-RESAMPLE = {3: "bicubic", 2: "bilinear"}  # PIL's numbers
 # Fields of which the parts here have these values and no others.
 QFORMER_ONLY = {"hidden_act": ("gelu",), "layer_norm_eps": (1e-12,)}
 # transformers' default was 1e-5 when the first folders were written; EVA-CLIP was trained with 1e-6.
@@ -120,7 +119,10 @@ def _looks(path: Path, pixels: int) -> dict[str, Any]:
                 raise ValueError(
                     f"{file}: {name} is {given[name]!r}, an imported run's is {values[0]!r}: it would see other images"
                 )
-        looks |= {ours: given[name] for name, ours in LOOKS.items() if given.get(name) is not None}
+        told = {ours: given[name] for name, ours in LOOKS.items() if given.get(name) is not None}
+        told = {name: [value] * 3 if isinstance(value, float) else value for name, value in told.items()}
+        Looks.of(UNNOTED | told, str(file))
+        looks |= told
         looks |= {"interpolation": RESAMPLE[given["resample"]]} if given.get("resample") is not None else {}
     if unsaid := {name: value for name, value in UNNOTED.items() if name not in looks}:
         own = ", ".join(f"{name} {published()[encoders.EVA].get(name, value)}" for name, value in unsaid.items())

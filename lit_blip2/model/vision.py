@@ -5,7 +5,9 @@ Legend: B images, N image tokens ([CLS] first), H rows of patches or of a featur
 """
 
 import hashlib
-from collections.abc import Sequence
+import math
+import warnings
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,13 +17,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from lit_blip2.checkpoint import read_safely
+from lit_blip2.checkpoint import read_safely, unwrapped
 from lit_blip2.model.published import published, vision_card
 from lit_blip2.model.random_weights import RANDOM, same_each_time, tell_random
 from lit_blip2.paths import find
-from lit_blip2.pixels import Interpolation, Looks, card_beside, normalise
-from lit_blip2.settings import WEIGHTS
+from lit_blip2.pixels import UNNOTED, Interpolation, Looks, card_beside, normalise, tell_unread
+from lit_blip2.settings import WEIGHTS, settings
 from lit_blip2.signature import signature
+
+# Under which training programs keep weights; the first that is there counts, as in timm.
+WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
+# Names of the position embeddings, [1, N, W] or [N, W]: timm's, and of CLIP's and OpenCLIP's files that timm can read.
+POSITIONS = ("pos_embed", "visual.trunk.pos_embed", "visual.pos_embed", "visual.positional_embedding")
 
 
 class VisionEncoder(nn.Module):
@@ -29,7 +36,8 @@ class VisionEncoder(nn.Module):
     convolutional ones, the last feature map, row by row. Building it is free: `load()` makes the network.
 
     mean, std, interpolation: how it wants its images, from the config.json beside the weights, as timm's folders on the
-    hub have one; else what timm says of this name. size: pixels along a side, where nobody asks for another.
+    hub have one; else what timm says of this name. size: pixels along a side, where nobody asks for another, from the
+    same file. Its model_args are not taken but compared: raises ValueError for weights of a network built otherwise.
 
     Args:
         name: timm's name, such as eva_giant_patch14_clip_224.
@@ -71,7 +79,8 @@ class VisionEncoder(nn.Module):
             tell_random(f"image encoder {name}", "vision.weights")
         self.name, self.weights, self.frozen = name, weights, frozen
         self.own_args, self.image_size = dict(model_args or {}), image_size
-        self.model_args = self.own_args | ({"img_size": image_size} if image_size else {})
+        beside = self._card_beside()
+        self.model_args = self.own_args | self._asked_size(beside)
         self.drop_last_blocks, self.dtype = drop_last_blocks, getattr(torch, dtype)
         self.checkpointing = checkpointing
         self.encoder: nn.Module | None = None
@@ -85,12 +94,15 @@ class VisionEncoder(nn.Module):
             check_tokens(name, meta, _side(self.model_args.get("img_size", card["size"])))
             if not frozen:
                 _check_trains(name, meta)
+        self._check_built(beside.pop("model_args", {}))
         self.width: int = card["width"]
         self.num_parameters: int = card["parameters"]
         given = {"mean": mean, "std": std, "interpolation": interpolation}
         given = {key: value for key, value in given.items() if value is not None}
-        self.mean, self.std, self.interpolation = Looks.of(card | self._card_beside() | given, name)
-        self.size = _side(self.model_args.get("img_size", card["size"]))  # pixels along a side of an image
+        self.mean, self.std, self.interpolation = looks = Looks.of(card | beside | given, name)
+        if not UNNOTED.keys() <= beside.keys() | given.keys() and (file := self._given_file()) is not None:
+            tell_unread(file, looks, name)
+        self.size = _side(self.model_args.get("img_size", (card | beside)["size"]))  # pixels along a side of an image
 
     def weights_file(self) -> Path:
         """The weights on disk. Raises FileNotFoundError that says how to get them."""
@@ -135,14 +147,48 @@ class VisionEncoder(nn.Module):
                 return None
         return self.signature
 
-    def _card_beside(self) -> dict[str, Any]:
-        """What the folder of the weights says of images, if they are there."""
+    def _given_file(self) -> Path | None:
+        """The file that the settings name, if it is there."""
         if self.weights in (None, RANDOM):
-            return {}
+            return None
         try:
-            return card_beside(self.weights_file(), self.name)
+            return self.weights_file()
         except FileNotFoundError:
+            return None
+
+    def _card_beside(self) -> dict[str, Any]:
+        """What the folder of the weights says of images and of the network, if they are there."""
+        file = self._given_file()
+        return {} if file is None else card_beside(file, self.name)
+
+    def _asked_size(self, beside: Mapping[str, Any]) -> dict[str, int]:
+        """timm's argument for another size than the model's own, of a network that has one size: the one asked for,
+        else that of the weights."""
+        if self.image_size is not None:
+            return {"img_size": self.image_size}
+        if "img_size" in self.own_args or "size" not in beside:
             return {}
+        import timm
+
+        timms = timm.get_pretrained_cfg(self.name)
+        other = timms is not None and timms.fixed_input_size and timms.input_size[-1] != beside["size"]
+        return {"img_size": beside["size"]} if other else {}
+
+    def _check_built(self, theirs: Mapping[str, Any]) -> None:
+        """Raises ValueError where the arguments that a card names make a network that computes otherwise. Sizes are the
+        file's to tell; what drops is of training alone."""
+        names = [name for name in theirs if name not in ("img_size", "depth") and "drop" not in name]
+        other = [name for name in names if name not in self.own_args or self.own_args[name] != theirs[name]]
+        if not other:
+            return
+        args = self.model_args | {name: theirs[name] for name in other}
+        made = [build(self.name, each, self.drop_last_blocks, device="meta") for each in (args, self.model_args)]
+        if settings(made[0]) != settings(made[1]) or str(made[0]) != str(made[1]):
+            said = {name: theirs[name] for name in other}
+            raise ValueError(
+                f"{self._given_file().with_name('config.json')} says that these weights are of a network with {said}, "
+                f"here image encoder {self.name} has model_args={self.own_args}: set those too"
+            )
 
     def _random(self) -> nn.Module:
         """The network as timm makes it."""
@@ -150,15 +196,30 @@ class VisionEncoder(nn.Module):
             return build(self.name, self.model_args, self.drop_last_blocks)
 
     def _read(self, file: Path) -> nn.Module:
-        """The network with a file's weights; at the size of the file's positions first, where that is another."""
-        found = _positions(file)  # in any case: timm itself may run what a pickle asks for
-        if self.image_size is not None:
-            wanted = build(self.name, self.model_args, self.drop_last_blocks, device="meta").pos_embed.shape
-            if found != wanted:
-                encoder = build(self.name, self.own_args, self.drop_last_blocks, weights=file)
-                resize(encoder, self.image_size)
-                return encoder
-        return build(self.name, self.model_args, self.drop_last_blocks, weights=file)
+        """The network with a file's weights, positions of another size by `resize`: timm interpolates otherwise."""
+        found, args = _positions(file), self.model_args  # in any case: timm itself may run what a pickle asks for
+        meta = build(self.name, args, self.drop_last_blocks, device="meta")
+        if not _resizes(meta) or meta.patch_embed.img_size is None:
+            return build(self.name, args, self.drop_last_blocks, weights=file)
+        asked, held = meta.patch_embed.img_size, _pixels(found, meta)
+        if held is None and self.image_size is not None:
+            args = self.own_args
+        elif held is not None and held != asked:
+            args = args | {"img_size": held}
+            self._tell_resized(file, held)
+        encoder = build(self.name, args, self.drop_last_blocks, weights=file)
+        if encoder.patch_embed.img_size != asked:
+            resize(encoder, asked)
+        return encoder
+
+    def _tell_resized(self, file: Path, held: tuple[int, int]) -> None:
+        """Warn of positions that are interpolated where no setting asks for a size."""
+        if self.image_size is None and "img_size" not in self.own_args:
+            warnings.warn(
+                f"{file} holds positions for images of {held[0]} pixels, {self.name} has {self.size}: they are "
+                f"interpolated; set model.net.vision.image_size={self.size} if that is meant, or {held[0]}",
+                stacklevel=4,
+            )
 
     def train(self, mode: bool = True) -> "VisionEncoder":
         """A frozen encoder stays in eval mode."""
@@ -252,10 +313,14 @@ def check_tokens(name: str, encoder: nn.Module, size: int) -> tuple[int, int]:
     return tuple(shape)
 
 
+def _resizes(encoder: nn.Module) -> bool:
+    """Whether `resize` can interpolate its positions."""
+    return isinstance(getattr(encoder, "pos_embed", None), nn.Parameter) and hasattr(encoder, "no_embed_class")
+
+
 def _check_resizes(name: str, encoder: nn.Module, image_size: int) -> None:
     """Raises ValueError for a network whose positions `resize` cannot interpolate."""
-    needed = isinstance(getattr(encoder, "pos_embed", None), nn.Parameter), hasattr(encoder, "no_embed_class")
-    if not all(needed):
+    if not _resizes(encoder):
         way_out = f"give model_args={{img_size: {image_size}}}, with weights of that size"
         if not has_blocks(encoder):
             way_out = f"set data.image_size={image_size}, which it takes or refuses"
@@ -282,20 +347,33 @@ def _signature(encoder: nn.Module) -> dict[str, Any]:
     return signature(p for name, p in encoder.named_parameters() if name != "pos_embed")
 
 
-def resize(encoder: nn.Module, image_size: int) -> None:
-    """Make a timm ViT take images of another size. Position embeddings are interpolated bicubically, not antialiased,
-    as LAVIS and Hugging Face do it; timm's own way antialiases and gives other values."""
+def resize(encoder: nn.Module, image_size: int | tuple[int, int]) -> None:
+    """Make a timm ViT take images of another size, in pixels, or (height, width). Position embeddings are interpolated
+    bicubically, not antialiased, as LAVIS and Hugging Face do it; timm's own way antialiases and gives other values."""
     before, prefix = encoder.pos_embed.detach(), 0 if encoder.no_embed_class else encoder.num_prefix_tokens
     grid_1WHH = before[:, prefix:].unflatten(1, encoder.patch_embed.grid_size).permute(0, 3, 1, 2)
-    encoder.set_input_size(img_size=(image_size, image_size))
+    encoder.set_input_size(img_size=image_size)
     size = encoder.patch_embed.grid_size
     resized_1WHH = F.interpolate(grid_1WHH.float(), size=size, mode="bicubic", align_corners=False).to(before.dtype)
     after_1NW = torch.cat([before[:, :prefix], resized_1WHH.flatten(2).transpose(1, 2)], dim=1)
     encoder.pos_embed = nn.Parameter(after_1NW, requires_grad=encoder.pos_embed.requires_grad)
 
 
-def _positions(file: Path) -> torch.Size | None:
-    """Shape of the position embeddings of a file with timm's names; None where it does not tell.
+def _pixels(positions: int | None, encoder: nn.Module) -> tuple[int, int] | None:
+    """Of how large images, (height, width), a file's positions are by the network's own patches; None where they are of
+    no square."""
+    if positions == encoder.pos_embed.shape[1]:
+        return encoder.patch_embed.img_size
+    patches = (positions or 0) - (0 if encoder.no_embed_class else encoder.num_prefix_tokens)
+    side = math.isqrt(max(patches, 0))
+    if not side or side**2 != patches:
+        return None
+    height, width = (pixels // n for pixels, n in zip(encoder.patch_embed.img_size, encoder.patch_embed.grid_size))
+    return side * height, side * width
+
+
+def _positions(file: Path) -> int | None:
+    """How many position embeddings a file has under timm's names, or OpenAI's; None where it does not tell.
 
     Raises ValueError for a file that is damaged, or that holds more than tensors.
     """
@@ -303,13 +381,14 @@ def _positions(file: Path) -> torch.Size | None:
         state = read_safely(file)
         if not isinstance(state, dict):
             raise ValueError(f"{file} holds a {type(state).__name__}, where weights by name are wanted")
-        state = state.get("model", state)
-        return state["pos_embed"].shape if "pos_embed" in state else None
+        state = unwrapped(state, WRAPPERS, file)
+        return next((state[name].shape[-2] for name in POSITIONS if name in state), None)
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(file, "pt") as opened:
-            return torch.Size(opened.get_slice("pos_embed").get_shape()) if "pos_embed" in set(opened.keys()) else None
+            held = set(opened.keys())
+            return next((opened.get_slice(name).get_shape()[-2] for name in POSITIONS if name in held), None)
     except SafetensorError as error:
         raise ValueError(f"{file} is damaged or cut: {error}") from error
 
@@ -363,26 +442,31 @@ def build(
 
 
 class Copies(TorchFunctionMode):
-    """Notes which tensors are copied into: where timm reads a file, the weights that the file holds. timm leaves the
-    others random without a word, for it reads as leniently as a new head needs."""
+    """Notes which tensors are copied into, and from which type: where timm reads a file, the weights that the file
+    holds. timm leaves the others random without a word, for it reads as leniently as a new head needs."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.into: list[Tensor] = []
+        self.into: list[tuple[Tensor, torch.dtype]] = []
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         if function is Tensor.copy_:
-            self.into.append(args[0])
+            self.into.append((args[0], args[1].dtype))
         return function(*args, **(kwargs or {}))
 
 
 def _check_read(encoder: nn.Module, copies: Copies, what: str) -> None:
-    """Raises ValueError for weights that no file gave, and for those that are no numbers."""
-    given = {id(tensor) for tensor in copies.into}
+    """Raises ValueError for weights that no file gave, for those that are no numbers, and for whole numbers, as
+    quantised weights are: timm takes them without the scale that belongs to them."""
+    given = {id(tensor): dtype for tensor, dtype in copies.into}
     running = [each for each in encoder.named_buffers() if each[0].endswith(("running_mean", "running_var"))]
     wanted = [*encoder.named_parameters(), *running]
     for reason, names in (
         ("lacks", [name for name, value in wanted if id(value) not in given]),
+        (
+            "holds whole numbers in",
+            [n for n, value in wanted if not given.get(id(value), value.dtype).is_floating_point],
+        ),
         ("holds no finite numbers in", [name for name, value in wanted if not value.isfinite().all()]),
     ):
         if names:

@@ -78,3 +78,9 @@ def test_weights_are_found_below_what_training_programs_wrap_them_in(wrapper, pr
 def test_a_prefix_that_some_names_have_is_a_part_of_them(tmp_path):
     torch.save({"module.a": torch.ones(1), "b": torch.ones(1)}, tmp_path / "file.pth")
     assert read_weights(tmp_path / "file.pth").keys() == {"module.a", "b"}
+
+
+def test_a_file_with_two_models_says_which_is_read(tmp_path):
+    torch.save({"state_dict": {"a": torch.ones(1)}, "model": {"a": torch.zeros(1)}}, tmp_path / "file.pth")
+    with pytest.warns(UserWarning, match="holds model and state_dict: the weights of model are read"):
+        assert read_weights(tmp_path / "file.pth")["a"].item() == 0

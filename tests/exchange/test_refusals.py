@@ -149,6 +149,16 @@ def test_a_folders_own_mean_and_filter_come_in_and_go_out(generation, tmp_path, 
     hugging_face.read(folder)
 
 
+def test_one_number_for_all_colours_is_three_and_another_scale_is_refused(generation, tmp_path):
+    folder = rewritten(generation["opt"][1], tmp_path / "one")
+    (folder / "preprocessor_config.json").write_text('{"image_mean": 0.5, "image_std": 0.25, "resample": 3}')
+    vision = hugging_face.read(folder).net["vision"]
+    assert (vision["mean"], vision["std"]) == ([0.5] * 3, [0.25] * 3)
+    (folder / "preprocessor_config.json").write_text('{"image_mean": [123.7, 116.3, 103.5]}')
+    with pytest.raises(ValueError, match=r"preprocessor_config\.json: mean=\(123\.7, 116\.3, 103\.5\)"):
+        hugging_face.read(folder)
+
+
 @pytest.mark.parametrize(
     "content",
     ["[]", "null", '{"architectures": ["Blip2ForConditionalGeneration"], "qformer_config": [1]}',

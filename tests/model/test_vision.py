@@ -418,3 +418,89 @@ def test_weights_that_are_not_loaded_are_told_apart_all_the_same(tmp_path):
     safetensors.torch.save_file({k: v + 1 for k, v in one.encoder.state_dict().items()}, tmp_path / "model.safetensors")
     moved = VisionEncoder("test_vit", weights=str(tmp_path))
     assert moved.settings()["weights"] != one.settings()["weights"]
+
+
+def written(folder: Path, name: str, args: dict, **card) -> Path:
+    """Random weights of a timm network, in a folder as timm's on the hub."""
+    torch.manual_seed(0)
+    state = timm.create_model(name, num_classes=0, **args).state_dict()
+    safetensors.torch.save_file(state, folder / "model.safetensors")
+    if card:
+        (folder / "config.json").write_text(json.dumps({"architecture": name} | card))
+    return folder / "model.safetensors"
+
+
+def test_images_are_as_large_as_the_folder_of_the_weights_says(tmp_path):
+    args = {"embed_dim": 24, "depth": 2, "num_heads": 2}
+    card = {"pretrained_cfg": {"input_size": [3, 96, 96]}}
+    file = str(written(tmp_path, "test_vit", args | {"img_size": 96}, **card))
+    encoder = VisionEncoder("test_vit", file, model_args=args)
+    encoder.load()
+    held = safetensors.torch.load_file(file)["pos_embed"]
+    assert encoder.size == 96 and torch.equal(encoder.encoder.pos_embed, held)
+    assert VisionEncoder("test_vit", file, image_size=64, model_args=args).size == 64
+    assert VisionEncoder("test_vit", file, model_args=args | {"img_size": 128}).size == 128
+    (tmp_path / "map").mkdir()
+    maps = written(tmp_path / "map", "convnext_atto", {}, **card)
+    assert VisionEncoder("convnext_atto", str(maps), drop_last_blocks=0).size == 96
+
+
+def test_positions_are_interpolated_in_one_way_whoever_asks_for_another_size(weights, tmp_path):
+    images = torch.randn(1, 3, 48, 48)
+    asked, argument = (
+        VisionEncoder(NAME, weights, image_size=48, model_args=ARGS),
+        VisionEncoder(NAME, weights, model_args=ARGS | {"img_size": 48}),
+    )
+    torch.save({"state_dict": safetensors.torch.load_file(weights)}, tmp_path / "wrapped.pth")
+    unasked = {name: value for name, value in ARGS.items() if name != "img_size"}
+    wrapped = VisionEncoder(NAME, str(tmp_path / "wrapped.pth"), image_size=48, model_args=unasked)
+    for encoder in (asked, argument, wrapped):
+        encoder.load()
+    before = safetensors.torch.load_file(weights)["pos_embed"]
+    grid = before[:, 1:].unflatten(1, (2, 2)).permute(0, 3, 1, 2)
+    grid = torch.nn.functional.interpolate(grid, size=(3, 3), mode="bicubic", align_corners=False)
+    expected = torch.cat([before[:, :1], grid.flatten(2).mT], dim=1)
+    for encoder in (asked, argument, wrapped):
+        torch.testing.assert_close(encoder.encoder.pos_embed, expected)
+        assert torch.equal(encoder(images), asked(images))
+
+
+def test_positions_of_another_size_are_told_of_where_nobody_asks(weights):
+    unasked = {name: value for name, value in ARGS.items() if name != "img_size"}
+    encoder = VisionEncoder(NAME, weights, model_args=unasked)
+    with pytest.warns(UserWarning, match=rf"of 32 pixels, {NAME} has 224: .*image_size=224 if that is meant, or 32"):
+        encoder.load()
+
+
+@pytest.mark.parametrize(
+    ("given", "words"), [({}, "'num_heads': 2, 'act_layer': 'silu'"), ({"num_heads": 2}, "'silu'")]
+)
+def test_weights_of_a_network_built_otherwise_are_refused(tmp_path, given, words):
+    """Neither heads nor the activation show in shapes."""
+    sizes = {"img_size": 32, "embed_dim": 24, "depth": 3}
+    args = sizes | {"num_heads": 2, "act_layer": "silu", "drop_path_rate": 0.1, "qkv_bias": True}
+    file = str(written(tmp_path, NAME, args, model_args=args))
+    with pytest.raises(ValueError, match=rf"config\.json says that .* with \{{.*{words}.*set those too"):
+        VisionEncoder(NAME, file, model_args=sizes | given)
+    VisionEncoder(NAME, file, model_args=sizes | {"num_heads": 2, "act_layer": "silu"}).load()
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "pth"])
+def test_quantised_weights_are_refused(weights, tmp_path, suffix):
+    state = safetensors.torch.load_file(weights)
+    state["blocks.1.attn.qkv.weight"] = (state["blocks.1.attn.qkv.weight"] * 10).to(torch.int8)
+    file = tmp_path / f"whole.{suffix}"
+    safetensors.torch.save_file(state, file) if suffix == "safetensors" else torch.save(state, file)
+    with pytest.raises(ValueError, match=r"holds whole numbers in blocks\.1\.attn\.qkv\.weight \(1 such\)"):
+        loaded(str(file))
+
+
+def test_a_file_with_a_moving_average_says_which_weights_are_read(weights, tmp_path):
+    state = safetensors.torch.load_file(weights)
+    averaged = {name: value + 1 for name, value in state.items()}
+    torch.save({"state_dict": state, "state_dict_ema": averaged}, tmp_path / "both.pth")
+    with pytest.warns(
+        UserWarning, match=r"holds state_dict_ema and state_dict: the weights of state_dict_ema are read"
+    ):
+        encoder = loaded(str(tmp_path / "both.pth"))
+    assert torch.equal(encoder.encoder.cls_token, averaged["cls_token"])
