@@ -119,20 +119,20 @@ def build(
 
 
 def set_activation(model: nn.Module, name: str) -> None:
-    """Put another activation into a T5's feed-forwards.
+    """Put another activation into the feed-forwards of a T5, or of a family made after it, such as mT5.
 
     Raises ValueError for a model that is no T5, or an unknown name.
     """
     from transformers.activations import ACT2FN
 
-    if not hasattr(model.config, "dense_act_fn"):
+    parts = [part for part in model.modules() if type(part).__name__.endswith(("DenseActDense", "GatedActDense"))]
+    if not hasattr(model.config, "dense_act_fn") or not parts:
         raise ValueError(f"dense_act_fn={name!r} is for a T5, and this is a {model.config.model_type}: set it to null")
     if name not in ACT2FN:
         raise ValueError(f"dense_act_fn={name!r} is none of transformers' activations: {', '.join(sorted(ACT2FN))}")
     model.config.dense_act_fn = name
-    for part in model.modules():
-        if type(part).__name__ in ("T5DenseGatedActDense", "T5DenseActDense"):
-            part.act = ACT2FN[name]
+    for part in parts:
+        part.act = ACT2FN[name]
 
 
 def build_random(config: dict, dtype: torch.dtype | str) -> nn.Module:

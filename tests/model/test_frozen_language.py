@@ -5,7 +5,7 @@ import torch
 from transformers import AutoTokenizer, OPTConfig, OPTForCausalLM, T5Config, T5ForConditionalGeneration
 
 from lit_blip2.model.language import LanguageModel
-from lit_blip2.model.pretrained import build, read_config
+from lit_blip2.model.pretrained import build, build_random, read_config, set_activation
 from lit_blip2.settings import check_same, settings
 
 OPT, T5 = "lit_blip2/mini/weights/opt", "lit_blip2/mini/weights/t5"
@@ -74,6 +74,21 @@ def test_another_activation_goes_out_and_comes_in_with_the_model(gated, tmp_path
     again = build(read_config(tmp_path), tmp_path, torch.float32)
     active = {type(part.act).__name__ for part in again.modules() if type(part).__name__ == "T5DenseGatedActDense"}
     assert again.config.dense_act_fn == "gelu" and active == {"GELUActivation"}
+
+
+@pytest.mark.parametrize("family", ["t5", "mt5", "umt5", "longt5", "switch_transformers"])
+@pytest.mark.parametrize("projection", ["relu", "gated-gelu"])
+def test_every_family_after_t5_computes_with_the_activation_that_its_configuration_says(family, projection):
+    config = T5_SIZES | {"model_type": family, "num_experts": 2, "feed_forward_proj": projection}
+    model = build_random(config, torch.float32)
+    ids_1T = torch.tensor([[5, 9, 3]])
+    before_1TV = model(input_ids=ids_1T, decoder_input_ids=ids_1T).logits
+    set_activation(model, "silu")
+    own = build(model.config.to_dict(), device="cpu").eval()
+    own.load_state_dict(model.state_dict())
+    after_1TV, expected_1TV = (each(input_ids=ids_1T, decoder_input_ids=ids_1T).logits for each in (model, own))
+    torch.testing.assert_close(after_1TV, expected_1TV, rtol=0, atol=1e-6)
+    assert not torch.equal(after_1TV, before_1TV)
 
 
 def test_an_activation_is_compared_and_must_be_one(gated):
