@@ -56,7 +56,8 @@ def _is_of_colours(values: Any, least: float) -> bool:
 
 def card_beside(weights: Path, name: str) -> dict[str, Any]:
     """What the config.json beside a file of weights says of images and of the network, as timm's folders on the hub
-    have one: mean, std, interpolation, size and model_args, where it says them.
+    have one: mean, std, interpolation, size and model_args, where it says them; random, where an export was of weights
+    that are.
 
     name: of the encoder, as timm has it; the card of another architecture is left out, with a warning.
     Raises ValueError, with the file's name, for a file that is not JSON, and for values that cannot be.
@@ -79,6 +80,7 @@ def card_beside(weights: Path, name: str) -> dict[str, Any]:
     told = {key: card[key] for key in UNNOTED if card.get(key) is not None}
     Looks.of(UNNOTED | told, str(file))
     told |= {"size": _side(card["input_size"], file)} if card.get("input_size") is not None else {}
+    told |= {"random": True} if content.get("random") is True else {}
     return told | ({"model_args": content["model_args"]} if isinstance(content.get("model_args"), dict) else {})
 
 

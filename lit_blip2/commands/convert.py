@@ -61,7 +61,7 @@ def import_run(arguments: list[str]) -> None:
     if given.side == "lavis":
         state = read_weights(given.path)
         experiment = given.config or lavis.experiment_of(state)
-        foreign, tokenizer = lavis.read(state, given.path), None
+        foreign, tokenizer = lavis.with_side(lavis.read(state, given.path), given.path), None
     else:
         foreign, tokenizer = hugging_face.read(given.path), given.path
         experiment = given.config or hugging_face.experiment_of(given.path)

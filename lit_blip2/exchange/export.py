@@ -5,6 +5,7 @@ lit_blip2.safetensors and lit_blip2.json, from where an import takes it again.
 """
 
 import json
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,10 +20,13 @@ from lit_blip2.exchange import encoders, lavis, names
 from lit_blip2.exchange.hugging_face import LANGUAGE, SIDE_FILE, SIDE_SETTINGS, VISION_ONLY
 from lit_blip2.model.language import LanguageModel
 from lit_blip2.model.lora import merge_lora
+from lit_blip2.model.random_weights import RANDOM
 from lit_blip2.model.tokenizer import BertTokenizer
+from lit_blip2.model.vision import VisionEncoder
 from lit_blip2.network import sketch
 from lit_blip2.objectives.joint import Joint
 from lit_blip2.objectives.stage2 import Stage2
+from lit_blip2.pixels import Looks
 from lit_blip2.runs import find_checkpoint
 from lit_blip2.whole_files import written_whole
 
@@ -48,6 +52,10 @@ class Run(NamedTuple):
     @property
     def qformer(self) -> Any:
         return self.net.bridge.qformer if self.stage2 else self.net.qformer
+
+    @property
+    def random_parts(self) -> list[str]:
+        return random_parts(self.net.vision, *([self.net.language] if self.stage2 else []))
 
     def with_unread(self) -> dict[str, Tensor]:
         """What trains, and zeros for the feed-forward that a bridge that reads prompts lacks and others have."""
@@ -82,16 +90,30 @@ def _read(checkpoint: Path) -> tuple[Any, dict[str, Tensor], dict[str, Tensor]]:
 
 def to_timm(checkpoint: Path, out: Path) -> dict[str, str]:
     """Write OUT, a folder with the run's image encoder, as timm's on the hub: config.json and model.safetensors, for
-    another run's model.net.vision.weights. Blocks that the run leaves out are not in it. Returns of each weight what
-    became of it."""
+    another run's model.net.vision.weights. Blocks that the run leaves out and the last norm are not in it: timm's own
+    create_model reads it with pretrained_strict=False. Returns of each weight what became of it."""
     net, trained, encoder = _read(checkpoint)
-    looks = {"mean": net.vision.mean, "std": net.vision.std, "interpolation": net.vision.interpolation}
+    vision, random = net.vision, bool(random_parts(net.vision))
+    args = vision.model_args | ({"depth": vision.used_blocks} if vision.drop_last_blocks else {})
+    card = {"architecture": vision.name, "num_classes": 0, "model_args": args}
+    card |= {"pretrained_cfg": {**looks_of(vision)._asdict(), "input_size": [3, vision.size, vision.size]}}
+    card |= {"random": True} if random else {}
     with written_whole(out) as part:
         part.mkdir()
         save_file({name: value.contiguous() for name, value in encoder.items()}, part / "model.safetensors")
-        card = {"architecture": net.vision.name, "model_args": net.vision.model_args, "pretrained_cfg": looks}
         (part / "config.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
-    return {name: "trained" if f"vision.encoder.{name}" in trained else "as in its file" for name in encoder}
+    left = "RANDOM, as it was made" if random else "as in its file"
+    return {name: "trained" if f"vision.encoder.{name}" in trained else left for name in encoder}
+
+
+def random_parts(*parts: VisionEncoder | LanguageModel) -> list[str]:
+    """Frozen parts that were made at random, in words."""
+    kinds = {VisionEncoder: "image encoder", LanguageModel: "language model"}
+    return [f"{kinds[type(part)]} {part.name}" for part in parts if part.weights == RANDOM and part.frozen]
+
+
+def looks_of(vision: VisionEncoder) -> Looks:
+    return Looks(vision.mean, vision.std, vision.interpolation)
 
 
 def to_lavis(checkpoint: Path, out: Path) -> dict[str, str]:
@@ -106,11 +128,27 @@ def to_lavis(checkpoint: Path, out: Path) -> dict[str, str]:
     family = names.family_of(run.net) if run.stage2 else None
     state = lavis.state_of(run.with_unread(), {} if run.kind is None else run.encoder, family)
     with written_whole(out) as part:
-        torch.save({"model": {name: value.contiguous() for name, value in state.items()}}, part)
+        torch.save({"model": {name: value.contiguous() for name, value in state.items()}} | _side(run, out), part)
     fate = told(lavis.read(state, out).fate)
     if run.kind is None:
         fate["the image encoder"] = f"left out: LAVIS knows no {run.net.vision.name}"
     return fate
+
+
+def _side(run: Run, out: Path) -> dict[str, Any]:
+    """What of a run LAVIS has no place for, to lie beside its weights; each is warned of: LAVIS does not read it."""
+    looks, random, side = looks_of(run.net.vision), run.random_parts, {}
+    if looks != lavis.LOOKS:
+        side["looks"] = {"mean": list(looks.mean), "std": list(looks.std), "interpolation": looks.interpolation}
+        warnings.warn(
+            f"{out}: LAVIS prepares images with {lavis.LOOKS}, this run did so with {looks}: set LAVIS' processors to "
+            "the same; an import here takes them from the file",
+            stacklevel=3,
+        )
+    if random:
+        side["random"] = random
+        warnings.warn(f"{out} is of a run beside RANDOM weights: {', '.join(random)}", stacklevel=3)
+    return {lavis.SIDE: side} if side else {}
 
 
 def to_hugging_face(checkpoint: Path, out: Path) -> dict[str, str]:
@@ -194,10 +232,11 @@ def _check_class(run: Run, checkpoint: Path) -> None:
 
 def _settings(run: Run) -> dict[str, Any]:
     """What a run says of its texts, prompts and language model, and the class' configuration cannot."""
+    random = {"random": run.random_parts} if run.random_parts else {}
     if not run.stage2:
-        return {"max_text_tokens": run.net.max_text_tokens}
+        return {"max_text_tokens": run.net.max_text_tokens, **random}
     language = run.net.language
-    kept = {"end": language.end, "dtype": str(language.dtype).removeprefix("torch.")}
+    kept = random | {"end": language.end, "dtype": str(language.dtype).removeprefix("torch.")}
     return kept | ({"max_text_tokens": run.net.bridge.max_text_tokens} if run.reads_prompts else {})
 
 

@@ -20,6 +20,7 @@ from lit_blip2.exchange.foreign import ForeignModel
 from lit_blip2.model.plain import Plain
 from lit_blip2.model.pretrained import OLD_BUFFERS, build, read_tokenizer
 from lit_blip2.model.published import published
+from lit_blip2.model.random_weights import tell_random
 from lit_blip2.pixels import RESAMPLE, UNNOTED, Looks
 
 RETRIEVAL, GENERATION = "Blip2ForImageTextRetrieval", "Blip2ForConditionalGeneration"
@@ -63,6 +64,8 @@ def read(path: Path) -> ForeignModel:
     fate |= names.check_positions(state, POSITIONS, path)
     if unknown := sorted(state.keys() - fate.keys()):
         raise ValueError(f"{path} holds {unknown[0]} ({len(unknown)} such), which has no place here")
+    for part in _settings_beside(path).get("random", ()):
+        tell_random(part, f"as {path / SIDE_SETTINGS} says")
     kept = _kept_beside(path, rules)
     derived = dict.fromkeys(kept, SIDE_FILE)
     if not stage2 and "itc.temperature" not in kept:
@@ -105,8 +108,8 @@ def completed(given: Mapping[str, Any], kind: str, path: Path) -> dict[str, Any]
 
 
 def _looks(path: Path, pixels: int) -> dict[str, Any]:
-    """How a folder's image processor prepares images, as settings of the encoder. What it does not say is left out, and
-    told: the encoder's own values are then used. Raises ValueError for a processor that this package cannot follow."""
+    """How a folder's image processor prepares images, as settings of the encoder. What it does not say is told, and as
+    EVA-CLIP's, whatever the experiment has. Raises ValueError for a processor that this package cannot follow."""
     looks: dict[str, Any] = {}
     for file in (path / name for name in ("processor_config.json", "preprocessor_config.json")):
         given = read_json(file) if file.is_file() else {}
@@ -125,10 +128,12 @@ def _looks(path: Path, pixels: int) -> dict[str, Any]:
         looks |= told
         looks |= {"interpolation": RESAMPLE[given["resample"]]} if given.get("resample") is not None else {}
     if unsaid := {name: value for name, value in UNNOTED.items() if name not in looks}:
-        own = ", ".join(f"{name} {published()[encoders.EVA].get(name, value)}" for name, value in unsaid.items())
+        own = {name: published()[encoders.EVA].get(name, value) for name, value in unsaid.items()}
+        looks |= own
+        said = ", ".join(f"{name} {value}" for name, value in own.items())
         warnings.warn(
             f"{path} has no preprocessor_config.json that says how its images look: those of image encoder "
-            f"{encoders.EVA} are taken, {own}; if the model had others, put its image processor's file there",
+            f"{encoders.EVA} are taken, {said}; if the model had others, put its image processor's file there",
             stacklevel=2,
         )
     return looks

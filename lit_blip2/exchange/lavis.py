@@ -9,11 +9,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from lit_blip2.checkpoint import read_safely
 from lit_blip2.exchange import names
 from lit_blip2.exchange.encoders import GIANT, LAVIS_PREFIX, from_clip, to_clip
 from lit_blip2.exchange.foreign import ForeignModel
+from lit_blip2.model.random_weights import tell_random
+from lit_blip2.pixels import UNNOTED, Looks
 
 LANGUAGE = ("opt_model.", "t5_model.", "llm_model.")
+# Beside `model` in an export of ours: what LAVIS has no place for.
+SIDE = "lit_blip2"
+LOOKS = Looks.of(UNNOTED, "LAVIS")  # of all images that it prepares
 POSITIONS = "Qformer.bert.embeddings.position_ids"
 WORDS = "Qformer.bert.embeddings.word_embeddings.weight"
 TIED = {"Qformer.cls.predictions.decoder.weight": WORDS,
@@ -73,6 +79,18 @@ def read(state: Mapping[str, Tensor], path: Path) -> ForeignModel:
         raise ValueError(f"{path} holds {unknown[0]} ({len(unknown)} such), which has no place here")
     net = {"vision": {"model_args": _encoder_sizes(encoder), "drop_last_blocks": 0}} if encoder else {}
     return ForeignModel(net, trained, encoder or None, None, fate, {}, family)
+
+
+def with_side(foreign: ForeignModel, path: Path) -> ForeignModel:
+    """What was read, with what an export of ours says beside the weights: how images looked, which parts are random.
+    Raises ValueError for looks that no image has."""
+    content = read_safely(path) if path.is_file() and path.suffix != ".safetensors" else {}
+    side = content.get(SIDE, {}) if isinstance(content, dict) else {}
+    looks = side.get("looks", {})
+    Looks.of(UNNOTED | looks, str(path))
+    for part in side.get("random", ()):
+        tell_random(part, f"as {path} says")
+    return foreign._replace(net=foreign.net | {"vision": foreign.net.get("vision", {}) | looks})
 
 
 def _encoder_sizes(encoder: Mapping[str, Tensor]) -> dict[str, int]:

@@ -119,6 +119,10 @@ def ours_from(
     for name, parts in _parameters(side, given):
         if all(part in theirs for part in parts):
             values = [theirs[part] for part in parts]
+            if whole := [part for part, each in zip(parts, values) if not each.is_floating_point()]:
+                raise ValueError(
+                    f"{whole[0]} holds {values[parts.index(whole[0])].dtype}, where floating-point weights are wanted"
+                )
             value = values[0] if len(values) == 1 else _stacked(values)
             if _is_queries(name):
                 value = value[0] if value.ndim == 3 and len(value) == 1 else value[None]

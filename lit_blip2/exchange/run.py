@@ -53,6 +53,7 @@ def write_run(foreign: ForeignModel, experiment: Path, out: Path, tokenizer: Pat
     """
     config = read_experiment(experiment)
     check_stage(foreign, config)
+    check_depth(foreign, config)
     model, data = config.model, config.data
     model["net"] = settings(foreign, out / "weights", config.net, tokenizer)
     if foreign.encoder is not None:
@@ -96,6 +97,22 @@ def check_stage(foreign: ForeignModel, experiment: Experiment) -> None:
     stage2 = any(name.startswith("bridge.") for name in foreign.trained)
     if not issubclass(network_class(experiment), Stage2 if stage2 else Stage1):
         raise ValueError(f"the model is of stage {1 + stage2}, {experiment.source} is not: name one of it by --config")
+
+
+def check_depth(foreign: ForeignModel, experiment: Experiment) -> None:
+    """Raises ValueError where a file that does not say its encoder's sizes has other blocks than an image goes through
+    in the experiment: the last ones could be missing."""
+    vision, own = experiment.vision, foreign.net.get("vision", {})
+    if foreign.encoder is None or "name" in own:
+        return
+    args, drop = vision.get("model_args") or {}, vision.get("drop_last_blocks", 1)
+    made = build_vision(vision["name"], args, drop, device="meta")
+    wanted, held = len(getattr(made, "blocks", ())), own["model_args"]["depth"]
+    if wanted and wanted != held:
+        raise ValueError(
+            f"the file holds {held} blocks of the image encoder, in {experiment.source} an image goes through {wanted}:"
+            f" some are missing, or --config must name an experiment of {held}"
+        )
 
 
 def check_family(family: str | None, net: nn.Module, experiment: Path) -> None:

@@ -156,7 +156,7 @@ class LanguageModel(nn.Module):
         self.train(self.training)
 
     def _random(self) -> nn.Module:
-        tell_random(f"language model {self.name}", "language.weights")
+        tell_random(f"language model {self.name}", f"language.weights={RANDOM}")
         return build_random(self.config, self.dtype)
 
     def load_tokenizer(self) -> None:

@@ -9,9 +9,9 @@ import torch
 RANDOM = "random"
 
 
-def tell_random(what: str, setting: str) -> None:
-    """Warn that `what` has random weights, as `setting` asks."""
-    warnings.warn(f"{what} has RANDOM weights ({setting}={RANDOM}): for trials, not for metrics", stacklevel=3)
+def tell_random(what: str, why: str) -> None:
+    """Warn that `what` has random weights; why: the setting that asks for them, or the file that says so."""
+    warnings.warn(f"{what} has RANDOM weights ({why}): for trials, not for metrics", stacklevel=3)
 
 
 @contextmanager

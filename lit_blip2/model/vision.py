@@ -76,10 +76,12 @@ class VisionEncoder(nn.Module):
         if not frozen and dtype != "float32":
             raise ValueError(f"dtype={dtype!r} with frozen=false: trainable weights stay float32")
         if weights == RANDOM:  # said here, for cached features need no load()
-            tell_random(f"image encoder {name}", "vision.weights")
+            tell_random(f"image encoder {name}", f"vision.weights={RANDOM}")
         self.name, self.weights, self.frozen = name, weights, frozen
         self.own_args, self.image_size = dict(model_args or {}), image_size
         beside = self._card_beside()
+        if beside.pop("random", False):
+            tell_random(f"image encoder {name}", f"as the config.json beside {weights} says")
         self.model_args = self.own_args | self._asked_size(beside)
         self.drop_last_blocks, self.dtype = drop_last_blocks, getattr(torch, dtype)
         self.checkpointing = checkpointing

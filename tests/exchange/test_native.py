@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 import yaml
 from PIL import Image
@@ -419,3 +420,79 @@ def test_a_runs_own_file_that_cannot_be_read_is_one_line(native, languages, tmp_
     assert main("export", [f"--checkpoint={run}", "--to=hf", f"--out={tmp_path / 'hf'}"]) == 2
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(said) == 1 and not (tmp_path / "hf").exists()
+
+
+def to_lavis_and_back(run: Path, tmp_path: Path, **vision) -> int:
+    """Export, and import with the run's own configuration, changed. Returns the import's status."""
+    tmp_path.mkdir(exist_ok=True)
+    exported(run, tmp_path / "x.pth", "lavis")
+    settings = yaml.safe_load((run / "version_0/config.yaml").read_text())
+    settings["model"]["init_args"]["net"]["vision"] |= vision
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(settings))
+    return main(
+        "import", [f"{tmp_path}/x.pth", "--from=lavis", f"--out={tmp_path}/again", f"--config={tmp_path}/own.yaml"]
+    )
+
+
+def test_how_images_looked_goes_to_lavis_and_back_with_a_warning(native, languages, tmp_path):
+    looks = {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6], "interpolation": "bilinear"}
+    run = native("mini_opt", {"name": str(languages["opt"])}, looks)
+    with pytest.warns(UserWarning, match=r"LAVIS prepares images with .*0\.48.* this run did so .*0\.1, 0\.2, 0\.3"):
+        assert to_lavis_and_back(run, tmp_path, **dict.fromkeys(looks)) == 0
+    vision = load(tmp_path / "again").net.vision
+    assert (vision.mean, vision.std, vision.interpolation) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6), "bilinear")
+
+
+def test_nothing_lies_beside_what_lavis_can_hold(native, languages, tmp_path):
+    run = native("mini_opt", {"name": str(languages["opt"])})
+    exported(run, tmp_path / "x.pth", "lavis")
+    assert torch.load(tmp_path / "x.pth", weights_only=True).keys() == {"model"}
+
+
+def test_a_file_of_lavis_with_fewer_blocks_than_the_experiment_is_refused(native, languages, tmp_path, capsys):
+    run = native("mini_opt", {"name": str(languages["opt"])}, {"drop_last_blocks": 0})
+    assert to_lavis_and_back(run, tmp_path / "one", model_args=VIT | {"depth": 3}) == 2
+    assert "holds 2 blocks of the image encoder, in " in (said := capsys.readouterr().err)
+    assert "own.yaml an image goes through 3: some are missing" in said
+    assert to_lavis_and_back(run, tmp_path / "two", model_args=VIT | {"depth": 3}, drop_last_blocks=1) == 0
+
+
+@pytest.mark.parametrize("side", ["hf", "lavis"])
+def test_a_random_part_is_told_of_wherever_it_goes(native, languages, tmp_path, side):
+    run = native("mini_opt", {"name": str(languages["opt"]), "weights": "random"}, {"weights": "random"})
+    out = tmp_path / ("x.pth" if side == "lavis" else "x")
+    with pytest.warns(UserWarning, match="RANDOM") as told:
+        exported(run, out, side)
+    assert any(f"language model {languages['opt']}" in str(each.message) for each in told)
+    arguments = [str(out), f"--from={side}", f"--out={tmp_path / 'again'}", f"--config={run}/version_0/config.yaml"]
+    with pytest.warns(UserWarning, match="RANDOM") as told:
+        assert main("import", arguments) == 0
+    said = {str(each.message).split(" has RANDOM weights (as ")[0] for each in told}
+    assert said >= {"image encoder eva_giant_patch14_clip_224", f"language model {languages['opt']}"}
+
+
+def test_an_encoder_for_timm_is_as_deep_as_its_card_says(native, languages, tmp_path):
+    """The last block and the norm behind it are not there; images are of the run's size."""
+    run = native("mini_opt", {"name": str(languages["opt"])}, {"mean": [0.1, 0.2, 0.3]})
+    exported(run, tmp_path / "timm", "timm")
+    theirs = timm.create_model(f"local-dir:{tmp_path}/timm", pretrained=True, pretrained_strict=False).eval()
+    assert len(theirs.blocks) == 1 and theirs.pretrained_cfg["input_size"] == [3, 8, 8]
+    seen = []
+    theirs.blocks[0].register_forward_hook(lambda module, given, output: seen.append(output))
+    ours = VisionEncoder("eva_giant_patch14_clip_224", str(tmp_path / "timm"), model_args=VIT)
+    ours.load()
+    with torch.no_grad():
+        theirs.forward_features(IMAGES)
+    torch.testing.assert_close(ours(IMAGES), seen[0])
+    assert (ours.size, ours.mean) == (8, (0.1, 0.2, 0.3))
+    forgotten = {name: value for name, value in VIT.items() if name != "num_heads"}
+    with pytest.raises(ValueError, match=r"of a network with \{'num_heads': 2\}"):
+        VisionEncoder("eva_giant_patch14_clip_224", str(tmp_path / "timm"), model_args=forgotten)
+
+
+def test_a_random_encoder_for_timm_is_told_of_where_it_is_used(native, languages, tmp_path, capsys):
+    run = native("mini_opt", {"name": str(languages["opt"])}, {"weights": "random"})
+    exported(run, tmp_path / "timm", "timm")
+    assert "RANDOM, as it was made" in capsys.readouterr().out
+    with pytest.warns(UserWarning, match=r"image encoder eva_giant.* RANDOM weights \(as the config\.json beside"):
+        VisionEncoder("eva_giant_patch14_clip_224", str(tmp_path / "timm"), model_args=VIT)

@@ -14,7 +14,7 @@ from lit_blip2.commands.convert import main
 from lit_blip2.exchange import hugging_face
 from lit_blip2.exchange.export import to_hugging_face
 from lit_blip2.inference import load
-from lit_blip2.pixels import CLIP_MEAN
+from lit_blip2.pixels import CLIP_MEAN, CLIP_STD
 from tests.exchange.tiny import BERT, randomise, rewritten, saved
 
 
@@ -126,7 +126,7 @@ def test_a_folder_that_does_not_say_how_its_images_look_is_told_of(generation, t
         (folder / name).unlink(missing_ok=True)
     with pytest.warns(UserWarning, match=r"mean \[0\.48.*std \[0\.26.*interpolation bicubic"):
         vision = hugging_face.read(folder).net["vision"]
-    assert not vision.keys() & {"mean", "std", "interpolation"}
+    assert (vision["mean"], vision["std"], vision["interpolation"]) == (list(CLIP_MEAN), list(CLIP_STD), "bicubic")
     (folder / "preprocessor_config.json").write_text('{"image_mean": [0.5, 0.5, 0.5]}')
     with pytest.warns(UserWarning, match="those of image encoder eva_giant_patch14_clip_224 are taken, std") as told:
         hugging_face.read(folder)
@@ -238,6 +238,14 @@ def test_what_is_no_number_is_refused(generation, imported, tmp_path):
     folder = rewritten(generation["opt"][1], tmp_path / "nan", lambda s: s | broken)
     with pytest.raises(ValueError, match=r"query_tokens \(1 such\) holds something else than finite numbers"):
         imported(folder, "mini_opt")
+
+
+@pytest.mark.parametrize("part", ["query", "key", "value"])
+def test_whole_numbers_among_weights_are_refused(generation, tmp_path, part):
+    key = f"qformer.encoder.layer.0.attention.attention.{part}.weight"
+    folder = rewritten(generation["opt"][1], tmp_path / "whole", lambda s: s | {key: (s[key] * 100).to(torch.int32)})
+    with pytest.raises(ValueError, match=rf"{re.escape(key)} holds torch\.int32, where floating-point"):
+        hugging_face.read(folder)
 
 
 def test_a_folder_without_a_tokenizer_or_of_the_wrong_stage_says_so(generation, tmp_path, capsys):
