@@ -74,6 +74,7 @@ class LitBLIP2(L.LightningModule):
         steps.append(lambda: self.net.load(vision=not stores))
         run_all(*steps, *([self.start] if stage == "fit" and not self.resumed else []))
         self._check_words()
+        self._check_answers(stage)
 
     def _check_features(self, store: FeatureStore) -> None:
         """Raises ValueError where cached features are not the encoder's; they tell the signature of its weights."""
@@ -92,6 +93,15 @@ class LitBLIP2(L.LightningModule):
             for each in words.summed(told):
                 rank_zero_info(str(each))
             words.check_known(told, data.max_unknown_words)
+
+    def _check_answers(self, stage: str) -> None:
+        """Raises ValueError where captions or answers are to be evaluated and the language model can make none."""
+        if self.generation is None or (stage == "fit" and not self.trainer.limit_val_batches):
+            return
+        tables = getattr(self.trainer.datamodule, "tables", {}).values()
+        reason = getattr(self.generation.net.language, "no_answers", None)
+        if reason and any(task in table for table in tables for task in self.generation.tasks):
+            raise ValueError(reason)
 
     def start(self) -> None:
         """Put the Q-Former where training starts from."""

@@ -11,6 +11,7 @@ Legend: B samples, P soft prompt positions, T padded text positions, S = P + T, 
 V vocabulary.
 """
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -24,7 +25,6 @@ from lit_blip2.model.plain import Plain
 from lit_blip2.model.pretrained import (
     build,
     build_random,
-    check_embeddings,
     functional,
     in_cache,
     quantise,
@@ -33,6 +33,7 @@ from lit_blip2.model.pretrained import (
     set_activation,
     tell_no_begin,
 )
+from lit_blip2.model.probe import check_embeddings, why_no_answers
 from lit_blip2.model.published import language_card, published
 from lit_blip2.model.random_weights import RANDOM, tell_random
 from lit_blip2.model.target_text import TargetText, cut_together, pack_prompts, to_decoder, to_encoder_decoder
@@ -109,6 +110,7 @@ class LanguageModel(nn.Module):
         self.num_lora: int = 0 if lora is None else count_lora(build(self.config), lora)
         self.model: nn.Module | None = None
         self.signature: dict[str, Any] | None = None  # of the weights that were loaded
+        self.no_answers: str | None = None  # why nothing that it generates can be used
         self.tokenizer: Any = None
         self.max_prompt_tokens, self.max_target_tokens = max_prompt_tokens, max_target_tokens
         self._plain: Plain | None = None
@@ -143,7 +145,12 @@ class LanguageModel(nn.Module):
         model = self._random() if self.weights == RANDOM else build(read_config(folder), folder, self.dtype)
         self.model = model.requires_grad_(not self.frozen)
         self.signature = signature(self.model.parameters())
+        # A folder's own settings, such as a penalty for repetition, would change what this package's arguments ask for.
+        self.model.generation_config = GenerationConfig.from_model_config(self.model.config)
         check_embeddings(self.model, self.name)
+        self.no_answers = why_no_answers(self.model, self.name)
+        if self.no_answers:
+            warnings.warn(self.no_answers, stacklevel=2)
         if self.dense_act_fn is not None:
             set_activation(self.model, self.dense_act_fn)
         if self.bits is not None:
@@ -151,8 +158,6 @@ class LanguageModel(nn.Module):
         if self.lora is not None:
             add_lora(self.model, self.lora)
         self.load_tokenizer()
-        # A folder's own settings, such as a penalty for repetition, would change what this package's arguments ask for.
-        self.model.generation_config = GenerationConfig.from_model_config(self.model.config)
         self.train(self.training)
 
     def _random(self) -> nn.Module:
@@ -367,8 +372,10 @@ class LanguageModel(nn.Module):
         """Greedy (one beam) or beam-search answers, one per prompt, stripped; the prompt is not repeated.
 
         Args: soft prompt or None; prompts; the paper's are in experiments/. examples: solved ones that
-        come before, in this order.
+        come before, in this order. Raises ValueError for a family that cannot generate them rightly.
         """
+        if self.no_answers:
+            raise ValueError(self.no_answers)
         ids = [self._solved_ids(each.prompts, each.answers) for each in examples]
         prefixes = [*(each.prefix_BPD for each in examples), prefix_BPD]
         own = self.closed(self.prompt_ids(prompts, self._room_left(prefixes, ids, max_new_tokens)))

@@ -164,45 +164,6 @@ def _read(auto: Any, folder: Path, dtype: torch.dtype | str) -> nn.Module:
     return model
 
 
-@torch.no_grad()
-def check_embeddings(model: nn.Module, name: str) -> None:
-    """Raises ValueError for a model that takes no embeddings in the place of ids, or makes something else of them:
-    some families multiply what they look up, and a soft prompt and its text would come at another scale. Also for an
-    encoder in a decoder's place, which would see the tokens that it is to predict."""
-    family, rows = model.config.model_type, model.get_input_embeddings().num_embeddings
-    # Some families count positions by what is no padding, so the padding's own token would differ rightly.
-    padding = getattr(model.config, "pad_token_id", None)
-    ids_1T = torch.tensor([[row for row in range(min(4, rows)) if row != padding]])
-    how = {"use_cache": False} | ({"decoder_input_ids": ids_1T[:, :1]} if model.config.is_encoder_decoder else {})
-    wanted_1TV = model(input_ids=ids_1T, **how).logits.float()
-    try:
-        given_1TV = model(inputs_embeds=model.get_input_embeddings()(ids_1T), **how).logits.float()
-    except (TypeError, ValueError, NotImplementedError) as error:
-        raise ValueError(f"language model {name} ({family}) takes no input embeddings: {error}") from error
-    distance, size = (given_1TV - wanted_1TV).abs().max().item(), wanted_1TV.abs().max().item()
-    if not distance <= 0.01 * size + 1e-6:  # bfloat16's rounding is far below
-        raise ValueError(
-            f"language model {name} ({family}) makes other logits of its tokens' embeddings than of "
-            f"the tokens, by up to {distance:.2g}: a soft prompt cannot be put in front of it; use another family"
-        )
-    if not model.config.is_encoder_decoder and ids_1T.shape[1] > 1:
-        _check_causal(model, name, ids_1T, wanted_1TV)
-
-
-def _check_causal(model: nn.Module, name: str, ids_1T: torch.Tensor, wanted_1TV: torch.Tensor) -> None:
-    """Raises ValueError where logits of the first tokens change with the last one."""
-    changed_1T = torch.cat([ids_1T[:, :-1], ids_1T[:, :1]], dim=1)
-    changed_1TV = model(input_ids=changed_1T, use_cache=False).logits.float()
-    distance = (changed_1TV - wanted_1TV)[:, :-1].abs().max().item()
-    rounding = max(1e-5, 2 * torch.finfo(model.dtype).eps)  # experts may compute in another order
-    if not distance <= rounding * wanted_1TV.abs().max().item() + 1e-6:
-        raise ValueError(
-            f"language model {name} ({model.config.model_type}) sees the tokens that it is to predict: its logits "
-            f"change with a later token, by up to {distance:.2g}; set is_decoder: true in its config.json if it "
-            "was trained as a decoder, or use another family"
-        )
-
-
 def quantise(model: nn.Module, bits: Literal[8, 4]) -> None:
     """Weights of the linear layers in 8 bits, a scale for each row, or in 4, a scale for each 128; in place.
 

@@ -1,12 +1,15 @@
 """Each bridge in a short run of stage 2, and the start that only a Q-Former has."""
 
 import json
+import shutil
 
 import pytest
 import torch
 import yaml
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from lit_blip2.checkpoint import read_checkpoint
+from lit_blip2.runs import find_checkpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 SMALL = {"hidden": 16, "layers": 1, "heads": 2, "intermediate": 16}
@@ -107,3 +110,18 @@ def test_stage_1_must_have_seen_as_many_blocks(fit, stage1_run):
         fit("mini_opt", start, all_blocks)
     sizes = "{img_size: 64, patch_size: 2, embed_dim: 128, num_heads: 4, depth: 3}"
     fit("mini_opt", start, all_blocks, f"--model.net.vision.model_args={sizes}", "--data.features=null")
+
+
+def test_a_language_model_that_can_make_no_answers_ends_a_run_before_its_first_step(fit, opt_folder, tmp_path):
+    """Only where captions or answers are evaluated: without a validation it is trained."""
+    sizes = dict(hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2, mamba_d_ssm=16)
+    sizes |= dict(num_key_value_heads=2, mamba_n_heads=2, mamba_d_head=8, mamba_d_state=4, vocab_size=200)
+    AutoModelForCausalLM.from_config(AutoConfig.for_model("falcon_h1", **sizes)).save_pretrained(tmp_path)
+    for file in opt_folder.glob("tokenizer*"):
+        shutil.copy(file, tmp_path)
+    skipped = ["--model.init_from=null", "--trainer.max_steps=2"]
+    with pytest.raises(ValueError, match=r"\(falcon_h1\) can be trained, and nothing that it generates is right"):
+        fit("mini_opt", *skipped, language=tmp_path)
+    with pytest.warns(UserWarning, match=r"\(falcon_h1\) can be trained"):
+        run = fit("mini_opt", *skipped, "--trainer.limit_val_batches=0", language=tmp_path)
+    assert find_checkpoint(run).exists()

@@ -7,13 +7,17 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from lit_blip2.model.language import LanguageModel
-from lit_blip2.model.pretrained import check_embeddings, read_config
+from lit_blip2.model.pretrained import read_config
+from lit_blip2.model.probe import check_embeddings, why_no_answers
 from tests.model.test_language import LLAMA, SMALL, word_tokenizer
 
 BART = dict(d_model=16, encoder_layers=1, decoder_layers=1, encoder_ffn_dim=24, decoder_ffn_dim=24,
             encoder_attention_heads=2, decoder_attention_heads=2, decoder_start_token_id=1)  # fmt: skip
 BLOOM = dict(hidden_size=16, n_layer=2, n_head=2)
 PHI = dict(hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2)  # its head has a bias
+DECODER = PHI | {"is_decoder": True}
+OPT = dict(hidden_size=16, ffn_dim=24, num_hidden_layers=2, num_attention_heads=2, max_position_embeddings=64,
+           word_embed_proj_dim=12)  # fmt: skip
 MUP = dict(logits_scaling=3.0, embedding_multiplier=2.0, residual_multiplier=0.5)
 FALCON = dict(mamba_d_ssm=16, mamba_n_heads=2, mamba_d_head=8, mamba_d_state=4, lm_head_multiplier=0.3)
 
@@ -74,9 +78,50 @@ def test_a_family_that_scales_what_it_looks_up_is_refused():
     check_embeddings(tiny("falcon_h1", embedding_multiplier=1.0, **LLAMA, **FALCON), "mine")
 
 
+def test_a_family_that_reads_nothing_but_its_own_embeddings_is_refused():
+    sizes = LLAMA | dict(vocab_size_per_layer_input=33, hidden_size_per_layer_input=4, num_kv_shared_layers=0)
+    with pytest.raises(ValueError, match=r"mine \(gemma4_text\) takes no input embeddings: RuntimeError"):
+        check_embeddings(tiny("gemma4_text", **sizes, head_dim=8), "mine")
+
+
+def test_an_encoder_decoder_that_starts_from_nothing_is_refused():
+    model = tiny("bart", **BART)
+    model.config.decoder_start_token_id = None
+    with pytest.raises(ValueError, match=r"mine \(bart\) .* set decoder_start_token_id in its config.json"):
+        check_embeddings(model, "mine")
+
+
+def test_families_whose_generation_is_right_are_taken():
+    for family, sizes in (("opt", OPT), ("gpt_neox", PHI), ("bloom", BLOOM), ("bart", BART), ("electra", DECODER)):
+        model = tiny(family, **sizes)
+        assert why_no_answers(model, "mine") is None
+        assert why_no_answers(model.bfloat16(), "mine") is None, family
+
+
+def test_families_that_count_positions_whatever_is_padding_give_no_answers():
+    """BART's decoder counts the padding; RoBERTa counts from 2, and transformers' generate from 0."""
+    for family, sizes in (("bart", BART | {"is_decoder": True, "is_encoder_decoder": False}), ("roberta", DECODER)):
+        reason = why_no_answers(tiny(family, **sizes), "mine")
+        assert f"mine ({family}) can be trained" in reason and "reads the padding or counts positions" in reason
+
+
+def test_a_family_that_cannot_generate_after_embeddings_is_told_and_can_be_trained(tmp_path):
+    model = tiny("falcon_h1", embedding_multiplier=1.0, **LLAMA, **FALCON)
+    model.save_pretrained(tmp_path)
+    word_tokenizer(False).save_pretrained(tmp_path)
+    language = LanguageModel(str(tmp_path), dtype="float32")
+    words = r"\(falcon_h1\) can be trained, .* transformers cannot generate from embeddings with it"
+    with pytest.warns(UserWarning, match=words):
+        language.load()
+    language.tokenizer, prefix_BPD = word_tokenizer(False), torch.randn(1, 3, language.width)
+    assert language.loss(prefix_BPD, language.tokenise(["w1"], ["w2"]))[0].isfinite().all()
+    with pytest.raises(ValueError, match=words):
+        language.generate(prefix_BPD, ["w1"])
+
+
 def test_the_padding_tokens_own_place_refuses_nobody():
     """BART-like families count positions by what is no padding."""
-    check_embeddings(tiny("roberta", **PHI, is_decoder=True), "mine")
+    check_embeddings(tiny("roberta", **DECODER), "mine")
 
 
 def test_an_encoder_that_sees_its_targets_is_refused():
