@@ -78,11 +78,12 @@ def unwrapped(content: Mapping[str, Any], wrappers: Sequence[str], file: Path) -
     return content[found[0]] if found else content
 
 
-def carried(checkpoint: Mapping, file: Path) -> Experiment:
+def carried(checkpoint: Mapping, file: Path, allow: Sequence[str]) -> Experiment:
     """The experiment that a checkpoint carries, empty where it carries none; weights in its own run's folder are looked
-    for where that is now. One that does not note how its images looked had CLIP's. Raises ValueError."""
+    for where that is now. One that does not note how its images looked had CLIP's. allow: what its class names may be
+    beside this package's own, see trust.py. Raises ValueError."""
     experiment = from_text(checkpoint.get("config"), str(file))
-    experiment = replace(experiment, settings=at_home(experiment.settings, file))
+    experiment = replace(experiment, settings=at_home(experiment.settings, file), allow=tuple(allow))
     noted = any(name.endswith("vision.mean") for name in checkpoint.get("settings", ()))
     if (vision := experiment.vision) and not noted:
         vision |= {name: value for name, value in UNNOTED.items() if vision.get(name) is None}

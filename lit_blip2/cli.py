@@ -4,6 +4,7 @@ checkpoint, results beside the run they belong to)."""
 import os
 import signal
 import sys
+from argparse import ArgumentTypeError
 from pathlib import Path
 
 from lightning import LightningDataModule
@@ -17,6 +18,7 @@ from lit_blip2.lit.callbacks import HParams, MetricsFile, Pictures, StopOnNonFin
 from lit_blip2.lit.module import LitBLIP2
 from lit_blip2.parser import HELP, TRAINER, SuiteParser, config_files
 from lit_blip2.runs import CONFIG, find_checkpoint, run_of
+from lit_blip2.trust import taken_allow
 
 EVALUATIONS = ("validate", "test", "predict")
 TESTED = {"test", "vqa_test", "binding_test"}  # what a data module tests on
@@ -26,7 +28,14 @@ class SuiteCLI(LightningCLI):
     """`python -m lit_blip2 fit|validate|test|predict --config experiments/NAME.yaml`."""
 
     def parse_arguments(self, parser: LightningArgumentParser, args: list[str] | None) -> None:
-        self.config = parser.parse_args(args)
+        try:
+            self.allow, rest = taken_allow(sys.argv[1:] if args is None else args)
+        except ArgumentTypeError as error:
+            parser.error(str(error))
+        self.config = parser.parse_args(rest)
+
+    def _parse_ckpt_path(self) -> None:
+        """Lightning would put a checkpoint's own hyper-parameters, classes too, in the place of what --config says."""
 
     def before_instantiate_classes(self) -> None:
         """Evaluation of a checkpoint writes into that run's folder, or one in it (`_test_set`, `_by_rules`), unless the
@@ -69,6 +78,7 @@ class SuiteCLI(LightningCLI):
     def after_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
         self.model.config = self._parser(self.subcommand).dump(config, skip_none=False, skip_validation=True)
+        self.model.allow = self.allow
         self.model.resumed = config.get("ckpt_path") is not None
 
 

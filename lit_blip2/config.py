@@ -16,7 +16,7 @@ Nothing is imported or built here: network.py does, from model.class_path.
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +28,15 @@ MAX_UNKNOWN_WORDS = 0.5  # data.max_unknown_words, also of checkpoints that are 
 
 @dataclass(frozen=True)
 class Experiment:
-    """settings: all of the YAML. source: where it was read, to name it in errors.
+    """settings: all of the YAML. source: where it was read, to name it in errors. allow: what the class names in it may
+    be beside this package's own, see trust.py; None: anything, for it is the user's own.
 
     A part is the dict inside `settings` itself, so what is set in it is set there; it is empty where there is none.
     """
 
     settings: dict[str, Any]
     source: str
+    allow: Sequence[str] | None = ()
 
     @property
     def model(self) -> dict[str, Any]:
@@ -70,9 +72,9 @@ class Experiment:
 
 
 def read(file: Path) -> Experiment:
-    """The experiment in a YAML file. Raises OSError, and ValueError for a file that is not YAML."""
+    """The experiment in a YAML file of the user's own. Raises OSError, and ValueError for a file that is not YAML."""
     try:
-        return from_text(file.read_text(encoding="utf-8"), str(file))
+        return replace(from_text(file.read_text(encoding="utf-8"), str(file)), allow=None)
     except UnicodeDecodeError as error:
         raise ValueError(f"{file} is not YAML: {error}") from error
 
@@ -130,6 +132,15 @@ def foreign_arguments(settings: Any, place: str = "") -> dict[str, Any]:
         found = {f"{place}{key}": unplaced(value) for key, value in arguments_of(settings).items()}
     inner = arguments_of(settings) or settings
     return found | {k: v for key, each in inner.items() for k, v in foreign_arguments(each, f"{place}{key}.").items()}
+
+
+def strings(settings: Any) -> set[str]:
+    """Every string among the values of nested dicts and lists."""
+    if isinstance(settings, dict):
+        return set().union(*map(strings, settings.values()))
+    if isinstance(settings, list):
+        return set().union(*map(strings, settings))
+    return {settings} if isinstance(settings, str) else set()
 
 
 def unplaced(settings: Any, left_out: Collection[str] = ()) -> Any:

@@ -48,6 +48,8 @@ class BLIP2(lmms):
         checkpoint: a file, or a run's folder (its last checkpoint).
         question: template of the prompt, {} is the task's text; null: the run's own.
         batch_size: requests at once, on each device.
+        allow: packages, modules or classes that the checkpoint's configuration may name beside this package's own, with
+            spaces between them, such as my_project; see SECURITY.md.
         device: null: a GPU where there is one; of several processes each takes the one that accelerate gives it.
     """
 
@@ -56,13 +58,14 @@ class BLIP2(lmms):
         checkpoint: str,
         question: str | None = None,
         batch_size: int | str = 1,
+        allow: str = "",
         device: str | None = None,
     ):
         super().__init__()
         if not str(batch_size).isdecimal() or int(batch_size) < 1:
             raise ValueError(f"batch_size={batch_size!r} must be a whole number of requests, 1 or more")
         self.batch_size, self.device = int(batch_size), self._choose_device(device)
-        loaded = load(checkpoint)
+        loaded = load(checkpoint, str(allow).split())
         self.net, self.image_size = loaded.net.to(self.device), loaded.image_size
         self.question = loaded.settings["question"] if question is None else str(question)
         self.answering = decoding(loaded.settings, "vqa")

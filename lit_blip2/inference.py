@@ -23,6 +23,7 @@ from lit_blip2.model.plain import shown
 from lit_blip2.network import build_net
 from lit_blip2.runs import find_checkpoint
 from lit_blip2.settings import check_same, settings
+from lit_blip2.trust import NotAllowedError
 
 DECODING = ("max_new_tokens", "num_beams", "length_penalty")  # what LanguageModel.generate is told
 
@@ -37,8 +38,10 @@ class Loaded(NamedTuple):
     max_unknown_words: float = MAX_UNKNOWN_WORDS
 
 
-def answer(checkpoint: str | Path, image: str | Path, question: str | None = None) -> str:
+def answer(checkpoint: str | Path, image: str | Path, question: str | None = None, allow: Sequence[str] = ()) -> str:
     """The answer to a question about an image file, or without one its caption, as the run's evaluation makes them.
+
+    allow: as `load` has it.
 
     Raises FileNotFoundError for a missing image, checkpoint or frozen weights; OSError for an image that cannot be
     read; ValueError for a checkpoint that is damaged, without a language model, or does not fit its configuration.
@@ -49,7 +52,7 @@ def answer(checkpoint: str | Path, image: str | Path, question: str | None = Non
     if not Path(image).is_file():
         raise FileNotFoundError(f"no image file {str(image)!r}")
     picture = load_image(image)
-    loaded = load(checkpoint)
+    loaded = load(checkpoint, allow)
     if question is not None:
         check_question(loaded, question)
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -116,14 +119,20 @@ def _soft_prompts(net, pixels_BCHW: Tensor, prompts: Sequence[str], image_R: Ten
     return net.soft_prompts(net.vision(pixels_BCHW), None if read is None else read.to(pixels_BCHW.device), image_R)
 
 
-def load(checkpoint: str | Path) -> Loaded:
-    """The Stage2 of a checkpoint or run folder, frozen weights and trained ones, in eval mode."""
+def load(checkpoint: str | Path, allow: Sequence[str] = ()) -> Loaded:
+    """The Stage2 of a checkpoint or run folder, frozen weights and trained ones, in eval mode.
+
+    allow: packages, modules or classes, such as my_project, that its configuration may name. Raises ValueError, before
+    anything is imported, for names that are neither of these nor of this package (SECURITY.md).
+    """
     file = find_checkpoint(checkpoint)
     contents = read_checkpoint(file)
-    experiment = carried(contents, file)
+    experiment = carried(contents, file, allow)
     _check_answers(experiment)
     try:
         net = build_net(experiment)
+    except NotAllowedError:
+        raise
     except ValueError as error:
         raise ValueError(f"a configuration that does not fit this version of the package: {error}") from error
     stage2 = getattr(net, "stage2", net)

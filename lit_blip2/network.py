@@ -1,7 +1,7 @@
 """The network of an experiment, built without Lightning and without weights; and what of it trains."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -18,6 +18,7 @@ from lit_blip2.objectives.stage1 import Stage1
 from lit_blip2.objectives.stage2 import Stage2
 from lit_blip2.refusals import reason
 from lit_blip2.settings import settings
+from lit_blip2.trust import NotAllowedError, check_fetches_nothing, importing_only
 
 # The annotations of `net` in this package's own modules, so that `params` and `ask` need not import Lightning.
 OWN = {"lit_blip2.lit.LitStage1": Stage1, "lit_blip2.lit.LitStage2": Stage2, "lit_blip2.lit.LitJoint": Joint}
@@ -26,7 +27,8 @@ OWN = {"lit_blip2.lit.LitStage1": Stage1, "lit_blip2.lit.LitStage2": Stage2, "li
 def network_class(experiment: Experiment) -> type[nn.Module]:
     """Which class the network of an experiment is: the one that its LightningModule has as the annotation of `net`.
 
-    Raises ValueError for an experiment that names no LightningModule, or one without such an annotation.
+    Raises ValueError for an experiment that names no LightningModule, or one without such an annotation, or one that
+    it may not name (see trust.py).
     """
     path = class_path(experiment.settings.get("model"))
     if path in OWN:
@@ -36,7 +38,8 @@ def network_class(experiment: Experiment) -> type[nn.Module]:
     try:
         parser = ArgumentParser(exit_on_error=False)
         parser.add_argument("--model", type=type[nn.Module])
-        module = parser.parse_object({"model": path}).model
+        with importing_only(experiment.allow, experiment.source):
+            module = parser.parse_object({"model": path}).model
     except (ArgumentError, ImportError) as error:
         raise ValueError(f"{experiment.source}: model.class_path {path!r} cannot be imported: {error}") from error
     for each in module.__mro__:  # a subclass may hand `net` on in its **kwargs
@@ -51,14 +54,21 @@ def build_net(experiment: Experiment) -> nn.Module:
     """The network of an experiment, on the device of `torch.device(...)`; a class_path beside its arguments may name a
     subclass.
 
-    Raises ValueError for an experiment without a network, or with settings that do not fit, and what the parts raise.
+    Raises ValueError for an experiment without a network, or with settings that do not fit, or with names that it may
+    not have (see trust.py), and what the parts raise.
     """
     if (parts := experiment.model.get("net")) is None:
         raise ValueError(f"{experiment.source}: no model.init_args.net in it: give an experiment, see experiments/")
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--net", type=network_class(experiment))
     try:
-        return parser.instantiate(parser.parse_object({"net": parts})).net
+        with importing_only(experiment.allow, experiment.source):
+            check_fetches_nothing(parts, experiment.allow, experiment.source)
+            given = parser.parse_object({"net": parts})
+            check_fetches_nothing(given.as_dict(), experiment.allow, experiment.source)  # also what stood in a text
+            return parser.instantiate(given).net
+    except NotAllowedError:
+        raise
     except (ArgumentError, ValueError) as error:
         raise ValueError(
             f"{experiment.source}: the settings of the network do not fit: {reason(str(error))}"
@@ -80,11 +90,14 @@ def sketch(experiment: Experiment) -> nn.Module:
         return build_net(experiment)
 
 
-def kept_settings(checkpoint: Mapping[str, Any], file: Path) -> dict[str, Any]:
-    """The settings of a checkpoint's network: those that it keeps, or of one without, those of its configuration."""
+def kept_settings(checkpoint: Mapping[str, Any], file: Path, allow: Sequence[str]) -> dict[str, Any]:
+    """The settings of a checkpoint's network: those that it keeps, or of one without, those of its configuration.
+
+    Raises NotAllowedError where this has names that `allow` has not.
+    """
     if "settings" in checkpoint:
         return _with_lora_defaults(checkpoint["settings"])
-    experiment = carried(checkpoint, file)
+    experiment = carried(checkpoint, file, allow)
     size = {"image_size": experiment.data["image_size"]} if experiment.data.get("image_size") else {}
     if not experiment.net:
         return size
@@ -92,6 +105,8 @@ def kept_settings(checkpoint: Mapping[str, Any], file: Path) -> dict[str, Any]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return settings(sketch(experiment)) | size
+    except NotAllowedError:
+        raise
     except (ValueError, OSError) as error:
         warnings.warn(f"{file}: its network cannot be made, so its settings are not compared: {error}", stacklevel=2)
         return size

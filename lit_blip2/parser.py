@@ -35,7 +35,8 @@ SWITCHES = {"ModelCheckpoint": "enable_checkpointing", "ProgressBar": "enable_pr
 HELP = (
     "An experiment is a YAML file: --config experiments/NAME.yaml. Any setting can be given behind it, such as "
     "--model.net.itm=null; --print_config prints all of them. A run lies in runs/NAME. It gets a checkpoint at its end "
-    "and a progress bar, unless the experiment names its own. What is refused ends in one line; with "
+    "and a progress bar, unless the experiment names its own. --allow NAME: what a checkpoint's configuration may name "
+    "beside classes of this package and of the experiment (SECURITY.md). What is refused ends in one line; with "
     f"{SHOW_TRACEBACKS}=true in the environment, in a traceback."
 )
 

@@ -6,6 +6,7 @@ import warnings
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 
 from lit_blip2.inference import answer
+from lit_blip2.trust import add_allow
 
 HELP = {
     "ask": """Answer a question about an image. The answer goes to standard output, alone.
@@ -34,7 +35,7 @@ def main(command: str, arguments: list[str]) -> None:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_: print(f"{command}: {message}", file=sys.stderr)
-            print(answer(options.checkpoint, options.image, getattr(options, "question", None)))
+            print(answer(options.checkpoint, options.image, getattr(options, "question", None), options.allow))
     except (OSError, ValueError, ImportError) as error:
         sys.exit(f"{command}: {error}")
 
@@ -46,6 +47,7 @@ def _parse(command: str, arguments: list[str]) -> Namespace:
         formatter_class=RawDescriptionHelpFormatter,
     )
     parser.add_argument("--checkpoint", required=True, metavar="RUN_OR_FILE", help=CHECKPOINT_HELP)
+    add_allow(parser)
     parser.add_argument("image", metavar="IMAGE", help="an image file, as Pillow reads them")
     if command == "ask":
         parser.add_argument("question", metavar="QUESTION", help="one question, in quotation marks")

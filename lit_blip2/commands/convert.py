@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from safetensors import SafetensorError
 
+from lit_blip2.trust import add_allow
+
 IMPORT = """Make a run of this suite from a checkpoint of LAVIS or of Hugging Face:
 
   python -m lit_blip2 import --from lavis blip2_pretrained.pth --out runs/lavis_stage1
@@ -77,11 +79,12 @@ def export_run(arguments: list[str]) -> None:
     parser.add_argument(
         "--out", type=Path, required=True, help="LAVIS: a .pth; Hugging Face: a folder; timm: a .safetensors"
     )
+    add_allow(parser)
     given = parser.parse_args(arguments)
     check_free(given.out)
     from lit_blip2.exchange.export import EXPORTS
 
-    show(EXPORTS[given.side](given.checkpoint, given.out))
+    show(EXPORTS[given.side](given.checkpoint, given.out, given.allow))
     print(f"Written: {given.out}")
 
 

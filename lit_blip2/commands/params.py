@@ -2,11 +2,14 @@
 
 import sys
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lit_blip2.config import read
 from lit_blip2.network import count, sketch
+from lit_blip2.runs import CONFIG
+from lit_blip2.trust import add_allow
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -38,6 +41,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--devices", type=int, default=1, help="GPUs that share the global batch (with --memory)")
     parser.add_argument("--strategy", default="ddp", help="ddp, deepspeed_stage_1, deepspeed_stage_2, fsdp (--memory)")
     parser.add_argument("--tokens", type=int, default=32, help="of a caption (with --memory)")
+    add_allow(parser)
     options = parser.parse_args(arguments)
     if not options.memory and (options.devices, options.strategy, options.tokens) != (1, "ddp", 32):
         parser.error("--devices, --strategy and --tokens say how a step runs: add --memory, or leave them out")
@@ -47,6 +51,8 @@ def main(arguments: list[str]) -> None:
             parser.error(f"no file {str(file)!r}: give an experiment, such as experiments/vitg_opt27.yaml")
         try:
             experiment = read(file)
+            if file.name == CONFIG:  # a run's, which may be anybody's
+                experiment = replace(experiment, allow=options.allow)
             net = sketch(experiment)
             if options.memory:
                 from lit_blip2.commands.memory import table

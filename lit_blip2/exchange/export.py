@@ -6,7 +6,7 @@ lit_blip2.safetensors and lit_blip2.json, from where an import takes it again.
 
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,9 +62,9 @@ class Run(NamedTuple):
         return names.with_unread(self.trained, len(self.qformer.layers)) if self.reads_prompts else self.trained
 
 
-def read_run(checkpoint: Path) -> Run:
+def read_run(checkpoint: Path, allow: Sequence[str]) -> Run:
     """A checkpoint or run folder of one stage. Raises ValueError for others, FileNotFoundError for missing weights."""
-    net, trained, encoder = _read(checkpoint)
+    net, trained, encoder = _read(checkpoint, allow)
     if isinstance(net, Joint):
         raise ValueError(f"{checkpoint} was trained in both stages at once: no class of another project holds both")
     if not any("qformer.query_tokens" in name for name in trained):
@@ -74,11 +74,11 @@ def read_run(checkpoint: Path) -> Run:
     return Run(net, others, encoder, trains_encoder, encoders.kind_of(net.vision), isinstance(net, Stage2))
 
 
-def _read(checkpoint: Path) -> tuple[Any, dict[str, Tensor], dict[str, Tensor]]:
+def _read(checkpoint: Path, allow: Sequence[str]) -> tuple[Any, dict[str, Tensor], dict[str, Tensor]]:
     """The network on meta but for its encoder, what trained without `net.`, and all the encoder's weights."""
     file = find_checkpoint(checkpoint)
     contents = read_checkpoint(file)
-    net = sketch(carried(contents, file))
+    net = sketch(carried(contents, file, allow))
     trained = {name.removeprefix("net."): value for name, value in contents["state_dict"].items()}
     net.vision.dtype = torch.float32  # as exact as its file, whatever the run computed in
     net.vision.load()
@@ -88,11 +88,11 @@ def _read(checkpoint: Path) -> tuple[Any, dict[str, Tensor], dict[str, Tensor]]:
     return net, trained, keyless | own
 
 
-def to_timm(checkpoint: Path, out: Path) -> dict[str, str]:
+def to_timm(checkpoint: Path, out: Path, allow: Sequence[str] = ()) -> dict[str, str]:
     """Write OUT, a folder with the run's image encoder, as timm's on the hub: config.json and model.safetensors, for
     another run's model.net.vision.weights. Blocks that the run leaves out and the last norm are not in it: timm's own
     create_model reads it with pretrained_strict=False. Returns of each weight what became of it."""
-    net, trained, encoder = _read(checkpoint)
+    net, trained, encoder = _read(checkpoint, allow)
     vision, random = net.vision, bool(random_parts(net.vision))
     args = vision.model_args | ({"depth": vision.used_blocks} if vision.drop_last_blocks else {})
     card = {"architecture": vision.name, "num_classes": 0, "model_args": args}
@@ -116,9 +116,9 @@ def looks_of(vision: VisionEncoder) -> Looks:
     return Looks(vision.mean, vision.std, vision.interpolation)
 
 
-def to_lavis(checkpoint: Path, out: Path) -> dict[str, str]:
+def to_lavis(checkpoint: Path, out: Path, allow: Sequence[str] = ()) -> dict[str, str]:
     """Write OUT, a .pth of LAVIS. Returns of each weight what became of it."""
-    run = read_run(checkpoint)
+    run = read_run(checkpoint, allow)
     if run.stage2 and run.net.language.lora:
         raise ValueError(
             f"{checkpoint} trained low-rank changes of its language model (lora), for which LAVIS has no place"
@@ -151,13 +151,13 @@ def _side(run: Run, out: Path) -> dict[str, Any]:
     return {lavis.SIDE: side} if side else {}
 
 
-def to_hugging_face(checkpoint: Path, out: Path) -> dict[str, str]:
+def to_hugging_face(checkpoint: Path, out: Path, allow: Sequence[str] = ()) -> dict[str, str]:
     """Write OUT, a folder for from_pretrained, with its processor. Returns of each weight what became of it.
 
     Raises ValueError for an encoder that is no EVA-CLIP ViT (Hugging Face's vision tower has no norm before its blocks,
     which CLIP's ViT-L needs), and for what else the class has no place for.
     """
-    run = read_run(checkpoint)
+    run = read_run(checkpoint, allow)
     _check_class(run, checkpoint)
     state, homeless, fate = _renamed(run)
     kept = _settings(run)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lit_blip2 import words
 from lit_blip2.checkpoint import check_fits, trainable_state
-from lit_blip2.config import foreign_arguments, from_text
+from lit_blip2.config import foreign_arguments, from_text, strings
 from lit_blip2.data.features.store import FeatureStore
 from lit_blip2.data.module import PairData
 from lit_blip2.evaluation import evaluated
@@ -47,6 +47,7 @@ class LitBLIP2(L.LightningModule):
     other_items: what stands behind metrics that a callback logs, for their intervals; set by SceneScores.
     allow_different: settings in which a checkpoint that is started from, or evaluated, may differ.
     averages: of what trains, in its place in checkpoints; set by the callback EMA.
+    allow: what a checkpoint's configuration may name beside this run's own names; set by the command line.
     resumed: training goes on from a checkpoint, which holds all that `start` would read; set by the command line.
     """
 
@@ -56,7 +57,7 @@ class LitBLIP2(L.LightningModule):
         self.representation: Representation | None = None
         self.generation: Generation | None = None
         self.strict_loading = False
-        self.config = ""
+        self.config, self.allow = "", []
         self.other_items: dict[str, Items] = {}
         self.averages: dict[str, Tensor] = {}
         self.resumed = False
@@ -115,6 +116,12 @@ class LitBLIP2(L.LightningModule):
                     f"{type(each).__name__} puts averages in the place of weights, and a checkpoint would hold the one "
                     "as the other: use lit_blip2.lit.callbacks.EMA"
                 )
+
+    @property
+    def allowed(self) -> list[str]:
+        """What a checkpoint's configuration may name: `allow`, and what this run's own configuration names."""
+        own = strings(from_text(self.config, "this run").settings)
+        return [*self.allow, *(each for each in own if "." in each)]
 
     @property
     def evaluators(self) -> list[Representation | Generation]:
@@ -297,7 +304,8 @@ class LitBLIP2(L.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Raises ValueError naming every missing, unexpected or misshapen weight, and settings that differ."""
         check_fits(checkpoint["state_dict"], trainable_state(self), "the checkpoint")
-        theirs = kept_settings(checkpoint, Path((self._trainer and self.trainer.ckpt_path) or "checkpoint"))
+        file = Path((self._trainer and self.trainer.ckpt_path) or "checkpoint")
+        theirs = kept_settings(checkpoint, file, self.allowed)
         goes_on = self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
         self.check_settings(theirs, "the checkpoint", checkpoint["state_dict"], goes_on)
         self.trained_steps = checkpoint["global_step"]

@@ -37,7 +37,7 @@ def read_start(source: str, module: LitBLIP2) -> dict[str, Any]:
     brought = list(checkpoint["state_dict"])
     if vision.frozen:
         checkpoint["state_dict"] = without_encoder(checkpoint["state_dict"], vision, source)
-    theirs = kept_settings(checkpoint, file)
+    theirs = kept_settings(checkpoint, file, module.allowed)
     if hasattr(module.net, "bridge") and not any(key.startswith("net.bridge.") for key in checkpoint["state_dict"]):
         theirs = in_bridge(theirs)
     module.check_settings(theirs, f"init_from={source!r}", brought)

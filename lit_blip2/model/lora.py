@@ -14,9 +14,11 @@ NO_FUNCTION |= {"inference_mode", "lora_dropout"}
 def add_lora(model: nn.Module, lora: dict[str, Any]) -> None:
     """Put changes that train, in float32, beside the layers of a frozen model, in place; at first they change nothing.
 
-    Args: lora: arguments of peft.LoraConfig. Raises ValueError for layers that the model has not, and for settings that
-    would train more than low-rank changes.
+    Args: lora: arguments of peft.LoraConfig. Raises ValueError for layers that the model has not, for settings that
+    would train more than low-rank changes, and for Megatron's, whose module peft would import by its name.
     """
+    if lora.get("megatron_config"):
+        raise ValueError("lora.megatron_config is for Megatron's own layers, which no model here has: leave it out")
     from peft import LoraConfig, inject_adapter_in_model
 
     try:

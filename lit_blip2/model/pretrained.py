@@ -39,9 +39,9 @@ def in_cache(name: str) -> Path | None:
         return None
 
 
-def read_config(folder: Path) -> dict:
+def read_config(folder: Path, name: str = "config.json") -> dict:
     """Hugging Face's fields of a folder. Raises ValueError, with the file's name, for what is no JSON object."""
-    file = folder / "config.json"
+    file = folder / name
     try:
         config = json.loads(file.read_text(encoding="utf-8"), object_hook=_decoded)
     except ValueError as error:
@@ -102,7 +102,8 @@ def build(
     config: dict, weights: Path | None = None, dtype: torch.dtype | str = torch.float32, device: str = "meta"
 ) -> nn.Module:
     """The model class that `config` (Hugging Face's fields) asks for: read from disk, or without weights as it is made
-    on `device`."""
+    on `device`. Raises ValueError for one that would run code of its own."""
+    check_runs_nothing(config)
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
     untied = config.get("tie_word_embeddings") is False
@@ -111,11 +112,23 @@ def build(
     if weights is not None:
         return _read(auto, weights, dtype).eval()
     with torch.device(device):
-        model = auto.from_config(config)
+        model = auto.from_config(config, trust_remote_code=False)
         if untied and config.tie_word_embeddings:
             # transformers 5 ties every T5 until it meets a file; Flan-T5 has an output matrix of its own.
             model.set_output_embeddings(nn.Linear(config.hidden_size, config.vocab_size, bias=False))
         return model
+
+
+def check_runs_nothing(config: dict) -> None:
+    """Raises ValueError for fields by which transformers would fetch code from a hub and run it."""
+    for name, value in config.items():
+        if str(name).endswith("_implementation") and "/" in str(value):
+            raise ValueError(
+                f"a language model's config.json has {name}={value!r}, which transformers would fetch from a hub and "
+                "run: take it out"
+            )
+        if isinstance(value, dict):
+            check_runs_nothing(value)
 
 
 def set_activation(model: nn.Module, name: str) -> None:
@@ -147,7 +160,11 @@ def _read(auto: Any, folder: Path, dtype: torch.dtype | str) -> nn.Module:
     transformers would leave them random."""
     from safetensors import SafetensorError
 
-    how = dict(dtype=dtype, local_files_only=True, ignore_mismatched_sizes=True, output_loading_info=True)
+    adapter = folder / "adapter_config.json"  # which transformers would put into the model, by peft
+    if adapter.is_file() and read_config(folder, adapter.name).get("megatron_config"):
+        raise ValueError(f"{adapter} has a megatron_config, whose module peft would import by its name: take it out")
+    how = dict(dtype=dtype, local_files_only=True, trust_remote_code=False)
+    how |= dict(ignore_mismatched_sizes=True, output_loading_info=True)
     try:
         model, report = auto.from_pretrained(folder, **how)
     except (SafetensorError, RuntimeError, UnpicklingError) as error:

@@ -120,7 +120,7 @@ def test_a_setting_that_one_side_names_alone_is_compared(opt_folder, extra, olde
                     for lora in (LORA, LORA | extra | {"lora_dropout": 0.0}))  # fmt: skip
     if older:  # a checkpoint with the settings that were given alone
         theirs = {name: value for name, value in theirs.items() if name.rpartition(".")[2] in ("model_type", *LORA)}
-    theirs = kept_settings({"settings": theirs}, Path("x.ckpt"))
+    theirs = kept_settings({"settings": theirs}, Path("x.ckpt"), ())
     with pytest.raises(ValueError, match=rf"other settings: net\.language\.lora\.{next(iter(extra))} .*, here"):
         check_same(theirs, ours, "x.ckpt")
     assert check_same(theirs, {name: theirs[name] for name in ours}, "x.ckpt") == []

@@ -24,7 +24,7 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lit_blip2.ablation.spec.values import strings
+from lit_blip2.config import strings
 
 LIBRARIES = ("torch", "torchvision", "lightning", "transformers", "timm", "numpy")  # a sweep keeps their versions
 PATHS = ("stdlib", "platstdlib", "purelib", "platlib")

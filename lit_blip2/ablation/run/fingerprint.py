@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_blip2.ablation.run.code import code_files
-from lit_blip2.ablation.spec.values import strings
-from lit_blip2.config import arguments_of
+from lit_blip2.config import arguments_of, strings
 from lit_blip2.runs import CONFIG, find_checkpoint, run_of
 
 PACKAGE = Path(__file__).resolve().parents[2]

@@ -16,8 +16,7 @@ from lit_blip2.ablation.run import fingerprint
 from lit_blip2.ablation.schema import Cell, Plan, Search, StepRun, setting_name
 from lit_blip2.ablation.spec.grid import Grid, Point, run_name
 from lit_blip2.ablation.spec.step import REFERENCE
-from lit_blip2.ablation.spec.values import strings
-from lit_blip2.config import arguments_of
+from lit_blip2.config import arguments_of, strings
 
 
 class Chain(NamedTuple):

@@ -8,7 +8,8 @@ import fnmatch
 from typing import Any
 
 from lit_blip2.ablation.spec.scale import Scale
-from lit_blip2.ablation.spec.values import as_dict, as_list, strings, word
+from lit_blip2.ablation.spec.values import as_dict, as_list, word
+from lit_blip2.config import strings
 
 PREFIX = "scale."  # "scale.stage1" stands for what the scale gives under the name stage1
 

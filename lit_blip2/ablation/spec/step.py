@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, StrictStr, model_validator
 
 from lit_blip2.ablation.spec.parsing import unknown
-from lit_blip2.ablation.spec.values import strings
+from lit_blip2.config import strings
 
 REFERENCE = "$"  # "$stage1" stands for the run folder of step stage1
 FILES = {"fit": "an experiment's file", "with": "a file of settings"}  # what a setting may give beside keys

@@ -50,12 +50,3 @@ def as_dict(value: Any) -> dict[Any, Any]:
 def as_list(value: Any) -> list[Any]:
     """The value, or an empty one in place of another kind of value."""
     return value if isinstance(value, list) else []
-
-
-def strings(config: Any) -> set[str]:
-    """Every string among the values of nested dicts and lists."""
-    if isinstance(config, dict):
-        return set().union(*map(strings, config.values()))
-    if isinstance(config, list):
-        return set().union(*map(strings, config))
-    return {config} if isinstance(config, str) else set()

@@ -1,0 +1,140 @@
+"""What a file from elsewhere may name. Everything that builds from a checkpoint's configuration asks here.
+
+A YAML of the user's own may name anything that can be imported. Of a checkpoint's configuration the network alone is
+built, of classes of this package's networks and of what the user named; SECURITY.md says it at length. The parser is
+watched where it imports, not the text before it: a name may come as a class_path at any depth, as a function in the
+place of a class, or within a text that the parser reads as YAML once more.
+"""
+
+import re
+from argparse import ArgumentParser, ArgumentTypeError
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+NETWORKS = ("lit_blip2.model", "lit_blip2.objectives", "lit_blip2.lit")  # where the classes of networks are
+ALLOW_HELP = (
+    "a package, module or class that the checkpoint's configuration may name, such as my_project; may be given again. "
+    "Without it, classes of this package alone: see SECURITY.md"
+)
+FETCHED = re.compile(r"(hf[-_]hub|local-dir):|[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+FETCHING = ("pretrained", "checkpoint_path", "cache_dir")  # how timm's arguments that look for weights begin
+
+
+class NotAllowedError(ValueError):
+    """A file from elsewhere asks for what it must not have."""
+
+
+def add_allow(parser: ArgumentParser) -> None:
+    """Give a command's parser the option `--allow`."""
+    parser.add_argument("--allow", action="append", default=[], type=_name, metavar="NAME", help=ALLOW_HELP)
+
+
+def taken_allow(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """What stands behind each `--allow` of a command line, and the rest of it. Raises ValueError for no such name."""
+    allow, rest, following = [], [], iter(arguments)
+    for argument in following:
+        option, equals, value = argument.partition("=")
+        if option == "--allow":
+            allow.append(_name(value if equals else next(following, "")))
+        else:
+            rest.append(argument)
+    return allow, rest
+
+
+def _name(given: str) -> str:
+    if not all(part.isidentifier() for part in given.split(".")):
+        raise ArgumentTypeError(f"--allow {given!r} is no name that could be imported, such as my_project")
+    return given
+
+
+@contextmanager
+def importing_only(allow: Sequence[str] | None, source: str) -> Iterator[None]:
+    """Within it jsonargparse imports the classes of this package's networks, and what `allow` names or what is below
+    that, from where it is defined; None: anything. Raises NotAllowedError, which names the first other name and what to
+    do; nothing is imported for it."""
+    if allow is None:
+        yield
+        return
+    from jsonargparse import _actions, _typehints
+
+    gate, real = _Gate(allow, _typehints.import_object, _typehints.get_import_path), _typehints.import_object
+    try:
+        _typehints.import_object = _actions.import_object = gate.import_object
+        yield
+    except Exception as error:
+        gate.check(source, error)
+        raise
+    finally:
+        _typehints.import_object = _actions.import_object = real
+    gate.check(source)
+
+
+class _Gate:
+    """Decides of each name that the parser would import, and keeps those that were refused. real: jsonargparse's
+    import_object. path_of: its get_import_path."""
+
+    def __init__(self, allow: Sequence[str], real: Callable[..., Any], path_of: Callable[[Any], str | None]):
+        self.allow, self.real, self.path_of = set(allow), real, path_of
+        self.refused: list[str] = []
+
+    def import_object(self, name: Any, *args: Any, **kwargs: Any) -> Any:
+        """What a dotted name means; of anything else the real one complains. Raises ImportError for one that is not
+        allowed."""
+        dotted = isinstance(name, str) and "." in name and all(each.isidentifier() for each in name.split("."))
+        if dotted and not _below(name, (*NETWORKS, *self.allow)):
+            self._refuse(name)
+        found = self.real(name, *args, **kwargs)
+        if dotted and not self._is_meant(name, found):
+            self._refuse(name)
+        return found
+
+    def _is_meant(self, name: str, found: Any) -> bool:
+        """Whether a name led to what its beginning promised: a module also holds what it imports itself."""
+        if name in self.allow:
+            self.allow.add(self.path_of(found))  # by which the parser asks for it from now on
+            return True
+        if _below(name, NETWORKS):
+            from torch import nn
+
+            return isinstance(found, type) and issubclass(found, nn.Module) and _below(found.__module__, NETWORKS)
+        return _below(getattr(found, "__module__", None) or "", (*NETWORKS, *self.allow))
+
+    def _refuse(self, name: str) -> None:
+        self.refused.append(name)
+        raise ImportError(f"{name} is not allowed")
+
+    def check(self, source: str, error: Exception | None = None) -> None:
+        """Raises NotAllowedError if anything was refused."""
+        if self.refused:
+            name = self.refused[0]
+            raise NotAllowedError(
+                f"{source} names {name}, which is no class of this package's networks, and was not imported: if you "
+                f"trust it, add --allow {name}, or the package that it is in (in Python: allow=[...])"
+            ) from error
+
+
+def _below(name: str, allowed: Sequence[str]) -> bool:
+    return any(f"{name}.".startswith(f"{each}.") for each in allowed)
+
+
+def check_fetches_nothing(settings: Any, allow: Sequence[str] | None, source: str) -> None:
+    """Raises NotAllowedError where settings of a file from elsewhere would have weights or settings fetched."""
+    if allow is None:
+        return
+    for path, value in _leaves(settings):
+        below = path[path.index("model_args") :] if "model_args" in path else ()
+        asked = value and any(str(key).startswith(FETCHING) for key in below)
+        if asked or (isinstance(value, str) and FETCHED.match(value)):
+            raise NotAllowedError(
+                f"{source} asks for {'.'.join(map(str, path))}={value!r}, and nothing is fetched because a checkpoint "
+                "says so: name it in a YAML of your own, and give the checkpoint by --ckpt_path"
+            )
+
+
+def _leaves(settings: Any, path: tuple = ()) -> Iterator[tuple[tuple, Any]]:
+    if isinstance(settings, dict | list | tuple):
+        for key, value in settings.items() if isinstance(settings, dict) else enumerate(settings):
+            yield from _leaves(value, (*path, key))
+    else:
+        yield path, settings

@@ -1,0 +1,250 @@
+"""What a checkpoint's configuration may name: nothing else is imported, whichever way it is written."""
+
+import copy
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from lit_blip2.checkpoint import carried
+from lit_blip2.commands import params
+from lit_blip2.config import Experiment, read
+from lit_blip2.model.bridge import LinearBridge
+from lit_blip2.model.lora import add_lora
+from lit_blip2.model.pretrained import build, build_random
+from lit_blip2.network import kept_settings, sketch
+from lit_blip2.trust import NotAllowedError, taken_allow
+
+HOSTILE = """
+from pathlib import Path
+
+Path("ran").touch()
+
+from torch import nn
+
+from lit_blip2.lit import LitStage1
+from lit_blip2.model.bridge import LinearBridge
+
+
+class Bridge(LinearBridge):
+    pass
+
+
+class Lit(LitStage1):
+    pass
+
+
+def make(vision_width: int, language_width: int) -> Bridge:
+    return Bridge(vision_width, language_width)
+"""
+LANGUAGE = dict(model_type="opt", vocab_size=9, hidden_size=4, ffn_dim=4, num_hidden_layers=1, num_attention_heads=1)
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    """A working folder with `hostile.py` and `hostile_package/sub.py`, which leave a file `ran` where they are run."""
+    (tmp_path / "hostile.py").write_text(HOSTILE)
+    (tmp_path / "hostile_package").mkdir()
+    for name in ("__init__.py", "sub.py"):
+        (tmp_path / "hostile_package" / name).write_text(HOSTILE)
+    here = Path.cwd()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "experiments").symlink_to(here / "experiments")
+    before = set(sys.modules)
+    yield tmp_path
+    for name in set(sys.modules) - before:
+        if name.startswith("hostile"):
+            del sys.modules[name]
+
+
+def settings(experiment: str = "mini_opt", /, *path: str, **values) -> dict:
+    """An experiment's settings with other values for some keys of the dict at a path below its network."""
+    changed = copy.deepcopy(read(Path(f"experiments/{experiment}.yaml")).settings)
+    place = Experiment(changed, "").net
+    for each in path:
+        place = place[each].get("init_args", place[each])
+    place |= values
+    return changed
+
+
+def of_checkpoint(config: dict, *allow: str) -> Experiment:
+    return carried({"config": yaml.safe_dump(config)}, Path("x.ckpt"), allow)
+
+
+def refused(config: dict, *allow: str) -> str:
+    """How a checkpoint's configuration is refused; nothing has run."""
+    with pytest.raises(NotAllowedError) as error:
+        sketch(of_checkpoint(config, *allow))
+    assert not Path("ran").exists() and not {"hostile", "hostile_package"} & set(sys.modules)
+    return str(error.value)
+
+
+NAMES = [
+    "hostile.Bridge", "hostile.make", "hostile_package.sub.Bridge", "torch.nn.Linear", "os.system", "functools.partial",
+    "builtins.eval", "lit_blip2.harness.BLIP2", "lit_blip2.evaluation.java.subprocess.Popen",
+    "lit_blip2.model.vision.hashlib.sha256", "lit_blip2.model.vision.nn.Linear", "lit_blip2.model.vision.build",
+]  # fmt: skip
+WAYS = {
+    "class": lambda name: {"class_path": name, "init_args": {"num_tokens": 2}},
+    "text": lambda name: name,
+    "YAML in a text": lambda name: f"{{class_path: {name}}}",
+    "JSON in a text": lambda name: f'{{"class_path": "{name}", "init_args": {{}}}}',
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", NAMES)
+def test_a_name_from_elsewhere_is_refused_before_it_is_imported(elsewhere, name, way):
+    said = refused(settings(bridge=WAYS[way](name)))
+    assert said.startswith(f"x.ckpt names {name}, ") and f"--allow {name}," in said and "\n" not in said
+
+
+def hidden(place: str) -> dict:
+    """mini_opt, or mini_stage1, with a hostile class at a place."""
+    evil = {"class_path": "hostile.Bridge"}
+    match place:
+        case "model":
+            return settings() | {"model": settings()["model"] | {"class_path": "hostile.Lit"}}
+        case "net":
+            config = settings()
+            config["model"]["init_args"]["net"] = evil | {"init_args": config["model"]["init_args"]["net"]}
+            return config
+        case "a net in a text":
+            config = settings(bridge=evil)
+            config["model"]["init_args"]["net"] = yaml.safe_dump(config["model"]["init_args"]["net"])
+            return config
+        case "more_objectives":
+            return settings("mini_stage1", more_objectives={"mlm": evil})
+        case "model_args":
+            return settings("mini_opt", "vision", model_args={"act_layer": evil})
+        case "a bridge's part":
+            return settings("mini_opt", "bridge", qformer=evil)
+        case _:
+            return settings(**{place: evil})
+
+
+@pytest.mark.parametrize(
+    "place",
+    ["model", "net", "a net in a text", "more_objectives", "model_args", "a bridge's part", "vision", "language"]
+    + ["objective"],
+)
+def test_it_is_refused_wherever_it_stands(elsewhere, place):
+    name = "hostile.Lit" if place == "model" else "hostile.Bridge"
+    assert f"names {name}," in refused(hidden(place))
+
+
+def test_trainer_and_data_are_never_looked_at(elsewhere):
+    evil = {"class_path": "hostile.Bridge"}
+    config = settings() | {"data": evil, "trainer": {"callbacks": [evil], "logger": evil, "plugins": "hostile.make"}}
+    config["model"]["init_args"]["optimization"] = evil
+    sketch(of_checkpoint(config))
+    assert not Path("ran").exists()
+
+
+@pytest.mark.parametrize("allow", ["hostile", "hostile.Bridge"])
+@pytest.mark.parametrize("way", WAYS)
+def test_what_the_user_names_is_built(elsewhere, allow, way):
+    assert type(sketch(of_checkpoint(settings(bridge=WAYS[way]("hostile.Bridge")), allow)).bridge).__name__ == "Bridge"
+
+
+def test_a_package_allows_what_is_below_it_and_not_what_it_imports(elsewhere):
+    net = sketch(of_checkpoint(settings(bridge=WAYS["class"]("hostile_package.sub.Bridge")), "hostile_package"))
+    assert type(net.bridge).__module__ == "hostile_package.sub"
+    with pytest.raises(NotAllowedError, match=r"names hostile_package\.sub\.nn\.Linear"):
+        sketch(of_checkpoint(settings(bridge="hostile_package.sub.nn.Linear"), "hostile_package"))
+
+
+def test_other_names_that_begin_alike_are_refused(elsewhere):
+    refused(settings(bridge="hostile.Bridge"), "hostile_package", "host", "hostile.Other", "hostile.Bridge.part")
+
+
+def test_a_function_of_an_allowed_module_is_called(elsewhere):
+    net = sketch(of_checkpoint(settings(bridge="hostile.make"), "hostile"))
+    assert isinstance(net.bridge, LinearBridge)
+
+
+def test_a_yaml_of_the_users_own_may_name_anything(elsewhere):
+    (elsewhere / "mine.yaml").write_text(yaml.safe_dump(settings(bridge=WAYS["class"]("hostile.Bridge"))))
+    assert isinstance(sketch(read(elsewhere / "mine.yaml")).bridge, LinearBridge)
+
+
+def test_the_parser_imports_freely_again_afterwards(elsewhere):
+    refused(settings(bridge="hostile.Bridge"))
+    test_a_yaml_of_the_users_own_may_name_anything(elsewhere)
+
+
+def test_params_takes_a_runs_config_for_the_runs(elsewhere, capsys):
+    (elsewhere / "config.yaml").write_text(yaml.safe_dump(settings(bridge=WAYS["class"]("hostile.Bridge"))))
+    with pytest.raises(SystemExit):
+        params.main(["--config", "config.yaml"])
+    assert "config.yaml names hostile.Bridge, " in capsys.readouterr().err and not Path("ran").exists()
+    params.main(["--config", "config.yaml", "--allow", "hostile"])
+    assert "bridge.projection" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("vision", "what"),
+    [
+        ({"name": "hf-hub:timm/vit_tiny_patch16_224"}, "vision.name='hf-hub:timm"),
+        ({"name": "HF_HUB:timm/vit_tiny_patch16_224"}, "vision.name='HF_HUB:timm"),
+        ({"name": "local-dir:/tmp/vit"}, "vision.name='local-dir:/tmp/vit'"),
+        ({"weights": "https://127.0.0.1:9/vit.pth"}, "vision.weights='https://"),
+        ({"model_args": {"pretrained": True}}, "model_args.pretrained=True"),
+        ({"model_args": {"pretrained_cfg": {"hf_hub_id": "timm/vit"}}}, "model_args.pretrained_cfg.hf_hub_id="),
+        ({"model_args": {"checkpoint_path": "x.pth"}}, "model_args.checkpoint_path='x.pth'"),
+        ({"model_args": "{pretrained: true}"}, "model_args.pretrained=True"),
+    ],
+)
+def test_nothing_is_fetched_because_a_checkpoint_says_so(monkeypatch, vision, what):
+    monkeypatch.setattr("timm.create_model", None)
+    with pytest.raises(NotAllowedError) as error:
+        sketch(of_checkpoint(settings("mini_opt", "vision", **vision)))
+    assert what in str(error.value) and "--ckpt_path" in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["s3://bucket/bridge.yaml", "{class_path: x, init_args: 'hf-hub:a/b'}"])
+def test_no_part_is_read_from_an_address(text):
+    with pytest.raises(ValueError, match=r"fetched|do not fit"):
+        sketch(of_checkpoint(settings(bridge=text)))
+
+
+def test_settings_of_an_older_checkpoint_are_compared_only_where_its_names_are_allowed(elsewhere):
+    """A test with a YAML of one's own: what that names, the checkpoint may name too."""
+    config = settings("mini_stage1", more_objectives={"mlm": {"class_path": "hostile.Bridge"}})
+    with pytest.raises(NotAllowedError, match=r"names hostile\.Bridge"):
+        kept_settings({"config": yaml.safe_dump(config)}, Path("x.ckpt"), ["experiments.mini_stage1"])
+    assert not Path("ran").exists()
+
+
+def test_allow_is_taken_out_of_a_command_line():
+    arguments = ["test", "--allow", "mine", "--config=x.yaml", "--allow=other.place"]
+    assert taken_allow(arguments) == (["mine", "other.place"], ["test", "--config=x.yaml"])
+
+
+@pytest.mark.parametrize("config", [{"attn_implementation": "somebody/kernel"}, {"_attn_implementation": "a/b:c"}])
+def test_a_language_models_folder_names_no_code(config):
+    for given in (LANGUAGE | config, LANGUAGE | {"text_config": config}):
+        with pytest.raises(ValueError, match=r"config\.json has .*fetch from a hub"):
+            build(given)
+
+
+def test_code_beside_a_language_model_is_not_asked_for(tmp_path, monkeypatch):
+    """transformers would ask on the terminal whether to run it."""
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked"))
+    build(LANGUAGE | {"auto_map": {"AutoModelForCausalLM": "somebody/code--hostile.Model"}})
+    with pytest.raises(ValueError, match=r"trust_remote_code|Unrecognized configuration"):
+        build({"model_type": "clip", "auto_map": {"AutoModelForCausalLM": "somebody/code--hostile.Model"}})
+
+
+def test_low_rank_changes_import_no_module_of_megatron(elsewhere):
+    os.makedirs("megatron")
+    (elsewhere / "megatron" / "core.py").write_text(HOSTILE)
+    model = build_random(LANGUAGE, torch.float32)
+    lora = dict(r=1, target_modules=["q_proj"], megatron_config={"a": 1}, megatron_core="megatron.core")
+    with pytest.raises(ValueError, match="megatron_config"):
+        add_lora(model, lora)
+    assert not Path("ran").exists()
