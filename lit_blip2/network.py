@@ -12,7 +12,9 @@ from torch.overrides import TorchFunctionMode
 
 from lit_blip2.checkpoint import carried
 from lit_blip2.config import Experiment, class_path
+from lit_blip2.model.language import LanguageModel
 from lit_blip2.model.lora import lora_settings
+from lit_blip2.model.vision import VisionEncoder
 from lit_blip2.objectives.joint import Joint
 from lit_blip2.objectives.stage1 import Stage1
 from lit_blip2.objectives.stage2 import Stage2
@@ -88,6 +90,13 @@ def sketch(experiment: Experiment) -> nn.Module:
     """`build_net` on the meta device: no memory, no weights."""
     with torch.device("meta"), NoDraws():
         return build_net(experiment)
+
+
+def random_parts(net: nn.Module) -> list[str]:
+    """Frozen parts of a network whose weights are random, in words; a trained one has become something else."""
+    kinds = {"image encoder": VisionEncoder, "language model": LanguageModel}
+    parts = [(kind, part) for kind, of in kinds.items() for part in net.modules() if isinstance(part, of)]
+    return [f"{kind} {part.name}" for kind, part in parts if part.random and part.frozen]
 
 
 def kept_settings(checkpoint: Mapping[str, Any], file: Path, allow: Sequence[str]) -> dict[str, Any]:

@@ -1,19 +1,20 @@
 """The rules that a test's metrics stand under: how answers and captions are made, and how all is scored.
 
 They are arguments of the model, under the names that a user gives them, and `prompt`, which is the network's. A test
-leaves them in decoding.json, beside its metrics.
+leaves them in decoding.json, beside its metrics, and `validate` in validate_decoding.json. Random parts of the network
+are named there too.
 """
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lit_blip2.config import Experiment
 from lit_blip2.evaluation.evaluated import METRICS, is_tested
 
-FILE = "decoding.json"
+FILE, VALIDATED = "decoding.json", "validate_decoding.json"
 SEARCH = ("max_new_tokens", "num_beams", "length_penalty")
 ANSWERS = ("question", *(f"vqa_{name}" for name in SEARCH), "in_context", "lemmatise", "scoring")
 CAPTIONS = ("prompt", *(f"caption_{name}" for name in SEARCH), "caption_tokenizer")
@@ -30,13 +31,21 @@ def rules_of(experiment: Experiment, command: str = "test") -> Rules:
     """Those that an experiment's settings name, all of them where its defaults were filled in."""
     given = experiment.model | {name: experiment.net[name] for name in ("prompt",) if name in experiment.net}
     found = {name: given[name] for name in ALL if name in given}
-    return found if command == "test" else found | {name: OF_TESTS[name] for name in OF_TESTS if name in found}
+    return found if command == "test" else of_validation(found)
 
 
-def write_rules(folder: Path, rules: Rules, preset: str | None = None) -> None:
-    """preset: what the rules are called."""
-    kept = ({} if preset is None else {"preset": preset}) | rules
-    (folder / FILE).write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+def of_validation(rules: Rules) -> Rules:
+    """Those that a validation has where a test has these."""
+    return rules | {name: OF_TESTS[name] for name in OF_TESTS if name in rules}
+
+
+def write_rules(
+    folder: Path, rules: Rules, preset: str | None = None, random: Sequence[str] = (), name: str = FILE
+) -> None:
+    """preset: what the rules are called. random: parts of the network with random weights."""
+    kept = ({"random": list(random)} if random else {}) | ({} if preset is None else {"preset": preset}) | rules
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
 
 
 def read_rules(folder: Path) -> Rules:

@@ -20,10 +20,9 @@ from lit_blip2.exchange import encoders, lavis, names
 from lit_blip2.exchange.hugging_face import LANGUAGE, SIDE_FILE, SIDE_SETTINGS, VISION_ONLY
 from lit_blip2.model.language import LanguageModel
 from lit_blip2.model.lora import merge_lora
-from lit_blip2.model.random_weights import RANDOM
 from lit_blip2.model.tokenizer import BertTokenizer
 from lit_blip2.model.vision import VisionEncoder
-from lit_blip2.network import sketch
+from lit_blip2.network import random_parts, sketch
 from lit_blip2.objectives.joint import Joint
 from lit_blip2.objectives.stage2 import Stage2
 from lit_blip2.pixels import Looks
@@ -55,7 +54,7 @@ class Run(NamedTuple):
 
     @property
     def random_parts(self) -> list[str]:
-        return random_parts(self.net.vision, *([self.net.language] if self.stage2 else []))
+        return random_parts(self.net)
 
     def with_unread(self) -> dict[str, Tensor]:
         """What trains, and zeros for the feed-forward that a bridge that reads prompts lacks and others have."""
@@ -104,12 +103,6 @@ def to_timm(checkpoint: Path, out: Path, allow: Sequence[str] = ()) -> dict[str,
         (part / "config.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
     left = "RANDOM, as it was made" if random else "as in its file"
     return {name: "trained" if f"vision.encoder.{name}" in trained else left for name in encoder}
-
-
-def random_parts(*parts: VisionEncoder | LanguageModel) -> list[str]:
-    """Frozen parts that were made at random, in words."""
-    kinds = {VisionEncoder: "image encoder", LanguageModel: "language model"}
-    return [f"{kinds[type(part)]} {part.name}" for part in parts if part.weights == RANDOM and part.frozen]
 
 
 def looks_of(vision: VisionEncoder) -> Looks:

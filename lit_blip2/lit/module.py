@@ -19,7 +19,7 @@ from lit_blip2.data.features.store import FeatureStore
 from lit_blip2.data.module import PairData
 from lit_blip2.evaluation import evaluated
 from lit_blip2.evaluation.items import Items
-from lit_blip2.evaluation.rules import differing, kept_rules, told, write_rules
+from lit_blip2.evaluation.rules import VALIDATED, Rules, differing, kept_rules, of_validation, told, write_rules
 from lit_blip2.keyed import seed_dropout
 from lit_blip2.lit.evaluators.evaluation import Evaluation, names_of
 from lit_blip2.lit.evaluators.generation import Generation
@@ -30,7 +30,7 @@ from lit_blip2.lit.evaluators.unfinished import predictions_made_of
 from lit_blip2.lit.optim import AdamWCosine
 from lit_blip2.lit.progress import check_counts, check_place, check_whole, stand_at
 from lit_blip2.model.plain import naming
-from lit_blip2.network import kept_settings
+from lit_blip2.network import kept_settings, random_parts
 from lit_blip2.paths import run_all
 from lit_blip2.settings import check_same, settings
 
@@ -208,6 +208,13 @@ class LitBLIP2(L.LightningModule):
         self.log_dict(found)
         for each in self.evaluators:
             self.log_dict(each.metrics())
+        folder = self.trainer.log_dir  # asks all ranks, so it comes before any of them leaves
+        if self.trainer.state.fn == TrainerFn.VALIDATING and folder and self.trainer.is_global_zero:
+            write_rules(Path(folder), of_validation(self.rules()), random=random_parts(self.net), name=VALIDATED)
+
+    def rules(self) -> Rules:
+        """Those that a test's metrics stand under."""
+        return {name: value for each in self.evaluators for name, value in each.rules().items()}
 
     on_test_epoch_start = on_predict_epoch_start = on_validation_epoch_start
     test_step = validation_step
@@ -235,11 +242,11 @@ class LitBLIP2(L.LightningModule):
     def write_rules(self, folder: Path) -> None:
         """Leave a test's rules beside its metrics, and none by other rules among them. The command line gives such a
         test a folder of its own; this is for a folder that the user names."""
-        rules = {name: value for each in self.evaluators for name, value in each.rules().items()}
+        rules = self.rules()
         if other := differing(kept_rules(folder), rules):
             rank_zero_warn(f"{folder} held a test by other rules, whose metrics are replaced: {told(other)}")
             (folder / evaluated.METRICS).unlink()
-        write_rules(folder, rules, getattr(self.generation, "preset", None))
+        write_rules(folder, rules, getattr(self.generation, "preset", None), random_parts(self.net))
 
     def on_predict_start(self) -> None:
         if self.generation is None:

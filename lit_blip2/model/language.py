@@ -99,6 +99,7 @@ class LanguageModel(nn.Module):
         _check_weights(dtype, frozen, bits, lora)
         self.name, self.weights, self.dtype, self.end = name, weights, getattr(torch, dtype), end
         self.frozen, self.bits, self.lora = frozen, bits, lora
+        self.random = weights == RANDOM
         self.frozen_dropout, self.dense_act_fn = frozen_dropout, dense_act_fn
         card = published().get(name)
         if card is None:

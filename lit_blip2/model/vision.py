@@ -80,7 +80,9 @@ class VisionEncoder(nn.Module):
         self.name, self.weights, self.frozen = name, weights, frozen
         self.own_args, self.image_size = dict(model_args or {}), image_size
         beside = self._card_beside()
-        if beside.pop("random", False):
+        from_random = beside.pop("random", False)
+        self.random = weights == RANDOM or from_random
+        if from_random:
             tell_random(f"image encoder {name}", f"as the config.json beside {weights} says")
         self.model_args = self.own_args | self._asked_size(beside)
         self.drop_last_blocks, self.dtype = drop_last_blocks, getattr(torch, dtype)

@@ -28,6 +28,12 @@ def test_what_is_written_is_read(tmp_path):
     assert kept_rules(tmp_path) == RULES
 
 
+def test_random_parts_are_named_and_are_no_rule(tmp_path):
+    write_rules(tmp_path, RULES, random=["image encoder vit"])
+    assert json.loads((tmp_path / "decoding.json").read_text())["random"] == ["image encoder vit"]
+    assert read_rules(tmp_path) == RULES
+
+
 def test_an_older_file_tells_what_it_has(tmp_path):
     scoring = {"answers": "lavis", "lemmatise": True, "tokenizer": "ptb", "meteor": False}
     answers, captions = {"prompt": "Q: {}", "in_context": 2, "no_image": True, "num_beams": 4}, {"prompt": ""}

@@ -342,6 +342,24 @@ def test_validate_leaves_a_tests_figures_alone(fit, stage1_run, own_copy):
     fit("mini_stage1", f"--ckpt_path={run}", command="validate", runs=run.parent.parent)
     assert (run / "metrics.json").read_text() == before
     assert "retrieval/itc_txt_r1" in json.loads((run / "validate.json").read_text())
+    assert json.loads((run / "validate_decoding.json").read_text()) == {"rerank": 3}
+
+
+def test_validate_leaves_the_rules_that_it_scored_by(fit, stage1_run):
+    asked = [f"--model.init_from={stage1_run}", "--trainer.max_steps=2", "--trainer.limit_val_batches=0"]
+    run = fit("mini_opt", *asked)
+    scored = ["--model.scoring=lavis", "--model.caption_tokenizer=ptb"]
+    fit("mini_opt", *scored, f"--ckpt_path={run}", command="validate", runs=run.parent.parent)
+    rules = json.loads((run / "validate_decoding.json").read_text())
+    assert (rules["scoring"], rules["caption_tokenizer"]) == ("lavis", "spaces")
+
+
+def test_random_parts_stand_beside_the_metrics_of_a_test(fit):
+    few = ["--model.net.vision.weights=random", "--data.features=null"]
+    run = fit("mini_stage1", *few, "--trainer.max_steps=2")
+    fit("mini_stage1", *few, f"--ckpt_path={run}", command="test", runs=run.parent.parent)
+    found = json.loads((run / "decoding.json").read_text())
+    assert found.keys() == {"random", "rerank"} and found["random"][0].startswith("image encoder ")
 
 
 def curve(run) -> list[dict]:
