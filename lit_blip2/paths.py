@@ -5,6 +5,9 @@ from pathlib import Path
 
 PACKAGE_PARENT = Path(__file__).resolve().parent.parent
 
+# How an advice ends that names an option of fit, validate and test: a checkpoint keeps the path of frozen weights.
+OR_PUT_BACK = ", or put it at that path: ask, caption and export, which have no such option, look for it there."
+
 
 def find(path: str | Path, what: str, way_out: str) -> Path:
     """An existing file or folder: relative to the working folder, else beside the package (`lit_blip2/mini/...`).

@@ -38,7 +38,7 @@ from lit_blip2.model.published import language_card, published
 from lit_blip2.model.random_weights import RANDOM, tell_random
 from lit_blip2.model.target_text import TargetText, cut_together, pack_prompts, to_decoder, to_encoder_decoder
 from lit_blip2.model.text import PackedText
-from lit_blip2.paths import find
+from lit_blip2.paths import OR_PUT_BACK, find
 from lit_blip2.settings import WEIGHTS
 from lit_blip2.signature import signature
 
@@ -120,14 +120,14 @@ class LanguageModel(nn.Module):
         known = published().get(self.name, {})
         way_out = (
             f"Get it ({known.get('download', 'hf download NAME --local-dir FOLDER')}) and point "
-            "--model.net.language.weights to the folder."
+            f"--model.net.language.weights to the folder{OR_PUT_BACK}"
         )
         place = self.weights or self.name
         if self.weights == RANDOM:
             place = self.name
             way_out = (
                 "Random weights still need its config.json and tokenizer: point --model.net.language.name to a folder "
-                "of them."
+                f"of them{OR_PUT_BACK}"
             )
         try:
             return find(place, f"language model {self.name}", way_out)

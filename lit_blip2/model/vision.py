@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 from lit_blip2.checkpoint import read_safely, unwrapped
 from lit_blip2.model.published import published, vision_card
 from lit_blip2.model.random_weights import RANDOM, same_each_time, tell_random
-from lit_blip2.paths import find
+from lit_blip2.paths import OR_PUT_BACK, find
 from lit_blip2.pixels import UNNOTED, Interpolation, Looks, card_beside, normalise, tell_unread
 from lit_blip2.settings import WEIGHTS, settings
 from lit_blip2.signature import signature
@@ -42,7 +42,7 @@ class VisionEncoder(nn.Module):
     Args:
         name: timm's name, such as eva_giant_patch14_clip_224.
         weights: safetensors or .pth file (timm's own or the original's, as timm reads it); null: the one that timm has
-            downloaded for this name, if it has; random: none, for trials, the same ones each time.
+            downloaded for this name, if it has; random: none, for trials, the same ones each time at one image size.
         image_size: pixels; null: the model's own. Position embeddings of another size are interpolated, see `resize`.
         model_args: more arguments for timm's create_model.
         drop_last_blocks: 1 gives the second-to-last block's output, 0 the last's. Feature maps need 0.
@@ -111,12 +111,12 @@ class VisionEncoder(nn.Module):
     def weights_file(self) -> Path:
         """The weights on disk. Raises FileNotFoundError that says how to get them."""
         download = published().get(self.name, {}).get("download", "any file that timm can read for this model")
-        way_out = f"Get it ({download}) and point --model.net.vision.weights to it."
+        way_out = f"Get it ({download}) and point --model.net.vision.weights to it"
         if self.weights is None:
             if (cached := _in_cache(self.name)) is not None:
                 return cached
-            raise FileNotFoundError(f"weights of image encoder {self.name}: none given. {way_out}")
-        found = find(self.weights, f"weights of image encoder {self.name}", way_out)
+            raise FileNotFoundError(f"weights of image encoder {self.name}: none given. {way_out}.")
+        found = find(self.weights, f"weights of image encoder {self.name}", f"{way_out}{OR_PUT_BACK}")
         if not found.is_dir():
             return found
         if not (found / "model.safetensors").is_file():

@@ -235,6 +235,7 @@ def test_checkpoints_that_cannot_answer(folder, image, tmp_path):
             r"ln_vision\.eps 0\.1, here 1e-05.*package, changed",
         ),
         (good | {"config": elsewhere}, "no file or folder 'no/vit.pth'"),
+        (good | {"config": elsewhere}, "put it at that path: ask, caption and export, which have no such option"),
         (good | {"config": renamed}, "does not fit this version"),
     ):
         torch.save(contents, file)

@@ -297,7 +297,7 @@ def test_a_prompt_is_never_a_target(language):
 def test_missing_weights_say_how_to_get_them():
     language = LanguageModel("facebook/opt-2.7b")
     assert language.width == 2560
-    with pytest.raises(FileNotFoundError, match=r"opt-2.7b.*hf download facebook/opt-2.7b.*language.weights"):
+    with pytest.raises(FileNotFoundError, match=r"opt-2.7b.*hf download facebook/opt-2.7b.*weights.*or put it at"):
         language.load()
 
 
