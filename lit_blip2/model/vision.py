@@ -29,6 +29,7 @@ from lit_blip2.signature import signature
 WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
 # Names of the position embeddings, [1, N, W] or [N, W]: timm's, and of CLIP's and OpenCLIP's files that timm can read.
 POSITIONS = ("pos_embed", "visual.trunk.pos_embed", "visual.pos_embed", "visual.positional_embedding")
+PATCHES = ("patch_embed.proj.weight", "visual.trunk.patch_embed.proj.weight", "visual.conv1.weight")  # [W, 3, H, W]
 
 
 class VisionEncoder(nn.Module):
@@ -201,11 +202,12 @@ class VisionEncoder(nn.Module):
 
     def _read(self, file: Path) -> nn.Module:
         """The network with a file's weights, positions of another size by `resize`: timm interpolates otherwise."""
-        found, args = _positions(file), self.model_args  # in any case: timm itself may run what a pickle asks for
+        shapes, args = _shapes(file), self.model_args  # in any case: timm itself may run what a pickle asks for
         meta = build(self.name, args, self.drop_last_blocks, device="meta")
         if not _resizes(meta) or meta.patch_embed.img_size is None:
             return build(self.name, args, self.drop_last_blocks, weights=file)
-        asked, held = meta.patch_embed.img_size, _pixels(found, meta)
+        self._tell_patches(file, _first(shapes, PATCHES, -1), meta)
+        asked, held = meta.patch_embed.img_size, _pixels(_first(shapes, POSITIONS, -2), meta)
         if held is None and self.image_size is not None:
             args = self.own_args
         elif held is not None and held != asked:
@@ -215,6 +217,16 @@ class VisionEncoder(nn.Module):
         if encoder.patch_embed.img_size != asked:
             resize(encoder, asked)
         return encoder
+
+    def _tell_patches(self, file: Path, held: int | None, encoder: nn.Module) -> None:
+        """Warn of patches of another size, which timm resamples."""
+        own = getattr(getattr(encoder.patch_embed, "proj", None), "kernel_size", (held,))[-1]
+        if held not in (None, 1, own):
+            warnings.warn(
+                f"{file} has patches of {held} pixels, image encoder {self.name} of {own}: timm resamples them; give "
+                "the name of the network that the file was trained as",
+                stacklevel=4,
+            )
 
     def _tell_resized(self, file: Path, held: tuple[int, int]) -> None:
         """Warn of positions that are interpolated where no setting asks for a size."""
@@ -376,8 +388,8 @@ def _pixels(positions: int | None, encoder: nn.Module) -> tuple[int, int] | None
     return side * height, side * width
 
 
-def _positions(file: Path) -> int | None:
-    """How many position embeddings a file has under timm's names, or OpenAI's; None where it does not tell.
+def _shapes(file: Path) -> dict[str, Sequence[int]]:
+    """Names and shapes of what a file holds.
 
     Raises ValueError for a file that is damaged, or that holds more than tensors.
     """
@@ -386,15 +398,19 @@ def _positions(file: Path) -> int | None:
         if not isinstance(state, dict):
             raise ValueError(f"{file} holds a {type(state).__name__}, where weights by name are wanted")
         state = unwrapped(state, WRAPPERS, file)
-        return next((state[name].shape[-2] for name in POSITIONS if name in state), None)
+        return {name: value.shape for name, value in state.items() if isinstance(value, Tensor)}
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(file, "pt") as opened:
-            held = set(opened.keys())
-            return next((opened.get_slice(name).get_shape()[-2] for name in POSITIONS if name in held), None)
+            return {name: opened.get_slice(name).get_shape() for name in sorted(opened.keys())}
     except SafetensorError as error:
         raise ValueError(f"{file} is damaged or cut: {error}") from error
+
+
+def _first(shapes: Mapping[str, Sequence[int]], names: Sequence[str], place: int) -> int | None:
+    """An axis' length, counted from the end, of the first name that is there; None where none is."""
+    return next((shapes[name][place] for name in names if len(shapes.get(name, ())) >= -place), None)
 
 
 def _in_cache(name: str) -> Path | None:
@@ -426,7 +442,7 @@ def build(
     try:
         with torch.device(device or "cpu"), Copies() as copies:
             encoder = timm.create_model(name, num_classes=0, **source, **model_args)
-    except (RuntimeError, TypeError) as error:
+    except (RuntimeError, TypeError, IndexError) as error:
         # a name or an argument that timm does not know, weights of other sizes
         source = f" from {weights}" if weights else ""
         raise ValueError(f"image encoder {name} with model_args={model_args}{source}: {error}") from error

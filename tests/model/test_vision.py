@@ -504,3 +504,18 @@ def test_a_file_with_a_moving_average_says_which_weights_are_read(weights, tmp_p
     ):
         encoder = loaded(str(tmp_path / "both.pth"))
     assert torch.equal(encoder.encoder.cls_token, averaged["cls_token"])
+
+
+def test_patches_of_another_size_are_told_of(tmp_path):
+    args = {"img_size": 32, "embed_dim": 24, "depth": 2, "num_heads": 2}
+    file = str(written(tmp_path, NAME, args | {"patch_size": 8}))
+    with pytest.warns(UserWarning, match=rf"has patches of 8 pixels, image encoder {NAME} of 16: timm resamples them"):
+        VisionEncoder(NAME, file, model_args=args).load()
+
+
+@pytest.mark.parametrize("positions", [torch.ones(()), torch.ones(5), torch.ones(1, 4, 24)])
+def test_positions_that_are_no_square_behind_a_class_token_are_refused_by_name(weights, tmp_path, positions):
+    state = safetensors.torch.load_file(weights) | {"pos_embed": positions}
+    safetensors.torch.save_file(state, tmp_path / "odd.safetensors")
+    with pytest.raises(ValueError, match=r"odd\.safetensors"):
+        loaded(str(tmp_path / "odd.safetensors"))
