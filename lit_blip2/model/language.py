@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lit_blip2.model.ends import before_mark, stops_at
 from lit_blip2.model.lora import add_lora, count_lora, lora_settings
 from lit_blip2.model.plain import Plain
 from lit_blip2.model.pretrained import (
@@ -389,6 +390,8 @@ class LanguageModel(nn.Module):
         embeds_BSD, mask_BS = _packed(*self._embed(list(zip(prefixes, texts))), left=not self.encoder_decoder)
         # The last token made is never read. An encoder's positions hold none that are made.
         self._check_length(embeds_BSD.shape[1], 0 if self.encoder_decoder else max_new_tokens - 1)
+        ends = [mark[0] for mark in self.end_marks() if len(mark) == 1]
+        marks = [mark for mark in self.end_marks() if len(mark) > 1]
         ids_BT = self.model.generate(
             inputs_embeds=embeds_BSD,
             attention_mask=mask_BS,
@@ -397,9 +400,12 @@ class LanguageModel(nn.Module):
             **({"length_penalty": length_penalty} if num_beams > 1 else {}),
             do_sample=False,
             pad_token_id=self.pad_id(),
-            eos_token_id=self.end_ids(),
+            # Where no end is one token: the number after the last, or transformers takes the end of the config.
+            eos_token_id=ends or [self.model.get_input_embeddings().num_embeddings],
+            stopping_criteria=[stops_at(marks)] if marks else None,
         )
-        texts = self.tokenizer.batch_decode(ids_BT, skip_special_tokens=True)
+        ids = [before_mark(row, marks) if marks else row for row in ids_BT.tolist()]
+        texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
         for end in self.ends:
             texts = [text.split(end)[0] for text in texts]
         return [text.strip() for text in texts]
@@ -424,9 +430,14 @@ class LanguageModel(nn.Module):
         pad = self.tokenizer.pad_token_id
         return self.end_mark()[-1] if pad is None else pad
 
+    def end_marks(self) -> list[list[int]]:
+        """Ids of all that ends generation: what ends a target, and what else is an end."""
+        marks = [self.end_mark(), *map(self._mark, self.ends)]
+        return [mark for place, mark in enumerate(marks) if mark not in marks[:place]]
+
     def end_ids(self) -> list[int]:
-        """Tokens that end generation: what ends a target, and what else is an end; of each its last token."""
-        return list(dict.fromkeys([self.end_mark()[-1], *(self._mark(end)[-1] for end in self.ends)]))
+        """Tokens that end generation elsewhere, where an end is one token: of each mark its last."""
+        return list(dict.fromkeys(mark[-1] for mark in self.end_marks()))
 
 
 def _check_weights(dtype: str, frozen: bool, bits: int | None, lora: dict[str, Any] | None) -> None:

@@ -88,6 +88,27 @@ def test_generation_ends_where_targets_do(language, monkeypatch):
         language.end_ids()
 
 
+@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize("end", ["star ring", ["star ring", "ring star"], ["star ring", "small"]])
+def test_an_end_of_several_tokens_ends_generation_as_a_whole(language, monkeypatch, beams, end):
+    """Its last token alone, here twice, does not; a row that ends is cut there, whatever comes until all have."""
+    script, steps = [RING, RED, STAR, STAR, RING, A, RED, A, RED, A], []
+
+    def say(_, inputs, logits):
+        steps.append(len(steps))
+        return torch.zeros_like(logits).index_fill(-1, torch.tensor([script[steps[-1]]]), 20.0)
+
+    monkeypatch.setattr(language, "end", end)
+    hook = language.model.get_output_embeddings().register_forward_hook(say)
+    try:
+        answers = language.generate(None, ["a", "a red"], max_new_tokens=10, num_beams=beams)
+    finally:
+        hook.remove()
+    assert answers == ["ring red star"] * 2 and (beams > 1 or len(steps) == 5)
+    if "small" in end:
+        assert language.end_ids()[1:] == language.plain.mark("small")
+
+
 def test_special_tokens_in_prompt_target_and_example_are_words(language):
     text = language.tokenise(["a </s> red"], ["star </s> <pad> ring"])
     assert text.target_L.tolist() == [STAR, UNKNOWN, UNKNOWN, RING, END]

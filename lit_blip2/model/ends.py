@@ -1,0 +1,28 @@
+"""Where a generated row of ids ends: at a mark of several tokens, such as "###", and not at each "#".
+
+Legend: B rows, T ids so far.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+
+def stops_at(marks: Sequence[Sequence[int]]) -> Callable[..., Tensor]:
+    """What transformers asks after each token (a stopping criterion): ids int64 [B, T] -> which rows end, bool [B]."""
+
+    def stops(ids_BT: Tensor, scores: Tensor, **_) -> Tensor:
+        ended_B = torch.zeros(len(ids_BT), dtype=torch.bool, device=ids_BT.device)
+        for mark in marks:
+            if ids_BT.shape[1] >= len(mark):
+                ended_B |= (ids_BT[:, -len(mark) :] == ids_BT.new_tensor(mark)).all(dim=1)
+        return ended_B
+
+    return stops
+
+
+def before_mark(ids: list[int], marks: Sequence[Sequence[int]]) -> list[int]:
+    """Ids up to the first of the marks, or all."""
+    places = [place for place in range(len(ids)) for mark in marks if ids[place : place + len(mark)] == list(mark)]
+    return ids[: min(places, default=len(ids))]
