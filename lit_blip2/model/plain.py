@@ -67,14 +67,25 @@ class Plain:
             return [each.ids for each in self.backend.encode_batch(texts, add_special_tokens=False)]
         return self.tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"] if texts else []
 
+    @cached_property
+    def probe(self) -> str:
+        """A text that has tokens: the letter a, or the first token's text where the tokenizer drops that letter."""
+        if self.ids([PROBE])[0]:
+            return PROBE
+        words = (
+            self.tokenizer.decode([id_], skip_special_tokens=True).strip()
+            for id_ in sorted(self.tokenizer.get_vocab().values())
+        )
+        return next((word for word in words if word and self.ids([word])[0]), PROBE)
+
     def _around(self) -> tuple[list[int], list[int]]:
         """What the tokenizer puts before a text, and after it."""
         if self.backend is not None:
-            made = self.tokenizer(PROBE, return_special_tokens_mask=True)
+            made = self.tokenizer(self.probe, return_special_tokens_mask=True)
             ids, added = made["input_ids"], made["special_tokens_mask"]
             own = [place for place, each in enumerate(added) if not each]
             return (ids[: own[0]], ids[own[-1] + 1 :]) if own else (ids, [])
-        ids, (own,) = self.tokenizer(PROBE)["input_ids"], self.ids([PROBE])
+        ids, (own,) = self.tokenizer(self.probe)["input_ids"], self.ids([self.probe])
         first = next(place for place in range(len(ids)) if ids[place : place + len(own)] == own)
         return ids[:first], ids[first + len(own) :]
 
@@ -88,14 +99,15 @@ class Plain:
     def space(self) -> str:
         """What stands between a text and one that goes on from it, which is tokenised apart: a space, or nothing where
         the tokenizer itself puts one in front of every text, as sentencepiece does."""
-        one, spaced, two = self.ids([PROBE, f" {PROBE}", f"{PROBE} {PROBE}"])
+        probe = self.probe
+        one, spaced, two = self.ids([probe, f" {probe}", f"{probe} {probe}"])
         return "" if one + one == two != one + spaced else " "
 
     def mark(self, text: str) -> list[int]:
         """Ids of a text of the configuration that ends another one: here a special token's name means that token."""
         if text in self.tokenizer.get_added_vocab():
             return [self.tokenizer.convert_tokens_to_ids(text)]
-        one, both = self.ids([PROBE, PROBE + text])
+        one, both = self.ids([self.probe, self.probe + text])
         return both[len(one) :] if both[: len(one)] == one != both else self.ids([text])[0]
 
     def cut(

@@ -77,7 +77,18 @@ def read_tokenizer(folder: Path) -> Any:
         if len(tokenizer) - len(tokenizer.all_special_ids) > 1:  # T5's empty one has a space
             return tokenizer
         reason = "there is none beside config.json"
+    reason = _pointer(folder) or reason
     raise ValueError(f"{folder} holds no tokenizer that can be read: save one there (save_pretrained). {reason}")
+
+
+def _pointer(folder: Path) -> str | None:
+    """What to do where a folder was cloned without its large files; None where all are there."""
+    begins = b"version https://git-lfs"
+    for file in sorted(each for each in folder.iterdir() if each.is_file()):
+        with file.open("rb") as opened:
+            if opened.read(len(begins)) == begins:
+                return f"{file.name} is a pointer of Git LFS and not the file itself: get it with git lfs pull"
+    return None
 
 
 def tell_no_begin(folder: Path, family: str, tokenizer: Any) -> None:
@@ -168,7 +179,7 @@ def _read(auto: Any, folder: Path, dtype: torch.dtype | str) -> nn.Module:
     try:
         model, report = auto.from_pretrained(folder, **how)
     except (SafetensorError, RuntimeError, UnpicklingError) as error:
-        raise ValueError(f"the language model in {folder} cannot be read: {error}") from error
+        raise ValueError(f"the language model in {folder} cannot be read: {_pointer(folder) or error}") from error
     for what in ("missing", "mismatched", "unexpected"):
         keys = sorted(str(key[0] if isinstance(key, tuple) else key) for key in report[f"{what}_keys"])
         keys = [key for key in keys if what != "unexpected" or not key.endswith(tuple(OLD_BUFFERS))]

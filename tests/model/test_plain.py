@@ -147,6 +147,18 @@ def test_llama_puts_the_space_itself():
     assert MADE["llama"].space == "" and MADE["opt"].space == MADE["mini opt"].space == " "
 
 
+@pytest.mark.parametrize("unknown", [{}, {"unk_token": "<unk>"}])
+def test_what_stands_around_a_text_is_found_without_the_letter_a(unknown):
+    """A tokenizer without an unknown token drops letters that it has no token for."""
+    names, pieces = ["<s>", "</s>", "<unk>"], ["e", "r", "d", *"<s>/"]
+    vocabulary = {word: id_ for id_, word in enumerate([*names, *pieces])}
+    tokenizer = Tokenizer(models.BPE(vocabulary, [], **unknown))
+    marks = [(name, vocabulary[name]) for name in names]
+    tokenizer.post_processor = processors.TemplateProcessing("<s> $A </s>", special_tokens=marks)
+    plain = Plain(PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", **unknown))
+    assert (plain.begin, plain.close) == ([0], [1])
+
+
 def test_the_end_mark_of_a_configuration():
     opt, sentencepiece = MADE["opt"], MADE["llama"]
     assert opt.mark("\n") == old(opt, "\n") and opt.mark("</s>") == [opt.tokenizer.eos_token_id]

@@ -45,6 +45,9 @@ def test_a_cut_file_and_one_with_more_are_said(folder):
     (place / "model.safetensors").write_bytes((place / "model.safetensors").read_bytes()[:-20])
     with pytest.raises(ValueError, match="cannot be read"):
         LanguageModel(str(place), dtype="float32").load()
+    (place / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n")
+    with pytest.raises(ValueError, match=r"cannot be read: model\.safetensors is a pointer of Git LFS"):
+        LanguageModel(str(place), dtype="float32").load()
 
 
 def test_generation_is_as_it_is_asked_for_whatever_the_folder_says(folder):

@@ -86,3 +86,10 @@ def test_families_without_a_begin_token_are_not_told_of_it(family, tmp_path):
 def test_a_language_model_tells_of_a_missing_begin_token(tmp_path):
     with pytest.warns(UserWarning, match="no text starts with the begin token <s>, which llama models are mostly"):
         LanguageModel(str(written(tmp_path, "llama", None))).load_tokenizer()
+
+
+def test_a_pointer_of_git_lfs_is_named(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    (tmp_path / "tokenizer.model").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n")
+    with pytest.raises(ValueError, match=r"tokenizer\.model is a pointer of Git LFS and not .* git lfs pull"):
+        read_tokenizer(tmp_path)
