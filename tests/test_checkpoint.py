@@ -14,8 +14,8 @@ def test_a_run_that_does_not_note_how_its_images_looked_had_clips(tmp_path):
     """Whatever its encoder would be given today."""
     file = tmp_path / "last.ckpt"
     for old in ({}, {"settings": {"vision.name": "x"}}):
-        vision = carried(checkpoint({"name": "vit_small_patch14_dinov2", "std": [0.1] * 3}, **old), file).vision
+        vision = carried(checkpoint({"name": "vit_small_patch14_dinov2", "std": [0.1] * 3}, **old), file, ()).vision
         assert vision == {"name": "vit_small_patch14_dinov2"} | UNNOTED | {"std": [0.1] * 3}
     noted = checkpoint({"name": "x", "mean": None}, settings={"vision.mean": [0.5] * 3})
-    assert carried(noted, file).vision == {"name": "x", "mean": None}
-    assert carried({"config": ""}, file).settings == {}
+    assert carried(noted, file, ()).vision == {"name": "x", "mean": None}
+    assert carried({"config": ""}, file, ()).settings == {}
