@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lit_blip2.evaluation.items import FILE, Items, paired_interval, read_items
-from lit_blip2.evaluation.rules import SCORING, differing, of_metric, read_rules, told
+from lit_blip2.evaluation.rules import SCORING, differing, of_metric, read_random, read_rules, told
 
 HELP = """Compare the tests of two runs on the same questions, captions and images, pair by pair.
 
@@ -46,6 +46,9 @@ def main(arguments: list[str]) -> int:
     Console(width=None if sys.stdout.isatty() else 140).print(table)
     if shown := {name: each for metric in rows for name, each in of_metric(other, metric).items()}:
         print(f"A and B were made by other rules: {told(shown)}")
+    for name, items in (("A", first), ("B", second)):
+        if random := read_random(items.parent):
+            print(f"{name} is of RANDOM weights, for trials: {', '.join(random)}")
     return 0
 
 

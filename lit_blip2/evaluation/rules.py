@@ -50,11 +50,20 @@ def write_rules(
 
 def read_rules(folder: Path) -> Rules:
     """Those of the test in a folder. Of an older test, what it tells."""
-    file = folder / FILE
-    kept = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    kept = _kept(folder)
     if "answers" in kept or isinstance(kept.get("scoring"), dict):
         kept = _older(kept)
     return {"scoring": "official"} | {name: value for name, value in kept.items() if name in ALL}
+
+
+def read_random(folder: Path) -> list[str]:
+    """Which parts of the network had random weights in the test of a folder."""
+    return _kept(folder).get("random", [])
+
+
+def _kept(folder: Path) -> dict[str, Any]:
+    file = folder / FILE
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
 
 
 def _older(kept: Mapping[str, Any]) -> Rules:

@@ -69,6 +69,11 @@ def test_other_ways_to_look_for_answers_are_compared_and_said(tmp_path, capsys):
     assert main(both_by((rules[0], rules[0]), tmp_path / "same")) == 0 and "rules" not in capsys.readouterr().out
 
 
+def test_a_test_of_random_weights_is_named(tmp_path, capsys):
+    assert main(both_by(({}, {"random": ["language model opt"]}), tmp_path)) == 0
+    assert capsys.readouterr().out.endswith("\nB is of RANDOM weights, for trials: language model opt\n")
+
+
 @pytest.mark.parametrize(
     ("rules", "said"),
     [
