@@ -92,3 +92,8 @@ def own_copy(tmp_path):
 @pytest.fixture(scope="session")
 def stage1_run(fit, shared):
     return shared(fit("mini_stage1"))
+
+
+@pytest.fixture(scope="session")
+def stage2_run(fit, shared, stage1_run):
+    return shared(fit("mini_opt", f"--model.init_from={stage1_run}"))

@@ -14,11 +14,6 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 STILL = ["--model.optimization.lr=1e-12", "--model.optimization.min_lr=0", "--trainer.max_steps=2"]
 
 
-@pytest.fixture(scope="session")
-def stage2_run(fit, shared, stage1_run):
-    return shared(fit("mini_opt", f"--model.init_from={stage1_run}"))
-
-
 def losses(run) -> list[float]:
     """loss/lm, or loss/total, of each validation."""
     lines = [json.loads(line) for line in (run / "validation.jsonl").read_text().splitlines()]
