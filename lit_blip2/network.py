@@ -25,6 +25,8 @@ from lit_blip2.trust import NotAllowedError, check_fetches_nothing, importing_on
 # The annotations of `net` in this package's own modules, so that `params` and `ask` need not import Lightning.
 OWN = {"lit_blip2.lit.LitStage1": Stage1, "lit_blip2.lit.LitStage2": Stage2, "lit_blip2.lit.LitJoint": Joint}
 
+ENCODER = "image encoder "  # what a random part is called, before its name
+
 
 def network_class(experiment: Experiment) -> type[nn.Module]:
     """Which class the network of an experiment is: the one that its LightningModule has as the annotation of `net`.
@@ -94,9 +96,9 @@ def sketch(experiment: Experiment) -> nn.Module:
 
 def random_parts(net: nn.Module) -> list[str]:
     """Frozen parts of a network whose weights are random, in words; a trained one has become something else."""
-    kinds = {"image encoder": VisionEncoder, "language model": LanguageModel}
+    kinds = {ENCODER: VisionEncoder, "language model ": LanguageModel}
     parts = [(kind, part) for kind, of in kinds.items() for part in net.modules() if isinstance(part, of)]
-    return [f"{kind} {part.name}" for kind, part in parts if part.random and part.frozen]
+    return [f"{kind}{part.name}" for kind, part in parts if part.random and part.frozen]
 
 
 def kept_settings(checkpoint: Mapping[str, Any], file: Path, allow: Sequence[str]) -> dict[str, Any]:

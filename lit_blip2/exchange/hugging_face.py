@@ -64,7 +64,8 @@ def read(path: Path) -> ForeignModel:
     fate |= names.check_positions(state, POSITIONS, path)
     if unknown := sorted(state.keys() - fate.keys()):
         raise ValueError(f"{path} holds {unknown[0]} ({len(unknown)} such), which has no place here")
-    for part in _settings_beside(path).get("random", ()):
+    random = tuple(_settings_beside(path).get("random", ()))
+    for part in random:
         tell_random(part, f"as {path / SIDE_SETTINGS} says")
     kept = _kept_beside(path, rules)
     derived = dict.fromkeys(kept, SIDE_FILE)
@@ -79,7 +80,7 @@ def read(path: Path) -> ForeignModel:
         language = _language(
             config["text_config"], {key.removeprefix(LANGUAGE): own[key] for key in own.keys() - buffers.keys()}, path
         )
-    return ForeignModel(net, trained | kept, encoder, language, fate, derived)
+    return ForeignModel(net, trained | kept, encoder, language, fate, derived, random=random)
 
 
 def _class_of(config: Mapping[str, Any]) -> str:

@@ -88,9 +88,10 @@ def with_side(foreign: ForeignModel, path: Path) -> ForeignModel:
     side = content.get(SIDE, {}) if isinstance(content, dict) else {}
     looks = side.get("looks", {})
     Looks.of(UNNOTED | looks, str(path))
-    for part in side.get("random", ()):
+    random = tuple(side.get("random", ()))
+    for part in random:
         tell_random(part, f"as {path} says")
-    return foreign._replace(net=foreign.net | {"vision": foreign.net.get("vision", {}) | looks})
+    return foreign._replace(net=foreign.net | {"vision": foreign.net.get("vision", {}) | looks}, random=random)
 
 
 def _encoder_sizes(encoder: Mapping[str, Tensor]) -> dict[str, int]:

@@ -31,7 +31,7 @@ from lit_blip2.model.pretrained import build as build_language
 from lit_blip2.model.pretrained import read_tokenizer
 from lit_blip2.model.tokenizer import BertTokenizer
 from lit_blip2.model.vision import build as build_vision
-from lit_blip2.network import network_class, sketch
+from lit_blip2.network import ENCODER, network_class, sketch
 from lit_blip2.objectives.stage1 import NAMED, Stage1
 from lit_blip2.objectives.stage2 import Stage2
 from lit_blip2.paths import find
@@ -216,6 +216,9 @@ def write_weights(foreign: ForeignModel, folder: Path, tokenizer: Path | None) -
     folder.mkdir(parents=True)
     if foreign.encoder is not None:
         save_file(_contiguous(foreign.encoder), folder / "vision.safetensors")
+        for name in (part.removeprefix(ENCODER) for part in foreign.random if part.startswith(ENCODER)):
+            card = {"architecture": name, "random": True}
+            (folder / "config.json").write_text(json.dumps(card, indent=1), encoding="utf-8")
     reader = folder / ("bert" if foreign.language is None else "language")
     if tokenizer is not None:
         _copy_tokenizer(tokenizer, reader)
@@ -223,6 +226,8 @@ def write_weights(foreign: ForeignModel, folder: Path, tokenizer: Path | None) -
             _copy_tokenizer(tokenizer / QFORMER_TOKENIZER, folder / "bert")
     if foreign.language is not None:
         config, state = foreign.language
+        if any(not part.startswith(ENCODER) for part in foreign.random):
+            config = config | {"random": True}
         (reader / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
         _forget_words(reader / "tokenizer.json", config["vocab_size"])
         save_file(_contiguous(state), reader / "model.safetensors", metadata={"format": "pt"})

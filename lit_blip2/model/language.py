@@ -100,13 +100,13 @@ class LanguageModel(nn.Module):
         _check_weights(dtype, frozen, bits, lora)
         self.name, self.weights, self.dtype, self.end = name, weights, getattr(torch, dtype), end
         self.frozen, self.bits, self.lora = frozen, bits, lora
-        self.random = weights == RANDOM
         self.frozen_dropout, self.dense_act_fn = frozen_dropout, dense_act_fn
         card = published().get(name)
         if card is None:
             config = read_config(self._folder())
             card = language_card(build(config)) | {"config": config}
         self.config: dict[str, Any] = card["config"]
+        self.random = weights == RANDOM or self.config.get("random") is True  # as an import of an export of one says
         self.width: int = card["width"]
         self.num_parameters: int = card["parameters"]
         self.num_lora: int = 0 if lora is None else count_lora(build(self.config), lora)
@@ -144,6 +144,8 @@ class LanguageModel(nn.Module):
         from transformers import GenerationConfig
 
         folder = self._folder()
+        if self.random and self.weights != RANDOM:
+            tell_random(f"language model {self.name}", f"as {folder / 'config.json'} says")
         model = self._random() if self.weights == RANDOM else build(read_config(folder), folder, self.dtype)
         self.model = model.requires_grad_(not self.frozen)
         self.signature = signature(self.model.parameters())

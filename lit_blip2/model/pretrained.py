@@ -18,7 +18,7 @@ from lit_blip2.settings import is_plain
 NO_FUNCTION = re.compile(
     "drop|dtype|^_|architectures|version|use_cache|init|output_|return_|chunk_|label|gradient|quantization|problem_type"
     "|model_type|task|torchscript|vocab_size|hidden_size|width|num_.*layers|prefix|tie_"
-    "|ignore|pad_token|bos_token|dense_act_fn"
+    "|ignore|pad_token|bos_token|dense_act_fn|^random$"
 )
 OLD_BUFFERS = {
     ".rotary_emb.inv_freq": (1, "derived: frequencies that the configuration gives"),

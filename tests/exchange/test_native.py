@@ -33,6 +33,7 @@ from lit_blip2.commands.convert import main
 from lit_blip2.exchange.encoders import CLIP, EVA, kind_of
 from lit_blip2.inference import answer, load
 from lit_blip2.model.vision import VisionEncoder
+from lit_blip2.network import random_parts
 from tests.exchange.tiny import BERT, IMAGES, OPT, T5, VIT, encoder_file, load_stage1, randomise, same
 
 WORDS = len(AutoTokenizer.from_pretrained(OPT))
@@ -469,6 +470,9 @@ def test_a_random_part_is_told_of_wherever_it_goes(native, languages, tmp_path, 
         assert main("import", arguments) == 0
     said = {str(each.message).split(" has RANDOM weights (as ")[0] for each in told}
     assert said >= {"image encoder eva_giant_patch14_clip_224", f"language model {languages['opt']}"}
+    with pytest.warns(UserWarning, match="RANDOM") as told:
+        net = load(tmp_path / "again").net
+    assert len(random_parts(net)) == 2 and len({str(each.message) for each in told}) >= 2
 
 
 def test_an_encoder_for_timm_is_as_deep_as_its_card_says(native, languages, tmp_path):
