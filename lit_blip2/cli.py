@@ -14,7 +14,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lit_blip2.config import Experiment, read
 from lit_blip2.evaluation.rules import differing, folder_name, kept_rules, rules_of, told
-from lit_blip2.lit.callbacks import HParams, MetricsFile, Pictures, StopOnNonFinite
+from lit_blip2.lit.callbacks import HParams, MetricsFile, Pictures
 from lit_blip2.lit.module import LitBLIP2
 from lit_blip2.parser import HELP, TRAINER, SuiteParser, config_files
 from lit_blip2.runs import CONFIG, find_checkpoint, run_of
@@ -103,7 +103,7 @@ def build(cli: type[SuiteCLI], arguments: list[str] | None = None, run: bool = T
         seed_everything_default=0,
         parser_class=SuiteParser,
         parser_kwargs={command: {"description": HELP} for command in ("fit", *EVALUATIONS)},
-        trainer_defaults=TRAINER | {"callbacks": [MetricsFile(), StopOnNonFinite(), HParams(), Pictures()]},
+        trainer_defaults=TRAINER | {"callbacks": [MetricsFile(), HParams(), Pictures()]},
         args=arguments,
         run=run,
     )

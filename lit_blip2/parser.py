@@ -28,10 +28,11 @@ TRAINER = {
 # Each is added to an experiment that names none of its kind.
 CALLBACKS = [
     {"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": {"save_last": True, "save_top_k": 0}},
+    {"class_path": "lit_blip2.lit.callbacks.NonFinite"},
     {"class_path": "lightning.pytorch.callbacks.TQDMProgressBar", "init_args": {"refresh_rate": 20}},
 ]
-# Kinds of callbacks, by how their classes end, and the Trainer's argument that switches them off.
-SWITCHES = {"ModelCheckpoint": "enable_checkpointing", "ProgressBar": "enable_progress_bar"}
+# Kinds of callbacks, by how their classes end, and the Trainer's argument that switches them off, if there is one.
+SWITCHES = {"ModelCheckpoint": "enable_checkpointing", "ProgressBar": "enable_progress_bar", "NonFinite": None}
 HELP = (
     "An experiment is a YAML file: --config experiments/NAME.yaml. Any setting can be given behind it, such as "
     "--model.net.itm=null; --print_config prints all of them. A run lies in runs/NAME. It gets a checkpoint at its end "
@@ -96,7 +97,8 @@ def callbacks(trainer: Namespace) -> list[Namespace]:
     """An experiment's own callbacks, behind the CALLBACKS whose kind it does not name; none that is switched off."""
     own = trainer.callbacks or []
     own = own if isinstance(own, list) else [own]
-    named, off = {kind(each) for each in own}, {name for name, switch in SWITCHES.items() if trainer[switch] is False}
+    named = {kind(each) for each in own}
+    off = {name for name, switch in SWITCHES.items() if switch and trainer[switch] is False}
     shared = [each.clone() for each in default_callbacks() if kind(each) not in named]
     return [each for each in shared + own if kind(each) not in off]
 

@@ -132,19 +132,19 @@ def test_help_says_what_an_experiment_is(capsys):
 
 def test_a_callback_is_shared_unless_one_of_its_kind_is_named(tmp_path):
     ema = "--trainer.callbacks+={class_path: lit_blip2.lit.callbacks.ema.EMA}"
-    assert names(parsed(ema)) == ["ModelCheckpoint", "RichProgressBar", "EMA"]
-    assert names(parsed("--trainer.callbacks=null")) == ["ModelCheckpoint", "TQDMProgressBar"]
+    assert names(parsed(ema)) == ["ModelCheckpoint", "NonFinite", "RichProgressBar", "EMA"]
+    assert names(parsed("--trainer.callbacks=null")) == ["ModelCheckpoint", "NonFinite", "TQDMProgressBar"]
     assert names(parsed("--trainer.callbacks=LearningRateMonitor"))[-1] == "LearningRateMonitor"
     own = parsed("--trainer.callbacks=[{class_path: ModelCheckpoint, init_args: {save_top_k: 3}}]")
-    assert names(own) == ["TQDMProgressBar", "ModelCheckpoint"]
-    assert own.trainer.callbacks[1].init_args.save_top_k == 3 and own.trainer.callbacks[1].init_args.save_last is None
+    assert names(own) == ["NonFinite", "TQDMProgressBar", "ModelCheckpoint"]
+    assert own.trainer.callbacks[2].init_args.save_top_k == 3 and own.trainer.callbacks[2].init_args.save_last is None
 
 
 @pytest.mark.parametrize(
     ("switch", "left"),
     [
-        ("enable_checkpointing", ["RichProgressBar", "SceneScores"]),
-        ("enable_progress_bar", ["ModelCheckpoint", "SceneScores"]),
+        ("enable_checkpointing", ["NonFinite", "RichProgressBar", "SceneScores"]),
+        ("enable_progress_bar", ["ModelCheckpoint", "NonFinite", "SceneScores"]),
     ],
 )
 def test_a_callback_that_is_switched_off_is_left_out(switch, left):

@@ -27,6 +27,7 @@ from lit_blip2.lit.evaluators.intervals import write_intervals
 from lit_blip2.lit.evaluators.representation import Representation
 from lit_blip2.lit.evaluators.tally import Tally
 from lit_blip2.lit.evaluators.unfinished import predictions_made_of
+from lit_blip2.lit.finite import check_finite, gradient_norm
 from lit_blip2.lit.optim import AdamWCosine
 from lit_blip2.lit.progress import check_counts, check_place, check_whole, stand_at
 from lit_blip2.model.plain import naming
@@ -48,6 +49,7 @@ class LitBLIP2(L.LightningModule):
     allow_different: settings in which a checkpoint that is started from, or evaluated, may differ.
     averages: of what trains, in its place in checkpoints; set by the callback EMA.
     allow: what a checkpoint's configuration may name beside this run's own names; set by the command line.
+    latest: the training batch of the last forward as the host gave it, and its losses.
     resumed: training goes on from a checkpoint, which holds all that `start` would read; set by the command line.
     """
 
@@ -139,6 +141,8 @@ class LitBLIP2(L.LightningModule):
             with naming(names_of(batch)):
                 for each in self.evaluators if batch["task"] == "train" else self.looking(batch):
                     each.prepare(batch)
+            if batch["task"] == "train":
+                self.given = dict(batch)  # on the host, and without what a step adds
         except ValueError as error:
             if batch["task"] != "train":
                 raise
@@ -153,8 +157,8 @@ class LitBLIP2(L.LightningModule):
         check_place(self.trainer, batch, micro_batch)
         seed_dropout(batch["seed"], batch["step"], micro_batch, self.trainer.global_rank)
         losses = self.losses(batch)
-        self.last_batch = batch["step"], batch["image_id"]
-        self.log_dict({f"train/loss_{name}": loss.detach() for name, loss in losses.items()}, prog_bar=True)
+        self.latest = self.given, {name: loss.detach() for name, loss in losses.items()}
+        self.log_dict({f"train/loss_{name}": loss for name, loss in self.latest[1].items()}, prog_bar=True)
         if self.logs_this_step() and micro_batch + 1 == self.trainer.accumulate_grad_batches:
             self.watch(losses)
         return losses["total"]
@@ -268,8 +272,7 @@ class LitBLIP2(L.LightningModule):
         if self.logs_this_step():
             schedule = self.optimization  # of parameters that lr_scale does not name
             self.log("train/lr", schedule.lr * schedule.share(self.trainer.global_step, self.trainer.max_steps))
-            grads = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-            self.log("train/grad_norm", nn.utils.get_total_norm(grads))
+            self.log("train/grad_norm", gradient_norm(optimizer))
 
     def configure_optimizers(self) -> dict[str, Any]:
         optimizer, schedule = self.optimization(self, self.trainer.max_steps)
@@ -302,9 +305,11 @@ class LitBLIP2(L.LightningModule):
             rank_zero_info(f"{what}: {each}, as allow_different says")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what trains, the config, and the settings that shapes do not show."""
+        """Keep what trains, the config, and the settings that shapes do not show. Raises FloatingPointError where a
+        number is not finite."""
         checkpoint["state_dict"] = self.averages or trainable_state(self)
         checkpoint["config"], checkpoint["settings"] = self.config, self.settings()
+        check_finite(checkpoint)
         if getattr(data := self.trainer.datamodule, "pairs", None) is not None:
             checkpoint["rows"] = data.rows()
 

@@ -227,11 +227,6 @@ def test_resuming_with_other_sizes_names_the_keys(stage1_run, fit):
         fit("mini_stage1", "--model.net.qformer.num_queries=5", f"--ckpt_path={stage1_run}")
 
 
-def test_a_loss_that_is_not_finite_ends_the_run_and_names_the_batch(fit):
-    with pytest.raises(FloatingPointError, match=r"the loss is nan at step \d+, images \["):
-        fit("mini_stage1", "--model.optimization.lr=1e30", "--model.optimization.warmup_steps=0")
-
-
 def test_stale_features_are_refused(fit, tmp_path, world):
     import shutil
 

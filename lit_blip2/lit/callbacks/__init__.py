@@ -3,7 +3,7 @@
 from lit_blip2.lit.callbacks.ema import EMA
 from lit_blip2.lit.callbacks.hparams import HParams
 from lit_blip2.lit.callbacks.metrics_file import MetricsFile
-from lit_blip2.lit.callbacks.non_finite import StopOnNonFinite
+from lit_blip2.lit.callbacks.non_finite import NonFinite
 from lit_blip2.lit.callbacks.pictures import Pictures
 
-__all__ = ["EMA", "HParams", "MetricsFile", "Pictures", "StopOnNonFinite"]
+__all__ = ["EMA", "HParams", "MetricsFile", "NonFinite", "Pictures"]

@@ -1,44 +1,216 @@
-"""An early end where a loss is not finite."""
+"""What happens at a step whose loss or gradient is not finite: the run ends, or the step is left out.
 
-from typing import Any
+Legend: R ranks, V values of a step: the losses of each micro-batch, then the gradient norm.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from math import isfinite
+from pathlib import Path
+from typing import Any, Literal
 
 import lightning as L
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
+from torch.optim import Optimizer
+
+from lit_blip2.checkpoint import trainable_state
+from lit_blip2.distributed import gather, rank, world_size
+from lit_blip2.lit.finite import check_finite, gradient_norm, not_finite
+from lit_blip2.lit.kept_batch import FOLDER, keep
+
+STEPS_LATE = {"cpu": 0}  # how many steps later values are read, by kind of device; 1 on others
+MOST_KEPT = 3  # batches that a run keeps in files: steps that are left out may be many
+MOST_IN_A_ROW = 25  # steps left out one after the other: the next one ends the run
+SHOWN = 8  # rows that a message names
+GRADIENT = "the gradient norm"
 
 
-class StopOnNonFinite(L.Callback):
-    """Ends the run with an error that names step and batch when a loss is not finite.
+@dataclass
+class Step:
+    """The micro-batches of a step of this rank, as they came from the host, the names of its values [V], and how to
+    read these of all ranks, float32 [R, V]."""
 
-    On a CPU before the weights are touched. On a device the losses are looked at together, every
-    `log_every_n_steps` and before each checkpoint, because a look at every step would stall it. Weights that such a
-    loss has touched get into no checkpoint, not that of `save_on_exception` either.
+    batches: list[dict[str, Any]] = field(default_factory=list)
+    names: list[tuple[int, str]] = field(default_factory=list)  # micro-batch, objective
+    losses: list[Tensor] = field(default_factory=list)
+    read: Callable[[], Tensor] | None = None
+
+
+class NonFinite(L.Callback):
+    """Looks at each step's losses and gradient norm. A step where any of them is not finite is not taken: neither
+    weights nor the optimiser's state change, on no rank. Then the run ends, or goes on without the step.
+
+    Losses and gradient norm come from the device in one read a step, one step late, so that the device never waits for
+    the host; on a CPU at once. In the run's folder, `not_finite/` keeps the step's batch for `python -m lit_blip2
+    replay FILE`. No checkpoint is written after a step that ends the run.
+
+    With 16-mixed, gradients that overflow are the business of Lightning's loss scaling, which leaves such steps out
+    itself: losses alone are looked at.
+
+    Args:
+        then: stop: the run ends with a FloatingPointError that names step, objective and rows. skip: the run goes on;
+            train/skipped_steps counts such steps. 25 of them in a row end the run too.
     """
 
-    def __init__(self) -> None:
-        self.seen: list[tuple[int, Tensor, Tensor]] = []
+    def __init__(self, then: Literal["stop", "skip"] = "stop"):
+        if then not in ("stop", "skip"):
+            raise ValueError(f"then={then!r} must be stop or skip")
+        self.then, self.skipped, self.in_a_row, self.kept = then, 0, 0, 0
+        self.under_way, self.pending = Step(), []
+        self.ended_by = ""
+        self.folder: Path | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Called first of all when a checkpoint is written. Raises FloatingPointError where none may be."""
+        self._look(0)
+        return {"skipped": self.skipped, "in_a_row": self.in_a_row} if self.skipped else {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.skipped, self.in_a_row = state["skipped"], state["in_a_row"]
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.under_way, self.pending, self.ended_by = Step(), [], ""
+        self.module, log_dir = pl_module, trainer.log_dir  # log_dir asks all ranks
+        self.folder = log_dir and Path(log_dir, FOLDER)
 
     def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor) -> None:
-        step, image_ids_B = pl_module.last_batch
-        self.seen.append((step, loss.detach(), image_ids_B))
-        if loss.device.type == "cpu" or len(self.seen) >= trainer.log_every_n_steps:
-            self._look()
+        batch, losses = pl_module.latest
+        own, place = self.under_way, len(self.under_way.batches)
+        own.batches.append(batch)
+        own.names += [(place, name) for name in losses]
+        own.losses += losses.values()
 
-    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        self._look()
+    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer) -> None:
+        step, self.under_way = self.under_way, Step()
+        scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
+        values = step.losses if scaled else [*step.losses, gradient_norm(optimizer)]
+        values_RV = gather(torch.stack([each.float().to(values[0].device) for each in values])[None])
+        if not scaled:  # torch's fused optimisers leave a step out by themselves where this is 1
+            optimizer.found_inf = (~values_RV.isfinite()).any().float()
+        step.losses, step.read = [], on_its_way(values_RV)
+        self.pending.append(step)
+        self._look(STEPS_LATE.get(values_RV.device.type, 1))
+        if self.then == "skip" and pl_module.logs_this_step():
+            self._log(pl_module)
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._look(0)
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.then == "skip" and trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+            self._log(pl_module)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._look(0)
+        if self.then == "skip":
+            self._log(pl_module)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._look()
+        """Raises FloatingPointError where the last step left weights that are not finite: a run may have no
+        checkpoint to be written."""
+        check_finite({"global_step": trainer.global_step, "state_dict": trainable_state(pl_module)})
 
-    def _look(self) -> None:
-        seen, self.seen = self.seen, []
-        if not seen:
-            return
-        finite = torch.stack([loss for _, loss, _ in seen]).isfinite().tolist()
-        if not all(finite):
-            step, loss, image_ids_B = bad = seen[finite.index(False)]
-            self.seen = [bad] if loss.device.type != "cpu" else []
-            raise FloatingPointError(
-                f"the loss is {loss.item()} at step {step}, images {image_ids_B.tolist()[:8]}...: lower the learning "
-                "rate, lengthen the warm-up, or train in bf16-mixed or 32-true instead of 16-mixed"
-            )
+    def _log(self, pl_module: L.LightningModule) -> None:
+        pl_module.log("train/skipped_steps", float(self.skipped))
+
+    def _look(self, late: int) -> None:
+        """Read the values of all steps but the last `late` ones. Raises FloatingPointError where the run ends."""
+        if self.ended_by:
+            raise FloatingPointError(self.ended_by)
+        while len(self.pending) > late:
+            step = self.pending.pop(0)
+            values = step.read().tolist()
+            if all(isfinite(each) for of_rank in values for each in of_rank):
+                self.in_a_row = 0
+                continue
+            self.skipped, self.in_a_row = self.skipped + 1, self.in_a_row + 1
+            told = self._told(step, values)
+            if self.then == "stop" or self.in_a_row > MOST_IN_A_ROW:
+                self.ended_by = f"{told}. {WAY_OUT}"
+                raise FloatingPointError(self.ended_by)
+            rank_zero_warn(f"{told}: the step is left out, {self.skipped} so far")
+
+    def _told(self, step: Step, values: list[list[float]]) -> str:
+        """What is wrong with a step, in a sentence; its batch is kept in a file."""
+        batch, odd = step.batches[0], _odd(step, values)
+        own = sorted({place for of, place, _, _ in odd if of == rank() and place is not None})
+        batches = [step.batches[place] for place in own] or step.batches
+        first = f"step {batch['step']}: {_first(odd)}; {blamed(self.module, batches)}"
+        everywhere = all(place is None for _, place, _, _ in odd)
+        if self.folder is None or self.kept >= MOST_KEPT or not (own or everywhere):
+            return first
+        self.kept += 1
+        file = self.folder / (f"step_{batch['step']}" + (f"_rank_{rank()}" if world_size() > 1 else "") + ".pt")
+        found = [dict(zip(("rank", "micro_batch", "name", "value"), each)) for each in odd]
+        keep(file, {"step": batch["step"], "rank": rank(), "ranks": world_size(), "found": found, "batches": batches})
+        return f"{first}; `python -m lit_blip2 replay {file}` shows where it arises"
+
+
+WAY_OUT = (
+    "Lower the learning rate, lengthen the warm-up, train in bf16-mixed or 32-true instead of 16-mixed, or leave such "
+    "steps out by --trainer.callbacks+='{class_path: lit_blip2.lit.callbacks.NonFinite, init_args: {then: skip}}'"
+)
+
+
+def on_its_way(values: Tensor) -> Callable[[], Tensor]:
+    """Begin to bring values to the host; what is returned waits until they are there and gives them."""
+    if values.device.type != "cuda":
+        return values.cpu
+    host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+    host.copy_(values, non_blocking=True)
+    arrived = torch.cuda.Event()
+    arrived.record()
+    return lambda: arrived.synchronize() or host
+
+
+def _odd(step: Step, values: list[list[float]]) -> list[tuple[int, int | None, str, float]]:
+    """(rank, micro-batch, objective, value) of what is not finite, in the order in which it is made; the sum of the
+    losses and the gradient norm only where no loss is to blame."""
+    names = [*step.names, (None, GRADIENT)]  # without the last where gradients are scaled
+    odd = [
+        (number, place, name, value)
+        for number, of_rank in enumerate(values)
+        for (place, name), value in zip(names, of_rank)
+        if not isfinite(value)
+    ]
+    odd.sort(key=lambda each: len(step.batches) if each[1] is None else each[1])
+    own = [each for each in odd if each[2] not in ("total", GRADIENT)]
+    return own or [each for each in odd if each[2] == "total"] or odd
+
+
+def _first(odd: list[tuple[int, int | None, str, float]]) -> str:
+    """Which of them went first, and which else."""
+    number, _, name, value = odd[0]
+    if name == GRADIENT:
+        return f"{GRADIENT} is {value}, and no loss is"
+    of = f"rank {number}'s loss" if world_size() > 1 else "the loss"
+    others = list(dict.fromkeys(other for _, _, other, _ in odd if other != name))
+    return f"{of} {name} is {value}" + (f", then {', '.join(others)}" if others else "")
+
+
+def blamed(module: L.LightningModule, batches: list[dict[str, Any]]) -> str:
+    """Whose fault it is, as far as weights and batches show it: a row is named for what it holds itself, or else with
+    all the others."""
+    if odd := not_finite(trainable_state(module)):
+        return f"the weights held such numbers already ({odd[0]}), so no image is to blame"
+    rows = [(int(row), int(image)) for each in batches for row, image in zip(each["row"], each["image_id"])]
+    bad = [pair for each in batches for pair in faulty_rows(each)]
+    if bad:
+        return f"numbers that are not finite come with {_named(bad)}"
+    return f"weights and inputs are finite; the batch is {_named(rows)}"
+
+
+def faulty_rows(batch: dict[str, Any]) -> list[tuple[int, int]]:
+    """(row, image id) of a batch's rows whose own inputs hold nan or inf."""
+    rows, images = batch["row"].tolist(), batch["image_id"].tolist()
+    inputs = [each for each in batch.values() if isinstance(each, Tensor) and each.shape[:1] == batch["row"].shape]
+    is_bad = [any(not each[place].isfinite().all() for each in inputs) for place in range(len(rows))]
+    return [pair for pair, bad in zip(zip(rows, images), is_bad) if bad]
+
+
+def _named(pairs: list[tuple[int, int]]) -> str:
+    more = f" and {len(pairs) - SHOWN} more" if len(pairs) > SHOWN else ""
+    return ", ".join(f"row {row} (image {image})" for row, image in pairs[:SHOWN]) + more

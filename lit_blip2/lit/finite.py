@@ -1,0 +1,46 @@
+"""No number that is not finite gets into a checkpoint: what is looked at, and how."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+
+def gradient_norm(optimizer: Optimizer) -> Tensor:
+    """The norm of all gradients that an optimiser is about to use: a scalar on their device, nan or inf where any is
+    not finite."""
+    grads = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    return nn.utils.get_total_norm(grads)
+
+
+def not_finite(named: Mapping[str, Tensor]) -> list[str]:
+    """Names of the tensors that hold nan or inf. Waits for the device once; a second time only where some do."""
+    floats = {name: each for name, each in named.items() if each.is_floating_point() and each.numel()}
+    if not floats or nn.utils.get_total_norm(list(floats.values()), torch.inf).isfinite():
+        return []
+    return [name for name, each in floats.items() if not each.isfinite().all()]
+
+
+def check_finite(checkpoint: Mapping[str, Any]) -> None:
+    """Raises FloatingPointError, which names the first tensors, for a checkpoint with a number that is not finite among
+    its weights, their averages, or the state of its optimiser."""
+    parts = {name: checkpoint.get(name) for name in ("state_dict", "optimizer_states")}
+    parts["EMA"] = checkpoint.get("callbacks", {}).get("EMA")  # others keep an infinite best value at first
+    if odd := not_finite(_tensors(parts, "")):
+        shown = ", ".join(odd[:3]) + (f" and {len(odd) - 3} more" if len(odd) > 3 else "")
+        raise FloatingPointError(
+            f"step {checkpoint['global_step']} left numbers that are not finite in {shown}: no checkpoint is written "
+            "of them, and the one before stays. Lower the learning rate, or lengthen the warm-up"
+        )
+
+
+def _tensors(contents: Any, place: str) -> dict[str, Tensor]:
+    """The tensors in nested containers, by their places."""
+    if isinstance(contents, Tensor):
+        return {place: contents}
+    if isinstance(contents, list | tuple):
+        contents = dict(enumerate(contents))
+    below = contents.items() if isinstance(contents, Mapping) else ()
+    return {name: each for key, value in below for name, each in _tensors(value, f"{place}.{key}".lstrip(".")).items()}

@@ -1,0 +1,160 @@
+"""Steps that are not finite: what is told, what is kept, and that nothing of them gets into a checkpoint."""
+
+import json
+import re
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback
+
+from lit_blip2.checkpoint import read_checkpoint
+from lit_blip2.data.batches.training import TrainPairs
+from lit_blip2.lit.callbacks import non_finite
+from lit_blip2.lit.finite import check_finite, not_finite
+from lit_blip2.lit.kept_batch import keep, read_kept
+from lit_blip2.lit.stage1 import LitStage1
+from lit_blip2.model.target_text import to_decoder
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+PLAIN = ["--model.net.itg=null", "--data.binding_val=null"]
+SKIP = "--trainer.callbacks+={class_path: lit_blip2.lit.callbacks.NonFinite, init_args: {then: skip}}"
+
+
+@pytest.fixture
+def spoilt(monkeypatch):
+    """Make the features of one row of a step nan."""
+
+    def spoil(step: int, row: int):
+        before = TrainPairs.__getitems__
+
+        def batch_of(self, keys):
+            batch = before(self, keys)
+            for place, key in enumerate(keys):
+                if key[:2] == (step, row):
+                    batch["features"][place, 0, 0] = torch.nan
+            return batch
+
+        monkeypatch.setattr(TrainPairs, "__getitems__", batch_of)
+
+    return spoil
+
+
+class NoRows(Callback):
+    """The loss of one objective is not finite, or its gradient, whatever the batch."""
+
+    def __init__(self, step: int, what: str):
+        self.step, self.what = step, what
+
+    def on_train_batch_start(self, trainer, module, batch, _):
+        net, (step, what) = module.net, (self.step, self.what)
+        if batch["step"] == step and not hasattr(module, "spoilt"):
+            module.spoilt, before = True, module.losses
+
+            def losses(batch):
+                found = before(batch)
+                if batch["step"] == step and what == "gradient":
+                    found["total"] = found["total"] + (net.qformer.query_tokens * 0).abs().sqrt().sum()
+                elif batch["step"] == step:
+                    found[what] = found[what] * torch.inf
+                    found["total"] = found["total"] + found[what]
+                return found
+
+            module.losses = losses
+
+
+def spoil_step(step: int, what: str) -> str:
+    where = "tests.lit.callbacks.test_non_finite.NoRows"
+    return f"--trainer.callbacks+={{class_path: {where}, init_args: {{step: {step}, what: {what}}}}}"
+
+
+def test_a_row_that_is_not_finite_is_named_and_no_other(fit, spoilt, tmp_path):
+    spoilt(3, 5)
+    with pytest.raises(FloatingPointError, match=r"^step 3: the loss itc is nan, then itm; .*with row 5 ") as error:
+        fit("mini_stage1", *PLAIN, runs=tmp_path)
+    assert str(error.value).count("(image ") == 1 and "\n" not in str(error.value)
+    checkpoint = read_checkpoint(tmp_path / "mini_stage1/version_0")
+    assert checkpoint["global_step"] == 2 and not not_finite(checkpoint["state_dict"])
+    kept = read_kept(tmp_path / "mini_stage1/version_0/not_finite/step_3.pt")
+    (batch,) = kept["batches"]
+    assert kept["step"] == 3 and len(batch["caption"]) == len(batch["text"]) == len(batch["image_id"]) == 8
+    assert non_finite.faulty_rows(batch) == [(5, batch["image_id"][5].item())]
+
+
+def test_the_objective_that_went_first_is_named_where_no_row_is_to_blame(fit, tmp_path):
+    told = r"^step 1: the loss itm is inf; weights and inputs are finite; the batch is row 0 \(image \d+\), .*row 7"
+    with pytest.raises(FloatingPointError, match=told):
+        fit("mini_stage1", *PLAIN, spoil_step(1, "itm"), runs=tmp_path)
+    assert (tmp_path / "mini_stage1/version_0/not_finite/step_1.pt").is_file()
+
+
+@pytest.mark.parametrize("late", [0, 1])
+def test_a_gradient_that_is_not_finite_touches_no_weight(fit, tmp_path, monkeypatch, late):
+    monkeypatch.setitem(non_finite.STEPS_LATE, "cpu", late)
+    with pytest.raises(FloatingPointError, match=r"^step 3: the gradient norm is nan, and no loss is; weights and"):
+        fit("mini_stage1", *PLAIN, spoil_step(3, "gradient"), runs=tmp_path)
+    assert read_checkpoint(tmp_path / "mini_stage1/version_0")["global_step"] == 2
+
+
+def test_weights_that_the_last_step_broke_get_into_no_checkpoint(fit, tmp_path):
+    """The rate makes numbers beyond float32 of finite gradients."""
+    with pytest.raises(FloatingPointError, match=r"step 1 left numbers that are not finite in .*net\."):
+        fit(
+            "mini_stage1", *PLAIN, "--model.optimization.lr=1e38", "--model.optimization.weight_decay=10",
+            "--model.optimization.warmup_steps=0", "--trainer.max_steps=1", "--trainer.limit_val_batches=0",
+            runs=tmp_path,
+        )  # fmt: skip
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
+def test_steps_that_are_left_out_are_counted_and_change_nothing(fit, tmp_path):
+    run = fit("mini_stage1", *PLAIN, SKIP, spoil_step(2, "itm"), runs=tmp_path)
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["train/skipped_steps"] == 1
+    before, after = (torch.load(next(run.rglob(f"*step={step}.ckpt")), weights_only=True) for step in (2, 4))
+    states = (each["optimizer_states"][0]["state"] for each in (before, after))
+    assert [{int(one["step"]) for one in state.values()} for state in states] == [{2}, {3}]
+    assert after["callbacks"]["NonFinite"] == {"skipped": 1, "in_a_row": 0}
+
+
+def test_a_run_that_left_a_step_out_resumes_bit_by_bit(fit, tmp_path):
+    told = [*PLAIN, SKIP, spoil_step(1, "gradient")]
+    whole = fit("mini_stage1", *told, runs=tmp_path / "whole")
+    middle = next(whole.rglob("*step=2.ckpt"))
+    resumed = fit("mini_stage1", *told, f"--ckpt_path={middle}", runs=tmp_path / "resumed")
+    one, two = (read_checkpoint(run) for run in (whole, resumed))
+    assert all(torch.equal(value, two["state_dict"][name]) for name, value in one["state_dict"].items())
+    assert one["callbacks"]["NonFinite"] == two["callbacks"]["NonFinite"] == {"skipped": 1, "in_a_row": 0}
+    assert json.loads((resumed / "metrics.json").read_text())["train/skipped_steps"] == 1
+
+
+def test_a_run_that_leaves_every_step_out_ends(fit, monkeypatch, tmp_path):
+    monkeypatch.setattr(non_finite, "MOST_IN_A_ROW", 2)
+    before = LitStage1.losses
+    monkeypatch.setattr(LitStage1, "losses", lambda *given: {k: v * torch.nan for k, v in before(*given).items()})
+    with pytest.raises(FloatingPointError, match=r"^step 2: the loss itc is nan"):
+        fit("mini_stage1", *PLAIN, SKIP, runs=tmp_path)
+
+
+def test_of_gathered_micro_batches_the_bad_one_is_kept(fit, spoilt, tmp_path):
+    spoilt(1, 6)
+    with pytest.raises(FloatingPointError, match=r"^step 1: .* come with row 6 "):
+        fit("mini_stage1", *PLAIN, "--trainer.accumulate_grad_batches=2", runs=tmp_path)
+    (batch,) = read_kept(tmp_path / "mini_stage1/version_0/not_finite/step_1.pt")["batches"]
+    assert batch["row"].tolist() == [4, 5, 6, 7] and batch["micro_batch"] == [1, 2]
+
+
+def test_the_state_of_an_optimiser_is_looked_at_too():
+    state = {0: {"step": torch.tensor(3.0), "exp_avg": torch.tensor([1.0, torch.nan])}}
+    checkpoint = {"global_step": 3, "state_dict": {"a": torch.ones(2)}, "optimizer_states": [{"state": state}]}
+    with pytest.raises(FloatingPointError, match=re.escape("optimizer_states.0.state.0.exp_avg")):
+        check_finite(checkpoint)
+
+
+def test_a_batch_comes_back_as_it_was_and_no_class_of_anybody_is_kept(tmp_path):
+    target = to_decoder([[1, 2], [3]], [[4], [5, 6]])
+    batch = {"target": target, "prompts": None, "question": ["who ?", "what ?"], "micro_batch": (0, 1), "odd": object()}
+    keep(tmp_path / "step_1.pt", {"step": 1, "batches": [batch]})
+    (found,) = read_kept(tmp_path / "step_1.pt")["batches"]
+    assert found.keys() == batch.keys() - {"odd"} and found["question"] == batch["question"]
+    assert torch.equal(found["target"].inputs.ids_L, target.inputs.ids_L)
+    assert found["target"].inputs.max_length == 3 and found["target"].decoder_inputs is None
