@@ -107,7 +107,7 @@ def test_stage_1_must_have_seen_as_many_blocks(fit, stage1_run):
     """All of three blocks, as an imported encoder has them, are the first three of four."""
     start, all_blocks = f"--model.init_from={stage1_run}", "--model.net.vision.drop_last_blocks=0"
     with pytest.raises(ValueError, match=r"vision\.blocks 3, here 4"):
-        fit("mini_opt", start, all_blocks)
+        fit("mini_opt", start, all_blocks, "--data.features=null")
     sizes = "{img_size: 64, patch_size: 2, embed_dim: 128, num_heads: 4, depth: 3}"
     fit("mini_opt", start, all_blocks, f"--model.net.vision.model_args={sizes}", "--data.features=null")
 
