@@ -83,6 +83,7 @@ def carried(checkpoint: Mapping, file: Path, allow: Sequence[str]) -> Experiment
     for where that is now. One that does not note how its images looked had CLIP's. allow: what its class names may be
     beside this package's own, see trust.py. Raises ValueError."""
     experiment = from_text(checkpoint.get("config"), str(file))
+    allow = [allow] if isinstance(allow, str) else allow
     experiment = replace(experiment, settings=at_home(experiment.settings, file), allow=tuple(allow))
     noted = any(name.endswith("vision.mean") for name in checkpoint.get("settings", ()))
     if (vision := experiment.vision) and not noted:

@@ -84,6 +84,8 @@ def from_text(text: str | None, source: str) -> Experiment:
 
     Raises ValueError for what is not YAML.
     """
+    if not isinstance(text, str | None):
+        raise ValueError(f"{source} holds a {type(text).__name__} in the place of its configuration, a text of YAML")
     try:
         settings = yaml.safe_load(text or "")
     except yaml.YAMLError as error:
@@ -163,4 +165,5 @@ def flat(settings: dict[str, Any], place: str) -> dict[str, Any]:
 
 def class_path(settings: Any) -> str:
     """The name of a class that stands beside its arguments; empty where none does."""
-    return (settings.get("class_path") or "") if isinstance(settings, dict) else ""
+    name = settings.get("class_path") if isinstance(settings, dict) else None
+    return name if isinstance(name, str) else ""

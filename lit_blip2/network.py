@@ -67,9 +67,9 @@ def build_net(experiment: Experiment) -> nn.Module:
     parser.add_argument("--net", type=network_class(experiment))
     try:
         with importing_only(experiment.allow, experiment.source):
-            check_fetches_nothing(parts, experiment.allow, experiment.source)
+            _check_fetches_nothing(experiment, parts)
             given = parser.parse_object({"net": parts})
-            check_fetches_nothing(given.as_dict(), experiment.allow, experiment.source)  # also what stood in a text
+            _check_fetches_nothing(experiment, given.as_dict())  # also what stood in a text
             return parser.instantiate(given).net
     except NotAllowedError:
         raise
@@ -77,6 +77,13 @@ def build_net(experiment: Experiment) -> nn.Module:
         raise ValueError(
             f"{experiment.source}: the settings of the network do not fit: {reason(str(error))}"
         ) from error
+
+
+def _check_fetches_nothing(experiment: Experiment, settings: Any) -> None:
+    """Raises NotAllowedError where the settings of an experiment from elsewhere would have anything fetched."""
+    if experiment.allow is not None:
+        way_out = "name it in a YAML of your own, and give the checkpoint by --ckpt_path"
+        check_fetches_nothing(settings, experiment.source, way_out)
 
 
 class NoDraws(TorchFunctionMode):

@@ -118,18 +118,15 @@ def _below(name: str, allowed: Sequence[str]) -> bool:
     return any(f"{name}.".startswith(f"{each}.") for each in allowed)
 
 
-def check_fetches_nothing(settings: Any, allow: Sequence[str] | None, source: str) -> None:
-    """Raises NotAllowedError where settings of a file from elsewhere would have weights or settings fetched."""
-    if allow is None:
-        return
+def check_fetches_nothing(settings: Any, source: str, way_out: str) -> None:
+    """Raises NotAllowedError where settings would have weights, or a network's settings, fetched by timm or by the
+    parser. source, way_out: for the message."""
     for path, value in _leaves(settings):
         below = path[path.index("model_args") :] if "model_args" in path else ()
         asked = value and any(str(key).startswith(FETCHING) for key in below)
         if asked or (isinstance(value, str) and FETCHED.match(value)):
-            raise NotAllowedError(
-                f"{source} asks for {'.'.join(map(str, path))}={value!r}, and nothing is fetched because a checkpoint "
-                "says so: name it in a YAML of your own, and give the checkpoint by --ckpt_path"
-            )
+            place = ".".join(map(str, path))
+            raise NotAllowedError(f"{source} asks for {place}={value!r}, and nothing is fetched for it: {way_out}")
 
 
 def _leaves(settings: Any, path: tuple = ()) -> Iterator[tuple[tuple, Any]]:

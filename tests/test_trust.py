@@ -172,6 +172,23 @@ def test_a_yaml_of_the_users_own_may_name_anything(elsewhere):
     assert isinstance(sketch(read(elsewhere / "mine.yaml")).bridge, LinearBridge)
 
 
+@pytest.mark.parametrize("config", [{"a": 1}, 3, torch.zeros(2)])
+def test_a_configuration_that_is_no_text_is_refused(config):
+    with pytest.raises(ValueError, match=r"x\.ckpt holds a \w+ in the place of its configuration"):
+        carried({"config": config}, Path("x.ckpt"), ())
+
+
+@pytest.mark.parametrize("name", [["hostile.Lit"], {"a": "hostile.Lit"}, 3])
+def test_a_class_path_that_is_no_name_is_none(name):
+    with pytest.raises(ValueError, match=r"no model\.class_path"):
+        sketch(of_checkpoint(settings() | {"model": settings()["model"] | {"class_path": name}}))
+
+
+def test_one_name_may_be_given_alone(elsewhere):
+    experiment = carried({"config": yaml.safe_dump(settings(bridge="hostile.Bridge"))}, Path("x.ckpt"), "hostile")
+    assert isinstance(sketch(experiment).bridge, LinearBridge)
+
+
 def test_the_parser_imports_freely_again_afterwards(elsewhere):
     refused(settings(bridge="hostile.Bridge"))
     test_a_yaml_of_the_users_own_may_name_anything(elsewhere)
@@ -228,8 +245,17 @@ def test_allow_is_taken_out_of_a_command_line():
 @pytest.mark.parametrize("config", [{"attn_implementation": "somebody/kernel"}, {"_attn_implementation": "a/b:c"}])
 def test_a_language_models_folder_names_no_code(config):
     for given in (LANGUAGE | config, LANGUAGE | {"text_config": config}):
-        with pytest.raises(ValueError, match=r"config\.json has .*fetch from a hub"):
+        with pytest.raises(ValueError, match="asks for .*_implementation='.*fetch and run"):
             build(given)
+
+
+@pytest.mark.parametrize(
+    "vision", [{"architecture": "hf-hub:somebody/encoder"}, {"model_args": {"checkpoint_path": "x.pth"}}]
+)
+def test_a_language_models_folder_has_no_encoder_fetched(vision):
+    """Some of transformers' language models look at images, through timm."""
+    with pytest.raises(ValueError, match="asks for vision_config.*nothing is fetched"):
+        build({"model_type": "gemma3n", "vision_config": {"model_type": "gemma3n_vision"} | vision})
 
 
 def test_code_beside_a_language_model_is_not_asked_for(tmp_path, monkeypatch):

@@ -12,6 +12,7 @@ from torch import nn
 
 from lit_blip2.model.random_weights import same_each_time
 from lit_blip2.settings import is_plain
+from lit_blip2.trust import check_fetches_nothing
 
 # What transformers makes by itself and old files hold: how its name ends, its dimensions, what an import says of it.
 # Fields of a configuration that say how a model is trained, held or answered, or that weights show.
@@ -131,12 +132,13 @@ def build(
 
 
 def check_runs_nothing(config: dict) -> None:
-    """Raises ValueError for fields by which transformers would fetch code from a hub and run it."""
+    """Raises ValueError for fields by which transformers would fetch code or weights from a hub."""
+    told = "the configuration of a language model"
+    check_fetches_nothing({name: value for name, value in config.items() if str(name)[0] != "_"}, told, "take it out")
     for name, value in config.items():
         if str(name).endswith("_implementation") and "/" in str(value):
             raise ValueError(
-                f"a language model's config.json has {name}={value!r}, which transformers would fetch from a hub and "
-                "run: take it out"
+                f"{told} asks for {name}={value!r}, code that transformers would fetch and run: take it out"
             )
         if isinstance(value, dict):
             check_runs_nothing(value)
