@@ -245,7 +245,7 @@ def test_allow_is_taken_out_of_a_command_line():
 @pytest.mark.parametrize("config", [{"attn_implementation": "somebody/kernel"}, {"_attn_implementation": "a/b:c"}])
 def test_a_language_models_folder_names_no_code(config):
     for given in (LANGUAGE | config, LANGUAGE | {"text_config": config}):
-        with pytest.raises(ValueError, match="asks for .*_implementation='.*fetch and run"):
+        with pytest.raises(ValueError, match=r"asks for .*_implementation='.*fetch and run"):
             build(given)
 
 
@@ -254,7 +254,7 @@ def test_a_language_models_folder_names_no_code(config):
 )
 def test_a_language_models_folder_has_no_encoder_fetched(vision):
     """Some of transformers' language models look at images, through timm."""
-    with pytest.raises(ValueError, match="asks for vision_config.*nothing is fetched"):
+    with pytest.raises(ValueError, match=r"asks for vision_config.*nothing is fetched"):
         build({"model_type": "gemma3n", "vision_config": {"model_type": "gemma3n_vision"} | vision})
 
 

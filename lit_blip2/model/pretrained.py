@@ -134,7 +134,9 @@ def build(
 def check_runs_nothing(config: dict) -> None:
     """Raises ValueError for fields by which transformers would fetch code or weights from a hub."""
     told = "the configuration of a language model"
-    check_fetches_nothing({name: value for name, value in config.items() if str(name)[0] != "_"}, told, "take it out")
+    check_fetches_nothing(
+        {name: value for name, value in config.items() if not str(name).startswith("_")}, told, "take it out"
+    )
     for name, value in config.items():
         if str(name).endswith("_implementation") and "/" in str(value):
             raise ValueError(
