@@ -17,6 +17,7 @@ OTHERS = {
     "report": "tables and plots of an ablation sweep: report DIR (md, html, csv, png; also while it runs)",
     "compare": "what differs between the tests of two runs, item by item: compare RUN_A RUN_B",
     "params": "table of trainable and frozen parameters: params --config FILE (no weights needed)",
+    "replay": "a batch that was not finite, again: replay runs/NAME/version_0/not_finite/step_12.pt",
     "data": "make the mini-world, models for it, features; index tar shards: data make-mini|...|index --help",
     "ask": 'answer a question about an image: ask --checkpoint RUN IMAGE "what shape is red ?"',
     "import": "make a run of LAVIS' or Hugging Face's weights: import --from lavis|hf PATH --out RUN",

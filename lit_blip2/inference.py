@@ -129,23 +129,29 @@ def load(checkpoint: str | Path, allow: Sequence[str] = ()) -> Loaded:
     contents = read_checkpoint(file)
     experiment = carried(contents, file, allow)
     _check_answers(experiment)
+    net = load_net(contents, experiment, file)
+    if (stage2 := getattr(net, "stage2", net)) is None:
+        raise ValueError(f"{file} comes from joint training with lm=null: its Q-Former speaks to no language model")
+    size, limit = experiment.data["image_size"] or net.vision.size, experiment.data.get("max_unknown_words")
+    return Loaded(stage2.eval(), experiment.model, size, *([] if limit is None else [limit]))
+
+
+def load_net(contents: dict[str, Any], experiment: Experiment, file: Path, vision: bool = True) -> Any:
+    """The network of a checkpoint, frozen weights and trained ones. vision: read the image encoder's too. Raises
+    ValueError for contents that do not fit the experiment that the checkpoint carries."""
     try:
         net = build_net(experiment)
     except NotAllowedError:
         raise
     except ValueError as error:
         raise ValueError(f"a configuration that does not fit this version of the package: {error}") from error
-    stage2 = getattr(net, "stage2", net)
-    if stage2 is None:
-        raise ValueError(f"{file} comes from joint training with lm=null: its Q-Former speaks to no language model")
-    net.load()
+    net.load(**({} if vision else {"vision": False}))
     state = {name.removeprefix("net."): value for name, value in contents["state_dict"].items()}
     check_fits(state, trainable_state(net), str(file))
     kept = contents.get("settings", {})
     check_same(kept, settings(net), str(file), contents["state_dict"], way_out="Its files, or this package, changed")
     net.load_state_dict(state, strict=False)  # what is missing is what is frozen: check_fits saw to the rest
-    size, limit = experiment.data["image_size"] or net.vision.size, experiment.data.get("max_unknown_words")
-    return Loaded(stage2.eval(), experiment.model, size, *([] if limit is None else [limit]))
+    return net
 
 
 def _check_answers(experiment: Experiment) -> None:

@@ -8,12 +8,14 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from lit_blip2.checkpoint import read_checkpoint
+from lit_blip2.commands import replay
 from lit_blip2.data.batches.training import TrainPairs
 from lit_blip2.lit.callbacks import non_finite
 from lit_blip2.lit.finite import check_finite, not_finite
 from lit_blip2.lit.kept_batch import keep, read_kept
 from lit_blip2.lit.stage1 import LitStage1
 from lit_blip2.model.target_text import to_decoder
+from lit_blip2.objectives.origin import watched
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 PLAIN = ["--model.net.itg=null", "--data.binding_val=null"]
@@ -158,3 +160,54 @@ def test_a_batch_comes_back_as_it_was_and_no_class_of_anybody_is_kept(tmp_path):
     assert found.keys() == batch.keys() - {"odd"} and found["question"] == batch["question"]
     assert torch.equal(found["target"].inputs.ids_L, target.inputs.ids_L)
     assert found["target"].inputs.max_length == 3 and found["target"].decoder_inputs is None
+
+
+def test_a_kept_batch_is_replayed_with_the_last_good_weights(fit, spoilt, tmp_path, capsys):
+    spoilt(3, 5)
+    with pytest.raises(FloatingPointError) as error:
+        fit("mini_stage1", *PLAIN, runs=tmp_path)
+    (file,) = tmp_path.rglob("not_finite/*.pt")
+    assert f"`python -m lit_blip2 replay {file}`" in str(error.value)
+    capsys.readouterr()
+    assert replay.main([str(file)]) == 0
+    out = capsys.readouterr().out
+    assert "step=2.ckpt, which stands at step 2" in out or "last.ckpt, which stands at step 2" in out
+    assert "in the run: itc was nan" in out and out.count("comes with numbers that are not finite") == 1
+    assert re.search(r"itc +loss nan .* the output of qformer\.", out) and re.search(r"itm +loss nan", out)
+
+
+def test_a_batch_is_replayed_without_a_checkpoint_too_and_a_finite_one_gives_the_losses_of_the_run(
+    fit, tmp_path, capsys
+):
+    with pytest.raises(FloatingPointError):
+        fit("mini_stage1", *PLAIN, spoil_step(0, "gradient"), "--seed_everything=3", runs=tmp_path)
+    (file,) = tmp_path.rglob("not_finite/*.pt")
+    assert replay.main([str(file)]) == 0
+    out = capsys.readouterr().out
+    assert "drawn anew, as the run has no checkpoint" in out and out.count(" finite\n") == 2
+
+
+@pytest.mark.parametrize("contents", [b"", b"PK\x03\x04 no archive", None])
+def test_what_is_no_kept_batch_is_refused_in_words(tmp_path, contents):
+    file = tmp_path / "step_1.pt"
+    file.write_bytes(contents) if contents is not None else torch.save({"state_dict": {}}, file)
+    with pytest.raises(ValueError, match=r"step_1\.pt (cannot be read|is no kept batch)"):
+        read_kept(file)
+
+
+def test_the_first_module_that_is_not_finite_is_found():
+    class Root(torch.nn.Module):
+        def forward(self, x):
+            return (x * 0).sqrt()
+
+    net = torch.nn.Sequential(torch.nn.Linear(2, 2), Root(), torch.nn.Linear(2, 2))
+    with watched(net) as origin:
+        net(torch.ones(1, 2)).sum().backward()
+    assert (origin.forward, origin.backward) == (
+        None,
+        "0",
+    )  # the root's own gradient is inf, and reaches what is before
+    net[0].weight.data.fill_(torch.inf)
+    with watched(net) as origin:
+        net(torch.ones(1, 2))
+    assert origin.forward == "0"

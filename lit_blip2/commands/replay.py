@@ -1,0 +1,58 @@
+"""`replay`: the batch of a step that was not finite, looked at again."""
+
+import warnings
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from math import isfinite
+from pathlib import Path
+
+from lit_blip2.lit.callbacks.non_finite import faulty_rows
+from lit_blip2.lit.kept_batch import read_kept
+from lit_blip2.lit.replay import Replayed, module_of, replay
+from lit_blip2.trust import add_allow
+
+HELP = """Run the batch of a step that was not finite once more, with the weights of its run's newest checkpoint, and
+say where the first number arises that is not finite.
+
+  python -m lit_blip2 replay runs/mini_stage1/version_0/not_finite/step_12.pt
+
+The checkpoint is older than the step: where all is finite here, the steps between have to do with it. A batch is that
+of one process: negatives of other processes are left out."""
+
+
+def main(arguments: list[str]) -> int:
+    """Parse, run, print; status 0 whatever is found, as long as the batch could be run."""
+    import torch
+
+    parser = ArgumentParser("python -m lit_blip2 replay", description=HELP, formatter_class=RawDescriptionHelpFormatter)
+    parser.add_argument("file", metavar="FILE", type=Path, help="a file of not_finite/ in a run's folder")
+    add_allow(parser)
+    options = parser.parse_args(arguments)
+    kept = read_kept(options.file)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        module, experiment, weights = module_of(options.file, options.allow)
+    module.to("cuda" if torch.cuda.is_available() else "cpu")
+    print(f"step {kept['step']}, rank {kept['rank']} of {kept['ranks']}; weights: {weights}")
+    for each in kept["found"]:
+        print(
+            f"in the run: {each['name']} was {each['value']}"
+            + (f" on rank {each['rank']}" if kept["ranks"] > 1 else "")
+        )
+    for batch in kept["batches"]:
+        rows = batch["row"].tolist()
+        print(f"\nmicro-batch {batch['micro_batch'][0] + 1} of {batch['micro_batch'][1]}, rows {rows[0]} to {rows[-1]}")
+        for row, image in faulty_rows(batch):
+            print(f"row {row} (image {image}) comes with numbers that are not finite")
+        for name, found in replay(module, experiment, kept, batch).items():
+            print(f"{name:8} loss {found.loss:<12.6g} gradient norm {found.norm:<12.6g} {where(name, found)}")
+    return 0
+
+
+def where(name: str, found: Replayed) -> str:
+    """Where an objective's first number arises that is not finite, in words."""
+    if not isfinite(found.loss):
+        return f"first not finite: the output of {found.origin.forward or f'no module, so {name} itself'}"
+    if not isfinite(found.norm):
+        behind = found.origin.backward
+        return f"first not finite: the gradient of {f'the output of {behind}' if behind else 'weights alone'}"
+    return "finite"

@@ -1,0 +1,87 @@
+"""The batch of a step that was not finite, once more, with the weights of its run's newest checkpoint.
+
+Legend: P numbers in the parameters that train.
+"""
+
+import warnings
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lit_blip2 import lit
+from lit_blip2.checkpoint import carried, read_checkpoint
+from lit_blip2.config import Experiment, class_path
+from lit_blip2.inference import load_net
+from lit_blip2.keyed import seed_dropout
+from lit_blip2.lit.module import LitBLIP2
+from lit_blip2.lit.optim import AdamWCosine
+from lit_blip2.network import OWN, build_net
+from lit_blip2.objectives.gradients import gradients
+from lit_blip2.objectives.origin import Origin, watched
+from lit_blip2.runs import CONFIG, find_checkpoint, run_of
+
+PRECISIONS = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}
+
+
+class Replayed(NamedTuple):
+    """Of one objective: its loss, the norm of its weighted gradient, and where each first is not finite."""
+
+    loss: float
+    norm: float
+    origin: Origin
+
+
+def module_of(kept: Path, allow: Sequence[str] = ()) -> tuple[LitBLIP2, Experiment, str]:
+    """The module of the run that kept a batch, its experiment, and which weights it has, in words.
+
+    Raises FileNotFoundError for a run without config.yaml, ValueError for a module that is not of this package.
+    """
+    run = run_of(kept.absolute())
+    try:
+        file = find_checkpoint(run)
+        contents = read_checkpoint(file)
+        said = f"{file}, which stands at step {contents['global_step']}"
+    except FileNotFoundError:
+        file, said = run / CONFIG, "drawn anew, as the run has no checkpoint: not those that the step had"
+        contents = {"config": file.read_text(encoding="utf-8")}
+    experiment = carried(contents, file, allow)
+    if (name := class_path(experiment.settings.get("model"))) not in OWN:
+        raise ValueError(f"{file} is a run of {name}: replay knows {', '.join(OWN)}")
+    cached = experiment.data.get("features") is not None
+    if "state_dict" in contents:
+        net = load_net(contents, experiment, file, vision=not cached)
+    else:
+        torch.manual_seed(experiment.settings.get("seed_everything") or 0)
+        net = build_net(experiment)
+        net.load(vision=not cached)
+    return getattr(lit, name.rpartition(".")[2])(net, AdamWCosine()), experiment, said
+
+
+def replay(
+    module: LitBLIP2, experiment: Experiment, kept: dict[str, Any], batch: dict[str, Any]
+) -> dict[str, Replayed]:
+    """Each objective of one micro-batch of a kept step, on the device of the module, in the run's mixed precision."""
+    net, device, own = module.net.train(), module.device, [p for p in module.parameters() if p.requires_grad]
+    dtype = PRECISIONS.get(str(experiment.trainer.get("precision")))
+    found = {}
+    for name, objective in net.objectives.items():
+        seed_dropout(batch["seed"], batch["step"], batch.get("micro_batch", [0])[0], kept["rank"])
+        with watched(net) as origin, torch.autocast(device.type, dtype) if dtype else nullcontext():
+            losses = module.losses(moved(batch, device))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of a module whose output nobody reads
+                (grad_P,) = gradients({name: objective.weight * losses[name]}, own)
+        found[name] = Replayed(losses[name].item(), grad_P.norm().item(), origin)
+    return found
+
+
+def moved(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """A batch on a device."""
+    return {
+        name: each.to(device) if isinstance(each, Tensor) or hasattr(each, "to") else each
+        for name, each in batch.items()
+    }
