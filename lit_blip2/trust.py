@@ -58,15 +58,21 @@ def importing_only(allow: Sequence[str] | None, source: str) -> Iterator[None]:
         return
     from jsonargparse import _actions, _typehints
 
-    gate, real = _Gate(allow, _typehints.import_object, _typehints.get_import_path), _typehints.import_object
+    gate = _Gate(allow, _typehints.import_object, _typehints.get_import_path)
+    watched = {(_typehints, "import_object"): gate.import_object, (_actions, "import_object"): gate.import_object}
+    if hasattr(_typehints, "is_importable_module_path"):  # by which an argument that is a module is looked up
+        watched[_typehints, "is_importable_module_path"] = gate.module
+    before = {place: getattr(*place) for place in watched}
     try:
-        _typehints.import_object = _actions.import_object = gate.import_object
+        for place, ours in watched.items():
+            setattr(*place, ours)
         yield
     except Exception as error:
         gate.check(source, error)
         raise
     finally:
-        _typehints.import_object = _actions.import_object = real
+        for place, own in before.items():
+            setattr(*place, own)
     gate.check(source)
 
 
@@ -88,6 +94,12 @@ class _Gate:
         if dotted and not self._is_meant(name, found):
             self._refuse(name)
         return found
+
+    def module(self, name: Any) -> bool:
+        """Whether a name may be imported as a module, which no class of this package takes. Raises ImportError."""
+        if isinstance(name, str) and not _below(name, self.allow):
+            self._refuse(name)
+        return isinstance(name, str)
 
     def _is_meant(self, name: str, found: Any) -> bool:
         """Whether a name led to what its beginning promised: a module also holds what it imports itself."""

@@ -189,6 +189,61 @@ def test_one_name_may_be_given_alone(elsewhere):
     assert isinstance(sketch(experiment).bridge, LinearBridge)
 
 
+TAKES_ANYTHING = """
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+
+from lit_blip2.model.bridge import LinearBridge
+
+
+class Bridge(LinearBridge):
+    def __init__(
+        self, vision_width: int, language_width: int, anything: Any = None, call: Callable | None = None,
+        texts: str | Callable | None = None, calls: list[Callable] | None = None, kind: type | None = None,
+        module: ModuleType | None = None, layer: nn.Module | None = None,
+        make: Callable[[int], nn.Module] | None = None, **rest: Any,
+    ):
+        super().__init__(vision_width, language_width)
+"""
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        ("anything", {"class_path": "hostile.Bridge"}),
+        ("anything", "{class_path: hostile.Bridge}"),
+        ("call", "hostile.make"),
+        ("call", {"class_path": "hostile.Bridge"}),
+        ("texts", "hostile.make"),
+        ("calls", ["hostile.make"]),
+        ("kind", "hostile.Bridge"),
+        ("module", "hostile"),
+        ("module", "hostile_package.sub"),
+        ("layer", "mine.nn.Identity"),
+        ("make", "hostile.make"),
+        ("call", "os.system"),
+        ("call", {"class_path": "functools.partial", "init_args": {"func": "os.system"}}),
+        ("num_tokens", {"class_path": "hostile.Bridge"}),
+    ],
+)
+def test_an_allowed_class_is_given_nothing_else(elsewhere, argument, value):
+    """Whatever its arguments may be: functions, types and modules come as texts."""
+    (elsewhere / "mine.py").write_text(TAKES_ANYTHING)
+    bridge = {"class_path": "mine.Bridge", "init_args": {argument: value}}
+    try:
+        sketch(of_checkpoint(settings(bridge=bridge), "mine"))
+    except ValueError as error:
+        assert isinstance(error, NotAllowedError) or argument == "num_tokens"
+    else:
+        assert isinstance(value, str) and argument in ("anything", "texts")  # it stays a text
+    finally:
+        del sys.modules["mine"]
+    assert not Path("ran").exists() and not {"hostile", "hostile_package"} & set(sys.modules)
+
+
 def test_the_parser_imports_freely_again_afterwards(elsewhere):
     refused(settings(bridge="hostile.Bridge"))
     test_a_yaml_of_the_users_own_may_name_anything(elsewhere)
