@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from lit_blip2.config import Experiment, from_text
 from lit_blip2.pixels import UNNOTED
-from lit_blip2.runs import find_checkpoint, run_of
+from lit_blip2.runs import find_checkpoint, is_whole, run_of
 
 
 def trainable_state(module: nn.Module) -> dict[str, Tensor]:
@@ -43,6 +43,8 @@ def read_checkpoint(path: str | Path) -> dict:
     Raises ValueError for a file that is damaged or was not written by this package.
     """
     file = find_checkpoint(path)
+    if not is_whole(file):
+        raise ValueError(f"{file} is damaged: its contents are not what was written. Use another checkpoint of the run")
     try:
         checkpoint = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:

@@ -1,23 +1,26 @@
 """fit, validate, test and predict: LightningCLI with this suite's defaults (a run's folder, its config in each
 checkpoint, results beside the run they belong to)."""
 
-import os
 import signal
 import sys
 from argparse import ArgumentTypeError
 from pathlib import Path
 
+import yaml
 from lightning import LightningDataModule
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lit_blip2.config import Experiment, read
 from lit_blip2.evaluation.rules import differing, folder_name, kept_rules, rules_of, told
+from lit_blip2.go_on import go_on
 from lit_blip2.lit.callbacks import HParams, MetricsFile, Pictures
 from lit_blip2.lit.module import LitBLIP2
+from lit_blip2.lit.signals import STATUS
 from lit_blip2.parser import HELP, TRAINER, SuiteParser, config_files
-from lit_blip2.runs import CONFIG, find_checkpoint, run_of
+from lit_blip2.runs import CONFIG, Left, find_checkpoint, run_of
 from lit_blip2.trust import taken_allow
 
 EVALUATIONS = ("validate", "test", "predict")
@@ -26,6 +29,8 @@ TESTED = {"test", "vqa_test", "binding_test"}  # what a data module tests on
 
 class SuiteCLI(LightningCLI):
     """`python -m lit_blip2 fit|validate|test|predict --config experiments/NAME.yaml`."""
+
+    left: Left | None = None  # the run that a fit goes on with
 
     def parse_arguments(self, parser: LightningArgumentParser, args: list[str] | None) -> None:
         try:
@@ -37,6 +42,21 @@ class SuiteCLI(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         """Lightning would put a checkpoint's own hyper-parameters, classes too, in the place of what --config says."""
 
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand == "fit":
+            parser.add_argument(
+                "--resume",
+                action="store_true",
+                help="go on with the newest unfinished run of the same settings, in its folder (default: begin anew)",
+            )
+            parser.add_argument(
+                "--grace",
+                type=float | None,
+                help="seconds from SIGTERM or Ctrl-C to the end of the step under way, saved then (default: 30)",
+            )
+        return parser
+
     def before_instantiate_classes(self) -> None:
         """Evaluation of a checkpoint writes into that run's folder, or one in it (`_test_set`, `_by_rules`), unless the
         logger names a version; a folder stands for its newest checkpoint."""
@@ -45,6 +65,10 @@ class SuiteCLI(LightningCLI):
             raise SystemExit(
                 f"{self.subcommand} needs --ckpt_path, a checkpoint or a run's folder such as runs/mini_opt"
             )
+        if self.subcommand == "fit":
+            self.left = go_on(config, yaml.safe_load(self._dumped()), self._parser("fit").resume)
+        if self.left is not None:
+            return
         if config.get("ckpt_path") is None:
             return
         given, config.ckpt_path = config.ckpt_path, str(find_checkpoint(config.ckpt_path))
@@ -57,6 +81,19 @@ class SuiteCLI(LightningCLI):
             logger.init_args.save_dir = str(run.parent.parent)
             place = self._by_rules(run.joinpath(*self._test_set()))
             logger.init_args.name, logger.init_args.version = run.parent.name, str(place.relative_to(run.parent))
+
+    def _dumped(self) -> str:
+        config = self.config[self.subcommand]
+        return self._parser(self.subcommand).dump(config, skip_none=False, skip_validation=True)
+
+    def _one_curve(self, left: Left) -> None:
+        """Let the log of a run that goes on be one: TensorBoard hides what was logged behind its checkpoint, and of
+        Lightning's CSVLogger, which would delete what is there, the file is kept under another name."""
+        for logger in self.trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger._kwargs["purge_step"] = left.step + 1  # an argument of its writer, which is yet to be made
+        if (file := left.run / "metrics.csv").exists():
+            file.rename(file.with_name(f"metrics-to-step-{left.step}.csv"))
 
     def _test_set(self) -> list[str]:
         """The name of the last file behind the experiment that chooses what to test on: test sets of one run keep
@@ -77,9 +114,11 @@ class SuiteCLI(LightningCLI):
 
     def after_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
-        self.model.config = self._parser(self.subcommand).dump(config, skip_none=False, skip_validation=True)
+        self.model.config = self._dumped()
         self.model.allow = self.allow
         self.model.resumed = config.get("ckpt_path") is not None
+        if self.left is not None:
+            self._one_curve(self.left)
 
 
 class SaveConfigOnFit(SaveConfigCallback):
@@ -112,13 +151,16 @@ def build(cli: type[SuiteCLI], arguments: list[str] | None = None, run: bool = T
 def main(arguments: list[str] | None = None) -> None:
     """Run one of LightningCLI's commands; without arguments those of the command line.
 
-    A run that SIGTERM has ended ends as such a process does: Lightning's exception would leave the status 0, and who
-    waits for the run (a sweep, a cluster) would take it for a whole one.
+    One that a signal has ended has the status 128 + the signal's number, as a shell would say: Lightning would leave 0
+    for SIGTERM, and who waits for the run (a sweep, a cluster) would take it for a whole one.
     """
     try:
         build(SuiteCLI, arguments)
-    except SIGTERMException:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        os.kill(os.getpid(), signal.SIGTERM)
+    except SIGTERMException as stopped:
+        raise SystemExit(STATUS + signal.SIGTERM) from stopped
+    except KeyboardInterrupt:
+        raise SystemExit(STATUS + signal.SIGINT) from None
+    except SystemExit as stopped:
+        if isinstance(stopped.__context__, KeyboardInterrupt):  # Lightning's own end of Ctrl-C
+            raise SystemExit(STATUS + signal.SIGINT) from None
+        raise

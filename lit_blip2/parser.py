@@ -27,16 +27,22 @@ TRAINER = {
 }
 # Each is added to an experiment that names none of its kind.
 CALLBACKS = [
-    {"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": {"save_last": True, "save_top_k": 0}},
+    {"class_path": "lit_blip2.lit.callbacks.Checkpoints"},
     {"class_path": "lit_blip2.lit.callbacks.NonFinite"},
     {"class_path": "lightning.pytorch.callbacks.TQDMProgressBar", "init_args": {"refresh_rate": 20}},
 ]
 # Kinds of callbacks, by how their classes end, and the Trainer's argument that switches them off, if there is one.
-SWITCHES = {"ModelCheckpoint": "enable_checkpointing", "ProgressBar": "enable_progress_bar", "NonFinite": None}
+SWITCHES = {
+    "Checkpoints": "enable_checkpointing",
+    "ModelCheckpoint": "enable_checkpointing",
+    "ProgressBar": "enable_progress_bar",
+    "NonFinite": None,
+}
 HELP = (
     "An experiment is a YAML file: --config experiments/NAME.yaml. Any setting can be given behind it, such as "
-    "--model.net.itm=null; --print_config prints all of them. A run lies in runs/NAME. It gets a checkpoint at its end "
-    "and a progress bar, unless the experiment names its own. --allow NAME: what a checkpoint's configuration may name "
+    "--model.net.itm=null; --print_config prints all of them. A run lies in runs/NAME. It gets a checkpoint at each "
+    "validation and at its end, and a progress bar, unless the experiment names its own. A run that was stopped goes "
+    "on with --resume. --allow NAME: what a checkpoint's configuration may name "
     "beside classes of this package and of the experiment (SECURITY.md). What is refused ends in one line; with "
     f"{SHOW_TRACEBACKS}=true in the environment, in a traceback."
 )
@@ -49,13 +55,22 @@ MOVED = {
 
 
 class SuiteParser(LightningArgumentParser):
-    """Reads arguments and YAML files; completes the logger's name and the callbacks."""
+    """Reads arguments and YAML files; completes the logger's name and the callbacks.
+
+    resume: whether the last command read asks to go on with an unfinished run; no setting of the run itself.
+    """
+
+    resume = False
 
     def parse_args(self, *args: Any, **kwargs: Any) -> Namespace:
         config = super().parse_args(*args, **kwargs)
         if "trainer" in config:  # it is a command's parser, not the one above them
             name_logger(config.trainer.logger, config_files(config))
             config.trainer.callbacks = callbacks(config.trainer)
+            self.resume = config.pop("resume", False)
+            if (grace := config.pop("grace", None)) is not None:
+                for each in [each for each in config.trainer.callbacks if kind(each) == "Checkpoints"]:
+                    each.init_args.grace = grace
             try:
                 vision = Experiment(config.as_dict(), "").vision
                 check_encoder([read(file) for file in config_files(config)], vision, self.args)

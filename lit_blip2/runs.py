@@ -12,8 +12,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
+from filelock import FileLock, Timeout
 
 CONFIG = "config.yaml"
+WRITES = ("logger", "default_root_dir")  # the trainer's keys that say where it writes
+HELD = ".training.lock"  # of the process that trains a run
 DEPTH = 3  # a checkpoint's folder, the one above it, and the one above that
 
 
@@ -47,24 +50,82 @@ def find_checkpoint(path: str | Path) -> Path:
         )
     newest = max(runs.values(), key=lambda files: max(file.stat().st_mtime_ns for file in files), default=[])
     read = {file: _read(file) for file in newest}
-    damaged = ", ".join(str(file) for file, contents in read.items() if contents is None)
     found = [_found(file, contents) for file, contents in read.items() if contents is not None]
-    if not found:
-        cut = f": {damaged} cannot be read, being cut short or no checkpoint" if damaged else ""
+    whole = next((each.file for each in sorted(found, reverse=True) if is_whole(each.file)), None)
+    damaged = ", ".join(str(file) for file, contents in read.items() if contents is None or not is_whole(file))
+    if whole is None:
+        cut = f": {damaged} cannot be read, being damaged or no checkpoint" if damaged else ""
         raise FileNotFoundError(
             f"no checkpoint: {str(path)!r} is neither a file nor a folder with a whole checkpoint in it{cut}. Train "
             "the run first, or point to one that is there."
         )
-    chosen = max(found).file
     if damaged:
-        warnings.warn(f"{damaged} cannot be read, being cut short or no checkpoint: taking {chosen}", stacklevel=2)
-    if not max(found).is_of_config and read[chosen].get("config") and (config := run_of(chosen) / CONFIG).is_file():
+        warnings.warn(f"{damaged} cannot be read, being damaged or no checkpoint: taking {whole}", stacklevel=2)
+    if not max(found).is_of_config and read[whole].get("config") and (config := run_of(whole) / CONFIG).is_file():
         warnings.warn(
-            f"no checkpoint was written by the run of {config}, which has ended before its first one: taking {chosen}, "
+            f"no checkpoint was written by the run of {config}, which has ended before its first one: taking {whole}, "
             "of another run in that folder",
             stacklevel=2,
         )
-    return chosen
+    return whole
+
+
+class Left(NamedTuple):
+    """How far a run has come. checkpoint: its newest whole one. finished: all its steps are made and validated."""
+
+    run: Path
+    checkpoint: Path
+    step: int
+    finished: bool
+
+
+def newest_of(config: dict[str, Any], folder: Path, max_steps: int) -> Left | None:
+    """The newest run of a resolved config in an experiment's folder that has left a checkpoint, and is not being
+    trained now. Where a run writes is no part of its config."""
+    runs = [file.parent for file in folder.glob(f"*/{CONFIG}")]
+    for run in sorted(runs, key=lambda run: (run / CONFIG).stat().st_mtime_ns, reverse=True):
+        if _config((run / CONFIG).read_text(encoding="utf-8")) != _placeless(config) or is_held(run):
+            continue
+        try:
+            file = find_checkpoint(run)
+        except FileNotFoundError:
+            continue
+        contents = _read(file) or {}
+        step = contents.get("global_step", 0)
+        return Left(run, file, step, step >= max_steps and contents.get("validated_step", step) == step)
+    return None
+
+
+def step_of(run: Path) -> int | None:
+    """The optimiser steps that the newest whole checkpoint of a run has behind it; None where there is none."""
+    try:
+        return (_read(find_checkpoint(run)) or {}).get("global_step")
+    except FileNotFoundError:
+        return None
+
+
+def hold(run: Path) -> FileLock:
+    """Take a run for this process to train, until it ends. Raises OSError where another process trains it."""
+    run.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(run / HELD)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise OSError(
+            f"another process trains the run in {run}: wait for it, or give a --trainer.logger.version"
+        ) from None
+    return lock
+
+
+def is_held(run: Path) -> bool:
+    """Whether a process trains it now."""
+    lock = FileLock(run / HELD)
+    try:
+        lock.acquire(timeout=0)
+    except (Timeout, OSError):
+        return True
+    lock.release()
+    return False
 
 
 def run_of(checkpoint: Path) -> Path:
@@ -73,6 +134,17 @@ def run_of(checkpoint: Path) -> Path:
     above = list(checkpoint.parents)[:DEPTH]
     own = above[1] if above[0].name == "checkpoints" and len(above) > 1 else above[0]
     return next((folder for folder in above if (folder / CONFIG).is_file()), own)
+
+
+def is_whole(file: Path) -> bool:
+    """Whether each part of a checkpoint is what was written: torch writes checksums, and reads past them."""
+    if not zipfile.is_zipfile(file):  # torch's old format has none
+        return True
+    try:
+        with zipfile.ZipFile(file) as parts:
+            return parts.testzip() is None
+    except Exception:  # damaged in one of many ways
+        return False
 
 
 def _read(file: Path) -> dict[str, Any] | None:
@@ -98,4 +170,10 @@ def _config(text: str | None) -> Any:
         config = yaml.safe_load(text or "")
     except yaml.YAMLError:
         return None
-    return {key: value for key, value in config.items() if key != "ckpt_path"} if isinstance(config, dict) else None
+    return _placeless(config) if isinstance(config, dict) else None
+
+
+def _placeless(config: dict[str, Any]) -> dict[str, Any]:
+    """A config without what says where its run goes on from, and where it writes."""
+    trainer = {key: value for key, value in (config.get("trainer") or {}).items() if key not in WRITES}
+    return {key: value for key, value in config.items() if key != "ckpt_path"} | {"trainer": trainer}

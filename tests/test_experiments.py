@@ -119,8 +119,8 @@ def test_print_config_shows_what_is_shared(capsys):
         build(ParseOnly, ["fit", "--config", "experiments/mini_opt.yaml", "--print_config"])
     trainer = yaml.safe_load(capsys.readouterr().out)["trainer"]
     assert trainer["logger"]["init_args"]["name"] == "mini_opt" and trainer["num_sanity_val_steps"] == 0
-    (checkpoint,) = [each for each in trainer["callbacks"] if each["class_path"].endswith("ModelCheckpoint")]
-    assert checkpoint["init_args"]["save_last"] is True and checkpoint["init_args"]["save_top_k"] == 0
+    (checkpoint,) = [each for each in trainer["callbacks"] if each["class_path"].endswith("Checkpoints")]
+    assert checkpoint["init_args"] == {"every_n_steps": None, "grace": 30.0}
 
 
 def test_help_says_what_an_experiment_is(capsys):
@@ -132,19 +132,19 @@ def test_help_says_what_an_experiment_is(capsys):
 
 def test_a_callback_is_shared_unless_one_of_its_kind_is_named(tmp_path):
     ema = "--trainer.callbacks+={class_path: lit_blip2.lit.callbacks.ema.EMA}"
-    assert names(parsed(ema)) == ["ModelCheckpoint", "NonFinite", "RichProgressBar", "EMA"]
-    assert names(parsed("--trainer.callbacks=null")) == ["ModelCheckpoint", "NonFinite", "TQDMProgressBar"]
+    assert names(parsed(ema)) == ["Checkpoints", "NonFinite", "RichProgressBar", "EMA"]
+    assert names(parsed("--trainer.callbacks=null")) == ["Checkpoints", "NonFinite", "TQDMProgressBar"]
     assert names(parsed("--trainer.callbacks=LearningRateMonitor"))[-1] == "LearningRateMonitor"
     own = parsed("--trainer.callbacks=[{class_path: ModelCheckpoint, init_args: {save_top_k: 3}}]")
-    assert names(own) == ["NonFinite", "TQDMProgressBar", "ModelCheckpoint"]
-    assert own.trainer.callbacks[2].init_args.save_top_k == 3 and own.trainer.callbacks[2].init_args.save_last is None
+    assert names(own) == ["Checkpoints", "NonFinite", "TQDMProgressBar", "ModelCheckpoint"]
+    assert own.trainer.callbacks[3].init_args.save_top_k == 3 and own.trainer.callbacks[3].init_args.save_last is None
 
 
 @pytest.mark.parametrize(
     ("switch", "left"),
     [
         ("enable_checkpointing", ["NonFinite", "RichProgressBar", "SceneScores"]),
-        ("enable_progress_bar", ["ModelCheckpoint", "NonFinite", "SceneScores"]),
+        ("enable_progress_bar", ["Checkpoints", "NonFinite", "SceneScores"]),
     ],
 )
 def test_a_callback_that_is_switched_off_is_left_out(switch, left):
@@ -199,13 +199,13 @@ def test_they_are_found():
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_it_parses_and_its_last_checkpoint_is_of_its_last_step(file):
-    """Checkpoints come every so many steps, or with each validation: the run must end with one."""
+def test_it_parses_and_keeps_its_state_at_each_validation_or_oftener(file):
     trainer = parsed(file=file).trainer
     assert trainer.logger.init_args.name == file.stem
-    (kept,) = [each.init_args for each in trainer.callbacks if each.class_path.endswith("ModelCheckpoint")]
-    assert kept.save_last and kept.save_top_k == 0
-    assert trainer.max_steps % (kept.every_n_train_steps or trainer.val_check_interval) == 0
+    (kept,) = [each.init_args for each in trainer.callbacks if each.class_path == "lit_blip2.lit.callbacks.Checkpoints"]
+    assert kept.every_n_steps or (
+        trainer.limit_val_batches != 0 and trainer.max_steps % trainer.val_check_interval == 0
+    )
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)

@@ -44,7 +44,7 @@ def test_the_config_beside_it_decides_then_the_step_then_the_time(run):
 def test_what_is_cut_short_is_left_out_and_named(run):
     whole = save(run / "checkpoints/step=2.ckpt", step=2)
     save(run / "checkpoints/last.ckpt", step=4, cut=True)
-    with pytest.warns(UserWarning, match=r"last\.ckpt cannot be read, being cut short .*: taking .*step=2\.ckpt"):
+    with pytest.warns(UserWarning, match=r"last\.ckpt cannot be read, being damaged .*: taking .*step=2\.ckpt"):
         assert find_checkpoint(run) == whole
     later = run.with_name("version_1")
     save(later / "checkpoints/last.ckpt", step=4, cut=True)

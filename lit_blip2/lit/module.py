@@ -29,7 +29,7 @@ from lit_blip2.lit.evaluators.tally import Tally
 from lit_blip2.lit.evaluators.unfinished import predictions_made_of
 from lit_blip2.lit.finite import check_finite, gradient_norm
 from lit_blip2.lit.optim import AdamWCosine
-from lit_blip2.lit.progress import check_counts, check_place, check_whole, stand_at
+from lit_blip2.lit.progress import check_counts, check_place, check_whole, end_at, stand_at
 from lit_blip2.model.plain import naming
 from lit_blip2.network import kept_settings, random_parts
 from lit_blip2.paths import run_all
@@ -51,6 +51,8 @@ class LitBLIP2(L.LightningModule):
     allow: what a checkpoint's configuration may name beside this run's own names; set by the command line.
     latest: the training batch of the last forward as the host gave it, and its losses.
     resumed: training goes on from a checkpoint, which holds all that `start` would read; set by the command line.
+    validated_step: of the training's last whole validation.
+    max_steps: of training that goes on from a checkpoint, which may first make up for a validation (see `stand_at`).
     """
 
     def __init__(self, net: nn.Module, optimization: AdamWCosine, allow_different: Sequence[str] = ()):
@@ -63,7 +65,8 @@ class LitBLIP2(L.LightningModule):
         self.other_items: dict[str, Items] = {}
         self.averages: dict[str, Tensor] = {}
         self.resumed = False
-        self.trained_steps = 0
+        self.trained_steps = self.validated_step = 0
+        self.max_steps: int | None = None
 
     def setup(self, stage: str) -> None:
         """Read frozen weights and tokenizers from disk, and what training starts from. Cached features need no image
@@ -175,6 +178,8 @@ class LitBLIP2(L.LightningModule):
         """What a subclass has to log of the losses before their backward, in the last micro-batch of such a step."""
 
     def on_validation_epoch_start(self) -> None:
+        if self.max_steps is not None:
+            end_at(self.trainer, self.max_steps)
         evaluation, self.tally = self.evaluation(), Tally()
         for each in self.evaluators:
             each.begin(evaluation)
@@ -212,6 +217,8 @@ class LitBLIP2(L.LightningModule):
         self.log_dict(found)
         for each in self.evaluators:
             self.log_dict(each.metrics())
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            self.validated_step = self.trainer.global_step
         folder = self.trainer.log_dir  # asks all ranks, so it comes before any of them leaves
         if self.trainer.state.fn == TrainerFn.VALIDATING and folder and self.trainer.is_global_zero:
             write_rules(Path(folder), of_validation(self.rules()), random=random_parts(self.net), name=VALIDATED)
@@ -312,6 +319,7 @@ class LitBLIP2(L.LightningModule):
         check_finite(checkpoint)
         if getattr(data := self.trainer.datamodule, "pairs", None) is not None:
             checkpoint["rows"] = data.rows()
+        checkpoint["validated_step"] = self.validated_step
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Raises ValueError naming every missing, unexpected or misshapen weight, and settings that differ."""
@@ -321,6 +329,8 @@ class LitBLIP2(L.LightningModule):
         goes_on = self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
         self.check_settings(theirs, "the checkpoint", checkpoint["state_dict"], goes_on)
         self.trained_steps = checkpoint["global_step"]
+        self.validated_step = checkpoint.get("validated_step", self.trained_steps)
         if goes_on:
             check_whole(self.trainer, checkpoint, None if self.resumed else self.config)
+            self.max_steps = self.trainer.max_steps
             stand_at(self.trainer, checkpoint)

@@ -115,7 +115,8 @@ def check_whole(trainer: L.Trainer, checkpoint: Mapping[str, Any], config: str |
     if "rows" in checkpoint and getattr(module, "pairs", None) is not None:
         rows["data"], ours["data"] = checkpoint["rows"], module.rows()
     _check_same(file, rows, ours, "by which other rows would come than in its run")
-    if checkpoint["global_step"] >= trainer.max_steps:
+    step = checkpoint["global_step"]
+    if step >= trainer.max_steps and checkpoint.get("validated_step", step) == step:
         warnings.warn(
             f"{file} stands at step {checkpoint['global_step']} of {trainer.max_steps}: nothing is trained or "
             "validated (`validate --ckpt_path` does the latter)",
@@ -123,15 +124,19 @@ def check_whole(trainer: L.Trainer, checkpoint: Mapping[str, Any], config: str |
         )
 
 
-def stand_at(trainer: L.Trainer, checkpoint: Mapping[str, Any]) -> None:
+def stand_at(trainer: L.Trainer, checkpoint: Mapping[str, Any]) -> bool:
     """Let the counts of a checkpoint say that its steps were taken and nothing else; changed in place.
 
-    A validation that was under way is made again from its first batch; Lightning would look at the rest alone.
+    Gives whether the validation that comes after its step is still to be made, from its first batch: Lightning would
+    look at the rest of one that was under way alone, would leave out one that had not begun, and after the last step
+    would not train at all; for that one the trainer gets a step more, which `end_at` takes away again.
     """
     step, counts = checkpoint["global_step"], checkpoint["loops"]["fit_loop"]
     batches, epoch = step * trainer.accumulate_grad_batches, epoch_batches(trainer)
     place = (batches - 1) % epoch + 1 if batches and epoch else batches
     again = _under_way(counts[f"{LOOP}.val_loop.batch_progress"])
+    if (validated := checkpoint.get("validated_step")) is not None:
+        again = validated < step and _is_due(trainer, batches, place, epoch)
     # Lightning counts a batch as completed after the hooks that save, and then counts it for the loggers.
     behind = 0 if again else 1
     counts[f"{LOOP}.batch_progress"] |= {
@@ -144,6 +149,23 @@ def stand_at(trainer: L.Trainer, checkpoint: Mapping[str, Any]) -> None:
             "total": dict(ready=1, started=1, processed=0, completed=0),
             "current": dict(ready=0, started=0, processed=0, completed=0),
         }
+        trainer.fit_loop.epoch_loop.max_steps = max(trainer.max_steps, step + 1)
+    return again
+
+
+def end_at(trainer: L.Trainer, max_steps: int) -> None:
+    """Let training end where it was to end."""
+    trainer.fit_loop.epoch_loop.max_steps = max_steps
+
+
+def _is_due(trainer: L.Trainer, batches: int, place: int, epoch: int) -> bool:
+    """Whether a validation comes after so many micro-batches, `place` of them in the epoch under way."""
+    interval, every = trainer.val_check_interval, trainer.check_val_every_n_epoch
+    if not batches or not trainer.enable_validation or not isinstance(interval, int | float):
+        return False
+    if isinstance(interval, int):
+        return (batches if every is None else place) % interval == 0
+    return place % max(1, int(epoch * interval)) == 0
 
 
 def _under_way(validation: Mapping[str, Any]) -> bool:

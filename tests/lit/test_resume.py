@@ -1,10 +1,7 @@
 """A resumed run trains on the batches of the steps that come next, whatever was counted before."""
 
 import json
-import os
 import shutil
-import signal
-from contextlib import suppress
 
 import lightning as L
 import pytest
@@ -45,7 +42,7 @@ def test_the_steps_that_come_next_are_whole_ones(fit, seen, first, then):
     assert seen == [(step, place * size, size) for step in (3, 4, 5) for place in range(then)]
     assert read_checkpoint(resumed)["global_step"] == 6
     lines = [json.loads(line) for line in (resumed / "validation.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines] == [4, 5, 6]
+    assert [line["step"] for line in lines] == [3, 4, 5, 6]  # of step 3 none had been made
 
 
 class Fail(L.Callback):
@@ -124,8 +121,9 @@ def test_epochs_of_a_few_batches_are_resumed_in_their_middle(fit, seen):
 
 def test_weights_alone_are_no_place_to_go_on_from(fit, tmp_path):
     run = fit("mini_stage1", *PLAIN, callbacks(2, ", save_weights_only: true"))
-    with pytest.raises(ValueError, match=r"last.ckpt holds weights and no optimizer_states, .*start from its weights"):
-        fit("mini_stage1", *PLAIN, f"--ckpt_path={run}")
+    file = next((run / "checkpoints").glob("epoch=*.ckpt"))
+    with pytest.raises(ValueError, match=r"ckpt holds weights and no optimizer_states, .*start from its weights"):
+        fit("mini_stage1", *PLAIN, f"--ckpt_path={file}")
     fit("mini_stage1", *PLAIN, f"--model.init_from={run}", "--trainer.max_steps=2")
 
 
@@ -206,23 +204,3 @@ def test_a_requeued_run_goes_on_and_no_other_takes_its_checkpoint(fit, seen, mon
     assert [step for step, *_ in seen] == [2, 3]
     with pytest.raises(ValueError, match=r"hpc_ckpt_1.ckpt lies where a requeued run looks .* of another run: remove"):
         fit("mini_stage1", *where, callbacks(2), "--seed_everything=1", runs=tmp_path / "runs")
-
-
-class Ended(L.Callback):
-    """Receives SIGTERM after its first step."""
-
-    def on_train_batch_end(self, *_):
-        os.kill(os.getpid(), signal.SIGTERM)
-
-
-def test_a_run_that_a_signal_ended_does_not_look_whole(fit, tmp_path):
-    """Its status is the signal's, and its checkpoint stands at its last step."""
-    told = ", {class_path: tests.lit.test_resume.Ended}"
-    child = os.fork()
-    if not child:
-        with suppress(BaseException):
-            fit("mini_stage1", *PLAIN, callbacks(100, ", save_on_exception: true", told), runs=tmp_path)
-        os._exit(0)
-    _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGTERM
-    assert read_checkpoint(tmp_path / "mini_stage1/version_0")["global_step"] == 1

@@ -7,14 +7,13 @@ from typing import Any
 
 from lit_blip2.ablation.run.code import code_files
 from lit_blip2.config import arguments_of, strings
-from lit_blip2.runs import CONFIG, find_checkpoint, run_of
+from lit_blip2.runs import CONFIG, WRITES, find_checkpoint, run_of
 
 PACKAGE = Path(__file__).resolve().parents[2]
 BY_SIZE = {".jpg", ".jpeg", ".png", ".webp", ".tar"}  # told apart by name and size: reading 82 GB would take long
 LARGEST_READ = 2**30  # bytes; of larger files three samples
 SAMPLE = 2**20  # bytes
 LONGEST_PATH = 4096
-WRITES = ("logger", "default_root_dir")  # the trainer's keys that say where it writes
 
 
 def sources() -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 POLL_SECONDS = 0.2
-GRACE_SECONDS = 20  # from a polite end to a kill
+GRACE_SECONDS = 40  # from a polite end to a kill: more than a run takes to save its state (--grace)
 
 
 def run_process(

@@ -13,7 +13,10 @@ from lit_blip2.ablation.run.command import command, write_config
 from lit_blip2.ablation.run.locks import try_lock
 from lit_blip2.ablation.run.process import POLL_SECONDS, run_process
 from lit_blip2.ablation.schema import Done, Failure, StepRun
+from lit_blip2.runs import step_of
 
+STATUS = 128  # a run that a signal has ended, and that has saved its state, ends with 128 + the signal's number
+STOPPED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 MOST_KILLS = 3  # a step whose process is killed so often has failed
 TAIL_LINES = 30
 LEAST_FREE = 256 * 2**20  # bytes
@@ -59,7 +62,8 @@ def run_step(
 
 
 def _ended(run: StepRun, folder: Folder) -> Done | None:
-    """Of a run that ended well. Raises StepError for one that did not, ValueError for one of another key."""
+    """Of a run that ended well and whose checkpoint is of as many steps as it says; another one is run again. Raises
+    StepError for one that did not end well, ValueError for one of another key."""
     failure, done = read(folder.failed(run.name), Failure), read(folder.done(run.name), Done)
     if any(each and each.key != run.key for each in (failure, done)):
         raise ValueError(
@@ -68,7 +72,8 @@ def _ended(run: StepRun, folder: Folder) -> Done | None:
         )
     if failure:
         raise StepError(failure)
-    return done
+    made = step_of(folder.run(run.name)) if done and done.steps is not None else None
+    return None if made is not None and made != done.steps else done
 
 
 def _run(
@@ -92,7 +97,7 @@ def _run(
             return _record_done(run, folder, began, time.monotonic() - clock, attempts, peak)
         if stopping():
             raise StoppedError  # Ctrl-C reaches the whole terminal: the run was interrupted, it has not failed
-        if code > 0:
+        if code > 0 and code - STATUS not in STOPPED:
             break
     _record_failure(run, folder, code, log)
 
@@ -119,7 +124,7 @@ def _record_done(run: StepRun, folder: Folder, began: datetime, seconds: float, 
     done = Done(
         key=run.key,
         seconds=round(seconds, 3),
-        steps=run.max_steps,
+        steps=None if run.max_steps is None else step_of(folder.run(run.name)),
         peak_memory_gib=round(peak, 3),
         began=began,
         ended=datetime.now(UTC),
@@ -131,8 +136,8 @@ def _record_done(run: StepRun, folder: Folder, began: datetime, seconds: float, 
 
 def _record_failure(run: StepRun, folder: Folder, code: int, log: Path) -> NoReturn:
     why = f"exit code {code}"
-    if code < 0:
-        why = f"killed by {signal.Signals(-code).name} {MOST_KILLS} times"
+    if code < 0 or code - STATUS in STOPPED:
+        why = f"killed by {signal.Signals(-code if code < 0 else code - STATUS).name} {MOST_KILLS} times"
         why += " (out of memory?)" if code == -signal.SIGKILL else ""
     tail = log.read_text(encoding="utf-8", errors="replace").splitlines()[-TAIL_LINES:]
     failure = Failure(key=run.key, step=run.name, message=f"{run.command} ended: {why}", log_tail=tail)

@@ -1,5 +1,6 @@
 """Loaders of training and evaluation batches, made of data sets that answer with whole batches."""
 
+import signal
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -87,9 +88,18 @@ def _loader(kind: type[DataLoader], dataset: Dataset, num_workers: int, pin_memo
         collate_fn=_as_is,
         pin_memory=pin_memory,
         persistent_workers=kind is TrainLoader and num_workers > 0,
+        worker_init_fn=_let_signals_pass,
         **how,
     )
 
 
 def _as_is(batch):  # a lambda could not travel to spawned workers
     return batch
+
+
+def _let_signals_pass(worker: int) -> None:
+    """A signal to the whole group is for the training process, which still wants batches for the step under way.
+    SIGTERM is let pass once: a training process that ends sends another."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(number, signal.SIG_DFL))

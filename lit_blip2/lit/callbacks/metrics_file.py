@@ -22,8 +22,18 @@ class MetricsFile(L.Callback):
     `validation.jsonl`: one line of JSON for each validation of `fit`, {"step": steps taken, metric: number, ...} with
     the metrics of metrics.json; null for what is not finite. Steps rise: training that starts from step k drops the
     lines beyond k, which belong to a course that was left, and a line replaces its own step's. The file is never seen
-    half written. A resumed run that gets a new folder has its own validations there.
+    half written. A resumed run that gets a new folder has its own validations there. What training logged before stays
+    in checkpoints, so that a validation that a resumed run makes first has it too.
     """
+
+    def __init__(self) -> None:
+        self.logged: dict[str, float] = {}
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict) -> None:
+        checkpoint["logged"] = {name: value for name, value in numbers(trainer).items() if name.startswith("train/")}
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict) -> None:
+        self.logged = checkpoint.get("logged", {}) if trainer.state.fn == TrainerFn.FITTING else {}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         folder = trainer.log_dir
@@ -53,14 +63,15 @@ class MetricsFile(L.Callback):
             return
         file = Path(folder) / ("validate.json" if trainer.state.fn == TrainerFn.VALIDATING else METRICS)
         file.parent.mkdir(parents=True, exist_ok=True)
-        metrics = merged(json.loads(file.read_text()) if file.exists() else {}, numbers(trainer))
+        metrics = merged(json.loads(file.read_text()) if file.exists() else {}, self.logged | numbers(trainer))
         write_whole(file, json.dumps(dict(sorted(metrics.items())), indent=2) + "\n")
 
     def _append(self, trainer: L.Trainer) -> None:
         folder = trainer.log_dir
         if not (trainer.is_global_zero and folder and trainer.state.fn == TrainerFn.FITTING):
             return
-        finite = {name: value if math.isfinite(value) else None for name, value in sorted(numbers(trainer).items())}
+        logged = sorted((self.logged | numbers(trainer)).items())
+        finite = {name: value if math.isfinite(value) else None for name, value in logged}
         line = json.dumps({"step": trainer.global_step} | finite, allow_nan=False) + "\n"
         file = Path(folder, "validation.jsonl")
         write_whole(file, "".join([*lines_before(file, trainer.global_step), line]))

@@ -1,0 +1,48 @@
+"""Whether a `fit` begins anew or goes on with a run that was stopped, and where."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import Namespace
+from lightning.pytorch.utilities import rank_zero_info
+
+from lit_blip2.runs import Left, newest_of
+
+# Set where a cluster starts a job, or torchrun its processes, once more: the command is the same as the first time.
+RESTARTS = ("SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT")
+
+
+def go_on(config: Namespace, dumped: dict[str, Any], resume: bool) -> Left | None:
+    """The run to go on with, its place and checkpoint put into the config; None for a new one, which is told of an
+    unfinished one of the same settings.
+
+    Args: resume: --resume was given; a job that was started once more goes on without it.
+    Raises SystemExit where the newest run of these settings is finished.
+    """
+    logger = config.trainer.logger
+    settings = logger.get("init_args") if isinstance(logger, Namespace) else None
+    if config.get("ckpt_path") or settings is None or not settings.get("name") or not settings.get("save_dir"):
+        return None
+    folder = Path(settings.save_dir, settings.name)
+    resume = resume or any(int(os.environ.get(name) or 0) for name in RESTARTS)
+    left = newest_of(dumped, folder, config.trainer.max_steps)
+    if left is None:
+        if resume:
+            rank_zero_info(f"no run of these settings has left a checkpoint in {folder}: a new one begins")
+        return None
+    where = f"{left.run}, at step {left.step} of {config.trainer.max_steps}"
+    if left.finished:
+        if resume:
+            rank_zero_info(f"the newest run of these settings is finished: {where}. Leave out --resume for another one")
+            raise SystemExit(0)
+        return None
+    if not resume:
+        rank_zero_info(
+            f"an unfinished run of these settings lies in {where}: --resume goes on with it. A new one begins"
+        )
+        return None
+    rank_zero_info(f"going on with {where}")
+    config.ckpt_path = str(left.checkpoint)
+    settings.version = left.run.name
+    return left

@@ -1,0 +1,148 @@
+"""When a run's state is written: by this callback, into RUN/checkpoints/last.ckpt."""
+
+import itertools
+import os
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from filelock import FileLock
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.plugins.environments import LightningEnvironment
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_info
+
+from lit_blip2.lit.checkpoint_io import WholeCheckpointIO
+from lit_blip2.lit.signals import STATUS, Signals, Stopped
+from lit_blip2.runs import hold
+
+
+class Checkpoints(Checkpoint):
+    """Writes last.ckpt: what trains, and all that it takes to go on from there (`fit --resume`).
+
+    It is written before each validation and again after it, every `every_n_steps` steps, and at the end of training. It
+    is also written at the end of the step in which SIGTERM, SIGINT (Ctrl-C) or SIGUSR1 comes to the process, or to any
+    of several; the run then ends with the status 128 + the signal's number. A validation that a signal or a kill has
+    cut off is made again by the run that goes on. On SLURM a run that SIGUSR1 has ended is put into the queue again.
+
+    The file is there whole or not at all, and the former one until then. One that another run has left in the same
+    folder is kept: this run's is then called last-v1.ckpt.
+
+    Args:
+        every_n_steps: optimiser steps from one file to the next; None: at validations and at the end alone.
+        grace: seconds from a signal to the end of the step. Where they do not suffice, the run ends without writing,
+            says so and names the newest file.
+    """
+
+    def __init__(self, every_n_steps: int | None = None, grace: float = 30.0):
+        if every_n_steps is not None and every_n_steps < 1:
+            raise ValueError(f"every_n_steps={every_n_steps} must be 1 or more, or null for validations alone")
+        if not grace > 0:
+            raise ValueError(f"grace={grace} must be more than 0 seconds")
+        self.every_n_steps = every_n_steps
+        self.signals = Signals(grace, self._newest)
+        self.folder = self.file = Path()
+        self.step = 0
+        self.held: FileLock | None = None
+        self.written: tuple[int, int] | None = None  # the step of the file, and of its last whole validation
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        trainer.strategy.checkpoint_io = WholeCheckpointIO()
+        if stage == "fit":
+            self.folder, self.written = _folder(trainer), None
+            if trainer.is_global_zero:
+                self.held = hold(self.folder.parent)
+            self.signals.listen()
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.step = trainer.global_step
+        self.file = _free(self.folder / "last.ckpt", trainer.ckpt_path)
+        self.signals.listen()  # Lightning has just put its own handlers in place
+        if self.signals.received is not None and trainer.world_size == 1:
+            self._end(trainer, self.signals.received)
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        if trainer.global_step == self.step:  # a micro-batch alone is no step
+            return
+        self.step = trainer.global_step
+        if number := self.signals.asked():
+            self._save(trainer, pl_module)
+            self._end(trainer, number)
+        if self.every_n_steps and trainer.global_step % self.every_n_steps == 0:
+            self._save(trainer, pl_module)
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self._trains(trainer):
+            self._save(trainer, pl_module)
+
+    def on_validation_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        """What is trained has been written when the validation began."""
+        if self._trains(trainer) and self.signals.received is not None and trainer.world_size == 1:
+            self._end(trainer, self.signals.received)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self._trains(trainer):
+            self._save(trainer, pl_module)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._save(trainer, pl_module)
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        self._let_go()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        self._let_go()
+
+    def _let_go(self) -> None:
+        self.signals.forget()
+        if self.held is not None:
+            self.held.release()
+
+    def _trains(self, trainer: L.Trainer) -> bool:
+        return trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
+
+    def _save(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        state = trainer.global_step, pl_module.validated_step
+        if state != self.written:
+            trainer.save_checkpoint(self.file, weights_only=False)
+            self.written = state
+
+    def _newest(self) -> str:
+        if self.written is None:
+            return "This run has written no checkpoint yet"
+        return f"Its newest checkpoint is {self.file}, of step {self.written[0]}: go on with it by --resume"
+
+    def _end(self, trainer: L.Trainer, number: int) -> None:
+        """Raises Stopped. Where Lightning has started the other processes, it kills all as soon as one of them ends
+        with another status than 0, and only the first one's is seen."""
+        name = self.signals.received.name if self.signals.received else f"signal {number}"
+        rank_zero_info(f"{name}: stopped at step {trainer.global_step} of {trainer.max_steps}. {self._newest()}")
+        if number == signal.SIGUSR1 and trainer.is_global_zero and (job := _slurm_job()):
+            subprocess.run(["scontrol", "requeue", job], check=True)
+        environment = getattr(trainer.strategy, "cluster_environment", None)
+        raise Stopped(0 if isinstance(environment, LightningEnvironment) and trainer.local_rank else STATUS + number)
+
+
+def _folder(trainer: L.Trainer) -> Path:
+    """Where ModelCheckpoint puts its files, whatever the logger."""
+    logger = trainer.logger
+    if logger is None:
+        return Path(trainer.default_root_dir, "checkpoints")
+    version = logger.version if isinstance(logger.version, str) else f"version_{logger.version}"
+    return Path(logger.save_dir or trainer.default_root_dir, str(logger.name), version, "checkpoints")
+
+
+def _free(file: Path, resumed_from: str | Path | None) -> Path:
+    """The file, or one beside it where a run that this one does not go on from has left it."""
+    if resumed_from is not None and Path(resumed_from).absolute().parent == file.absolute().parent:
+        return file
+    names = itertools.chain([file], (file.with_name(f"last-v{number}.ckpt") for number in itertools.count(1)))
+    return next(name for name in names if not name.exists())
+
+
+def _slurm_job() -> str | None:
+    """The number of the job that this process is a part of, of an array with its place in it."""
+    array, place = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{place}" if array and place else os.environ.get("SLURM_JOB_ID")

@@ -1,0 +1,89 @@
+"""Signals that ask a training process to end: noted when they come, obeyed where a step has ended."""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from types import FrameType
+
+import torch
+import torch.distributed as dist
+
+ASKING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # SIGUSR1: what SLURM sends some time before its limit
+STATUS = 128  # a process that a signal has ended is said to have ended with 128 + its number
+
+
+class Stopped(SystemExit):
+    """The run has ended because a signal asked for it; its exit status is 128 + the signal's number."""
+
+
+class Signals:
+    """Notes the first of ASKING that comes. What is under way, a save among it, is never cut off.
+
+    grace: seconds that the run has from then on to come to the end of a step; at their end the process ends without.
+    late: says, in one line, what there is of the run in that case.
+
+    A second Ctrl-C ends the process at once; other signals after the first are let pass: launchers repeat them.
+    """
+
+    def __init__(self, grace: float, late: Callable[[], str]):
+        self.grace, self.late = grace, late
+        self.received: signal.Signals | None = None
+        self._before: dict[signal.Signals, object] = {}
+        self._clock: threading.Timer | None = None
+        self._asked: tuple[dist.Work, torch.Tensor] | None = None
+        self._group: dist.ProcessGroup | None = None
+
+    def listen(self) -> None:
+        """From now on; again where somebody else has put handlers of theirs in place. Only the main thread can."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for number in ASKING:
+            before = signal.signal(number, self._note)
+            self._before.setdefault(number, before)
+
+    def forget(self) -> None:
+        """Put back the handlers that were there before, and stop the clock."""
+        if self._clock is not None:
+            self._clock.cancel()
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+
+    def asked(self) -> signal.Signals | None:
+        """The signal that came to this process, or, of several, to any of them by the time of the call before: all get
+        the same answer. To be called by all of them, at the same places."""
+        if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+            return self.received
+        if self._group is None:
+            self._group = dist.new_group(backend="gloo")  # on the CPU: no device has to be waited for
+        answer = self._answer()
+        number = torch.tensor([self.received or 0])
+        self._asked = dist.all_reduce(number, dist.ReduceOp.MAX, self._group, async_op=True), number
+        return answer
+
+    def _answer(self) -> signal.Signals | None:
+        if self._asked is None:
+            return None
+        work, number = self._asked
+        work.wait()
+        return signal.Signals(number.item()) if number.item() else None
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.received is not None:
+            if number == signal.SIGINT == self.received:
+                os._exit(STATUS + number)
+            return
+        self.received = signal.Signals(number)
+        self._clock = threading.Timer(self.grace, self._give_up)
+        self._clock.daemon = True
+        self._clock.start()
+
+    def _give_up(self) -> None:
+        print(
+            f"{self.received.name}: no step ended within the grace time of {self.grace:g} seconds. {self.late()}",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(STATUS + self.received)
