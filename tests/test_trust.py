@@ -3,6 +3,7 @@
 import copy
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -135,6 +136,37 @@ def hidden(place: str) -> dict:
 def test_it_is_refused_wherever_it_stands(elsewhere, place):
     name = "hostile.Lit" if place == "model" else "hostile.Bridge"
     assert f"names {name}," in refused(hidden(place))
+
+
+def places(value: object, path: tuple = ()) -> list[tuple]:
+    """The paths of a nested dict's values, itself among them."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [path, *(each for key, below in inner for each in places(below, (*path, key)))]
+
+
+def test_no_place_of_a_configuration_imports_or_connects(elsewhere, monkeypatch):
+    """One after the other each value of a network's settings, each time in another writing."""
+    monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("connected"))
+    evil = {"class_path": "hostile.Bridge"}
+    (elsewhere / "evil.yaml").write_text(yaml.safe_dump(evil))
+    texts = [
+        "hostile.make",
+        "{a: {class_path: hostile.Bridge}}",
+        "evil.yaml",
+        "hf-hub:a/b",
+        "https://127.0.0.1:9/a.yaml",
+    ]
+    values = [evil, [evil], texts, {"init_args": evil}, {"class_path": None, "dict_kwargs": {"a": evil}}, *texts]
+    for number, path in enumerate(places(settings("mini_vqa")["model"])):
+        config = above = settings("mini_vqa")
+        *keys, last = ("model", *path)
+        for key in keys:
+            above = above[key]
+        above[last] = values[number % len(values)]
+        with suppress(ValueError, OSError):
+            sketch(of_checkpoint(config))
+        assert not Path("ran").exists(), path
+    assert not {"hostile", "hostile_package"} & set(sys.modules)
 
 
 def test_trainer_and_data_are_never_looked_at(elsewhere):
