@@ -3,6 +3,8 @@
 A tokenizer of few words reads "a cup of coffee" as "a [UNK] of [UNK]": training goes on, and learns nothing of cups.
 """
 
+import warnings
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -18,6 +20,8 @@ from lit_blip2.objectives.joint import Joint
 
 MOST = 2000  # images, or questions, of a source whose texts are looked at
 CAPTIONS, QUESTIONS, ANSWERS, PROMPT = "captions", "questions", "answers", "prompt"
+TEMPLATE = "the text around each question"
+DRAWN = {"caption": CAPTIONS, "question": QUESTIONS, "answer": ANSWERS}  # what a source to train on calls its texts
 
 
 class Told(NamedTuple):
@@ -40,9 +44,9 @@ def tokenizers(net: nn.Module) -> dict[str, tuple[Plain, tuple[str, ...]]]:
     if getattr(stage1, "tokenizer", None) is not None:
         found["Q-Former"] = stage1.tokenizer.plain, (CAPTIONS,)
     if hasattr(stage2, "language") and getattr(stage2.language, "tokenizer", None) is not None:
-        found["language model"] = stage2.language.plain, (CAPTIONS, QUESTIONS, ANSWERS, PROMPT)
+        found["language model"] = stage2.language.plain, (CAPTIONS, QUESTIONS, ANSWERS, PROMPT, TEMPLATE)
         if stage2.reads_prompts:
-            found["bridge"] = stage2.bridge.tokenizer.plain, (QUESTIONS, PROMPT)
+            found["bridge"] = stage2.bridge.tokenizer.plain, (QUESTIONS, PROMPT, TEMPLATE)
     return found
 
 
@@ -53,26 +57,49 @@ def tables_of(pairs: PairSource | None, *splits: dict[str, Any]) -> list[Any]:
     return [*own, *(table for tables in splits for table in tables.values())]
 
 
-def texts_of(table: Any, question: str = "{}") -> dict[str, list[str]]:
-    """A sample of a table's texts, by kind, evenly spread; none of a class that is not known here."""
+def texts_of(table: Any) -> dict[str, list[str]]:
+    """A sample of a table's own texts, by kind, evenly spread. Of a class that is not known here, which a user's own
+    source may have, the texts that it draws in training; one that draws none is told."""
     rows = np.linspace(0, len(table) - 1, min(MOST, len(table))).astype(int).tolist()
     if isinstance(table, Questions):
-        asked = [question.replace("{}", table.texts[row]) for row in rows]
-        return {QUESTIONS: asked, ANSWERS: [text for row in rows for text in table.answers_of(row)]}
+        return {
+            QUESTIONS: [table.texts[row] for row in rows],
+            ANSWERS: [text for row in rows for text in table.answers_of(row)],
+        }
     if isinstance(table, Captions):
         return {CAPTIONS: [text for row in rows for text in table.of(row)]}
     if isinstance(table, ShardPairs):
         return {CAPTIONS: [text for row in rows for text in table.captions(row)]}
-    return {CAPTIONS: [table.captions[row] for row in rows]} if isinstance(table, Pairs) else {}
+    return {CAPTIONS: [table.captions[row] for row in rows]} if isinstance(table, Pairs) else _drawn(table, rows)
+
+
+def _drawn(table: Any, rows: Sequence[int]) -> dict[str, list[str]]:
+    """The texts that a source draws for some of its rows, by kind."""
+    texts, rng = defaultdict(list), np.random.default_rng(0)
+    for row in rows:
+        source = table.span(row) if hasattr(table, "span") else table
+        if not hasattr(source, "draw"):
+            warnings.warn(f"unknown words: not looked at in {type(table).__name__}, which draws no texts", stacklevel=2)
+            return {}
+        for name, text in source.draw(row, rng).items():
+            if name in DRAWN:
+                texts[DRAWN[name]].append(text)
+    return dict(texts)
 
 
 def look(net: nn.Module, tables: Iterable[Any], question: str = "{}") -> list[Told]:
     """What each tokenizer of a network knows of each kind of text that it reads, of each table by itself: few training
-    captions must not hide behind many validation captions. question: how one is put."""
-    prompt = {PROMPT: [getattr(getattr(net, "stage2", net), "prompt", "")]}
+    captions must not hide behind many validation captions. question: how one is put; the words around it are told
+    apart, and do not make up for a question's own."""
+    found = [texts_of(table) for table in tables]
+    asked = any(QUESTIONS in texts for texts in found)
+    fixed = {
+        PROMPT: [getattr(getattr(net, "stage2", net), "prompt", "")],
+        TEMPLATE: [question.replace("{}", " ")] if asked else [],
+    }
     told = [
         Told(reader, kind, plain.known(texts.get(kind, ())))
-        for texts in [prompt, *(texts_of(table, question) for table in tables)]
+        for texts in [fixed, *found]
         for reader, (plain, kinds) in tokenizers(net).items()
         for kind in kinds
     ]
@@ -89,7 +116,7 @@ def summed(told: Iterable[Told]) -> list[Told]:
 
 def check_known(told: Sequence[Told], limit: float) -> None:
     """Raises ValueError where more than a share `limit` of the words of captions, questions or answers is unknown."""
-    if strange := [str(each) for each in told if each.kind != PROMPT and each.known.share > limit]:
+    if strange := [str(each) for each in told if each.kind not in (PROMPT, TEMPLATE) and each.known.share > limit]:
         raise ValueError(
             f"{'; '.join(strange)}; data.max_unknown_words is {limit}: use a model whose tokenizer covers these "
             "words, or raise data.max_unknown_words"

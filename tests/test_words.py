@@ -50,11 +50,68 @@ def test_every_reader_and_kind_of_text_is_looked_at(tmp_path):
         for each in words.summed(words.look(network(), tables, "Question: {} Answer:"))
     }
     assert found["language model", "captions"] == (7, 2, ("cup", "coffee"))
-    assert found["language model", "questions"] == (8, 1, ("mug",))
+    assert found["language model", "questions"] == (6, 1, ("mug",))
     assert found["language model", "answers"] == (2, 1, ("teapot",))
-    assert found["bridge", "questions"] == (8, 3, ("Question:", "mug", "Answer:"))
+    assert found["bridge", "questions"] == (6, 1, ("mug",))
+    assert found["bridge", words.TEMPLATE] == (2, 2, ("Question:", "Answer:"))
+    assert found["language model", words.TEMPLATE] == (2, 0, ())
     assert ("bridge", "captions") not in found and found["language model", "prompt"].unknown == 0
     assert not [each for each in words.look(network(False), tables) if each.reader == "bridge"]
+
+
+def test_the_words_around_a_question_do_not_make_up_for_its_own():
+    told = words.look(network(), [questions(["who knits jumpers", "why"], ["star"] * 2)], "Question: {} Answer:")
+    with pytest.raises(ValueError, match=r"^100\.0% of 4 words of questions .*; data\.max_unknown_words is"):
+        words.check_known(told, 0.9)
+
+
+def test_the_words_around_a_question_are_told_and_never_refused():
+    table = questions(["is there a star ?"], ["star"])
+    told = words.look(network(), [table], "Riddle: {} Solve:")
+    words.check_known(told, 0.0)
+    said = "\n".join(map(str, told))
+    assert "100.0% of 2 words of the text around each question are unknown to the tokenizer of the bridge" in said
+    assert not [each for each in words.look(network(), [captions_only()], "Riddle: {}") if each.kind == words.TEMPLATE]
+
+
+class Own:
+    """A source of a user's own, of two rows: what it draws is all that training asks of it."""
+
+    def __init__(self, *texts: dict[str, str]):
+        self.texts = texts
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def draw(self, sample: int, rng: np.random.Generator) -> dict[str, str]:
+        return self.texts[sample]
+
+
+class OwnSpans(Own):
+    """The same, through spans alone."""
+
+    draw = None
+
+    def span(self, sample: int) -> Own:
+        return Own(*self.texts)
+
+
+def captions_only() -> Own:
+    return Own({"caption": "a red star"}, {"caption": "a cup of coffee"})
+
+
+def test_the_texts_of_a_source_of_ones_own_are_looked_at():
+    asked = {"question": "is there a mug ?", "answer": "teapot"}
+    for table in (captions_only(), OwnSpans(*captions_only().texts)):
+        assert words.texts_of(table) == {"captions": ["a red star", "a cup of coffee"]}
+    told = words.look(network(), [Own(asked, asked)])
+    with pytest.raises(ValueError, match=r"100\.0% of 2 words of answers .* \(teapot\)"):
+        words.check_known(told, 0.5)
+
+
+def test_a_source_without_texts_is_told():
+    with pytest.warns(UserWarning, match=r"^unknown words: not looked at in list, which draws no texts$"):
+        assert words.texts_of([1, 2]) == {}
 
 
 @pytest.mark.parametrize("limit, refused", [(0.5, False), (0.4, True), (0.0, True), (1.0, False)])
