@@ -14,8 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from lit_blip2.config import Experiment, from_text
+from lit_blip2.contents import DataError
 from lit_blip2.pixels import UNNOTED
 from lit_blip2.runs import find_checkpoint, is_whole, run_of
+
+KINDS = {"state_dict": dict, "settings": dict}  # what a checkpoint holds under which name
 
 
 def trainable_state(module: nn.Module) -> dict[str, Tensor]:
@@ -40,24 +43,29 @@ def check_fits(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], what: 
 def read_checkpoint(path: str | Path) -> dict:
     """The contents of a checkpoint; tensors and plain containers only, no code is run.
 
-    Raises ValueError for a file that is damaged or was not written by this package.
+    Raises DataError for a file that is damaged or was not written by this package.
     """
     file = find_checkpoint(path)
     if not is_whole(file):
-        raise ValueError(f"{file} is damaged: its contents are not what was written. Use another checkpoint of the run")
+        raise DataError(f"{file} is damaged: its contents are not what was written. Use another checkpoint of the run")
     try:
         checkpoint = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise ValueError(f"{file} cannot be read as a checkpoint: it is damaged, or another kind of file") from error
-    if "state_dict" not in checkpoint:
-        raise ValueError(f"{file} holds no state_dict: it is not a checkpoint of this package")
+        raise DataError(f"{file} cannot be read as a checkpoint: it is damaged, or another kind of file") from error
+    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+        raise DataError(f"{file} holds no state_dict: it is not a checkpoint of this package")
+    if wrong := [name for name, kind in KINDS.items() if not isinstance(checkpoint.get(name), kind | None)]:
+        raise DataError(f"{file}: {', '.join(wrong)} of the checkpoint are of another type: it is damaged")
+    state = checkpoint["state_dict"]
+    if not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()):
+        raise DataError(f"{file}: state_dict holds something else than tensors by name: it is damaged")
     return checkpoint
 
 
 def read_safely(file: Path) -> Any:
     """What a file of torch holds, a .pth or .bin of anybody's, on the CPU; no code in it is run.
 
-    Raises ValueError for what is damaged, or holds more than tensors and plain containers.
+    Raises DataError for what is damaged, or holds more than tensors and plain containers.
     """
     try:
         with torch.serialization.safe_globals([Namespace]):  # timm's training checkpoints hold their arguments so
@@ -65,7 +73,7 @@ def read_safely(file: Path) -> Any:
     except Exception as error:  # damaged in one of many ways, or a pickle that wants to run code
         code = isinstance(error, pickle.UnpicklingError) and "weights only" in str(error).lower()
         reason = "it holds more than tensors; nothing in it was executed" if code else "it is damaged, or another kind"
-        raise ValueError(f"{file} cannot be read: {reason}") from error
+        raise DataError(f"{file} cannot be read: {reason}") from error
 
 
 def unwrapped(content: Mapping[str, Any], wrappers: Sequence[str], file: Path) -> Mapping[str, Any]:

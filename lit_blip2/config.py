@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
+from lit_blip2.contents import DataError, parsed_yaml, read_text
 
 STARTS = ("init_from", "bert", "text_from")  # arguments of a model: the files that training starts from
 MAX_UNKNOWN_WORDS = 0.5  # data.max_unknown_words, also of checkpoints that are older than it
@@ -72,24 +72,18 @@ class Experiment:
 
 
 def read(file: Path) -> Experiment:
-    """The experiment in a YAML file of the user's own. Raises OSError, and ValueError for a file that is not YAML."""
-    try:
-        return replace(from_text(file.read_text(encoding="utf-8"), str(file)), allow=None)
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is not YAML: {error}") from error
+    """The experiment in a YAML file of the user's own. Raises OSError, and DataError for a file that is not YAML."""
+    return replace(from_text(read_text(file), str(file)), allow=None)
 
 
 def from_text(text: str | None, source: str) -> Experiment:
     """The experiment in a text of YAML, such as a checkpoint carries; empty where that holds no mapping.
 
-    Raises ValueError for what is not YAML.
+    Raises DataError for what is not YAML.
     """
     if not isinstance(text, str | None):
-        raise ValueError(f"{source} holds a {type(text).__name__} in the place of its configuration, a text of YAML")
-    try:
-        settings = yaml.safe_load(text or "")
-    except yaml.YAMLError as error:
-        raise ValueError(f"{source} is not YAML: {' '.join(str(error).split())}") from error
+        raise DataError(f"{source} holds a {type(text).__name__} in the place of its configuration, a text of YAML")
+    settings = parsed_yaml(text or "", source)
     return Experiment(settings if isinstance(settings, dict) else {}, source)
 
 

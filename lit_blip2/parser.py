@@ -11,6 +11,7 @@ from lightning import Callback
 from lightning.pytorch.cli import LightningArgumentParser
 
 from lit_blip2.config import Experiment, check_encoder, read
+from lit_blip2.contents import DataError, parsed_yaml
 from lit_blip2.nulls import check_nulls
 from lit_blip2.refusals import SHOW_TRACEBACKS, reason, tracebacks_shown
 
@@ -138,7 +139,12 @@ def load_yaml(text: str) -> Any:
     """YAML with classes under their names of today, and a null for the word None in a value of one line: jsonargparse
     hands the null of `--model.net.itm=null` on to the parser of `net` so."""
     words = MOVED if "\n" in text.strip() else MOVED | {"None": None}
-    return replaced(plain_yaml(text), words)
+    if "&" in text:
+        parsed_yaml(text, "the configuration")  # which refuses aliases that multiply
+    try:
+        return replaced(plain_yaml(text), words)
+    except RecursionError as error:
+        raise DataError("its values are nested too deep") from error
 
 
 def replaced(value: Any, words: dict[str, str | None]) -> Any:
@@ -150,4 +156,4 @@ def replaced(value: Any, words: dict[str, str | None]) -> Any:
     return words.get(value, value) if isinstance(value, str) else value
 
 
-set_loader("yaml", load_yaml, exceptions=(yaml.YAMLError,))
+set_loader("yaml", load_yaml, exceptions=(yaml.YAMLError, DataError))

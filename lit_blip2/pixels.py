@@ -4,7 +4,6 @@ normalised with.
 Images travel as 8-bit pixels, a quarter of the bytes, and are normalised where they are encoded.
 """
 
-import json
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
@@ -13,6 +12,8 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
+
+from lit_blip2.contents import DataError, read_object
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -31,7 +32,7 @@ class Looks(NamedTuple):
 
     @classmethod
     def of(cls, card: Mapping[str, Any], name: str) -> "Looks":
-        """From timm's pretrained_cfg, or what is like it. Raises ValueError, with the name, for what cannot be."""
+        """From timm's pretrained_cfg, or what is like it. Raises DataError, with the name, for what cannot be."""
         looks = cls(*(tuple(each) if isinstance(each := card[key], list | tuple) else each for key in cls._fields))
         wrong = [
             f"{key}={value}"
@@ -41,7 +42,7 @@ class Looks(NamedTuple):
         if looks.interpolation not in get_args(Interpolation):
             wrong.append(f"interpolation={looks.interpolation!r}")
         if wrong:
-            raise ValueError(
+            raise DataError(
                 f"{name}: {', '.join(wrong)}: mean and std are three numbers, of each colour, from 0 to 1, std above 0;"
                 f" interpolation is {' or '.join(get_args(Interpolation))}"
             )
@@ -60,7 +61,7 @@ def card_beside(weights: Path, name: str) -> dict[str, Any]:
     that are.
 
     name: of the encoder, as timm has it; the card of another architecture is left out, with a warning.
-    Raises ValueError, with the file's name, for a file that is not JSON, and for values that cannot be.
+    Raises DataError, with the file's name, for a file that is not JSON, and for values that cannot be.
     """
     file = weights.with_name("config.json")
     content = _read(file)
@@ -68,7 +69,10 @@ def card_beside(weights: Path, name: str) -> dict[str, Any]:
         return {}
     card = content.get("pretrained_cfg") or content
     if not isinstance(card, dict):
-        raise ValueError(f"{file}: pretrained_cfg is {card!r}, where the settings of images are wanted")
+        raise DataError(f"{file}: pretrained_cfg is {card!r}, where the settings of images are wanted")
+    for named in (content.get("architecture"), card.get("architecture")):
+        if not isinstance(named, str | None):
+            raise DataError(f"{file}: architecture is {named!r}, where a name is wanted")
     own, wanted = (content.get("architecture") or card.get("architecture")), name.split(".")[0]
     if own is not None and own.split(".")[0] != wanted:
         warnings.warn(
@@ -88,7 +92,7 @@ def _side(input_size: Any, file: Path) -> int:
     """Pixels along a side, of timm's [colours, height, width]."""
     if isinstance(input_size, list) and len(input_size) == 3 and all(type(each) is int for each in input_size):
         return input_size[-1]
-    raise ValueError(f"{file}: input_size is {input_size!r}, where [3, height, width] in pixels is wanted")
+    raise DataError(f"{file}: input_size is {input_size!r}, where [3, height, width] in pixels is wanted")
 
 
 def tell_unread(weights: Path, looks: Looks, name: str) -> None:
@@ -118,14 +122,8 @@ def _alike(theirs: Any, ours: Any) -> bool:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    """A JSON object; empty where there is no file, or another content. Raises ValueError for what is not JSON."""
-    if not file.is_file():
-        return {}
-    try:
-        content = json.loads(file.read_text(encoding="utf-8-sig"))
-    except ValueError as error:
-        raise ValueError(f"{file} is not JSON: {error}") from error
-    return content if isinstance(content, dict) else {}
+    """A JSON object; empty where there is no file. Raises DataError for another content."""
+    return read_object(file) if file.is_file() else {}
 
 
 def normalise(pixels_B3HW: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:

@@ -11,8 +11,9 @@ import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
 from filelock import FileLock, Timeout
+
+from lit_blip2.contents import DataError, parsed_yaml
 
 CONFIG = "config.yaml"
 WRITES = ("logger", "default_root_dir")  # the trainer's keys that say where it writes
@@ -167,13 +168,14 @@ def _found(file: Path, contents: dict[str, Any]) -> Found:
 def _config(text: str | None) -> Any:
     """A config as it can be compared: a run that went on from a checkpoint is the same run."""
     try:
-        config = yaml.safe_load(text or "")
-    except yaml.YAMLError:
+        config = parsed_yaml(text or "", CONFIG)
+    except DataError:
         return None
     return _placeless(config) if isinstance(config, dict) else None
 
 
 def _placeless(config: dict[str, Any]) -> dict[str, Any]:
     """A config without what says where its run goes on from, and where it writes."""
-    trainer = {key: value for key, value in (config.get("trainer") or {}).items() if key not in WRITES}
+    trainer = config.get("trainer")
+    trainer = {key: value for key, value in trainer.items() if key not in WRITES} if isinstance(trainer, dict) else {}
     return {key: value for key, value in config.items() if key != "ckpt_path"} | {"trainer": trainer}

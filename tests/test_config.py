@@ -76,7 +76,7 @@ def test_what_is_not_yaml_is_named_in_one_line(tmp_path):
     (tmp_path / "cut.yaml").write_text("a:\n  - [1")
     (tmp_path / "bytes.yaml").write_bytes(b"\xff\xfe\xfa")
     for name in ("cut", "bytes"):
-        with pytest.raises(ValueError, match=rf"{name}\.yaml is not YAML: .+") as caught:
+        with pytest.raises(ValueError, match=rf"{name}\.yaml (is not YAML|cannot be read): .+") as caught:
             read(tmp_path / f"{name}.yaml")
         assert "\n" not in str(caught.value)
 

@@ -27,7 +27,8 @@ FLOORS = [
     ["ablation.spec"],
     ["checkpoint", "distributed", "whole_files"],
     ["allocator", "config", "keyed", "nulls", "paths", "pixels", "refusals", "runs", "settings", "trust"],
-    ["signature"],
+    ["contents"],
+    ["signature", "terminal"],
 ]
 
 

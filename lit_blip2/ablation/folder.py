@@ -18,13 +18,14 @@ from typing import TypeVar
 from pydantic import BaseModel, ValidationError
 
 from lit_blip2.ablation.schema import STATES, Saved, Validation
+from lit_blip2.contents import DataError
 from lit_blip2.whole_files import written_whole
 
 WAY_OUT = "remove it, and run the sweep again to have it made anew"
 SHOWN = 80  # characters of a value that is wrong
 
 
-class SweepError(ValueError):
+class SweepError(DataError):
     """What keeps a sweep's files from being read: one line for each problem."""
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lit_blip2.contents import DataError
 from lit_blip2.data.annotations.caption_layouts import list_images
 from lit_blip2.data.annotations.captions import (
     Captions,
@@ -61,7 +62,7 @@ def read_regions(image_data: Path, regions: Path, leave_out: set[int], max_words
 
     What is left out is counted in one log line: images of those ids, images without a region, empty phrases.
 
-    Raises ValueError naming the file and the id for regions of an image that is not listed, or no image left.
+    Raises DataError naming the file and the id for regions of an image that is not listed, or no image left.
     """
     images = listed_entries(read_json(image_data), image_data)
     files = list_images(images, "image_id", "url")
@@ -84,7 +85,7 @@ def read_regions(image_data: Path, regions: Path, leave_out: set[int], max_words
     )
     kept = [image_id for image_id in kept if said[image_id]]
     if not kept:
-        raise ValueError(f"{regions}: of {len(listed)} images in {image_data} none is left to train on")
+        raise DataError(f"{regions}: of {len(listed)} images in {image_data} none is left to train on")
     return make_captions(
         regions, np.array(kept, dtype=np.int64), [vg_file(files[i]) for i in kept], [said[i] for i in kept], max_words
     )

@@ -2,12 +2,24 @@
 (evaluated/test_images), and which part of its rows that is (evaluated/test_images_share)."""
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import NamedTuple
 
+from lit_blip2.contents import DataError, read_object, shown
+
+WAY_OUT = "remove it; a test, or a validation, writes it again"
 METRICS, PREFIX = "metrics.json", "evaluated/"
 UNITS = {"caption": "images", "vqa": "questions", "binding": "pairs"}  # what a row of a task's table is
 # The first part of a metric's name -> what it is measured on; of others it is not known
 MEASURED_ON = {"caption": "images", "retrieval": "images", "loss": "images", "vqa": "questions", "binding": "pairs"}
+
+
+def read_metrics(file: Path) -> dict[str, float | None]:
+    """A run's metrics, name -> number, None where it is not finite. Raises FileNotFoundError, or DataError."""
+    metrics = read_object(file)
+    if wrong := [name for name, value in metrics.items() if type(value) not in (int, float, type(None))]:
+        raise DataError(f"{file}: {wrong[0]} is {shown(metrics[wrong[0]])}, where a number is wanted: {WAY_OUT}")
+    return metrics
 
 
 class Evaluated(NamedTuple):

@@ -6,14 +6,18 @@ together. Strata are what a mean over types is a mean of.
 Legend: N items, G images, K strata, S statistics, D draws.
 """
 
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from lit_blip2.evaluation.formulas import FORMULAS
+from lit_blip2.contents import DataError, reading
+from lit_blip2.evaluation.formulas import FORMULAS, STATISTICS
 
+MOST_BYTES = 1 << 30  # of an unpacked file
+WAY_OUT = "test the run again"
 FILE = "items.npz"  # in a run's folder, from its newest test
 DRAWS = 2000
 AT_ONCE = 1 << 24  # of the D x G numbers that a bootstrap draws
@@ -64,15 +68,31 @@ def write_items(file: Path, items: Mapping[str, Items]) -> None:
 
 
 def read_items(file: Path) -> dict[str, Items]:
-    """What `write_items` wrote."""
-    with np.load(file) as arrays:
-        parts = {name: arrays[name] for name in arrays.files}
-    names = dict.fromkeys(name.rpartition(":")[0] for name in parts)
-    found = {
-        name: Items(**{part: parts[key] for part in Items._fields if (key := f"{name}:{part}") in parts})
-        for name in names
-    }
-    return {name: each._replace(figure=str(each.figure)) for name, each in found.items()}
+    """What `write_items` wrote. Raises FileNotFoundError, or DataError for a damaged file."""
+    with reading(file, "file of items", WAY_OUT):
+        with zipfile.ZipFile(file) as packed:
+            if (size := sum(part.file_size for part in packed.infolist())) > MOST_BYTES:
+                raise DataError(f"{file} unpacks to {size:,} bytes, more than {MOST_BYTES:,}: {WAY_OUT}")
+        with np.load(file) as arrays:
+            parts = {name: arrays[name] for name in arrays.files}
+        names = dict.fromkeys(name.rpartition(":")[0] for name in parts)
+        found = {
+            name: Items(**{part: parts[key] for part in Items._fields if (key := f"{name}:{part}") in parts})
+            for name in names
+        }
+        found = {name: each._replace(figure=str(each.figure)) for name, each in found.items()}
+    if wrong := [name for name, each in found.items() if not _is_whole(each)]:
+        raise DataError(f"{file}: the parts of {wrong[0]} do not fit together: {WAY_OUT}")
+    return found
+
+
+def _is_whole(items: Items) -> bool:
+    """Whether the parts are of the types and shapes that they should be of."""
+    strata = items.ids if items.strata is None else items.strata
+    rows, shape = (items.images, items.ids, strata), items.values.shape
+    numbers = items.values.dtype.kind in "fiub" and all(row.dtype.kind in "iu" for row in rows[:2])
+    told = (items.figure, shape[1:]) in [("ratio", ()), *((name, (count,)) for name, count in STATISTICS.items())]
+    return numbers and told and strata.dtype.kind in "iuU" and all(row.shape == shape[:1] for row in rows)
 
 
 def _by_image(items: Items) -> np.ndarray:

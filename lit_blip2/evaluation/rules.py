@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from lit_blip2.config import Experiment
-from lit_blip2.evaluation.evaluated import METRICS, is_tested
+from lit_blip2.contents import read_object, reading
+from lit_blip2.evaluation.evaluated import METRICS, is_tested, read_metrics
 
 FILE, VALIDATED = "decoding.json", "validate_decoding.json"
 SEARCH = ("max_new_tokens", "num_beams", "length_penalty")
@@ -49,10 +50,11 @@ def write_rules(
 
 
 def read_rules(folder: Path) -> Rules:
-    """Those of the test in a folder. Of an older test, what it tells."""
+    """Those of the test in a folder. Of an older test, what it tells. Raises DataError for a damaged file."""
     kept = _kept(folder)
     if "answers" in kept or isinstance(kept.get("scoring"), dict):
-        kept = _older(kept)
+        with reading(folder / FILE, "file of rules"):
+            kept = _older(kept)
     return {"scoring": "official"} | {name: value for name, value in kept.items() if name in ALL}
 
 
@@ -63,7 +65,7 @@ def read_random(folder: Path) -> list[str]:
 
 def _kept(folder: Path) -> dict[str, Any]:
     file = folder / FILE
-    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    return read_object(file) if file.exists() else {}
 
 
 def _older(kept: Mapping[str, Any]) -> Rules:
@@ -80,8 +82,7 @@ def _older(kept: Mapping[str, Any]) -> Rules:
 def kept_rules(folder: Path) -> Rules:
     """Those of the test whose metrics stand in a folder; none where it holds none."""
     file = folder / METRICS
-    metrics = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    return read_rules(folder) if is_tested(metrics) else {}
+    return read_rules(folder) if file.exists() and is_tested(read_metrics(file)) else {}
 
 
 def of_metric(rules: Rules, metric: str) -> Rules:

@@ -1,14 +1,13 @@
 """Files of others: weights in safetensors or .pth, whole or in shards, JSON; nothing in them runs."""
 
-import json
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from lit_blip2.checkpoint import read_safely, unwrapped
+from lit_blip2.contents import DataError, name_inside, read_object, reading
 
 INDEX = ".index.json"
 WRAPPERS = ("model", "state_dict")  # under which training programs keep the weights
@@ -19,7 +18,7 @@ FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Name -> tensor of a file, or of a folder as Hugging Face has it; of a training checkpoint what WRAPPERS name.
 
-    Raises FileNotFoundError, or ValueError for what is damaged, holds other things than tensors, or differs from its
+    Raises FileNotFoundError, or DataError for what is damaged, holds other things than tensors, or differs from its
     index.
     """
     if not path.is_dir():
@@ -31,32 +30,25 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """Raises FileNotFoundError, or ValueError for what is no JSON, or no object."""
+    """Raises FileNotFoundError, or DataError for what is no JSON, or no object."""
     if not file.is_file():
         raise FileNotFoundError(f"{file} is missing: give a folder that transformers' save_pretrained has written")
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file} is not JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{file} holds no JSON object")
-    return content
+    return read_object(file)
 
 
 def _read_shards(index: Path) -> dict[str, Tensor]:
     """Each weight from the shard that the index names, which must hold those that it is named for and no others."""
     placed = read_json(index).get("weight_map")
     if not isinstance(placed, dict) or not all(isinstance(name, str) for name in placed.values()):
-        raise ValueError(f"{index} is no index of shards: it has no weight_map of names")
+        raise DataError(f"{index} is no index of shards: it has no weight_map of names")
     state = {}
     for shard in sorted(set(placed.values())):
-        if Path(shard).name != shard:
-            raise ValueError(f"{index} names {shard!r}: shards lie beside their index")
+        name_inside(shard, index, "shards lie beside their index")
         held, wanted = _read_file(index.parent / shard), {key for key, place in placed.items() if place == shard}
         if missing := sorted(wanted - held.keys()):
-            raise ValueError(f"{index} names {missing[0]} ({len(missing)} such), which {shard} does not hold")
+            raise DataError(f"{index} names {missing[0]} ({len(missing)} such), which {shard} does not hold")
         if stray := sorted(held.keys() - wanted):
-            raise ValueError(f"{shard} holds {stray[0]} ({len(stray)} such), which {index} does not place there")
+            raise DataError(f"{shard} holds {stray[0]} ({len(stray)} such), which {index} does not place there")
         state |= held
     return state
 
@@ -65,16 +57,14 @@ def _read_file(file: Path) -> dict[str, Tensor]:
     if not file.is_file():
         raise FileNotFoundError(f"no file {file}")
     if file.suffix == ".safetensors":
-        try:
+        with reading(file, "file of weights"):
             return load_file(file)
-        except SafetensorError as error:
-            raise ValueError(f"{file} is damaged or cut: {error}") from error
     content = read_safely(file)
     content = unwrapped(content, WRAPPERS, file) if isinstance(content, dict) else content
     if not isinstance(content, dict) or not all(
         isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()
     ):
-        raise ValueError(f"{file} holds no state dict, by itself or under {' or '.join(WRAPPERS)}")
+        raise DataError(f"{file} holds no state dict, by itself or under {' or '.join(WRAPPERS)}")
     return without_wrapper(content)
 
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from PIL import Image
 from rich.progress import track
 
+from lit_blip2.contents import read_object, reading
 from lit_blip2.mini.grammar import (
     RELATIONS,
     UNSAID,
@@ -84,7 +85,7 @@ def _check_existing(out: Path, settings: dict[str, int]) -> None:
     path = out / "settings.json"
     if not path.is_file():
         raise ValueError(f"{out} is no complete mini-world ({path} is missing): remove it, or write elsewhere")
-    found = json.loads(path.read_text())
+    found = read_object(path)
     wrong = [f"{k}={found.get(k)} (wanted {v})" for k, v in settings.items() if found.get(k) != v]
     if wrong:
         raise ValueError(f"{out} holds a mini-world of {', '.join(wrong)}: remove it, or write elsewhere")
@@ -283,9 +284,10 @@ def load_scenes(path: Path) -> SceneFile:
     if not path.is_file():
         command = f"python -m lit_blip2 data make-mini --out {path.parents[1]}"
         raise FileNotFoundError(f"{path} is missing: {command}")
-    content = json.loads(path.read_text())
-    scenes = {record["image_id"]: scene_from_json(record) for record in content["scenes"]}
-    captions: dict[int, list[Caption]] = {}
-    for record in content["captions"]:
-        captions.setdefault(record["image_id"], []).append(caption_from_json(record))
+    with reading(path, "list of scenes", "write the mini-world again"):
+        content = read_object(path)
+        scenes = {record["image_id"]: scene_from_json(record) for record in content["scenes"]}
+        captions: dict[int, list[Caption]] = {}
+        for record in content["captions"]:
+            captions.setdefault(record["image_id"], []).append(caption_from_json(record))
     return SceneFile(scenes, {i: tuple(found) for i, found in captions.items()})

@@ -6,6 +6,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from lit_blip2.checkpoint import read_safely
+from lit_blip2.contents import reading
 from lit_blip2.model.qformer import QFormer
 from lit_blip2.paths import find
 
@@ -21,9 +23,10 @@ def read_bert(folder: str) -> dict[str, Tensor]:
     if (path / "model.safetensors").exists():
         from safetensors.torch import load_file
 
-        state = load_file(path / "model.safetensors")
+        with reading(path / "model.safetensors", "file of weights"):
+            state = load_file(path / "model.safetensors")
     else:
-        state = torch.load(find(Path(path, "pytorch_model.bin"), "BERT", WAY_OUT), weights_only=True)
+        state = read_safely(find(Path(path, "pytorch_model.bin"), "BERT", WAY_OUT))
     names = {key: key.removeprefix("bert.").replace("gamma", "weight").replace("beta", "bias") for key in state}
     return {names[key]: value for key, value in state.items()}
 

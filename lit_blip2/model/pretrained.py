@@ -1,6 +1,5 @@
 """A Hugging Face language model from its configuration, or from a folder that must hold all of it."""
 
-import json
 import re
 import warnings
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from lit_blip2.contents import read_object
 from lit_blip2.model.random_weights import same_each_time
 from lit_blip2.settings import is_plain
 from lit_blip2.trust import check_fetches_nothing
@@ -41,15 +41,8 @@ def in_cache(name: str) -> Path | None:
 
 
 def read_config(folder: Path, name: str = "config.json") -> dict:
-    """Hugging Face's fields of a folder. Raises ValueError, with the file's name, for what is no JSON object."""
-    file = folder / name
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"), object_hook=_decoded)
-    except ValueError as error:
-        raise ValueError(f"{file} is not JSON: {error}; get it again") from error
-    if not isinstance(config, dict):
-        raise ValueError(f"{file} holds no JSON object; get it again")
-    return config
+    """Hugging Face's fields of a folder. Raises DataError, with the file's name, for what is no JSON object."""
+    return read_object(folder / name, object_hook=_decoded)
 
 
 def functional(config: Any) -> dict[str, Any]:
@@ -60,7 +53,7 @@ def functional(config: Any) -> dict[str, Any]:
 
 def _decoded(fields: dict) -> Any:
     """transformers 5 writes numbers that JSON has no word for as {"__float__": "Infinity"}."""
-    return float(fields["__float__"]) if fields.keys() == {"__float__"} else fields
+    return float(fields["__float__"]) if fields.keys() == {"__float__"} else fields  # ValueError: no number
 
 
 def read_tokenizer(folder: Path) -> Any:

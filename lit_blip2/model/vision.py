@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from lit_blip2.checkpoint import read_safely, unwrapped
+from lit_blip2.contents import DataError, reading
 from lit_blip2.model.published import published, vision_card
 from lit_blip2.model.random_weights import RANDOM, same_each_time, tell_random
 from lit_blip2.paths import OR_PUT_BACK, find
@@ -391,21 +392,18 @@ def _pixels(positions: int | None, encoder: nn.Module) -> tuple[int, int] | None
 def _shapes(file: Path) -> dict[str, Sequence[int]]:
     """Names and shapes of what a file holds.
 
-    Raises ValueError for a file that is damaged, or that holds more than tensors.
+    Raises DataError for a file that is damaged, or that holds more than tensors.
     """
     if file.suffix != ".safetensors":
         state = read_safely(file)
         if not isinstance(state, dict):
-            raise ValueError(f"{file} holds a {type(state).__name__}, where weights by name are wanted")
+            raise DataError(f"{file} holds a {type(state).__name__}, where weights by name are wanted")
         state = unwrapped(state, WRAPPERS, file)
         return {name: value.shape for name, value in state.items() if isinstance(value, Tensor)}
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
-    try:
-        with safe_open(file, "pt") as opened:
-            return {name: opened.get_slice(name).get_shape() for name in sorted(opened.keys())}
-    except SafetensorError as error:
-        raise ValueError(f"{file} is damaged or cut: {error}") from error
+    with reading(file, "file of weights"), safe_open(file, "pt") as opened:
+        return {name: opened.get_slice(name).get_shape() for name in sorted(opened.keys())}
 
 
 def _first(shapes: Mapping[str, Sequence[int]], names: Sequence[str], place: int) -> int | None:

@@ -10,13 +10,14 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from lit_blip2.ablation.spec.values import word
+from lit_blip2.contents import DataError, Loader, parsed_yaml, read_text
 
 MERGE = "tag:yaml.org,2002:merge"  # YAML's <<
 NOTHING = (None, "", [], {})  # what a key may hold without being given
 Model = TypeVar("Model", bound=BaseModel)
 
 
-class OnceLoader(yaml.SafeLoader):
+class OnceLoader(Loader):
     """Refuses a key that stands twice in one mapping, where YAML itself would keep the last in silence; so do `yes` and
     `on`, which are one word to YAML, or 1 and 1.0."""
 
@@ -41,19 +42,14 @@ def read_mapping(path: Path, example: Path, keys: Iterable[str]) -> tuple[dict[s
     """What a file holds, without the keys that hold nothing, and a problem for each that is none of `keys`; example: a
     file that shows what such a one holds.
 
-    Raises FileNotFoundError with the files that there are beside the example, ValueError for another kind of file.
+    Raises FileNotFoundError with the files that there are beside the example, DataError for another kind of file.
     """
     if not path.is_file():
         known = ", ".join(sorted(map(str, example.parent.glob("*.yaml")))) or f"none in {example.parent}/"
         raise FileNotFoundError(f"no file {str(path)!r}; there are: {known}")
-    try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), OnceLoader)
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no text in UTF-8: {error}") from error
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not YAML: {error}") from error
+    raw = parsed_yaml(read_text(path), path, OnceLoader)
     if not isinstance(raw, dict):
-        raise ValueError(f"{path} holds no mapping: see {example} for the keys of such a file")
+        raise DataError(f"{path} holds no mapping: see {example} for the keys of such a file")
     problems = [unknown("key", key, keys) for key in map(word, raw) if key not in keys]
     return {word(key): value for key, value in raw.items() if value not in NOTHING and word(key) in keys}, problems
 
@@ -81,9 +77,9 @@ def _lines(problem: dict[str, Any]) -> list[str]:
 
 
 def complain(path: Path, problems: list[str]) -> None:
-    """Raises ValueError with all problems of a file, if there are any."""
+    """Raises DataError with all problems of a file, if there are any."""
     if problems:
-        raise ValueError(f"{path}:\n" + "\n".join(f"  - {problem}" for problem in problems))
+        raise DataError(f"{path}:\n" + "\n".join(f"  - {problem}" for problem in problems))
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> str:

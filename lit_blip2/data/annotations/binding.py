@@ -10,6 +10,7 @@ from posixpath import normpath
 
 import numpy as np
 
+from lit_blip2.contents import DataError
 from lit_blip2.data.annotations.caption_layouts import list_images
 from lit_blip2.data.annotations.captions import clean_caption
 from lit_blip2.data.annotations.entries import Entry, read_json
@@ -33,14 +34,14 @@ class Pairs:
 def read_binding(path: str | Path, max_words: int = 50) -> Pairs:
     """Read {"images": [{id, file_name}], "pairs": [{image_id, caption, swapped_image_id}]}.
 
-    Raises FileNotFoundError, or ValueError naming the file and the id for: no pairs, an empty caption, an
+    Raises FileNotFoundError, or DataError naming the file and the id for: no pairs, an empty caption, an
     image that is not listed, or listed twice, an image paired with itself.
     """
     content = Entry(read_json(path), path)
     files = list_images(content.entries("images"))
     rows = [(row.image_id(), row.image_id("swapped_image_id"), row) for row in content.entries("pairs")]
     if not rows:
-        raise ValueError(f"{path} holds no pairs")
+        raise DataError(f"{path} holds no pairs")
     captions = [clean_caption(row.text("caption"), max_words) for _, _, row in rows]
     for (first, second, row), caption in zip(rows, captions, strict=True):
         named = (row.name("image_id"), row.name("swapped_image_id"))

@@ -12,7 +12,8 @@ from pathlib import Path
 from posixpath import normpath
 from typing import Any, NamedTuple
 
-from lit_blip2.data.annotations.entries import Entry, listed_entries, read_json, read_lines, read_text
+from lit_blip2.contents import DataError, read_text
+from lit_blip2.data.annotations.entries import Entry, listed_entries, read_json, read_lines
 from lit_blip2.data.annotations.ids import Name, image_number, last_digits
 from lit_blip2.data.annotations.tables import SEPARATORS, read_table
 from lit_blip2.data.annotations.unread import refuse_by_name, what_it_is
@@ -33,7 +34,7 @@ class Listed(NamedTuple):
 def images_in(path: str | Path, split: str) -> list[Listed]:
     """The images of a caption file, each once. split: of Karpathy's files; "test" may lack captions.
 
-    Raises FileNotFoundError, or ValueError naming the file, the entry and, where it is known, what the file is.
+    Raises FileNotFoundError, or DataError naming the file, the entry and, where it is known, what the file is.
     """
     path = Path(path)
     refuse_by_name(path)
@@ -80,7 +81,7 @@ def of_karpathy(top: Entry, splits: tuple[str, ...] = ("val", "test")) -> list[L
 
 def list_images(images: list[Entry], key: str = "id", name: str = "file_name") -> dict[int, str]:
     """image id -> file name, of a COCO file's "images". key: of the ids; where it is not there they are called id, as
-    in version 1.0 of Visual Genome. ValueError names an id that is listed twice."""
+    in version 1.0 of Visual Genome. DataError names an id that is listed twice."""
     if images and name == "file_name" and not any(name in image for image in images):
         raise images[0].error(
             "no image has a file_name, as in LAVIS' coco_karpathy_test_gt.json: give coco_karpathy_test.json or"
@@ -138,7 +139,7 @@ def _of_list(content: list[Any], path: Path, caption_needed: bool) -> list[Liste
     """LAVIS': one image may have several rows (training) or one row with several captions (evaluation)."""
     rows = listed_entries(content, path)
     if not any("caption" in row and "image" in row for row in rows) and (what := what_it_is(content)):
-        raise ValueError(f"{path}: no captions of images: it holds {what}")
+        raise DataError(f"{path}: no captions of images: it holds {what}")
     return _of_rows(rows, path, caption_needed)
 
 
@@ -147,7 +148,7 @@ def _of_table(path: Path) -> list[Listed]:
     image. Images without image_id are numbered."""
     rows = read_table(path) if path.suffix in SEPARATORS else read_lines(path)
     if rows and "image" not in rows[0] and (what := what_it_is([rows[0].values])):
-        raise ValueError(f"{path} is not read: it holds {what}")
+        raise DataError(f"{path} is not read: it holds {what}")
     return _of_rows(rows, path, caption_needed=True, numbered=True)
 
 
@@ -169,7 +170,7 @@ def _of_rows(rows: list[Entry], path: Path, caption_needed: bool, numbered: bool
     """Images and captions of rows that name both. numbered: images without an id are numbered, and not called after
     their files.
 
-    Raises ValueError for an image with two ids, and for an id of two images.
+    Raises DataError for an image with two ids, and for an id of two images.
     """
     captions: dict[str, list[list[str]]] = defaultdict(list)  # those of each row
     given: dict[str, Name] = {}
@@ -187,7 +188,7 @@ def _of_rows(rows: list[Entry], path: Path, caption_needed: bool, numbered: bool
     file_of: dict[int, str] = {}
     for file, name in zip(captions, names, strict=True):
         if file_of.setdefault(image_number(name), file) != file:
-            raise ValueError(f"{path}: image id {name} stands for both {file_of[image_number(name)]} and {file}")
+            raise DataError(f"{path}: image id {name} stands for both {file_of[image_number(name)]} and {file}")
     return [Listed(name, file, _joined(texts)) for name, (file, texts) in zip(names, captions.items(), strict=True)]
 
 

@@ -9,6 +9,7 @@ from posixpath import normpath
 
 import numpy as np
 
+from lit_blip2.contents import DataError
 from lit_blip2.data.annotations.caption_layouts import images_in, is_karpathy, list_images, of_karpathy
 from lit_blip2.data.annotations.entries import Entry, listed_entries, read_json
 from lit_blip2.data.annotations.ids import Name, image_number, name_of, written
@@ -74,12 +75,12 @@ def read_captions(path: str | Path, split: str = "train", max_words: int = 50) -
     An empty caption is left out if its image has another one; the number left out is warned about once. So is it that
     a test split has images and no captions at all, which only COCO's and LAVIS' layouts allow.
 
-    Raises FileNotFoundError, or ValueError naming the file and the id for: no images, an image twice, an
+    Raises FileNotFoundError, or DataError naming the file and the id for: no images, an image twice, an
     image without a caption, an annotation of an image that is not listed, a layout that is not known.
     """
     images = images_in(path, split)
     if not images:
-        raise ValueError(f"{path}: no images of split {split!r}")
+        raise DataError(f"{path}: no images of split {split!r}")
     names, files, captions, domains = zip(*images, strict=True)
     _check_ids(path, split, names, files)
     image_ids = np.array([image_number(name) for name in names], dtype=np.int64)
@@ -116,7 +117,7 @@ def _domains(domains: Sequence[str | None], names: Sequence[Name], path: str | P
     """The domain of each image of NoCaps, None elsewhere."""
     if without := [name for name, domain in zip(names, domains, strict=True) if domain is None]:
         if len(without) < len(names):
-            raise ValueError(f"{path}: {len(without)} images have no domain, the first is image {without[0]}")
+            raise DataError(f"{path}: {len(without)} images have no domain, the first is image {without[0]}")
         return None
     return Strings(domains)
 
@@ -134,7 +135,7 @@ def make_captions(
     kept = [[text for text in texts if text] for texts in cleaned]
     for name, texts in zip(names or image_ids.tolist(), kept, strict=True):
         if not texts:
-            raise ValueError(f"{path}: image {name} has no caption, or only empty ones")
+            raise DataError(f"{path}: image {name} has no caption, or only empty ones")
     if empty := sum(map(len, cleaned)) - sum(map(len, kept)):
         warnings.warn(f"{path}: {empty} empty captions left out", stacklevel=3)
     return _captions(image_ids, files, kept, empty)
@@ -159,14 +160,14 @@ def evaluated_ids(path: str | Path) -> set[int]:
 
 
 def image_files(path: str | Path) -> dict[int, str]:
-    """image id -> file, of COCO's captions or Visual Genome's image_data.json. ValueError for another layout."""
+    """image id -> file, of COCO's captions or Visual Genome's image_data.json. DataError for another layout."""
     content = read_json(path)
     if isinstance(content, dict) and "images" in content:
         return list_images(Entry(content, path).entries("images"))
     if isinstance(content, list) and content and any("url" in image for image in listed_entries(content, path)):
         files = list_images(listed_entries(content, path), "image_id", "url")
         return {image_id: vg_file(url) for image_id, url in files.items()}
-    raise ValueError(f"{path} names no images: it is neither COCO's captions nor Visual Genome's image_data.json")
+    raise DataError(f"{path} names no images: it is neither COCO's captions nor Visual Genome's image_data.json")
 
 
 def vg_file(url: str) -> str:

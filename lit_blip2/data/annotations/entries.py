@@ -4,27 +4,25 @@ JSON names values and says nothing of their types: ids may be words, texts numbe
 its values from an `Entry`, so that an error names the file, the entry, the key and the value.
 """
 
-import json
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from lit_blip2.contents import LONGEST_NAME, MOST_SHOWN, DataError, once_each, parsed_json, read_text, shown
 from lit_blip2.data.annotations.ids import ID_SPACE, Name, image_number
 
 MISSING = "missing: "  # how the line of a file that is not there begins
-MOST_SHOWN = 60  # characters of a wrong value in a message
 _FRACTION = r"[-+][0-9.]+|[0-9]*\.[0-9]*"  # of a text: no id; 54e91 is one of OpenImages
 _NEEDED: Any = object()  # the default of what must be there
-_KINDS = {dict: "an object", list: "a list", str: "a text", bool: "true or false", int: "a number", float: "a number"}
 
 
 class Entry:
     """One object of an annotation file, and its place there, such as "entry 3 of annotations".
 
     Every method takes the key and, for what may be absent, a default. null: returned when the value is null; without
-    it, null counts as absent. All raise ValueError that names file, place, key and value.
+    it, null counts as absent. All raise DataError that names file, place, key and value.
     """
 
     __slots__ = ("path", "place", "values")
@@ -37,9 +35,9 @@ class Entry:
     def __contains__(self, key: str) -> bool:
         return key in self.values
 
-    def error(self, words: str) -> ValueError:
+    def error(self, words: str) -> DataError:
         """About this entry."""
-        return ValueError(": ".join([str(self.path), *filter(None, [_said(self.place)]), words]))
+        return DataError(": ".join([str(self.path), *filter(None, [_said(self.place)]), words]))
 
     def text(self, key: str, default: Any = _NEEDED, null: Any = _NEEDED) -> str:
         """A text, perhaps an empty one."""
@@ -57,6 +55,8 @@ class Entry:
         """A file's name."""
         if not (name := self.text(key)).strip() or "\0" in name:
             raise self.error(f"{key} is {name!r}, and must name a file")
+        if max(len(part.encode()) for part in name.split("/")) > LONGEST_NAME:
+            raise self.error(f"{key} is {name[:MOST_SHOWN]!r}..., longer than the {LONGEST_NAME} bytes of a name")
         return name
 
     def number(self, key: str, default: Any = _NEEDED) -> int:
@@ -128,12 +128,12 @@ class Entry:
 def read_json(path: str | Path) -> Any:
     """The content of a JSON file, with or without a byte order mark, or the list of a file of JSON lines.
 
-    Raises FileNotFoundError, or ValueError naming the file for what is not JSON and for two values under one key.
+    Raises FileNotFoundError, or DataError naming the file for what is not JSON and for two values under one key.
     """
     text = read_text(path)
     try:
-        return _parsed(text, str(path))
-    except ValueError as error:
+        return parsed_json(text, str(path), object_pairs_hook=once_each)
+    except DataError as error:
         lines = text.split("\n")
         if "Extra data" not in str(error) or not _is_object(lines[0]):
             raise
@@ -145,18 +145,10 @@ def read_lines(path: str | Path) -> list[Entry]:
     return _parsed_lines(read_text(path).split("\n"), path)
 
 
-def read_text(path: str | Path) -> str:
-    """A file's text, without a byte order mark. ValueError names the file that is not UTF-8."""
-    try:
-        return Path(path).read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} cannot be read: {error}. Save it as UTF-8") from error
-
-
 def listed_entries(values: Any, path: str | Path) -> list[Entry]:
     """The objects of a file that must be a list of them."""
     if not isinstance(values, list):
-        raise ValueError(f"{path}: must be a list, and is {shown(values)}")
+        raise DataError(f"{path}: must be a list, and is {shown(values)}")
     return [Entry(each, path, ("", number)) for number, each in enumerate(values, 1)]
 
 
@@ -180,40 +172,16 @@ def noting(faults: list[str] | None, files: Iterable[Path | None] = ()) -> Itera
                     read_json(file)
 
 
-def shown(value: Any) -> str:
-    """A value of JSON for a message, cut, with its kind where that is no number, null, true or false."""
-    if value is None:
-        return "null"
-    text = json.dumps(value, ensure_ascii=True, default=str)
-    text = text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}..."
-    return f"{_KINDS.get(type(value), type(value).__name__)}, {text}"
-
-
 def _parsed_lines(lines: list[str], path: str | Path) -> list[Entry]:
     made = []
     for number, line in enumerate(lines, 1):
         if line.strip():
-            made.append(Entry(_parsed(line, f"{path}: line {number}"), path, ("line", number)))
+            made.append(Entry(_object(line, path, number), path, ("line", number)))
     return made
 
 
-def _parsed(text: str, where: str) -> Any:
-    """The value that a text of JSON is. ValueError says where it is none, or holds two values under one key."""
-    try:
-        return json.loads(text, object_pairs_hook=once_each)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{where} is not JSON: {error}") from error
-
-
-def once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object's values, as `object_pairs_hook` of json.loads. ValueError for a key that stands twice with two values:
-    JSON would keep the last."""
-    made = dict(pairs)
-    if len(made) < len(pairs):
-        for key, value in pairs:
-            if made[key] != value:
-                raise ValueError(f"key {key!r} stands twice in one object, with {shown(value)} and {shown(made[key])}")
-    return made
+def _object(line: str, path: str | Path, number: int) -> Any:
+    return parsed_json(line, f"{path}: line {number}", object_pairs_hook=once_each)
 
 
 def _whole(value: Any) -> int | None:
@@ -227,8 +195,8 @@ def _whole(value: Any) -> int | None:
 
 def _is_object(line: str) -> bool:
     try:
-        return isinstance(json.loads(line), dict)
-    except ValueError:
+        return isinstance(parsed_json(line, ""), dict)
+    except DataError:
         return False
 
 

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lit_blip2.data.annotations.entries import Entry, listed_entries, shown
+from lit_blip2.contents import DataError, shown
+from lit_blip2.data.annotations.entries import Entry, listed_entries
 from lit_blip2.data.annotations.ids import Name, image_number, last_digits
 from lit_blip2.data.annotations.unread import what_it_is
 from lit_blip2.evaluation.pope import TYPE as POPE
@@ -40,7 +41,7 @@ class Asked(NamedTuple):
 def asked_in(content: Any, path: str | Path, files: Mapping[int, str]) -> Asked:
     """The questions of a file by itself. files: image id -> file, where they are known.
 
-    Raises ValueError that names the file, and what it is, where it holds no questions.
+    Raises DataError that names the file, and what it is, where it holds no questions.
     """
     if not isinstance(content, dict | list):
         raise Entry({}, path).error(f"must be an object or a list of them, and is {shown(content)}")
@@ -48,7 +49,7 @@ def asked_in(content: Any, path: str | Path, files: Mapping[int, str]) -> Asked:
     keys = set().union(*(row.values for row in rows))
     known = what_it_is(content)
     if "choices" in keys and "multiple choice" in known:
-        raise ValueError(f"{path} is not read: it holds {known}")
+        raise DataError(f"{path} is not read: it holds {known}")
     if isinstance(content, dict) and any(isinstance(row, dict) and "imageId" in row for row in content.values()):
         return Asked([_gqa(number, row) for number, row in Entry(content, path).items()], "gqa")
     if isinstance(content, dict) and isinstance(content.get("questions"), list):
@@ -67,9 +68,9 @@ def asked_in(content: Any, path: str | Path, files: Mapping[int, str]) -> Asked:
         named = "question_id" in keys
         return Asked([_lavis(row, None if named else place) for place, row in enumerate(rows)])
     if known and not known.endswith("as questions"):
-        raise ValueError(f"{path} holds no questions: it holds {known}")
+        raise DataError(f"{path} holds no questions: it holds {known}")
     names = ", ".join(sorted(map(str, keys or content)))[:100] or "none"
-    raise ValueError(f"{path} holds no questions in a layout that is read: its keys are {names}")
+    raise DataError(f"{path} holds no questions in a layout that is read: its keys are {names}")
 
 
 def coco_file(image_id: Name, files: Mapping[int, str], subtype: str | None, path: str | Path) -> str:
@@ -77,7 +78,7 @@ def coco_file(image_id: Name, files: Mapping[int, str], subtype: str | None, pat
     if (number := image_number(image_id)) in files:
         return files[number]
     if subtype is None or not str(image_id).isdecimal():
-        raise ValueError(
+        raise DataError(
             f"{path}: no file name is known for image {image_id}: it is in no caption file of this split, nor in"
             " `images`, and the questions file has no data_subtype (such as val2014) to name it by"
         )

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lit_blip2.contents import DataError
 from lit_blip2.data.annotations.captions import image_files
 from lit_blip2.data.annotations.entries import Entry, read_json
 from lit_blip2.data.annotations.ids import Name, name_of, question_number, written
@@ -95,13 +96,13 @@ def read_questions(
 
     unanswered: questions may come without answers, as test splits do.
 
-    Raises FileNotFoundError, or ValueError naming the file and the ids for: a question or an answer twice, a
+    Raises FileNotFoundError, or DataError naming the file and the ids for: a question or an answer twice, a
     question without its answer or the other way round, a question without words, two image ids for one question, an
     image whose file cannot be named, differing numbers of answers, another layout.
     """
     refuse_by_name(Path(questions))
     if Path(questions).suffix in SEPARATORS:
-        raise ValueError(f"{questions} is not read: questions are read from JSON, not from tables")
+        raise DataError(f"{questions} is not read: questions are read from JSON, not from tables")
     files = dict(files or {}) | (image_files(images) if images else {})
     content = read_json(questions)
     if annotations is None:
@@ -110,7 +111,7 @@ def read_questions(
         asked = Asked(_of_two_files(Entry(content, questions), annotations, files))
     if not any(answer.strip() for row in asked.rows for answer in row.answers):
         if not unanswered:
-            raise ValueError(
+            raise DataError(
                 f"{annotations or questions} holds no answers: VQAv2's and OK-VQA's questions need their annotations "
                 "as well, and what a server has the answers of can only be tested on (data.vqa_test)"
             )
@@ -128,20 +129,18 @@ class Marks(NamedTuple):
 
 def _table(asked: Asked, path: str | Path, annotations: str | Path) -> Questions:
     if not asked.rows:
-        raise ValueError(f"{path} holds no questions")
+        raise DataError(f"{path} holds no questions")
     if silent := [row.name for row in asked.rows if not row.text]:
-        raise ValueError(
-            f"{path}: {len(silent)} questions are empty, the first is question {silent[0]}: leave them out"
-        )
+        raise DataError(f"{path}: {len(silent)} questions are empty, the first is question {silent[0]}: leave them out")
     numbered = [(row.image_id, question_number(row.name), row) for row in asked.rows]
     rows = sorted(numbered, key=lambda each: each[:2])
     count_of = Counter(number for _, number, _ in rows)
     if twice := [row.name for _, number, row in rows if count_of[number] > 1]:
-        raise ValueError(f"{path}: question id {twice[0]} stands there twice")
+        raise DataError(f"{path}: question id {twice[0]} stands there twice")
     file_of: dict[int, str] = {}
     for image_id, _, row in rows:
         if file_of.setdefault(image_id, row.file) != row.file:
-            raise ValueError(
+            raise DataError(
                 f"{path}: image id {image_id} stands for both {file_of[image_id]} and {row.file}: give them as"
                 " two files of a Mixture"
             )
@@ -149,7 +148,7 @@ def _table(asked: Asked, path: str | Path, annotations: str | Path) -> Questions
     for row in asked.rows:
         counts.setdefault(len(row.answers), row.name)
     if len(counts) > 1:
-        raise ValueError(f"{annotations}: numbers of answers differ, number -> a question id: {counts}")
+        raise DataError(f"{annotations}: numbers of answers differ, number -> a question id: {counts}")
     return Questions(
         question_ids=np.array([number for _, number, _ in rows], dtype=np.int64),
         image_ids=np.array([image_id for image_id, _, _ in rows], dtype=np.int64),
@@ -193,24 +192,24 @@ def _by_id(rows: list[Entry], path: str | Path) -> dict[int, Entry]:
     table: dict[int, Entry] = {}
     for row in rows:
         if (number := question_number(row.name("question_id"))) in table:
-            raise ValueError(f"{path}: question id {row.name('question_id')} stands there twice")
+            raise DataError(f"{path}: question id {row.name('question_id')} stands there twice")
         table[number] = row
     if not table:
-        raise ValueError(f"{path} holds no questions")
+        raise DataError(f"{path} holds no questions")
     return table
 
 
 def _marks(asked: dict[int, Entry], questions: str | Path, annotations: str | Path) -> dict[int, Marks]:
-    """What was said of each question. Raises ValueError where the two files do not fit."""
+    """What was said of each question. Raises DataError where the two files do not fit."""
     marks = _by_id(Entry(read_json(annotations), annotations).entries("annotations"), annotations)
     if lonely := sorted(asked.keys() ^ marks.keys()):
         names = [(asked | marks)[number].name("question_id") for number in lonely[:5]]
-        raise ValueError(f"{len(lonely)} question ids stand in only one of {questions} and {annotations}: {names}...")
+        raise DataError(f"{len(lonely)} question ids stand in only one of {questions} and {annotations}: {names}...")
     said = {}
     for number, row in asked.items():
         mark = marks[number]
         if row.image_id() != (mark.image_id() if "image_id" in mark else row.image_id()):
-            raise ValueError(
+            raise DataError(
                 f"question {row.name('question_id')} belongs to image {row.name('image_id')} in {questions} and to"
                 f" image {mark.name('image_id')} in {annotations}"
             )

@@ -8,6 +8,7 @@ import csv
 from collections import Counter
 from pathlib import Path
 
+from lit_blip2.contents import DataError
 from lit_blip2.data.annotations.entries import Entry
 
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
@@ -18,10 +19,10 @@ _OTHERS = ",;\t|"
 def read_table(path: Path) -> list[Entry]:
     """The rows of a .csv or .tsv, by their columns' names; empty lines are passed over.
 
-    Raises FileNotFoundError, or ValueError naming the file and the line for: too many or too few cells in a row, quotes
+    Raises FileNotFoundError, or DataError naming the file and the line for: too many or too few cells in a row, quotes
     that do not close, two columns of one name that is read, another separator, another encoding than UTF-8.
     """
-    separator, rows = SEPARATORS[path.suffix], []
+    separator, rows, line = SEPARATORS[path.suffix], [], 1
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:  # which a spreadsheet begins with a mark
             lines = csv.reader(file, delimiter=separator, strict=True)
@@ -32,9 +33,9 @@ def read_table(path: Path) -> list[Entry]:
                     rows.append(_row(names, cells, separator, path, line))
                 line = lines.line_num + 1
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} cannot be read: {error}. Save it as UTF-8") from error
+        raise DataError(f"{path} cannot be read: {error}. Save it as UTF-8") from error
     except csv.Error as error:
-        raise ValueError(
+        raise DataError(
             f"{path}: the row at line {line}: {error}. Write a quote in quotes twice, as in RFC 4180"
         ) from error
     return rows
@@ -42,9 +43,9 @@ def read_table(path: Path) -> list[Entry]:
 
 def _checked_names(names: list[str], separator: str, path: Path) -> list[str]:
     if twice := [name for name, count in Counter(names).items() if name in READ and count > 1]:
-        raise ValueError(f"{path}: two columns are named {twice[0]!r}")
+        raise DataError(f"{path}: two columns are named {twice[0]!r}")
     if len(names) == 1 and (others := [mark for mark in _OTHERS if mark in names[0]]):
-        raise ValueError(
+        raise DataError(
             f"{path}: its first line, {names[0][:60]!r}, is separated by {others[0]!r}: separate a {path.suffix} by"
             f" {separator!r}"
         )
@@ -56,7 +57,7 @@ def _row(names: list[str], cells: list[str], separator: str, path: Path, line: i
     short row leaves out are absent where nobody reads them."""
     twice = {name for name, count in Counter(names).items() if count > 1}  # which nobody reads
     if any(cells[len(names) :]) or any(name in READ for name in names[len(cells) :]):
-        raise ValueError(
+        raise DataError(
             f"{path}: line {line} has {len(cells)} cells, and the first line names {len(names)} columns: put a cell"
             f" that holds {separator!r} in quotes. It begins with {separator.join(cells)[:60]!r}"
         )

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from lit_blip2.contents import DataError
+
 _BY_NAME = {
     (".p", ".pkl", ".pickle"): "a pickle (RefCOCO's refs?), which could run anything and is not opened; RefCOCO's "
     "expressions are of regions, not of images",
@@ -53,12 +55,12 @@ _BY_KEYS: list[tuple[set[str], set[str], str]] = [
 
 
 def refuse_by_name(path: Path) -> None:
-    """ValueError for a file whose name or first line already says that it is neither JSON nor a table of images."""
+    """DataError for a file whose name or first line already says that it is neither JSON nor a table of images."""
     for suffixes, what in _BY_NAME.items():
         if path.suffix in suffixes:
-            raise ValueError(f"{path} is not read: it is {what}")
+            raise DataError(f"{path} is not read: it is {what}")
     if path.suffix in (".tsv", ".csv") and "://" in _first_line(path):
-        raise ValueError(f"{path} is not read: it is {_LINKS}")
+        raise DataError(f"{path} is not read: it is {_LINKS}")
 
 
 def what_it_is(content: Any) -> str:

@@ -2,28 +2,32 @@
 
 A section is a folder of the images that train, val or test reads, or train_NAME for a source of a mixture:
 
-    features.json       what made them (encoder, weights, how images look to it), and how they are stored
+    features.json       what made them (encoder, weights, how images look to it), how they are stored, and the CRC-32
+                        of the other files but the shards
     image_ids.npy       int64 [N], ascending; memory-mapped, as is
     signature.json      the signature of the encoder's weights; older ones lack it
     keys.npy            uint64 [N], what stands for the file that an image was
-    00000.safetensors   features [n, views, tokens, width], int8 with scales float32 [n, views, tokens]; its metadata
-                        name the images that could not be read
+    00000.safetensors   features [n, views, tokens, width], int8 with scales float32 [n, views, tokens]; crc32, int64
+                        [n], of each image's own; its metadata name the images that could not be read
+
+Sections of before have no CRC-32: of them only sizes and types are compared.
 
 Legend: B rows asked for, S images of a shard, K views, N tokens, W width.
 """
 
 import json
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from lit_blip2.data.annotations.entries import read_json
+from lit_blip2.contents import DataError, parsed_json, read_object, read_text, reading
 from lit_blip2.data.images import UnreadableImageError
 from lit_blip2.pixels import UNNOTED
 
@@ -33,6 +37,8 @@ WAY_OUT = (
     "Read the images themselves (--data.features=null), or write features into another folder (`python -m lit_blip2 "
     "data features --config FILE --out DIR`, then --data.features=DIR; the mini-world's: delete them, data make-mini)"
 )
+WRITE_AGAIN = "remove the folder, and write the features again"
+CHECKED = (IDS, KEYS, SIGNATURE)  # whose CRC-32 stands in ABOUT
 CachedDtype = Literal["float16", "bfloat16", "int8"]
 
 
@@ -68,11 +74,15 @@ class Layout(NamedTuple):
 
 
 class Shard(NamedTuple):
-    """One file, mapped. unreadable: row -> (reason, the whole error)."""
+    """One file, mapped. unreadable: row -> (reason, the whole error). crc32_S: of what a row holds, where it was noted.
+    known_S: rows that this process has compared with it, bool."""
 
+    file: Path
     features_SKNW: Tensor
     scales_SKN: Tensor | None
     unreadable: dict[int, tuple[str, str]]
+    crc32_S: Tensor | None
+    known_S: np.ndarray
 
     def check_readable(self, rows: Iterable[int]) -> None:
         """Raises UnreadableImageError for an image that has no features, as it was when they were made."""
@@ -80,9 +90,19 @@ class Shard(NamedTuple):
             reason, told = self.unreadable[row]
             raise UnreadableImageError(told.removeprefix("cannot read image "), reason)
 
+    def check_undamaged(self, row_B: np.ndarray) -> None:
+        """Raises DataError for a row of another CRC-32 than when it was written. A process looks once at each."""
+        if self.crc32_S is None:
+            return
+        for row in np.unique(row_B[~self.known_S[row_B]]).tolist():
+            if crc32_of(self.features_SKNW, self.scales_SKN, row) != int(self.crc32_S[row]):
+                raise DataError(f"{self.file}: row {row} is damaged, its CRC-32 is another: {WRITE_AGAIN}")
+            self.known_S[row] = True
+
     def rows(self, row_B: np.ndarray, view_B: np.ndarray) -> Tensor:
         """float16 or bfloat16 [B, N, W]. Raises UnreadableImageError."""
         self.check_readable(row_B.tolist())
+        self.check_undamaged(row_B)
         place = torch.from_numpy(row_B), torch.from_numpy(view_B)
         if self.scales_SKN is None:
             return self.features_SKNW[place]
@@ -92,7 +112,7 @@ class Shard(NamedTuple):
 class FeatureStore:
     """Random access by image id to a section. Processes that open one share its pages.
 
-    Raises FileNotFoundError if the section is not there, or not complete.
+    Raises FileNotFoundError if the section is not there, or not complete, and DataError for a damaged file.
     """
 
     def __init__(self, folder: str | Path):
@@ -100,14 +120,14 @@ class FeatureStore:
         self.made_by, self.layout = read_about(self.folder)
         self.views = self.layout.views
         told = self.folder / SIGNATURE
-        self.signature: dict[str, Any] | None = read_json(told) if told.exists() else None  # of the encoder's weights
+        self.signature: dict[str, Any] | None = read_signature(told) if told.exists() else None
         files = [self.folder / shard_name(number) for number in range(self.layout.shards)]
         if missing := [file for file in files if not file.exists()]:
             raise FileNotFoundError(
                 f"{self.folder} holds {len(files) - len(missing)} of {len(files)} shards of features: run the "
                 "`python -m lit_blip2 data features` that began them again, it goes on"
             )
-        self._ids_N, self._keys_N = (np.load(self.folder / name, mmap_mode="r") for name in (IDS, KEYS))
+        self._ids_N, self._keys_N = read_ids(self.folder, self.layout)
         self._shard = lru_cache(MOST_OPEN)(open_shard)
 
     def __reduce__(self):  # a pickled map would carry all features into each spawned worker
@@ -162,7 +182,7 @@ class FeatureStore:
         return place_B, self._ids_N[place_B] == image_id_B
 
     def _opened(self, shard: int) -> Shard:
-        return self._shard(self.folder / shard_name(shard))
+        return self._shard(self.folder / shard_name(shard), self.layout)
 
 
 class CachedView(NamedTuple):
@@ -188,24 +208,67 @@ def shard_name(number: int) -> str:
     return f"{number:05d}.safetensors"
 
 
-def open_shard(file: Path) -> Shard:
-    """Map a shard; only what is read is loaded."""
-    with safe_open(file, "pt") as opened:
-        names = set(opened.keys())
-        scales = opened.get_tensor("scales") if "scales" in names else None
-        unreadable = json.loads(opened.metadata()["unreadable"])
-        return Shard(opened.get_tensor("features"), scales, {int(row): tuple(why) for row, why in unreadable.items()})
+def open_shard(file: Path, layout: Layout) -> Shard:
+    """Map a shard; only what is read is loaded. Raises DataError for one that is damaged, or of another layout."""
+    with reading(file, "shard of features", WRITE_AGAIN), safe_open(file, "pt") as opened:
+        held = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+        unreadable = {int(row): tuple(why) for row, why in json.loads(opened.metadata()["unreadable"]).items()}
+        told = all(len(why) == 2 and all(isinstance(each, str) for each in why) for why in unreadable.values())
+    count = min(layout.shard, layout.images - int(file.stem) * layout.shard)
+    wanted = {"features": (getattr(torch, layout.dtype), (count, layout.stored_views, layout.tokens, layout.width))}
+    wanted |= {"scales": (torch.float32, wanted["features"][1][:-1])} if layout.dtype == "int8" else {}
+    wanted |= {"crc32": (torch.int64, (count,))} if "crc32" in held else {}
+    if {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in held.items()} != wanted or not told:
+        raise DataError(f"{file} is of another layout than {file.with_name(ABOUT)}: {WRITE_AGAIN}")
+    return Shard(file, held["features"], held.get("scales"), unreadable, held.get("crc32"), np.zeros(count, dtype=bool))
+
+
+def crc32_of(features: Tensor, scales: Tensor | None, row: int) -> int:
+    """Of the bytes of a row's features, and of its scales."""
+    own = zlib.crc32(features[row].contiguous().view(torch.uint8).numpy())
+    return own if scales is None else zlib.crc32(scales[row].contiguous().view(torch.uint8).numpy(), own)
 
 
 def read_about(folder: Path) -> tuple[dict, Layout]:
-    """What made a section's features, and how they are stored. Raises FileNotFoundError."""
-    if not (folder / ABOUT).is_file():
+    """What made a section's features, and how they are stored. Raises FileNotFoundError, or DataError."""
+    file = folder / ABOUT
+    if not file.is_file():
         raise FileNotFoundError(
             f"no cached features in {folder}: write them with `python -m lit_blip2 data features --config EXPERIMENT"
             f" --out {folder.parent}`, the mini-world's with `python -m lit_blip2 data make-mini`"
         )
-    about = read_json(folder / ABOUT)
-    return about["made_by"], Layout(**about["layout"])
+    about = read_object(file)
+    with reading(file, "description of features", WRITE_AGAIN):
+        made_by, layout = about["made_by"], Layout(**about["layout"])
+    numbers = layout[1:]
+    whole = all(type(number) is int and number >= 0 for number in numbers) and min(numbers[2:]) > 0
+    if not isinstance(made_by, dict) or layout.dtype not in get_args(CachedDtype) or not whole:
+        raise DataError(f"{file} tells no layout of features: {WRITE_AGAIN}")
+    for name, crc32 in about.get("crc32", {}).items():
+        if name in CHECKED and zlib.crc32((folder / name).read_bytes()) != crc32:
+            raise DataError(f"{folder / name} is damaged, its CRC-32 is another than {file} tells: {WRITE_AGAIN}")
+    return made_by, layout
+
+
+def read_ids(folder: Path, layout: Layout) -> tuple[np.ndarray, np.ndarray]:
+    """Ids and keys of a section's images, mapped: int64 [N], uint64 [N]. Raises DataError for other ones."""
+    found = []
+    for name, dtype in ((IDS, np.int64), (KEYS, np.uint64)):
+        with reading(folder / name, "array of NumPy's", WRITE_AGAIN):
+            found.append(np.load(folder / name, mmap_mode="r"))
+        if found[-1].dtype != dtype or found[-1].shape != (layout.images,):
+            raise DataError(f"{folder / name} is not of {layout.images} images, as {ABOUT} has it: {WRITE_AGAIN}")
+    if (np.diff(found[0]) <= 0).any():
+        raise DataError(f"{folder / IDS}: ids do not ascend: {WRITE_AGAIN}")
+    return found[0], found[1]
+
+
+def read_signature(file: Path) -> dict[str, Any] | None:
+    """The signature of the encoder's weights; null where it was not known. Raises DataError."""
+    told = parsed_json(read_text(file), str(file))
+    if not isinstance(told, dict | None):
+        raise DataError(f"{file} holds no signature: {WRITE_AGAIN}")
+    return told
 
 
 def differences(stored: Mapping, expected: Mapping) -> str:

@@ -10,6 +10,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import ExitStack
@@ -30,14 +31,17 @@ from lit_blip2.data.batches.pairs import FilePairs, ShardPairs, sources_in
 from lit_blip2.data.faults import Fault, Faults
 from lit_blip2.data.features.store import (
     ABOUT,
+    CHECKED,
     IDS,
     KEYS,
     SIGNATURE,
     CachedDtype,
     Layout,
+    crc32_of,
     differences,
     open_shard,
     read_about,
+    read_ids,
     shard_name,
 )
 from lit_blip2.data.images import UnreadableImageError
@@ -159,8 +163,9 @@ def check_same(target: Target, made_by: dict) -> None:
         raise ValueError(f"{target.folder} is there and holds no features ({ABOUT}): remove it, or give another --out")
     known_by, known = read_about(target.folder)
     differing = differences(known_by | known._asdict(), made_by | target.layout._asdict())
+    known_ids = {} if differing else dict(zip((IDS, KEYS), read_ids(target.folder, known)))
     for name, wanted in ((IDS, target.section.image_ids), (KEYS, target.section.keys)):
-        if not differing and not np.array_equal(np.load(target.folder / name), wanted):
+        if not differing and not np.array_equal(known_ids[name], wanted):
             differing = f"{name}: they are of other images, or files"
     if differing:
         raise ValueError(f"{target.folder} holds other features. {differing}. Give another --out, or remove it.")
@@ -200,7 +205,9 @@ def readable(count: float) -> str:
 def missing_shards(target: Target) -> list[int]:
     """Those that are not there, and those with images that could not be read: perhaps now they can."""
     files = [target.folder / shard_name(number) for number in range(target.layout.shards)]
-    return [number for number, file in enumerate(files) if not file.exists() or open_shard(file).unreadable]
+    return [
+        number for number, file in enumerate(files) if not file.exists() or open_shard(file, target.layout).unreadable
+    ]
 
 
 def begin(target: Target, made_by: dict, vision: Encoder) -> None:
@@ -213,6 +220,7 @@ def begin(target: Target, made_by: dict, vision: Encoder) -> None:
         np.save(part / KEYS, target.section.keys)
         about = {"made_by": made_by, "layout": target.layout._asdict()}
         (part / SIGNATURE).write_text(json.dumps(vision.signed()) + "\n", encoding="utf-8")
+        about["crc32"] = {name: zlib.crc32((part / name).read_bytes()) for name in CHECKED}
         (part / ABOUT).write_text(json.dumps(about, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
@@ -234,7 +242,7 @@ def write(targets: list[Target], vision: Encoder, processes: int, threads: int, 
             _start(*start)
         for number, shard in run(_write_shard, todo):
             target = targets[number]
-            unreadable = open_shard(target.folder / shard_name(shard)).unreadable
+            unreadable = open_shard(target.folder / shard_name(shard), target.layout).unreadable
             found = [Fault(target.section.name, *why) for why in unreadable.values()]
             faults[number].add({target.section.name: images_of(target, shard)}, found)
             bar.advance(task, images_of(target, shard))
@@ -295,12 +303,19 @@ def _write_shard(place: tuple[int, int]) -> tuple[int, int]:
         _check_finite(target, first + done, packed)
         done = end
     file = target.folder / shard_name(shard)
+    save_shard(file, tensors, unreadable)
+    return place
+
+
+def save_shard(file: Path, tensors: dict[str, Tensor], unreadable: dict[int, tuple[str, str]]) -> None:
+    """Write features [n, K, N, W], int8 with scales, and the CRC-32 of each image's."""
+    features, scales = tensors["features"], tensors.get("scales")
+    crc32_n = torch.tensor([crc32_of(features, scales, row) for row in range(len(features))])
     with written_whole(file) as part:
         try:
-            save_file(tensors, part, metadata={"unreadable": json.dumps(unreadable)})
+            save_file(tensors | {"crc32": crc32_n}, part, metadata={"unreadable": json.dumps(unreadable)})
         except SafetensorError as error:  # such as a full disk
             raise OSError(f"cannot write {file}: {error}") from error
-    return place
 
 
 def views_of(target: Target, place: int) -> Tensor | Exception:

@@ -14,6 +14,7 @@ import fsspec
 from braceexpand import braceexpand
 from filelock import FileLock
 
+from lit_blip2.contents import DataError
 from lit_blip2.whole_files import written_whole
 
 MOST_OPEN = 64  # shards that a process keeps open: more than a window has
@@ -60,13 +61,13 @@ class LocalFolder:
         return self._open(self.place / name).read(begin, size)
 
     def check(self, known: Mapping[str, int]) -> None:
-        """known: name -> bytes. Raises ValueError for a shard that is gone or has another size."""
+        """known: name -> bytes. Raises DataError for a shard that is gone or has another size."""
         for name, size in known.items():
             path = self.place / name
             if not path.is_file():
-                raise ValueError(f"{path} is gone, and had {size} bytes")
+                raise DataError(f"{path} is gone, and had {size} bytes")
             if path.stat().st_size != size:
-                raise ValueError(f"{path} has {path.stat().st_size} bytes, and had {size}")
+                raise DataError(f"{path} has {path.stat().st_size} bytes, and had {size}")
 
 
 class RemoteFolder:
@@ -121,7 +122,7 @@ class RemoteFolder:
         return {each["name"].rsplit("/", 1)[-1]: each.get("size") for each in entries}
 
     def path(self, name: str) -> Path:
-        """The shard as a file in the cache. Raises OSError if it cannot be had, ValueError if it has changed."""
+        """The shard as a file in the cache. Raises OSError if it cannot be had, DataError if it has changed."""
         file = self.folder / name
         if self._is_kept(file):
             return file
@@ -134,7 +135,7 @@ class RemoteFolder:
                 with written_whole(file) as part:
                     self._download(name, part)
                     if (size := part.stat().st_size) != self.known.get(name, size):
-                        raise ValueError(f"{self.base}/{name} has {size} bytes, and had {self.known[name]}")
+                        raise DataError(f"{self.base}/{name} has {size} bytes, and had {self.known[name]}")
         return file
 
     def _is_kept(self, file: Path) -> bool:

@@ -18,15 +18,15 @@ from pathlib import Path
 import numpy as np
 from rich.progress import track
 
+from lit_blip2.contents import DataError, once_each, parsed_json
 from lit_blip2.data.annotations.captions import clean_caption
-from lit_blip2.data.annotations.entries import Entry, once_each, read_json
+from lit_blip2.data.annotations.entries import Entry, read_json
 from lit_blip2.data.shards.folders import LocalFolder, RemoteFolder, is_url, shard_folder
-from lit_blip2.data.shards.reader import INDEX, Shards, read_shards
+from lit_blip2.data.shards.reader import ARRAYS, INDEX, Shards, crc32_of, read_shards
 from lit_blip2.whole_files import alone
 
 IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
 MOST_EXAMPLES = 5
-ARRAYS = ("images.bin", "headers.bin", "first.bin", "ends.bin", "captions.bin")
 
 
 @dataclass
@@ -93,11 +93,11 @@ def _said_of_others(names: list[str]) -> str:
 def _index(place: LocalFolder | RemoteFolder, shards: dict[str, int | None], out: Path, workers: int) -> None:
     part = out.with_name(f"{out.name}.part")
     done = _resume(part, shards)
-    todo = list(shards)[done:]
+    todo, line = list(shards)[len(done) :], done[-1] if done else None
     with ProcessPoolExecutor(workers or os.cpu_count()) as pool:
         listed = pool.map(partial(list_shard, place), todo)
         for shard in track(listed, "shards", total=len(todo)):
-            _append(part, shard)
+            line = _append(part, shard, line)
     lines = read_shards(part)
     if not sum(line["samples"] for line in lines):
         raise ValueError(f"{place}: {len(shards)} shards and no sample with an image and a caption\n{summary(lines)}")
@@ -196,7 +196,7 @@ def _add(listed: Listed, tar: tarfile.TarFile, key: str, members: list[tarfile.T
         return listed.leave_out("caption is not UTF-8", example)
     except TypeError:
         return listed.leave_out("caption is no text", example)
-    except (ValueError, RecursionError):
+    except DataError:
         return listed.leave_out("json is damaged", example)
     kept = [text.strip() for text in texts if clean_caption(text)]
     if not kept:
@@ -227,7 +227,7 @@ def _captions(tar: tarfile.TarFile, of: dict[str, tarfile.TarInfo]) -> tuple[lis
     texts: list[str] = []
     written = tar.extractfile(of["txt"]).read() if "txt" in of else b""
     if "json" in of:
-        content = json.loads(tar.extractfile(of["json"]).read(), object_pairs_hook=once_each)
+        content = parsed_json(tar.extractfile(of["json"]).read(), "json", object_pairs_hook=once_each)
         given = content.get("caption") if isinstance(content, dict) else content
         given = given if isinstance(given, list) else [given]
         given = [each.get("caption") if isinstance(each, dict) else each for each in given]
@@ -250,41 +250,45 @@ def _compare(listed: Listed, stats: Path) -> None:
             listed.leave_out("in _stats.json and not in the tar", f"{listed.name}: {found} of {wanted}", wanted - found)
 
 
-def _append(part: Path, shard: Listed) -> None:
-    """One shard behind what there is; its line last, so that an interrupted append is overwritten."""
+def _append(part: Path, shard: Listed, known: dict | None) -> dict:
+    """One shard behind what there is; its line, which is returned, last, so that an interrupted append is overwritten.
+    known: the line before."""
     encoded = [text.encode() for texts in shard.captions for text in texts]
-    counts = {
-        "first.bin": [len(texts) for texts in shard.captions],
-        "ends.bin": [len(text) for text in encoded],
-    }
-    with (part / "images.bin").open("ab") as file:
-        np.array(shard.images, dtype=np.int64).tofile(file)
-    with (part / "headers.bin").open("ab") as file:
-        np.array(shard.headers, dtype=np.uint32).tofile(file)
-    for name, lengths in counts.items():
-        with (part / name).open("rb") as file:
-            file.seek(-8, os.SEEK_END)
-            before = int(np.fromfile(file, np.int64)[0])
-        with (part / name).open("ab") as file:
-            (before + np.cumsum(lengths, dtype=np.int64)).tofile(file)
-    with (part / "captions.bin").open("ab") as file:
-        file.write(b"".join(encoded))
+    lengths = {"first.bin": [len(texts) for texts in shard.captions], "ends.bin": [len(text) for text in encoded]}
+    behind = {name: _last(part / name) + np.cumsum(counts, dtype=np.int64) for name, counts in lengths.items()}
+    behind |= {"images.bin": np.array(shard.images, np.int64), "headers.bin": np.array(shard.headers, np.uint32)}
+    behind["captions.bin"] = np.frombuffer(b"".join(encoded), np.uint8)
     line = {"name": shard.name, "bytes": shard.bytes, "samples": len(shard.images), "left_out": shard.left_out}
-    line["sizes"] = {name: (part / name).stat().st_size for name in ARRAYS}
+    line |= {"sizes": {}, "crc32": {}}
+    for name in ARRAYS:
+        before = known["crc32"][name] if known else crc32_of(part / name)
+        line["crc32"][name] = zlib.crc32(behind[name].tobytes(), before)
+        with (part / name).open("ab") as file:
+            behind[name].tofile(file)
+        line["sizes"][name] = (part / name).stat().st_size
     with (part / "shards.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
+    return line
 
 
-def _resume(part: Path, shards: dict[str, int | None]) -> int:
-    """How many shards an interrupted index has; what it had begun behind them is cut off."""
+def _last(file: Path) -> int:
+    """The last number of an array."""
+    with file.open("rb") as opened:
+        opened.seek(-8, os.SEEK_END)
+        return int(np.fromfile(opened, np.int64)[0])
+
+
+def _resume(part: Path, shards: dict[str, int | None]) -> list[dict]:
+    """The shards that an interrupted index has; what it had begun behind them is cut off."""
     lines = []
     if (file := part / "shards.jsonl").exists():
         whole = file.read_bytes()
         file.write_bytes(whole[: whole.rfind(b"\n") + 1])  # its last line may have been begun
         lines = read_shards(part)
     begun = dict(list(shards.items())[: len(lines)])
-    complete = all(set(line["sizes"]) == set(ARRAYS) for line in lines)
-    if not complete or [line["name"] for line in lines] != list(begun) or _differing(lines, begun):
+    whole = all(set(line["sizes"]) == set(line["crc32"]) == set(ARRAYS) for line in lines)
+    whole = whole and [line["name"] for line in lines] == list(begun) and not _differing(lines, begun)
+    if not whole or _is_damaged(part, lines):
         lines = []
     part.mkdir(parents=True, exist_ok=True)
     (part / "shards.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
@@ -294,7 +298,13 @@ def _resume(part: Path, shards: dict[str, int | None]) -> int:
     if not lines:
         for name in ("first.bin", "ends.bin"):
             np.zeros(1, np.int64).tofile(part / name)
-    return len(lines)
+    return lines
+
+
+def _is_damaged(part: Path, lines: list[dict]) -> bool:
+    """Whether an array holds something else than its last line tells, or less."""
+    files = [(part / name, lines[-1]["sizes"][name], lines[-1]["crc32"][name]) for name in ARRAYS if lines]
+    return any(not file.is_file() or crc32_of(file, size) != crc32 for file, size, crc32 in files)
 
 
 def _differing(lines: list[dict], shards: dict[str, int | None]) -> list[str]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from PIL import Image
 from rich.progress import track
 
+from lit_blip2.contents import read_object
 from lit_blip2.data.annotations.questions import Questions
 from lit_blip2.data.batches.pairs import FilePairs, ShardPairs, sources_in
 from lit_blip2.data.experiment import read_data
@@ -62,7 +63,7 @@ def _check_same(folder: Path, pairs: FilePairs | ShardPairs, samples: int) -> No
     """Raises ValueError where the folder holds shards of something else."""
     file = folder / "packed.json"
     asked = {"source": pairs.name, "pairs": len(pairs), "samples": samples, "digest": pairs.digest()}
-    if file.exists() and (known := json.loads(file.read_text(encoding="utf-8"))) != asked:
+    if file.exists() and (known := read_object(file)) != asked:
         raise ValueError(f"{folder} holds shards of {known}, not of {asked}: give another --out, or remove it")
     file.write_text(json.dumps(asked) + "\n", encoding="utf-8")
 

@@ -2,12 +2,15 @@
 
 An index is a folder of memory-mapped arrays, so that a sample costs no memory of a process and workers share all of it:
 
-    shards.jsonl    a line for each shard: name, bytes, samples, and what was left out, by reason, with examples
+    shards.jsonl    a line for each shard: name, bytes, samples, what was left out, by reason, with examples, and of
+                    each array below its size and its CRC-32 up to this shard's end
     images.bin      int64 [N, 2]: where in its shard an image begins, and how many bytes it has
     headers.bin     uint32 [N]: the CRC-32 of the header before that image, which tells a shard that was rewritten
     first.bin       int64 [N + 1]: the captions of sample i are first[i] to first[i + 1]
     ends.bin        int64 [M + 1]: caption m is bytes ends[m] to ends[m + 1] of captions.bin
     captions.bin    UTF-8
+
+Sizes and CRC-32 are compared before a sample is read; indexes of before lack the CRC-32, and headers.bin.
 """
 
 import tarfile
@@ -17,13 +20,16 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from lit_blip2.contents import DataError, name_inside
 from lit_blip2.data.annotations.captions import clean_caption
-from lit_blip2.data.annotations.entries import read_lines
+from lit_blip2.data.annotations.entries import Entry, read_lines
 from lit_blip2.data.annotations.strings import Strings
 from lit_blip2.data.images import UnreadableImageError, decode_image
 from lit_blip2.data.shards.folders import LocalFolder, RemoteFolder, is_url, shard_folder
 
 INDEX = "index"
+ARRAYS = ("images.bin", "headers.bin", "first.bin", "ends.bin", "captions.bin")
+WAY_OUT = "remove that folder and run `python -m lit_blip2 data index` again"
 
 
 class Shards:
@@ -34,7 +40,8 @@ class Shards:
         best: of several captions only the first `best` are drawn from (CapFilt lists the best first); none: all.
         max_words: captions are cut after this many words.
     Raises:
-        FileNotFoundError: no index, with the command that makes it. ValueError: a shard has changed since.
+        FileNotFoundError: no index, with the command that makes it. DataError: a shard has changed since, or the index
+            is cut short or damaged.
     """
 
     def __init__(
@@ -55,6 +62,7 @@ class Shards:
         self.sizes = [shard["samples"] for shard in self.shards if shard["samples"]]
         self.names = [shard["name"] for shard in self.shards if shard["samples"]]
         self._check_unchanged()
+        check_arrays(self.index, self.shards)
         self.start_S = np.concatenate([[0], np.cumsum(self.sizes, dtype=np.int64)])
         self.images_N2 = _mapped(self.index / "images.bin").reshape(-1, 2)
         headers = self.index / "headers.bin"  # which indexes of before have not
@@ -87,7 +95,7 @@ class Shards:
     def image_bytes(self, sample: int) -> bytes:
         """The image's file, as it stands in its shard.
 
-        Raises UnreadableImageError for a shard that ends before it, ValueError for one that was rewritten.
+        Raises UnreadableImageError for a shard that ends before it, DataError for one that was rewritten.
         """
         begin, size = self.images_N2[sample].tolist()
         shard = self.names[self._shard(sample)]
@@ -96,7 +104,7 @@ class Shards:
         if len(data) < size:
             raise UnreadableImageError(self.name(sample), "truncated", f"{len(data)} of {size} bytes")
         if self.headers_N is not None and zlib.crc32(header) != self.headers_N[sample]:
-            raise ValueError(
+            raise DataError(
                 f"{self.folder}/{shard} holds another image at byte {begin:,} than when {self.index} was made: remove "
                 f"that folder and run `{self._way_to_index()}` again"
             )
@@ -136,11 +144,11 @@ class Shards:
         return start, end if self.best is None else min(end, start + self.best)
 
     def _check_unchanged(self) -> None:
-        """Raises ValueError where a shard's size is another than when the index was made."""
+        """Raises DataError where a shard's size is another than when the index was made."""
         try:
             self.folder.check({shard["name"]: shard["bytes"] for shard in self.shards})
-        except ValueError as error:
-            raise ValueError(
+        except DataError as error:
+            raise DataError(
                 f"{error} when {self.index} was made: remove that folder and run `{self._way_to_index()}` again"
             ) from error
 
@@ -150,8 +158,51 @@ class Shards:
 
 
 def read_shards(index: Path) -> list[dict]:
-    """The shards that an index, or a part of one, has."""
-    return [line.values for line in read_lines(index / "shards.jsonl")]
+    """The shards that an index, or a part of one, has. Raises DataError for what no index says."""
+    return [_checked(line) for line in read_lines(index / "shards.jsonl")]
+
+
+def _checked(line: Entry) -> dict:
+    """The values of a line. Of indexes of before sizes and crc32 may be empty."""
+    name_inside(line.text("name"), f"{line.path}: line {line.place[1]}", f"shards lie in one folder; {WAY_OUT}")
+    told = {name: line.entry(name, default={}) for name in ("sizes", "crc32")}
+    if not all(each.values.keys() <= {*ARRAYS} for each in told.values()):
+        raise line.error(f"it tells of files that are none of an index: {WAY_OUT}")
+    numbers = [line.number("bytes"), line.number("samples")]
+    numbers += [each.number(name) for each in told.values() for name in each.values]
+    for _, left_out in line.entry("left_out").items():
+        numbers.append(left_out.number("count"))
+        left_out.texts("examples")
+    if min(numbers) < 0:
+        raise line.error(f"{min(numbers)} is less than 0: {WAY_OUT}")
+    return line.values | {name: each.values for name, each in told.items()}
+
+
+def check_arrays(index: Path, shards: list[dict]) -> None:
+    """Raises DataError where the arrays of an index are cut short or damaged, by the sizes and the CRC-32 of its last
+    line, or where they do not hold the samples of its lines."""
+    samples = np.cumsum([0, *(shard["samples"] for shard in shards)]).tolist()
+    for shard, count in zip(shards, samples[1:]):
+        if shard["sizes"].get("images.bin", 16 * count) != 16 * count:
+            raise DataError(f"{index / 'shards.jsonl'}: {shard['name']} has another number of samples: {WAY_OUT}")
+    sizes = shards[-1]["sizes"] if shards else {}
+    sizes = {"images.bin": 16 * samples[-1], "first.bin": 8 * (samples[-1] + 1)} | sizes
+    for name, size in sizes.items():
+        file = index / name
+        found = file.stat().st_size if file.is_file() else 0
+        if found != size:
+            raise DataError(f"{file} has {found:,} bytes, and had {size:,}: {WAY_OUT}")
+        if (known := shards[-1]["crc32"].get(name) if shards else None) is not None and crc32_of(file) != known:
+            raise DataError(f"{file} is damaged, its CRC-32 is another than when it was made: {WAY_OUT}")
+
+
+def crc32_of(file: Path, size: int | None = None) -> int:
+    """Of a file, or of so many bytes at its begin; of less where it has less."""
+    left, found = file.stat().st_size if size is None else size, 0
+    with file.open("rb") as opened:
+        while part := opened.read(min(left, 1 << 24)):
+            left, found = left - len(part), zlib.crc32(part, found)
+    return found
 
 
 class _Name:

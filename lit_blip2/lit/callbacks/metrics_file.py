@@ -7,8 +7,9 @@ from pathlib import Path
 import lightning as L
 from lightning.pytorch.trainer.states import TrainerFn
 
+from lit_blip2.contents import DataError, parsed_json, read_text
 from lit_blip2.evaluation import items, rules
-from lit_blip2.evaluation.evaluated import METRICS, PREFIX, is_tested, unit_of
+from lit_blip2.evaluation.evaluated import METRICS, PREFIX, is_tested, read_metrics, unit_of
 
 
 class MetricsFile(L.Callback):
@@ -42,7 +43,7 @@ class MetricsFile(L.Callback):
         if (file := Path(folder, "validation.jsonl")).exists():
             write_whole(file, "".join(lines_before(file, trainer.global_step + 1)))
         if (file := Path(folder, METRICS)).exists():
-            tested = is_tested(json.loads(file.read_text()))
+            tested = is_tested(read_metrics(file))
             if tested or not trainer.global_step:
                 for name in (METRICS, rules.FILE, items.FILE):
                     Path(folder, name).unlink(missing_ok=True)
@@ -63,7 +64,7 @@ class MetricsFile(L.Callback):
             return
         file = Path(folder) / ("validate.json" if trainer.state.fn == TrainerFn.VALIDATING else METRICS)
         file.parent.mkdir(parents=True, exist_ok=True)
-        metrics = merged(json.loads(file.read_text()) if file.exists() else {}, self.logged | numbers(trainer))
+        metrics = merged(read_metrics(file) if file.exists() else {}, self.logged | numbers(trainer))
         write_whole(file, json.dumps(dict(sorted(metrics.items())), indent=2) + "\n")
 
     def _append(self, trainer: L.Trainer) -> None:
@@ -90,9 +91,17 @@ def merged(before: dict[str, float], new: dict[str, float]) -> dict[str, float]:
 
 
 def lines_before(file: Path, step: int) -> list[str]:
-    """The lines of a validation.jsonl whose step is less than `step`; none where there is no file."""
-    lines = file.read_text().splitlines(keepends=True) if file.exists() else []
-    return [line for line in lines if json.loads(line)["step"] < step]
+    """The lines of a validation.jsonl whose step is less than `step`; none where there is no file. Raises DataError for
+    a line that tells no step."""
+    lines = read_text(file).splitlines(keepends=True) if file.exists() else []
+    return [line for number, line in enumerate(lines, 1) if _step(line, f"{file}: line {number}") < step]
+
+
+def _step(line: str, where: str) -> int:
+    told = parsed_json(line, where)
+    if not isinstance(told, dict) or type(told.get("step")) is not int:
+        raise DataError(f"{where} tells no step of a validation: remove it")
+    return told["step"]
 
 
 def write_whole(file: Path, text: str) -> None:

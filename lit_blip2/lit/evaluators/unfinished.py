@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from lightning.pytorch.utilities import rank_zero_info
 
 from lit_blip2.config import from_text
+from lit_blip2.contents import DataError, parsed_json
 
 if TYPE_CHECKING:
     from lit_blip2.data.module import PairData
@@ -20,6 +21,15 @@ Key = tuple[str, int]
 def key_of(prediction: Prediction) -> Key:
     """A caption by its image, an answer by its question."""
     return prediction["task"], prediction["image_id" if prediction["task"] == "caption" else "question_id"]
+
+
+def _prediction(line: bytes) -> Prediction | None:
+    """What a line tells; None where a crash has left something else there."""
+    try:
+        told = parsed_json(line, "")
+        return told if all(type(part) in (str, int) for part in key_of(told)) else None
+    except (DataError, KeyError, TypeError):
+        return None
 
 
 class Unfinished:
@@ -42,9 +52,10 @@ class Unfinished:
             rank_zero_info(f"{len(self.done)} predictions of an interrupted {command} are there: going on from them")
 
     def _read(self, file: Path) -> Iterable[Prediction]:
-        """Whole lines of the same evaluation; the last may be cut off."""
-        first, *lines = file.read_text(encoding="utf-8").split("\n")
-        return [json.loads(line) for line in lines[:-1]] if first == self.mark else []
+        """Whole lines of the same evaluation; the last may be cut off. What is no prediction is made again."""
+        first, *lines = file.read_bytes().split(b"\n")
+        whole = map(_prediction, lines[:-1]) if first == self.mark.encode() else ()
+        return [each for each in whole if each is not None]
 
     def take(self, keys: Iterable[Key]) -> list[Prediction] | None:
         """The predictions of a batch if all of them are there, else None: a batch is made whole."""

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import torch
 from transformers import OPTForCausalLM, PreTrainedTokenizerFast
 
+from lit_blip2.contents import read_object
 from lit_blip2.mini.train import bert as train_bert
 from lit_blip2.mini.train import language as train_lm
 from lit_blip2.mini.train import opt as train_opt
@@ -131,7 +132,7 @@ def _check_existing(folder: Path, settings: dict[str, Any]) -> None:
     file = folder / "figures.json"
     if not file.is_file():
         raise ValueError(f"{folder} is no complete model ({file} is missing): remove it, or write elsewhere")
-    found = json.loads(file.read_text()).get("settings", {})
+    found = read_object(file).get("settings", {})
     wanted = json.loads(json.dumps(settings))
     fields = [key for key in found | wanted if found.get(key, "absent") != wanted.get(key, "absent")]
     if wrong := [f"{key}={found.get(key, 'absent')} (wanted {wanted.get(key, 'absent')})" for key in fields]:

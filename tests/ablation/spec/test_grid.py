@@ -305,7 +305,7 @@ def test_another_kind_of_file_says_so(tmp_path, content):
 
 def test_a_file_in_another_encoding_is_named(tmp_path):
     (tmp_path / "x.yaml").write_bytes("question: é".encode("latin-1"))
-    with pytest.raises(ValueError, match=r"x\.yaml is no text in UTF-8"):
+    with pytest.raises(ValueError, match=r"x\.yaml cannot be read: .*Save it as UTF-8"):
         read_grid(tmp_path / "x.yaml")
 
 

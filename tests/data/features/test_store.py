@@ -59,7 +59,7 @@ def test_missing_ids_are_named(folder):
 
 
 def test_an_image_that_could_not_be_read_has_no_features(tmp_path, values):
-    write_store(tmp_path / "f", IDS, values, {}, unreadable=[20])
+    write_store(tmp_path / "f", IDS, values, {}, views=2, unreadable=[20])
     store = FeatureStore(tmp_path / "f")
     with pytest.raises(UnreadableImageError, match="20 is empty") as error:
         store.rows([50, 20])

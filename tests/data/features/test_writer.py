@@ -12,6 +12,7 @@ import yaml
 from safetensors.torch import save_file
 
 from lit_blip2.commands.data import main
+from lit_blip2.contents import DataError
 from lit_blip2.data.batches.loaders import train_loader
 from lit_blip2.data.batches.training import TrainPairs
 from lit_blip2.data.coco import COCO
@@ -201,8 +202,12 @@ def test_features_of_something_else_are_not_overwritten(data, vision, tmp_path):
         keeping.cache_features(data, other, tmp_path / "kept", processes=1)
     with pytest.raises(ValueError, match="is there and holds no features"):
         keep(data, vision, tmp_path)
-    ids = tmp_path / "kept/train/image_ids.npy"
-    np.save(ids, np.load(ids)[::-1])
+    ids, about = tmp_path / "kept/train/image_ids.npy", tmp_path / "kept/train/features.json"
+    np.save(ids, np.load(ids) + 1)
+    with pytest.raises(DataError, match=r"image_ids\.npy is damaged"):
+        keep(data, vision, tmp_path / "kept")
+    told = json.loads(about.read_text())
+    about.write_text(json.dumps({name: told[name] for name in ("made_by", "layout")}))  # as before there was a CRC-32
     with pytest.raises(ValueError, match=r"image_ids\.npy: they are of other images"):
         keep(data, vision, tmp_path / "kept")
 

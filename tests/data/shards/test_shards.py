@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lit_blip2.contents import DataError
 from lit_blip2.data import tar_shards
 from lit_blip2.data.images import UnreadableImageError
 from lit_blip2.data.shards import indexing
@@ -221,8 +222,9 @@ def test_an_interrupted_index_is_gone_on_with(folder, monkeypatch):
     whole, part = folder / "whole", folder / "index.part"
     index_shards(folder, whole, workers=1)
     indexing._resume(part, LocalFolder(folder).sizes())
+    line = None
     for name in ("00000.tar", "00001.tar"):
-        indexing._append(part, list_shard(LocalFolder(folder), name))
+        line = indexing._append(part, list_shard(LocalFolder(folder), name), line)
     with (part / "captions.bin").open("ab") as file:  # a third was begun
         file.write(b"half a capt")
     with (part / "shards.jsonl").open("ab") as file:
@@ -292,10 +294,37 @@ def test_captions_that_were_changed_after_the_index_are_seen(tmp_path):
         index_shards(tmp_path, workers=1)
 
 
-def test_an_index_without_headers_is_read(folder):
+def test_an_index_of_before_without_headers_and_checksums_is_read(folder):
     index_shards(folder, workers=1)
     (folder / "index" / "headers.bin").unlink()
+    lines = read_shards(folder / "index")
+    for line in lines:
+        del line["crc32"], line["sizes"]["headers.bin"]
+    (folder / "index" / "shards.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert Shards(folder).image(11).size == (6, 4)
+
+
+@pytest.mark.parametrize("name", indexing.ARRAYS)
+def test_a_half_copied_index_is_refused(folder, name):
+    index_shards(folder, workers=1)
+    file = folder / "index" / name
+    whole = file.read_bytes()
+    for damaged in (whole[: len(whole) // 2], bytes([whole[0] ^ 1]) + whole[1:]):
+        file.write_bytes(damaged)
+        with pytest.raises(DataError, match=rf"{name} (has .* and had|is damaged).*: remove that folder and run"):
+            Shards(folder)
+
+
+@pytest.mark.parametrize(
+    "name", ["../00000.tar", "/etc/hosts", "a/b.tar", "..", "", "x\0.tar", "\x1b[2J.tar", "a" * 256]
+)
+def test_a_shard_outside_its_folder_is_refused(folder, name):
+    index_shards(folder, workers=1)
+    lines = read_shards(folder / "index")
+    lines[1]["name"] = name
+    (folder / "index" / "shards.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(DataError, match=r"shards\.jsonl: line 2 names .*shards lie in one folder"):
+        Shards(folder)
 
 
 def test_an_unreadable_image_is_named(tmp_path):

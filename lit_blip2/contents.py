@@ -1,0 +1,133 @@
+"""What files from elsewhere hold: read without running anything, or refused by one kind of error.
+
+JSON, YAML, NumPy's arrays and safetensors each fail in many ways where a file is cut, damaged or made to harm. Here all
+of them become a DataError, and so does a name that leads out of the folder which it should lie in.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lit_blip2.terminal import printable
+
+MOST_SHOWN = 60  # characters of a wrong value in a message
+MOST_FROM_ALIASES = 100_000  # values that the aliases of a YAML file may stand for
+LONGEST_NAME = 255  # bytes of a file's name, as file systems have it
+COPY_AGAIN = "get it again"
+_KINDS = {dict: "an object", list: "a list", str: "a text", bool: "true or false", int: "a number", float: "a number"}
+
+
+class DataError(ValueError):
+    """What a file from elsewhere holds is not what it should be. The message names the file, the place in it, what is
+    wrong there, and the way out; control characters are written out."""
+
+    def __init__(self, message: str):
+        super().__init__(printable(message))
+
+    @classmethod
+    def of(cls, file: str | Path, wrong: object, way_out: str = "") -> "DataError":
+        """wrong: what is wrong, behind the place in the file."""
+        return cls(f"{file}: {' '.join(str(wrong).split())}" + (f": {way_out}" if way_out else ""))
+
+
+@contextmanager
+def reading(file: str | Path, what: str, way_out: str = COPY_AGAIN) -> Iterator[None]:
+    """While a library reads a file of some kind: what it raises becomes a DataError, but for a file that is not there
+    or may not be opened."""
+    try:
+        yield
+    except (DataError, FileNotFoundError, PermissionError, IsADirectoryError):
+        raise
+    except Exception as error:  # of many kinds, as damage is
+        reason = " ".join(f"{type(error).__name__} {error}".split())[:200]
+        raise DataError(f"{file} is damaged or cut, or no {what} ({reason}): {way_out}") from error
+
+
+def read_text(file: str | Path) -> str:
+    """A file's text, without a byte order mark. Raises OSError, or DataError for what is not UTF-8."""
+    try:
+        return Path(file).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file} cannot be read: {error}. Save it as UTF-8") from error
+
+
+def read_object(file: str | Path, **hooks: Callable) -> dict[str, Any]:
+    """The object in a JSON file. hooks: of json.loads. Raises OSError, or DataError."""
+    content = parsed_json(read_text(file), str(file), **hooks)
+    if not isinstance(content, dict):
+        raise DataError(f"{file} holds no JSON object but {shown(content)}: {COPY_AGAIN}")
+    return content
+
+
+def parsed_json(text: str | bytes, where: str, **hooks: Callable) -> Any:
+    """The value that a text of JSON is. where: its file, and its place there. Raises DataError."""
+    try:
+        return json.loads(text, **hooks)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where} is not JSON: {error}") from error
+
+
+def once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object's values, as `object_pairs_hook` of json.loads. ValueError for a key that stands twice with two values:
+    JSON would keep the last."""
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        for key, value in pairs:
+            if made[key] != value:
+                raise ValueError(f"key {key!r} stands twice in one object, with {shown(value)} and {shown(made[key])}")
+    return made
+
+
+def shown(value: Any) -> str:
+    """A value of JSON for a message, cut, with its kind where that is no number, null, true or false."""
+    if value is None:
+        return "null"
+    text = json.dumps(value, ensure_ascii=True, default=str)
+    text = text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}..."
+    return f"{_KINDS.get(type(value), type(value).__name__)}, {text}"
+
+
+class Loader(yaml.SafeLoader):
+    """YAML of plain values, whose aliases do not multiply."""
+
+    def get_single_node(self) -> yaml.Node | None:
+        """The whole document. Raises YAMLError for one whose aliases make more of it than a file could hold."""
+        node = super().get_single_node()
+        if node is not None and _nodes(node, {}) > MOST_FROM_ALIASES + node.end_mark.index:
+            raise yaml.YAMLError(f"its aliases stand for more than {MOST_FROM_ALIASES:,} values")
+        return node
+
+
+def _nodes(node: yaml.Node, known: dict[int, int]) -> float:
+    """The values in a node, those behind an alias each time. An alias that stands in what it names has no end."""
+    if not isinstance(node, yaml.CollectionNode):
+        return 1
+    if id(node) not in known:
+        known[id(node)] = float("inf")  # while it is counted
+        inner = (each for one in node.value for each in (one if isinstance(one, tuple) else (one,)))
+        known[id(node)] = 1 + sum(_nodes(each, known) for each in inner)
+    return known[id(node)]
+
+
+def parsed_yaml(text: str, source: str | Path, loader: type[Loader] = Loader) -> Any:
+    """The value that a text of YAML is. source: its file. Raises DataError."""
+    try:
+        return yaml.load(text, loader)
+    except RecursionError as error:
+        raise DataError(f"{source} is not YAML: its values are nested too deep") from error
+    except Exception as error:  # a date such as 2001-99-99 or a number such as !!int x raises ValueError and others
+        raise DataError(f"{source} is not YAML: {' '.join(str(error).split())}") from error
+
+
+def name_inside(name: Any, where: str | Path, way_out: str) -> str:
+    """The name of a file in a folder. where: what names it. Raises DataError for what leads elsewhere (other folders,
+    `..`, an absolute path), is empty, holds a control character, or is longer than a name can be."""
+    if not isinstance(name, str) or name in ("", ".", "..") or "/" in name or "\\" in name or printable(name) != name:
+        raise DataError(f"{where} names {name!r}: {way_out}")
+    if len(name.encode()) > LONGEST_NAME:
+        raise DataError(f"{where} names {name[:MOST_SHOWN]!r}..., longer than {LONGEST_NAME} bytes: {way_out}")
+    return name
