@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
 
-from lit_blip2.contents import DataError, parsed_yaml
+from lit_blip2.contents import DataError, parsed_yaml, read_text
 
 CONFIG = "config.yaml"
 WRITES = ("logger", "default_root_dir")  # the trainer's keys that say where it writes
@@ -85,7 +85,7 @@ def newest_of(config: dict[str, Any], folder: Path, max_steps: int) -> Left | No
     trained now. Where a run writes is no part of its config."""
     runs = [file.parent for file in folder.glob(f"*/{CONFIG}")]
     for run in sorted(runs, key=lambda run: (run / CONFIG).stat().st_mtime_ns, reverse=True):
-        if _config((run / CONFIG).read_text(encoding="utf-8")) != _placeless(config) or is_held(run):
+        if _config(run / CONFIG) != _placeless(config) or is_held(run):
             continue
         try:
             file = find_checkpoint(run)
@@ -143,7 +143,8 @@ def is_whole(file: Path) -> bool:
         return True
     try:
         with zipfile.ZipFile(file) as parts:
-            return parts.testzip() is None
+            packed = any(part.compress_type != zipfile.ZIP_STORED for part in parts.infolist())
+            return not packed and parts.testzip() is None  # torch packs nothing, which could unpack to terabytes
     except Exception:  # damaged in one of many ways
         return False
 
@@ -161,14 +162,15 @@ def _read(file: Path) -> dict[str, Any] | None:
 
 def _found(file: Path, contents: dict[str, Any]) -> Found:
     beside = run_of(file) / CONFIG
-    is_of_config = beside.is_file() and _config(contents.get("config")) == _config(beside.read_text(encoding="utf-8"))
-    return Found(is_of_config, contents.get("global_step", 0), file.stat().st_mtime_ns, file)
+    is_of_config = beside.is_file() and _config(contents.get("config")) == _config(beside)
+    step = contents.get("global_step")
+    return Found(is_of_config, step if isinstance(step, int) else 0, file.stat().st_mtime_ns, file)
 
 
-def _config(text: str | None) -> Any:
-    """A config as it can be compared: a run that went on from a checkpoint is the same run."""
+def _config(given: str | Path | None) -> Any:
+    """A config, a text or a file, as it can be compared: a run that went on from a checkpoint is the same run."""
     try:
-        config = parsed_yaml(text or "", CONFIG)
+        config = parsed_yaml(read_text(given) if isinstance(given, Path) else given or "", CONFIG)
     except DataError:
         return None
     return _placeless(config) if isinstance(config, dict) else None

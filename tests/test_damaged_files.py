@@ -365,7 +365,7 @@ seeds: [0, 1]
 MODELS = [
     Reader("experiment", {"a.yaml": EXPERIMENT}, yaml_read),
     Reader("ablation", {"a.yaml": GRID}, lambda folder: repr(read_grid(folder / "a.yaml"))),
-    Reader("checkpoint", written(write_checkpoint), checkpoint_read, damaged=("last.ckpt",)),
+    Reader("checkpoint", written(write_checkpoint), checkpoint_read, exact=True, damaged=("last.ckpt",)),
     Reader("old checkpoint", written(write_checkpoint), old_read, damaged=("old.pth",)),
     Reader("weights", written(write_folder), folder_read),
     Reader("settings of a model", written(write_folder), lambda folder: read_json(folder / "config.json")),
