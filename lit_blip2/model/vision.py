@@ -5,7 +5,6 @@ Legend: B images, N image tokens ([CLS] first), H rows of patches or of a featur
 """
 
 import hashlib
-import math
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -28,9 +27,6 @@ from lit_blip2.signature import signature
 
 # Under which training programs keep weights; the first that is there counts, as in timm.
 WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
-# Names of the position embeddings, [1, N, W] or [N, W]: timm's, and of CLIP's and OpenCLIP's files that timm can read.
-POSITIONS = ("pos_embed", "visual.trunk.pos_embed", "visual.pos_embed", "visual.positional_embedding")
-PATCHES = ("patch_embed.proj.weight", "visual.trunk.patch_embed.proj.weight", "visual.conv1.weight")  # [W, 3, H, W]
 
 
 class VisionEncoder(nn.Module):
@@ -202,30 +198,29 @@ class VisionEncoder(nn.Module):
             return build(self.name, self.model_args, self.drop_last_blocks)
 
     def _read(self, file: Path) -> nn.Module:
-        """The network with a file's weights, positions of another size by `resize`: timm interpolates otherwise."""
-        shapes, args = _shapes(file), self.model_args  # in any case: timm itself may run what a pickle asks for
-        meta = build(self.name, args, self.drop_last_blocks, device="meta")
-        if not _resizes(meta) or meta.patch_embed.img_size is None:
-            return build(self.name, args, self.drop_last_blocks, weights=file)
-        self._tell_patches(file, _first(shapes, PATCHES, -1), meta)
-        asked, held = meta.patch_embed.img_size, _pixels(_first(shapes, POSITIONS, -2), meta)
-        if held is None and self.image_size is not None:
-            args = self.own_args
-        elif held is not None and held != asked:
-            args = args | {"img_size": held}
-            self._tell_resized(file, held)
-        encoder = build(self.name, args, self.drop_last_blocks, weights=file)
-        if encoder.patch_embed.img_size != asked:
-            resize(encoder, asked)
+        """The network with a file's weights, positions of another size by `resize`: timm interpolates otherwise. Of
+        which size they are timm's own reading tells, whatever the file calls them."""
+        _check_safe(file)
+        begun, copies = torch.get_rng_state(), Copies()
+        encoder = build(self.name, self.model_args, self.drop_last_blocks, weights=file, copies=copies)
+        self._tell_patches(file, copies.patches, encoder)
+        if not copies.grids or not _resizes(encoder) or encoder.patch_embed.img_size is None:
+            return encoder
+        asked, (rows, columns) = encoder.patch_embed.img_size, copies.grids[0]
+        height, width = (pixels // n for pixels, n in zip(asked, encoder.patch_embed.grid_size))
+        self._tell_resized(file, held := (rows * height, columns * width))
+        torch.set_rng_state(begun)  # what is drawn later does not depend on the size of a file
+        encoder = build(self.name, self.model_args | {"img_size": held}, self.drop_last_blocks, weights=file)
+        resize(encoder, asked)
         return encoder
 
-    def _tell_patches(self, file: Path, held: int | None, encoder: nn.Module) -> None:
+    def _tell_patches(self, file: Path, held: list[tuple[int, int]], encoder: nn.Module) -> None:
         """Warn of patches of another size, which timm resamples."""
-        own = getattr(getattr(encoder.patch_embed, "proj", None), "kernel_size", (held,))[-1]
-        if held not in (None, 1, own):
+        if held:
             warnings.warn(
-                f"{file} has patches of {held} pixels, image encoder {self.name} of {own}: timm resamples them; give "
-                "the name of the network that the file was trained as",
+                f"{file} has patches of {held[0][-1]} pixels, image encoder {self.name} of "
+                f"{encoder.patch_embed.proj.kernel_size[-1]}: timm resamples them; give the name of the network that "
+                "the file was trained as",
                 stacklevel=4,
             )
 
@@ -376,39 +371,19 @@ def resize(encoder: nn.Module, image_size: int | tuple[int, int]) -> None:
     encoder.pos_embed = nn.Parameter(after_1NW, requires_grad=encoder.pos_embed.requires_grad)
 
 
-def _pixels(positions: int | None, encoder: nn.Module) -> tuple[int, int] | None:
-    """Of how large images, (height, width), a file's positions are by the network's own patches; None where they are of
-    no square."""
-    if positions == encoder.pos_embed.shape[1]:
-        return encoder.patch_embed.img_size
-    patches = (positions or 0) - (0 if encoder.no_embed_class else encoder.num_prefix_tokens)
-    side = math.isqrt(max(patches, 0))
-    if not side or side**2 != patches:
-        return None
-    height, width = (pixels // n for pixels, n in zip(encoder.patch_embed.img_size, encoder.patch_embed.grid_size))
-    return side * height, side * width
-
-
-def _shapes(file: Path) -> dict[str, Sequence[int]]:
-    """Names and shapes of what a file holds.
-
-    Raises DataError for a file that is damaged, or that holds more than tensors.
-    """
+def _check_safe(file: Path) -> None:
+    """Raises DataError for a file that is damaged, or that holds more than tensors: timm itself may run what a pickle
+    asks for. Warns of one that holds several networks."""
     if file.suffix != ".safetensors":
         state = read_safely(file)
         if not isinstance(state, dict):
             raise DataError(f"{file} holds a {type(state).__name__}, where weights by name are wanted")
-        state = unwrapped(state, WRAPPERS, file)
-        return {name: value.shape for name, value in state.items() if isinstance(value, Tensor)}
+        unwrapped(state, WRAPPERS, file)
+        return
     from safetensors import safe_open
 
-    with reading(file, "file of weights"), safe_open(file, "pt") as opened:
-        return {name: opened.get_slice(name).get_shape() for name in sorted(opened.keys())}
-
-
-def _first(shapes: Mapping[str, Sequence[int]], names: Sequence[str], place: int) -> int | None:
-    """An axis' length, counted from the end, of the first name that is there; None where none is."""
-    return next((shapes[name][place] for name in names if len(shapes.get(name, ())) >= -place), None)
+    with reading(file, "file of weights"), safe_open(file, "pt"):
+        pass
 
 
 def _in_cache(name: str) -> Path | None:
@@ -427,18 +402,20 @@ def build(
     drop_last_blocks: int,
     device: str | None = None,
     weights: Path | None = None,
+    copies: "Copies | None" = None,
 ) -> nn.Module:
     """A timm ViT without head, final norm and last blocks, or another network without its head; with weights from a
-    file, or none.
+    file, or none. copies: notes how they were read.
 
     Raises ValueError for an unknown name, for more blocks to drop than there are, and for a file that does not hold all
     that is left.
     """
     import timm
 
+    copies = copies or Copies()
     source = dict(pretrained=True, pretrained_cfg_overlay={"file": str(weights)}) if weights else {}
     try:
-        with torch.device(device or "cpu"), Copies() as copies:
+        with torch.device(device or "cpu"), copies:
             encoder = timm.create_model(name, num_classes=0, **source, **model_args)
     except (RuntimeError, TypeError, IndexError) as error:
         # a name or an argument that timm does not know, weights of other sizes
@@ -460,16 +437,24 @@ def build(
 
 
 class Copies(TorchFunctionMode):
-    """Notes which tensors are copied into, and from which type: where timm reads a file, the weights that the file
-    holds. timm leaves the others random without a word, for it reads as leniently as a new head needs."""
+    """Notes what timm does while it reads a file.
+
+    into: the tensors that are copied into, and from which type: the weights that the file holds. timm leaves the others
+    random without a word, for it reads as leniently as a new head needs. grids, patches: (height, width) in the file of
+    the position embeddings and of the patches that it interpolates, empty where they are of the network's size.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.into: list[tuple[Tensor, torch.dtype]] = []
+        self.grids: list[tuple[int, int]] = []
+        self.patches: list[tuple[int, int]] = []
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         if function is Tensor.copy_:
             self.into.append((args[0], args[1].dtype))
+        elif function is F.interpolate:  # of positions [1, W, H, H]; of patches, by a basis [n, 1, H, W]
+            (self.patches if args[0].shape[0] > args[0].shape[1] == 1 else self.grids).append(tuple(args[0].shape[2:]))
         return function(*args, **(kwargs or {}))
 
 

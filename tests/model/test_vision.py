@@ -127,6 +127,50 @@ def test_a_file_of_the_asked_size_is_taken_as_it_is(tmp_path, suffix):
     assert torch.equal(encoder.encoder.pos_embed, state["pos_embed"])
 
 
+@pytest.mark.parametrize(
+    "prefix", ["module.", "_orig_mod.", "_orig_mod.module.", "visual.trunk.", "module.visual.trunk."]
+)
+@pytest.mark.parametrize("wrapper", [None, "model", "state_dict"])
+def test_positions_are_found_under_whatever_name_timm_reads_them(tmp_path, prefix, wrapper):
+    """What training on several ranks or a compiled network put in front is no part of a size."""
+    torch.manual_seed(0)
+    made = {size: timm.create_model(NAME, num_classes=0, **ARGS | {"img_size": size}).state_dict() for size in (32, 48)}
+    for size, state in made.items():
+        named = {f"{prefix}{name}": value for name, value in state.items()}
+        torch.save({wrapper: named} if wrapper else named, tmp_path / f"{size}.pth")
+    same, larger = (VisionEncoder(NAME, str(tmp_path / f"{n}.pth"), image_size=48, model_args=ARGS) for n in (48, 32))
+    for encoder in (same, larger):
+        encoder.load()
+    assert torch.equal(same.encoder.pos_embed, made[48]["pos_embed"])
+    grid = made[32]["pos_embed"][:, 1:].unflatten(1, (2, 2)).permute(0, 3, 1, 2)
+    grid = torch.nn.functional.interpolate(grid, size=(3, 3), mode="bicubic", align_corners=False)
+    torch.testing.assert_close(larger.encoder.pos_embed[:, 1:], grid.flatten(2).mT)
+
+
+def test_a_file_of_openais_clip_is_resized_as_others_are(tmp_path):
+    args = ARGS | {"pre_norm": True, "depth": 2}
+    theirs = {
+        "visual.class_embedding": torch.randn(24),
+        "visual.positional_embedding": torch.randn(5, 24),
+        "visual.conv1.weight": torch.randn(24, 3, 16, 16),
+    }
+    for norm in ("ln_pre", "ln_post", *(f"transformer.resblocks.{n}.ln_{i}" for n in (0, 1) for i in (1, 2))):
+        theirs |= {f"visual.{norm}.weight": torch.randn(24), f"visual.{norm}.bias": torch.randn(24)}
+    for block in (0, 1):
+        for name, shape in {"attn.in_proj_": (72, 24), "attn.out_proj.": (24, 24), "mlp.c_fc.": (96, 24)}.items():
+            at = f"visual.transformer.resblocks.{block}.{name}"
+            theirs |= {f"{at}weight": torch.randn(shape), f"{at}bias": torch.randn(shape[0])}
+        at = f"visual.transformer.resblocks.{block}.mlp.c_proj."
+        theirs |= {f"{at}weight": torch.randn(24, 96), f"{at}bias": torch.randn(24)}
+    for prefix in ("", "module."):
+        torch.save({f"{prefix}{name}": value for name, value in theirs.items()}, tmp_path / "clip.pth")
+        encoder = VisionEncoder("vit_base_patch16_clip_224", str(tmp_path / "clip.pth"), image_size=48, model_args=args)
+        encoder.load()
+        grid = theirs["visual.positional_embedding"][1:].unflatten(0, (2, 2)).permute(2, 0, 1)[None]
+        grid = torch.nn.functional.interpolate(grid, size=(3, 3), mode="bicubic", align_corners=False)
+        torch.testing.assert_close(encoder.encoder.pos_embed[:, 1:], grid.flatten(2).mT)
+
+
 def test_a_cut_file_is_said(weights, tmp_path):
     (tmp_path / "cut.safetensors").write_bytes(Path(weights).read_bytes()[:-50])
     with pytest.raises(ValueError, match=r"cut\.safetensors is damaged or cut"):
