@@ -16,7 +16,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lit_blip2.config import Experiment, read
 from lit_blip2.evaluation.rules import differing, folder_name, kept_rules, rules_of, told
 from lit_blip2.go_on import go_on
-from lit_blip2.lit.callbacks import HParams, MetricsFile, Pictures
+from lit_blip2.lit.callbacks import Agreement, Companions, HParams, MetricsFile, Pictures
 from lit_blip2.lit.module import LitBLIP2
 from lit_blip2.lit.signals import STATUS
 from lit_blip2.parser import HELP, TRAINER, SuiteParser, config_files
@@ -142,7 +142,7 @@ def build(cli: type[SuiteCLI], arguments: list[str] | None = None, run: bool = T
         seed_everything_default=0,
         parser_class=SuiteParser,
         parser_kwargs={command: {"description": HELP} for command in ("fit", *EVALUATIONS)},
-        trainer_defaults=TRAINER | {"callbacks": [MetricsFile(), HParams(), Pictures()]},
+        trainer_defaults=TRAINER | {"callbacks": [Agreement(), Companions(), MetricsFile(), HParams(), Pictures()]},
         args=arguments,
         run=run,
     )

@@ -26,7 +26,7 @@ FLOORS = [
     ["ablation.schema"],
     ["ablation.spec"],
     ["checkpoint", "distributed", "whole_files"],
-    ["allocator", "config", "keyed", "nulls", "paths", "pixels", "refusals", "runs", "settings", "trust"],
+    ["allocator", "config", "keyed", "nulls", "paths", "pixels", "refusals", "runs", "settings", "sources", "trust"],
     ["contents"],
     ["signature", "terminal"],
 ]

@@ -8,25 +8,18 @@ from typing import Any
 from lit_blip2.ablation.run.code import code_files
 from lit_blip2.config import arguments_of, strings
 from lit_blip2.runs import CONFIG, WRITES, find_checkpoint, run_of
+from lit_blip2.sources import PACKAGE, digest, sources
 
-PACKAGE = Path(__file__).resolve().parents[2]
 BY_SIZE = {".jpg", ".jpeg", ".png", ".webp", ".tar"}  # told apart by name and size: reading 82 GB would take long
 LARGEST_READ = 2**30  # bytes; of larger files three samples
 SAMPLE = 2**20  # bytes
 LONGEST_PATH = 4096
 
 
-def sources() -> str:
-    """Digest of the package's files, but for this room, which runs the commands and changes no result."""
-    left_out = {"ablation", "__pycache__"}
-    files = [file for file in PACKAGE.rglob("*") if not left_out & {*file.relative_to(PACKAGE).parts}]
-    return _digest((str(file.relative_to(PACKAGE)), file.read_bytes()) for file in sorted(files) if file.is_file())
-
-
 def code(config: Any) -> str:
     """Digest of the code of others that a config, or a list of them, leads to; empty where there is none."""
     files = code_files(config, PACKAGE)
-    return _digest((file.name, file.read_bytes()) for file in files) if files else ""
+    return digest((file.name, file.read_bytes()) for file in files) if files else ""
 
 
 def all_sources(configs: list[Any]) -> str:
@@ -48,7 +41,7 @@ def of_path(text: str) -> str:
     and tars by size alone, giants by size and samples."""
     path = _find(text)
     files = [path] if path.is_file() else _of_run(path) or _below(path)
-    return _digest((str(file.relative_to(path)), _contents(file)) for file in files if file.is_file())
+    return digest((str(file.relative_to(path)), _contents(file)) for file in files if file.is_file())
 
 
 def _of_run(folder: Path) -> list[Path]:
@@ -86,10 +79,3 @@ def _contents(file: Path) -> bytes:
             stream.seek(place)
             parts.append(stream.read(SAMPLE))
         return b"".join(parts)
-
-
-def _digest(parts) -> str:
-    digest = hashlib.sha256()
-    for name, contents in parts:
-        digest.update(f"{name}\0{len(contents)}\0".encode() + contents)
-    return digest.hexdigest()[:16]

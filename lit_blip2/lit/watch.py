@@ -1,0 +1,164 @@
+"""A rank that dies is noticed by the others at once, whatever they wait for.
+
+Each rank keeps a connection to the first one. The system closes it when a process dies, and finds out within half a
+minute that a machine has. A thread waits for that: the main one may wait in a collective, where no error reaches it.
+Nothing is sent while all goes well.
+"""
+
+import contextlib
+import json
+import multiprocessing
+import os
+import secrets
+import selectors
+import socket
+import sys
+import threading
+import time
+from typing import Any, NamedTuple
+
+from lit_blip2.distributed import gather_lists, rank, world_size
+
+CONNECT_SECONDS = 30.0
+SETTLE_SECONDS = 1.0  # so long an error that all ranks may share is left to each of them to tell
+GRACE_SECONDS = 20.0  # so long a rank has to come to its end by itself, such as that of a checkpoint under way
+LONGEST = 300  # letters of an error
+# Seconds of silence before a machine is asked whether it is there, between two questions, and how many go unanswered.
+KEEP_ALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4}
+
+
+class Gone(NamedTuple):
+    """A rank that has ended before its time. why: its error; empty where it could not tell."""
+
+    rank: int
+    who: str
+    why: str = ""
+
+    def __str__(self) -> str:
+        how = f"has ended: {self.why}" if self.why else "is gone: it was killed, or its machine was"
+        return f"rank {self.rank} of {world_size()} ({self.who}) {how}. The others end too; resume from a checkpoint"
+
+
+class Watch:
+    """Of this rank. All ranks make it at the same time, with the address of the first one's machine."""
+
+    def __init__(self, address: str):
+        self.names: dict[int, str] = dict(enumerate(gather_lists([f"{socket.gethostname()}, process {os.getpid()}"])))
+        self.peers: dict[socket.socket, int] = {}
+        self.gone: Gone | None = None
+        self.told, self.left, self.lock = threading.Event(), threading.Event(), threading.Lock()
+        self._connect(address)
+        os.register_at_fork(after_in_child=self._close)  # loader processes live on a little after a kill
+        threading.Thread(target=self._listen, name="rank-watch", daemon=True).start()
+
+    def _connect(self, address: str) -> None:
+        """The first rank to all others, these to the first. One that cannot be reached is not watched."""
+        token, server = secrets.token_hex(16), None
+        if rank() == 0:
+            local = address in ("localhost", "127.0.0.1")
+            server = socket.create_server((address if local else "", 0), backlog=world_size())
+        port, token = gather_lists([(server and server.getsockname()[1], token)])[0]
+        if server is None:
+            with contextlib.suppress(OSError):
+                peer = socket.create_connection((address, port), CONNECT_SECONDS)
+                peer.sendall(f"{token} {rank():8d}".encode())
+                self._add(peer, 0)
+        reached = sum(gather_lists([bool(self.peers) or rank() == 0]))
+        while server is not None and len(self.peers) < reached - 1:
+            server.settimeout(CONNECT_SECONDS)
+            try:
+                self._accept(server.accept()[0], token)
+            except TimeoutError:
+                break
+        if server is not None:
+            server.close()
+
+    def _accept(self, peer: socket.socket, token: str) -> None:
+        """Take a connection of one of the ranks, which knows the token; close any other."""
+        peer.settimeout(CONNECT_SECONDS)
+        with contextlib.suppress(OSError):
+            said = peer.recv(len(token) + 9, socket.MSG_WAITALL).decode("ascii", "replace")
+            if secrets.compare_digest(said[: len(token)].encode(), token.encode()):
+                return self._add(peer, int(said[len(token) :]))
+        peer.close()
+
+    def _add(self, peer: socket.socket, number: int) -> None:
+        peer.setblocking(True)
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in KEEP_ALIVE.items():
+            if hasattr(socket, name):
+                peer.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+        self.peers[peer] = number
+
+    def _listen(self) -> None:
+        """Until a rank is gone, or all have left."""
+        with selectors.DefaultSelector() as selector:
+            for peer in self.peers:
+                selector.register(peer, selectors.EVENT_READ)
+            while selector.get_map() and not self.left.is_set():
+                for key, _ in selector.select(timeout=1.0):
+                    said = _read(key.fileobj)
+                    if said.get("bye"):
+                        selector.unregister(key.fileobj)
+                    elif not self.left.is_set():
+                        number = said.get("rank", self.peers[key.fileobj])
+                        return self._end(Gone(number, self.names[number], said.get("why", "")))
+
+    def _end(self, gone: Gone) -> None:
+        """Tell the others, then the user, and end this process if it does not end by itself."""
+        self.gone = gone
+        if rank() == 0:
+            self._send({"rank": gone.rank, "why": gone.why})
+        if gone.why and self.left.wait(SETTLE_SECONDS):
+            return
+        self.tell()
+        if not self.left.wait(GRACE_SECONDS):
+            stop()
+
+    def tell(self) -> None:
+        """Say once, on the first of the ranks that are left, who is gone."""
+        with self.lock:
+            if not self.told.is_set() and rank() == (1 if self.gone.rank == 0 else 0):
+                print(f"error: {self.gone}", file=sys.stderr, flush=True)
+            self.told.set()
+
+    def heard(self, seconds: float) -> Gone | None:
+        """Who is gone; waits a little for the news, which may come later than the error that it explains."""
+        until = time.monotonic() + seconds
+        while self.gone is None and self.peers and time.monotonic() < until:
+            time.sleep(0.05)
+        return self.gone
+
+    def leave(self, why: str = "") -> None:
+        """Nothing more is watched, and this rank's end is no surprise. why: its error, if it must end the others."""
+        if not self.left.is_set():
+            self.left.set()
+            self._send({"rank": rank(), "why": why[:LONGEST]} if why else {"bye": True})
+            self._close()
+
+    def _send(self, message: dict[str, Any]) -> None:
+        for peer in list(self.peers):
+            with contextlib.suppress(OSError):
+                peer.sendall(json.dumps(message).encode() + b"\n")
+
+    def _close(self) -> None:
+        for peer in list(self.peers):
+            peer.close()
+
+
+def stop() -> None:
+    """End this process and those that it started, at once: the main thread may be in a collective that never ends."""
+    for child in multiprocessing.active_children():
+        child.kill()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)
+
+
+def _read(peer: socket.socket) -> dict[str, Any]:
+    """A message; an empty one where the connection has ended."""
+    said = b""
+    with contextlib.suppress(OSError):
+        while not said.endswith(b"\n") and (more := peer.recv(4096)):
+            said += more
+    return json.loads(said.splitlines()[0]) if said.endswith(b"\n") else {}

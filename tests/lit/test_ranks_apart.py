@@ -1,0 +1,102 @@
+"""Two processes that somebody else has started, as on two machines: one differs, one dies, one meets nan."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+
+from lit_blip2.distributed import rank
+from lit_blip2.lit.kept_batch import read_kept
+
+pytestmark = [pytest.mark.slow, pytest.mark.run]
+
+
+class Signs(L.Callback):
+    """Rank 1 leaves a file at its third step, and takes long for each; or its loss is nan there."""
+
+    def __init__(self, file: str = "", spoils: bool = False):
+        self.file, self.spoils = file, spoils
+
+    def on_train_batch_start(self, trainer, module, batch, _):
+        if rank() == 1 and batch["step"] == 2:
+            if self.spoils:
+                before = module.losses
+                module.losses = lambda given: {name: loss * torch.nan for name, loss in before(given).items()}
+            else:
+                Path(self.file).touch()
+                time.sleep(60)
+
+
+@pytest.fixture
+def two(world, tmp_path):
+    """Start `fit` in two processes; `own` are the arguments of the second one."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    started = []
+
+    def start(*arguments: str, own: tuple[str, ...] = ()) -> list[subprocess.Popen]:
+        for number in range(2):
+            command = [
+                sys.executable, "-m", "lit_blip2", "fit", "--config", "experiments/mini_stage1.yaml",
+                f"--data.root={world}", "--data.batch_size=8", "--data.eval_batch_size=2", "--model.rerank=3",
+                "--trainer.devices=2", "--trainer.strategy=auto", f"--trainer.logger.save_dir={tmp_path}/runs",
+                "--trainer.max_steps=6", "--trainer.val_check_interval=6", "--model.optimization.warmup_steps=1",
+                "--trainer.enable_progress_bar=false", *arguments, *(own if number else ()),
+            ]  # fmt: skip
+            told = {"LOCAL_RANK": str(number), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+            with (tmp_path / f"{number}.err").open("w") as errors:
+                started.append(subprocess.Popen(command, env=os.environ | told, stderr=errors, stdout=errors))
+        return started
+
+    yield start
+    for each in started:
+        each.kill()
+        each.wait()
+
+
+def errors(folder: Path) -> list[str]:
+    said = [line for number in range(2) for line in (folder / f"{number}.err").read_text().splitlines()]
+    assert not [line for line in said if line.startswith("Traceback")], said
+    return [line for line in said if line.startswith("error: ")]
+
+
+def signs(**arguments) -> str:
+    own = ", ".join(f"{name}: {value}" for name, value in arguments.items())
+    return f"--trainer.callbacks+={{class_path: tests.lit.test_ranks_apart.Signs, init_args: {{{own}}}}}"
+
+
+def test_another_learning_rate_on_one_rank_is_refused_in_one_line(two, tmp_path):
+    assert [each.wait(200) for each in two(own=("--model.optimization.lr=0.5",))] == [1, 1]
+    (line,) = errors(tmp_path)
+    assert "model.optimization.lr is 0.002 on rank 0 and 0.5 on rank 1. Start" in line
+    assert not list(tmp_path.rglob("config.yaml"))
+
+
+def test_a_rank_that_is_killed_ends_the_other_within_a_minute(two, tmp_path):
+    sign = tmp_path / "sign"
+    first, second = two(signs(file=sign))
+    until = time.monotonic() + 200
+    while not sign.exists() and time.monotonic() < until:
+        time.sleep(0.2)
+    second.send_signal(signal.SIGKILL)
+    begin = time.monotonic()
+    assert first.wait(60) == 1 and time.monotonic() - begin < 60
+    (line,) = errors(tmp_path)
+    assert f"rank 1 of 2 ({socket.gethostname()}, process {second.pid}) is gone: it was killed" in line
+
+
+def test_nan_on_one_rank_ends_both_at_its_step(two, tmp_path):
+    """Features travel between ranks before ITC, and gradients after all: only the one that began keeps its batch."""
+    alone = ["--model.net.itc=null", "--model.net.itg=null", "--model.net.itm.hard_negatives=false"]
+    assert [each.wait(200) for each in two(signs(spoils=True), *alone)] == [1, 1]
+    lines = errors(tmp_path)
+    assert len(lines) == 2 and all("error: step 2: rank 1's loss itm is nan" in line for line in lines)
+    (file,) = tmp_path.rglob("not_finite/*.pt")
+    assert file.name == "step_2_rank_1.pt" and read_kept(file)["batches"][0]["row"].tolist() == [4, 5, 6, 7]
