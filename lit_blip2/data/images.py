@@ -1,7 +1,7 @@
 """From a file, or from bytes, to an 8-bit RGB image, or to the reason why not.
 
-What Pillow can read is converted: turned as EXIF says, palettes and CMYK to RGB, 12 and 16 bits to 8, an alpha
-channel dropped (what is drawn in it alone lies over white), of an animation the first frame.
+What Pillow can read is converted: turned as EXIF says, palettes and CMYK to RGB, 12 and 16 bits to 8, of an
+animation the first frame. What is transparent lies over white, as a page shows it; an alpha of one value is dropped.
 """
 
 import re
@@ -59,6 +59,7 @@ def decode_image(data: bytes, name: str | Path) -> Image.Image:
             if white == SIGNED[8]:  # which Pillow takes for bytes without a sign
                 image = Image.fromarray(np.asarray(image).view(np.int8).astype(np.int32))
             if SIXTEEN.search(raw) and not image.mode.startswith("I"):
+                image.info.pop("transparency", None)  # of 16 bits, which Pillow compares with 8
                 image = _from_sixteen(image, data, name, told)
             rgb = to_rgb(image, name, white, told)
             # Pillow turns such values of 8 bits itself
@@ -85,16 +86,16 @@ def to_rgb(image: Image.Image, name: str | Path = "given", white: int = 65535, t
         image = Image.fromarray(_scaled(np.asarray(image).astype(np.int64), name, white, told))
     plain = {"La": "LA", "RGBa": "RGBA"}.get(image.mode)  # from which Pillow alone goes on
     image = image.convert(plain) if plain else image
-    rgb = image if image.mode == "RGB" else image.convert("RGB")  # which copies even what is RGB
-    if image.has_transparency_data and _is_one_value(rgb):
+    if image.has_transparency_data:
         rgba = image.convert("RGBA")
-        if not _is_one_value(rgba.getchannel("A")):
-            rgb = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
-    return rgb
+        if not _is_one_value(rgba.getchannel("A")):  # else it says nothing: some writers leave all of it 0
+            image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+    return image if image.mode == "RGB" else image.convert("RGB")  # which copies even what is RGB
 
 
-def _is_one_value(image: Image.Image) -> bool:
-    return all(low == high for low, high in np.reshape(image.getextrema(), (-1, 2)))
+def _is_one_value(band: Image.Image) -> bool:
+    low, high = band.getextrema()
+    return low == high
 
 
 def _white(image: Image.Image, data: bytes) -> tuple[int, int]:
@@ -114,7 +115,9 @@ def _white(image: Image.Image, data: bytes) -> tuple[int, int]:
 
 
 def _from_sixteen(image: Image.Image, data: bytes, name: str | Path, told: int) -> Image.Image:
-    """Colours of 16 bits, of which Pillow has kept the upper 8: where they are dark, from all 16, without alpha."""
+    """Colours of 16 bits, of which Pillow has kept the upper 8: where they are dark, from all 16. Colours that alpha
+    hides do not count."""
+    alpha = image.getchannel("A") if image.getbands()[-1] == "A" else None
     bands = 1 if "LA;16" in str(_tiles(data)) else min(3, len(image.getbands()))
     high = np.atleast_3d(np.asarray(image))[..., :bands].astype(np.int64)
     if 257 * high.max() >= 1 << 14:
@@ -124,10 +127,15 @@ def _from_sixteen(image: Image.Image, data: bytes, name: str | Path, told: int) 
     except (OSError, ValueError, KeyError, IndexError) as error:
         found = "16 bits, of which the upper 8 are dark, and Pillow cannot read the lower 8: save it with 8 bits"
         raise UnreadableImageError(name, "unknown value range", found) from error
+    if alpha is not None and not _is_one_value(alpha):
+        values[np.asarray(alpha) == 0] = 0
     if not values.any():
         return image
     scaled = _scaled(values, name, 65535, 0 if image.mode == "CMYK" else told)  # where 0 is white
-    return Image.fromarray(scaled[..., 0] if bands == 1 else scaled)
+    made = Image.fromarray(scaled[..., 0] if bands == 1 else scaled)
+    if alpha is not None:
+        made.putalpha(alpha)
+    return made
 
 
 def _tiles(data: bytes) -> list:
@@ -159,12 +167,14 @@ def _scaled(values: np.ndarray, name: str | Path, white: int, told: int) -> np.n
 
     told: a lower white that the file tells. Shifted values, whose last bits are empty, do not go by it. Raises
     UnreadableImageError for values that do not lie from black to white, and for 16 bits of which no more than a quarter
-    is used, as cameras and scanners write 10, 12 or 14 bits: they would come out dark, or black.
+    is used, as cameras and scanners write 10, 12 or 14 bits: they would come out dark, or black. A dark image is taken
+    where the file tells this white, or where its values are those of 8 bits: doubled (257 x), or shifted (256 x).
     """
     low, high = values.min(), values.max()
+    dark = told == white or (white == 65535 and (not (values % 257).any() or not (values % 256).any()))
     if low >= 0 and high <= told < white and (values & (white // (told + 1))).any():
         white = told
-    elif low < 0 or high > white or (white > 4095 and 0 < high < (white + 1) // 4):
+    elif low < 0 or high > white or (white > 4095 and 0 < high < (white + 1) // 4 and not dark):
         found = f"values from {low} to {high}, where {white} would be white: scale them to 8 bits"
         raise UnreadableImageError(name, "unknown value range", found)
     return (values * 255 / white).round().astype(np.uint8)

@@ -181,15 +181,54 @@ def test_what_is_drawn_in_alpha_alone_lies_over_white():
     assert half == (100, 0, 0)
 
 
-@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "PA", "RGB", "L"])
-def test_alpha_is_dropped_as_pillow_does(mode):
+def test_a_stray_colour_under_what_is_transparent_changes_nothing():
+    drawn = np.zeros((6, 4, 4), dtype=np.uint8)
+    drawn[2] = 0, 0, 0, 255
+    drawn[0, 0] = 1, 0, 0, 0
+    found = np.asarray(decode_image(saved(Image.fromarray(drawn), "PNG"), "x.png"))
+    assert (found[2] == 0).all() and (np.delete(found, 2, 0) == 255).all()
+    deep = np.asarray(decode_image(deep_png(drawn.astype(int) * (1, 1, 1, 257), 6), "x.png"))
+    assert (deep == found).all()
+
+
+def test_what_is_transparent_lies_over_white_in_every_mode():
     noise = np.random.default_rng(1).integers(0, 256, (5, 7, 4), dtype=np.uint8)
-    image = Image.fromarray(noise).convert("RGB").quantize(9) if mode == "P" else Image.fromarray(noise)
-    image = image if mode == "P" else image.convert("LA").convert(mode) if mode == "PA" else image.convert(mode)
-    options = {"P": {"transparency": 3}, "RGB": {"transparency": (1, 2, 3)}, "L": {"transparency": 7}}.get(mode, {})
-    file = saved(image.convert("LA") if mode == "PA" else image, "PNG", **options)
-    with Image.open(io.BytesIO(file)) as opened:
-        assert decode_image(file, "x.png").tobytes() == opened.convert("RGB").tobytes()
+    colour_HW3, alpha_HW1 = noise[..., :3].astype(float), noise[..., 3:].astype(float) / 255
+    found = np.asarray(decode_image(saved(Image.fromarray(noise), "PNG"), "x.png"))
+    assert np.abs(found - (colour_HW3 * alpha_HW1 + 255 * (1 - alpha_HW1))).max() <= 1
+    grey = Image.fromarray(noise).convert("LA")
+    found = np.asarray(decode_image(saved(grey, "PNG"), "x.png"))
+    assert np.abs(found[..., :1] - (np.asarray(grey)[..., :1] * alpha_HW1 + 255 * (1 - alpha_HW1))).max() <= 1
+    for mode, key in (("P", 3), ("RGB", (1, 2, 3)), ("L", 7)):
+        image = Image.new("RGB", (7, 5), (1, 2, 3) if mode == "RGB" else (7, 7, 7)).convert(mode)
+        image.paste(3 if mode == "P" else key, (0, 0, 3, 5))
+        image.paste({"P": 5, "RGB": (9, 8, 7), "L": 90}[mode], (3, 0, 7, 5))
+        found = np.asarray(decode_image(saved(image, "PNG", transparency=key), "x.png"))
+        assert (found[:, :3] == 255).all() and (found[:, 3:] == np.asarray(image.convert("RGB"))[:, 3:]).all()
+
+
+@pytest.mark.parametrize("alpha", [0, 128, 255])
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_an_alpha_of_one_value_is_dropped(mode, alpha):
+    noise = np.random.default_rng(1).integers(0, 256, (5, 7, 4), dtype=np.uint8)
+    noise[..., 3] = alpha
+    image = Image.fromarray(noise).convert(mode)
+    assert decode_image(saved(image, "PNG"), "x.png").tobytes() == image.convert("RGB").tobytes()
+
+
+@pytest.mark.parametrize("factor", [257, 256])
+@pytest.mark.parametrize("colour", [0, 2, 4, 6])
+def test_a_dark_image_of_eight_bits_in_sixteen_is_taken_as_it_is(colour, factor):
+    planes = {0: slice(0, 1), 2: slice(0, 3), 4: slice(2, 4), 6: slice(0, 4)}[colour]
+    values = (RAMP * 60).round().astype(int)
+    found = np.asarray(decode_image(deep_png(rgba(values, factor)[..., planes], colour), "x.png"))
+    assert np.abs(found[..., 0].astype(int) - values).max() <= 1
+
+
+def test_a_dark_image_whose_file_tells_its_white_is_taken_as_it_is():
+    image = Image.fromarray((RAMP * 9000).astype(np.uint16))
+    found = np.asarray(decode_image(saved(image, "TIFF", tiffinfo={281: 65535}), "x.tif"))[..., 0]
+    assert np.abs(found - RAMP * 9000 / 257).max() <= 1
 
 
 @pytest.mark.parametrize("colour", [2, 4, 6], ids=["rgb", "grey and alpha", "rgba"])
