@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NotRequired, Protocol, TypedDict
 
@@ -221,7 +222,8 @@ class PairData(L.LightningDataModule):
             return pairs
         stores = [self.store(section) for section in self.train_sections()]
         for one, store in zip(sources_in(pairs), stores, strict=True):
-            self._check_covered(store, one.image_ids, one.keys())
+            path = one.path if isinstance(one, FilePairs) else None  # a tar's keys hold its images' sizes
+            self._check_covered(store, one.image_ids, one.keys(), path)
         if len({(store.layout.tokens, store.layout.width, store.layout.read_as) for store in stores}) > 1:
             raise ValueError(f"{self.features_folder} holds features of several dtypes or sizes: write them all in one")
         if any(store.views for store in stores) and not self.augment:
@@ -392,13 +394,20 @@ class PairData(L.LightningDataModule):
     def _check_images(self, split: str) -> None:
         files = self.named_images(split, self.tables[split])
         if self.features and files:
-            self._check_covered(
-                self.store(split), np.array(list(files), dtype=np.int64), self.pixels(split).keys(files.values())
-            )
+            pixels, names = self.pixels(split), list(files.values())
+            image_ids = np.array(list(files), dtype=np.int64)
+            self._check_covered(self.store(split), image_ids, pixels.keys(names), lambda row: pixels.path(names[row]))
         elif files:
             self._require([self.pixels(split).path(next(iter(files.values())))])
 
-    def _check_covered(self, store: FeatureStore, image_ids: np.ndarray, keys: np.ndarray) -> None:
+    def _check_covered(
+        self,
+        store: FeatureStore,
+        image_ids: np.ndarray,
+        keys: np.ndarray,
+        path: Callable[[int], Path] | None,
+    ) -> None:
+        """Raises ValueError where a store lacks images, or was made of other files. path: row -> its image's file."""
         missing, others = store.missing(image_ids, keys)
         if len(missing):
             raise ValueError(
@@ -410,6 +419,10 @@ class PairData(L.LightningDataModule):
                 f"{store.folder} holds features of other files under the ids of {len(others)} images, among them "
                 f"{others[:5].tolist()}: the data have changed since, or are others. {WAY_OUT}"
             )
+        if path is not None:
+            once, first = np.unique(image_ids, return_index=True)  # several questions have one image
+            if not store.check_files(once, lambda place: path(int(first[place]))):
+                tell(f"{store.folder} does not say how its images' files were: a picture replaced since is not noticed")
 
     def pixels(self, split: str, files: Strings | None = None) -> Pixels:
         """The images of a split in their files. files: the names of all to train on, as soon as they are known."""

@@ -5,6 +5,7 @@ which order it is read. A mixture hands the number on to the source that it fall
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -113,11 +114,14 @@ class FilePairs:
         return range(len(self))
 
     def file(self, sample: int) -> bytes:
-        return read_file(self.images.path(self.texts.files[sample]))
+        return read_file(self.path(sample))
+
+    def path(self, sample: int) -> Path:
+        return self.images.path(self.texts.files[sample])
 
     def place(self, sample: int) -> str:
         """Where its image is."""
-        return str(self.images.path(self.texts.files[sample]))
+        return str(self.path(sample))
 
 
 class ShardPairs:

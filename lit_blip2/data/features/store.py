@@ -8,17 +8,19 @@ A section is a folder of the images that train, val or test reads, or train_NAME
     signature.json      the signature of the encoder's weights; older ones lack it
     keys.npy            uint64 [N], what stands for the file that an image was
     00000.safetensors   features [n, views, tokens, width], int8 with scales float32 [n, views, tokens]; crc32, int64
-                        [n], of each image's own; its metadata name the images that could not be read
+                        [n], of each image's own; marks, int64 [n, 3], which tell a file that was replaced since
+                        (marks.py); its metadata name the images that could not be read
 
-Sections of before have no CRC-32: of them only sizes and types are compared.
+Sections of before have no CRC-32: of them only sizes and types are compared. Those without marks notice no other file.
 
 Legend: B rows asked for, S images of a shard, K views, N tokens, W width.
 """
 
 import json
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -28,6 +30,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from lit_blip2.contents import DataError, parsed_json, read_object, read_text, reading
+from lit_blip2.data.features.marks import Mark, is_other
 from lit_blip2.data.images import UnreadableImageError
 from lit_blip2.pixels import UNNOTED
 
@@ -83,6 +86,7 @@ class Shard(NamedTuple):
     unreadable: dict[int, tuple[str, str]]
     crc32_S: Tensor | None
     known_S: np.ndarray
+    marks_S3: Tensor | None
 
     def check_readable(self, rows: Iterable[int]) -> None:
         """Raises UnreadableImageError for an image that has no features, as it was when they were made."""
@@ -168,6 +172,12 @@ class FeatureStore:
         place_M, there_M = self._places(image_ids)
         return image_ids[~there_M], image_ids[there_M & (self._keys_N[place_M] != keys)]
 
+    def check_files(self, image_ids: np.ndarray, path: Callable[[int], Path]) -> bool:
+        """As `check_files` of a section, for some of its images: int64 [M], all in the store; number -> file."""
+        place_M, _ = self._places(image_ids)
+        number_of = {place: number for number, place in enumerate(place_M.tolist())}
+        return check_files(self.folder, self.layout, number_of, lambda place: path(number_of[place]))
+
     def check(self, expected: Mapping) -> None:
         """ValueError lists every field in which `expected` and what made the features differ, with both values."""
         if differing := differences(self.made_by, expected):
@@ -218,15 +228,42 @@ def open_shard(file: Path, layout: Layout) -> Shard:
     wanted = {"features": (getattr(torch, layout.dtype), (count, layout.stored_views, layout.tokens, layout.width))}
     wanted |= {"scales": (torch.float32, wanted["features"][1][:-1])} if layout.dtype == "int8" else {}
     wanted |= {"crc32": (torch.int64, (count,))} if "crc32" in held else {}
+    wanted |= {"marks": (torch.int64, (count, 3))} if "marks" in held else {}
     if {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in held.items()} != wanted or not told:
         raise DataError(f"{file} is of another layout than {file.with_name(ABOUT)}: {WRITE_AGAIN}")
-    return Shard(file, held["features"], held.get("scales"), unreadable, held.get("crc32"), np.zeros(count, dtype=bool))
+    crc32_S, known_S = held.get("crc32"), np.zeros(count, dtype=bool)
+    return Shard(file, held["features"], held.get("scales"), unreadable, crc32_S, known_S, held.get("marks"))
 
 
 def crc32_of(features: Tensor, scales: Tensor | None, row: int) -> int:
     """Of the bytes of a row's features, and of its scales."""
     own = zlib.crc32(features[row].contiguous().view(torch.uint8).numpy())
     return own if scales is None else zlib.crc32(scales[row].contiguous().view(torch.uint8).numpy(), own)
+
+
+def check_files(folder: Path, layout: Layout, places: Iterable[int], path: Callable[[int], Path]) -> bool:
+    """Whether the shards that a section has say how the files were from which they were made.
+
+    Args: places: images of the section. path: place -> file.
+    Raises ValueError where files were replaced since. One that is not there now counts as it was.
+    """
+    others, known = {}, False
+    for number, here in groupby(sorted(places), lambda place: place // layout.shard):
+        file = folder / shard_name(number)
+        marks_S3 = open_shard(file, layout).marks_S3 if file.exists() else None
+        if marks_S3 is None:
+            continue
+        known, marks = True, marks_S3.tolist()
+        others |= {place: file.name for place in here if is_other(path(place), Mark(*marks[place % layout.shard]))}
+    if others:
+        shards = list(dict.fromkeys(others.values()))
+        raise ValueError(
+            f"{len(others):,} images were replaced since {folder} was made of them, among them {path(min(others))}: "
+            f"remove its {', '.join(shards[:5])}{', ...' if len(shards) > 5 else ''} ({len(shards):,} of "
+            f"{layout.shards:,} files) and run `python -m lit_blip2 data features` again, which makes those anew, or "
+            "read the images themselves (--data.features=null)"
+        )
+    return known
 
 
 def read_about(folder: Path) -> tuple[dict, Layout]:

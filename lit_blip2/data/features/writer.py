@@ -29,6 +29,7 @@ from torch import Tensor
 from lit_blip2.data.batches.evaluation import Pixels
 from lit_blip2.data.batches.pairs import FilePairs, ShardPairs, sources_in
 from lit_blip2.data.faults import Fault, Faults
+from lit_blip2.data.features.marks import Mark, mark_of
 from lit_blip2.data.features.store import (
     ABOUT,
     CHECKED,
@@ -37,6 +38,7 @@ from lit_blip2.data.features.store import (
     SIGNATURE,
     CachedDtype,
     Layout,
+    check_files,
     crc32_of,
     differences,
     open_shard,
@@ -55,12 +57,14 @@ MOST_IN_SHARD = 1024  # images: an interruption loses the work of less than one 
 
 class Section(NamedTuple):
     """The images of train, val or test, or of one source of a mixture. image_ids: ascending. keys: what stands for each
-    image's file. read: place -> image. most_unreadable: the share of them that may be unreadable."""
+    image's file. read: place -> image. path: place -> its file; none for what lies in a tar. most_unreadable: the share
+    of them that may be unreadable."""
 
     name: str
     image_ids: np.ndarray
     keys: np.ndarray
     read: Callable[[int], Image.Image]
+    path: Callable[[int], Path] | None
     most_unreadable: float
 
 
@@ -133,11 +137,13 @@ def sections(data: PairData) -> Iterator[Section]:
     for pairs, name in zip(sources_in(source), data.train_sections(), strict=True):
         image_ids, order = np.unique(pairs.image_ids, return_index=True)  # several questions have one image
         read = partial(_read_at, pairs, order)
-        yield Section(name, image_ids, pairs.keys()[order], read, data.faults.limit)
+        path = partial(_path_at, pairs, order) if isinstance(pairs, FilePairs) else None
+        yield Section(name, image_ids, pairs.keys()[order], read, path, data.faults.limit)
     for split, files in evaluated.items():
         if files:
-            read = partial(_read_nth, data.pixels(split), list(files.values()))
-            yield Section(split, np.array(list(files)), data.pixels(split).keys(files.values()), read, 0)
+            named = data.pixels(split), list(files.values())
+            read, path = partial(_read_nth, *named), partial(_path_nth, *named)
+            yield Section(split, np.array(list(files)), data.pixels(split).keys(files.values()), read, path, 0)
 
 
 def _read_at(pairs: FilePairs | ShardPairs, order: np.ndarray, place: int) -> Image.Image:
@@ -146,6 +152,14 @@ def _read_at(pairs: FilePairs | ShardPairs, order: np.ndarray, place: int) -> Im
 
 def _read_nth(source: Pixels, files: list[str], place: int) -> Image.Image:
     return source.read(files[place])
+
+
+def _path_at(pairs: FilePairs, order: np.ndarray, place: int) -> Path:
+    return pairs.path(int(order[place]))
+
+
+def _path_nth(source: Pixels, files: list[str], place: int) -> Path:
+    return source.path(files[place])
 
 
 def layout_of(section: Section, shape: tuple[int, int], dtype: CachedDtype, views: int, seed: int) -> Layout:
@@ -169,6 +183,8 @@ def check_same(target: Target, made_by: dict) -> None:
             differing = f"{name}: they are of other images, or files"
     if differing:
         raise ValueError(f"{target.folder} holds other features. {differing}. Give another --out, or remove it.")
+    if target.section.path:
+        check_files(target.folder, target.layout, range(target.layout.images), target.section.path)
 
 
 def announce(targets: list[Target], out: Path) -> None:
@@ -286,9 +302,11 @@ def _write_shard(place: tuple[int, int]) -> tuple[int, int]:
     tensors = {"features": torch.empty(shape, dtype=getattr(torch, target.layout.dtype))}
     if target.layout.dtype == "int8":
         tensors["scales"] = torch.empty(shape[:-1])
+    path, places = target.section.path, range(first, first + count)
+    marks = [mark_of(path(place)) if path else Mark() for place in places]  # before the files are read
     unreadable: dict[int, tuple[str, str]] = {}
     done = 0
-    for looked in ahead(_worker.threads, partial(views_of, target), range(first, first + count), target.batch):
+    for looked in ahead(_worker.threads, partial(views_of, target), places, target.batch):
         for row, view in enumerate(looked, done):
             if isinstance(view, UnreadableImageError | FileNotFoundError):
                 unreadable[row] = getattr(view, "reason", "missing"), str(view)
@@ -302,6 +320,7 @@ def _write_shard(place: tuple[int, int]) -> tuple[int, int]:
             tensors[name][done:end] = tensor
         _check_finite(target, first + done, packed)
         done = end
+    tensors["marks"] = torch.tensor([Mark() if row in unreadable else mark for row, mark in enumerate(marks)])
     file = target.folder / shard_name(shard)
     save_shard(file, tensors, unreadable)
     return place

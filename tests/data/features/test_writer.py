@@ -1,6 +1,7 @@
 """`data features`: written for any source, gone on with, refused, and read by training."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from lit_blip2.commands.data import main
 from lit_blip2.contents import DataError
@@ -309,3 +310,81 @@ def test_features_of_an_encoder_with_the_sizes_of_another_are_refused(capsys, tm
     given = ["features", "--config", "experiments/mini_stage1.yaml", "--out", str(tmp_path / "features")]
     assert main([*given, "--model.net.vision.name=vit_base_patch16_224"]) == 2
     assert "stand in the experiment for vit_tiny_r_s16_p8_224" in capsys.readouterr().err
+
+
+@pytest.fixture
+def kept(vision, tmp_path, arguments):
+    """A copy of the tiny world with its features, its images' paths, and a run on both."""
+    shutil.copytree(arguments["root"], tmp_path / "world")
+    given = arguments | {"root": str(tmp_path / "world"), "augment": False}
+    keep(COCO(**given), vision, tmp_path / "kept")
+    return SimpleNamespace(
+        images=tmp_path / "world/images",
+        setup=lambda stage="fit": COCO(**given, features=str(tmp_path / "kept")).setup(stage),
+        again=lambda: keep(COCO(**given), vision, tmp_path / "kept"),
+        folder=tmp_path / "kept",
+    )
+
+
+def replace(file: Path, content: bytes, seconds: int = 60) -> None:
+    """Write a file with a date of its own."""
+    date = file.stat().st_mtime_ns + seconds * 10**9
+    file.write_bytes(content)
+    os.utime(file, ns=(date, date))
+
+
+@pytest.mark.parametrize("same_size", [True, False])
+def test_an_image_that_was_replaced_under_its_name_is_refused(kept, same_size):
+    one, *_, other = sorted((kept.images / "train").iterdir())
+    content = bytearray(one.read_bytes())
+    content[-20] ^= 1  # of a PNG's last checksums
+    replace(one, bytes(content) if same_size else other.read_bytes() + b"\0")
+    with pytest.raises(
+        ValueError, match=r"1 images were replaced since .*kept/train was .* among them .*101\.png: remove"
+    ):
+        kept.setup()
+    with pytest.raises(ValueError, match=r"remove its 00000\.safetensors \(1 of 1 files\) and run"):
+        kept.again()
+    kept.setup("test")
+    replace(next((kept.images / "test").iterdir()), other.read_bytes())
+    with pytest.raises(ValueError, match=r"replaced since .*kept/test"):
+        kept.setup("test")
+    for section in ("train", "test"):
+        (kept.folder / section / "00000.safetensors").unlink()
+    kept.again()
+    kept.setup()
+    kept.setup("test")
+
+
+def test_a_copy_of_the_images_with_other_dates_is_taken_and_so_are_none(kept):
+    for file in kept.images.rglob("*.png"):
+        replace(file, file.read_bytes())
+    kept.setup()
+    kept.again()
+    shutil.rmtree(kept.images)
+    kept.setup()
+
+
+def test_features_of_before_are_taken_and_told(kept, caplog):
+    shard = kept.folder / "train/00000.safetensors"
+    tensors = load_file(shard)
+    assert tensors.pop("marks").shape == (8, 3)
+    save_file(tensors, shard, metadata={"unreadable": "{}"})
+    for file in (kept.images / "train").iterdir():
+        replace(file, file.read_bytes() + b"\0")
+    with caplog.at_level("INFO"):
+        kept.setup()
+    assert "kept/train does not say how its images' files were" in caplog.text
+
+
+def test_an_image_that_could_not_be_read_may_be_replaced(kept, vision, tmp_path):
+    file = kept.images / "train" / f"{102:012d}.png"
+    whole = file.read_bytes()
+    replace(file, b"")
+    given = dict(root=str(kept.images.parent), train="annotations/captions_train.json", image_size=8, max_unreadable=1)
+    data = COCO(**given, augment=False)
+    keep(data, vision, tmp_path / "broken")
+    replace(file, whole)
+    COCO(**given, augment=False, features=str(tmp_path / "broken")).setup("fit")
+    keep(data, vision, tmp_path / "broken")
+    assert FeatureStore(tmp_path / "broken/train").rows([102]).isfinite().all()
