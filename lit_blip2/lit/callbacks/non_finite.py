@@ -200,7 +200,7 @@ def blamed(module: L.LightningModule, batches: list[dict[str, Any]]) -> str:
     bad = [pair for each in batches for pair in faulty_rows(each)]
     if bad:
         return f"numbers that are not finite come with {_named(bad)}"
-    return f"weights and inputs are finite; the batch is {_named(rows)}"
+    return f"weights and inputs are finite, so no row is to blame by itself; the batch is {_named(rows)}"
 
 
 def faulty_rows(batch: dict[str, Any]) -> list[tuple[int, int]]:
