@@ -5,6 +5,7 @@ from importlib import import_module
 
 from lit_blip2.allocator import keep_freed_memory
 from lit_blip2.refusals import SHOW_TRACEBACKS, refusal
+from lit_blip2.terminal import guard, say
 
 TRAINING = {
     "fit": "train an experiment: fit --config experiments/mini_stage1.yaml",
@@ -48,6 +49,7 @@ def usage() -> str:
 
 def main() -> int:
     """Dispatch; the exit status: of what is refused and no command tells itself, 1 behind a line on standard error."""
+    guard()
     arguments = sys.argv[1:]
     command, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
     if command in ("-h", "--help"):
@@ -61,7 +63,7 @@ def main() -> int:
     except Exception as error:
         if (said := refusal(error)) is None:
             raise
-        print(f"error: {said}", file=sys.stderr)
+        say(f"error: {said}", error=True)
         return 1
 
 

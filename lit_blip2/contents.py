@@ -16,6 +16,7 @@ from lit_blip2.terminal import printable
 
 MOST_SHOWN = 60  # characters of a wrong value in a message
 MOST_FROM_ALIASES = 100_000  # values that the aliases of a YAML file may stand for
+DEEPEST = 100  # brackets within brackets of YAML
 LONGEST_NAME = 255  # bytes of a file's name, as file systems have it
 COPY_AGAIN = "get it again"
 _KINDS = {dict: "an object", list: "a list", str: "a text", bool: "true or false", int: "a number", float: "a number"}
@@ -92,7 +93,13 @@ def shown(value: Any) -> str:
 
 
 class Loader(yaml.SafeLoader):
-    """YAML of plain values, whose aliases do not multiply."""
+    """YAML of plain values, neither nested without end nor with aliases that multiply."""
+
+    def fetch_flow_collection_start(self, token: type[yaml.Token]) -> None:
+        """A bracket that opens. Raises YAMLError for one in too many others."""
+        if self.flow_level >= DEEPEST:
+            raise yaml.YAMLError("its values are nested too deep")
+        super().fetch_flow_collection_start(token)
 
     def get_single_node(self) -> yaml.Node | None:
         """The whole document. Raises YAMLError for one whose aliases make more of it than a file could hold."""

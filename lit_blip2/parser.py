@@ -1,6 +1,5 @@
 """The command line's parser: what every experiment shares, filled in behind what its YAML and the arguments say."""
 
-import sys
 from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
@@ -11,9 +10,10 @@ from lightning import Callback
 from lightning.pytorch.cli import LightningArgumentParser
 
 from lit_blip2.config import Experiment, check_encoder, read
-from lit_blip2.contents import DataError, parsed_yaml
+from lit_blip2.contents import DEEPEST, DataError, parsed_yaml
 from lit_blip2.nulls import check_nulls
 from lit_blip2.refusals import SHOW_TRACEBACKS, reason, tracebacks_shown
+from lit_blip2.terminal import say
 
 # The Trainer's defaults in this suite.
 TRAINER = {
@@ -85,7 +85,7 @@ class SuiteParser(LightningArgumentParser):
         """One line on standard error, where the base class writes the usage, 50 lines of it; status 2."""
         if not self.exit_on_error or tracebacks_shown():
             super().error(message, ex)
-        print(f"error: {reason(message)}", file=sys.stderr)
+        say(f"error: {reason(message)}", error=True)
         self.exit(2)
 
 
@@ -139,8 +139,8 @@ def load_yaml(text: str) -> Any:
     """YAML with classes under their names of today, and a null for the word None in a value of one line: jsonargparse
     hands the null of `--model.net.itm=null` on to the parser of `net` so."""
     words = MOVED if "\n" in text.strip() else MOVED | {"None": None}
-    if "&" in text:
-        parsed_yaml(text, "the configuration")  # which refuses aliases that multiply
+    if "&" in text or text.count("[") + text.count("{") > DEEPEST:
+        parsed_yaml(text, "the configuration")  # which refuses what is too deep, and aliases that multiply
     try:
         return replaced(plain_yaml(text), words)
     except RecursionError as error:

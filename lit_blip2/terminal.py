@@ -1,6 +1,10 @@
 """What reaches a terminal: texts of others, such as file names and captions, without control characters in them."""
 
+import logging
 import re
+import sys
+import traceback
+import warnings
 
 # Control characters of ASCII and Latin-1 (a terminal's escapes begin with one), marks that turn the direction of
 # writing, and halves of surrogate pairs, which cannot be printed; a tab and the end of a line may stay.
@@ -10,3 +14,21 @@ _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u20
 def printable(text: object) -> str:
     """A text with its control characters written out, such as \\x1b."""
     return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), str(text))
+
+
+def say(*lines: object, error: bool = False) -> None:
+    """Print lines, printable, to standard output or to standard error."""
+    print(*map(printable, lines), sep="\n", file=sys.stderr if error else sys.stdout, flush=True)
+
+
+def guard() -> None:
+    """From here on warnings, log lines and tracebacks of this process are printable: all may tell names of files."""
+    plain = warnings.formatwarning
+    warnings.formatwarning = lambda *given, **how: printable(plain(*given, **how))
+    logging.setLogRecordFactory(_Record)
+    sys.excepthook = lambda *error: say("".join(traceback.format_exception(*error)).rstrip("\n"), error=True)
+
+
+class _Record(logging.LogRecord):
+    def getMessage(self) -> str:
+        return printable(super().getMessage())

@@ -38,7 +38,7 @@ from lit_blip2.exchange.files import read_json, read_weights
 from lit_blip2.lit.callbacks.metrics_file import lines_before
 from lit_blip2.lit.evaluators.unfinished import Unfinished
 from lit_blip2.mini.write import load_scenes
-from lit_blip2.model import pretrained, vision
+from lit_blip2.model import pretrained
 from lit_blip2.model.bert import read_bert
 from tests.ablation.conftest import SweepFolder
 from tests.damage import Reader, attempt
@@ -221,7 +221,7 @@ def write_features(folder: Path) -> None:
 
     values = torch.arange(4 * 2 * 3, dtype=torch.float32).view(4, 1, 2, 3)
     ids = np.array([3, 5, 8, 9])
-    section = writer.Section("train", ids, keys_of(f"{number}.png" for number in ids), lambda place: None, 0.0)
+    section = writer.Section("train", ids, keys_of(f"{number}.png" for number in ids), lambda place: None, None, 0.0)
     layout = writer.Layout("float16", 0, 0, 4, 2, 3, 3)
     target = writer.Target(section, folder / "train", layout, 8, "bicubic", 2)
     writer.begin(target, {"encoder": "vit"}, SimpleNamespace(signed=lambda: {"weights": [1, 2]}))
@@ -335,8 +335,7 @@ def checkpoint_read(folder: Path) -> Any:
 
 
 def old_read(folder: Path) -> Any:
-    held = checkpoint.read_safely(folder / "old.pth")
-    return repr(held), vision._shapes(folder / "old.pth")
+    return repr(checkpoint.read_safely(folder / "old.pth"))
 
 
 def folder_read(folder: Path) -> Any:

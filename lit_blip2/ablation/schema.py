@@ -9,12 +9,23 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, PlainSerializer, RootModel
+from pydantic import AfterValidator, BaseModel, ConfigDict, PlainSerializer, RootModel
 
 from lit_blip2.ablation.spec.grid import Range
+from lit_blip2.terminal import printable
 
 WAITING = "waiting"  # of a cell that has no record
 DONE, FAILED, PRUNED = STATES = ("done", "failed", "pruned")
+
+
+def _inside(name: str) -> str:
+    """A name, also one with folders in it, of what lies in the sweep's folder."""
+    if name.startswith("/") or {"..", "", "."} & set(name.split("/")) or printable(name) != name or "\\" in name:
+        raise ValueError(f"{name!r} leads out of the sweep's folder, or is no name")
+    return name
+
+
+Inside = Annotated[str, AfterValidator(_inside)]
 Time = Annotated[datetime, PlainSerializer(datetime.isoformat)]
 
 
@@ -32,12 +43,12 @@ class StepRun(Saved):
     for that run's folder. max_steps: None of a test.
     """
 
-    name: str
+    name: Inside
     step: str
     command: str
     key: str
-    folder: str
-    parents: dict[str, str]
+    folder: Inside
+    parents: dict[str, Inside]
     config: dict[str, Any]
     max_steps: int | None
 
@@ -46,10 +57,10 @@ class Cell(Saved):
     """One setting at one seed: its step runs in order, and for each compared metric the run that writes it, None where
     the cell cannot have it."""
 
-    name: str
+    name: Inside
     labels: dict[str, str]
     seed: int
-    steps: list[str]
+    steps: list[Inside]
     metrics: dict[str, str | None]
 
     @property
@@ -89,7 +100,7 @@ class Plan(Saved):
     workers: int | None = None
     search: Search | None = None
     cells: list[Cell]
-    steps: dict[str, StepRun]
+    steps: dict[Inside, StepRun]
 
     def uses(self) -> Counter[str]:
         """Step run -> how many cells stand on it."""
@@ -126,7 +137,7 @@ class Record(Saved):
     labels: dict[str, str]
     seed: int
     worker: str | None = None
-    steps: list[str] = []
+    steps: list[Inside] = []
     began: Time
     ended: Time
 

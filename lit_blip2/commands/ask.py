@@ -6,6 +6,7 @@ import warnings
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 
 from lit_blip2.inference import answer
+from lit_blip2.terminal import printable, say
 from lit_blip2.trust import add_allow
 
 HELP = {
@@ -34,10 +35,10 @@ def main(command: str, arguments: list[str]) -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = lambda message, *_: print(f"{command}: {message}", file=sys.stderr)
-            print(answer(options.checkpoint, options.image, getattr(options, "question", None), options.allow))
+            warnings.showwarning = lambda message, *_: say(f"{command}: {message}", error=True)
+            say(answer(options.checkpoint, options.image, getattr(options, "question", None), options.allow))
     except (OSError, ValueError, ImportError) as error:
-        sys.exit(f"{command}: {error}")
+        sys.exit(printable(f"{command}: {error}"))
 
 
 def _parse(command: str, arguments: list[str]) -> Namespace:

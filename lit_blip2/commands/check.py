@@ -1,6 +1,5 @@
 """`data check`: read what an experiment trains and evaluates on, and say what is wrong with it."""
 
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ from lit_blip2.data.check import check_images, read_files
 from lit_blip2.data.experiment import built, experiments_in, names, read_data
 from lit_blip2.data.module import HOW_TO_GET
 from lit_blip2.network import network_class
+from lit_blip2.terminal import say
 
 
 def check(config: list[str], sample: int | None = None, workers: int = 0) -> int:
@@ -39,9 +39,9 @@ def check(config: list[str], sample: int | None = None, workers: int = 0) -> int
         with noting(faults):
             words.check_known(told, data.max_unknown_words)
     for fault in faults:
-        print(f"error: {fault}", file=sys.stderr)
+        say(f"error: {fault}", error=True)
     if any(fault.startswith(MISSING) for fault in faults):
-        print(HOW_TO_GET, file=sys.stderr)
+        say(HOW_TO_GET, error=True)
     return 1 if faults else 0
 
 
@@ -51,18 +51,18 @@ def _told(config: Sequence[str], tables: Sequence[Any]) -> list[words.Told]:
     experiments = experiments_in(config)
     named = [experiment for experiment in experiments if "net" in experiment.model]
     if not named:
-        print("unknown words: not looked at, the experiment names no network and so no tokenizer")
+        say("unknown words: not looked at, the experiment names no network and so no tokenizer")
         return []
     with torch.device("meta"):
         net = built(config, "model.net", network_class(_with_class(experiments)))
     try:
         net.load_tokenizers()
     except (OSError, ValueError) as error:
-        print(f"unknown words: not looked at, {error}")
+        say(f"unknown words: not looked at, {error}")
         return []
     question = [each.model["question"] for each in experiments if "question" in each.model][-1:] or ["{}"]
     told = words.look(net, tables, question[0])
-    print(*words.summed(told), sep="\n")
+    say(*words.summed(told))
     return told
 
 

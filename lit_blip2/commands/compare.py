@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
+from lit_blip2.console import Console
 from lit_blip2.evaluation.items import FILE, Items, paired_interval, read_items
 from lit_blip2.evaluation.rules import SCORING, differing, of_metric, read_random, read_rules, told
+from lit_blip2.terminal import say
 
 HELP = """Compare the tests of two runs on the same questions, captions and images, pair by pair.
 
@@ -33,7 +34,7 @@ def main(arguments: list[str]) -> int:
         check_scoring(other)
         rows = compared(read_items(first), read_items(second))
     except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", error=True)
         return 2
     table = Table(title=f"A: {first.parent}\nB: {second.parent}", title_justify="left")
     for head in ("metric", "A", "B", "B - A", "95 % interval", "verdict"):
@@ -45,10 +46,10 @@ def main(arguments: list[str]) -> int:
         table.add_row(name, *metrics, f"{row['difference']:+.4f}", f"{low:+.4f} to {high:+.4f}", verdict)
     Console(width=None if sys.stdout.isatty() else 140).print(table)
     if shown := {name: each for metric in rows for name, each in of_metric(other, metric).items()}:
-        print(f"A and B were made by other rules: {told(shown)}")
+        say(f"A and B were made by other rules: {told(shown)}")
     for name, items in (("A", first), ("B", second)):
         if random := read_random(items.parent):
-            print(f"{name} is of RANDOM weights, for trials: {', '.join(random)}")
+            say(f"{name} is of RANDOM weights, for trials: {', '.join(random)}")
     return 0
 
 

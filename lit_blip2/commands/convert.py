@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 
-from rich.console import Console
 from rich.table import Table
 from safetensors import SafetensorError
 
+from lit_blip2.console import Console
+from lit_blip2.terminal import say
 from lit_blip2.trust import add_allow
 
 IMPORT = """Make a run of this suite from a checkpoint of LAVIS or of Hugging Face:
@@ -34,14 +35,14 @@ def main(command: str, arguments: list[str]) -> int:
     try:
         (import_run if command == "import" else export_run)(arguments)
     except KeyError as error:
-        print(f"error: {error} is missing in what is to be read", file=sys.stderr)
+        say(f"error: {error} is missing in what is to be read", error=True)
         return 2
     except (ValueError, OSError, TypeError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", error=True)
         return 2
     except (ImportError, RuntimeError, SafetensorError, UnpicklingError) as error:
         # Out of the libraries that read a run's own files; what they say may be long.
-        print(f"error: {type(error).__name__}: {' '.join(str(error).split())[:500]}", file=sys.stderr)
+        say(f"error: {type(error).__name__}: {' '.join(str(error).split())[:500]}", error=True)
         return 2
     return 0
 
@@ -69,7 +70,7 @@ def import_run(arguments: list[str]) -> None:
         experiment = given.config or hugging_face.experiment_of(given.path)
     write_run(foreign, experiment, given.out, tokenizer)
     show(foreign.fate | {f"({name})": f"derived: {why}" for name, why in foreign.derived.items()})
-    print(f"The run is in {given.out}; its configuration in {given.out}/version_0/config.yaml.")
+    say(f"The run is in {given.out}; its configuration in {given.out}/version_0/config.yaml.")
 
 
 def export_run(arguments: list[str]) -> None:
@@ -85,7 +86,7 @@ def export_run(arguments: list[str]) -> None:
     from lit_blip2.exchange.export import EXPORTS
 
     show(EXPORTS[given.side](given.checkpoint, given.out, given.allow))
-    print(f"Written: {given.out}")
+    say(f"Written: {given.out}")
 
 
 def check_free(out: Path) -> None:

@@ -1,7 +1,6 @@
 """`python -m lit_blip2 data ...`: what is done once with data on disk, before any run."""
 
 import json
-import sys
 from inspect import getdoc
 
 from jsonargparse import ArgumentParser
@@ -12,6 +11,7 @@ from lit_blip2.commands.mini import make_mini, make_models
 from lit_blip2.data.experiment import is_setting
 from lit_blip2.data.shards.indexing import index_shards
 from lit_blip2.data.shards.packing import pack
+from lit_blip2.terminal import say
 
 COMMANDS = {
     "make-mini": make_mini,
@@ -43,7 +43,7 @@ def main(arguments: list[str]) -> int:
     try:
         return COMMANDS[given.subcommand](**given[given.subcommand]) or 0
     except (ValueError, OSError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", error=True)
         return 2
 
 

@@ -10,6 +10,7 @@ from lit_blip2.data.features.writer import cache_features
 from lit_blip2.mini.train.vit import VIT_KWARGS, VIT_NAME
 from lit_blip2.mini.write import write_world
 from lit_blip2.model.vision import VisionEncoder
+from lit_blip2.terminal import say
 
 WEIGHTS = "lit_blip2/mini/weights/vit.safetensors"
 Model = Literal["vit", "vit_small", "opt", "opt_small", "opt_instruct", "opt_longer", "bert"]
@@ -42,7 +43,7 @@ def make_mini(
     write_world(out, train=train, val=val, test=test, seed=seed, workers=workers)
     if features:
         cache_mini_features(out, vision_weights, workers)
-    print(f"The mini-world is in {out}.")
+    say(f"The mini-world is in {out}.")
 
 
 def make_models(out: Path = Path("data/models"), only: Model | None = None, seed: int = 0, steps: int | None = None):

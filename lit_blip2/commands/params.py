@@ -33,7 +33,7 @@ PAPER = {
 
 def main(arguments: list[str]) -> None:
     """Parse the command line and print: the parts of one experiment, or a line for each of several."""
-    from rich.console import Console
+    from lit_blip2.console import Console
 
     parser = ArgumentParser("python -m lit_blip2 params", description=HELP, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("--config", nargs="+", type=Path, required=True, metavar="FILE", help="experiments")

@@ -8,6 +8,7 @@ from pathlib import Path
 from lit_blip2.lit.callbacks.non_finite import faulty_rows
 from lit_blip2.lit.kept_batch import read_kept
 from lit_blip2.lit.replay import Replayed, module_of, replay
+from lit_blip2.terminal import say
 from lit_blip2.trust import add_allow
 
 HELP = """Run the batch of a step that was not finite once more, with the weights of its run's newest checkpoint, and
@@ -32,19 +33,19 @@ def main(arguments: list[str]) -> int:
         warnings.simplefilter("ignore")
         module, experiment, weights = module_of(options.file, options.allow)
     module.to("cuda" if torch.cuda.is_available() else "cpu")
-    print(f"step {kept['step']}, rank {kept['rank']} of {kept['ranks']}; weights: {weights}")
+    say(f"step {kept['step']}, rank {kept['rank']} of {kept['ranks']}; weights: {weights}")
     for each in kept["found"]:
-        print(
+        say(
             f"in the run: {each['name']} was {each['value']}"
             + (f" on rank {each['rank']}" if kept["ranks"] > 1 else "")
         )
     for batch in kept["batches"]:
         rows = batch["row"].tolist()
-        print(f"\nmicro-batch {batch['micro_batch'][0] + 1} of {batch['micro_batch'][1]}, rows {rows[0]} to {rows[-1]}")
+        say(f"\nmicro-batch {batch['micro_batch'][0] + 1} of {batch['micro_batch'][1]}, rows {rows[0]} to {rows[-1]}")
         for row, image in faulty_rows(batch):
-            print(f"row {row} (image {image}) comes with numbers that are not finite")
+            say(f"row {row} (image {image}) comes with numbers that are not finite")
         for name, found in replay(module, experiment, kept, batch).items():
-            print(f"{name:8} loss {found.loss:<12.6g} gradient norm {found.norm:<12.6g} {where(name, found)}")
+            say(f"{name:8} loss {found.loss:<12.6g} gradient norm {found.norm:<12.6g} {where(name, found)}")
     return 0
 
 

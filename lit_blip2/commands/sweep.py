@@ -2,11 +2,11 @@
 
 import argparse
 import signal
-import sys
 
 from lit_blip2.ablation.run.storage import STORAGE_ERRORS, lost_storage
 from lit_blip2.ablation.run.sweep import run
 from lit_blip2.ablation.run.workers import INTERRUPTED
+from lit_blip2.terminal import say
 
 EXAMPLES = """
 examples:
@@ -69,11 +69,11 @@ def main(arguments: list[str]) -> int:
             raise ValueError(f"--workers {options.workers} must be at least 1")
         return run(options)
     except (ValueError, OSError, RuntimeError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", error=True)
     except STORAGE_ERRORS as error:
-        print(f"error: {lost_storage(error)}", file=sys.stderr)
+        say(f"error: {lost_storage(error)}", error=True)
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
+        say("interrupted; the same command goes on from here", error=True)
         return INTERRUPTED
     finally:
         signal.signal(signal.SIGTERM, before)

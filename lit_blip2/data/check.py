@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
-from rich.console import Console
 from rich.progress import Progress, TaskID
 from rich.table import Table
 
+from lit_blip2.console import Console
 from lit_blip2.data.annotations.binding import Pairs
 from lit_blip2.data.annotations.captions import Captions
 from lit_blip2.data.annotations.entries import noting

@@ -13,8 +13,9 @@ import sys
 import time
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
+
+from lit_blip2.console import Console
 
 ROWS = [
     ("retrieval, image to text R@1, ITC", "mini_stage1", "retrieval/itc_txt_r1"),

@@ -5,8 +5,6 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from rich.console import Console
-
 from lit_blip2.ablation.folder import Folder, read, write
 from lit_blip2.ablation.run.cells import work
 from lit_blip2.ablation.run.locks import wait_lock
@@ -20,6 +18,7 @@ from lit_blip2.ablation.run.trials import search
 from lit_blip2.ablation.run.worker import Worker
 from lit_blip2.ablation.schema import Plan, Record
 from lit_blip2.ablation.spec.grid import Grid
+from lit_blip2.console import Console
 
 
 def plan_or_space(grid: Grid, files: bool = True) -> tuple[Plan, Callable[[Worker], None]]:

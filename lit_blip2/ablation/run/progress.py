@@ -4,7 +4,6 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
-from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
@@ -13,6 +12,7 @@ from lit_blip2.ablation.run.locks import is_locked
 from lit_blip2.ablation.run.queue import RUNNING, WORDS, Queue
 from lit_blip2.ablation.schema import DONE, FAILED, PRUNED, WAITING, Cell, Done, Plan, Record
 from lit_blip2.ablation.spec.grid import Grid
+from lit_blip2.console import Console
 
 REFRESH_SECONDS = 1.0
 MOST_ROWS = 24

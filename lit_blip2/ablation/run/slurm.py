@@ -5,11 +5,11 @@ import sys
 from pathlib import Path
 
 import submitit
-from rich.console import Console
 
 from lit_blip2.ablation.folder import Folder
 from lit_blip2.ablation.run.provenance import asked
 from lit_blip2.ablation.spec.grid import Grid
+from lit_blip2.console import Console
 
 DEFAULTS = {"timeout_min": 24 * 60, "cpus_per_task": 8}
 

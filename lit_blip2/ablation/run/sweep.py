@@ -3,14 +3,13 @@
 import argparse
 from pathlib import Path
 
-from rich.console import Console
-
 from lit_blip2.ablation.folder import Folder
 from lit_blip2.ablation.run.begin import begin
 from lit_blip2.ablation.run.dry_run import dry_run
 from lit_blip2.ablation.run.locks import wait_lock
 from lit_blip2.ablation.run.workers import INTERRUPTED, run_workers
 from lit_blip2.ablation.spec.read import read_grid
+from lit_blip2.console import Console
 
 
 def run(options: argparse.Namespace) -> int:

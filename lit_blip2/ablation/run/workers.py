@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
 
-from rich.console import Console
-
 from lit_blip2.ablation.folder import Folder
 from lit_blip2.ablation.run.machine import gpus, own_gpu, thread_share, wants_gpus
 from lit_blip2.ablation.run.progress import Progress
@@ -17,6 +15,7 @@ from lit_blip2.ablation.run.step import StoppedError
 from lit_blip2.ablation.run.worker import Worker
 from lit_blip2.ablation.schema import Plan
 from lit_blip2.ablation.spec.grid import Grid
+from lit_blip2.console import Console
 
 INTERRUPTED = 130
 

@@ -49,6 +49,7 @@ from lit_blip2.data.features.store import (
 from lit_blip2.data.images import UnreadableImageError
 from lit_blip2.data.module import Encoder, PairData
 from lit_blip2.data.transforms import eval_view, train_view
+from lit_blip2.terminal import say
 from lit_blip2.whole_files import alone, written_whole
 
 SHARD_BYTES = 1 << 28
@@ -194,14 +195,14 @@ def announce(targets: list[Target], out: Path) -> None:
         section, layout, left = target.section.name, target.layout, len(missing_shards(target))
         missing = min(left * layout.shard, layout.images)
         needed += missing * layout.bytes_per_image
-        print(
+        say(
             f"{section}: {layout.images:,} images x {layout.stored_views} views x {layout.tokens} tokens x"
             f" {layout.width} {layout.dtype} = {readable(layout.images * layout.bytes_per_image)} in {layout.shards}"
             f" shards, {left} to write"
         )
     there = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.exists())
     free = shutil.disk_usage(there).free
-    print(f"{readable(needed)} to write, {readable(free)} free in {there}", flush=True)
+    say(f"{readable(needed)} to write, {readable(free)} free in {there}")
     if needed > free:
         raise ValueError(
             f"{readable(needed)} do not fit in the {readable(free)} that are free in {there}: write int8, fewer views"
@@ -264,7 +265,7 @@ def write(targets: list[Target], vision: Encoder, processes: int, threads: int, 
             bar.advance(task, images_of(target, shard))
     for target, found in zip(targets, faults):
         if found.counts:
-            print(f"{target.section.name}: {found.counts.total()} images cannot be read:\n{found.table()}")
+            say(f"{target.section.name}: {found.counts.total()} images cannot be read:\n{found.table()}")
             found.write(target.folder / "unreadable.json")
 
 

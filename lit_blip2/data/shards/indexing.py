@@ -23,6 +23,7 @@ from lit_blip2.data.annotations.captions import clean_caption
 from lit_blip2.data.annotations.entries import Entry, read_json
 from lit_blip2.data.shards.folders import LocalFolder, RemoteFolder, is_url, shard_folder
 from lit_blip2.data.shards.reader import ARRAYS, INDEX, Shards, crc32_of, read_shards
+from lit_blip2.terminal import say
 from lit_blip2.whole_files import alone
 
 IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
@@ -76,11 +77,11 @@ def index_shards(folder: str | Path, out: Path | None = None, workers: int = 0) 
         if out.exists():
             _check_same(out, shards)
             _check_newer(place, out)
-            print(f"{out} is there, with {sum(shard['samples'] for shard in read_shards(out)):,} samples.")
+            say(f"{out} is there, with {sum(shard['samples'] for shard in read_shards(out)):,} samples.")
         else:
             _index(place, shards, out, workers)
     if others:
-        print(f"not in the index{others}")
+        say(f"not in the index{others}")
 
 
 def _said_of_others(names: list[str]) -> str:
@@ -102,7 +103,7 @@ def _index(place: LocalFolder | RemoteFolder, shards: dict[str, int | None], out
     if not sum(line["samples"] for line in lines):
         raise ValueError(f"{place}: {len(shards)} shards and no sample with an image and a caption\n{summary(lines)}")
     part.rename(out)
-    print(summary(lines))
+    say(summary(lines))
 
 
 def list_shard(place: LocalFolder | RemoteFolder, name: str) -> Listed:

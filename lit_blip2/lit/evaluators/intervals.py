@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 
 import lightning as L
-from rich.console import Console
 from rich.table import Table
 
+from lit_blip2.console import Console
 from lit_blip2.evaluation.items import FILE, Items, interval, write_items
 
 INTERVALS = "intervals.json"

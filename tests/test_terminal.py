@@ -1,0 +1,74 @@
+"""What reaches a terminal: no escape of a file's name, a caption or an answer."""
+
+import io
+import logging
+import subprocess
+import sys
+import warnings
+
+import pytest
+from rich.table import Table
+
+from lit_blip2.console import Console
+from lit_blip2.contents import DataError
+from lit_blip2.terminal import guard, printable, say
+
+HOSTILE = "a\x1b]0;owned\x07\x9b2J\x7f\u202eb\rc\udcff"
+
+
+def is_clean(text: str) -> bool:
+    return not any(mark in text for mark in "\x1b\x07\x9b\x7f\u202e\r\udcff") and "\\x1b" in text
+
+
+def test_control_characters_are_written_out_and_all_else_stays():
+    assert is_clean(printable(HOSTILE)) and printable("\x1b\x9b\udcff") == r"\x1b\x9b\udcff"
+    for text in ("", "plain", "a\tb\nc", "日本語 ü é ½", "🙂", r"\x1b"):
+        assert printable(text) == text
+    assert is_clean(str(DataError(HOSTILE)))
+
+
+def test_lines_and_tables_are_printable(capsys):
+    say(HOSTILE)
+    say(HOSTILE, error=True)
+    assert all(map(is_clean, capsys.readouterr()))
+    stream, table = io.StringIO(), Table("head", title=HOSTILE)
+    table.add_row(HOSTILE)
+    Console(file=stream, force_terminal=True, color_system=None, width=200).print(table, HOSTILE)
+    assert is_clean(stream.getvalue()) and stream.getvalue().count("owned") == 3
+
+
+@pytest.fixture
+def guarded(monkeypatch):
+    """As the command line has it, for one test."""
+    for place, name in ((warnings, "formatwarning"), (sys, "excepthook")):
+        monkeypatch.setattr(place, name, getattr(place, name))
+    before = logging.getLogRecordFactory()
+    guard()
+    yield
+    logging.setLogRecordFactory(before)
+
+
+def test_warnings_log_lines_and_tracebacks_are_printable(guarded, capsys):
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    logger = logging.getLogger("tests.terminal")
+    logger.addHandler(handler)
+    logger.error("image %s", HOSTILE)
+    logger.removeHandler(handler)
+    assert is_clean(stream.getvalue())
+    assert is_clean(warnings.formatwarning(HOSTILE, UserWarning, "a.py", 1))
+    sys.excepthook(KeyError, KeyError(HOSTILE), None)
+    sys.excepthook(RuntimeError, RuntimeError(HOSTILE), None)
+    assert is_clean(capsys.readouterr().err)
+
+
+@pytest.mark.run
+def test_a_file_whose_name_is_an_escape_is_refused_in_print(tmp_path):
+    """By the command line itself, in a process of its own."""
+    folder = tmp_path / "a\x1b[2J\x1b]0;owned\x07"
+    (folder / "cells").mkdir(parents=True)
+    (folder / "plan.json").write_bytes(b"{")
+    found = subprocess.run(
+        [sys.executable, "-m", "lit_blip2", "report", str(folder)], capture_output=True, text=True, check=False
+    )
+    assert found.returncode and is_clean(found.stderr) and "owned" in found.stderr
