@@ -68,7 +68,7 @@ def parsed_json(text: str | bytes, where: str, **hooks: Callable) -> Any:
     """The value that a text of JSON is. where: its file, and its place there. Raises DataError."""
     try:
         return json.loads(text, **hooks)
-    except (ValueError, RecursionError) as error:
+    except (ValueError, TypeError, RecursionError) as error:  # of a hook, too
         raise DataError(f"{where} is not JSON: {error}") from error
 
 

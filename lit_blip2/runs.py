@@ -139,9 +139,9 @@ def run_of(checkpoint: Path) -> Path:
 
 def is_whole(file: Path) -> bool:
     """Whether each part of a checkpoint is what was written: torch writes checksums, and reads past them."""
-    if not zipfile.is_zipfile(file):  # torch's old format has none
-        return True
     try:
+        if not zipfile.is_zipfile(file):  # torch's old format has none
+            return True
         with zipfile.ZipFile(file) as parts:
             packed = any(part.compress_type != zipfile.ZIP_STORED for part in parts.infolist())
             return not packed and parts.testzip() is None  # torch packs nothing, which could unpack to terabytes

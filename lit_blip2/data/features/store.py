@@ -179,9 +179,9 @@ class FeatureStore:
         return check_files(self.folder, self.layout, number_of, lambda place: path(number_of[place]))
 
     def check(self, expected: Mapping) -> None:
-        """ValueError lists every field in which `expected` and what made the features differ, with both values."""
+        """DataError lists every field in which `expected` and what made the features differ, with both values."""
         if differing := differences(self.made_by, expected):
-            raise ValueError(
+            raise DataError(
                 f"the features in {self.folder} were made by something else. {differing}. {WAY_OUT}, or use the "
                 "encoder that made them."
             )
