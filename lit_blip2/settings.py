@@ -2,9 +2,10 @@
 
 They are plain values by name, kept in every checkpoint and compared when one is loaded.
 Every plain attribute of every module counts, such as the heads of an attention or the epsilon of a norm, unless
-NO_FUNCTION names it; so does the kind of a module without weights, such as an activation. A new argument is therefore
-compared from its first day. A part with a method `settings` speaks for itself and for all below it. Layers are told
-together: `qformer.layers.*.attention.heads` is one value where all layers agree, else a list.
+NO_FUNCTION names it, or SHOWN_BY_SHAPES in one of torch's own modules; so does the kind of a module without weights,
+such as an activation. A new argument is therefore compared from its first day. A part with a method `settings` speaks
+for itself and for all below it. Layers are told together: `qformer.layers.*.attention.heads` is one value where all
+layers agree, else a list.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,9 +26,11 @@ TRAINING |= {
     "sparse",
 }
 TEXTS_AND_FILES = {"prompt", "max_text_tokens", "tokenizer_path", "names"}
-SHOWN_BY_SHAPES = {"num_queries", "hidden", "width", "vision_width", "num_tokens", "num_parameters", "in_features"}
-SHOWN_BY_SHAPES |= {"out_features", "normalized_shape", "elementwise_affine", "num_embeddings", "embedding_dim"}
-NO_FUNCTION = TRAINING | TEXTS_AND_FILES | SHOWN_BY_SHAPES
+NO_FUNCTION = TRAINING | TEXTS_AND_FILES
+# Of torch's Linear, LayerNorm and Embedding. In another class no name tells: a bridge that averages patches to
+# num_tokens has the same weights for any number of them.
+SHOWN_BY_SHAPES = {"in_features", "out_features", "normalized_shape", "elementwise_affine", "num_embeddings"}
+SHOWN_BY_SHAPES |= {"embedding_dim"}
 WEIGHTS = "weights"  # the last word of a setting that tells frozen weights apart, see signature.py
 PLAIN = int | float | str | None
 
@@ -45,7 +48,8 @@ def _collect(part: Any, place: str, found: dict[str, list[Any]], seen: set[int])
     if hasattr(part, "settings"):
         own, children = part.settings(), {}
     else:
-        own = {name: value for name, value in vars(part).items() if name[0] != "_" and name not in NO_FUNCTION}
+        left_out = NO_FUNCTION | SHOWN_BY_SHAPES if _is_torchs(part) else NO_FUNCTION
+        own = {name: value for name, value in vars(part).items() if name[0] != "_" and name not in left_out}
         children = dict(part.named_children()) | {k: v for k, v in own.items() if hasattr(v, "settings")}
     for name, value in own.items():
         if name not in children and is_plain(value := _named(value)):
@@ -59,8 +63,12 @@ def _collect(part: Any, place: str, found: dict[str, list[Any]], seen: set[int])
 
 def _is_activation(part: Any) -> bool:
     """Whether it is one of torch's modules that has no weights and is no dropout."""
-    plain = type(part).__module__.startswith("torch.nn.modules") and not isinstance(part, nn.Dropout)
+    plain = _is_torchs(part) and not isinstance(part, nn.Dropout)
     return plain and not [*part.children(), *part.parameters()]
+
+
+def _is_torchs(part: Any) -> bool:
+    return type(part).__module__.startswith("torch.nn.modules")
 
 
 def _named(value: Any) -> Any:

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from lit_blip2.model.bridge import LinearBridge, MLPBridge
 from lit_blip2.settings import check_same, settings
 from lit_blip2.signature import signature
 
@@ -14,7 +15,7 @@ class Block(nn.Module):
         super().__init__()
         self.norm, self.mix, self.drop = nn.LayerNorm(8, eps=eps), nn.Linear(8, 8), nn.Dropout(0.3)
         self.active, self.squash = nn.GELU(), F.silu
-        self.heads, self.window, self.weight, self.hidden = heads, window, 2.0, 8
+        self.heads, self.hidden, self.window, self.weight = heads, 8, window, 2.0
 
 
 class Words:
@@ -33,11 +34,35 @@ def test_they_are_what_shapes_do_not_show():
         "words.digest": "abc",
         "layers.*.squash": "silu",
         "layers.*.heads": 2,
+        "layers.*.hidden": 8,
         "layers.*.window": None,
         "layers.*.norm.eps": [1e-5, 1e-6],
         "layers.*.active": "GELU",
         "layers.*.active.approximate": "none",
     }
+
+
+@pytest.mark.parametrize("name", ["num_queries", "hidden", "width", "vision_width", "num_tokens", "num_parameters"])
+def test_no_name_of_a_class_tells_that_shapes_show_it(name):
+    """Such as the width of a window, or the tokens that a bridge averages to."""
+
+    class Bridge(nn.Module):
+        def __init__(self, value: int):
+            super().__init__()
+            self.projection = nn.Linear(8, 8)
+            setattr(self, name, value)
+
+    with pytest.raises(ValueError, match=rf"other settings: {name} 16, here 4\."):
+        check_same(settings(Bridge(16)), settings(Bridge(4)), "X")
+    assert check_same({}, settings(Bridge(4)), "X") == []  # of a checkpoint from before it was told
+
+
+@pytest.mark.parametrize("bridge", [LinearBridge, MLPBridge])
+def test_bridges_of_the_same_weights_that_average_to_other_tokens_differ(bridge):
+    few, many = bridge(6, 10, num_tokens=4), bridge(6, 10, num_tokens=16)
+    assert {k: v.shape for k, v in few.state_dict().items()} == {k: v.shape for k, v in many.state_dict().items()}
+    with pytest.raises(ValueError, match=r"other settings: num_tokens 16, here 4\."):
+        check_same(settings(many), settings(few), "X")
 
 
 def test_differences_are_refused_by_name_unless_they_are_allowed():

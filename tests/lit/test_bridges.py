@@ -52,6 +52,8 @@ def test_a_bridge_from_a_file_of_overrides(fit, tmp_path):
     assert "num_tokens: 4" in config and "num_queries" not in config
     fit("mini_opt", *chosen, f"--ckpt_path={run}", command="test", runs=run.parent.parent)
     assert (run / "predictions.jsonl").exists()
+    with pytest.raises(ValueError, match=r"other settings: bridge\.num_tokens 4, here 16"):
+        fit("mini_opt", chosen[0], f"--ckpt_path={run}", "--model.net.bridge.num_tokens=16", command="test")
 
 
 def test_tokens_that_the_patches_do_not_give_are_refused(fit):
