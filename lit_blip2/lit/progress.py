@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.utilities import rank_zero_info
 
 from lit_blip2.config import Experiment, class_path, flat, from_text, unplaced
 
@@ -51,13 +52,28 @@ def check_counts(trainer: L.Trainer) -> None:
         )
 
 
+def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """In words, settings that a checkpoint's run and this one both have, with other values. They are named by their
+    places: one that is null, or a list, on one side alone has no names below it there."""
+    pairs = {name: (_at(before, name), _at(now, name)) for name in sorted(before.keys() | now.keys())}
+    return [f"{name} {was}, here {own}" for name, (was, own) in pairs.items() if None not in (was, own) and was != own]
+
+
+def _at(settings: Mapping[str, Any], name: str) -> str | None:
+    """A setting as it is shown; None where there is none of that name, or of a name above it."""
+    place = name
+    while place and place not in settings:
+        place = place.rpartition(".")[0]
+    below = {key: value for key, value in settings.items() if key.startswith(f"{name}.")}
+    return str(settings[place]) if place else str(below) if below else None
+
+
 def _check_same(file: Any, before: Mapping[str, Any], now: Mapping[str, Any], what: str) -> None:
     """Raises ValueError where settings of a checkpoint's run, of those that this one knows too, have changed."""
-    if other := [name for name in before.keys() & now.keys() if before[name] != now[name]]:
-        shown = "; ".join(f"{name} {before[name]}, here {now[name]}" for name in sorted(other))
+    if other := _changed(before, now):
         raise ValueError(
-            f"{file} was trained with other settings, {what}: {shown}. Use those settings, or start from its weights "
-            "by --model.init_from"
+            f"{file} was trained with other settings, {what}: {'; '.join(other)}. Use those settings, or start from "
+            "its weights by --model.init_from"
         )
 
 
@@ -107,6 +123,11 @@ def check_whole(trainer: L.Trainer, checkpoint: Mapping[str, Any], config: str |
     before, now = (from_text(each, str(file)) for each in (checkpoint.get("config"), trainer.lightning_module.config))
     restored = {name: value for name, value in before.optimization.items() if name in RESTORED}
     _check_same(file, restored, now.optimization, "which its optimiser goes on with")
+    lengths = [
+        {"max_steps": each.trainer["max_steps"]} if "max_steps" in each.trainer else {} for each in (before, now)
+    ]
+    if other := _changed(before.optimization | lengths[0], now.optimization | lengths[1]):
+        rank_zero_info(f"the schedule of {file} changes from its step on: {'; '.join(other)}")
     nets = (flat(unplaced(each.net, NO_TRAINING), "model.net") for each in (before, now))
     _check_same(file, *nets, "and the rest of the run would train otherwise than it began")
     module = trainer.datamodule

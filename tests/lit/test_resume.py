@@ -8,6 +8,7 @@ import pytest
 
 from lit_blip2.checkpoint import read_checkpoint
 from lit_blip2.lit.module import LitBLIP2
+from lit_blip2.lit.progress import _changed
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 PLAIN = ["--model.net.itm=null", "--model.net.itg=null", "--data.binding_val=null"]
@@ -171,6 +172,18 @@ def test_a_file_of_other_rows_under_the_same_name_is_no_place_to_go_on_from(
 def test_a_test_of_no_batches_is_refused(fit, stage1_run, own_copy):
     with pytest.raises(ValueError, match=r"trainer\.limit_test_batches=0: nothing would be evaluated"):
         fit("mini_stage1", "--trainer.limit_test_batches=0", f"--ckpt_path={own_copy(stage1_run)}", command="test")
+
+
+def test_a_schedule_that_changes_is_told(fit, stage1_run, seen, caplog):
+    fit("mini_stage1", "--model.optimization.min_lr=1e-6", "--trainer.max_steps=6", f"--ckpt_path={stage1_run}")
+    assert "changes from its step on: max_steps 4, here 6; min_lr" in caplog.text and len(seen) == 2
+
+
+def test_a_setting_that_is_null_on_one_side_has_changed():
+    assert _changed({"w.a": 3, "w.b": 1, "x": 1}, {"w": None, "x": 1}) == [
+        "w {'w.a': 3, 'w.b': 1}, here None", "w.a 3, here None", "w.b 1, here None",
+    ]  # fmt: skip
+    assert _changed({"a": 1, "b.c": 2}, {"b.c": 2, "d": 1}) == []
 
 
 def test_a_run_goes_on_where_its_data_lie_now(fit, stage1_run, seen, world, tmp_path):

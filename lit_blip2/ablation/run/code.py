@@ -19,6 +19,7 @@ import re
 import sysconfig
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from fnmatch import fnmatchcase
 from functools import cache
 from importlib.machinery import PathFinder
 from pathlib import Path
@@ -30,7 +31,8 @@ LIBRARIES = ("torch", "torchvision", "lightning", "transformers", "timm", "numpy
 PATHS = ("stdlib", "platstdlib", "purelib", "platlib")
 INSTALLED = tuple(os.path.realpath(sysconfig.get_path(name)) for name in PATHS)
 LONGEST_NAME = 200  # of a file that a string may name
-LARGEST = 2**20  # bytes of a file that no string names in full
+LARGEST = 2**24  # bytes of a file that no string names in full
+GAP = r"\*+|%[sd]|\{\w*\}"  # in a string that stands for several names
 DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 
 
@@ -71,7 +73,15 @@ def _modules(name: str, folders: list[Path], package: Path) -> list[Path]:
         return []
     if spec.submodule_search_locations is None:
         return [Path(spec.origin)] if spec.origin and spec.origin.endswith(".py") else []
-    return sorted(file for place in spec.submodule_search_locations for file in Path(place).rglob("*.py"))
+    return sorted(
+        file for place in spec.submodule_search_locations for file in _below(Path(place)) if file.suffix == ".py"
+    )
+
+
+def _below(folder: Path) -> list[Path]:
+    """Every file, behind links too, but for what is no source."""
+    walk = os.walk(folder, followlinks=True)
+    return [Path(where) / name for where, _, names in walk for name in names if "__pycache__" not in where]
 
 
 @cache
@@ -108,19 +118,25 @@ def _texts(node: ast.AST) -> Iterator[str]:
 
 
 def _named_files(file: Path, texts: set[str]) -> list[Path]:
-    """Files that the texts of a module name, whole or joined part by part: "tables" and "words.txt"."""
+    """Files that the texts of a module name, whole or joined part by part: "tables" and "words.txt"; or with gaps."""
     above = [folder for folder in file.parents[1:3] if folder != folder.parent]
-    places = [file.parent, *above, Path.cwd()]
-    found: list[Path] = []
-    for place in places:  # grows by the folders that are found beside the module
+    roots = list(dict.fromkeys([file.parent, *above, Path.cwd()]))
+    found, places = [], list(roots)
+    for place in places:  # grows by the folders that are found
         inner = [place / text for text in texts if "*" not in text]
         found += inner
-        places += [each for each in inner if each not in places and _is_below(each, file.parent)]
-    below = [place for place in places if _is_below(place, file.parent)]
-    patterns = [text for text in texts if "*" in text.strip("*/.") or text.startswith("*.")]
-    patterns += [f"*{text}" for text in texts if re.fullmatch(r"\.\w+", text)]
-    listed = [each for place in below for each in place.iterdir()]
-    listed += [each for place in [file.parent, *below] for text in patterns for each in _matching(place, text)]
+        places += [each for each in inner if each not in places and any(_is_below(each, root) for root in roots)]
+    named = places[len(roots) :]
+    patterns = {re.sub(GAP, "*", text).lstrip("/") for text in texts if re.search(GAP, text)}
+    patterns = {text for text in patterns if text.strip("*/.")}
+    suffixes = {f"*{text}" for text in texts if re.fullmatch(r"\.\w+", text)}
+    listed = [each for place in named if _is_below(place, file.parent) for each in place.iterdir()]
+    listed += [
+        each for place in [file.parent, *named] for text in patterns | suffixes for each in _matching(place, text)
+    ]
+    listed += [each for root in roots for text in patterns if "/" in text for each in _matching(root, text)]
+    nested = {text for text in patterns if "/" not in text}
+    listed += [each for each in _below(file.parent) if file.parent != Path.cwd() and _fits(each.name, nested)]
     return sorted({each for each in found if each.is_file()} | set(_small(listed)))
 
 
@@ -128,6 +144,10 @@ def _matching(folder: Path, pattern: str) -> list[Path]:
     with suppress(ValueError, NotImplementedError):  # an absolute one, or two stars that are no pattern
         return list(folder.glob(pattern))
     return []
+
+
+def _fits(name: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def _small(files: Iterable[Path]) -> list[Path]:

@@ -2,11 +2,12 @@
 
 import hashlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from lit_blip2.ablation.run.code import code_files
-from lit_blip2.config import arguments_of, strings
+from lit_blip2.config import strings
 from lit_blip2.runs import CONFIG, WRITES, find_checkpoint, run_of
 from lit_blip2.sources import PACKAGE, digest, sources
 
@@ -14,6 +15,7 @@ BY_SIZE = {".jpg", ".jpeg", ".png", ".webp", ".tar"}  # told apart by name and s
 LARGEST_READ = 2**30  # bytes; of larger files three samples
 SAMPLE = 2**20  # bytes
 LONGEST_PATH = 4096
+SPLITS = ("train", "val", "test")
 
 
 def code(config: Any) -> str:
@@ -30,10 +32,20 @@ def all_sources(configs: list[Any]) -> str:
 def paths(config: Any) -> list[str]:
     """The files and folders that a resolved config reads, relative to here or beside the package."""
     trainer = {key: value for key, value in config.get("trainer", {}).items() if key not in WRITES}
-    root = str(arguments_of(config, "data").get("root") or ".")
+    roots = {str(root) for root in _roots(config)} | {"."}
     named = strings(config | {"trainer": trainer})
-    named |= {f"{root}/{text}" for text in named if text.startswith("../")}  # beside the data, such as other features
+    named |= {text.replace("{split}", split) for text in named if "{split}" in text for split in SPLITS}
+    # Beside the data, such as other features.
+    named |= {f"{root}/{text}" for text in named if text.startswith("../") for root in roots}
     return [text for text in sorted(named) if _find(text) is not None]
+
+
+def _roots(config: Any) -> Iterator[Any]:
+    """Every `root` in a config: of its data, and of each source of a mixture."""
+    if isinstance(config, dict):
+        yield from (value for key, value in config.items() if key == "root")
+    for each in config.values() if isinstance(config, dict) else config if isinstance(config, list) else []:
+        yield from _roots(each)
 
 
 def of_path(text: str) -> str:
@@ -64,7 +76,7 @@ def _below(folder: Path) -> list[Path]:
 def _find(text: str) -> Path | None:
     if not text or len(text) > LONGEST_PATH:
         return None
-    return next((each for each in (Path(text), PACKAGE.parent / text) if each.exists()), None)
+    return next((each for each in (Path(text).expanduser(), PACKAGE.parent / text) if each.exists()), None)
 
 
 def _contents(file: Path) -> bytes:

@@ -65,6 +65,9 @@ def test_files_by_joined_parts_and_modules_by_their_names_count(here):
         "mine/a.vocab": "",
         "mine/key.json": "{}",
         "mine/third/lib.py": "",
+        "resources/en/a.txt": "",
+        "lists/de.lst": "",
+        "mine/deep/er/b.bin": "",
         "mine/gains.py": """
 import importlib, sys
 from pathlib import Path
@@ -76,6 +79,7 @@ def words(language): return (HERE / f"words_{language}.tsv").read_text(), (HERE 
 V = list(HERE.glob("*.vocab"))
 sys.path.insert(0, str(HERE / "third"))
 import lib
+R = Path("resources") / "en" / "a.txt", "lists/{}.lst".format("de"), list(HERE.rglob("*.bin"))
 UP = Path(".") / ".." / "/"
 """,
     }.items():
@@ -84,7 +88,7 @@ UP = Path(".") / ".." / "/"
     found = {str(file.relative_to(here)) for file in code_files(CONFIG, fingerprint.PACKAGE)}
     assert found >= {
         "mine/tables/en/w.txt", "plugin.py", "lists/names.json", "shared.txt", "mine/words_en.tsv", "mine/a.vocab",
-        "mine/key.json", "mine/third/lib.py",
+        "mine/key.json", "mine/third/lib.py", "resources/en/a.txt", "lists/de.lst", "mine/deep/er/b.bin",
     }  # fmt: skip
     assert not found & {"mine/lists/other.txt", "other.py"}
 
