@@ -9,6 +9,7 @@ from lit_blip2.contents import DataError, read_object, shown
 
 WAY_OUT = "remove it; a test, or a validation, writes it again"
 METRICS, PREFIX = "metrics.json", "evaluated/"
+TESTED_STEP = "evaluated/test_step"  # of the checkpoint that was tested
 UNITS = {"caption": "images", "vqa": "questions", "binding": "pairs"}  # what a row of a task's table is
 # The first part of a metric's name -> what it is measured on; of others it is not known
 MEASURED_ON = {"caption": "images", "retrieval": "images", "loss": "images", "vqa": "questions", "binding": "pairs"}

@@ -318,8 +318,9 @@ def _read_language(run: Run) -> LanguageModel:
         merge_lora(language.model)
     language.model.config.tie_word_embeddings = _is_tied(language.model)  # a file may differ from its configuration
     _keep(language.tokenizer, padding_side="right" if language.encoder_decoder else "left")  # to generate from a batch
-    if language.tokenizer.pad_token is None:
-        language.tokenizer.pad_token = language.tokenizer.convert_ids_to_tokens(language.pad_id())
+    if (tokenizer := language.tokenizer).pad_token is None:  # one that is special: text would be split at another
+        special = tokenizer.eos_token or tokenizer.bos_token or tokenizer.unk_token
+        tokenizer.pad_token = special or tokenizer.convert_ids_to_tokens(language.pad_id())
     if language.plain.close and not language.encoder_decoder:
         _leave_open(language)
     return language

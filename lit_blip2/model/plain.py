@@ -110,6 +110,11 @@ class Plain:
         one, both = self.ids([self.probe, self.probe + text])
         return both[len(one) :] if both[: len(one)] == one != both else self.ids([text])[0]
 
+    def spelt(self, text: str) -> list[str]:
+        """Special tokens whose names a text holds: they are read as letters."""
+        special = dict.fromkeys([*self.tokenizer.all_special_tokens, *self.tokenizer.get_added_vocab()])
+        return [name for name in special if len(name) > 1 and name in text]
+
     def cut(
         self, texts: Sequence[str], ids: list[list[int]], most: int, what: str, limit: str, keep_end: bool = False
     ) -> list[list[int]]:

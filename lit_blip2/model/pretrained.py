@@ -21,6 +21,7 @@ NO_FUNCTION = re.compile(
     "|model_type|task|torchscript|vocab_size|hidden_size|width|num_.*layers|prefix|tie_"
     "|ignore|pad_token|bos_token|dense_act_fn|^random$"
 )
+PIECES, PIECES_READ = "tokenizer.model", 50  # sentencepiece's file, and how many of its pieces are tried
 OLD_BUFFERS = {
     ".rotary_emb.inv_freq": (1, "derived: frequencies that the configuration gives"),
     ".attn.bias": (4, "derived: the mask of what comes later"),
@@ -67,8 +68,11 @@ def read_tokenizer(folder: Path) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # of many kinds, as what is damaged is
         reason = " ".join(f"{type(error).__name__} {error}".split())[:200]
+        if "tiktoken" in reason and (folder / PIECES).is_file():
+            reason = f"{PIECES} is no file of sentencepiece: it is cut short, or of another kind"
     else:
         if len(tokenizer) - len(tokenizer.all_special_ids) > 1:  # T5's empty one has a space
+            _check_pieces(folder, tokenizer)
             return tokenizer
         reason = "there is none beside config.json"
     reason = _pointer(folder) or reason
@@ -83,6 +87,26 @@ def _pointer(folder: Path) -> str | None:
             if opened.read(len(begins)) == begins:
                 return f"{file.name} is a pointer of Git LFS and not the file itself: get it with git lfs pull"
     return None
+
+
+def _check_pieces(folder: Path, tokenizer: Any) -> None:
+    """Raises ValueError where sentencepiece's file alone is there and is read as another kind of tokenizer, as for a
+    family whose own tokenizers are of that kind: spaces and letters would be lost."""
+    if not (folder / PIECES).is_file() or (folder / "tokenizer.json").is_file():
+        return
+    from sentencepiece import SentencePieceProcessor
+
+    own = SentencePieceProcessor(str(folder / PIECES))
+    pieces = [
+        id_ for id_ in range(own.vocab_size()) if not (own.is_control(id_) or own.is_unknown(id_) or own.is_byte(id_))
+    ]
+    text = own.decode(pieces[:PIECES_READ])
+    read, wanted = tokenizer(text, add_special_tokens=False)["input_ids"], own.encode(text)
+    if len(set(read) ^ set(wanted)) > 2:  # whether a text begins with a space is the family's own affair
+        raise ValueError(
+            f"{folder / PIECES} is read as a {type(tokenizer).__name__}, and gives other tokens than sentencepiece "
+            "(spaces or letters are lost): save the tokenizer there (save_pretrained), as a tokenizer.json"
+        )
 
 
 def tell_no_begin(folder: Path, family: str, tokenizer: Any) -> None:

@@ -129,6 +129,11 @@ def test_a_letter_that_is_a_special_token_too_stays_in_the_text():
         assert not plain.known([text]).unknown
 
 
+def test_special_tokens_that_a_text_names_are_told():
+    assert MADE["opt"].spelt("Question: {}</s><image>") == ["</s>", "<image>"]
+    assert MADE["opt"].spelt("Question: {} Answer:") == []
+
+
 def test_what_stands_around_a_text():
     names = ["opt", "gpt2", "llama", "llama that ends texts", "t5", "bert", "by bytes, in Python"]
     around = {name: (len(MADE[name].begin), len(MADE[name].close)) for name in names}

@@ -38,6 +38,23 @@ def test_a_folder_without_a_tokenizer_gets_no_empty_one(family, tmp_path):
         read_tokenizer(tmp_path)
 
 
+@pytest.mark.parametrize("family", ["qwen2", "opt", "gpt2"])
+def test_sentencepieces_file_that_is_read_as_another_kind_is_refused(family, tmp_path):
+    AutoConfig.for_model(family).save_pretrained(tmp_path)
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(LINES), model_prefix=str(tmp_path / "tokenizer"), vocab_size=25, minloglevel=2
+    )
+    with pytest.raises(ValueError, match=r"tokenizer\.model is read as a .*Tokenizer.*: save the tokenizer there"):
+        read_tokenizer(tmp_path)
+
+
+def test_a_file_of_another_kind_is_no_sentencepiece(tmp_path):
+    AutoConfig.for_model("llama").save_pretrained(tmp_path)
+    (tmp_path / "tokenizer.model").write_text("<html>not found</html>")
+    with pytest.raises(ValueError, match=r"no tokenizer that can be read: .*tokenizer\.model is no file of sentence"):
+        read_tokenizer(tmp_path)
+
+
 def written(folder: Path, family: str, told: dict | None) -> Path:
     """A folder of config.json and the family's files of pieces, without tokenizer.json."""
     AutoConfig.for_model(family).save_pretrained(folder)

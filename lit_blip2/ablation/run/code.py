@@ -79,9 +79,16 @@ def _modules(name: str, folders: list[Path], package: Path) -> list[Path]:
 
 
 def _below(folder: Path) -> list[Path]:
-    """Every file, behind links too, but for what is no source."""
-    walk = os.walk(folder, followlinks=True)
-    return [Path(where) / name for where, _, names in walk for name in names if "__pycache__" not in where]
+    """Every file, behind links too, but for what is no source; each real folder once, as links may lead in circles."""
+    found, seen = [], set()
+    for where, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(where)
+        if real in seen or where.endswith("__pycache__"):
+            folders.clear()
+            continue
+        seen.add(real)
+        found += [Path(where) / name for name in names]
+    return found
 
 
 @cache
@@ -136,7 +143,8 @@ def _named_files(file: Path, texts: set[str]) -> list[Path]:
     ]
     listed += [each for root in roots for text in patterns if "/" in text for each in _matching(root, text)]
     nested = {text for text in patterns if "/" not in text}
-    listed += [each for each in _below(file.parent) if file.parent != Path.cwd() and _fits(each.name, nested)]
+    if nested and file.parent != Path.cwd():
+        listed += [each for each in _below(file.parent) if _fits(each.name, nested)]
     return sorted({each for each in found if each.is_file()} | set(_small(listed)))
 
 

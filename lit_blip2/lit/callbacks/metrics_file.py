@@ -9,7 +9,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from lit_blip2.contents import DataError, parsed_json, read_text
 from lit_blip2.evaluation import items, rules
-from lit_blip2.evaluation.evaluated import METRICS, PREFIX, is_tested, read_metrics, unit_of
+from lit_blip2.evaluation.evaluated import METRICS, PREFIX, TESTED_STEP, is_tested, read_metrics, unit_of
 
 
 class MetricsFile(L.Callback):
@@ -50,21 +50,24 @@ class MetricsFile(L.Callback):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not trainer.sanity_checking:
-            self._write(trainer)
+            self._write(trainer, pl_module)
             self._append(trainer)
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._write(trainer)
+        self._write(trainer, pl_module)
 
     on_fit_end = on_test_end
 
-    def _write(self, trainer: L.Trainer) -> None:
+    def _write(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         folder = trainer.log_dir  # asks all ranks, so it comes before any of them leaves
         if not (trainer.is_global_zero and folder):
             return
         file = Path(folder) / ("validate.json" if trainer.state.fn == TrainerFn.VALIDATING else METRICS)
         file.parent.mkdir(parents=True, exist_ok=True)
-        metrics = merged(read_metrics(file) if file.exists() else {}, self.logged | numbers(trainer))
+        new = self.logged | numbers(trainer)
+        if trainer.state.fn == TrainerFn.TESTING:
+            new[TESTED_STEP] = float(pl_module.trained_steps)
+        metrics = merged(read_metrics(file) if file.exists() else {}, new)
         write_whole(file, json.dumps(dict(sorted(metrics.items())), indent=2) + "\n")
 
     def _append(self, trainer: L.Trainer) -> None:
@@ -85,7 +88,9 @@ def numbers(trainer: L.Trainer) -> dict[str, float]:
 
 def merged(before: dict[str, float], new: dict[str, float]) -> dict[str, float]:
     """Metrics with newer ones over them. Of each unit (images, questions, pairs) the last evaluation counts: what it
-    did not measure does not stay from one on other rows."""
+    did not measure does not stay from one on other rows, nor anything of a test of another checkpoint."""
+    if before.get(TESTED_STEP, step := new.get(TESTED_STEP)) != step is not None:
+        return new  # of another checkpoint
     units = {unit_of(name) for name in new if name.startswith(PREFIX)}
     return {name: value for name, value in before.items() if unit_of(name) not in units} | new
 
