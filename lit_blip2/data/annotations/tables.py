@@ -1,7 +1,8 @@
 """Tables whose first line names their columns: CSV with commas, TSV with tabs.
 
 A cell that holds the separator must stand in quotes. Where it does not, a caption would end at its first comma, so
-every row must have as many cells as the first, but for empty cells at its end and for columns that nobody reads.
+every row must have as many cells as the first, but for empty cells at its end and for columns that nobody reads. Nor
+may a cell in quotes hold what looks like rows: its quote is then one of the text, and would swallow them.
 """
 
 import csv
@@ -20,7 +21,7 @@ def read_table(path: Path) -> list[Entry]:
     """The rows of a .csv or .tsv, by their columns' names; empty lines are passed over.
 
     Raises FileNotFoundError, or DataError naming the file and the line for: too many or too few cells in a row, quotes
-    that do not close, two columns of one name that is read, another separator, another encoding than UTF-8.
+    that do not close or close in another row, two columns of one name that is read, another separator, another encoding than UTF-8.
     """
     separator, rows, line = SEPARATORS[path.suffix], [], 1
     try:
@@ -62,4 +63,17 @@ def _row(names: list[str], cells: list[str], separator: str, path: Path, line: i
             f" that holds {separator!r} in quotes. It begins with {separator.join(cells)[:60]!r}"
         )
     values = {name: cell for name, cell in zip(names, cells, strict=False) if name not in twice}
+    suffix = Path(values.get("image") or values.get("file_name") or "").suffix
+    swallowed = [each for cell in cells for each in cell.splitlines()[1:] if _is_row(each, separator, suffix)]
+    if swallowed:
+        raise DataError(
+            f"{path}: line {line} has a cell in quotes that goes on over {swallowed[0][:60]!r}, which looks like a row:"
+            " put a text that begins with a quote in quotes, and write its own twice, as in RFC 4180"
+        )
     return Entry(values, path, ("line", line))
+
+
+def _is_row(line: str, separator: str, suffix: str) -> bool:
+    """Whether a line in a cell may be a row: by a tab, which no text holds, or by another file of the row's kind."""
+    parts = line.split(separator)
+    return len(parts) > 1 and (separator == "\t" or (suffix != "" and any(part.endswith(suffix) for part in parts)))
