@@ -179,6 +179,7 @@ def _of_rows(rows: list[Entry], path: Path, caption_needed: bool, numbered: bool
         image, text = ("image", "caption") if "image" in row else ("file_name", "text" if "text" in row else "caption")
         if image not in row or (caption_needed and text not in row):
             raise row.error(f"needs image and caption, and has {', '.join(sorted(map(str, row.values)))}")
+        _check_one(row, image, text)
         file, name = spelt.setdefault(normpath(row.file(image)), row.file(image)), _given_name(row)
         captions[file].append(row.texts(text, *([] if caption_needed else [[]])))
         if name is not None and image_number(given.setdefault(file, name)) != image_number(name):
@@ -190,6 +191,20 @@ def _of_rows(rows: list[Entry], path: Path, caption_needed: bool, numbered: bool
         if file_of.setdefault(image_number(name), file) != file:
             raise DataError(f"{path}: image id {name} stands for both {file_of[image_number(name)]} and {file}")
     return [Listed(name, file, _joined(texts)) for name, (file, texts) in zip(names, captions.items(), strict=True)]
+
+
+def _check_one(row: Entry, image: str, text: str) -> None:
+    """Raises DataError for a row that names two files, or two captions in Hugging Face's layout: none is guessed. A
+    file may stand with and without its folder."""
+    values, end = row.values, lambda key: f"/{normpath(str(row.values[key]))}"
+    if image == "image" and values["image"] and values.get("file_name"):
+        one, two = end("image"), end("file_name")
+        if not one.endswith(two) and not two.endswith(one):
+            raise row.error(
+                f"image is {values['image']!r} and file_name {values['file_name']!r}: leave one of them out"
+            )
+    if text == "text" and values["text"] and values.get("caption") and values["text"] != values["caption"]:
+        raise row.error("text and caption both hold a caption, and not the same one: leave one of them out")
 
 
 def _joined(rows: list[list[str]]) -> list[str]:

@@ -20,6 +20,27 @@ from tests.data.annotations.test_captions import table
         ("x.csv", "caption,image,caption\na dog,a.jpg,a cat\n", "two columns are named 'caption'"),
         ("x.csv", 'image,caption\na.jpg,"a "big" dog"\n', "the row at line 2: ',' expected after '\"'"),
         ("x.csv", 'image,caption\na.jpg,a\nb.jpg,"a dog\nc.jpg,a cat\n', "the row at line 3: unexpected end of data"),
+        (
+            "x.tsv",
+            'image\tcaption\n1.jpg\t"a dog\n2.jpg\ta cat"\n3.jpg\tx\n',
+            "line 2 has a cell in quotes that goes on over '2.jpg\\ta cat', which looks like a row",
+        ),
+        (
+            "x.csv",
+            'caption,image\n"a dog,1.jpg\na cat,2.jpg\nits tail",3.jpg\n',
+            "line 2 has a cell in quotes that goes on over 'a cat,2.jpg'",
+        ),
+        ("x.csv", "file_name,text,caption\n1.jpg,a,b\n", "line 2: text and caption both hold a caption"),
+        (
+            "x.jsonl",
+            '{"file_name": "1.jpg", "text": "a", "caption": "b"}\n',
+            "line 1: text and caption both hold a caption, and not the same one",
+        ),
+        (
+            "x.jsonl",
+            '{"image": "1.jpg", "file_name": "2.jpg", "caption": "b"}\n',
+            "line 1: image is '1.jpg' and file_name '2.jpg': leave one of them out",
+        ),
         ("x.csv", "image;caption\na.jpg;a dog, a cat\n", "its first line, 'image;caption', is separated by ';'"),
         ("x.csv", "image\tcaption\na.jpg\ta dog\n", "is separated by '\\t': separate a .csv by ','"),
         ("x.tsv", "image,caption\na.jpg,a dog\n", "is separated by ',': separate a .tsv by '\\t'"),
@@ -57,6 +78,21 @@ def test_what_is_well_quoted_is_read(tmp_path, name, content):
     (tmp_path / name).write_bytes(content.encode())
     read = table(read_captions(tmp_path / name))
     assert read == {0: ("a.jpg", ["a big dog, asleep"]), 1: ("b.jpg", ["5 nails"])}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "file", "text"),
+    [
+        ("x.csv", 'image,caption\na.jpg,"a dog,\nlying, asleep"\n', "a.jpg", "a dog, lying, asleep"),
+        ("x.tsv", 'image\tcaption\na.jpg\t"a dog\nasleep"\n', "a.jpg", "a dog asleep"),
+        ("x.jsonl", '{"image": "a/1.jpg", "file_name": "1.jpg", "caption": "b"}\n', "a/1.jpg", "b"),
+        ("x.jsonl", '{"image": "1.jpg", "caption": "b", "text": "words in it"}\n', "1.jpg", "b"),
+        ("x.jsonl", '{"file_name": "1.jpg", "caption": "b", "text": "b"}\n', "1.jpg", "b"),
+    ],
+)
+def test_what_says_one_thing_is_read(tmp_path, name, content, file, text):
+    (tmp_path / name).write_text(content)
+    assert table(read_captions(tmp_path / name)) == {0: (file, [text])}
 
 
 def test_ids_from_0_on_are_kept_and_an_empty_cell_gives_none(tmp_path):
