@@ -21,7 +21,8 @@ def read_table(path: Path) -> list[Entry]:
     """The rows of a .csv or .tsv, by their columns' names; empty lines are passed over.
 
     Raises FileNotFoundError, or DataError naming the file and the line for: too many or too few cells in a row, quotes
-    that do not close or close in another row, two columns of one name that is read, another separator, another encoding than UTF-8.
+    that do not close or close in another row, two columns of one name that is read, another separator, another encoding
+    than UTF-8.
     """
     separator, rows, line = SEPARATORS[path.suffix], [], 1
     try:
