@@ -109,7 +109,7 @@ def _check_ids(path: str | Path, split: str, names: Sequence[Name], files: Seque
         file, one, two = twice[0]
         said = f"{path}: {len(twice)} images are listed again under another id, such as {file} under {one} and {two}"
         if split != "train":
-            raise ValueError(f"{said}: list each file once, with all its captions")
+            raise DataError(f"{said}: list each file once, with all its captions")
         warnings.warn(f"{said}: contrast takes them for different images", stacklevel=3)
 
 
