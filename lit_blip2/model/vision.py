@@ -265,7 +265,13 @@ class VisionEncoder(nn.Module):
         return {"mean": list(self.mean), "std": list(self.std), "interpolation": self.interpolation}
 
     def output_shape(self, image_size: int) -> tuple[int, int]:
-        """(tokens, width) of an image's features, without weights. Raises ValueError for a size that does not fit."""
+        """(tokens, width) of an image's features, without weights. Raises ValueError for a size that does not fit, and
+        for another than was asked for: a network that takes any would interpolate positions twice, by two filters."""
+        if self.image_size not in (None, image_size):
+            raise ValueError(
+                f"data.image_size={image_size}, and image encoder {self.name} was asked for "
+                f"model.net.vision.image_size={self.image_size}: set both to the size that is meant"
+            )
         return check_tokens(self.name, build(self.name, self.model_args, self.drop_last_blocks, "meta"), image_size)
 
     def fingerprint(self) -> dict[str, Any]:

@@ -147,6 +147,14 @@ def test_positions_are_found_under_whatever_name_timm_reads_them(tmp_path, prefi
     torch.testing.assert_close(larger.encoder.pos_embed[:, 1:], grid.flatten(2).mT)
 
 
+def test_images_of_another_size_than_was_asked_for_are_refused():
+    encoder = VisionEncoder("test_vit", weights="random", image_size=64)
+    with pytest.raises(ValueError, match=r"data\.image_size=96, and .*vision\.image_size=64: set both"):
+        encoder.output_shape(96)
+    assert encoder.output_shape(64) == (17, 64)
+    assert VisionEncoder("test_vit", weights="random").output_shape(96) == (37, 64)
+
+
 def test_a_file_of_openais_clip_is_resized_as_others_are(tmp_path):
     args = ARGS | {"pre_norm": True, "depth": 2}
     theirs = {
