@@ -49,6 +49,11 @@ _BY_KEYS: list[tuple[set[str], set[str], str]] = [
     (set(), {"caption_str"}, "TextCaps, which holds captions: give it as captions"),
     (set(), {"question"}, "questions: give them as questions"),
     (set(), {"question_id", "answer"}, "answers for a server (a submission), without questions"),
+    (
+        set(),
+        {"dataset_id", "image_id", "caption"},
+        "Localized Narratives, which do not name files: write rows of image (its file) and caption",
+    ),
     (set(), {"image_id", "caption"}, "captions for a server (a submission), without the names of images"),
     (set(), {"image", "caption"}, "captions: give it as captions"),
 ]  # fmt: skip
