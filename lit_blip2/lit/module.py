@@ -100,7 +100,7 @@ class LitBLIP2(L.LightningModule):
             for each in words.summed(told):
                 rank_zero_info(str(each))
             words.check_known(told, data.max_unknown_words)
-        texts = [] if self.generation is None else dict.fromkeys((self.net.prompt, self.generation.question))
+        texts = [] if self.generation is None else dict.fromkeys((self.generation.net.prompt, self.generation.question))
         plains = [plain for plain, kinds in words.tokenizers(self.net).values() if words.QUESTIONS in kinds]
         for text, plain in itertools.product(texts, plains):
             if names := plain.spelt(text):
