@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from lit_blip2.whole_files import write_text
+
 LEAST_ROWS = 1000  # a share of fewer rows says nothing
 MOST_EXAMPLES = 3
 
@@ -68,4 +70,4 @@ class Faults:
         for (source, reason), count in self.counts.items():
             entry = {"count": count, "examples": self.examples[source, reason]}
             content["sources"].setdefault(source, {})[reason] = entry
-        file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        write_text(file, json.dumps(content, indent=1) + "\n")

@@ -15,6 +15,7 @@ import numpy as np
 
 from lit_blip2.contents import DataError, reading
 from lit_blip2.evaluation.formulas import FORMULAS, STATISTICS
+from lit_blip2.whole_files import written_whole
 
 MOST_BYTES = 1 << 30  # of an unpacked file
 WAY_OUT = "test the run again"
@@ -64,7 +65,8 @@ def check_same(first: Items, second: Items) -> None:
 def write_items(file: Path, items: Mapping[str, Items]) -> None:
     """Write them, name by name, in a compressed .npz."""
     arrays = {f"{name}:{part}": value for name, each in items.items() for part, value in each._asdict().items()}
-    np.savez_compressed(file, **{name: value for name, value in arrays.items() if value is not None})
+    with written_whole(file) as part, part.open("wb") as stream:
+        np.savez_compressed(stream, **{name: value for name, value in arrays.items() if value is not None})
 
 
 def read_items(file: Path) -> dict[str, Items]:

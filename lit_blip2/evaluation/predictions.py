@@ -15,6 +15,7 @@ from lit_blip2.evaluation.lemmas import LEMMATISERS
 from lit_blip2.evaluation.pope import TYPE as POPE
 from lit_blip2.evaluation.pope import pope_items, yes_or_no
 from lit_blip2.evaluation.vqa import Scoring, type_metric, vqa_scores
+from lit_blip2.whole_files import write_text
 
 Rows = Sequence[Mapping[str, Any]]
 # task -> the file of a server, the name of an id in the rows, and what is predicted
@@ -64,7 +65,7 @@ def submit(rows: Rows, folder: str | Path | None) -> None:
                 warnings.warn(f"{name} is not written, a server would refuse it: {told}", stacklevel=2)
         elif file:
             content = _submission(sorted(own, key=lambda row: row[key]), key, value)
-            file.write_text(json.dumps(content) + "\n", encoding="utf-8")
+            write_text(file, json.dumps(content) + "\n")
 
 
 def _submission(rows: Rows, key: str, value: str) -> list | dict:

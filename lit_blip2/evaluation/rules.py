@@ -14,6 +14,7 @@ from typing import Any
 from lit_blip2.config import Experiment
 from lit_blip2.contents import read_object, reading
 from lit_blip2.evaluation.evaluated import METRICS, is_tested, read_metrics
+from lit_blip2.whole_files import write_text
 
 FILE, VALIDATED = "decoding.json", "validate_decoding.json"
 SEARCH = ("max_new_tokens", "num_beams", "length_penalty")
@@ -46,7 +47,7 @@ def write_rules(
     """preset: what the rules are called. random: parts of the network with random weights."""
     kept = ({"random": list(random)} if random else {}) | ({} if preset is None else {"preset": preset}) | rules
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / name).write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+    write_text(folder / name, json.dumps(kept, indent=2) + "\n")
 
 
 def read_rules(folder: Path) -> Rules:

@@ -13,6 +13,7 @@ from lit_blip2.ablation.report.sections.learning import curves_section, forgetti
 from lit_blip2.ablation.report.sections.metrics import metrics_section
 from lit_blip2.ablation.report.sections.opening import opening, where_it_ran
 from lit_blip2.ablation.report.sections.search import search_section
+from lit_blip2.whole_files import written_whole
 
 
 def write_report(folder: str | Path) -> list[Path]:
@@ -29,7 +30,8 @@ def write_report(folder: str | Path) -> list[Path]:
     contents["report.md"] = markdown.encode()
     (folder / "plots").mkdir(exist_ok=True)
     for path, content in contents.items():
-        (folder / path).write_bytes(content)
+        with written_whole(folder / path) as part:
+            part.write_bytes(content)
     return [folder / path for path in contents]
 
 

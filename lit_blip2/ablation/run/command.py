@@ -9,6 +9,7 @@ from lit_blip2.ablation.folder import Folder
 from lit_blip2.ablation.schema import StepRun
 from lit_blip2.ablation.spec.step import REFERENCE
 from lit_blip2.runs import find_checkpoint
+from lit_blip2.whole_files import write_text
 
 
 def command(run: StepRun, folder: Folder) -> list[str]:
@@ -32,7 +33,7 @@ def write_config(run: StepRun, folder: Folder) -> None:
     }
     file = folder.config(run.name)
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+    write_text(file, yaml.safe_dump(config, sort_keys=False))
 
 
 def _with_folders(value: Any, folders: dict[str, str]) -> Any:

@@ -10,6 +10,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lit_blip2.contents import DataError, parsed_json, read_text
 from lit_blip2.evaluation import items, rules
 from lit_blip2.evaluation.evaluated import METRICS, PREFIX, TESTED_STEP, is_tested, read_metrics, unit_of
+from lit_blip2.whole_files import write_text
 
 
 class MetricsFile(L.Callback):
@@ -41,7 +42,7 @@ class MetricsFile(L.Callback):
         if not (trainer.is_global_zero and folder):
             return
         if (file := Path(folder, "validation.jsonl")).exists():
-            write_whole(file, "".join(lines_before(file, trainer.global_step + 1)))
+            write_text(file, "".join(lines_before(file, trainer.global_step + 1)))
         if (file := Path(folder, METRICS)).exists():
             tested = is_tested(read_metrics(file))
             if tested or not trainer.global_step:
@@ -68,7 +69,7 @@ class MetricsFile(L.Callback):
         if trainer.state.fn == TrainerFn.TESTING:
             new[TESTED_STEP] = float(pl_module.trained_steps)
         metrics = merged(read_metrics(file) if file.exists() else {}, new)
-        write_whole(file, json.dumps(dict(sorted(metrics.items())), indent=2) + "\n")
+        write_text(file, json.dumps(dict(sorted(metrics.items())), indent=2) + "\n")
 
     def _append(self, trainer: L.Trainer) -> None:
         folder = trainer.log_dir
@@ -78,7 +79,7 @@ class MetricsFile(L.Callback):
         finite = {name: value if math.isfinite(value) else None for name, value in logged}
         line = json.dumps({"step": trainer.global_step} | finite, allow_nan=False) + "\n"
         file = Path(folder, "validation.jsonl")
-        write_whole(file, "".join([*lines_before(file, trainer.global_step), line]))
+        write_text(file, "".join([*lines_before(file, trainer.global_step), line]))
 
 
 def numbers(trainer: L.Trainer) -> dict[str, float]:
@@ -107,10 +108,3 @@ def _step(line: str, where: str) -> int:
     if not isinstance(told, dict) or type(told.get("step")) is not int:
         raise DataError(f"{where} tells no step of a validation: remove it")
     return told["step"]
-
-
-def write_whole(file: Path, text: str) -> None:
-    """Replace a file at once."""
-    temporary = file.with_suffix(".tmp")
-    temporary.write_text(text)
-    temporary.replace(file)

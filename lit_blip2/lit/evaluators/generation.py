@@ -18,6 +18,7 @@ from lit_blip2.lit.evaluators.unfinished import Unfinished, key_of
 from lit_blip2.model.language import Example
 from lit_blip2.model.plain import naming
 from lit_blip2.objectives.stage2 import Stage2
+from lit_blip2.whole_files import write_text
 
 PLAIN = dict(tokenizer="spaces", meteor=False, spice=False)  # how validation scores captions
 
@@ -234,7 +235,7 @@ class Generation:
         folder = self.evaluation.folder
         if self.evaluation.first and folder:
             rows = sorted(self.predictions, key=key_of)
-            (folder / name).write_text("".join(json.dumps(each) + "\n" for each in rows))
+            write_text(folder / name, "".join(json.dumps(each) + "\n" for each in rows))
 
     def finish(self) -> None:
         """Nothing of the evaluation is left to do."""

@@ -8,6 +8,7 @@ from rich.table import Table
 
 from lit_blip2.console import Console
 from lit_blip2.evaluation.items import FILE, Items, interval, write_items
+from lit_blip2.whole_files import write_text
 
 INTERVALS = "intervals.json"
 
@@ -27,7 +28,7 @@ def write_intervals(trainer: L.Trainer, items: dict[str, Items]) -> None:
         name: {"low": low, "high": high, "images": len(set(items[name].images.tolist()))}
         for name, (low, high) in found.items()
     }
-    Path(folder, INTERVALS).write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+    write_text(Path(folder, INTERVALS), json.dumps(kept, indent=2) + "\n")
     table = Table("metric", title="95 % intervals, bootstrap over images")
     for head in ("value", "low", "high", "images"):
         table.add_column(head, justify="right")
