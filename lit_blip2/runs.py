@@ -167,6 +167,11 @@ def _found(file: Path, contents: dict[str, Any]) -> Found:
     return Found(is_of_config, step if isinstance(step, int) else 0, file.stat().st_mtime_ns, file)
 
 
+def is_same_run(one: str | None, two: str | None) -> bool:
+    """Whether two resolved configs are equal but for where a run goes on from, and where it writes."""
+    return _config(one) == _config(two)
+
+
 def _config(given: str | Path | None) -> Any:
     """A config, a text or a file, as it can be compared: a run that went on from a checkpoint is the same run."""
     try:

@@ -55,7 +55,7 @@ def built(configs: Sequence[str], place: str, kind: type) -> Any:
     if given is None:
         return None
     if place == "model.net.vision":
-        check_encoder(experiments_in(configs), arguments_of(given.as_dict(), name), configs)
+        check_encoder(experiments_in(configs), arguments_of(given.as_dict(), name), [str(each) for each in configs])
     check_nulls(given.as_dict()[name], place)
     with refusing(configs[-1]):
         return parser.instantiate(given)[name]

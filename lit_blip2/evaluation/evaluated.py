@@ -42,7 +42,8 @@ class Evaluated(NamedTuple):
 
 def names(split: str, tasks: Iterable[str]) -> set[str]:
     """What an evaluation of these tasks tells."""
-    return {name for task in tasks for name in _names(split, UNITS[task])}
+    found = {name for task in tasks for name in _names(split, UNITS[task])}
+    return found | ({TESTED_STEP} if found and split == "test" else set())
 
 
 def told(split: str, rows: Mapping[str, int], sizes: Mapping[str, int]) -> dict[str, float]:

@@ -10,6 +10,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lit_blip2.contents import DataError, parsed_json, read_text
 from lit_blip2.evaluation import items, rules
 from lit_blip2.evaluation.evaluated import METRICS, PREFIX, TESTED_STEP, is_tested, read_metrics, unit_of
+from lit_blip2.runs import is_same_run
 from lit_blip2.whole_files import write_text
 
 
@@ -35,7 +36,8 @@ class MetricsFile(L.Callback):
         checkpoint["logged"] = {name: value for name, value in numbers(trainer).items() if name.startswith("train/")}
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict) -> None:
-        self.logged = checkpoint.get("logged", {}) if trainer.state.fn == TrainerFn.FITTING else {}
+        goes_on = trainer.state.fn == TrainerFn.FITTING and is_same_run(checkpoint.get("config"), pl_module.config)
+        self.logged = checkpoint.get("logged", {}) if goes_on else {}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         folder = trainer.log_dir
