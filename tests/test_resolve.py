@@ -96,7 +96,7 @@ def test_data_that_are_still_to_be_made_are_not_looked_for_when_asked_so(answers
 def test_it_says_what_can_be_written(answers):
     assert "retrieval/itc_txt_r1" in answers["no itm"]["metrics"]
     assert not {"loss/itm", "retrieval/itm_txt_r1", "binding/itm_accuracy"} & set(answers["no itm"]["metrics"])
-    about = {f"evaluated/test_{name}" for name in ("images", "images_share", "pairs", "pairs_share")}
+    about = {f"evaluated/test_{name}" for name in ("images", "images_share", "pairs", "pairs_share", "step")}
     assert set(answers["itm alone"]["metrics"]) == {"loss/itm", "loss/total", "binding/itm_accuracy"} | about
     metrics = set(answers["stage 2"]["metrics"])
     assert {"vqa/no_image", "caption/exact", "llm/text_qa", "vqa/objects_4"} <= metrics
