@@ -169,6 +169,13 @@ def test_a_file_of_other_rows_under_the_same_name_is_no_place_to_go_on_from(
     assert not seen
 
 
+def test_a_trial_of_two_batches_leaves_nothing(fit, seen, tmp_path):
+    short = ["--trainer.fast_dev_run=2", "--trainer.callbacks=null", f"--trainer.default_root_dir={tmp_path}"]
+    with pytest.raises(ValueError, match="empty"):  # there is no folder to give
+        fit("mini_stage1", *PLAIN, *short, runs=tmp_path)
+    assert len(seen) == 2 and not list(tmp_path.rglob("*"))
+
+
 def test_a_test_of_no_batches_is_refused(fit, stage1_run, own_copy):
     with pytest.raises(ValueError, match=r"trainer\.limit_test_batches=0: nothing would be evaluated"):
         fit("mini_stage1", "--trainer.limit_test_batches=0", f"--ckpt_path={own_copy(stage1_run)}", command="test")

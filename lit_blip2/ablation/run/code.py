@@ -19,7 +19,7 @@ import re
 import sysconfig
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from fnmatch import fnmatchcase
+from fnmatch import translate
 from functools import cache
 from importlib.machinery import PathFinder
 from pathlib import Path
@@ -33,6 +33,7 @@ INSTALLED = tuple(os.path.realpath(sysconfig.get_path(name)) for name in PATHS)
 LONGEST_NAME = 200  # of a file that a string may name
 LARGEST = 2**24  # bytes of a file that no string names in full
 GAP = r"\*+|%[sd]|\{\w*\}"  # in a string that stands for several names
+MOST_READ = 60  # files of a package whose strings and imports are read too; of a larger one those of the named modules
 DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 
 
@@ -47,18 +48,36 @@ class Reads(NamedTuple):
 
 def code_files(config: Any, package: Path) -> list[Path]:
     """The files that a resolved config leads to, those of `package` and of LIBRARIES left out."""
-    named = sorted(text for text in strings(config) if DOTTED.fullmatch(text))
-    waiting = [file for name in named for file in _modules(name, [], package)]
-    found = {file: None for file in waiting}
+    for each in (_below, _names):  # what lies there may have changed
+        each.cache_clear()
+    found: dict[Path, None] = {}
+    waiting: list[Path] = []
+
+    def add(name: str, folders: list[Path], chosen: bool = False) -> None:
+        """chosen: by the config, not by a file that imports it."""
+        files = [each for each in _modules(name, folders, package) if each not in found]
+        files = files if chosen else [each for each in files if not _is_installed(each)]
+        found.update(dict.fromkeys(files))
+        waiting.extend(files if len(files) <= MOST_READ else [each for each in files if _is_named(each, name)])
+
+    for name in sorted(text for text in strings(config) if DOTTED.fullmatch(text)):
+        add(name, [], chosen=True)
     for file in waiting:  # grows by what is found
-        if file.suffix != ".py" or _is_installed(file):
-            continue
-        reads = _reads(file, file.stat().st_mtime_ns)
-        modules = [each for name in reads.names for each in _modules(name, reads.folders, package)]
-        new = [each for each in [*reads.files, *modules] if each not in found and not _is_installed(each)]
-        found |= dict.fromkeys(new)
-        waiting += dict.fromkeys(new)
+        if file.suffix == ".py" and not _is_installed(file):
+            reads = _reads(file, file.stat().st_mtime_ns)
+            for name in reads.names:
+                add(name, reads.folders)
+            new = [each for each in reads.files if each not in found and package not in each.parents]
+            found.update(dict.fromkeys(new))
+            waiting += new
     return sorted(found)
+
+
+def _is_named(file: Path, name: str) -> bool:
+    """Whether a dotted name means what stands in a module, or in a package by its __init__."""
+    module = file.parent if file.stem == "__init__" else file.with_suffix("")
+    parts = name.split(".")
+    return any(module.parts[-count:] == tuple(parts[:count]) for count in range(1, len(parts) + 1))
 
 
 def _modules(name: str, folders: list[Path], package: Path) -> list[Path]:
@@ -78,6 +97,7 @@ def _modules(name: str, folders: list[Path], package: Path) -> list[Path]:
     )
 
 
+@cache
 def _below(folder: Path) -> list[Path]:
     """Every file, behind links too, but for what is no source; each real folder once, as links may lead in circles."""
     found, seen = [], set()
@@ -126,26 +146,34 @@ def _texts(node: ast.AST) -> Iterator[str]:
 
 def _named_files(file: Path, texts: set[str]) -> list[Path]:
     """Files that the texts of a module name, whole or joined part by part: "tables" and "words.txt"; or with gaps."""
-    above = [folder for folder in file.parents[1:3] if folder != folder.parent]
-    roots = list(dict.fromkeys([file.parent, *above, Path.cwd()]))
-    found, places = [], list(roots)
-    for place in places:  # grows by the folders that are found
-        inner = [place / text for text in texts if "*" not in text]
-        found += inner
-        places += [each for each in inner if each not in places and any(_is_below(each, root) for root in roots)]
-    named = places[len(roots) :]
+    here = Path.cwd()
+    above = [folder for folder in file.parents[1:3] if here in (folder, *folder.parents)]
+    roots = list(dict.fromkeys([file.parent, *above, here]))
     patterns = {re.sub(GAP, "*", text).lstrip("/") for text in texts if re.search(GAP, text)}
+    patterns |= {f"*{text}" for text in texts if re.fullmatch(r"\.\w+", text)}
     patterns = {text for text in patterns if text.strip("*/.")}
-    suffixes = {f"*{text}" for text in texts if re.fullmatch(r"\.\w+", text)}
-    listed = [each for place in named if _is_below(place, file.parent) for each in place.iterdir()]
-    listed += [
-        each for place in [file.parent, *named] for text in patterns | suffixes for each in _matching(place, text)
-    ]
+    found = [root / text for root in roots for text in texts if "/" in text and "*" not in text]
+    places = [*roots, *(each for each in found if each.is_dir() and here in each.parents and ".." not in each.parts)]
+    for place in places:  # grows by the folders that are found
+        inner = [place / name for name in _names(place) & texts]
+        found += inner
+        places += [each for each in inner if each not in places and each.is_dir()]
+    named = places[len(roots) :]
+    listed = [place / name for place in named if file.parent in place.parents for name in _names(place)]
+    like = re.compile("|".join(map(translate, sorted(text for text in patterns if "/" not in text))) or "(?!)")
+    listed += [place / name for place in [file.parent, *named] for name in _names(place) if like.fullmatch(name)]
     listed += [each for root in roots for text in patterns if "/" in text for each in _matching(root, text)]
-    nested = {text for text in patterns if "/" not in text}
-    if nested and file.parent != Path.cwd():
-        listed += [each for each in _below(file.parent) if _fits(each.name, nested)]
+    if file.parent != Path.cwd():
+        listed += [each for each in _below(file.parent) if like.fullmatch(each.name)]
     return sorted({each for each in found if each.is_file()} | set(_small(listed)))
+
+
+@cache
+def _names(folder: Path) -> frozenset[str]:
+    """What lies in a folder, but for what is hidden."""
+    with suppress(OSError):
+        return frozenset(name for name in os.listdir(folder) if name[0] != "." and name != "__pycache__")
+    return frozenset()
 
 
 def _matching(folder: Path, pattern: str) -> list[Path]:
@@ -154,17 +182,9 @@ def _matching(folder: Path, pattern: str) -> list[Path]:
     return []
 
 
-def _fits(name: str, patterns: Iterable[str]) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in patterns)
-
-
 def _small(files: Iterable[Path]) -> list[Path]:
     return [each for each in files if each.is_file() and each.stat().st_size <= LARGEST and each.suffix != ".pyc"]
 
 
 def _is_installed(file: Path) -> bool:
     return os.path.realpath(file).startswith(INSTALLED)
-
-
-def _is_below(path: Path, folder: Path) -> bool:
-    return path.is_dir() and folder in path.parents and ".." not in path.parts

@@ -28,7 +28,7 @@ class Checkpoints(Checkpoint):
     cut off is made again by the run that goes on. On SLURM a run that SIGUSR1 has ended is put into the queue again.
 
     The file is there whole or not at all, and the former one until then. One that another run has left in the same
-    folder is kept: this run's is then called last-v1.ckpt.
+    folder is kept: this run's is then called last-v1.ckpt. Nothing is written under `fast_dev_run`.
 
     Args:
         every_n_steps: optimiser steps from one file to the next; None: at validations and at the end alone.
@@ -52,7 +52,7 @@ class Checkpoints(Checkpoint):
         trainer.strategy.checkpoint_io = WholeCheckpointIO()
         if stage == "fit":
             self.folder, self.written = _folder(trainer), None
-            if trainer.is_global_zero:
+            if trainer.is_global_zero and not trainer.fast_dev_run:
                 self.held = hold(self.folder.parent)
             self.signals.listen()
 
@@ -105,7 +105,7 @@ class Checkpoints(Checkpoint):
 
     def _save(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         state = trainer.global_step, pl_module.validated_step
-        if state != self.written:
+        if state != self.written and not trainer.fast_dev_run:
             trainer.save_checkpoint(self.file, weights_only=False)
             self.written = state
 
