@@ -62,7 +62,7 @@ def test_two_ranks_train_and_evaluate_as_one(fit, world, opt_folder, tmp_path):
     start = f"--model.init_from={stage1[0]}"
     run = command(world, opt_folder, tmp_path, "fit", "mini_opt", start)
     command(world, opt_folder, tmp_path, "test", "mini_opt", start, f"--ckpt_path={run}")
-    predictions = read(run)
+    predictions, metrics = read(run), json.loads((run / "metrics.json").read_text())
     ids = [each["image_id"] for each in predictions if each["task"] == "caption"]
     assert len(ids) == len(set(ids)) == 6
     questions = [each["question_id"] for each in predictions if each["task"] == "vqa"]
@@ -73,7 +73,6 @@ def test_two_ranks_train_and_evaluate_as_one(fit, world, opt_folder, tmp_path):
     scenes = load_scenes(world / "annotations/scenes_test.json").scenes
     table = json.loads((world / "annotations/questions_test.json").read_text())["questions"]
     objects = {row["question_id"]: len(scenes[row["image_id"]].objects) for row in table}
-    metrics = json.loads((run / "metrics.json").read_text())
     for count in range(1, 5):
         asked = [each for each in predictions if each["task"] == "vqa" and objects[each["question_id"]] == count]
         right = vqa_scores([each["answer"] for each in asked], [each["answers"] for each in asked])
