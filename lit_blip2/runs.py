@@ -52,8 +52,13 @@ def find_checkpoint(path: str | Path) -> Path:
     newest = max(runs.values(), key=lambda files: max(file.stat().st_mtime_ns for file in files), default=[])
     read = {file: _read(file) for file in newest}
     found = [_found(file, contents) for file, contents in read.items() if contents is not None]
-    whole = next((each.file for each in sorted(found, reverse=True) if is_whole(each.file)), None)
-    damaged = ", ".join(str(file) for file, contents in read.items() if contents is None or not is_whole(file))
+    bad, whole = [file for file, contents in read.items() if contents is None], None
+    for each in sorted(found, reverse=True):  # a look at a whole file takes seconds: none at those that are not wanted
+        if is_whole(each.file):
+            whole = each.file
+            break
+        bad.append(each.file)
+    damaged = ", ".join(map(str, bad))
     if whole is None:
         cut = f": {damaged} cannot be read, being damaged or no checkpoint" if damaged else ""
         raise FileNotFoundError(
@@ -120,6 +125,8 @@ def hold(run: Path) -> FileLock:
 
 def is_held(run: Path) -> bool:
     """Whether a process trains it now."""
+    if not (run / HELD).exists():
+        return False
     lock = FileLock(run / HELD)
     try:
         lock.acquire(timeout=0)

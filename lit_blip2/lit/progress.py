@@ -145,12 +145,12 @@ def check_whole(trainer: L.Trainer, checkpoint: Mapping[str, Any], config: str |
         )
 
 
-def stand_at(trainer: L.Trainer, checkpoint: Mapping[str, Any]) -> bool:
+def stand_at(trainer: L.Trainer, checkpoint: Mapping[str, Any]) -> None:
     """Let the counts of a checkpoint say that its steps were taken and nothing else; changed in place.
 
-    Gives whether the validation that comes after its step is still to be made, from its first batch: Lightning would
-    look at the rest of one that was under way alone, would leave out one that had not begun, and after the last step
-    would not train at all; for that one the trainer gets a step more, which `end_at` takes away again.
+    A validation that comes after its step and was not made is made first, from its first batch. Lightning would look at
+    the rest alone of one that was under way, leave out one that had not begun, and after the last step do nothing: for
+    that one the trainer gets a step more, which `end_at` takes away again.
     """
     step, counts = checkpoint["global_step"], checkpoint["loops"]["fit_loop"]
     batches, epoch = step * trainer.accumulate_grad_batches, epoch_batches(trainer)
@@ -171,7 +171,6 @@ def stand_at(trainer: L.Trainer, checkpoint: Mapping[str, Any]) -> bool:
             "current": dict(ready=0, started=0, processed=0, completed=0),
         }
         trainer.fit_loop.epoch_loop.max_steps = max(trainer.max_steps, step + 1)
-    return again
 
 
 def end_at(trainer: L.Trainer, max_steps: int) -> None:

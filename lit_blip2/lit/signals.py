@@ -44,12 +44,12 @@ class Signals:
             self._before.setdefault(number, before)
 
     def forget(self) -> None:
-        """Put back the handlers that were there before, and stop the clock."""
+        """Put back the handlers that were there before, stop the clock, and be ready for another training."""
         if self._clock is not None:
             self._clock.cancel()
         for number, handler in self._before.items():
             signal.signal(number, handler)
-        self._before = {}
+        self._before, self._asked, self._group, self.received = {}, None, None, None
 
     def asked(self) -> signal.Signals | None:
         """The signal that came to this process, or, of several, to any of them by the time of the call before: all get

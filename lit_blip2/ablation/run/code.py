@@ -9,6 +9,7 @@ Of a class of one's own these are
   folder, or a suffix such as ".json". They lie beside the module, up to two folders above it, or below the working
   folder.
 
+Of a package of more than MOST_READ files, what is imported and named is read of the modules that somebody names alone.
 Of an installed library it is its own package alone; those whose versions a sweep keeps have none to be read.
 """
 

@@ -1,0 +1,32 @@
+"""A step that ended well is not made again, unless its checkpoint is of other steps than its record says."""
+
+from datetime import UTC, datetime
+
+import pytest
+import torch
+
+from lit_blip2.ablation.folder import Folder, write
+from lit_blip2.ablation.run.step import _ended
+from lit_blip2.ablation.schema import Done, StepRun
+
+NOW = datetime.now(UTC)
+RUN = StepRun(
+    name="fit/seed=0",
+    step="fit",
+    command="fit",
+    key="k",
+    folder="runs/fit/seed=0",
+    parents={},
+    config={},
+    max_steps=300,
+)
+
+
+@pytest.mark.parametrize(("made", "again"), [(300, False), (20, True), (None, False)])
+def test_a_record_that_its_checkpoint_contradicts_is_made_again(tmp_path, made, again):
+    folder = Folder(tmp_path)
+    done = Done(key="k", seconds=1.0, steps=300, peak_memory_gib=0.1, began=NOW, ended=NOW, attempts=1)
+    write(folder.done(RUN.name), done)
+    if made is not None:
+        torch.save({"state_dict": {}, "global_step": made}, folder.run(RUN.name) / "last.ckpt")
+    assert (_ended(RUN, folder) is None) == again
