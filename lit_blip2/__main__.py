@@ -4,6 +4,7 @@ import sys
 from importlib import import_module
 
 from lit_blip2.allocator import keep_freed_memory
+from lit_blip2.reads import record_if_asked
 from lit_blip2.refusals import SHOW_TRACEBACKS, refusal
 from lit_blip2.terminal import guard, say
 
@@ -50,6 +51,7 @@ def usage() -> str:
 def main() -> int:
     """Dispatch; the exit status: of what is refused and no command tells itself, 1 behind a line on standard error."""
     guard()
+    record_if_asked()
     arguments = sys.argv[1:]
     command, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
     if command in ("-h", "--help"):

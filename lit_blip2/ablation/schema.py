@@ -108,7 +108,8 @@ class Plan(Saved):
 
 
 class Done(Saved):
-    """A step whose process ended well. steps: optimiser steps, None of a test."""
+    """A step whose process ended well. steps: optimiser steps, None of a test. reads: files of others, see
+    lit_blip2.ablation.run.reads."""
 
     key: str
     seconds: float
@@ -117,6 +118,7 @@ class Done(Saved):
     began: Time
     ended: Time
     attempts: int
+    reads: dict[str, str] = {}
 
 
 class Failure(Saved):

@@ -12,6 +12,7 @@ from lit_blip2.ablation.run.machine import run_prepare
 from lit_blip2.ablation.run.plan import make_plan
 from lit_blip2.ablation.run.provenance import provenance, versions
 from lit_blip2.ablation.run.queue import Queue
+from lit_blip2.ablation.run.reads import check_unchanged
 from lit_blip2.ablation.run.space import make_space, trial_plan
 from lit_blip2.ablation.run.storage import JOURNAL, open_storage
 from lit_blip2.ablation.run.trials import search
@@ -50,6 +51,7 @@ def begin(
         if known is not None:
             check_versions(known, folder)
             check_same(known, plan, folder)
+            check_unchanged(folder)
         queue = Queue(storage, grid, plan.identity, folder)
         _write_plan(grid, known, plan, folder, options)
         if not grid.ranges:
@@ -96,8 +98,7 @@ def check_same(known: Plan, plan: Plan, folder: Folder) -> None:
     if known.cells and before != now:
         what = f"another grid: {len(before - now)} of its cells are not in this one, {len(now - before)} are new"
     elif known.sources != plan.sources:
-        what = f"other sources of lit_blip2, or of a class of your own (it was begun at commit {known.commit}): its "
-        what += "cells would not be comparable"
+        what = f"other sources of lit_blip2 (it was begun at commit {known.commit}): its cells would not be comparable"
     else:
         what = "other metrics, another control, or other settings, ranges or data files in its steps"
     raise ValueError(f"{folder.root} holds a sweep of this name with {what}. Give another --out, or remove the folder")

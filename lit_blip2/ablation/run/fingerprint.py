@@ -1,4 +1,4 @@
-"""What a step depends on besides its config: the files that its config names, the package, and the code of others."""
+"""What a step depends on besides its config: the files that its config names, and the package."""
 
 import hashlib
 import os
@@ -6,27 +6,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lit_blip2.ablation.run.code import code_files
 from lit_blip2.config import strings
 from lit_blip2.runs import CONFIG, WRITES, find_checkpoint, run_of
-from lit_blip2.sources import PACKAGE, digest, sources
+from lit_blip2.sources import PACKAGE, digest
 
 BY_SIZE = {".jpg", ".jpeg", ".png", ".webp", ".tar"}  # told apart by name and size: reading 82 GB would take long
 LARGEST_READ = 2**30  # bytes; of larger files three samples
 SAMPLE = 2**20  # bytes
 LONGEST_PATH = 4096
 SPLITS = ("train", "val", "test")
-
-
-def code(config: Any) -> str:
-    """Digest of the code of others that a config, or a list of them, leads to; empty where there is none."""
-    files = code_files(config, PACKAGE)
-    return digest((file.name, file.read_bytes()) for file in files) if files else ""
-
-
-def all_sources(configs: list[Any]) -> str:
-    """Digest of the package's files, and of the code of others that the configs lead to."""
-    return sources() + code(configs)
 
 
 def paths(config: Any) -> list[str]:
@@ -37,7 +25,7 @@ def paths(config: Any) -> list[str]:
     named |= {text.replace("{split}", split) for text in named if "{split}" in text for split in SPLITS}
     # Beside the data, such as other features.
     named |= {f"{root}/{text}" for text in named if text.startswith("../") for root in roots}
-    return [text for text in sorted(named) if _find(text) is not None]
+    return [text for text in sorted(named) if find(text) is not None]
 
 
 def _roots(config: Any) -> Iterator[Any]:
@@ -51,9 +39,9 @@ def _roots(config: Any) -> Iterator[Any]:
 def of_path(text: str) -> str:
     """Of a file its contents; of a run what is read of it; of another folder the names and contents below it, images
     and tars by size alone, giants by size and samples."""
-    path = _find(text)
+    path = find(text)
     files = [path] if path.is_file() else _of_run(path) or _below(path)
-    return digest((str(file.relative_to(path)), _contents(file)) for file in files if file.is_file())
+    return digest((str(file.relative_to(path)), contents(file)) for file in files if file.is_file())
 
 
 def _of_run(folder: Path) -> list[Path]:
@@ -73,13 +61,15 @@ def _below(folder: Path) -> list[Path]:
     return sorted(Path(where) / name for where, _, names in os.walk(folder, followlinks=True) for name in names)
 
 
-def _find(text: str) -> Path | None:
+def find(text: str) -> Path | None:
+    """What a text of a config names, from here or beside the package."""
     if not text or len(text) > LONGEST_PATH:
         return None
     return next((each for each in (Path(text).expanduser(), PACKAGE.parent / text) if each.exists()), None)
 
 
-def _contents(file: Path) -> bytes:
+def contents(file: Path) -> bytes:
+    """What tells a file from another: of images and tars the size, of giants samples, of others a digest."""
     size = file.stat().st_size
     if file.suffix.lower() in BY_SIZE:
         return str(size).encode()

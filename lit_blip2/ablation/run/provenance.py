@@ -9,9 +9,10 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from lit_blip2.ablation.run.code import LIBRARIES
-from lit_blip2.ablation.run.fingerprint import PACKAGE
 from lit_blip2.ablation.spec.scale import SCALES
+from lit_blip2.sources import PACKAGE
+
+LIBRARIES = ("torch", "torchvision", "lightning", "transformers", "timm", "numpy")  # results depend on them
 
 
 def provenance(options: argparse.Namespace) -> dict[str, Any]:
@@ -49,7 +50,7 @@ def commit(ablation: str) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str | None]:
-    """Of the libraries on which results depend."""
+    """Of LIBRARIES; None of one that is not installed."""
     return {each: _version(each) for each in LIBRARIES}
 
 

@@ -1,7 +1,7 @@
 """Which runs cells share: each distinct step once, and for each cell which step runs it stands on.
 
-Two cells share a step if its resolved config, the files that the config names, the package's sources, the code of
-other classes that it names, and the steps before it are all equal. A step that no compared metric needs is not run.
+Two cells share a step if its resolved config, the files that the config names, the package's sources, and the steps
+before it are all equal. A step that no compared metric needs is not run.
 """
 
 import copy
@@ -17,6 +17,7 @@ from lit_blip2.ablation.schema import Cell, Plan, Search, StepRun, setting_name
 from lit_blip2.ablation.spec.grid import Grid, Point, run_name
 from lit_blip2.ablation.spec.step import REFERENCE
 from lit_blip2.config import arguments_of, strings
+from lit_blip2.sources import sources
 
 
 class Chain(NamedTuple):
@@ -58,7 +59,7 @@ def plan_of(grid: Grid, chains: list[Chain]) -> Plan:
         metrics=grid.metrics,
         control=grid.control,
         identity=_digest([asked, [[cell.name, list(of.values())] for cell, of in zip(cells, keys)]]),
-        sources=fingerprint.all_sources([draft.config for draft in drafts.values()]),
+        sources=sources(),
         cells=cells,
         steps={names[key]: _step_run(key, draft, names) for key, draft in drafts.items()},
         **_search(grid),
@@ -114,7 +115,7 @@ def _with_seed(config: dict[str, Any], seed: int) -> dict[str, Any]:
 def _key(command: str, config: dict[str, Any], parents: dict[str, str]) -> str:
     trainer = {key: value for key, value in config["trainer"].items() if key != "logger"}
     text = json.dumps(config)
-    return _digest([command, config | {"trainer": trainer}, parents, _files(text), _sources(), _code(text)])
+    return _digest([command, config | {"trainer": trainer}, parents, _files(text), _sources()])
 
 
 @cache
@@ -122,13 +123,8 @@ def _files(config: str) -> dict[str, str]:
     return {path: _of_path(path) for path in fingerprint.paths(json.loads(config))}
 
 
-@cache
-def _code(config: str) -> str:
-    return fingerprint.code(json.loads(config))
-
-
 _of_path = cache(fingerprint.of_path)
-_sources = cache(fingerprint.sources)
+_sources = cache(sources)
 
 
 def _digest(value: Any) -> str:

@@ -12,6 +12,7 @@ from lit_blip2.ablation.folder import Folder, read, write
 from lit_blip2.ablation.run.command import command, write_config
 from lit_blip2.ablation.run.locks import try_lock
 from lit_blip2.ablation.run.process import POLL_SECONDS, run_process
+from lit_blip2.ablation.run.reads import ChangedError, asked_to_record, collect
 from lit_blip2.ablation.schema import Done, Failure, StepRun
 from lit_blip2.runs import step_of
 
@@ -90,16 +91,17 @@ def _run(
     log.parent.mkdir(parents=True, exist_ok=True)
     write_config(run, folder)
     began, clock = datetime.now(UTC), time.monotonic()
+    environment = {**environment, **asked_to_record(run, folder)}
     for _ in range(MOST_KILLS):
         attempts = _count_attempt(log.with_name("attempts.txt"))
         code, peak = run_process(command(run, folder), log, environment, lock, poll)
         if code == 0:
-            return _record_done(run, folder, began, time.monotonic() - clock, attempts, peak)
+            return _record_done(run, folder, began, time.monotonic() - clock, attempts, peak, log)
         if stopping():
             raise StoppedError  # Ctrl-C reaches the whole terminal: the run was interrupted, it has not failed
         if code > 0 and code - STATUS not in STOPPED:
             break
-    _record_failure(run, folder, code, log)
+    _record_failure(run, folder, _why(code), log)
 
 
 def _check_space(folder: Folder) -> None:
@@ -120,7 +122,13 @@ def _count_attempt(file: Path) -> int:
         return len(stream.readlines())
 
 
-def _record_done(run: StepRun, folder: Folder, began: datetime, seconds: float, attempts: int, peak: float) -> Done:
+def _record_done(
+    run: StepRun, folder: Folder, began: datetime, seconds: float, attempts: int, peak: float, log: Path
+) -> Done:
+    try:
+        reads = collect(run, folder)
+    except ChangedError as error:
+        _record_failure(run, folder, str(error), log)
     done = Done(
         key=run.key,
         seconds=round(seconds, 3),
@@ -129,16 +137,20 @@ def _record_done(run: StepRun, folder: Folder, began: datetime, seconds: float, 
         began=began,
         ended=datetime.now(UTC),
         attempts=attempts,
+        **({"reads": reads} if reads else {}),
     )
     write(folder.done(run.name), done)
     return done
 
 
-def _record_failure(run: StepRun, folder: Folder, code: int, log: Path) -> NoReturn:
-    why = f"exit code {code}"
-    if code < 0 or code - STATUS in STOPPED:
-        why = f"killed by {signal.Signals(-code if code < 0 else code - STATUS).name} {MOST_KILLS} times"
-        why += " (out of memory?)" if code == -signal.SIGKILL else ""
+def _why(code: int) -> str:
+    if code >= 0 and code - STATUS not in STOPPED:
+        return f"exit code {code}"
+    killed = f"killed by {signal.Signals(-code if code < 0 else code - STATUS).name} {MOST_KILLS} times"
+    return killed + (" (out of memory?)" if code == -signal.SIGKILL else "")
+
+
+def _record_failure(run: StepRun, folder: Folder, why: str, log: Path) -> NoReturn:
     tail = log.read_text(encoding="utf-8", errors="replace").splitlines()[-TAIL_LINES:]
     failure = Failure(key=run.key, step=run.name, message=f"{run.command} ended: {why}", log_tail=tail)
     write(folder.failed(run.name), failure)

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lit_blip2.ablation.folder import Folder, read
-from lit_blip2.ablation.run.fingerprint import PACKAGE, all_sources
 from lit_blip2.ablation.run.queue import Queue
+from lit_blip2.ablation.run.reads import check_unchanged
 from lit_blip2.ablation.run.step import run_step
 from lit_blip2.ablation.schema import Metrics, Plan
 from lit_blip2.ablation.spec.grid import Grid
+from lit_blip2.sources import PACKAGE, sources
 
 
 @dataclass(frozen=True)
@@ -26,12 +27,12 @@ class Worker:
     def run(self, plan: Plan, name: str, watch: Callable[[Path], None] = lambda validations: None) -> None:
         """One of the plan's step runs; see run_step. Raises ValueError where the code has been edited since the
         sweep began: its cells would not be comparable."""
-        if plan.sources not in ("", all_sources([run.config for run in plan.steps.values()])):
+        if plan.sources not in ("", sources()):
             raise ValueError(
-                f"the sources in {PACKAGE}, or of another class that its steps name, have changed since this sweep "
-                "began: put them back and start the same command again, or begin another sweep with --out. (A sweep is "
-                "best run from a checkout of its own.)"
+                f"the sources in {PACKAGE} have changed since this sweep began: put them back and start the same "
+                "command again, or begin another sweep with --out. (A sweep is best run from a checkout of its own.)"
             )
+        check_unchanged(self.folder)
         run_step(plan.steps[name], self.folder, self.environment, self.stopping, watch)
 
     def metrics(self, name: str) -> dict[str, float | None]:

@@ -22,11 +22,14 @@ RUN = StepRun(
 )
 
 
+def done_of(**more) -> Done:
+    return Done(key="k", seconds=1.0, steps=300, peak_memory_gib=0.1, began=NOW, ended=NOW, attempts=1, **more)
+
+
 @pytest.mark.parametrize(("made", "again"), [(300, False), (20, True), (None, False)])
 def test_a_record_that_its_checkpoint_contradicts_is_made_again(tmp_path, made, again):
     folder = Folder(tmp_path)
-    done = Done(key="k", seconds=1.0, steps=300, peak_memory_gib=0.1, began=NOW, ended=NOW, attempts=1)
-    write(folder.done(RUN.name), done)
+    write(folder.done(RUN.name), done_of())
     if made is not None:
         torch.save({"state_dict": {}, "global_step": made}, folder.run(RUN.name) / "last.ckpt")
     assert (_ended(RUN, folder) is None) == again

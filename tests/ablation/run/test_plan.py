@@ -1,6 +1,7 @@
 """From a grid to distinct steps: what is shared, what is not run, what is refused."""
 
 from datetime import UTC, datetime
+from functools import cache
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from lit_blip2.ablation.run.dry_run import dry_run
 from lit_blip2.ablation.run.machine import wants_gpus
 from lit_blip2.ablation.schema import Done, Failure, Plan
 from lit_blip2.ablation.spec.read import read_grid
+from lit_blip2.sources import PACKAGE, sources
 
 METRICS = {"a.yaml": ["retrieval/itc_txt_r1"], "b.yaml": ["vqa/accuracy", "vqa/type_*"], "c.yaml": ["vqa/accuracy"]}
 GRID = """
@@ -170,9 +172,8 @@ def test_the_key_changes_with_data_files_sources_and_parents(planned, monkeypatc
     assert {name for name in first if first[name] == changed[name]} == {
         name for name in first if "start=none" in name
     }  # all else stands on stage 1, which names the folder
-    monkeypatch.setattr(fingerprint, "sources", lambda: "other")
-    monkeypatch.setattr(sharing, "_sources", fingerprint.sources)
-    sharing._sources.cache_clear = lambda: None
+    other = cache(lambda: "other")
+    monkeypatch.setattr(sharing, "_sources", other)
     assert not set(keys().values()) & set(changed.values())
 
 
@@ -268,5 +269,5 @@ def test_a_sweep_of_other_libraries_is_refused(tmp_path, monkeypatch):
 
 
 def test_sources_leave_the_sweep_s_own_room_out():
-    files = [file for file in fingerprint.PACKAGE.rglob("*.py")]
-    assert any("ablation" in file.parts for file in files) and len(fingerprint.sources()) == 16
+    files = [file for file in PACKAGE.rglob("*.py")]
+    assert any("ablation" in file.parts for file in files) and len(sources()) == 16

@@ -140,3 +140,4 @@ def test_a_killed_sweep_resumes_a_run_from_its_last_checkpoint(ablation, tmp_pat
     assert steps == [10, 20, 30, 40]
     cell = json.loads((tmp_path / "out" / "cells" / "itc=on,seed=3.json").read_text())
     assert cell["state"] == "done" and cell["metrics"]["loss/itm"] > 0
+    assert list(json.loads((run / "done.json").read_text())["reads"]) == ["tests/ablation/run/kill_once.py"]

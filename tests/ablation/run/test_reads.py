@@ -1,0 +1,137 @@
+"""The files of others that a step reads, seen in a real process, and what a change of one does to a sweep."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lit_blip2.ablation.folder import Folder, write
+from lit_blip2.ablation.run import reads
+from lit_blip2.ablation.run.reads import ChangedError, asked_to_record, check_unchanged, collect
+from lit_blip2.ablation.schema import StepRun
+from lit_blip2.sources import PACKAGE
+from tests.ablation.run.test_done import done_of
+
+SOURCE = """
+import importlib.resources
+from pathlib import Path
+from .layers import Layer
+from mine import compiled
+import helper
+
+HERE = Path(__file__).parent
+NAME = "_".join(["words", "en"])
+(HERE / f"{NAME}.txt").read_text()
+importlib.resources.files("mine.tables").joinpath("gains.tsv").read_bytes()
+[file.read_text() for file in HERE.glob("lists/*.txt")]
+WEIGHTS = HERE / "weights" / "head.safetensors"  # read by code that Python does not see
+(HERE / "log.csv").open("a").write("x")
+(HERE / "cache.json").write_text("[]")
+(HERE / "cache.json").read_text()
+open("data/captions.json").read()
+"""
+RUN = StepRun(
+    name="fit/seed=0",
+    step="fit",
+    command="fit",
+    key="k",
+    folder="runs/fit/seed=0",
+    parents={},
+    config={"data": {"root": "data"}, "class_path": "mine.bridges.Wide"},
+    max_steps=1,
+)
+COUNTED = {
+    "mine/__init__.py",
+    "mine/bridges.py",
+    "mine/layers.py",
+    "mine/compiled.so",
+    "mine/words_en.txt",
+    "mine/tables/__init__.py",
+    "mine/tables/gains.tsv",
+    "mine/lists/a.txt",
+    "mine/lists/*.txt",
+    "mine/weights/head.safetensors",
+    "helper.py",
+}
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A sweep in a project that has a package of its own; `mine.bridges` is what its config names."""
+    files = {name: "" for name in COUNTED if "*" not in name} | {"mine/bridges.py": SOURCE, "mine/unused.py": ""}
+    for name, text in (files | {"mine/layers.py": "class Layer: ...\n", "data/captions.json": "[]"}).items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    compiled = Path(importlib.util.find_spec("_json").origin)
+    (tmp_path / "mine/compiled.so").unlink()
+    (tmp_path / "mine" / f"_json{''.join(compiled.suffixes)}").write_bytes(compiled.read_bytes())
+    (tmp_path / "mine/bridges.py").write_text(SOURCE.replace("import compiled", "import _json"))
+    monkeypatch.chdir(tmp_path)
+    folder = Folder(tmp_path / "sweeps" / "one")
+    folder.run(RUN.name).mkdir(parents=True)
+    return folder
+
+
+def run(folder: Folder, more: str = "") -> dict[str, str]:
+    """What a process is seen to read that imports the class."""
+    text = f"from lit_blip2.reads import record_if_asked as r; r(); import mine.bridges\n{more}"
+    where = os.pathsep.join([str(PACKAGE.parent), os.getcwd()])
+    environment = os.environ | {"PYTHONPATH": where} | asked_to_record(RUN, folder)
+    subprocess.run([sys.executable, "-c", text], env=environment, check=True)
+    return collect(RUN, folder)
+
+
+def test_they_are_the_code_of_others_and_what_it_reads(folder):
+    compiled = next(Path("mine").glob("_json*")).as_posix()
+    assert set(run(folder)) == COUNTED - {"mine/compiled.so"} | {compiled}
+    assert not list(folder.run(RUN.name).iterdir())
+
+
+@pytest.mark.parametrize("name", sorted(COUNTED - {"mine/compiled.so", "mine/lists/*.txt"}))
+def test_an_edit_of_any_of_them_is_named(folder, name):
+    write(folder.done(RUN.name), done_of(reads=run(folder)))
+    for other in ("mine/unused.py", "mine/log.csv", "mine/lists/a.tsv", "data/captions.json"):
+        Path(other).write_text("edited")
+    check_unchanged(folder)
+    Path(name).write_text("edited")
+    with pytest.raises(ChangedError, match=rf"^{name} has changed since .*fit/seed=0 read it"):
+        check_unchanged(folder)
+
+
+def test_a_new_file_in_a_listed_folder_is_named_and_one_that_is_gone(folder):
+    write(folder.done(RUN.name), done_of(reads=run(folder)))
+    Path("mine/lists/b.txt").write_text("")
+    with pytest.raises(ChangedError, match=r"^mine/lists/\*\.txt has changed"):
+        check_unchanged(folder)
+    Path("mine/lists/b.txt").unlink()
+    check_unchanged(folder)
+    Path("helper.py").unlink()
+    with pytest.raises(ChangedError, match=r"^helper\.py has changed"):
+        check_unchanged(folder)
+
+
+def test_an_edit_while_the_step_runs_is_an_error_also_between_two_attempts(folder):
+    edit = "import subprocess; subprocess.run(['touch', 'helper.py'])"
+    with pytest.raises(ChangedError, match=r"^helper\.py changed while the step ran.* Remove .*fit/seed=0, and start"):
+        run(folder, edit)
+    with pytest.raises(ChangedError):
+        run(folder)  # goes on from what the former version has made
+
+
+def test_forked_workers_and_processes_of_its_own_are_seen_too(folder):
+    Path("late.txt").write_text("")
+    Path("later.txt").write_text("")
+    more = "import os, subprocess, sys\nif os.fork() == 0:\n    open('late.txt').read(); os._exit(0)\nos.wait()\n"
+    child = "from lit_blip2.reads import record_if_asked as r; r(); open('later.txt')"
+    more += f"subprocess.run([sys.executable, '-c', {child!r}], check=True)\n"
+    assert {"late.txt", "later.txt"} <= set(run(folder, more))
+
+
+def test_of_the_libraries_those_count_that_a_config_names(folder, monkeypatch):
+    inside = f"{reads.INSTALLED[2]}/somebody/wide.py"
+    assert not reads._counts(inside, reads._tops(["a.b", "data/mini"]))
+    assert reads._counts(inside, reads._tops(["somebody.wide.Wide"]))
+    assert not reads._counts(f"{reads.INSTALLED[2]}/torch/nn.py", reads._tops(["torch.nn.GELU"]))
