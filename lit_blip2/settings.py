@@ -2,35 +2,37 @@
 
 They are plain values by name, kept in every checkpoint and compared when one is loaded.
 Every plain attribute of every module counts, such as the heads of an attention or the epsilon of a norm, unless
-NO_FUNCTION names it, or SHOWN_BY_SHAPES in one of torch's own modules; so does the kind of a module without weights,
-such as an activation. A new argument is therefore compared from its first day. A part with a method `settings` speaks
-for itself and for all below it. Layers are told together: `qformer.layers.*.attention.heads` is one value where all
-layers agree, else a list.
+NO_FUNCTION or OF_CLASSES names it; so does the kind of a module without weights, such as an activation. A new argument
+is therefore compared from its first day. A part with a method `settings` speaks for itself and for all below it. Layers
+are told together: `qformer.layers.*.attention.heads` is one value where all layers agree, else a list.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from torch import nn
 
 from lit_blip2.signature import difference
 
-TRAINING = {"training", "frozen", "checkpointing", "weight", "label_smoothing", "hard_negatives", "p", "inplace"}
-TRAINING |= {
-    "gather_with_grad",
-    "mean_of_ranks",
-    "learn_begin",
-    "attention_dropout",
-    "padding_idx",
-    "scale_grad_by_freq",
-    "sparse",
+# Of any class.
+NO_FUNCTION = {"training", "frozen", "checkpointing", "inplace", "label_smoothing", "attention_dropout"}
+NO_FUNCTION |= {"hard_negatives", "gather_with_grad", "mean_of_ranks", "learn_begin"}
+NO_FUNCTION |= {"prompt", "max_text_tokens", "tokenizer_path"}
+# Of these classes, or of all in a module, and of those derived from them: for training alone, or shown by shapes. In
+# another class no name tells: a `weight` may be a factor, and a bridge that averages patches to num_tokens has the same
+# weights for any number of them.
+OF_CLASSES = {
+    "lit_blip2.objectives.": {"weight"},
+    "torch.nn.modules.dropout.": {"p"},
+    "torchvision.ops.stochastic_depth.": {"p"},
+    "torch.nn.modules.activation.MultiheadAttention.": {"dropout"},
+    "torch.nn.modules.rnn.": {"dropout"},
+    "torch.nn.modules.linear.Linear.": {"in_features", "out_features"},
+    "torch.nn.modules.normalization.LayerNorm.": {"normalized_shape", "elementwise_affine"},
+    "torch.nn.modules.sparse.Embedding.": {"padding_idx", "scale_grad_by_freq", "sparse"}
+    | {"num_embeddings", "embedding_dim"},
 }
-TEXTS_AND_FILES = {"prompt", "max_text_tokens", "tokenizer_path", "names"}
-NO_FUNCTION = TRAINING | TEXTS_AND_FILES
-# Of torch's Linear, LayerNorm and Embedding. In another class no name tells: a bridge that averages patches to
-# num_tokens has the same weights for any number of them.
-SHOWN_BY_SHAPES = {"in_features", "out_features", "normalized_shape", "elementwise_affine", "num_embeddings"}
-SHOWN_BY_SHAPES |= {"embedding_dim"}
 WEIGHTS = "weights"  # the last word of a setting that tells frozen weights apart, see signature.py
 PLAIN = int | float | str | None
 
@@ -48,7 +50,7 @@ def _collect(part: Any, place: str, found: dict[str, list[Any]], seen: set[int])
     if hasattr(part, "settings"):
         own, children = part.settings(), {}
     else:
-        left_out = NO_FUNCTION | SHOWN_BY_SHAPES if _is_torchs(part) else NO_FUNCTION
+        left_out = _left_out(type(part))
         own = {name: value for name, value in vars(part).items() if name[0] != "_" and name not in left_out}
         children = dict(part.named_children()) | {k: v for k, v in own.items() if hasattr(v, "settings")}
     for name, value in own.items():
@@ -59,6 +61,17 @@ def _collect(part: Any, place: str, found: dict[str, list[Any]], seen: set[int])
             found.setdefault(place + name, []).append(type(child).__name__)
         if id(child) not in seen:
             _collect(child, f"{place}{'*' if name.isdigit() else name}.", found, seen)
+
+
+@cache
+def _left_out(kind: type) -> set[str]:
+    """Names of attributes of a class that are no settings."""
+    # What turns a step into a loss, see objectives/objective.py: it may be a class of the user's own.
+    found = NO_FUNCTION | ({"weight"} if hasattr(kind, "passes") and hasattr(kind, "loss") else set())
+    for each in kind.__mro__:
+        place = f"{each.__module__}.{each.__qualname__}."
+        found = found.union(*(names for begin, names in OF_CLASSES.items() if place.startswith(begin)))
+    return found
 
 
 def _is_activation(part: Any) -> bool:

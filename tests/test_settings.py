@@ -1,11 +1,14 @@
 """What of a network changes its function and no shape."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from lit_blip2.model.bridge import LinearBridge, MLPBridge
+from lit_blip2.objectives.lm import LM, PrefixLM
 from lit_blip2.settings import check_same, settings
 from lit_blip2.signature import signature
 
@@ -15,7 +18,7 @@ class Block(nn.Module):
         super().__init__()
         self.norm, self.mix, self.drop = nn.LayerNorm(8, eps=eps), nn.Linear(8, 8), nn.Dropout(0.3)
         self.active, self.squash = nn.GELU(), F.silu
-        self.heads, self.hidden, self.window, self.weight = heads, 8, window, 2.0
+        self.heads, self.hidden, self.window = heads, 8, window
 
 
 class Words:
@@ -55,6 +58,41 @@ def test_no_name_of_a_class_tells_that_shapes_show_it(name):
     with pytest.raises(ValueError, match=rf"other settings: {name} 16, here 4\."):
         check_same(settings(Bridge(16)), settings(Bridge(4)), "X")
     assert check_same({}, settings(Bridge(4)), "X") == []  # of a checkpoint from before it was told
+
+
+@pytest.mark.parametrize("name", ["weight", "p", "sparse", "padding_idx", "dropout", "names"])
+@pytest.mark.parametrize("base", [nn.Module, partial(nn.Linear, 8, 8), partial(LinearBridge, 6, 10)])
+def test_a_name_that_has_no_function_in_another_class_is_compared(base, name):
+    kind, args = (base.func, base.args) if isinstance(base, partial) else (base, ())
+
+    class Own(kind):
+        def __init__(self, value: float):
+            super().__init__(*args)
+            self.__dict__[name] = value
+
+    with pytest.raises(ValueError, match=rf"other settings: {name} 0\.5, here True\."):
+        check_same(settings(Own(0.5)), settings(Own(True)), "X")
+
+
+def test_what_has_no_function_in_torchs_classes_and_objectives_is_not_compared():
+    class MyDropout(nn.Dropout1d): ...
+
+    class MyLM(LM): ...
+
+    class MyObjective(nn.Module):
+        passes = loss = None
+
+        def __init__(self, weight: float):
+            super().__init__()
+            self.weight, self.draws = weight, 2
+
+    def net(p: float, sparse: bool, drop: type = nn.Dropout) -> nn.Module:
+        attention = nn.MultiheadAttention(8, 2, dropout=p)
+        embedding = nn.Embedding(4, 8, padding_idx=0 if sparse else None, sparse=sparse)
+        return nn.Sequential(drop(p), embedding, attention, MyLM(weight=p), PrefixLM(weight=p), MyObjective(p))
+
+    assert not check_same(settings(net(0.1, True, MyDropout)), settings(net(0.4, False, MyDropout)), "X")
+    assert not check_same(settings(net(0.1, True)), settings(net(0.4, False)), "X")
 
 
 @pytest.mark.parametrize("bridge", [LinearBridge, MLPBridge])

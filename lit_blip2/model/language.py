@@ -21,12 +21,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lit_blip2.model.ends import before_mark, stops_at
+from lit_blip2.model.functional import functional
 from lit_blip2.model.lora import add_lora, count_lora, lora_settings
 from lit_blip2.model.plain import Plain
 from lit_blip2.model.pretrained import (
     build,
     build_random,
-    functional,
     in_cache,
     quantise,
     read_config,
@@ -188,7 +188,7 @@ class LanguageModel(nn.Module):
         if active := self.dense_act_fn or getattr(getattr(self.model, "config", None), "dense_act_fn", None):
             own["dense_act_fn"] = active
         if self.model is not None:
-            own |= {f"config.{name}": value for name, value in functional(self.model.config).items()}
+            own |= {f"config.{name}": value for name, value in functional(self.model.config.to_dict()).items()}
         if self.tokenizer is not None:
             own["tokenizer.digest"] = self.plain.digest
         if self.lora is not None:

@@ -1,6 +1,5 @@
 """A Hugging Face language model from its configuration, or from a folder that must hold all of it."""
 
-import re
 import warnings
 from pathlib import Path
 from pickle import UnpicklingError
@@ -11,17 +10,10 @@ from torch import nn
 
 from lit_blip2.contents import read_object
 from lit_blip2.model.random_weights import same_each_time
-from lit_blip2.settings import is_plain
 from lit_blip2.trust import check_fetches_nothing
 
-# What transformers makes by itself and old files hold: how its name ends, its dimensions, what an import says of it.
-# Fields of a configuration that say how a model is trained, held or answered, or that weights show.
-NO_FUNCTION = re.compile(
-    "drop|dtype|^_|architectures|version|use_cache|init|output_|return_|chunk_|label|gradient|quantization|problem_type"
-    "|model_type|task|torchscript|vocab_size|hidden_size|width|num_.*layers|prefix|tie_"
-    "|ignore|pad_token|bos_token|dense_act_fn|^random$"
-)
 PIECES, PIECES_READ = "tokenizer.model", 50  # sentencepiece's file, and how many of its pieces are tried
+# What transformers makes by itself and old files hold: how its name ends, its dimensions, what an import says of it.
 OLD_BUFFERS = {
     ".rotary_emb.inv_freq": (1, "derived: frequencies that the configuration gives"),
     ".attn.bias": (4, "derived: the mask of what comes later"),
@@ -44,12 +36,6 @@ def in_cache(name: str) -> Path | None:
 def read_config(folder: Path, name: str = "config.json") -> dict:
     """Hugging Face's fields of a folder. Raises DataError, with the file's name, for what is no JSON object."""
     return read_object(folder / name, object_hook=_decoded)
-
-
-def functional(config: Any) -> dict[str, Any]:
-    """What of a transformers configuration changes the model's function and no weight; plain values alone."""
-    told = {name: value for name, value in config.to_dict().items() if not NO_FUNCTION.search(name) and is_plain(value)}
-    return {name: value for name, value in told.items() if not isinstance(value, dict) or value}
 
 
 def _decoded(fields: dict) -> Any:

@@ -70,7 +70,7 @@ class Stage1(nn.Module):
         self.itg = None if itg is None else itg(hidden, vocabulary)
         self.tokenizer_path, self.max_text_tokens = tokenizer, max_text_tokens
         self.tokenizer: BertTokenizer | None = None
-        self.names = (*NAMED, *more)
+        self._names = (*NAMED, *more)
         self._add(more, hidden, vocabulary)
         self._check()
 
@@ -103,7 +103,7 @@ class Stage1(nn.Module):
     @property
     def objectives(self) -> dict[str, Objective]:
         """Those that are on, by the name of their loss."""
-        return {name: getattr(self, name) for name in self.names if getattr(self, name) is not None}
+        return {name: getattr(self, name) for name in self._names if getattr(self, name) is not None}
 
     @property
     def draws(self) -> int:
