@@ -83,7 +83,8 @@ def to_rgb(image: Image.Image, name: str | Path = "given", white: int = 65535, t
     if image.mode == "F":
         raise UnreadableImageError(name, "pixels are fractions", "of which nobody says what is white")
     if image.mode.startswith("I"):  # convert("RGB") would clip at 255 instead of scaling
-        image = Image.fromarray(_scaled(np.asarray(image).astype(np.int64), name, white, told))
+        values = np.asarray(image).astype(np.int64)
+        image = Image.fromarray(_scaled(values, _white_of(values, name, white, told)))
     plain = {"La": "LA", "RGBa": "RGBA"}.get(image.mode)  # from which Pillow alone goes on
     image = image.convert(plain) if plain else image
     if image.has_transparency_data:
@@ -116,22 +117,26 @@ def _white(image: Image.Image, data: bytes) -> tuple[int, int]:
 
 def _from_sixteen(image: Image.Image, data: bytes, name: str | Path, told: int) -> Image.Image:
     """Colours of 16 bits, of which Pillow has kept the upper 8: where they are dark, from all 16. Colours that alpha
-    hides do not count."""
+    hides do not count, nor do few bright ones, but for CMYK's, where 0 is white."""
     alpha = image.getchannel("A") if image.getbands()[-1] == "A" else None
     bands = 1 if "LA;16" in str(_tiles(data)) else min(3, len(image.getbands()))
     high = np.atleast_3d(np.asarray(image))[..., :bands].astype(np.int64)
-    if 257 * high.max() >= 1 << 14:
+    bright, inks = high >= 1 << 6, image.mode == "CMYK"
+    if bright.any() and (inks or not _are_few(bright)):
         return image
     try:
         values = 256 * high + _lower_bytes(data)[..., :bands]
     except (OSError, ValueError, KeyError, IndexError) as error:
+        if _largest(high, 255) >= 1 << 6:
+            return image
         found = "16 bits, of which the upper 8 are dark, and Pillow cannot read the lower 8: save it with 8 bits"
         raise UnreadableImageError(name, "unknown value range", found) from error
     if alpha is not None and not _is_one_value(alpha):
         values[np.asarray(alpha) == 0] = 0
-    if not values.any():
+    white = _white_of(values, name, 65535, 0 if inks else told) if values.any() else 65535
+    if not values.any() or (bright.any() and white == 65535):
         return image
-    scaled = _scaled(values, name, 65535, 0 if image.mode == "CMYK" else told)  # where 0 is white
+    scaled = _scaled(values, white)
     made = Image.fromarray(scaled[..., 0] if bands == 1 else scaled)
     if alpha is not None:
         made.putalpha(alpha)
@@ -162,19 +167,49 @@ def _lower_bytes(data: bytes) -> np.ndarray:
         return lower[..., 1:2] if other == "RGBA" else lower
 
 
-def _scaled(values: np.ndarray, name: str | Path, white: int, told: int) -> np.ndarray:
-    """Whole numbers from black to white as uint8.
+def _white_of(values: np.ndarray, name: str | Path, white: int, told: int) -> int:
+    """The white of whole numbers: `white`, or `told`, a lower one that the file tells.
 
-    told: a lower white that the file tells. Shifted values, whose last bits are empty, do not go by it. Raises
-    UnreadableImageError for values that do not lie from black to white, and for 16 bits of which no more than a quarter
-    is used, as cameras and scanners write 10, 12 or 14 bits: they would come out dark, or black. A dark image is taken
-    where the file tells this white, or where its values are those of 8 bits: doubled (257 x), or shifted (256 x).
+    Shifted values, whose last bits are empty, do not go by `told`. Raises UnreadableImageError for values that do not
+    lie from black to white, and for 16 bits of which no more than a quarter is used but for few pixels, as cameras and
+    scanners write 10, 12 or 14 bits: they would come out dark, or black. A dark image is taken where the file tells
+    this white, or where its values are those of 8 bits: doubled (257 x), or shifted (256 x).
     """
-    low, high = values.min(), values.max()
-    dark = told == white or (white == 65535 and (not (values % 257).any() or not (values % 256).any()))
-    if low >= 0 and high <= told < white and (values & (white // (told + 1))).any():
-        white = told
-    elif low < 0 or high > white or (white > 4095 and 0 < high < (white + 1) // 4 and not dark):
-        found = f"values from {low} to {high}, where {white} would be white: scale them to 8 bits"
-        raise UnreadableImageError(name, "unknown value range", found)
-    return (values * 255 / white).round().astype(np.uint8)
+    low, high, most = values.min(), values.max(), _largest(values, white)
+    body = values if most == high else values[values <= most]
+    dark = told == white or (white == 65535 and (not (values % 257).any() or not (body % 256).any()))
+    if low >= 0 and most <= told < white >= high and (body & (white // (told + 1))).any():
+        return told
+    if low < 0 or high > white or (white > 4095 and 0 < most < (white + 1) // 4 and not dark):
+        apart = f", but for few up to {high}" if most < high <= white else ""
+        found = f"values from {low} to {most if apart else high}{apart}, where {white} would be white"
+        raise UnreadableImageError(name, "unknown value range", f"{found}: scale them to 8 bits")
+    return white
+
+
+def _largest(values: np.ndarray, white: int) -> int:
+    """The largest value but for few bright ones apart: saturated or dead pixels, or what was drawn over the image.
+
+    They lie apart where hardly any value, 1 to 10 of them, lies from some power of 2, of up to a quarter of white, to
+    the next: a lamp in the dark has edges that fade. What is drawn on black alone is the image itself.
+    """
+    bits, above = int(white).bit_length(), 0
+    for bit in reversed(range(bits)):
+        if not _are_few(bright := values >= 1 << bit):
+            break
+        count = np.count_nonzero(bright)
+        if bit <= bits - 2 and above > 10 * (count - above):
+            below = values[values < 1 << bit]
+            if np.count_nonzero(below) > above:
+                return below.max()
+        above = count
+    return values.max()
+
+
+def _are_few(bright: np.ndarray) -> bool:
+    return 20 * np.count_nonzero(bright) <= bright.size
+
+
+def _scaled(values: np.ndarray, white: int) -> np.ndarray:
+    """Whole numbers from 0 to white as uint8; what lies above is white."""
+    return (values.clip(max=white) * 255 / white).round().astype(np.uint8)

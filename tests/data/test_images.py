@@ -6,7 +6,7 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from lit_blip2.data.images import UnreadableImageError, decode_image, load_image
 
@@ -110,9 +110,12 @@ def deep_png(values: np.ndarray, colour: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
-def bare_tiff(values: bytes, bits: int, photometric: int = 1, format: int = 1) -> bytes:
-    """A grey TIFF of 4 x 3 pixels, not compressed. format: 1 unsigned, 2 signed."""
-    tags = {256: 4, 257: 3, 258: bits, 259: 1, 262: photometric, 273: 8, 277: 1, 278: 3, 279: len(values), 339: format}
+def bare_tiff(
+    values: bytes, bits: int, photometric: int = 1, format: int = 1, width: int = 4, height: int = 3
+) -> bytes:
+    """A grey TIFF, not compressed. format: 1 unsigned, 2 signed."""
+    tags = {256: width, 257: height, 258: bits, 259: 1, 262: photometric, 273: 8, 277: 1, 278: height}
+    tags |= {279: len(values), 339: format}
     entries = b"".join(struct.pack("<HHII", tag, 4 if tag in (273, 279) else 3, 1, it) for tag, it in tags.items())
     return b"II*\0" + struct.pack("<I", 8 + len(values)) + values + struct.pack("<H", len(tags)) + entries + bytes(4)
 
@@ -127,16 +130,25 @@ def rgba(grey: np.ndarray, white: int) -> np.ndarray:
     return np.stack([grey * white] * 3 + [np.full_like(grey, 65535)], -1)
 
 
+# Colour types of PNG: grey, RGB, grey and alpha, RGBA -> their channels of `rgba`.
+PLANES = {0: slice(0, 1), 2: slice(0, 3), 4: slice(2, 4), 6: slice(0, 4)}
+
+
+def sbit(bits: int, colour: int) -> bytes:
+    """A PNG's chunk that says how many bits are used."""
+    chunk = b"sBIT" + bytes([bits] * {0: 1, 2: 3, 4: 2, 6: 4}[colour])
+    return struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+
+
 @pytest.mark.parametrize("bits", [10, 12, 14])
 @pytest.mark.parametrize("colour", [0, 2, 4, 6], ids=["grey", "rgb", "grey and alpha", "rgba"])
 def test_sixteen_bits_of_which_fewer_are_used_are_refused(bits, colour):
     """Grey ones, and those of which Pillow itself leaves the lower 8 away."""
-    planes = {0: slice(0, 1), 2: slice(0, 3), 4: slice(2, 4), 6: slice(0, 4)}[colour]
     with pytest.raises(UnreadableImageError, match=r"x\.png: unknown value range \(values from 0 to \d+, where"):
-        decode_image(deep_png(rgba(RAMP, 2**bits - 1)[..., planes], colour), "x.png")
-    full = np.asarray(decode_image(deep_png(rgba(RAMP, 65535)[..., planes], colour), "x.png"))
+        decode_image(deep_png(rgba(RAMP, 2**bits - 1)[..., PLANES[colour]], colour), "x.png")
+    full = np.asarray(decode_image(deep_png(rgba(RAMP, 65535)[..., PLANES[colour]], colour), "x.png"))
     assert np.abs(full[..., 1] - RAMP * 255).max() <= 1
-    assert not np.asarray(decode_image(deep_png(rgba(RAMP * 0, 0)[..., planes], colour), "x.png")).any()
+    assert not np.asarray(decode_image(deep_png(rgba(RAMP * 0, 0)[..., PLANES[colour]], colour), "x.png")).any()
 
 
 def test_twelve_bits_that_the_file_tells_are_scaled():
@@ -219,9 +231,8 @@ def test_an_alpha_of_one_value_is_dropped(mode, alpha):
 @pytest.mark.parametrize("factor", [257, 256])
 @pytest.mark.parametrize("colour", [0, 2, 4, 6])
 def test_a_dark_image_of_eight_bits_in_sixteen_is_taken_as_it_is(colour, factor):
-    planes = {0: slice(0, 1), 2: slice(0, 3), 4: slice(2, 4), 6: slice(0, 4)}[colour]
     values = (RAMP * 60).round().astype(int)
-    found = np.asarray(decode_image(deep_png(rgba(values, factor)[..., planes], colour), "x.png"))
+    found = np.asarray(decode_image(deep_png(rgba(values, factor)[..., PLANES[colour]], colour), "x.png"))
     assert np.abs(found[..., 0].astype(int) - values).max() <= 1
 
 
@@ -233,9 +244,8 @@ def test_a_dark_image_whose_file_tells_its_white_is_taken_as_it_is():
 
 @pytest.mark.parametrize("colour", [2, 4, 6], ids=["rgb", "grey and alpha", "rgba"])
 def test_sixteen_bits_of_which_the_lower_eight_are_used_are_refused(colour):
-    planes = {2: slice(0, 3), 4: slice(2, 4), 6: slice(0, 4)}[colour]
     with pytest.raises(UnreadableImageError, match="values from 0 to 255, where 65535"):
-        decode_image(deep_png(rgba(RAMP, 255)[..., planes], colour), "x.png")
+        decode_image(deep_png(rgba(RAMP, 255)[..., PLANES[colour]], colour), "x.png")
 
 
 @pytest.mark.parametrize(("bits", "kind"), [(8, "i1"), (16, "<i2")])
@@ -246,14 +256,12 @@ def test_values_with_a_sign_are_scaled_by_their_limit(bits, kind):
 
 @pytest.mark.parametrize("colour", [0, 2, 4, 6])
 def test_a_png_tells_how_many_bits_it_uses(colour):
-    planes = {0: slice(0, 1), 2: slice(0, 3), 4: slice(2, 4), 6: slice(0, 4)}[colour]
-    chunk = b"sBIT" + bytes([12] * {0: 1, 2: 3, 4: 2, 6: 4}[colour])
-    chunk = struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    chunk = sbit(12, colour)
     for white in (4095, 65535):
-        data = deep_png(rgba(RAMP, white)[..., planes], colour)
+        data = deep_png(rgba(RAMP, white)[..., PLANES[colour]], colour)
         found = np.asarray(decode_image(data[:33] + chunk + data[33:], "x.png"))[..., 1]
         assert np.abs(found - RAMP * 255).max() <= 1
-    dark = deep_png((rgba(RAMP, 255).astype(int) * 16)[..., planes], colour)  # of 12 bits, shifted, as PNG asks
+    dark = deep_png((rgba(RAMP, 255).astype(int) * 16)[..., PLANES[colour]], colour)  # of 12 bits, shifted, as PNG asks
     with pytest.raises(UnreadableImageError, match="unknown value range"):
         decode_image(dark[:33] + chunk + dark[33:], "x.png")
 
@@ -263,6 +271,100 @@ def test_a_tiff_tells_its_largest_value():
         image = Image.fromarray((RAMP * white).astype(np.uint16))
         found = np.asarray(decode_image(saved(image, "TIFF", tiffinfo={281: limit}), "x.tif"))[..., 0]
         assert np.abs(found - RAMP * 255).max() <= 1
+
+
+def spoilt(size: int = 40, most: int = 2000) -> np.ndarray:
+    """An image of 11 bits, of which some pixels are saturated: a label in the corner."""
+    values = np.random.default_rng(2).integers(0, most, (size, size))
+    values[:2, :8] = 65535
+    return values
+
+
+def dead(values: np.ndarray) -> np.ndarray:
+    """With pixels of any value in the place of the label."""
+    values[:2, :8] = 1000
+    values[3, 3], values[5, 9], values[20, 7] = 20000, 40000, 60000
+    return values
+
+
+def labelled(values: np.ndarray) -> np.ndarray:
+    """With a word whose edges are smooth in the place of the label."""
+    drawn = Image.new("L", values.shape[::-1])
+    ImageDraw.Draw(drawn).text((4, 4), "L 12", fill=255, font=ImageFont.load_default(18))
+    share = np.asarray(drawn) / 255
+    values[:2, :8] = 1000
+    return (values * (1 - share) + 65535 * share).astype(int)
+
+
+@pytest.mark.parametrize("change", [lambda values: values, dead, labelled], ids=["label", "dead pixels", "smooth"])
+@pytest.mark.parametrize("colour", ["tif", 0, 2, 4, 6])
+def test_few_bright_pixels_do_not_say_what_is_white(colour, change):
+    values = change(spoilt(100))
+    if colour == "tif":
+        data = saved(Image.fromarray(values.astype(np.uint16)), "TIFF")
+    else:
+        data = deep_png(rgba(values, 1)[..., PLANES[colour]], colour)
+    with pytest.raises(UnreadableImageError, match=r"but for few up to \d+, where 65535 would be white") as error:
+        decode_image(data, "x")
+    assert error.value.reason == "unknown value range"
+
+
+def test_few_bright_pixels_of_other_kinds_of_values():
+    signed, size = np.minimum(spoilt(), 32767), {"width": 40, "height": 40}
+    with pytest.raises(UnreadableImageError, match="few up to 32767, where 32767 would be white"):
+        decode_image(bare_tiff(signed.astype("<i2").tobytes(), 16, format=2, **size), "x.tif")
+    whole = Image.fromarray(spoilt().astype(np.int32))
+    with pytest.raises(UnreadableImageError, match="few up to 65535"):
+        decode_image(saved(whole, "TIFF"), "x.tif")
+    with pytest.raises(UnreadableImageError, match="few up to 65535"):
+        decode_image(saved(Image.fromarray(spoilt().astype(np.uint16)), "PNG"), "x.png")
+    with pytest.raises(UnreadableImageError, match="few up to 65535"):
+        decode_image(bare_tiff(spoilt().astype("<u2").tobytes(), 16, photometric=0, **size), "x.tif")
+
+
+@pytest.mark.parametrize("colour", [0, 2, 4, 6])
+def test_a_told_white_holds_though_few_pixels_are_saturated(colour):
+    values = spoilt(most=4096)
+    data = deep_png(rgba(values, 1)[..., PLANES[colour]], colour)
+    found = np.asarray(decode_image(data[:33] + sbit(12, colour) + data[33:], "x.png"))[..., 1]
+    assert np.abs(found - np.minimum(values / 4095, 1) * 255).max() <= 1
+    image = Image.fromarray(values.astype(np.uint16))
+    assert (np.asarray(decode_image(saved(image, "TIFF", tiffinfo={281: 4095}), "x.tif"))[..., 1] == found).all()
+
+
+def lamp(radius: float, blur: float) -> np.ndarray:
+    """Something round and white in the dark, whose edge is as sharp as the lens."""
+    rows, columns = np.mgrid[:100, :100]
+    edge = np.hypot(rows - 50, columns - 50) - radius
+    noise = np.random.default_rng(3).gamma(2, 700, (100, 100))
+    return np.clip(noise + 65535 / (1 + np.exp(1.7 * edge / blur)), 0, 65535).astype(int)
+
+
+def word() -> np.ndarray:
+    """White on black."""
+    return labelled(np.zeros((100, 100), dtype=int)).clip(max=65535)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.random.default_rng(4).integers(0, 65536, (40, 40)),
+        np.random.default_rng(4).integers(0, 1 << 14, (40, 40)) + 300,  # just above a quarter
+        np.random.default_rng(4).exponential(4000, (60, 60)).clip(max=65535).astype(int),
+        lamp(6, 1),
+        lamp(10, 2),
+        word(),
+        np.where(np.arange(1600).reshape(40, 40) < 100, 65535, np.arange(1600).reshape(40, 40)),  # a white border
+        np.where(spoilt() > 60000, 65535, spoilt() % 64 * 257),  # of 8 bits, doubled
+        np.where(spoilt() > 60000, 65280, spoilt() % 64 * 256),  # shifted
+        np.where(spoilt() > 60000, 65535, spoilt() % 64 * 256),
+    ],
+)
+@pytest.mark.parametrize("colour", [0, 2, 4, 6])
+def test_dark_images_of_sixteen_bits_with_bright_parts_stay_as_they_are(colour, values):
+    found = np.asarray(decode_image(deep_png(rgba(values, 1)[..., PLANES[colour]], colour), "x.png"))
+    wanted = (values * 255 / 65535).round() if colour == 0 else values >> 8  # Pillow keeps the upper 8 of colours
+    assert (found[..., 1] == wanted).all()
 
 
 def test_a_dark_image_of_eight_bits_is_taken_as_it_is():
