@@ -11,8 +11,8 @@ import pytest
 from lit_blip2.ablation.folder import Folder, write
 from lit_blip2.ablation.run import reads
 from lit_blip2.ablation.run.reads import ChangedError, asked_to_record, check_unchanged, collect
-from lit_blip2.ablation.schema import StepRun
 from lit_blip2.sources import PACKAGE
+from tests.ablation.run.test_done import RUN as ENDED
 from tests.ablation.run.test_done import done_of
 
 SOURCE = """
@@ -33,16 +33,7 @@ WEIGHTS = HERE / "weights" / "head.safetensors"  # read by code that Python does
 (HERE / "cache.json").read_text()
 open("data/captions.json").read()
 """
-RUN = StepRun(
-    name="fit/seed=0",
-    step="fit",
-    command="fit",
-    key="k",
-    folder="runs/fit/seed=0",
-    parents={},
-    config={"data": {"root": "data"}, "class_path": "mine.bridges.Wide"},
-    max_steps=1,
-)
+RUN = ENDED.model_copy(update={"config": {"data": {"root": "data"}, "class_path": "mine.bridges.Wide"}})
 COUNTED = {
     "mine/__init__.py",
     "mine/bridges.py",
