@@ -72,8 +72,12 @@ class Experiment:
 
 
 def read(file: Path) -> Experiment:
-    """The experiment in a YAML file of the user's own. Raises OSError, and DataError for a file that is not YAML."""
-    return replace(from_text(read_text(file), str(file)), allow=None)
+    """The experiment in a YAML file of the user's own. Raises OSError, and DataError for a file that is not YAML or
+    holds no settings."""
+    found = replace(from_text(read_text(file), str(file)), allow=None)
+    if not found.settings:
+        raise DataError(f"{file} holds no settings, such as model: and data: have: see experiments/ for some that do")
+    return found
 
 
 def from_text(text: str | None, source: str) -> Experiment:

@@ -17,6 +17,8 @@ from lit_blip2.terminal import printable
 MOST_SHOWN = 60  # characters of a wrong value in a message
 MOST_FROM_ALIASES = 100_000  # values that the aliases of a YAML file may stand for
 DEEPEST = 100  # brackets within brackets of YAML
+INTEGER = "tag:yaml.org,2002:int"
+LONGEST_NUMBER = 1000  # characters of a whole number of YAML
 LONGEST_NAME = 255  # bytes of a file's name, as file systems have it
 COPY_AGAIN = "get it again"
 _KINDS = {dict: "an object", list: "a list", str: "a text", bool: "true or false", int: "a number", float: "a number"}
@@ -92,7 +94,24 @@ def shown(value: Any) -> str:
     return f"{_KINDS.get(type(value), type(value).__name__)}, {text}"
 
 
-class Loader(yaml.SafeLoader):
+class Bounded:
+    """What keeps any of PyYAML's loaders from values that a file of its size could not hold; put before one."""
+
+    def get_single_node(self) -> yaml.Node | None:
+        """The whole document. Raises YAMLError for one whose aliases make more of it than a file could hold."""
+        node = super().get_single_node()
+        if node is not None and _nodes(node, {}) > MOST_FROM_ALIASES + node.end_mark.index:
+            raise yaml.YAMLError(f"its aliases stand for more than {MOST_FROM_ALIASES:,} values")
+        return node
+
+    def construct_yaml_int(self, node: yaml.Node) -> int:
+        """A whole number. Raises YAMLError for one that takes long to read: YAML also counts in sixties."""
+        if len(node.value) > LONGEST_NUMBER:
+            raise yaml.YAMLError(f"a number of {len(node.value):,} characters, and {LONGEST_NUMBER} are the most")
+        return super().construct_yaml_int(node)
+
+
+class Loader(Bounded, yaml.SafeLoader):
     """YAML of plain values, neither nested without end nor with aliases that multiply."""
 
     def fetch_flow_collection_start(self, token: type[yaml.Token]) -> None:
@@ -101,12 +120,8 @@ class Loader(yaml.SafeLoader):
             raise yaml.YAMLError("its values are nested too deep")
         super().fetch_flow_collection_start(token)
 
-    def get_single_node(self) -> yaml.Node | None:
-        """The whole document. Raises YAMLError for one whose aliases make more of it than a file could hold."""
-        node = super().get_single_node()
-        if node is not None and _nodes(node, {}) > MOST_FROM_ALIASES + node.end_mark.index:
-            raise yaml.YAMLError(f"its aliases stand for more than {MOST_FROM_ALIASES:,} values")
-        return node
+
+Loader.add_constructor(INTEGER, Loader.construct_yaml_int)
 
 
 def _nodes(node: yaml.Node, known: dict[int, int]) -> float:

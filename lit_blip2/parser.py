@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
-from jsonargparse import ArgumentParser, Namespace, get_loader, set_loader
+from jsonargparse import ArgumentParser, Namespace, _loaders_dumpers, get_loader, set_loader
 from lightning import Callback
 from lightning.pytorch.cli import LightningArgumentParser
 
 from lit_blip2.config import Experiment, check_encoder, read
-from lit_blip2.contents import DEEPEST, DataError, parsed_yaml
+from lit_blip2.contents import DEEPEST, INTEGER, Bounded, DataError, parsed_yaml
 from lit_blip2.nulls import check_nulls
 from lit_blip2.refusals import SHOW_TRACEBACKS, reason, tracebacks_shown
 from lit_blip2.terminal import say
@@ -59,9 +59,11 @@ class SuiteParser(LightningArgumentParser):
     """Reads arguments and YAML files; completes the logger's name and the callbacks.
 
     resume: whether the last command read asks to go on with an unfinished run; no setting of the run itself.
+    reading: the file of `--config` that is being read.
     """
 
     resume = False
+    reading: Path | None = None
 
     def parse_args(self, *args: Any, **kwargs: Any) -> Namespace:
         config = super().parse_args(*args, **kwargs)
@@ -81,11 +83,23 @@ class SuiteParser(LightningArgumentParser):
                 self.error(str(error), error)
         return config
 
+    def parse_path(self, path: Any, *args: Any, **kwargs: Any) -> Namespace:
+        """The settings in a file of `--config`. What is wrong with it ends as `error` does, and names the file."""
+        self.reading = Path(str(path))
+        try:
+            read(self.reading)
+            return super().parse_path(path, *args, **kwargs)
+        except (DataError, OSError) as error:
+            self.error(str(error), error)
+        finally:
+            self.reading = None
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """One line on standard error, where the base class writes the usage, 50 lines of it; status 2."""
         if not self.exit_on_error or tracebacks_shown():
             super().error(message, ex)
-        say(f"error: {reason(message)}", error=True)
+        file = f"{self.reading}: " if self.reading and str(self.reading) not in message else ""
+        say(f"error: {file}{reason(message)}", error=True)
         self.exit(2)
 
 
@@ -132,6 +146,12 @@ def default_callbacks() -> list[Namespace]:
     return parser.parse_object({"callbacks": CALLBACKS}).callbacks
 
 
+class BoundedLoader(Bounded, _loaders_dumpers.get_yaml_default_loader()):
+    """The loader of all YAML that jsonargparse reads: texts within settings are read once more."""
+
+
+BoundedLoader.add_constructor(INTEGER, BoundedLoader.construct_yaml_int)
+_loaders_dumpers.yaml_default_loader = BoundedLoader
 plain_yaml = get_loader("yaml")
 
 
@@ -139,12 +159,14 @@ def load_yaml(text: str) -> Any:
     """YAML with classes under their names of today, and a null for the word None in a value of one line: jsonargparse
     hands the null of `--model.net.itm=null` on to the parser of `net` so."""
     words = MOVED if "\n" in text.strip() else MOVED | {"None": None}
-    if "&" in text or text.count("[") + text.count("{") > DEEPEST:
-        parsed_yaml(text, "the configuration")  # which refuses what is too deep, and aliases that multiply
+    if text.count("[") + text.count("{") > DEEPEST:
+        parsed_yaml(text, "the configuration")  # which refuses what is too deep
     try:
         return replaced(plain_yaml(text), words)
     except RecursionError as error:
         raise DataError("its values are nested too deep") from error
+    except yaml.YAMLError as error:  # of several lines, and the first says what is wrong
+        raise DataError(" ".join(str(error).split())) from error
 
 
 def replaced(value: Any, words: dict[str, str | None]) -> Any:
@@ -156,4 +178,4 @@ def replaced(value: Any, words: dict[str, str | None]) -> Any:
     return words.get(value, value) if isinstance(value, str) else value
 
 
-set_loader("yaml", load_yaml, exceptions=(yaml.YAMLError, DataError))
+set_loader("yaml", load_yaml, exceptions=(DataError,))

@@ -8,6 +8,7 @@ from dis import opname
 from types import TracebackType
 
 SHOW_TRACEBACKS = "JSONARGPARSE_DEBUG"  # environment variable: the parser shows its own tracebacks by it
+MOST_SAID = 2000  # characters of a parser's complaint, which repeats the value that is wrong
 CHECKS = (ValueError, OSError, ImportError, FloatingPointError, RuntimeError)
 # The last frame of an error from a process that loads data, where one of our files raises on purpose; what it says.
 FROM_LOADER = re.compile(
@@ -52,7 +53,8 @@ def reason(complaint: str) -> str:
         last = re.sub(r"<class '([\w.]+)'>", r"\1", last).replace("typing.", "").replace(". Got value:", ", got")
     key = ".".join(re.findall(r'Parser key "([^"]+)":', complaint))
     classes = [found[1] for line in lines if (found := re.match(r"Problem with given class_path '(.+)':", line))]
-    return ": ".join([*filter(None, [key]), *classes[-1:], last])
+    said = ": ".join([*filter(None, [key]), *classes[-1:], last])
+    return said if len(said) <= MOST_SAID else f"{said[:MOST_SAID]}..."
 
 
 def _raised_by(error: BaseException) -> str:

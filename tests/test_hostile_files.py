@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
-from lit_blip2 import config, contents
+from lit_blip2 import cli, config, contents
 from lit_blip2.ablation.folder import SweepError
 from lit_blip2.ablation.report.records import read_sweep
 from lit_blip2.ablation.spec.read import read_grid
@@ -18,6 +18,7 @@ from lit_blip2.contents import DataError, name_inside
 from lit_blip2.data.annotations.captions import read_captions
 from lit_blip2.evaluation import items
 from lit_blip2.runs import is_whole
+from lit_blip2.terminal import printable
 from tests.ablation.conftest import SweepFolder
 
 MILLION = 1_000_000
@@ -34,6 +35,26 @@ YAMLS = {
     "no date": "a: 2001-99-99",
     "no number": "a: !!int x",
     "a class": "a: !!python/object/apply:os.system ['true']",
+    "a number in sixties": "a: " + "1:" * 100_000 + "1",
+    "a number that takes long": "a: " + "9" * 5000,
+}
+EXPERIMENT = "model: {class_path: lit_blip2.lit.LitStage1}\n"
+CONFIGS = {  # what stands in a file of --config, and what is said of it
+    "nothing": (b"", "holds no settings"),
+    "a list": (b"- a\n", "holds no settings"),
+    "a text": (b"hello", "holds no settings"),
+    "NUL": (EXPERIMENT.encode() + b"\0", "is not YAML: unacceptable character #x0000"),
+    "a program": (b"\x7fELF" + bytes(range(256)) * 20, "cannot be read: 'utf-8' codec"),
+    "Latin-1": (EXPERIMENT.encode() + "# é".encode("latin-1"), "cannot be read: 'utf-8' codec"),
+    "half a surrogate pair": (b'seed_everything: "\\ud800"', "invalid Unicode character escape code"),
+    "a JSON that is deep": (b'{"model":' * MILLION, "is not YAML: its values are nested too deep"),
+    "a key that is no text": (b"3: 1", "Key must be a string, got: 3."),
+    "a text of aliases": (
+        f"model: |\n{LAUGHS[: LAUGHS.index('g: ')]}".replace("\n", "\n  ").encode(),
+        "expected dot import",
+    ),
+    "a long text": (b"seed_everything: " + b"a" * MILLION, "expected bool or int, got aaa"),
+    "a control character": (b'seed_everything: "\\e[2J"', r"got \x1b[2J"),
 }
 
 
@@ -50,6 +71,32 @@ def test_a_hostile_yaml_is_refused(tmp_path, text, read):
     (tmp_path / "bomb.yaml").write_text(text)
     with within_a_second(), pytest.raises(DataError, match=r"bomb\.yaml is not YAML: .+"):
         read(tmp_path / "bomb.yaml")
+
+
+@pytest.mark.parametrize(("content", "words"), CONFIGS.values(), ids=CONFIGS)
+def test_a_hostile_experiment_is_refused_in_one_line(tmp_path, content, words, capsys):
+    """By the parser of fit, in which YAML stands within YAML."""
+    (tmp_path / "a.yaml").write_bytes(content)
+    with within_a_second(), pytest.raises(SystemExit):
+        cli.main(["fit", "--config", str(tmp_path / "a.yaml"), "--print_config"])
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {tmp_path}/a.yaml") and words in said
+    assert said.count("\n") == 1 and len(said) < 2500 and printable(said) == said
+
+
+def test_a_folder_and_a_file_that_is_not_there_are_no_experiment(tmp_path, capsys):
+    for file, words in ((tmp_path, "not a file"), (tmp_path / "none.yaml", "does not exist")):
+        with pytest.raises(SystemExit):
+            cli.main(["fit", "--config", str(file)])
+        said = capsys.readouterr().err
+        assert words in said and str(file) in said and said.count("\n") == 1
+
+
+@pytest.mark.parametrize("value", ["{a: &a [1], b: " + "[" * MILLION, "9" * 5000, "&a [*a]", "!!python/name:os.system"])
+def test_a_hostile_value_of_set_is_refused(value):
+    with within_a_second(), pytest.raises(ValueError, match=r"^--set stage1\.a=.* is no plain value of YAML") as error:
+        read_grid("ablations/objectives.yaml", settings=[f"stage1.a={value}"])
+    assert len(str(error.value)) < 500
 
 
 def test_aliases_that_do_not_multiply_are_read(monkeypatch):

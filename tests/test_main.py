@@ -61,10 +61,10 @@ def test_an_unknown_command_is_named(run):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("just words", ": no model.init_args.net"),
+        ("just words", " holds no settings"),
         ("model: [1]", ": no model.init_args.net"),
         ("model: {init_args: null}", ": no model.init_args.net"),
-        ("", ": no model.init_args.net"),
+        ("", " holds no settings"),
         ("model: {init_args: {net: {}}}", ": no model.class_path"),
         ("a: [1", " is not YAML: while parsing"),
     ],

@@ -32,7 +32,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, StrictInt, StrictStr
 
 from lit_blip2.ablation.spec.checks import problems_of
@@ -41,6 +40,7 @@ from lit_blip2.ablation.spec.grid import Grid, Range
 from lit_blip2.ablation.spec.parsing import complain, parsed, read_mapping, unknown
 from lit_blip2.ablation.spec.scale import Scale, read_scale, scales
 from lit_blip2.ablation.spec.values import Settings, Word, as_dict
+from lit_blip2.contents import MOST_SHOWN, parsed_yaml
 
 EXAMPLE = Path("ablations/objectives.yaml")
 
@@ -95,11 +95,12 @@ def _setting(text: str) -> tuple[str, Any]:
     if not equals or "." not in key:
         raise ValueError(f"--set {text} must be step.key=value, such as stage2.trainer.max_steps=8000")
     try:
-        setting = yaml.safe_load(value)
+        setting = parsed_yaml(value, "it")
         json.dumps(setting)
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
+        why = " ".join(str(error).split())
         raise ValueError(
-            f"--set {text}: {value!r} is no plain value of YAML ({' '.join(str(error).split())})"
+            f"--set {text[:MOST_SHOWN]}: {value[:MOST_SHOWN]!r} is no plain value of YAML ({why})"
         ) from error
     return key, setting
 
