@@ -1,6 +1,7 @@
 """Files and folders that are there whole or not at all, and written by one process at a time."""
 
 import glob
+import json
 import os
 import re
 import shutil
@@ -8,6 +9,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -39,6 +41,15 @@ def write_text(file: Path, text: str) -> None:
     """Write a text file, whole or not at all."""
     with written_whole(file) as part:
         part.write_text(text, encoding="utf-8")
+
+
+def write_json(file: Path, content: Any, indent: int | None = 2) -> None:
+    """Write a value as JSON, whole or not at all. Raises ValueError for a number that is not finite: JSON has none."""
+    try:
+        text = json.dumps(content, indent=indent, allow_nan=False)
+    except ValueError as error:
+        raise ValueError(f"{file} is not written: {error}") from error
+    write_text(file, text + "\n")
 
 
 def _on_disk(path: Path) -> None:

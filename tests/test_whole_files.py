@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from lit_blip2.whole_files import write_text, written_whole
+from lit_blip2.whole_files import write_json, write_text, written_whole
 
 WRITER = """
 import sys, time
@@ -53,3 +53,11 @@ def test_a_part_that_another_process_is_writing_stays(tmp_path):
         part.rename(theirs := part.with_name(part.name.rpartition("-")[0] + f"-{os.getppid()}"))
         write_text(part, "own")
     assert theirs.read_text() == "half" and file.read_text() == "own"
+
+
+def test_a_number_that_json_does_not_have_leaves_the_former_file(tmp_path):
+    file = tmp_path / "file.json"
+    write_json(file, {"a": 1})
+    with pytest.raises(ValueError, match=r"file\.json is not written: .*float"):
+        write_json(file, {"a": float("nan")})
+    assert file.read_text() == '{\n  "a": 1\n}\n' and list(tmp_path.iterdir()) == [file]

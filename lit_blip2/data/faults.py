@@ -1,13 +1,12 @@
 """Images that could not be read and were replaced: counted, told, and too many of them refused."""
 
-import json
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from lit_blip2.whole_files import write_text
+from lit_blip2.whole_files import write_json
 
 LEAST_ROWS = 1000  # a share of fewer rows says nothing
 MOST_EXAMPLES = 3
@@ -70,4 +69,4 @@ class Faults:
         for (source, reason), count in self.counts.items():
             entry = {"count": count, "examples": self.examples[source, reason]}
             content["sources"].setdefault(source, {})[reason] = entry
-        write_text(file, json.dumps(content, indent=1) + "\n")
+        write_json(file, content, indent=1)

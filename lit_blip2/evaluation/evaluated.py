@@ -2,6 +2,7 @@
 (evaluated/test_images), and which part of its rows that is (evaluated/test_images_share)."""
 
 from collections.abc import Iterable, Mapping
+from math import isfinite
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +21,7 @@ def read_metrics(file: Path) -> dict[str, float | None]:
     metrics = read_object(file)
     if wrong := [name for name, value in metrics.items() if type(value) not in (int, float, type(None))]:
         raise DataError(f"{file}: {wrong[0]} is {shown(metrics[wrong[0]])}, where a number is wanted: {WAY_OUT}")
-    return metrics
+    return {name: value if value is not None and isfinite(value) else None for name, value in metrics.items()}
 
 
 class Evaluated(NamedTuple):

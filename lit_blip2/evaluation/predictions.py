@@ -1,6 +1,5 @@
 """Predictions, as the rows of predictions.jsonl, to a test's metrics and to the files of evaluation servers."""
 
-import json
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,7 @@ from lit_blip2.evaluation.lemmas import LEMMATISERS
 from lit_blip2.evaluation.pope import TYPE as POPE
 from lit_blip2.evaluation.pope import pope_items, yes_or_no
 from lit_blip2.evaluation.vqa import Scoring, type_metric, vqa_scores
-from lit_blip2.whole_files import write_text
+from lit_blip2.whole_files import write_json
 
 Rows = Sequence[Mapping[str, Any]]
 # task -> the file of a server, the name of an id in the rows, and what is predicted
@@ -65,7 +64,7 @@ def submit(rows: Rows, folder: str | Path | None) -> None:
                 warnings.warn(f"{name} is not written, a server would refuse it: {told}", stacklevel=2)
         elif file:
             content = _submission(sorted(own, key=lambda row: row[key]), key, value)
-            write_text(file, json.dumps(content) + "\n")
+            write_json(file, content, indent=None)
 
 
 def _submission(rows: Rows, key: str, value: str) -> list | dict:

@@ -5,7 +5,6 @@ leaves them in decoding.json, beside its metrics, and `validate` in validate_dec
 are named there too.
 """
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 from lit_blip2.config import Experiment
 from lit_blip2.contents import read_object, reading
 from lit_blip2.evaluation.evaluated import METRICS, is_tested, read_metrics
-from lit_blip2.whole_files import write_text
+from lit_blip2.whole_files import write_json
 
 FILE, VALIDATED = "decoding.json", "validate_decoding.json"
 SEARCH = ("max_new_tokens", "num_beams", "length_penalty")
@@ -47,7 +46,7 @@ def write_rules(
     """preset: what the rules are called. random: parts of the network with random weights."""
     kept = ({"random": list(random)} if random else {}) | ({} if preset is None else {"preset": preset}) | rules
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / name, json.dumps(kept, indent=2) + "\n")
+    write_json(folder / name, kept)
 
 
 def read_rules(folder: Path) -> Rules:

@@ -20,7 +20,7 @@ from lit_blip2.data.batches.pairs import FilePairs, ShardPairs, sources_in
 from lit_blip2.data.experiment import read_data
 from lit_blip2.data.shards.indexing import IMAGES, index_shards
 from lit_blip2.data.shards.reader import Shards
-from lit_blip2.whole_files import alone, write_text, written_whole
+from lit_blip2.whole_files import alone, write_json, written_whole
 
 
 def pack(config: list[str], out: Path, samples: int = 1000, workers: int = 0) -> None:
@@ -65,7 +65,7 @@ def _check_same(folder: Path, pairs: FilePairs | ShardPairs, samples: int) -> No
     asked = {"source": pairs.name, "pairs": len(pairs), "samples": samples, "digest": pairs.digest()}
     if file.exists() and (known := read_object(file)) != asked:
         raise ValueError(f"{folder} holds shards of {known}, not of {asked}: give another --out, or remove it")
-    write_text(file, json.dumps(asked) + "\n")
+    write_json(file, asked, indent=None)
 
 
 _pairs: FilePairs | ShardPairs | None = None  # of this worker process

@@ -6,16 +6,18 @@ from pathlib import Path
 
 import lightning as L
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_warn
 
 from lit_blip2.contents import DataError, parsed_json, read_text
 from lit_blip2.evaluation import items, rules
 from lit_blip2.evaluation.evaluated import METRICS, PREFIX, TESTED_STEP, is_tested, read_metrics, unit_of
 from lit_blip2.runs import is_same_run
-from lit_blip2.whole_files import write_text
+from lit_blip2.whole_files import write_json, write_text
 
 
 class MetricsFile(L.Callback):
-    """`metrics.json` in the run's folder: flat, metric name -> number, the names of TensorBoard's tags.
+    """`metrics.json` in the run's folder: flat, metric name -> number, the names of TensorBoard's tags; null for what
+    is not finite, which a warning names.
 
     Written after validation and after testing; a test's metrics replace those that validation measured on the same
     unit, and what they were measured on: evaluated/test_images stands in the place of evaluated/val_images.
@@ -23,14 +25,14 @@ class MetricsFile(L.Callback):
     must not mix with those of a test.
 
     `validation.jsonl`: one line of JSON for each validation of `fit`, {"step": steps taken, metric: number, ...} with
-    the metrics of metrics.json; null for what is not finite. Steps rise: training that starts from step k drops the
+    the metrics of metrics.json. Steps rise: training that starts from step k drops the
     lines beyond k, which belong to a course that was left, and a line replaces its own step's. The file is never seen
     half written. A resumed run that gets a new folder has its own validations there. What training logged before stays
     in checkpoints, so that a validation that a resumed run makes first has it too.
     """
 
     def __init__(self) -> None:
-        self.logged: dict[str, float] = {}
+        self.logged: dict[str, float | None] = {}
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict) -> None:
         checkpoint["logged"] = {name: value for name, value in numbers(trainer).items() if name.startswith("train/")}
@@ -53,13 +55,16 @@ class MetricsFile(L.Callback):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not trainer.sanity_checking:
+            warn_of_odd(trainer, trainer.global_step)
             self._write(trainer, pl_module)
             self._append(trainer)
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        warn_of_odd(trainer, pl_module.trained_steps)
         self._write(trainer, pl_module)
 
-    on_fit_end = on_test_end
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._write(trainer, pl_module)
 
     def _write(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         folder = trainer.log_dir  # asks all ranks, so it comes before any of them leaves
@@ -71,25 +76,34 @@ class MetricsFile(L.Callback):
         if trainer.state.fn == TrainerFn.TESTING:
             new[TESTED_STEP] = float(pl_module.trained_steps)
         metrics = merged(read_metrics(file) if file.exists() else {}, new)
-        write_text(file, json.dumps(dict(sorted(metrics.items())), indent=2) + "\n")
+        write_json(file, dict(sorted(metrics.items())))
 
     def _append(self, trainer: L.Trainer) -> None:
         folder = trainer.log_dir
         if not (trainer.is_global_zero and folder and trainer.state.fn == TrainerFn.FITTING):
             return
-        logged = sorted((self.logged | numbers(trainer)).items())
-        finite = {name: value if math.isfinite(value) else None for name, value in logged}
-        line = json.dumps({"step": trainer.global_step} | finite, allow_nan=False) + "\n"
+        logged = dict(sorted((self.logged | numbers(trainer)).items()))
+        line = json.dumps({"step": trainer.global_step} | logged, allow_nan=False) + "\n"
         file = Path(folder, "validation.jsonl")
         write_text(file, "".join([*lines_before(file, trainer.global_step), line]))
 
 
-def numbers(trainer: L.Trainer) -> dict[str, float]:
-    """All that has been logged so far."""
+def numbers(trainer: L.Trainer) -> dict[str, float | None]:
+    """All that has been logged so far; None where it is not finite."""
+    return {name: value if math.isfinite(value) else None for name, value in _logged(trainer).items()}
+
+
+def warn_of_odd(trainer: L.Trainer, step: int) -> None:
+    """Name what is not finite among what has been logged so far. step: of the weights that were looked at."""
+    if odd := [f"{name} is {value}" for name, value in _logged(trainer).items() if not math.isfinite(value)]:
+        rank_zero_warn(f"step {step}: {', '.join(odd)}: not finite, so null stands for it among the run's metrics")
+
+
+def _logged(trainer: L.Trainer) -> dict[str, float]:
     return {name: float(value) for name, value in trainer.callback_metrics.items() if name != "step"}
 
 
-def merged(before: dict[str, float], new: dict[str, float]) -> dict[str, float]:
+def merged(before: dict[str, float | None], new: dict[str, float | None]) -> dict[str, float | None]:
     """Metrics with newer ones over them. Of each unit (images, questions, pairs) the last evaluation counts: what it
     did not measure does not stay from one on other rows, nor anything of a test of another checkpoint."""
     if before.get(TESTED_STEP, step := new.get(TESTED_STEP)) != step is not None:

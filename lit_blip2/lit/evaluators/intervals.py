@@ -1,20 +1,22 @@
 """How sure a test's metrics are: in a table, in intervals.json, and item by item for `compare`."""
 
-import json
 from pathlib import Path
 
 import lightning as L
+import numpy as np
 from rich.table import Table
 
 from lit_blip2.console import Console
 from lit_blip2.evaluation.items import FILE, Items, interval, write_items
-from lit_blip2.whole_files import write_text
+from lit_blip2.whole_files import write_json
 
 INTERVALS = "intervals.json"
 
 
 def write_intervals(trainer: L.Trainer, items: dict[str, Items]) -> None:
-    """Beside the run's metrics, from the first rank: items.npz and intervals.json, {metric: {low, high, images}}."""
+    """Beside the run's metrics, from the first rank: items.npz and intervals.json, {metric: {low, high, images}}. A
+    metric that is not finite is left out."""
+    items = {name: each for name, each in items.items() if np.isfinite(each.value())}
     folder = trainer.log_dir  # asks all ranks, so it comes before any of them leaves
     if not (folder and trainer.is_global_zero):
         return
@@ -28,7 +30,7 @@ def write_intervals(trainer: L.Trainer, items: dict[str, Items]) -> None:
         name: {"low": low, "high": high, "images": len(set(items[name].images.tolist()))}
         for name, (low, high) in found.items()
     }
-    write_text(Path(folder, INTERVALS), json.dumps(kept, indent=2) + "\n")
+    write_json(Path(folder, INTERVALS), kept)
     table = Table("metric", title="95 % intervals, bootstrap over images")
     for head in ("value", "low", "high", "images"):
         table.add_column(head, justify="right")

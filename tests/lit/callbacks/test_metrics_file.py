@@ -1,11 +1,18 @@
 """metrics.json says what its metrics were measured on, whichever evaluation wrote last."""
 
 import json
+import math
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
+from lit_blip2.checkpoint import read_checkpoint
+from lit_blip2.evaluation.evaluated import read_metrics
+from lit_blip2.evaluation.items import Items, read_items
 from lit_blip2.lit.callbacks.metrics_file import MetricsFile, merged
+from lit_blip2.lit.evaluators.intervals import write_intervals
+from lit_blip2.lit.evaluators.tally import Tally
 
 
 def about(split: str, share: float, **units: int) -> dict[str, float]:
@@ -59,3 +66,50 @@ def test_training_on_leaves_no_metrics_of_weights_that_are_gone(tmp_path, metric
     (tmp_path / "items.npz").write_text("")
     MetricsFile().on_train_start(trainer(tmp_path, step), None)
     assert (tmp_path / "metrics.json").exists() == (tmp_path / "items.npz").exists() == stays
+
+
+def strict(text: str) -> dict:
+    """JSON as its standard has it: no NaN, no Infinity."""
+
+    def refuse(word: str):
+        raise ValueError(word)
+
+    return json.loads(text, parse_constant=refuse)
+
+
+@pytest.fixture
+def odd_losses(monkeypatch):
+    """Evaluations whose ITC loss is nan, and ITM's infinite."""
+    whole = Tally.metrics
+    odd = {"loss/itc": math.nan, "loss/itm": -math.inf}
+    monkeypatch.setattr(Tally, "metrics", lambda *given: whole(*given) | odd)
+
+
+def test_metrics_that_are_not_finite_are_named_and_null_in_every_file(fit, odd_losses, tmp_path):
+    with pytest.warns(UserWarning, match="step 2: loss/itc is nan, loss/itm is -inf: not finite"):
+        run = fit("mini_stage1", runs=tmp_path)
+    lines = [strict(line) for line in (run / "validation.jsonl").read_text().splitlines()]
+    metrics = strict((run / "metrics.json").read_text())
+    for found in (*lines, metrics):
+        assert found["loss/itc"] is None and found["loss/itm"] is None and math.isfinite(found["loss/itg"])
+    assert [line["step"] for line in lines] == [2, 4]
+    assert all(map(math.isfinite, read_checkpoint(run)["logged"].values()))
+    with pytest.warns(UserWarning, match="step 4: loss/itc is nan"):
+        fit("mini_stage1", f"--ckpt_path={run}", command="test", runs=tmp_path)
+    for file in run.glob("*.json"):
+        strict(file.read_text())
+    assert read_metrics(run / "metrics.json")["loss/itm"] is None
+
+
+def test_an_older_file_of_metrics_is_read_as_one_of_today(tmp_path):
+    (tmp_path / "metrics.json").write_text('{"a": NaN, "b": Infinity, "c": null, "d": 1}')
+    assert read_metrics(tmp_path / "metrics.json") == {"a": None, "b": None, "c": None, "d": 1}
+
+
+def test_a_metric_that_is_not_finite_has_no_items_and_no_interval(tmp_path):
+    numbers = np.arange(3)
+    whole, odd = Items(np.ones(3), numbers, numbers), Items(np.array([1, np.inf, 0]), numbers, numbers)
+    write_intervals(trainer(tmp_path, 1), {"a": whole, "b": odd})
+    assert (
+        read_items(tmp_path / "items.npz").keys() == strict((tmp_path / "intervals.json").read_text()).keys() == {"a"}
+    )
