@@ -16,6 +16,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lit_blip2.config import Experiment, read
 from lit_blip2.evaluation.rules import differing, folder_name, kept_rules, rules_of, told
 from lit_blip2.go_on import go_on
+from lit_blip2.links import check_links
 from lit_blip2.lit.callbacks import Agreement, Companions, HParams, MetricsFile, Pictures
 from lit_blip2.lit.module import LitBLIP2
 from lit_blip2.lit.signals import STATUS
@@ -68,7 +69,7 @@ class SuiteCLI(LightningCLI):
         if self.subcommand == "fit":
             self.left = go_on(config, yaml.safe_load(self._dumped()), self._parser("fit").resume)
         if self.left is not None:
-            return
+            return check_links(self.left.run)
         if config.get("ckpt_path") is None:
             return
         given, config.ckpt_path = config.ckpt_path, str(find_checkpoint(config.ckpt_path))
@@ -78,6 +79,7 @@ class SuiteCLI(LightningCLI):
         logger = config.trainer.logger
         unplaced = hasattr(logger, "init_args") and logger.init_args.get("version") is None
         if self.subcommand in EVALUATIONS and (run / CONFIG).exists() and unplaced:
+            check_links(run)  # it is written into
             logger.init_args.save_dir = str(run.parent.parent)
             place = self._by_rules(run.joinpath(*self._test_set()))
             logger.init_args.name, logger.init_args.version = run.parent.name, str(place.relative_to(run.parent))

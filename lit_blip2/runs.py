@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from filelock import FileLock, Timeout
 
 from lit_blip2.contents import DataError, parsed_yaml, read_text
+from lit_blip2.links import check_inside
 
 CONFIG = "config.yaml"
 WRITES = ("logger", "default_root_dir")  # the trainer's keys that say where it writes
@@ -34,7 +35,8 @@ def find_checkpoint(path: str | Path) -> Path:
     """A checkpoint file, or the newest whole one of a run's folder, or of an experiment's newest run.
 
     Files that are cut short are left out, with a warning that names them. Raises FileNotFoundError that says what was
-    looked for, and ValueError for a folder with runs of several experiments.
+    looked for, ValueError for a folder with runs of several experiments, and DataError where a checkpoint or a config
+    is a link that leads out of the folder.
     """
     path = Path(path)
     if path.is_file():
@@ -50,6 +52,9 @@ def find_checkpoint(path: str | Path) -> Path:
             f"{str(path)!r} holds runs of several experiments ({', '.join(experiments)}): name one of them"
         )
     newest = max(runs.values(), key=lambda files: max(file.stat().st_mtime_ns for file in files), default=[])
+    check_inside(path, newest)
+    for run in {run_of(file) for file in newest}:
+        check_inside(run, [run / CONFIG])
     read = {file: _read(file) for file in newest}
     found = [_found(file, contents) for file, contents in read.items() if contents is not None]
     bad, whole = [file for file, contents in read.items() if contents is None], None

@@ -27,6 +27,7 @@ FLOORS = [
     ["ablation.spec"],
     ["checkpoint", "distributed", "whole_files"],
     ["allocator", "config", "keyed", "nulls", "paths", "pixels", "refusals", "runs", "settings", "sources", "trust"],
+    ["links"],
     ["console", "contents", "reads"],
     ["signature", "terminal"],
 ]

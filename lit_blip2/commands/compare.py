@@ -11,6 +11,7 @@ from rich.table import Table
 from lit_blip2.console import Console
 from lit_blip2.evaluation.items import FILE, Items, paired_interval, read_items
 from lit_blip2.evaluation.rules import SCORING, differing, of_metric, read_random, read_rules, told
+from lit_blip2.links import check_links
 from lit_blip2.terminal import say
 
 HELP = """Compare the tests of two runs on the same questions, captions and images, pair by pair.
@@ -54,12 +55,14 @@ def main(arguments: list[str]) -> int:
 
 
 def find_items(run: Path) -> Path:
-    """The items of a run's newest test. Raises FileNotFoundError that says how to get some."""
+    """The items of a run's newest test. Raises FileNotFoundError that says how to get some, and DataError where a link
+    leads out of that run."""
     found = sorted(run.glob(f"**/{FILE}"), key=lambda file: file.stat().st_mtime)
     if not found:
         raise FileNotFoundError(
             f"no {FILE} in {run}: a test writes it (python -m lit_blip2 test --config FILE --ckpt_path {run})"
         )
+    check_links(found[-1].parent)
     return found[-1]
 
 

@@ -2,8 +2,8 @@
 
 from jsonargparse import ArgumentParser
 
-from lit_blip2.ablation.folder import SweepError
 from lit_blip2.ablation.report.page import write_report
+from lit_blip2.contents import DataError
 
 
 def main(arguments: list[str]) -> None:
@@ -12,7 +12,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("folder", type=str, metavar="DIR", help="a sweep's folder, which holds plan.json")
     try:
         written = write_report(parser.parse_args(arguments).folder)
-    except (SweepError, OSError) as error:
+    except (DataError, OSError) as error:
         parser.error(str(error))
     for file in written:
         print(file)

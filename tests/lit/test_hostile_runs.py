@@ -196,3 +196,19 @@ def test_a_run_of_ones_own_classes_is_asked_with_allow_and_tested_with_its_yaml(
     works("test", "--config", "mine.yaml", *more, f"--ckpt_path={run}")
     mini_opt = experiment("mini_opt", world, here, opt_folder)
     works("validate", *mini_opt, f"--ckpt_path={run}", "--allow=mine.Bridge")
+
+
+@pytest.mark.run
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["pictures", ".test.0.0.jsonl", "checkpoints/last.ckpt"])
+def test_nothing_is_read_or_written_through_a_link_of_a_run(stage1_run, world, here, name):
+    """A folder, or a file that is yet to be made, in which a test would leave something."""
+    run = shutil.copytree(stage1_run, here / "sent/stage1/version_0")
+    (run / name).unlink(missing_ok=True)
+    (run / name).symlink_to(here / "theirs")
+    if name.endswith("ckpt"):
+        shutil.copy(stage1_run / name, here / "theirs")
+    said = told(here, "test", *experiment("mini_stage1", world, here), f"--ckpt_path={run}")
+    (line,) = [line for line in said.splitlines() if "by a link" in line]
+    assert f"version_0/{name} leads out of {run}, to {here / 'theirs'}" in line
+    assert name.endswith("ckpt") or not (here / "theirs").exists()

@@ -28,6 +28,7 @@ from lit_blip2.ablation.schema import (
 from lit_blip2.config import Experiment
 from lit_blip2.evaluation.evaluated import Evaluated, evaluated
 from lit_blip2.evaluation.rules import Rules, of_metric, rules_of
+from lit_blip2.links import check_links
 
 NOT_PLANNED, MISSING, NOT_FINITE = "n/a", "missing", "not finite"
 
@@ -119,8 +120,11 @@ class Sweep:
 
 
 def read_sweep(root: str | Path) -> Sweep:
-    """A sweep's folder. Raises SweepError, with all problems at once, if it is none or a file is damaged."""
+    """A sweep's folder. Raises SweepError, with all problems at once, if it is none or a file is damaged, and DataError
+    where a link leads out of it."""
     folder, problems = Folder(root), []
+    if folder.root.is_dir():
+        check_links(folder.root)
     if (plan := read(folder.plan, Plan)) is None:
         raise SweepError(f"no plan.json in {str(root)!r}: give the folder that `sweep --out` wrote")
     records = _read_all({file.stem: file for file in folder.cells()}, Record, problems)

@@ -1,12 +1,12 @@
 """What a step depends on besides its config: the files that its config names, and the package."""
 
 import hashlib
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from lit_blip2.config import strings
+from lit_blip2.links import below
 from lit_blip2.runs import CONFIG, WRITES, find_checkpoint, run_of
 from lit_blip2.sources import PACKAGE, digest
 
@@ -40,7 +40,7 @@ def of_path(text: str) -> str:
     """Of a file its contents; of a run what is read of it; of another folder the names and contents below it, images
     and tars by size alone, giants by size and samples."""
     path = find(text)
-    files = [path] if path.is_file() else _of_run(path) or _below(path)
+    files = [path] if path.is_file() else _of_run(path) or below(path)
     return digest((str(file.relative_to(path)), contents(file)) for file in files if file.is_file())
 
 
@@ -54,11 +54,6 @@ def _of_run(folder: Path) -> list[Path]:
     except (FileNotFoundError, ValueError):
         return []
     return [checkpoint, run_of(checkpoint) / CONFIG]
-
-
-def _below(folder: Path) -> list[Path]:
-    """Every file, behind links too."""
-    return sorted(Path(where) / name for where, _, names in os.walk(folder, followlinks=True) for name in names)
 
 
 def find(text: str) -> Path | None:

@@ -32,6 +32,7 @@ from torch import Tensor
 from lit_blip2.contents import DataError, parsed_json, read_object, read_text, reading
 from lit_blip2.data.features.marks import Mark, is_other
 from lit_blip2.data.images import UnreadableImageError
+from lit_blip2.links import check_links
 from lit_blip2.pixels import UNNOTED
 
 ABOUT, IDS, KEYS, SIGNATURE = "features.json", "image_ids.npy", "keys.npy", "signature.json"
@@ -116,11 +117,14 @@ class Shard(NamedTuple):
 class FeatureStore:
     """Random access by image id to a section. Processes that open one share its pages.
 
-    Raises FileNotFoundError if the section is not there, or not complete, and DataError for a damaged file.
+    Raises FileNotFoundError if the section is not there, or not complete, and DataError for a damaged file, or a link
+    that leads out of it.
     """
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
+        if self.folder.is_dir():
+            check_links(self.folder)
         self.made_by, self.layout = read_about(self.folder)
         self.views = self.layout.views
         told = self.folder / SIGNATURE

@@ -15,6 +15,7 @@ from braceexpand import braceexpand
 from filelock import FileLock
 
 from lit_blip2.contents import DataError
+from lit_blip2.links import check_inside
 from lit_blip2.whole_files import written_whole
 
 MOST_OPEN = 64  # shards that a process keeps open: more than a window has
@@ -122,8 +123,10 @@ class RemoteFolder:
         return {each["name"].rsplit("/", 1)[-1]: each.get("size") for each in entries}
 
     def path(self, name: str) -> Path:
-        """The shard as a file in the cache. Raises OSError if it cannot be had, DataError if it has changed."""
+        """The shard as a file in the cache. Raises OSError if it cannot be had, DataError if it has changed, or leads
+        out of the cache by a link."""
         file = self.folder / name
+        check_inside(self.folder, [file])
         if self._is_kept(file):
             return file
         self.folder.mkdir(parents=True, exist_ok=True)

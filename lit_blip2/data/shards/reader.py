@@ -26,6 +26,7 @@ from lit_blip2.data.annotations.entries import Entry, read_lines
 from lit_blip2.data.annotations.strings import Strings
 from lit_blip2.data.images import UnreadableImageError, decode_image
 from lit_blip2.data.shards.folders import LocalFolder, RemoteFolder, is_url, shard_folder
+from lit_blip2.links import check_links
 
 INDEX = "index"
 ARRAYS = ("images.bin", "headers.bin", "first.bin", "ends.bin", "captions.bin")
@@ -41,7 +42,7 @@ class Shards:
         max_words: captions are cut after this many words.
     Raises:
         FileNotFoundError: no index, with the command that makes it. DataError: a shard has changed since, or the index
-            is cut short or damaged.
+            is cut short or damaged, or holds a link that leads out of it. Shards may be links.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Shards:
         self.best, self.max_words = best, max_words
         if not (self.index / "shards.jsonl").is_file():
             raise FileNotFoundError(f"no index in {self.index}: make it once, with `{self._way_to_index()}`")
+        check_links(self.index)
         self.shards = read_shards(self.index)
         self.sizes = [shard["samples"] for shard in self.shards if shard["samples"]]
         self.names = [shard["name"] for shard in self.shards if shard["samples"]]
