@@ -6,6 +6,7 @@ from importlib import import_module
 from lit_blip2.allocator import keep_freed_memory
 from lit_blip2.reads import record_if_asked
 from lit_blip2.refusals import SHOW_TRACEBACKS, refusal
+from lit_blip2.roll_call import answered
 from lit_blip2.terminal import guard, say
 
 TRAINING = {
@@ -73,7 +74,8 @@ def run(command: str, rest: list[str]) -> int:
     """Import a command and run it; its exit status."""
     if command in TRAINING:
         keep_freed_memory()
-        import_module("lit_blip2.cli").main()  # reads the command line itself, as LightningCLI wants it
+        with answered():
+            import_module("lit_blip2.cli").main()  # reads the command line itself, as LightningCLI wants it
         return 0
     if command in SHARED:
         return import_module(f"lit_blip2.commands.{SHARED[command]}").main(command, rest) or 0

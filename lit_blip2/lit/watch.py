@@ -6,8 +6,6 @@ Nothing is sent while all goes well.
 """
 
 import contextlib
-import json
-import multiprocessing
 import os
 import secrets
 import selectors
@@ -18,13 +16,12 @@ import time
 from typing import Any, NamedTuple
 
 from lit_blip2.distributed import gather_lists, rank, world_size
+from lit_blip2.roll_call import keep_alive, read_message, send_message, stop
 
 CONNECT_SECONDS = 30.0
 SETTLE_SECONDS = 1.0  # so long an error that all ranks may share is left to each of them to tell
 GRACE_SECONDS = 20.0  # so long a rank has to come to its end by itself, such as that of a checkpoint under way
 LONGEST = 300  # letters of an error
-# Seconds of silence before a machine is asked whether it is there, between two questions, and how many go unanswered.
-KEEP_ALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4}
 
 
 class Gone(NamedTuple):
@@ -83,11 +80,7 @@ class Watch:
         peer.close()
 
     def _add(self, peer: socket.socket, number: int) -> None:
-        peer.setblocking(True)
-        peer.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for name, value in KEEP_ALIVE.items():
-            if hasattr(socket, name):
-                peer.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+        keep_alive(peer)
         self.peers[peer] = number
 
     def _listen(self) -> None:
@@ -97,7 +90,7 @@ class Watch:
                 selector.register(peer, selectors.EVENT_READ)
             while selector.get_map() and not self.left.is_set():
                 for key, _ in selector.select(timeout=1.0):
-                    said = _read(key.fileobj)
+                    said = read_message(key.fileobj)
                     if said.get("bye"):
                         selector.unregister(key.fileobj)
                     elif not self.left.is_set():
@@ -138,27 +131,8 @@ class Watch:
 
     def _send(self, message: dict[str, Any]) -> None:
         for peer in list(self.peers):
-            with contextlib.suppress(OSError):
-                peer.sendall(json.dumps(message).encode() + b"\n")
+            send_message(peer, message)
 
     def _close(self) -> None:
         for peer in list(self.peers):
             peer.close()
-
-
-def stop() -> None:
-    """End this process and those that it started, at once: the main thread may be in a collective that never ends."""
-    for child in multiprocessing.active_children():
-        child.kill()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(1)
-
-
-def _read(peer: socket.socket) -> dict[str, Any]:
-    """A message; an empty one where the connection has ended."""
-    said = b""
-    with contextlib.suppress(OSError):
-        while not said.endswith(b"\n") and (more := peer.recv(4096)):
-            said += more
-    return json.loads(said.splitlines()[0]) if said.endswith(b"\n") else {}

@@ -2,8 +2,9 @@
 
 import lightning as L
 
+from lit_blip2 import roll_call
 from lit_blip2.distributed import world_size
-from lit_blip2.lit.watch import Watch, stop
+from lit_blip2.lit.watch import Watch
 from lit_blip2.refusals import refusal
 
 NEWS_SECONDS = 3.0  # by which the news of a rank's end may come later than the error of a collective
@@ -24,6 +25,7 @@ class Companions(L.Callback):
             environment = getattr(trainer.strategy, "cluster_environment", None)
             if environment is not None:
                 self.watch = Watch(environment.main_address)
+        roll_call.over()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         if self.watch is None:
@@ -33,7 +35,7 @@ class Companions(L.Callback):
             self.watch.tell()
             for logger in trainer.loggers:
                 logger.finalize("failed")
-            stop()
+            roll_call.stop()
         is_error = isinstance(exception, Exception)  # no signal
         lines = (said or f"{type(exception).__name__}: {exception}").splitlines()
         self._leave(lines[0] if is_error and lines else "")
