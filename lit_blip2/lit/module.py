@@ -14,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
 from lit_blip2 import words
+from lit_blip2.allocator import give_back_freed_memory
 from lit_blip2.checkpoint import check_fits, trainable_state
 from lit_blip2.config import foreign_arguments, from_text, strings
 from lit_blip2.data.features.store import FeatureStore
@@ -231,6 +232,10 @@ class LitBLIP2(L.LightningModule):
         folder = self.trainer.log_dir  # asks all ranks, so it comes before any of them leaves
         if self.trainer.state.fn == TrainerFn.VALIDATING and folder and self.trainer.is_global_zero:
             write_rules(Path(folder), of_validation(self.rules()), random=random_parts(self.net), name=VALIDATED)
+
+    def on_validation_end(self) -> None:
+        """After the callbacks, so that it is the end of their pictures too."""
+        give_back_freed_memory()
 
     def rules(self) -> Rules:
         """Those that a test's metrics stand under."""
