@@ -72,20 +72,30 @@ def read_safely(file: Path) -> Any:
             return torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except Exception as error:  # damaged in one of many ways, or a pickle that wants to run code
         code = isinstance(error, pickle.UnpicklingError) and "weights only" in str(error).lower()
-        reason = "it holds more than tensors; nothing in it was executed" if code else "it is damaged, or another kind"
+        more = "it holds more than tensors; nothing in it was executed. Save its weights alone, as one state dict"
+        reason = more + _way_out(str(error)) if code else "it is damaged, or another kind"
         raise DataError(f"{file} cannot be read: {reason}") from error
 
 
+def _way_out(error: str) -> str:
+    """How, where the refused class tells who has written a file."""
+    if "deepspeed" in error:
+        return ": DeepSpeed's zero_to_fp32.py, which lies beside its checkpoints, does so"
+    if "torch.distributed" in error:
+        return ": these are parts of FSDP's or of DTensors, which FULL_STATE_DICT or full_state_dict=True joins"
+    return ""
+
+
 def unwrapped(content: Mapping[str, Any], wrappers: Sequence[str], file: Path) -> Mapping[str, Any]:
-    """The weights of a training program's checkpoint: what the first of its `wrappers` holds, else the whole. Warns
-    where several hold something, as a model and its moving average."""
+    """The weights of a training program's checkpoint: what the first of its `wrappers` holds, and the first in that,
+    else the whole. Warns where several hold something, as a model and its moving average."""
     found = [name for name in wrappers if isinstance(content.get(name), Mapping)]
     if len(found) > 1:
         warnings.warn(
             f"{file} holds {' and '.join(found)}: the weights of {found[0]} are read; to read others, save them alone",
             stacklevel=2,
         )
-    return content[found[0]] if found else content
+    return unwrapped(content[found[0]], wrappers, file) if found else content
 
 
 def carried(checkpoint: Mapping, file: Path, allow: Sequence[str]) -> Experiment:

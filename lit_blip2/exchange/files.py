@@ -1,5 +1,6 @@
 """Files of others: weights in safetensors or .pth, whole or in shards, JSON; nothing in them runs."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,22 +11,43 @@ from lit_blip2.checkpoint import read_safely, unwrapped
 from lit_blip2.contents import DataError, name_inside, read_object, reading
 
 INDEX = ".index.json"
-WRAPPERS = ("model", "state_dict")  # under which training programs keep the weights
+WRAPPERS = ("model", "state_dict", "module")  # under which training programs keep the weights
+# What wrappers put in front of all names, and anywhere in them: DDP, FSDP, torch.compile, recomputing, DeepSpeed.
+IN_FRONT = ("module.", "model.", "net.")
+ANYWHERE = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"}
+FLAT = {"flat_param", "_flat_param"}  # of FSDP: many weights in one
+ZERO = "DeepSpeed's weights in parts: join them by `python zero_to_fp32.py . OUT`, which lies beside them, and give OUT"
+DISTRIBUTED = (
+    "weights in parts: join them by `python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER FILE`, "
+    "and give FILE"
+)
+# Files of a folder -> what it holds.
+IN_PARTS = {
+    "zero_to_fp32.py": ZERO,
+    "*zero_pp_rank_*.pt": ZERO,
+    "mp_rank_*.pt": "DeepSpeed's checkpoint: give its mp_rank_00_model_states.pt",
+    "*.distcp": DISTRIBUTED,
+    "*/*.distcp": DISTRIBUTED,
+}
 # What a folder may hold; the first that is there counts, as in transformers.
 FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Name -> tensor of a file, or of a folder as Hugging Face has it; of a training checkpoint what WRAPPERS name.
+    """Name -> tensor of a file, or of a folder as Hugging Face has it; of a training checkpoint what WRAPPERS name,
+    under the names that the model has without them.
 
     Raises FileNotFoundError, or DataError for what is damaged, holds other things than tensors, or differs from its
-    index.
+    index, and for parts of weights, with the way to join them.
     """
     if not path.is_dir():
-        return _read_file(path)
+        return _plain(_read_file(path), path)
     for name in FILES:
-        if (path / name).is_file():
-            return _read_shards(path / name) if name.endswith(INDEX) else _read_file(path / name)
+        if (file := path / name).is_file():
+            return _plain(_read_shards(file) if name.endswith(INDEX) else _read_file(file), file)
+    for name, what in IN_PARTS.items():
+        if any(path.glob(name)):
+            raise FileNotFoundError(f"no weights in {path} as one file: it holds {what}")
     raise FileNotFoundError(f"no weights in {path}: none of {', '.join(FILES)}")
 
 
@@ -60,17 +82,33 @@ def _read_file(file: Path) -> dict[str, Tensor]:
         with reading(file, "file of weights"):
             return load_file(file)
     content = read_safely(file)
+    whole = content if isinstance(content, dict) else {}
     content = unwrapped(content, WRAPPERS, file) if isinstance(content, dict) else content
-    if not isinstance(content, dict) or not all(
+    if not isinstance(content, Mapping) or not all(
         isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()
     ):
-        raise DataError(f"{file} holds no state dict, by itself or under {' or '.join(WRAPPERS)}")
-    return without_wrapper(content)
+        parts = f": it is one of {ZERO}" if {"ds_version", "optimizer_state_dict"} & whole.keys() else ""
+        raise DataError(f"{file} holds no state dict, by itself or under {' or '.join(WRAPPERS)}{parts}")
+    if whole.get("mp_world_size", 1) != 1 or ("param_shapes" in whole and not all(map(Tensor.numel, content.values()))):
+        raise DataError(f"{file} does not hold all weights: it is one of {ZERO}")
+    return dict(content)
 
 
-def without_wrapper(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Names without what DistributedDataParallel and torch.compile put in front of all of them."""
-    for prefix in ("module.", "_orig_mod."):
-        if state and all(name.startswith(prefix) for name in state):
-            return without_wrapper({name.removeprefix(prefix): value for name, value in state.items()})
-    return state
+def _plain(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Names without what wrappers of a model put into them. Raises DataError for weights that FSDP has laid together,
+    and where two have one name."""
+    if flat := [name for name in state if FLAT & set(name.split("."))]:
+        raise DataError(
+            f"{path} holds {flat[0]} ({len(flat)} such), FSDP's flat parameters: save its full state dict, by "
+            "FSDP.set_state_dict_type(model, StateDictType.FULL_STATE_DICT)"
+        )
+    plain: dict[str, Tensor] = {}
+    for name, value in state.items():
+        short = ".".join(part for part in name.split(".") if part not in ANYWHERE)
+        if short in plain:
+            raise DataError(f"{path} holds {short} twice, once as {name}: save the weights of one model alone")
+        plain[short] = value
+    for prefix in IN_FRONT:
+        if plain and all(name.startswith(prefix) for name in plain):
+            return _plain({name.removeprefix(prefix): value for name, value in plain.items()}, path)
+    return plain
