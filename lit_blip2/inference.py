@@ -20,7 +20,7 @@ from lit_blip2 import words
 from lit_blip2.checkpoint import carried, check_fits, read_checkpoint, trainable_state
 from lit_blip2.config import MAX_UNKNOWN_WORDS, Experiment
 from lit_blip2.model.plain import shown
-from lit_blip2.network import build_net
+from lit_blip2.network import as_asked_here, build_net
 from lit_blip2.runs import find_checkpoint
 from lit_blip2.settings import check_same, settings
 from lit_blip2.trust import NotAllowedError
@@ -148,8 +148,8 @@ def load_net(contents: dict[str, Any], experiment: Experiment, file: Path, visio
     net.load(**({} if vision else {"vision": False}))
     state = {name.removeprefix("net."): value for name, value in contents["state_dict"].items()}
     check_fits(state, trainable_state(net), str(file))
-    kept = contents.get("settings", {})
-    check_same(kept, settings(net), str(file), contents["state_dict"], way_out="Its files, or this package, changed")
+    kept = as_asked_here(contents.get("settings", {}), ours := settings(net))
+    check_same(kept, ours, str(file), contents["state_dict"], way_out="Its files, or this package, changed")
     net.load_state_dict(state, strict=False)  # what is missing is what is frozen: check_fits saw to the rest
     return net
 

@@ -14,7 +14,7 @@ from lit_blip2.checkpoint import carried
 from lit_blip2.config import Experiment, class_path
 from lit_blip2.model.language import LanguageModel
 from lit_blip2.model.lora import lora_settings
-from lit_blip2.model.vision import VisionEncoder
+from lit_blip2.model.vision import VisionEncoder, asks_for_same
 from lit_blip2.objectives.joint import Joint
 from lit_blip2.objectives.stage1 import Stage1
 from lit_blip2.objectives.stage2 import Stage2
@@ -128,6 +128,18 @@ def kept_settings(checkpoint: Mapping[str, Any], file: Path, allow: Sequence[str
     except (ValueError, OSError) as error:
         warnings.warn(f"{file}: its network cannot be made, so its settings are not compared: {error}", stacklevel=2)
         return size
+
+
+def as_asked_here(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]:
+    """A checkpoint's settings with this network's `model_args` of timm in place of others that make the same encoder,
+    such as one that spells out a default."""
+    told = dict(theirs)
+    for place, args in ours.items():
+        name = place.removesuffix("model_args") + "name"
+        both = place.endswith("model_args") and place in theirs and theirs.get(name) == ours.get(name) is not None
+        if both and asks_for_same(ours[name], theirs[place], args):
+            told[place] = args
+    return told
 
 
 def _with_lora_defaults(kept: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import hashlib
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NotRequired, Protocol, TypedDict
 
@@ -52,7 +52,7 @@ class Encoder(Protocol):
     size: int
     interpolation: str
 
-    def fingerprint(self) -> dict[str, Any]: ...
+    def fingerprint(self, known: Mapping[str, Any] | None = None) -> dict[str, Any]: ...
 
     def signed(self) -> dict[str, Any] | None: ...
 

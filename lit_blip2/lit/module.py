@@ -33,7 +33,7 @@ from lit_blip2.lit.finite import check_finite, gradient_norm
 from lit_blip2.lit.optim import AdamWCosine
 from lit_blip2.lit.progress import check_counts, check_place, check_whole, end_at, stand_at
 from lit_blip2.model.plain import naming, shown
-from lit_blip2.network import kept_settings, random_parts
+from lit_blip2.network import as_asked_here, kept_settings, random_parts
 from lit_blip2.paths import run_all
 from lit_blip2.settings import check_same, settings
 
@@ -89,7 +89,7 @@ class LitBLIP2(L.LightningModule):
         vision = self.net.vision
         if not vision.frozen:
             raise ValueError("data.features holds frozen features: set it to null, or model.net.vision.frozen to true")
-        store.check(vision.fingerprint() | {"image_size": self.trainer.datamodule.image_size})
+        store.check(vision.fingerprint(store.made_by) | {"image_size": self.trainer.datamodule.image_size})
         vision.signature = vision.signature or store.signature
 
     def _check_words(self) -> None:
@@ -322,7 +322,7 @@ class LitBLIP2(L.LightningModule):
             allowed = ()
         else:
             way_out += ", or name what is changed on purpose by --model.allow_different=[NAME]"
-        for each in check_same(theirs, ours, what, state, allowed, way_out):
+        for each in check_same(as_asked_here(theirs, ours), ours, what, state, allowed, way_out):
             rank_zero_info(f"{what}: {each}, as allow_different says")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

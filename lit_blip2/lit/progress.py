@@ -85,6 +85,15 @@ def _rows_by(experiment: Experiment, own: Mapping[str, Any] | None = None) -> di
     return flat(unplaced(settings, NO_ROWS), "data")
 
 
+def _trained_by(experiment: Experiment) -> dict[str, Any]:
+    """The settings of the network that decide how it trains. Of timm's arguments those that drop something: what others
+    make the checkpoint's settings tell, for a default may be spelled out."""
+    own = flat(unplaced(experiment.net, NO_TRAINING), "model.net")
+    drops = {name: value for name, value in own.items() if ".model_args." in name and "drop" in name and value}
+    own = {name: value for name, value in own.items() if ".model_args" not in name}
+    return own | {"model.net.vision.model_args": drops}
+
+
 def check_place(trainer: L.Trainer, batch: Mapping[str, Any], micro_batch: int) -> None:
     """Raises RuntimeError for a batch that is not the one that the step under way wants next."""
     accumulate = trainer.accumulate_grad_batches
@@ -128,8 +137,9 @@ def check_whole(trainer: L.Trainer, checkpoint: Mapping[str, Any], config: str |
     ]
     if other := _changed(before.optimization | lengths[0], now.optimization | lengths[1]):
         rank_zero_info(f"the schedule of {file} changes from its step on: {'; '.join(other)}")
-    nets = (flat(unplaced(each.net, NO_TRAINING), "model.net") for each in (before, now))
-    _check_same(file, *nets, "and the rest of the run would train otherwise than it began")
+    _check_same(
+        file, _trained_by(before), _trained_by(now), "and the rest of the run would train otherwise than it began"
+    )
     module = trainer.datamodule
     own = {name: getattr(module, name) for name in ("batch_size", "seed") if hasattr(module, name)}
     rows, ours = _rows_by(before), _rows_by(now, own)

@@ -24,6 +24,7 @@ from lit_blip2.paths import OR_PUT_BACK, find
 from lit_blip2.pixels import UNNOTED, Interpolation, Looks, card_beside, normalise, tell_unread
 from lit_blip2.settings import WEIGHTS, settings
 from lit_blip2.signature import signature
+from lit_blip2.trust import check_fetches_nothing
 
 # Under which training programs keep weights; the first that is there counts, as in timm.
 WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
@@ -184,8 +185,7 @@ class VisionEncoder(nn.Module):
         if not other:
             return
         args = self.model_args | {name: theirs[name] for name in other}
-        made = [build(self.name, each, self.drop_last_blocks, device="meta") for each in (args, self.model_args)]
-        if settings(made[0]) != settings(made[1]) or str(made[0]) != str(made[1]):
+        if not same_network(self.name, args, self.model_args, self.drop_last_blocks):
             said = {name: theirs[name] for name in other}
             raise ValueError(
                 f"{self._given_file().with_name('config.json')} says that these weights are of a network with {said}, "
@@ -274,20 +274,52 @@ class VisionEncoder(nn.Module):
             )
         return check_tokens(self.name, build(self.name, self.model_args, self.drop_last_blocks, "meta"), image_size)
 
-    def fingerprint(self) -> dict[str, Any]:
-        """What the features depend on, for features kept on disk: a change makes them stale."""
-        digest = RANDOM
+    def fingerprint(self, known: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """What the features depend on, for features kept on disk: a change makes them stale. known: what made those
+        that are there, whose model_args stand for this encoder's where they make the same network."""
+        args, digest = self.model_args, RANDOM
+        if known and asks_for_same(self.name, known.get("model_args"), args):
+            args = known["model_args"]
         if self.weights != RANDOM:
             with self.weights_file().open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
         return {
             "encoder": self.name,
-            "model_args": self.model_args,
+            "model_args": args,
             "drop_last_blocks": self.drop_last_blocks,
             "dtype": str(self.dtype).removeprefix("torch."),
             "weights_sha256": digest,
             **self._looks(),
         }
+
+
+def same_network(name: str, one: Mapping[str, Any], two: Mapping[str, Any], drop_last_blocks: int = 0) -> bool:
+    """Whether two choices of timm's arguments make networks that compute the same, such as one that spells out a
+    default; what drops is of training alone. Raises ValueError for arguments that timm does not take."""
+    one, two = ({key: value for key, value in args.items() if "drop" not in key} for args in (one, two))
+    if one == two:
+        return True
+    made = [build(name, args, drop_last_blocks, device="meta") for args in (one, two)]
+    return _held(made[0]) == _held(made[1])
+
+
+def _held(encoder: nn.Module) -> tuple[Any, ...]:
+    """What a network is made of: its layers as torch writes them, their plain attributes, the shapes of its weights.
+    timm's GELU is torch's."""
+    layers = str(encoder).replace("GELU(approximate='none')", "GELU()")
+    told = {key: value for key, value in settings(encoder).items() if value not in ("GELU", "none")}
+    return layers, told, {key: value.shape for key, value in encoder.state_dict().items()}
+
+
+def asks_for_same(name: str, args: Any, own: Mapping[str, Any]) -> bool:
+    """Whether timm's arguments that a file tells are those of this network, or others that make the same."""
+    if args == own or not isinstance(args, dict):
+        return args == own
+    try:
+        check_fetches_nothing({"model_args": args, "name": name}, "the file", "")
+        return same_network(name, args, own)
+    except Exception:  # of many kinds, for a file may tell anything
+        return False
 
 
 def has_blocks(encoder: nn.Module) -> bool:

@@ -60,6 +60,20 @@ def test_what_shapes_do_not_show_must_be_the_same(fit, stage1_run, tmp_path):
     fit("mini_stage1", f"--model.init_from={stage1_run}", heads, "--model.allow_different=[heads]", *STILL)
 
 
+def test_an_argument_of_the_encoder_that_spells_out_a_default_is_the_same(fit, stage1_run):
+    default = "--model.net.vision.model_args.mlp_ratio=4.0"
+    first = fit("mini_stage1", f"--model.init_from={stage1_run}", default, *STILL)
+    assert equal(first, stage1_run)
+    assert equal(fit("mini_stage1", f"--ckpt_path={first}", *STILL[:2], "--trainer.max_steps=3"), first)
+    other = ["--model.net.vision.model_args.act_layer=relu", "--data.features=null"]
+    for start in (f"--model.init_from={stage1_run}", f"--ckpt_path={first}"):
+        with pytest.raises(ValueError, match=r"vision\.model_args .*, here .*'relu'"):
+            fit("mini_stage1", start, *STILL[:2], "--trainer.max_steps=3", *other)
+    drops = "--model.net.vision.model_args.drop_path_rate=0.1"
+    with pytest.raises(ValueError, match="the rest of the run would train otherwise"):
+        fit("mini_stage1", f"--ckpt_path={first}", *STILL[:2], "--trainer.max_steps=3", drops)
+
+
 def test_images_of_another_size_are_named_on_purpose(fit, stage1_run, caplog):
     smaller = ["--model.net.vision.image_size=32", "--data.image_size=32", "--data.features=null"]
     with pytest.raises(ValueError, match=r"image_size 64, here 32"):

@@ -8,7 +8,8 @@ import safetensors.torch
 import timm
 import torch
 
-from lit_blip2.model.vision import VisionEncoder
+from lit_blip2.model.vision import VisionEncoder, asks_for_same, same_network
+from lit_blip2.network import as_asked_here
 from lit_blip2.pixels import CLIP_MEAN, CLIP_STD, normalise
 
 NAME = "vit_tiny_patch16_224"
@@ -571,3 +572,46 @@ def test_positions_that_are_no_square_behind_a_class_token_are_refused_by_name(w
     safetensors.torch.save_file(state, tmp_path / "odd.safetensors")
     with pytest.raises(ValueError, match=r"odd\.safetensors"):
         loaded(str(tmp_path / "odd.safetensors"))
+
+
+DEFAULTS = [
+    {"mlp_ratio": 4.0},
+    {"qkv_bias": True},
+    {"act_layer": "gelu"},
+    {"drop_path_rate": 0.2},
+    {"init_values": None},
+]
+
+
+@pytest.mark.parametrize("more", DEFAULTS)
+def test_arguments_that_spell_out_a_default_make_the_same_network(weights, more):
+    assert same_network(NAME, ARGS | more, ARGS)
+    known = VisionEncoder(NAME, weights, model_args=ARGS | more).fingerprint()
+    plain = VisionEncoder(NAME, weights, model_args=ARGS)
+    assert plain.fingerprint(known) == known != plain.fingerprint()
+
+
+OTHERS = [
+    {"act_layer": "relu"},
+    {"qk_norm": True},
+    {"no_embed_class": True},
+    {"mlp_ratio": 3},
+    {"norm_layer": "rmsnorm"},
+]
+
+
+@pytest.mark.parametrize("more", [*OTHERS, {"nope": 1}, {"pretrained": True}, {"act_layer": ["x"]}])
+def test_arguments_that_make_another_network_do_not(weights, more):
+    assert not asks_for_same(NAME, ARGS | more, ARGS)
+    plain = VisionEncoder(NAME, weights, model_args=ARGS)
+    assert plain.fingerprint(plain.fingerprint() | {"model_args": ARGS | more}) == plain.fingerprint()
+
+
+def test_settings_of_a_network_that_was_asked_for_otherwise(weights):
+    ours = {f"vision.{name}": value for name, value in VisionEncoder(NAME, weights, model_args=ARGS).settings().items()}
+    theirs = ours | {"vision.model_args": ours["vision.model_args"] | {"mlp_ratio": 4}}
+    assert as_asked_here(theirs, ours) == ours
+    other = ours | {"vision.model_args": {**ours["vision.model_args"], "act_layer": "relu"}}
+    assert as_asked_here(other, ours) == other
+    renamed = theirs | {"vision.name": "vit_small_patch16_224"}
+    assert as_asked_here(renamed, ours) == renamed

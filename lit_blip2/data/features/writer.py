@@ -112,11 +112,12 @@ def cache_features(
     if small := [f"{name}={value} must be at least {least}" for name, (value, least) in given.items() if value < least]:
         raise ValueError("; ".join(small))
     data.fit_to(vision)
-    made_by = vision.fingerprint() | {"image_size": data.image_size}
     shape = vision.output_shape(data.image_size)
     layouts = [(section, layout_of(section, shape, dtype, views, seed)) for section in sections(data)]
     how = data.image_size, data.interpolation, batch
     targets = [Target(section, out / section.name, layout, *how) for section, layout in layouts]
+    known = [read_about(target.folder)[0] for target in targets if (target.folder / ABOUT).exists()]
+    made_by = vision.fingerprint(*known[:1]) | {"image_size": data.image_size}
     for target in targets:
         check_same(target, made_by)
     devices = torch.cuda.device_count()
