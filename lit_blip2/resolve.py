@@ -4,7 +4,8 @@ Reads a JSON list of requests from stdin and writes a JSON list of answers, in o
 
     {"command": "fit" | "test", "arguments": ["--config", FILE, "--model.net.itm=null", ...], "files": whether the data
     files must be there}
-    {"config": the resolved config, "metrics": names (patterns) that the command can write, "steps": max_steps}
+    {"config": the resolved config, "metrics": names (patterns) that the command can write, "steps": max_steps,
+    "missing": which data files are not there, empty where none are missing}
     or {"error": why this experiment cannot be run}
 """
 
@@ -21,6 +22,7 @@ import yaml
 from jsonargparse import Namespace
 
 from lit_blip2.cli import SuiteCLI, build
+from lit_blip2.data.module import PairData
 from lit_blip2.evaluation.pope import TYPE as POPE
 from lit_blip2.evaluation.vqa import type_metric
 from lit_blip2.network import NoDraws
@@ -45,8 +47,9 @@ def resolve(cli: ParserOnly, command: str, arguments: list[str], files: bool = T
     try:
         config, built = parse(cli, tuple(arguments))
         built.model.optimization.check(config.trainer.max_steps)
-        if files:
-            built.data.check_files(command)
+        missing = missing_files(built.data, command)
+        if files and missing:
+            raise FileNotFoundError(missing)
         names = metric_names(built, command, files)
         if command == "test" and (config.trainer.limit_test_batches == 0 or config.trainer.fast_dev_run):
             raise ValueError("trainer.limit_test_batches=0 or fast_dev_run: nothing would be tested, take it out")
@@ -62,7 +65,19 @@ def resolve(cli: ParserOnly, command: str, arguments: list[str], files: bool = T
         "config": yaml.safe_load(cli.parser.dump(config, skip_none=False, skip_validation=True)),
         "metrics": sorted(names),
         "steps": config.trainer.max_steps,
+        "missing": missing,
     }
+
+
+def missing_files(data: PairData, command: str) -> str:
+    """Which files the command would miss, in words; a test would miss its images hours later."""
+    try:
+        data.check_files(command)
+        if command == "test":
+            data.check_folder("test")
+    except FileNotFoundError as error:
+        return str(error)
+    return ""
 
 
 @lru_cache(maxsize=16)  # a test has the arguments of its fit, and comes soon after it

@@ -16,11 +16,14 @@ def world(tmp_path_factory):
     """The names of the files that are looked for, and the types of questions."""
     root = tmp_path_factory.mktemp("world")
     (root / "annotations").mkdir()
+    (root / "images/test").mkdir(parents=True)
     for split in ("train", "val", "test"):
         for kind in ("captions", "questions", "answers", "binding", "scenes"):
             (root / "annotations" / f"{kind}_{split}.json").touch()
         marked = {"annotations": [{"question_type": name} for name in ("count", "how many", "count")]}
         (root / "annotations" / f"answers_{split}.json").write_text(json.dumps(marked))
+    captions = [{"image_id": 1, "caption": "a dog"}]
+    (root / "one.json").write_text(json.dumps({"images": [{"id": 1, "file_name": "1.png"}], "annotations": captions}))
     return root
 
 
@@ -68,6 +71,10 @@ def answers(world):
         "no data": ("fit", [*stage1, "--data.root=nowhere"]),
         "no file": ("fit", ["--config", "experiments/nowhere.yaml"]),
         "stage 2, data not yet": ("test", [*opt, "--data.root=nowhere"]),
+        "no images": (
+            "test",
+            [*stage1, *here, "--data.images=elsewhere", "--data.test=one.json", "--data.binding_test=null"],
+        ),
         "data not yet": ("fit", [*stage1, "--data.root=nowhere"]),
     }
     requests = json.dumps(
@@ -91,6 +98,19 @@ def test_a_config_is_resolved_with_every_default(answers):
 
 def test_data_that_are_still_to_be_made_are_not_looked_for_when_asked_so(answers):
     assert "retrieval/itc_txt_r1" in answers["data not yet"]["metrics"]
+
+
+def test_data_that_are_not_there_yet_are_named(answers):
+    for name, split in (("data not yet", "val"), ("stage 2, data not yet", "test")):
+        assert (
+            f"missing: nowhere/annotations/captions_{'train' if split == 'val' else split}.json"
+            in answers[name]["missing"]
+        )
+    assert answers["no itm"]["missing"] == answers["stage 2"]["missing"] == ""
+
+
+def test_a_test_without_its_images_is_refused(answers):
+    assert "elsewhere/1.png" in answers["no images"]["error"]
 
 
 def test_it_says_what_can_be_written(answers):

@@ -268,6 +268,13 @@ class PairData(L.LightningDataModule):
         kept = [self.features_folder / section / ABOUT for section in sections]
         self._require([*files, *self._annotation_files(splits), *kept])
 
+    def check_folder(self, split: str) -> None:
+        """Raises FileNotFoundError where the folder of images of a split that has files is not there, nor its first
+        image elsewhere."""
+        if self.features is None and self.tasks(split) and not self._folder(split).is_dir():
+            self.tables[split] = self.read(split)
+            self._check_images(split)
+
     def rows(self) -> str:
         """What is trained on, as a checkpoint can keep it: how many rows, and a digest of the ids and texts of a
         thousand of them, from first to last. Another file, or the same rows in another order, has another."""

@@ -22,13 +22,15 @@ from lit_blip2.ablation.spec.grid import Grid
 from lit_blip2.console import Console
 
 
-def plan_or_space(grid: Grid, files: bool = True) -> tuple[Plan, Callable[[Worker], None]]:
+def plan_or_space(
+    grid: Grid, files: bool = True, missing: list[str] | None = None
+) -> tuple[Plan, Callable[[Worker], None]]:
     """What will be run, and what a worker does: cells of a grid, or trials of a search, whose plan shows the first.
 
-    files: whether the data must be there; before `prepare` has run they may not be.
+    files: whether the data must be there; before `prepare` has run they may not be, and `missing` gets what is not.
     """
     if not grid.ranges:
-        plan = make_plan(grid, files)
+        plan = make_plan(grid, files, missing)
         return plan, partial(work, plan)
     space = make_space(grid, files)
     return trial_plan(grid, space, {name: each.low for name, each in grid.ranges.items()}), partial(search, space)

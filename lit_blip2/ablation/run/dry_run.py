@@ -8,10 +8,11 @@ from lit_blip2.ablation.spec.grid import Grid
 
 
 def dry_run(grid: Grid) -> Table:
-    """Raises ValueError with every cell that cannot be run. The data need not be there yet; models that the cells name
-    must be."""
+    """Raises ValueError with every cell that cannot be run. The data need not be there yet, and what the steps would
+    miss of them is told; models that the cells name must be."""
+    missing: list[str] = []
     try:
-        return plan_table(grid, plan_or_space(grid, files=False)[0])
+        return plan_table(grid, plan_or_space(grid, False, missing)[0], missing)
     except ValueError as error:
         if not grid.prepare:
             raise
@@ -19,14 +20,18 @@ def dry_run(grid: Grid) -> Table:
         raise ValueError(f"{error}\nA sweep first runs these commands, which a dry run does not:{begins}") from error
 
 
-def plan_table(grid: Grid, plan: Plan) -> Table:
-    """Every cell with its step runs; how many cells share a run stands behind it, what is run before all below."""
+def plan_table(grid: Grid, plan: Plan, missing: list[str]) -> Table:
+    """Every cell with its step runs; how many cells share a run stands behind it, what is run before all below, and
+    what is missing."""
     uses = plan.uses()
     total = sum(len(cell.steps) for cell in plan.cells)
     table = Table(title=f"{grid.name}: {len(plan.cells)} cells, {total} steps, of which {len(plan.steps)} are run")
     said = [f"left out: {line}" for line in plan.left_out[len(grid.left_out) :]]
     if grid.prepare:
         said += ["first, if not done: " + "; ".join(f"python -m lit_blip2 {line}" for line in grid.prepare)]
+    if missing:
+        unless = "the commands above make" if grid.prepare else "you provide"
+        said += [f"NOT THERE, and the sweep stops before its first step unless {unless} it:", *missing]
     table.caption = "\n".join(said) or None
     for head in ("cell", "steps (x cells that share one)", "cannot have"):
         table.add_column(head, overflow="fold")

@@ -11,13 +11,18 @@ from lit_blip2.ablation.schema import Plan
 from lit_blip2.ablation.spec.grid import Grid, run_name
 
 
-def make_plan(grid: Grid, files: bool = True) -> Plan:
-    """Resolve every cell's steps, check them, and find what they share.
+def make_plan(grid: Grid, files: bool = True, missing: list[str] | None = None) -> Plan:
+    """Resolve every cell's steps, check them, and find what they share. missing: without `files`, gets what the steps
+    would miss of them.
 
     Raises ValueError with every step that the models or the parser refuse, and every metric that no cell can write.
     """
     settings = {run_name(point.labels, 0): point.labels for point in grid.points()}
     answers = resolved(grid, settings, files)
+    if missing is not None:
+        missing += dict.fromkeys(
+            f"step {step}: {each['missing']}" for (_, step), each in answers.items() if each["missing"]
+        )
     chains = {name: {step: answers[name, step] for step in grid.steps} for name in settings}
     providers = {name: providers_of(grid, chain) for name, chain in chains.items()}
     if lost := [metric for metric in grid.metrics if not any(each[metric] for each in providers.values())]:

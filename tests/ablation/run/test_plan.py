@@ -40,7 +40,9 @@ def answer(request: dict) -> dict:
     settings = dict(option.removeprefix("--model.").split("=", 1) for option in options)
     config = {"seed_everything": 0, "trainer": {"logger": None}, "data": {"init_args": {"seed": 0}}}
     metrics = [] if settings.get("itc") == "null" else METRICS[file]
-    return {"config": config | {"model": {"file": file} | settings}, "metrics": metrics, "steps": 7}
+    missing = f"missing: {file}.json" if request["command"] == "test" and not request["files"] else ""
+    told = {"metrics": metrics, "steps": 7, "missing": missing}
+    return {"config": config | {"model": {"file": file} | settings}} | told
 
 
 @pytest.fixture
@@ -109,7 +111,8 @@ def test_a_step_that_no_cell_runs_is_said(planned, tmp_path):
     )
     said = [f"step {step}: no metric that is compared is of it, so no cell runs it" for step in ("retrieval", "again")]
     assert planned(text).left_out == said
-    assert dry_run(read_grid(tmp_path / "trial.yaml")).caption == "\n".join(f"left out: {line}" for line in said)
+    caption = dry_run(read_grid(tmp_path / "trial.yaml")).caption
+    assert caption.startswith("\n".join(f"left out: {line}" for line in said) + "\nNOT THERE")
 
 
 def test_a_test_s_figure_beside_a_validation_s_is_refused(planned, tmp_path):
@@ -121,10 +124,15 @@ def test_a_test_s_figure_beside_a_validation_s_is_refused(planned, tmp_path):
         plan.check_providers(grid, {"itc=on,seed=0": of, "itc=off,seed=0": of | {"retrieval/itc_txt_r1": "stage1"}})
 
 
-def test_a_dry_run_says_what_is_made_first_and_does_not_look_for_it(planned, tmp_path):
+def test_a_dry_run_says_what_is_made_first_and_what_is_not_there_yet(planned, tmp_path):
     planned("prepare: [data make-mini --out data/mini]" + GRID)
     table = dry_run(read_grid(tmp_path / "trial.yaml"))
-    assert table.caption == "first, if not done: python -m lit_blip2 data make-mini --out data/mini"
+    assert table.caption.splitlines() == [
+        "first, if not done: python -m lit_blip2 data make-mini --out data/mini",
+        "NOT THERE, and the sweep stops before its first step unless the commands above make it:",
+        "step retrieval: missing: a.yaml.json",
+        "step vqa: missing: b.yaml.json",
+    ]
     assert [each["files"] for each in planned.asked] == [True] * 8 + [False] * 8
 
 
