@@ -1,5 +1,6 @@
 """What metrics were measured on, as it stands among them: of each unit how many rows of a split were looked at
-(evaluated/test_images), and which part of its rows that is (evaluated/test_images_share)."""
+(evaluated/test_images), and which part of its rows that is (evaluated/test_images_share).
+evaluated/random_language_model is 1 where that had random weights."""
 
 from collections.abc import Iterable, Mapping
 from math import isfinite
@@ -10,6 +11,7 @@ from lit_blip2.contents import DataError, read_object, shown
 
 WAY_OUT = "remove it; a test, or a validation, writes it again"
 METRICS, PREFIX = "metrics.json", "evaluated/"
+RANDOM = f"{PREFIX}random_"  # before a part of the network
 TESTED_STEP = "evaluated/test_step"  # of the checkpoint that was tested
 UNITS = {"caption": "images", "vqa": "questions", "binding": "pairs"}  # what a row of a task's table is
 # The first part of a metric's name -> what it is measured on; of others it is not known
@@ -26,11 +28,12 @@ def read_metrics(file: Path) -> dict[str, float | None]:
 
 class Evaluated(NamedTuple):
     """split: val or test. share: of its rows, the least where several units count; 1.0 is the whole split. rows: of
-    each unit."""
+    each unit. random: parts of the network with random weights."""
 
     split: str
     share: float
     rows: tuple[tuple[str, int], ...]
+    random: tuple[str, ...] = ()
 
     @property
     def part(self) -> str:
@@ -38,7 +41,8 @@ class Evaluated(NamedTuple):
         return self.split if self.share >= 1 else f"{100 * self.share:.3g} % of {self.split}"
 
     def __str__(self) -> str:
-        return f"{self.part} ({', '.join(f'{number:,} {unit}' for unit, number in self.rows)})"
+        random = f", with RANDOM weights of the {' and the '.join(self.random)}, for trials" if self.random else ""
+        return f"{self.part} ({', '.join(f'{number:,} {unit}' for unit, number in self.rows)}){random}"
 
 
 def names(split: str, tasks: Iterable[str]) -> set[str]:
@@ -71,7 +75,13 @@ def evaluated(command: str, metrics: Mapping[str, float | None], metric: str) ->
     found = {unit: metrics.get(_names(split, unit)[0]) for unit in ([unit] if unit else UNITS.values())}
     rows = tuple((unit, int(number)) for unit, number in found.items() if number is not None)
     shares = [metrics.get(_names(split, unit)[1], of_all) for unit, _ in rows]
-    return Evaluated(split, min(shares), rows) if rows and None not in shares else None
+    random = tuple(name.removeprefix(RANDOM).replace("_", " ") for name in metrics if name.startswith(RANDOM))
+    return Evaluated(split, min(shares), rows, random) if rows and None not in shares else None
+
+
+def random_marks(parts: Iterable[str]) -> dict[str, float]:
+    """What stands among the metrics of a network with such random parts, of which the first two words tell the kind."""
+    return {RANDOM + "_".join(part.split()[:2]): 1.0 for part in parts}
 
 
 def is_tested(metrics: Iterable[str]) -> bool:

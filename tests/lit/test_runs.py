@@ -349,12 +349,15 @@ def test_validate_leaves_the_rules_that_it_scored_by(fit, stage1_run):
     assert (rules["scoring"], rules["caption_tokenizer"]) == ("lavis", "spaces")
 
 
-def test_random_parts_stand_beside_the_metrics_of_a_test(fit):
-    few = ["--model.net.vision.weights=random", "--data.features=null"]
-    run = fit("mini_stage1", *few, "--trainer.max_steps=2")
+def test_random_parts_stand_beside_the_metrics_of_a_fit_and_of_a_test(fit):
+    few, mark = ["--model.net.vision.weights=random", "--data.features=null"], {"evaluated/random_image_encoder": 1.0}
+    run = fit("mini_stage1", *few, "--trainer.max_steps=2", "--trainer.val_check_interval=2")
+    for found in (json.loads((run / "metrics.json").read_text()), *curve(run)):
+        assert mark.items() <= found.items()
     fit("mini_stage1", *few, f"--ckpt_path={run}", command="test", runs=run.parent.parent)
     found = json.loads((run / "decoding.json").read_text())
     assert found.keys() == {"random", "rerank"} and found["random"][0].startswith("image encoder ")
+    assert mark.items() <= json.loads((run / "metrics.json").read_text()).items()
 
 
 def curve(run) -> list[dict]:
@@ -391,7 +394,7 @@ def test_a_figure_that_is_not_finite_is_null_in_the_curve(tmp_path):
         log_dir=str(tmp_path), is_global_zero=True, sanity_checking=False, global_step=7,
         state=SimpleNamespace(fn="fit"), callback_metrics={"b": torch.tensor(torch.inf), "a": torch.tensor(0.5)},
     )  # fmt: skip
-    MetricsFile().on_validation_end(trainer, None)
+    MetricsFile().on_validation_end(trainer, torch.nn.Identity())
     assert (tmp_path / "validation.jsonl").read_text() == '{"step": 7, "a": 0.5, "b": null}\n'
 
 

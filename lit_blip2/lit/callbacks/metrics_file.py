@@ -10,7 +10,17 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from lit_blip2.contents import DataError, parsed_json, read_text
 from lit_blip2.evaluation import items, rules
-from lit_blip2.evaluation.evaluated import METRICS, PREFIX, TESTED_STEP, is_tested, read_metrics, unit_of
+from lit_blip2.evaluation.evaluated import (
+    METRICS,
+    PREFIX,
+    RANDOM,
+    TESTED_STEP,
+    is_tested,
+    random_marks,
+    read_metrics,
+    unit_of,
+)
+from lit_blip2.network import random_parts
 from lit_blip2.runs import is_same_run
 from lit_blip2.whole_files import write_json, write_text
 
@@ -21,6 +31,7 @@ class MetricsFile(L.Callback):
 
     Written after validation and after testing; a test's metrics replace those that validation measured on the same
     unit, and what they were measured on: evaluated/test_images stands in the place of evaluated/val_images.
+    Random weights are named beside them: evaluated/random_language_model.
     Training that goes on removes what was tested before. The command `validate` writes `validate.json`: its metrics
     must not mix with those of a test.
 
@@ -57,7 +68,7 @@ class MetricsFile(L.Callback):
         if not trainer.sanity_checking:
             warn_of_odd(trainer, trainer.global_step)
             self._write(trainer, pl_module)
-            self._append(trainer)
+            self._append(trainer, pl_module)
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         warn_of_odd(trainer, pl_module.trained_steps)
@@ -72,17 +83,21 @@ class MetricsFile(L.Callback):
             return
         file = Path(folder) / ("validate.json" if trainer.state.fn == TrainerFn.VALIDATING else METRICS)
         file.parent.mkdir(parents=True, exist_ok=True)
-        new = self.logged | numbers(trainer)
+        new = self._found(trainer, pl_module)
         if trainer.state.fn == TrainerFn.TESTING:
             new[TESTED_STEP] = float(pl_module.trained_steps)
         metrics = merged(read_metrics(file) if file.exists() else {}, new)
         write_json(file, dict(sorted(metrics.items())))
 
-    def _append(self, trainer: L.Trainer) -> None:
+    def _found(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, float]:
+        """All metrics, and that parts of the network have random weights."""
+        return self.logged | numbers(trainer) | random_marks(random_parts(pl_module))
+
+    def _append(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         folder = trainer.log_dir
         if not (trainer.is_global_zero and folder and trainer.state.fn == TrainerFn.FITTING):
             return
-        logged = dict(sorted((self.logged | numbers(trainer)).items()))
+        logged = dict(sorted(self._found(trainer, pl_module).items()))
         line = json.dumps({"step": trainer.global_step} | logged, allow_nan=False) + "\n"
         file = Path(folder, "validation.jsonl")
         write_text(file, "".join([*lines_before(file, trainer.global_step), line]))
@@ -109,7 +124,8 @@ def merged(before: dict[str, float | None], new: dict[str, float | None]) -> dic
     if before.get(TESTED_STEP, step := new.get(TESTED_STEP)) != step is not None:
         return new  # of another checkpoint
     units = {unit_of(name) for name in new if name.startswith(PREFIX)}
-    return {name: value for name, value in before.items() if unit_of(name) not in units} | new
+    left = {name: value for name, value in before.items() if unit_of(name) not in units}
+    return {name: value for name, value in left.items() if not name.startswith(RANDOM)} | new
 
 
 def lines_before(file: Path, step: int) -> list[str]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lit_blip2.checkpoint import read_checkpoint
-from lit_blip2.evaluation.evaluated import read_metrics
+from lit_blip2.evaluation.evaluated import evaluated, random_marks, read_metrics
 from lit_blip2.evaluation.items import Items, read_items
 from lit_blip2.lit.callbacks.metrics_file import MetricsFile, merged
 from lit_blip2.lit.evaluators.intervals import write_intervals
@@ -42,11 +42,20 @@ def about(split: str, share: float, **units: int) -> dict[str, float]:
             about("test", 1, questions=9, images=4) | {"vqa/type_a": 0.1},
             about("test", 1, questions=9, images=4) | about("val", 1, pairs=3) | {"vqa/type_a": 0.1, "binding/x": 1},
         ),
+        ({"evaluated/random_image_encoder": 1.0, "loss/itc": 2.0}, {"loss/lm": 1.0}, {"loss/itc": 2.0, "loss/lm": 1.0}),
         ({"caption/cider": 2.0, "x": 1.0}, {"caption/cider": 3.0}, {"caption/cider": 3.0, "x": 1.0}),
     ],
 )
 def test_each_unit_is_of_its_last_evaluation_and_has_its_own_share(before, new, found):
     assert merged(before, new) == found
+
+
+def test_a_report_says_that_weights_were_random():
+    marks = random_marks(["image encoder vit_tiny", "language model some/opt"])
+    assert marks == {"evaluated/random_image_encoder": 1.0, "evaluated/random_language_model": 1.0}
+    on = evaluated("fit", about("val", 1.0, images=4) | marks, "loss/itc")
+    assert str(on) == "val (4 images), with RANDOM weights of the image encoder and the language model, for trials"
+    assert str(evaluated("fit", about("val", 1.0, images=4), "loss/itc")) == "val (4 images)"
 
 
 def trainer(folder, step: int):
