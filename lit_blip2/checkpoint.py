@@ -26,6 +26,16 @@ def trainable_state(module: nn.Module) -> dict[str, Tensor]:
     return {name: p.detach() for name, p in module.named_parameters() if p.requires_grad}
 
 
+def check_statistics(net: nn.Module) -> None:
+    """Raise ValueError where running statistics would change in training: no checkpoint would hold them."""
+    for name, part in net.named_modules():
+        if part.training and getattr(part, "running_mean", None) is not None:
+            raise ValueError(
+                f"net.{name}, a {type(part).__name__}, keeps running statistics, and a checkpoint holds what gradients "
+                "train: use LayerNorm or GroupNorm there, or track_running_stats=False"
+            )
+
+
 def check_fits(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], what: str) -> None:
     """Raise ValueError unless `state` has exactly the keys and shapes of `wanted`; all problems named at once."""
     problems = [f"missing {key}" for key in wanted if key not in state]

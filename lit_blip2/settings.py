@@ -8,9 +8,13 @@ are told together: `qformer.layers.*.attention.heads` is one value where all lay
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from enum import Enum
 from functools import cache
 from typing import Any
 
+import numpy as np
+import torch
 from torch import nn
 
 from lit_blip2.signature import difference
@@ -85,11 +89,20 @@ def _is_torchs(part: Any) -> bool:
 
 
 def _named(value: Any) -> Any:
-    """A function by its name, sequences as lists: what can be written down."""
+    """What can be written down of a value: functions and classes by their names, numpy's numbers as numbers, sequences
+    and sets as lists, dataclasses as dicts; others of Python's and torch's own, such as a range or a dtype, as text."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if is_dataclass(value) and not isinstance(value, type):
+        value = {field.name: getattr(value, field.name) for field in fields(value)}
     if isinstance(value, Mapping):
         return {str(key): _named(each) for key, each in value.items()}
+    if isinstance(value, set | frozenset):
+        return sorted(map(str, value))
     if isinstance(value, list | tuple):
         return [_named(each) for each in value]
+    if isinstance(value, Enum | range | slice | complex | bytes | torch.dtype):
+        return str(value)
     return getattr(value, "__name__", value) if callable(value) and not isinstance(value, nn.Module) else value
 
 

@@ -1,8 +1,10 @@
 """What a checkpoint says of its run."""
 
+import pytest
 import yaml
+from torch import nn
 
-from lit_blip2.checkpoint import carried
+from lit_blip2.checkpoint import carried, check_statistics
 from lit_blip2.pixels import UNNOTED
 
 
@@ -19,3 +21,11 @@ def test_a_run_that_does_not_note_how_its_images_looked_had_clips(tmp_path):
     noted = checkpoint({"name": "x", "mean": None}, settings={"vision.mean": [0.5] * 3})
     assert carried(noted, file, ()).vision == {"name": "x", "mean": None}
     assert carried({"config": ""}, file, ()).settings == {}
+
+
+def test_running_statistics_that_no_checkpoint_would_hold_are_refused():
+    bridge = nn.ModuleDict({"bridge": nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))})
+    with pytest.raises(ValueError, match=r"net\.bridge\.1, a BatchNorm1d, keeps running statistics.*use LayerNorm"):
+        check_statistics(bridge)
+    check_statistics(nn.ModuleDict({"encoder": bridge["bridge"].eval(), "norm": nn.LayerNorm(4)}))
+    check_statistics(nn.BatchNorm1d(4, track_running_stats=False))

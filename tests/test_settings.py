@@ -1,7 +1,11 @@
 """What of a network changes its function and no shape."""
 
+import copy
+from dataclasses import dataclass
+from enum import Enum
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -72,6 +76,38 @@ def test_a_name_that_has_no_function_in_another_class_is_compared(base, name):
 
     with pytest.raises(ValueError, match=rf"other settings: {name} 0\.5, here True\."):
         check_same(settings(Own(0.5)), settings(Own(True)), "X")
+
+
+class Way(Enum):
+    MEAN, LAST = "mean", "last"
+
+
+@dataclass
+class Sizes:
+    heads: int
+    inner: tuple = (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("one", "two"),
+    [
+        *((np.float32(0.5), np.float32(1)), (np.int64(1), np.int64(2)), ([np.float32(1)], [np.float32(2)])),
+        *((Way.MEAN, Way.LAST), (Sizes(1), Sizes(2)), ({"a": Sizes(1)}, {"a": Sizes(1, (1, 3))})),
+        *(({"b", "a"}, {"a", "c"}), (range(3), range(4)), (slice(1), slice(2)), (1 + 2j, 1j)),
+        *((b"a", b"b"), (torch.float16, torch.float32), (torch.Size([2]), torch.Size([3]))),
+    ],
+)
+def test_values_of_any_plain_kind_are_compared_and_can_be_kept(one, two, tmp_path):
+    class Own(nn.Module):
+        def __init__(self, value):
+            super().__init__()
+            self.value = value
+
+    torch.save(settings(Own(one)), tmp_path / "kept.pt")
+    kept = torch.load(tmp_path / "kept.pt", weights_only=True)
+    assert not check_same(kept, settings(Own(copy.deepcopy(one))), "X")
+    with pytest.raises(ValueError, match="other settings: value "):
+        check_same(kept, settings(Own(two)), "X")
 
 
 def test_what_has_no_function_in_torchs_classes_and_objectives_is_not_compared():

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from lit_blip2 import words
 from lit_blip2.allocator import give_back_freed_memory
-from lit_blip2.checkpoint import check_fits, trainable_state
+from lit_blip2.checkpoint import check_fits, check_statistics, trainable_state
 from lit_blip2.config import foreign_arguments, from_text, strings
 from lit_blip2.data.features.store import FeatureStore
 from lit_blip2.data.module import PairData
@@ -123,8 +123,10 @@ class LitBLIP2(L.LightningModule):
         """Put the Q-Former where training starts from."""
 
     def on_fit_start(self) -> None:
-        """Raises ValueError, or warns, where Lightning's counts do not suit the steps, or its averages a checkpoint."""
+        """Raises ValueError, or warns, where Lightning's counts do not suit the steps, or its averages or a network's
+        statistics a checkpoint."""
         check_counts(self.trainer)
+        check_statistics(self.net)
         for each in self.trainer.callbacks:
             if isinstance(each, WeightAveraging | StochasticWeightAveraging):
                 raise ValueError(
