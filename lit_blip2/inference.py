@@ -132,6 +132,8 @@ def load(checkpoint: str | Path, allow: Sequence[str] = ()) -> Loaded:
     net = load_net(contents, experiment, file)
     if (stage2 := getattr(net, "stage2", net)) is None:
         raise ValueError(f"{file} comes from joint training with lm=null: its Q-Former speaks to no language model")
+    for each in words.letters(stage2, (stage2.prompt, experiment.model.get("question", ""))):
+        warnings.warn(each, stacklevel=2)
     size, limit = experiment.data["image_size"] or net.vision.size, experiment.data.get("max_unknown_words")
     return Loaded(stage2.eval(), experiment.model, size, *([] if limit is None else [limit]))
 

@@ -114,6 +114,18 @@ def summed(told: Iterable[Told]) -> list[Told]:
     return [Told(*key, Known.of(known)) for key, known in found.items()]
 
 
+def letters(net: nn.Module, texts: Iterable[str]) -> list[str]:
+    """One line for each prompt or template that names special tokens: they are read as letters."""
+    readers = [(reader, plain) for reader, (plain, kinds) in tokenizers(net).items() if TEMPLATE in kinds]
+    return [
+        f"the prompt {shown(text)!r} names {', '.join(names)}: text is read as text, so these are letters to the "
+        f"{reader}, and not its special tokens"
+        for text in dict.fromkeys(texts)
+        for reader, plain in readers
+        if (names := plain.spelt(text))
+    ]
+
+
 def check_known(told: Sequence[Told], limit: float) -> None:
     """Raises ValueError where more than a share `limit` of the words of captions, questions or answers is unknown."""
     if strange := [str(each) for each in told if each.kind not in (PROMPT, TEMPLATE) and each.known.share > limit]:

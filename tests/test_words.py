@@ -188,3 +188,14 @@ def test_a_long_word_is_shown_by_its_beginning():
     told = words.look(network(), [questions(["is there a star ?"], ["z" * 3000])])
     with pytest.raises(ValueError, match=r"\(z{57}\.\.\.\); data"):
         words.check_known(told, 0.5)
+
+
+def test_special_tokens_in_a_prompt_are_told_in_one_line_for_each_reader():
+    end = opt_tokenizer().eos_token
+    (told,) = words.letters(network(), [f"user\n{end} Answer:", "a photo of", f"user\n{end} Answer:"])
+    assert told == (
+        f"the prompt 'user\\n{end} Answer:' names {end}: text is read as text, so these are letters to the language "
+        "model, and not its special tokens"
+    )
+    assert len(words.letters(network(), ["[SEP] Answer:"])) == 1
+    assert not words.letters(network(reads_prompts=False), ["[SEP] Answer:"])

@@ -1,7 +1,6 @@
 """What the stages, and both at once, share as Lightning systems: features, losses to log, evaluation, the optimiser,
 and lean checkpoints."""
 
-import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,7 @@ from lit_blip2.lit.evaluators.unfinished import predictions_made_of
 from lit_blip2.lit.finite import check_finite, gradient_norm
 from lit_blip2.lit.optim import AdamWCosine
 from lit_blip2.lit.progress import check_counts, check_place, check_whole, end_at, stand_at
-from lit_blip2.model.plain import naming, shown
+from lit_blip2.model.plain import naming
 from lit_blip2.network import as_asked_here, kept_settings, random_parts
 from lit_blip2.paths import run_all
 from lit_blip2.settings import check_same, settings
@@ -101,14 +100,9 @@ class LitBLIP2(L.LightningModule):
             for each in words.summed(told):
                 rank_zero_info(str(each))
             words.check_known(told, data.max_unknown_words)
-        texts = [] if self.generation is None else dict.fromkeys((self.generation.net.prompt, self.generation.question))
-        plains = [plain for plain, kinds in words.tokenizers(self.net).values() if words.QUESTIONS in kinds]
-        for text, plain in itertools.product(texts, plains):
-            if names := plain.spelt(text):
-                rank_zero_warn(
-                    f"the prompt {shown(text)!r} names {', '.join(names)}: text is read as text, so these are letters "
-                    "to the language model, and not its special tokens"
-                )
+        if self.generation is not None:
+            for each in words.letters(self.net, (self.generation.net.prompt, self.generation.question)):
+                rank_zero_warn(each)
 
     def _check_answers(self, stage: str) -> None:
         """Raises ValueError where captions or answers are to be evaluated and the language model can make none."""

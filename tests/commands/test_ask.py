@@ -97,6 +97,18 @@ def test_answer_is_the_networks_own(folder, run_folder, image, capsys):
     assert all(wanted) and wanted[0] != wanted[1]
 
 
+def test_a_template_with_special_tokens_is_told_once(folder, run_folder, image, tmp_path, capsys):
+    contents, end = torch.load(inference.find_checkpoint(run_folder), weights_only=True), opt_tokenizer().eos_token
+    contents["config"] = yaml.safe_dump(config_of(folder, question=f"user\n{end}{{}} Answer:"))
+    torch.save(contents, tmp_path / "last.ckpt")
+    ask.main("ask", ["--checkpoint", str(tmp_path / "last.ckpt"), image, QUESTION])
+    told = [line for line in capsys.readouterr().err.splitlines() if "names" in line]
+    assert told == [
+        f"ask: the prompt 'user\\n{end}{{}} Answer:' names {end}: text is read as text, so these are letters to the "
+        "language model, and not its special tokens"
+    ]
+
+
 def test_weights_are_the_checkpoints(folder, run_folder):
     state = torch.load(folder / "runs/mini/version_0/checkpoints/last.ckpt", weights_only=True)["state_dict"]
     net = inference.load(run_folder).net
