@@ -9,6 +9,8 @@ from lit_blip2.refusals import SHOW_TRACEBACKS, refusal
 from lit_blip2.roll_call import answered
 from lit_blip2.terminal import guard, say
 
+record_if_asked()  # processes that are spawned from this one import this module too
+
 TRAINING = {
     "fit": "train an experiment: fit --config experiments/mini_stage1.yaml",
     "validate": "evaluate a checkpoint on the validation sets: validate --config FILE --ckpt_path RUN",
@@ -52,7 +54,6 @@ def usage() -> str:
 def main() -> int:
     """Dispatch; the exit status: of what is refused and no command tells itself, 1 behind a line on standard error."""
     guard()
-    record_if_asked()
     arguments = sys.argv[1:]
     command, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
     if command in ("-h", "--help"):

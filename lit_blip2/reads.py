@@ -1,7 +1,7 @@
 """Which files a process reads: each that it opens, each module that it loads, each folder whose names it asks for.
 
-A process does so where READS stands in its environment, as do those that it starts or forks. Code in C++ or Rust that
-opens a file by itself is not seen.
+A process does so where READS stands in its environment, as do those that it forks or spawns; of another program that
+it starts the files among its arguments count. Code in C++ or Rust that opens a file by itself is not seen.
 """
 
 import json
@@ -12,12 +12,14 @@ from contextlib import suppress
 from importlib.util import source_from_cache
 from typing import Any, NamedTuple
 
-READS = "LIT_BLIP2_READS"  # a file that gets a line for each, and paths that are left out, joined as PATH is
-READ, WRITTEN, LISTED = "read", "written", "listed"
+READS = "LIT_BLIP2_READS"  # JSON: a file that gets a line for each, and paths that are left out
+READ, UPDATED, WRITTEN, LISTED, MISSED = "read", "updated", "written", "listed", "missed"
+EVENTS = {"open", "import", "os.rename", "os.listdir", "os.scandir", "sqlite3.connect", "subprocess.Popen"}
 
 
 class Seen(NamedTuple):
-    """kind: READ, WRITTEN or LISTED. written_ns, size: the file's when it was opened, 0 of a folder."""
+    """kind: READ; UPDATED, read and perhaps written; WRITTEN, made or added to; LISTED, of a folder; MISSED, wanted and
+    not there. written_ns, size: the file's when it was opened, 0 where it was not read."""
 
     kind: str
     path: str
@@ -28,7 +30,7 @@ class Seen(NamedTuple):
 def record_if_asked() -> None:
     """Write lines of Seen from now on, if the environment asks for it."""
     if asked := os.environ.get(READS):
-        log, *left_out = asked.split(os.pathsep)
+        log, *left_out = json.loads(asked)
         _record(log, left_out)
 
 
@@ -44,32 +46,37 @@ def _record(log: str, left_out: list[str]) -> None:
     below = tuple(f"{path}{os.sep}" for path in left_out)
 
     def note(event: str, arguments: tuple[Any, ...]) -> None:
-        if (found := _touched(event, arguments)) is None:
+        if event not in EVENTS:
             return
-        with suppress(OSError, ValueError):  # no such file, or no name of one: who opens it will say so
-            kind, path = found[0], os.path.abspath(os.fsdecode(found[1]))
-            if (kind, path) in known or f"{path}{os.sep}".startswith(below):
-                return
-            line = _line(kind, path)
-            known.add((kind, path))
-            os.write(descriptor, line)
+        for kind, touched in _touched(event, arguments):
+            with suppress(OSError, ValueError):  # no name of a file: who opens it will say so
+                path = os.path.abspath(os.fsdecode(touched))
+                if (kind, path) not in known and not f"{path}{os.sep}".startswith(below):
+                    known.add((kind, path))
+                    os.write(descriptor, _line(kind, path))
 
     sys.addaudithook(note)
 
 
-def _touched(event: str, arguments: tuple[Any, ...]) -> tuple[str, str | bytes] | None:
-    """How a path is touched, and which, by what Python says before it does something; None if none is."""
-    kind, path = READ, None
+def _touched(event: str, arguments: tuple[Any, ...]) -> list[tuple[str, str | bytes]]:
+    """How paths are touched, by what Python says before it does something."""
+    found: list[tuple[str, Any]] = []
     if event == "open":
         path, _, flags = arguments
-        kind = WRITTEN if flags & (os.O_WRONLY | os.O_RDWR) else READ
+        makes = flags & os.O_WRONLY or (flags & os.O_RDWR and flags & (os.O_CREAT | os.O_TRUNC))
+        found = [(WRITTEN if makes else UPDATED if flags & os.O_RDWR else READ, path)]
     elif event == "import":
-        path = arguments[1]  # of a compiled module; of another None, and it is opened
+        found = [(READ, arguments[1])]  # of a compiled module; of another None, and it is opened
     elif event == "os.rename":
-        kind, path = WRITTEN, arguments[1]
-    elif event in ("os.listdir", "os.scandir") and not _is_import():
-        kind, path = LISTED, arguments[0]
-    return (kind, path) if isinstance(path, str | bytes) else None
+        found = [(WRITTEN, arguments[1])]
+    elif event == "sqlite3.connect":
+        found = [(UPDATED, arguments[0])]
+    elif event == "subprocess.Popen":
+        given = arguments[1] if isinstance(arguments[1], list | tuple) else []
+        found = [(READ, each) for each in given if isinstance(each, str | bytes) and os.path.isfile(each)]
+    elif not _is_import():
+        found = [(LISTED, arguments[0])]
+    return [(kind, path) for kind, path in found if isinstance(path, str | bytes)]
 
 
 def _is_import() -> bool:
@@ -80,8 +87,13 @@ def _is_import() -> bool:
 def _line(kind: str, path: str) -> bytes:
     with suppress(ValueError, NotImplementedError):
         path = source_from_cache(path) if path.endswith(".pyc") else path
-    known = os.stat(path) if kind == READ else None
-    if known and not stat.S_ISREG(known.st_mode):
-        raise ValueError(f"{path} is no file")
-    seen = Seen(kind, path, known.st_mtime_ns if known else 0, known.st_size if known else 0)
+    seen = Seen(kind, path, 0, 0)
+    if kind in (READ, UPDATED):
+        try:
+            now = os.stat(path)
+            if not stat.S_ISREG(now.st_mode):
+                return b""
+            seen = Seen(kind, path, now.st_mtime_ns, now.st_size)
+        except OSError:
+            seen = Seen(MISSED, path, 0, 0)
     return json.dumps(seen).encode() + b"\n"

@@ -4,30 +4,29 @@ They are known once it has run. What its config names, the package, its sweep's 
 they have a place of their own in the step's key or in the plan. See lit_blip2.reads for how they are found.
 """
 
-import ast
 import hashlib
+import json
 import os
-import re
+import site
 import sysconfig
 import tempfile
+from collections.abc import Iterable
 from contextlib import suppress
 from functools import cache
-from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 from lit_blip2.ablation.folder import Folder, read
 from lit_blip2.ablation.run import fingerprint
-from lit_blip2.ablation.run.provenance import LIBRARIES
+from lit_blip2.ablation.run.unseen import MODULE, data_of, digest_of_library, libraries
 from lit_blip2.ablation.schema import Done, StepRun
-from lit_blip2.config import strings
-from lit_blip2.reads import LISTED, READ, READS, WRITTEN, Seen, read_log
+from lit_blip2.reads import LISTED, MISSED, READ, READS, UPDATED, WRITTEN, Seen, read_log
 from lit_blip2.sources import PACKAGE, digest
 
 INSTALLED = tuple(os.path.realpath(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib"))
+INSTALLED += (os.path.realpath(site.getusersitepackages()),)
 OF_SYSTEM = ("/proc/", "/sys/", "/dev/", "/etc/", "/run/", "/usr/", "/var/")
-MODULE = (".py", *EXTENSION_SUFFIXES)
-DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
-LONGEST_NAME = 200  # of a file that a string may name
+OF_LIBRARIES = (".config/", ".cache/huggingface/", ".cache/matplotlib/", ".cache/torch/", ".triton/", ".nv/")  # at home
+BY_PIP = " (installed)"  # behind the name of a library
 GONE = ""  # in the place of a digest
 
 
@@ -37,12 +36,13 @@ class ChangedError(ValueError):
 
 def asked_to_record(run: StepRun, folder: Folder) -> dict[str, str]:
     """What the environment of the step's process has besides."""
-    return {READS: os.pathsep.join([os.path.abspath(_log(run, folder)), *_left_out(run, folder)])}
+    return {READS: json.dumps([os.path.abspath(_log(run, folder)), *_left_out(run, folder)])}
 
 
 def collect(run: StepRun, folder: Folder) -> dict[str, str]:
-    """File -> digest, and `FOLDER/*.txt` -> digest of such names, for a folder that was listed. Paths below the
-    working folder are relative to it. Removes the log.
+    """File -> digest, GONE where one was looked for and not there; `FOLDER/*.txt` -> digest of such names, of a folder
+    that was listed; `NAME (installed)` of a library that is used. Paths below the working folder are relative to it.
+    Removes the log.
 
     Raises ChangedError for a file that has changed since it was read, but for one that the step wrote.
     """
@@ -50,27 +50,24 @@ def collect(run: StepRun, folder: Folder) -> dict[str, str]:
     if not log.is_file():
         return {}
     seen = read_log(str(log))
-    written = {each.path for each in seen if each.kind == WRITTEN}
-    counted = [each for each in seen if each.path not in written and _counts(each.path, _tops(run.config))]
-    files = {each.path: each for each in counted if each.kind == READ}
-    for each in counted:
-        if each.kind == READ and not _is_as_seen(each):
-            raise ChangedError(
-                f"{_shown(each.path)} changed while the step ran: its metrics may be of either version. Remove "
-                f"{log.parent}, and start the sweep again with --retry-failed"
-            )
-    left_out = tuple(_left_out(run, folder))
-    named = {name for path in files if path.endswith(".py") for name in _named_files(path)} - written
-    named = {name for name in named if not name.startswith(left_out)}
-    patterns = {
-        f"{each.path}/*{Path(path).suffix}"
-        for each in counted
-        if each.kind == LISTED
-        for path in files
-        if os.path.dirname(path) == each.path and not path.endswith(MODULE)
-    }
+    left_out, written = tuple(_left_out(run, folder)), {each.path for each in seen if each.kind == WRITTEN}
+    counted = [each for each in seen if each.path not in written and _counts(each.path)]
+    if odd := [each for each in counted if each.kind == READ and not _is_as_seen(each)]:
+        raise ChangedError(
+            f"{_shown(odd[0].path)} changed while the step ran: its metrics may be of either version. Remove "
+            f"{log.parent}, and start the sweep again with --retry-failed"
+        )
+    files = {each.path for each in counted if each.kind in (READ, MISSED)}
+    files |= {each.path for each in counted if each.kind == UPDATED and _is_as_seen(each)}
+    modules = [path for path in files if path.endswith(".py")]
+    if modules:
+        files |= {path for path in data_of(modules) if path not in written and not path.startswith(left_out)}
+    found = sorted(files | _patterns([each.path for each in counted if each.kind == LISTED], files))
     log.unlink()
-    return {_shown(path): _digest(path) for path in sorted({*files, *named, *patterns})}
+    return {
+        _shown(each): _digest(each)
+        for each in [*found, *(f"{name}{BY_PIP}" for name in libraries(run.config, modules))]
+    }
 
 
 def check_unchanged(folder: Folder) -> None:
@@ -93,21 +90,25 @@ def _left_out(run: StepRun, folder: Folder) -> list[str]:
     return list(map(os.path.abspath, [PACKAGE, folder.root, *map(fingerprint.find, fingerprint.paths(run.config))]))
 
 
-def _tops(config: object) -> tuple[str, ...]:
-    """Of the installed packages that a config names, where they lie; a plan keeps the versions of LIBRARIES."""
-    tops = {text.partition(".")[0] for text in strings(config) if DOTTED.fullmatch(text)} - {PACKAGE.name, *LIBRARIES}
-    return tuple(f"{place}/{top}{end}" for place in INSTALLED[2:] for top in tops for end in ("/", ".py"))
-
-
-def _counts(path: str, tops: tuple[str, ...]) -> bool:
-    """Whether a file is of somebody who extends this package: of the libraries those that the config names."""
+def _counts(path: str) -> bool:
+    """Whether a file may be of somebody who extends this package."""
     real, here = os.path.realpath(path), os.path.join(os.getcwd(), "")
     if real.startswith(INSTALLED):
-        return real.startswith(tops)
+        return False
     if path.startswith(here):
         return True
-    temporary, home = os.path.join(tempfile.gettempdir(), ""), os.path.join(os.path.expanduser("~"), ".")
-    return not real.startswith((*OF_SYSTEM, temporary, home))
+    home = os.path.expanduser("~")
+    elsewhere = [os.path.join(tempfile.gettempdir(), ""), *(os.path.join(home, name) for name in OF_LIBRARIES)]
+    return not real.startswith((*OF_SYSTEM, *elsewhere))
+
+
+def _patterns(listed: Iterable[str], files: Iterable[str]) -> set[str]:
+    """What says whether a folder that was listed has more, or less, of what was read of it: files of a suffix, or
+    folders."""
+    data = [path for path in files if not path.endswith(MODULE)]
+    found = {f"{each}/*{Path(path).suffix}" for each in listed for path in data if os.path.dirname(path) == each}
+    inner = {each for each in listed for path in data if os.path.dirname(path).startswith(f"{each}/")}
+    return found | {f"{each}/*/" for each in inner - {os.getcwd()}}
 
 
 def _is_as_seen(seen: Seen) -> bool:
@@ -117,31 +118,19 @@ def _is_as_seen(seen: Seen) -> bool:
     return False
 
 
-def _named_files(module: str) -> set[str]:
-    """Files that strings of a module name, from its folder, from the working folder, or from a folder that another
-    string names: code in C++ or Rust may read them."""
-    try:
-        nodes = ast.walk(ast.parse(Path(module).read_bytes()))
-    except (OSError, SyntaxError, ValueError):
-        return set()
-    texts = {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
-    texts = {text for text in texts if text.isprintable() and 0 < len(text) < LONGEST_NAME and text.strip("./")}
-    roots = [os.path.dirname(module), os.getcwd()]
-    inner = [os.path.join(root, text) for root in roots for text in texts]
-    places = roots + [path for path in inner if os.path.isdir(path)]
-    return {path for place in places for text in texts if os.path.isfile(path := os.path.join(place, text))}
-
-
 def _shown(path: str) -> str:
     here = os.path.join(os.getcwd(), "")
     return path.removeprefix(here)
 
 
 def _digest(path: str) -> str:
-    """Of a file, or of the names that a pattern finds; GONE if there is nothing."""
-    folder, name = os.path.split(path)
-    if name.startswith("*"):
-        return digest((each.name, b"") for each in sorted(Path(folder).glob(name)))
+    """Of a file, of the names that a pattern finds, or of an installed library; GONE if there is nothing."""
+    if path.endswith(BY_PIP):
+        return digest_of_library(path.removesuffix(BY_PIP))
+    folder, star, suffix = path.rpartition("/*")
+    if star:
+        names = [each for each in Path(folder).glob(f"*{suffix}") if each.name != "__pycache__"]
+        return digest((each.name, b"") for each in sorted(names))
     try:
         now = os.stat(path)
     except OSError:

@@ -11,12 +11,15 @@ import pytest
 from lit_blip2.ablation.folder import Folder, write
 from lit_blip2.ablation.run import reads
 from lit_blip2.ablation.run.reads import ChangedError, asked_to_record, check_unchanged, collect
+from lit_blip2.ablation.run.unseen import libraries
 from lit_blip2.sources import PACKAGE
 from tests.ablation.run.test_done import RUN as ENDED
 from tests.ablation.run.test_done import done_of
 
 SOURCE = """
 import importlib.resources
+import sqlite3
+import subprocess
 from pathlib import Path
 from .layers import Layer
 from mine import compiled
@@ -31,6 +34,16 @@ WEIGHTS = HERE / "weights" / "head.safetensors"  # read by code that Python does
 (HERE / "log.csv").open("a").write("x")
 (HERE / "cache.json").write_text("[]")
 (HERE / "cache.json").read_text()
+for language in ("de", "fr"):
+    for folder in sorted((HERE / "by_language").iterdir()):
+        [file.read_text() for file in folder.glob("*.csv")]
+try:
+    (HERE / f"{NAME}.more").read_text()
+except FileNotFoundError:
+    pass
+(HERE / "sizes.bin").open("r+b").read()
+sqlite3.connect(HERE / f"{NAME}.db").execute("pragma schema_version").fetchall()
+subprocess.run(["cat", f"{NAME}.args"], check=True)
 open("data/captions.json").read()
 """
 RUN = ENDED.model_copy(update={"config": {"data": {"root": "data"}, "class_path": "mine.bridges.Wide"}})
@@ -45,6 +58,14 @@ COUNTED = {
     "mine/lists/a.txt",
     "mine/lists/*.txt",
     "mine/weights/head.safetensors",
+    "mine/by_language/de/a.csv",
+    "mine/by_language/de/*.csv",
+    "mine/by_language/*/",
+    "mine/words_en.more",
+    "mine/words_en.db",
+    "mine/sizes.bin",
+    "words_en.args",
+    "mine/not_named.h5",
     "helper.py",
 }
 
@@ -52,7 +73,11 @@ COUNTED = {
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """A sweep in a project that has a package of its own; `mine.bridges` is what its config names."""
-    files = {name: "" for name in COUNTED if "*" not in name} | {"mine/bridges.py": SOURCE, "mine/unused.py": ""}
+    there = [name for name in COUNTED if "*" not in name and name != "mine/words_en.more"]
+    files = dict.fromkeys(there, "") | {"mine/bridges.py": SOURCE, "mine/unused.py": ""}
+        "mine/bridges.py": SOURCE,
+        "mine/unused.py": "",
+    }
     for name, text in (files | {"mine/layers.py": "class Layer: ...\n", "data/captions.json": "[]"}).items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
@@ -81,10 +106,10 @@ def test_they_are_the_code_of_others_and_what_it_reads(folder):
     assert not list(folder.run(RUN.name).iterdir())
 
 
-@pytest.mark.parametrize("name", sorted(COUNTED - {"mine/compiled.so", "mine/lists/*.txt"}))
+@pytest.mark.parametrize("name", sorted(name for name in COUNTED - {"mine/compiled.so"} if "*" not in name))
 def test_an_edit_of_any_of_them_is_named(folder, name):
     write(folder.done(RUN.name), done_of(reads=run(folder)))
-    for other in ("mine/unused.py", "mine/log.csv", "mine/lists/a.tsv", "data/captions.json"):
+    for other in ("mine/unused.py", "mine/log.csv", "mine/lists/b.tsv", "data/captions.json", "mine/README.md"):
         Path(other).write_text("edited")
     check_unchanged(folder)
     Path(name).write_text("edited")
@@ -99,6 +124,10 @@ def test_a_new_file_in_a_listed_folder_is_named_and_one_that_is_gone(folder):
         check_unchanged(folder)
     Path("mine/lists/b.txt").unlink()
     check_unchanged(folder)
+    Path("mine/by_language/fr").mkdir()
+    with pytest.raises(ChangedError, match=r"^mine/by_language/\*/ has changed"):
+        check_unchanged(folder)
+    Path("mine/by_language/fr").rmdir()
     Path("helper.py").unlink()
     with pytest.raises(ChangedError, match=r"^helper\.py has changed"):
         check_unchanged(folder)
@@ -121,8 +150,11 @@ def test_forked_workers_and_processes_of_its_own_are_seen_too(folder):
     assert {"late.txt", "later.txt"} <= set(run(folder, more))
 
 
-def test_of_the_libraries_those_count_that_a_config_names(folder, monkeypatch):
-    inside = f"{reads.INSTALLED[2]}/somebody/wide.py"
-    assert not reads._counts(inside, reads._tops(["a.b", "data/mini"]))
-    assert reads._counts(inside, reads._tops(["somebody.wide.Wide"]))
-    assert not reads._counts(f"{reads.INSTALLED[2]}/torch/nn.py", reads._tops(["torch.nn.GELU"]))
+def test_of_the_libraries_those_count_that_a_config_names_or_a_module_imports(folder, monkeypatch):
+    assert libraries(["a.b", "data/mini", "torch.nn.GELU", "yaml.Loader"], []) == ["yaml"]
+    Path("mine/layers.py").write_text("import json, torch\nfrom safetensors.torch import load_file\nclass Layer: ...\n")
+    write(folder.done(RUN.name), done_of(reads=run(folder)))
+    check_unchanged(folder)
+    monkeypatch.setattr(reads, "digest_of_library", lambda name: f"another {name}")
+    with pytest.raises(ChangedError, match=r"^safetensors \(installed\) has changed"):
+        check_unchanged(folder)
