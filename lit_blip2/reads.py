@@ -68,7 +68,7 @@ def _touched(event: str, arguments: tuple[Any, ...]) -> list[tuple[str, str | by
     elif event == "import":
         found = [(READ, arguments[1])]  # of a compiled module; of another None, and it is opened
     elif event == "os.rename":
-        found = [(WRITTEN, arguments[1])]
+        found = [(WRITTEN, arguments[0]), (WRITTEN, arguments[1])]  # the name that is given up was an output's
     elif event == "sqlite3.connect":
         found = [(UPDATED, arguments[0])]
     elif event == "subprocess.Popen":

@@ -78,7 +78,8 @@ class Search(Saved):
 
 
 class Plan(Saved):
-    """What is run, and what was asked. identity: digest of all that makes two sweeps the same one. A search's plan has
+    """What is run, and what was asked. identity: digest of all that makes two sweeps the same one. files: of each file
+    or folder that a step's config names a digest. A search's plan has
     no cells: its trials are known once they have ended."""
 
     name: str
@@ -93,6 +94,7 @@ class Plan(Saved):
     control: dict[str, str] | None = None
     identity: str
     sources: str
+    files: dict[str, str] = {}
     commit: str | None = None
     dirty: bool | None = None
     versions: dict[str, str | None] = {}

@@ -101,6 +101,8 @@ def check_same(known: Plan, plan: Plan, folder: Folder) -> None:
         what = f"another grid: {len(before - now)} of its cells are not in this one, {len(now - before)} are new"
     elif known.sources != plan.sources:
         what = f"other sources of lit_blip2 (it was begun at commit {known.commit}): its cells would not be comparable"
+    elif other := sorted(path for path in known.files | plan.files if known.files.get(path) != plan.files.get(path)):
+        what = f"other contents of {other[0]}, which a step's config names"
     else:
         what = "other metrics, another control, or other settings, ranges or data files in its steps"
     raise ValueError(f"{folder.root} holds a sweep of this name with {what}. Give another --out, or remove the folder")

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,20 @@ SPLITS = ("train", "val", "test")
 
 def paths(config: Any) -> list[str]:
     """The files and folders that a resolved config reads, relative to here or beside the package."""
-    trainer = {key: value for key, value in config.get("trainer", {}).items() if key not in WRITES}
+    trainer = _without_outputs(config.get("trainer", {}))
     roots = {str(root) for root in _roots(config)} | {"."}
     named = strings(config | {"trainer": trainer})
     named |= {text.replace("{split}", split) for text in named if "{split}" in text for split in SPLITS}
     # Beside the data, such as other features.
     named |= {f"{root}/{text}" for text in named if text.startswith("../") for root in roots}
     return [text for text in sorted(named) if find(text) is not None]
+
+
+def _without_outputs(trainer: Any) -> Any:
+    """The trainer's settings without the folders that it, and its callbacks, write into."""
+    if isinstance(trainer, dict):
+        return {key: _without_outputs(value) for key, value in trainer.items() if key not in (*WRITES, "dirpath")}
+    return [_without_outputs(each) for each in trainer] if isinstance(trainer, list) else trainer
 
 
 def _roots(config: Any) -> Iterator[Any]:
@@ -64,8 +72,14 @@ def find(text: str) -> Path | None:
 
 
 def contents(file: Path) -> bytes:
-    """What tells a file from another: of images and tars the size, of giants samples, of others a digest."""
-    size = file.stat().st_size
+    """What tells a file from another: of images and tars the size, of giants samples, of others a digest. One that has
+    not been written since it was asked for is not read again."""
+    now = file.stat()
+    return _contents(file, now.st_size, now.st_mtime_ns)
+
+
+@cache
+def _contents(file: Path, size: int, written_ns: int) -> bytes:
     if file.suffix.lower() in BY_SIZE:
         return str(size).encode()
     with file.open("rb") as stream:

@@ -4,7 +4,6 @@ They are known once it has run. What its config names, the package, its sweep's 
 they have a place of their own in the step's key or in the plan. See lit_blip2.reads for how they are found.
 """
 
-import hashlib
 import json
 import os
 import site
@@ -12,7 +11,6 @@ import sysconfig
 import tempfile
 from collections.abc import Iterable
 from contextlib import suppress
-from functools import cache
 from pathlib import Path
 
 from lit_blip2.ablation.folder import Folder, read
@@ -27,7 +25,7 @@ INSTALLED += (os.path.realpath(site.getusersitepackages()),)
 OF_SYSTEM = ("/proc/", "/sys/", "/dev/", "/etc/", "/run/", "/usr/", "/var/")
 OF_LIBRARIES = (".config/", ".cache/huggingface/", ".cache/matplotlib/", ".cache/torch/", ".triton/", ".nv/")  # at home
 BY_PIP = " (installed)"  # behind the name of a library
-GONE = ""  # in the place of a digest
+GONE, OUTPUT = "", "written"  # in the place of a digest
 
 
 class ChangedError(ValueError):
@@ -39,10 +37,12 @@ def asked_to_record(run: StepRun, folder: Folder) -> dict[str, str]:
     return {READS: json.dumps([os.path.abspath(_log(run, folder)), *_left_out(run, folder)])}
 
 
-def collect(run: StepRun, folder: Folder) -> dict[str, str]:
-    """File -> digest, GONE where one was looked for and not there; `FOLDER/*.txt` -> digest of such names, of a folder
-    that was listed; `NAME (installed)` of a library that is used. Paths below the working folder are relative to it.
-    Removes the log.
+def collect(run: StepRun, folder: Folder, began: float) -> dict[str, str]:
+    """File -> digest, GONE where one was looked for and not there, OUTPUT for one that the step wrote;
+    `FOLDER/*.txt` -> digest of such names, of a folder that was listed; `NAME (installed)` of a library that is used.
+    Paths below the working folder are relative to it. Removes the log.
+
+    Args: began: when the step did, in seconds.
 
     Raises ChangedError for a file that has changed since it was read, but for one that the step wrote.
     """
@@ -60,26 +60,39 @@ def collect(run: StepRun, folder: Folder) -> dict[str, str]:
     files = {each.path for each in counted if each.kind in (READ, MISSED)}
     files |= {each.path for each in counted if each.kind == UPDATED and _is_as_seen(each)}
     modules = [path for path in files if path.endswith(".py")]
-    if modules:
-        files |= {path for path in data_of(modules) if path not in written and not path.startswith(left_out)}
-    found = sorted(files | _patterns([each.path for each in counted if each.kind == LISTED], files))
+    unseen = {path for path in data_of(modules) if _counts(path) and not path.startswith(left_out)}
+    made = {path for path in unseen if os.stat(path).st_mtime > began}  # by code in C++ too, such as torch.save
+    made |= {path for path in written if _counts(path) and os.path.isfile(path)}
+    files = (files | unseen) - made
+    patterns = _patterns([each.path for each in counted if each.kind == LISTED], files)
+    found = [*sorted(files | patterns), *(f"{name}{BY_PIP}" for name in libraries(run.config, modules))]
     log.unlink()
-    return {
-        _shown(each): _digest(each)
-        for each in [*found, *(f"{name}{BY_PIP}" for name in libraries(run.config, modules))]
-    }
+    return {_shown(each): _digest(each) for each in found} | {_shown(each): OUTPUT for each in sorted(made)}
 
 
 def check_unchanged(folder: Folder) -> None:
-    """Raises ChangedError where a file is no longer as a step that has ended read it."""
-    for file in sorted(folder.root.glob("runs/*/**/done.json")):
-        done = read(file, Done)
-        for path, known in (done.reads if done else {}).items():
-            if _digest(path) != known:
-                raise ChangedError(
-                    f"{path} has changed since {file.parent} read it: the sweep's cells would not be comparable. Put "
-                    "it back, or begin another sweep with --out. (A sweep is best run from a checkout of its own.)"
-                )
+    """Raises ChangedError where a file is no longer as a step that has ended read it, unless a step wrote it."""
+    reads = {file.parent: read(file, Done).reads for file in sorted(folder.root.glob("runs/*/**/done.json"))}
+    made = {path for of_run in reads.values() for path, known in of_run.items() if known == OUTPUT}
+    for run, of_run in reads.items():
+        if changed := [path for path, known in of_run.items() if path not in made and _digest(path) != known]:
+            raise ChangedError(
+                f"{changed[0]} has changed since {run} read it: the sweep's cells would not be comparable. Put it "
+                "back, or begin another sweep with --out. (A sweep is best run from a checkout of its own.)"
+            )
+
+
+def check_files(run: StepRun, files: dict[str, str]) -> None:
+    """Raises ChangedError where a file that the step's config names is no longer as it was when the sweep began.
+
+    files: path -> digest of then; what was not there yet is an output.
+    """
+    for path in fingerprint.paths(run.config):
+        if path in files and fingerprint.of_path(path) != files[path]:
+            raise ChangedError(
+                f"{path} has changed since this sweep began, and the config of {run.name} names it: put it back and "
+                "start the same command again, or begin another sweep with --out"
+            )
 
 
 def _log(run: StepRun, folder: Folder) -> Path:
@@ -96,7 +109,7 @@ def _counts(path: str) -> bool:
     if real.startswith(INSTALLED):
         return False
     if path.startswith(here):
-        return True
+        return f"{os.sep}.git{os.sep}" not in path
     home = os.path.expanduser("~")
     elsewhere = [os.path.join(tempfile.gettempdir(), ""), *(os.path.join(home, name) for name in OF_LIBRARIES)]
     return not real.startswith((*OF_SYSTEM, *elsewhere))
@@ -131,13 +144,4 @@ def _digest(path: str) -> str:
     if star:
         names = [each for each in Path(folder).glob(f"*{suffix}") if each.name != "__pycache__"]
         return digest((each.name, b"") for each in sorted(names))
-    try:
-        now = os.stat(path)
-    except OSError:
-        return GONE
-    return _of_file(path, now.st_mtime_ns, now.st_size)
-
-
-@cache
-def _of_file(path: str, written_ns: int, size: int) -> str:
-    return hashlib.sha256(fingerprint.contents(Path(path))).hexdigest()[:16]
+    return digest([("", fingerprint.contents(Path(path)))]) if os.path.isfile(path) else GONE

@@ -60,6 +60,7 @@ def plan_of(grid: Grid, chains: list[Chain]) -> Plan:
         control=grid.control,
         identity=_digest([asked, [[cell.name, list(of.values())] for cell, of in zip(cells, keys)]]),
         sources=sources(),
+        files={name: each for draft in drafts.values() for name, each in _files(json.dumps(draft.config)).items()},
         cells=cells,
         steps={names[key]: _step_run(key, draft, names) for key, draft in drafts.items()},
         **_search(grid),

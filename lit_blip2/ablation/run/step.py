@@ -126,7 +126,7 @@ def _record_done(
     run: StepRun, folder: Folder, began: datetime, seconds: float, attempts: int, peak: float, log: Path
 ) -> Done:
     try:
-        reads = collect(run, folder)
+        reads = collect(run, folder, began.timestamp())
     except ChangedError as error:
         _record_failure(run, folder, str(error), log)
     done = Done(

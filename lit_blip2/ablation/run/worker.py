@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lit_blip2.ablation.folder import Folder, read
 from lit_blip2.ablation.run.queue import Queue
-from lit_blip2.ablation.run.reads import check_unchanged
+from lit_blip2.ablation.run.reads import check_files, check_unchanged
 from lit_blip2.ablation.run.step import run_step
 from lit_blip2.ablation.schema import Metrics, Plan
 from lit_blip2.ablation.spec.grid import Grid
@@ -32,6 +32,7 @@ class Worker:
                 f"the sources in {PACKAGE} have changed since this sweep began: put them back and start the same "
                 "command again, or begin another sweep with --out. (A sweep is best run from a checkout of its own.)"
             )
+        check_files(plan.steps[name], plan.files)
         check_unchanged(self.folder)
         run_step(plan.steps[name], self.folder, self.environment, self.stopping, watch)
 

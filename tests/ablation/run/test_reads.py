@@ -4,12 +4,13 @@ import importlib.util
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from lit_blip2.ablation.folder import Folder, write
-from lit_blip2.ablation.run import reads
+from lit_blip2.ablation.run import fingerprint, reads
 from lit_blip2.ablation.run.reads import ChangedError, asked_to_record, check_unchanged, collect
 from lit_blip2.ablation.run.unseen import libraries
 from lit_blip2.sources import PACKAGE
@@ -47,6 +48,7 @@ subprocess.run(["cat", f"{NAME}.args"], check=True)
 open("data/captions.json").read()
 """
 RUN = ENDED.model_copy(update={"config": {"data": {"root": "data"}, "class_path": "mine.bridges.Wide"}})
+BEGAN = time.time() + 3600  # a clock that is ahead: what the tests have just written was there before
 COUNTED = {
     "mine/__init__.py",
     "mine/bridges.py",
@@ -75,9 +77,6 @@ def folder(tmp_path, monkeypatch):
     """A sweep in a project that has a package of its own; `mine.bridges` is what its config names."""
     there = [name for name in COUNTED if "*" not in name and name != "mine/words_en.more"]
     files = dict.fromkeys(there, "") | {"mine/bridges.py": SOURCE, "mine/unused.py": ""}
-        "mine/bridges.py": SOURCE,
-        "mine/unused.py": "",
-    }
     for name, text in (files | {"mine/layers.py": "class Layer: ...\n", "data/captions.json": "[]"}).items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
@@ -91,18 +90,21 @@ def folder(tmp_path, monkeypatch):
     return folder
 
 
-def run(folder: Folder, more: str = "") -> dict[str, str]:
+def run(folder: Folder, more: str = "", began: float = BEGAN) -> dict[str, str]:
     """What a process is seen to read that imports the class."""
     text = f"from lit_blip2.reads import record_if_asked as r; r(); import mine.bridges\n{more}"
     where = os.pathsep.join([str(PACKAGE.parent), os.getcwd()])
     environment = os.environ | {"PYTHONPATH": where} | asked_to_record(RUN, folder)
     subprocess.run([sys.executable, "-c", text], env=environment, check=True)
-    return collect(RUN, folder)
+    return collect(RUN, folder, began)
 
 
 def test_they_are_the_code_of_others_and_what_it_reads(folder):
     compiled = next(Path("mine").glob("_json*")).as_posix()
-    assert set(run(folder)) == COUNTED - {"mine/compiled.so"} | {compiled}
+    found = run(folder)
+    outputs = {name for name, known in found.items() if known == reads.OUTPUT}
+    assert outputs == {"mine/log.csv", "mine/cache.json"}
+    assert set(found) - outputs == COUNTED - {"mine/compiled.so"} | {compiled}
     assert not list(folder.run(RUN.name).iterdir())
 
 
@@ -158,3 +160,31 @@ def test_of_the_libraries_those_count_that_a_config_names_or_a_module_imports(fo
     monkeypatch.setattr(reads, "digest_of_library", lambda name: f"another {name}")
     with pytest.raises(ChangedError, match=r"^safetensors \(installed\) has changed"):
         check_unchanged(folder)
+
+
+def test_what_a_step_writes_stops_no_other(folder):
+    """A file that a fit leaves and its test reads, and one that is moved into its place."""
+    more = "import os\nopen('left.json', 'w').close(); open('part', 'w').close(); os.replace('part', 'whole')"
+    write(folder.done(RUN.name), done_of(reads=run(folder, more)))
+    write(folder.done("vqa/seed=0"), done_of(reads=run(folder, "open('left.json').read(); open('whole').read()")))
+    for name in ("left.json", "whole"):
+        Path(name).write_text("of the next cell")
+    check_unchanged(folder)
+
+
+def test_what_native_code_writes_is_an_output_and_what_it_may_read_is_not(folder):
+    Path("mine/old.h5").write_text("")
+    os.utime("mine/old.h5", (0, 0))
+    began = time.time() - 1
+    Path("mine/bridges.py").write_text("")
+    found = run(folder, began=began)
+    assert found["mine/words_en.db"] == reads.OUTPUT and found["mine/old.h5"] not in ("", reads.OUTPUT)
+
+
+def test_a_file_that_a_config_names_is_looked_at_before_each_step(folder):
+    known = {"data": fingerprint.of_path("data")}
+    reads.check_files(RUN, known)
+    Path("data/captions.json").write_text("[1]")
+    with pytest.raises(ChangedError, match=r"^data has changed since this sweep began, and the config of fit/seed=0"):
+        reads.check_files(RUN, known)
+    reads.check_files(RUN, {})  # a sweep that is older, or an output
