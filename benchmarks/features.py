@@ -44,7 +44,8 @@ from lit_blip2.data.coco import COCO
 from lit_blip2.data.features import writer as keeping
 from lit_blip2.data.features.store import CachedDtype, FeatureStore
 from lit_blip2.lit import LitStage1
-from lit_blip2.model.vision import VisionEncoder, build
+from lit_blip2.model.timm_network import build
+from lit_blip2.model.vision import VisionEncoder
 
 STAGE1 = ("retrieval/itc_txt_r1", "retrieval/itc_img_r1", "retrieval/itm_txt_r1", "binding/itm_accuracy")
 STAGE2 = ("vqa/mean_over_types", "caption/cider")

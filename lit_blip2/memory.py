@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_leaves
 from lit_blip2.model.lora import add_lora
 from lit_blip2.model.pretrained import build
 from lit_blip2.model.text import PackedText
-from lit_blip2.model.vision import build as build_vision
+from lit_blip2.model.timm_network import build as build_vision
 from lit_blip2.network import count
 from lit_blip2.objectives.joint import Joint
 

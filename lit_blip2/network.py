@@ -14,7 +14,8 @@ from lit_blip2.checkpoint import carried
 from lit_blip2.config import Experiment, class_path
 from lit_blip2.model.language import LanguageModel
 from lit_blip2.model.lora import lora_settings
-from lit_blip2.model.vision import VisionEncoder, asks_for_same
+from lit_blip2.model.timm_network import asks_for_same
+from lit_blip2.model.vision import VisionEncoder
 from lit_blip2.objectives.joint import Joint
 from lit_blip2.objectives.stage1 import Stage1
 from lit_blip2.objectives.stage2 import Stage2

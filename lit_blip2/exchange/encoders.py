@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from lit_blip2.exchange.names import count_layers
-from lit_blip2.model.vision import VisionEncoder, build
+from lit_blip2.model.timm_network import build
+from lit_blip2.model.vision import VisionEncoder
 
 # The two that other projects know, by timm's names; sizes of the first.
 EVA, CLIP = "eva_giant_patch14_clip_224", "vit_large_patch14_clip_quickgelu_224"

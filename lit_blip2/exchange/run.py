@@ -29,8 +29,8 @@ from lit_blip2.exchange.names import family_of
 from lit_blip2.lit.evaluators.generation import Generation
 from lit_blip2.model.pretrained import build as build_language
 from lit_blip2.model.pretrained import read_tokenizer
+from lit_blip2.model.timm_network import build as build_vision
 from lit_blip2.model.tokenizer import BertTokenizer
-from lit_blip2.model.vision import build as build_vision
 from lit_blip2.network import ENCODER, network_class, sketch
 from lit_blip2.objectives.stage1 import NAMED, Stage1
 from lit_blip2.objectives.stage2 import Stage2

@@ -2,7 +2,7 @@
 
 import json
 
-from lit_blip2.model import pretrained, vision
+from lit_blip2.model import pretrained, timm_network
 from lit_blip2.model.published import FILE, language_card, published, vision_card
 
 
@@ -11,7 +11,7 @@ def refresh() -> dict[str, dict]:
     cards = {}
     for name, card in published().items():
         if card["kind"] == "vision":
-            counted = vision_card(vision.build(name, {}, 1, device="meta"))
+            counted = vision_card(timm_network.build(name, {}, 1, device="meta"))
         else:
             counted = language_card(pretrained.build(card["config"]))
         cards[name] = card | counted

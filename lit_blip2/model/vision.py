@@ -1,7 +1,7 @@
 """The image encoder: a timm ViT, cut after its second-to-last block (paper, 3.1), or another of timm's networks whose
 last feature map becomes tokens.
 
-Legend: B images, N image tokens ([CLS] first), H rows of patches or of a feature map, W width.
+Legend: B images, N image tokens ([CLS] first), H height and W width of an image; W width of a token.
 """
 
 import hashlib
@@ -13,18 +13,26 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
 from lit_blip2.checkpoint import read_safely, unwrapped
 from lit_blip2.contents import DataError, reading
 from lit_blip2.model.published import published, vision_card
 from lit_blip2.model.random_weights import RANDOM, same_each_time, tell_random
+from lit_blip2.model.timm_network import (
+    Copies,
+    asks_for_same,
+    build,
+    can_resize,
+    check_tokens,
+    has_blocks,
+    resize,
+    same_network,
+    tokens,
+)
 from lit_blip2.paths import OR_PUT_BACK, find
 from lit_blip2.pixels import UNNOTED, Interpolation, Looks, card_beside, normalise, tell_unread
-from lit_blip2.settings import WEIGHTS, settings
+from lit_blip2.settings import WEIGHTS
 from lit_blip2.signature import signature
-from lit_blip2.trust import check_fetches_nothing
 
 # Under which training programs keep weights; the first that is there counts, as in timm.
 WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
@@ -204,7 +212,7 @@ class VisionEncoder(nn.Module):
         begun, copies = torch.get_rng_state(), Copies()
         encoder = build(self.name, self.model_args, self.drop_last_blocks, weights=file, copies=copies)
         self._tell_patches(file, copies.patches, encoder)
-        if not copies.grids or not _resizes(encoder) or encoder.patch_embed.img_size is None:
+        if not copies.grids or not can_resize(encoder) or encoder.patch_embed.img_size is None:
             return encoder
         asked, (rows, columns) = encoder.patch_embed.img_size, copies.grids[0]
         height, width = (pixels // n for pixels, n in zip(asked, encoder.patch_embed.grid_size))
@@ -293,84 +301,9 @@ class VisionEncoder(nn.Module):
         }
 
 
-def same_network(name: str, one: Mapping[str, Any], two: Mapping[str, Any], drop_last_blocks: int = 0) -> bool:
-    """Whether two choices of timm's arguments make networks that compute the same, such as one that spells out a
-    default; what drops is of training alone. Raises ValueError for arguments that timm does not take."""
-    one, two = ({key: value for key, value in args.items() if "drop" not in key} for args in (one, two))
-    if one == two:
-        return True
-    made = [build(name, args, drop_last_blocks, device="meta") for args in (one, two)]
-    return _held(made[0]) == _held(made[1])
-
-
-def _held(encoder: nn.Module) -> tuple[Any, ...]:
-    """What a network is made of: its layers as torch writes them, their plain attributes, the shapes of its weights.
-    timm's GELU is torch's."""
-    layers = str(encoder).replace("GELU(approximate='none')", "GELU()")
-    told = {key: value for key, value in settings(encoder).items() if value not in ("GELU", "none")}
-    return layers, told, {key: value.shape for key, value in encoder.state_dict().items()}
-
-
-def asks_for_same(name: str, args: Any, own: Mapping[str, Any]) -> bool:
-    """Whether timm's arguments that a file tells are those of this network, or others that make the same."""
-    if args == own or not isinstance(args, dict):
-        return args == own
-    try:
-        check_fetches_nothing({"model_args": args, "name": name}, "the file", "")
-        return same_network(name, args, own)
-    except Exception:  # of many kinds, for a file may tell anything
-        return False
-
-
-def has_blocks(encoder: nn.Module) -> bool:
-    """Whether it is a row of blocks of one width, of which the last can be dropped, as timm's ViTs are."""
-    return all(hasattr(encoder, name) for name in ("blocks", "embed_dim", "prune_intermediate_layers"))
-
-
-def tokens(encoder: nn.Module, images_B3HW: Tensor) -> Tensor:
-    """Normalised images to tokens [B, N, W], of a feature map row by row."""
-    features = encoder.forward_features(images_B3HW)
-    if features.ndim == 3:
-        return features
-    last = getattr(encoder, "output_fmt", None) == "NHWC"
-    return features.flatten(1, 2) if last else features.flatten(2).mT.contiguous()
-
-
-@torch.no_grad()
-def check_tokens(name: str, encoder: nn.Module, size: int) -> tuple[int, int]:
-    """(tokens, width) of an image, from a network on the meta device.
-
-    Raises ValueError for a size that does not fit, and for a network that gives neither the output of its last block,
-    untouched, nor one feature map.
-    """
-    made: list[Tensor] = []
-    if has_blocks(encoder):
-        encoder.blocks[-1].register_forward_hook(lambda module, given, output: made.append(output))
-    try:
-        found = encoder.eval().forward_features(torch.empty(1, 3, size, size, device="meta"))
-    except (AssertionError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"image encoder {name} does not take data.image_size={size}: {reason}") from error
-    axes = found.ndim if isinstance(found, Tensor) else 0
-    right = axes == 3 and any(found is each for each in made) if has_blocks(encoder) else axes == 4
-    shape = tokens(encoder, torch.empty(1, 3, size, size, device="meta")).shape[1:] if right else ()
-    if not right or shape[1] != encoder.num_features:
-        what = tuple(found.shape) if isinstance(found, Tensor) else f"a {type(found).__name__}"
-        raise ValueError(
-            f"image encoder {name} cannot be used: what an image becomes ({what}) is neither the output of one of its "
-            "blocks, [batch, tokens, width], nor one feature map. Take one of timm's ViTs or convolutional networks"
-        )
-    return tuple(shape)
-
-
-def _resizes(encoder: nn.Module) -> bool:
-    """Whether `resize` can interpolate its positions."""
-    return isinstance(getattr(encoder, "pos_embed", None), nn.Parameter) and hasattr(encoder, "no_embed_class")
-
-
 def _check_resizes(name: str, encoder: nn.Module, image_size: int) -> None:
     """Raises ValueError for a network whose positions `resize` cannot interpolate."""
-    if not _resizes(encoder):
+    if not can_resize(encoder):
         way_out = f"give model_args={{img_size: {image_size}}}, with weights of that size"
         if not has_blocks(encoder):
             way_out = f"set data.image_size={image_size}, which it takes or refuses"
@@ -397,18 +330,6 @@ def _signature(encoder: nn.Module) -> dict[str, Any]:
     return signature(p for name, p in encoder.named_parameters() if name != "pos_embed")
 
 
-def resize(encoder: nn.Module, image_size: int | tuple[int, int]) -> None:
-    """Make a timm ViT take images of another size, in pixels, or (height, width). Position embeddings are interpolated
-    bicubically, not antialiased, as LAVIS and Hugging Face do it; timm's own way antialiases and gives other values."""
-    before, prefix = encoder.pos_embed.detach(), 0 if encoder.no_embed_class else encoder.num_prefix_tokens
-    grid_1WHH = before[:, prefix:].unflatten(1, encoder.patch_embed.grid_size).permute(0, 3, 1, 2)
-    encoder.set_input_size(img_size=image_size)
-    size = encoder.patch_embed.grid_size
-    resized_1WHH = F.interpolate(grid_1WHH.float(), size=size, mode="bicubic", align_corners=False).to(before.dtype)
-    after_1NW = torch.cat([before[:, :prefix], resized_1WHH.flatten(2).transpose(1, 2)], dim=1)
-    encoder.pos_embed = nn.Parameter(after_1NW, requires_grad=encoder.pos_embed.requires_grad)
-
-
 def _check_safe(file: Path) -> None:
     """Raises DataError for a file that is damaged, or that holds more than tensors: timm itself may run what a pickle
     asks for. Warns of one that holds several networks."""
@@ -432,83 +353,3 @@ def _in_cache(name: str) -> Path | None:
     card = timm.get_pretrained_cfg(name)
     file = card and card.hf_hub_id and try_to_load_from_cache(card.hf_hub_id, "model.safetensors")
     return Path(file) if isinstance(file, str) and file else None
-
-
-def build(
-    name: str,
-    model_args: dict[str, Any],
-    drop_last_blocks: int,
-    device: str | None = None,
-    weights: Path | None = None,
-    copies: "Copies | None" = None,
-) -> nn.Module:
-    """A timm ViT without head, final norm and last blocks, or another network without its head; with weights from a
-    file, or none. copies: notes how they were read.
-
-    Raises ValueError for an unknown name, for more blocks to drop than there are, and for a file that does not hold all
-    that is left.
-    """
-    import timm
-
-    copies = copies or Copies()
-    source = dict(pretrained=True, pretrained_cfg_overlay={"file": str(weights)}) if weights else {}
-    try:
-        with torch.device(device or "cpu"), copies:
-            encoder = timm.create_model(name, num_classes=0, **source, **model_args)
-    except (RuntimeError, TypeError, IndexError) as error:
-        # a name or an argument that timm does not know, weights of other sizes
-        source = f" from {weights}" if weights else ""
-        raise ValueError(f"image encoder {name} with model_args={model_args}{source}: {error}") from error
-    if has_blocks(encoder):
-        if not 0 <= drop_last_blocks < len(encoder.blocks):
-            count = len(encoder.blocks)
-            raise ValueError(f"drop_last_blocks={drop_last_blocks}: {name} has {count} blocks, drop fewer")
-        encoder.prune_intermediate_layers([len(encoder.blocks) - 1 - drop_last_blocks], prune_norm=True)
-    elif drop_last_blocks:
-        raise ValueError(
-            f"drop_last_blocks={drop_last_blocks}: {name} has no blocks of one width, one after another; with 0 its"
-            " last feature map becomes tokens, if it ends in one"
-        )
-    if weights is not None:
-        _check_read(encoder, copies, f"{weights}, for image encoder {name},")
-    return encoder
-
-
-class Copies(TorchFunctionMode):
-    """Notes what timm does while it reads a file.
-
-    into: the tensors that are copied into, and from which type: the weights that the file holds. timm leaves the others
-    random without a word, for it reads as leniently as a new head needs. grids, patches: (height, width) in the file of
-    the position embeddings and of the patches that it interpolates, empty where they are of the network's size.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.into: list[tuple[Tensor, torch.dtype]] = []
-        self.grids: list[tuple[int, int]] = []
-        self.patches: list[tuple[int, int]] = []
-
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        if function is Tensor.copy_:
-            self.into.append((args[0], args[1].dtype))
-        elif function is F.interpolate:  # of positions [1, W, H, H]; of patches, by a basis [n, 1, H, W]
-            (self.patches if args[0].shape[0] > args[0].shape[1] == 1 else self.grids).append(tuple(args[0].shape[2:]))
-        return function(*args, **(kwargs or {}))
-
-
-def _check_read(encoder: nn.Module, copies: Copies, what: str) -> None:
-    """Raises ValueError for weights that no file gave, for those that are no numbers, and for whole numbers, as
-    quantised weights are: timm takes them without the scale that belongs to them."""
-    given = {id(tensor): dtype for tensor, dtype in copies.into}
-    running = [each for each in encoder.named_buffers() if each[0].endswith(("running_mean", "running_var"))]
-    wanted = [*encoder.named_parameters(), *running]
-    for reason, names in (
-        ("lacks", [name for name, value in wanted if id(value) not in given]),
-        (
-            "holds whole numbers in",
-            [n for n, value in wanted if not given.get(id(value), value.dtype).is_floating_point],
-        ),
-        ("holds no finite numbers in", [name for name, value in wanted if not value.isfinite().all()]),
-    ):
-        if names:
-            raise ValueError(f"{what} {reason} {names[0]} ({len(names)} such): give a file that timm can read for it")

@@ -9,7 +9,8 @@ from safetensors.torch import save_file
 
 from lit_blip2.exchange import encoders, lavis, names
 from lit_blip2.model.text import PackedText
-from lit_blip2.model.vision import VisionEncoder, build, resize
+from lit_blip2.model.timm_network import build, resize
+from lit_blip2.model.vision import VisionEncoder
 from tests.exchange.tiny import VIT
 
 IDS_22 = torch.tensor([[1, 5, 6, 7], [1, 8, 9, 10]])

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 from lit_blip2.checkpoint import read_checkpoint
-from lit_blip2.model.vision import build as build_vision
+from lit_blip2.model.timm_network import build as build_vision
 
 BERT, OPT, T5 = (Path("lit_blip2/mini/weights") / name for name in ("bert", "opt", "t5"))
 IMAGES = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))

@@ -8,7 +8,8 @@ import safetensors.torch
 import timm
 import torch
 
-from lit_blip2.model.vision import VisionEncoder, asks_for_same, same_network
+from lit_blip2.model.timm_network import asks_for_same, same_network
+from lit_blip2.model.vision import VisionEncoder
 from lit_blip2.network import as_asked_here
 from lit_blip2.pixels import CLIP_MEAN, CLIP_STD, normalise
 
