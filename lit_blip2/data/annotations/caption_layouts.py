@@ -48,13 +48,14 @@ def images_in(path: str | Path, split: str) -> list[Listed]:
     top = Entry(content, path)
     if is_karpathy(top):
         return of_karpathy(top, _KARPATHY_SPLITS[split])
-    if "images" in top and ("annotations" in top or split == "test"):
+    what = what_it_is(content)
+    if "images" in top and ("annotations" in top or split == "test") and "multiple choice" not in what:
         return _of_coco(top)
     if "data" in top and any("image_id" in row and "question" not in row for row in top.entries("data")):
         return _of_textcaps(top.entries("data"))
     raise top.error(
         "neither COCO's {images, annotations} nor a list of {image, caption} nor Karpathy's {images with sentences}: "
-        + (f"it holds {what}" if (what := what_it_is(content)) else f"its keys are {sorted(content)}")
+        + (f"it holds {what}" if what else f"its keys are {sorted(content)}")
     )
 
 
@@ -105,6 +106,8 @@ def _of_coco(top: Entry) -> list[Listed]:
         if (image_id := annotation.image_id()) not in captions:
             name = annotation.name("image_id")
             raise annotation.error(f"it belongs to image {name}, which is not in the list of images")
+        if "foil" in annotation:
+            raise annotation.error("FOIL's captions, half of them false: give COCO's own captions_*.json")
         if "caption" not in annotation and "category_id" in annotation:
             raise annotation.error(
                 "a box and no caption: COCO's captions are in captions_*.json, not in instances_*.json"
@@ -179,6 +182,8 @@ def _of_rows(rows: list[Entry], path: Path, caption_needed: bool, numbered: bool
         image, text = ("image", "caption") if "image" in row else ("file_name", "text" if "text" in row else "caption")
         if image not in row or (caption_needed and text not in row):
             raise row.error(f"needs image and caption, and has {', '.join(sorted(map(str, row.values)))}")
+        if {"label", "relation"} <= row.values.keys():
+            raise row.error("VSR's captions, true or false of their images as label says: write those of label 1 alone")
         _check_one(row, image, text)
         file, name = spelt.setdefault(normpath(row.file(image)), row.file(image)), _given_name(row)
         captions[file].append(row.texts(text, *([] if caption_needed else [[]])))

@@ -5,6 +5,7 @@ because servers name ids and answers differently.
 """
 
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -48,8 +49,6 @@ def asked_in(content: Any, path: str | Path, files: Mapping[int, str]) -> Asked:
     rows = listed_entries(content, path) if isinstance(content, list) else []
     keys = set().union(*(row.values for row in rows))
     known = what_it_is(content)
-    if "choices" in keys and "multiple choice" in known:
-        raise DataError(f"{path} is not read: it holds {known}")
     if isinstance(content, dict) and any(isinstance(row, dict) and "imageId" in row for row in content.values()):
         return Asked([_gqa(number, row) for number, row in Entry(content, path).items()], "gqa")
     if isinstance(content, dict) and isinstance(content.get("questions"), list):
@@ -61,6 +60,9 @@ def asked_in(content: Any, path: str | Path, files: Mapping[int, str]) -> Asked:
     if {"image", "text", "label"} <= keys:
         return Asked([_pope(row) for row in rows])
     if {"question", "question_id", "choices"} <= keys:
+        if difficult := sum(row.flag("difficult_direct_answer") for row in rows):
+            said = f"{difficult} questions are marked difficult_direct_answer: A-OKVQA's own script leaves them out"
+            warnings.warn(f"{path}: {said} of its direct answers, here they are asked and scored", stacklevel=3)
         return Asked([_aokvqa(row, files) for row in rows], "aokvqa")
     if {"image", "question"} <= keys and not {"question_id", "answer"} & keys:
         return Asked([_vizwiz(row) for row in rows], "vizwiz")

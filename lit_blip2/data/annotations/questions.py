@@ -17,7 +17,7 @@ from lit_blip2.data.annotations.ids import Name, name_of, question_number, writt
 from lit_blip2.data.annotations.question_layouts import UNTYPED, Asked, Question, asked_in, coco_file
 from lit_blip2.data.annotations.strings import Strings, digest_of
 from lit_blip2.data.annotations.tables import SEPARATORS
-from lit_blip2.data.annotations.unread import refuse_by_name
+from lit_blip2.data.annotations.unread import refuse_by_name, what_it_is
 
 
 @dataclass(frozen=True)
@@ -105,6 +105,8 @@ def read_questions(
         raise DataError(f"{questions} is not read: questions are read from JSON, not from tables")
     files = dict(files or {}) | (image_files(images) if images else {})
     content = read_json(questions)
+    if "multiple choice" in (what := what_it_is(content)):
+        raise DataError(f"{questions} is not read: it holds {what}")
     if annotations is None:
         asked = asked_in(content, questions, files)
     else:

@@ -26,12 +26,22 @@ _CHOICE = (
     "multiple choice, whose answers are numbers of choices: let lmms-eval ask it of a run (docs/evaluation.md), or "
     "write rows of image, question and answer, a text"
 )
+_OPEN_ENDED = (
+    "VQA v1's multiple choice, whose choices would be passed over: give OpenEnded_mscoco_*_questions.json, which asks "
+    "the same questions under the same ids"
+)
+_VISUAL7W = (
+    "Visual7W's multiple choice, of texts or of boxes: let others ask it of a run (docs/evaluation.md), or write rows "
+    "of image, question and answer, a text"
+)
 # What is there among the keys of a file, and of its entries, and what it then is; the first that fits.
 _BY_KEYS: list[tuple[set[str], set[str], str]] = [
     ({"image_urls"}, set(), _LINKS),
     (set(), {"url", "caption"}, _LINKS),
     (set(), {"choices", "lecture"}, f"ScienceQA's {_CHOICE}"),
     (set(), {"choices", "question", "answer"}, _CHOICE),
+    ({"questions"}, {"multiple_choices"}, _OPEN_ENDED),
+    ({"images"}, {"qa_pairs"}, _VISUAL7W),
     (set(), {"ref_id", "sentences"}, "RefCOCO's expressions, of regions and not of images"),
     (set(), {"conversations"}, "LLaVA's conversations: write rows of image, question and answer"),
     (set(), {"regions"}, "Visual Genome's regions: train on them by lit_blip2.data.visual_genome.VisualGenome"),
@@ -57,6 +67,8 @@ _BY_KEYS: list[tuple[set[str], set[str], str]] = [
     (set(), {"image_id", "caption"}, "captions for a server (a submission), without the names of images"),
     (set(), {"image", "caption"}, "captions: give it as captions"),
 ]  # fmt: skip
+
+_LISTS = ("data", "questions", "images")
 
 
 def refuse_by_name(path: Path) -> None:
@@ -84,7 +96,8 @@ def _first_line(path: Path) -> str:
 
 
 def _entry_keys(content: Any) -> set[str]:
-    """Of the first entry: of a list, of the objects in an object, or of its list under "data"."""
+    """Of the first entry: of a list, of the objects in an object, or of one of its LISTS."""
     if isinstance(content, dict):
-        content = content["data"] if isinstance(content.get("data"), list) else list(content.values())
+        lists = (content[name] for name in _LISTS if isinstance(content.get(name), list))
+        content = next(lists, list(content.values()))
     return set(content[0]) if isinstance(content, list) and content and isinstance(content[0], dict) else set()

@@ -40,6 +40,15 @@ def top(rows, **more):
 
 
 SCIENCE = {"image": "image.png", "question": "Which is heavier?", "choices": ["a pen", "a car"], "answer": 1}
+V1 = {
+    "info": {"version": "1.0"}, "task_type": "Multiple-Choice", "data_type": "mscoco", "data_subtype": "val2014",
+    "license": {}, "questions": [{"question": "What is it?", "image_id": 42, "question_id": 420, "multiple_choices":
+    ["yes", "no", "a cat", "2"]}],
+}  # fmt: skip
+V7W = {"dataset": "Visual7W-telling", "images": [{
+    "split": "train", "image_id": 2338, "filename": "v7w_2338.jpg", "qa_pairs": [{"image_id": 2338, "qa_id": 5,
+    "question": "What is it?", "answer": "A cat.", "multiple_choices": ["A dog.", "A cow.", "A hat."], "type": "what"}],
+}]}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -72,6 +81,34 @@ def test_questions_with_their_answers(tmp_path, content, row, answers, server):
     assert question_types(file) == {row[2]}
     file.write_text(json.dumps(content), encoding="utf-8-sig")  # as some editors save it
     assert read_questions(file).written_id(0) == row[0]
+
+
+def test_multiple_choice_is_not_read_beside_its_annotations_either(tmp_path):
+    mark = {"question_id": 420, "image_id": 42, "question_type": "what", "answers": [{"answer": "yes"}] * 10}
+    annotations = write_json(tmp_path / "mscoco_val2014_annotations.json", {"annotations": [mark]})
+    questions = write_json(tmp_path / "MultipleChoice_mscoco_val2014_questions.json", V1)
+    with pytest.raises(ValueError, match=r"MultipleChoice_.*is not read: .*give OpenEnded_mscoco"):
+        read_questions(questions, annotations)
+    row = {name: value for name, value in V1["questions"][0].items() if name != "multiple_choices"}
+    asked = write_json(tmp_path / "o.json", V1 | {"task_type": "Open-Ended", "questions": [row]})
+    assert read_questions(asked, annotations).answers_of(0) == ["yes"] * 10
+
+
+def test_aokvqa_tells_of_questions_that_its_own_script_leaves_out(tmp_path):
+    rows = [AOKVQA_ANSWERED, AOKVQA_ANSWERED | {"question_id": "x", "difficult_direct_answer": True}]
+    with pytest.warns(UserWarning, match=r"q\.json: 1 questions are marked difficult_direct_answer"):
+        assert len(read_questions(write_json(tmp_path / "q.json", rows))) == 2
+
+
+def test_captions_that_may_be_false_are_refused(tmp_path):
+    row = {"image": "1.jpg", "image_link": "x", "caption": "A cup is on it.", "label": 0, "relation": "on"}
+    (tmp_path / "vsr.jsonl").write_text(json.dumps(row) + "\n")
+    with pytest.raises(ValueError, match=r"vsr\.jsonl: line 1: VSR's captions, true or false.*label 1"):
+        read_captions(tmp_path / "vsr.jsonl")
+    mark = {"caption": "A cup.", "id": 1, "image_id": 1, "foil": False, "foil_id": 1, "target_word": "ORIG"}
+    foil = write_json(tmp_path / "foil.json", {"images": [{"id": 1, "file_name": "1.jpg"}], "annotations": [mark]})
+    with pytest.raises(ValueError, match=r"foil\.json: entry 1 of annotations: FOIL's captions"):
+        read_captions(foil)
 
 
 @pytest.mark.parametrize(
@@ -211,6 +248,8 @@ def test_ids_of_openimages_that_look_like_numbers_are_words(tmp_path, name):
         ("scienceqa.json", [SCIENCE | {"lecture": "", "hint": "x"}], "ScienceQA's multiple choice.*lmms-eval"),
         ("scienceqa_ids.json", [SCIENCE | {"question_id": 3, "lecture": ""}], "ScienceQA's multiple choice"),
         ("quiz.json", [SCIENCE, SCIENCE | {"answer": 0}], "holds multiple choice.*rows of image, question and answer"),
+        ("MultipleChoice_mscoco_val2014_questions.json", V1, "multiple choice.*OpenEnded_mscoco.*same questions"),
+        ("dataset_v7w_telling.json", V7W, "Visual7W's multiple choice.*rows of image, question and answer"),
         ("refs.json", [{"ref_id": 1, "ann_id": 2, "image_id": 3, "sentences": []}], "RefCOCO"),
         ("llava.json", [{"id": "1", "image": "1.jpg", "conversations": []}], "LLaVA's conversations"),
         ("region_descriptions.json", [{"id": 1, "regions": []}], "VisualGenome"),
