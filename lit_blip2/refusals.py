@@ -1,6 +1,7 @@
 """Which errors are a check's words to the user, to be printed as one line, and which are faults of a program, whose
 traceback somebody needs."""
 
+import errno
 import os
 import re
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from types import TracebackType
 
 SHOW_TRACEBACKS = "JSONARGPARSE_DEBUG"  # environment variable: the parser shows its own tracebacks by it
 MOST_SAID = 2000  # characters of a parser's complaint, which repeats the value that is wrong
+FULL = (errno.ENOSPC, errno.EDQUOT)  # of an OSError: the disk, or what a user may have of it
 CHECKS = (ValueError, OSError, ImportError, FloatingPointError, RuntimeError)
 # The last frame of an error from a process that loads data, where one of our files raises on purpose; what it says.
 FROM_LOADER = re.compile(
@@ -29,6 +31,8 @@ def refusal(error: BaseException) -> str | None:
         return last and last[1]
     if isinstance(error, OSError) and error.filename is not None:
         return str(error)
+    if isinstance(error, OSError) and error.errno in FULL:  # in the middle of a file, whose name it does not tell
+        return f"{error}: make room, and start the same command again; a training goes on with --resume"
     ours = raised_by.startswith("lit_blip2.") and isinstance(error, CHECKS)
     building = any(frame.tb_frame.f_code.co_name == "instantiate_classes" for frame in _frames(error))
     if (ours or (building and raised_by.startswith("lightning."))) and not isinstance(error, NotImplementedError):

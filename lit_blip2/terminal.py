@@ -1,4 +1,5 @@
-"""What reaches a terminal: texts of others, such as file names and captions, without control characters in them."""
+"""What reaches a terminal: texts of others, such as file names and captions, without control characters in them; sizes
+in units."""
 
 import logging
 import re
@@ -19,6 +20,15 @@ def printable(text: object) -> str:
 def say(*lines: object, error: bool = False) -> None:
     """Print lines, printable, to standard output or to standard error."""
     print(*map(printable, lines), sep="\n", file=sys.stderr if error else sys.stdout, flush=True)
+
+
+def readable(count: float) -> str:
+    """Such as 724 KB or 1.3 TB."""
+    for unit in ("B", "KB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:,.3g} TB"
 
 
 def guard() -> None:

@@ -13,15 +13,21 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from lit_blip2.refusals import FULL
+from lit_blip2.terminal import readable
+
+LEAST_FREE = 2**16  # bytes of a disk that is not full
 PART = re.compile(r"\.(?P<name>.+)\.part-(?P<host>.+)-(?P<pid>\d+)")
 
 
 @contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
+def written_whole(path: Path, size: int = 0) -> Iterator[Path]:
     """A name beside `path` to write a file or folder under; it becomes `path` at the end, or is removed at an error.
 
     What was at `path` before is there until then. Nothing is left of a process that was killed while it wrote: who
-    writes `path` next removes it.
+    writes `path` next removes it. size: bytes that will be written, where they are known.
+
+    Raises OSError that names the file, the bytes that it needs and those that are free, where the disk is full.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(path)
@@ -32,9 +38,34 @@ def written_whole(path: Path) -> Iterator[Path]:
             _on_disk(file)
         part.rename(path)
         _on_disk(path.parent)
-    except BaseException:
+    except BaseException as error:
+        full = _full_disk(error, path, part, size) if isinstance(error, Exception) else None
         _remove(part)
-        raise
+        if full is None:
+            raise
+        raise full from error
+
+
+def _full_disk(error: Exception, path: Path, part: Path, size: int) -> OSError | None:
+    """What to say where a full disk is the reason of an error."""
+    if (number := getattr(error, "errno", None)) not in (None, *FULL):
+        return None
+    written, free = _size(part), shutil.disk_usage(path.parent).free
+    # safetensors tells the number in its words, torch and numpy do not.
+    told = number is not None or any(f"os error {each})" in str(error) for each in FULL)
+    if not told and free >= LEAST_FREE:
+        return None
+    return OSError(
+        f"{path} finds no room on its disk: {readable(max(size, written, _size(path)))} or more are needed, "
+        f"{readable(free + written)} are free. What was there before is as it was. Make room, and start the same "
+        "command again; a training goes on with --resume"
+    )
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder."""
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def write_text(file: Path, text: str) -> None:

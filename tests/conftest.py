@@ -1,6 +1,9 @@
 """Small parts that many tests build: a Q-Former tokenizer, a stage-1 and a joint network, texts and features."""
 
+import os
+import subprocess
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -122,3 +125,20 @@ def make_batch():
         return features_BND, PackedText.from_lists(ids), torch.arange(size), uniform_B2
 
     return make
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """Make a disk of so many bytes of its own, in RAM; and change its size, if there is one. Needs leave to mount."""
+    folder = tmp_path / "small_disk"
+
+    def sized(size: int) -> Path:
+        options = f"remount,size={size}" if folder.exists() else f"size={size}"
+        folder.mkdir(exist_ok=True)
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+        if os.getuid() != 0 or subprocess.run(command, capture_output=True).returncode:
+            pytest.skip("a disk that is full for real takes leave to mount one: root")
+        return folder
+
+    yield sized
+    subprocess.run(["umount", "-l", str(folder)], capture_output=True)

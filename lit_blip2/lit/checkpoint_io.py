@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from torch.utils._pytree import tree_leaves
 
 from lit_blip2.checkpoint import read_checkpoint
 from lit_blip2.whole_files import written_whole
@@ -20,7 +21,8 @@ class WholeCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         if "://" in str(path):  # a store of its own, which knows no names beside a file's
             return super().save_checkpoint(checkpoint, path, storage_options)
-        with written_whole(Path(path)) as part:
+        size = sum(each.nbytes for each in tree_leaves(checkpoint) if isinstance(each, torch.Tensor))
+        with written_whole(Path(path), size) as part:
             torch.save(checkpoint, part)
 
     def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:

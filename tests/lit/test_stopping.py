@@ -104,6 +104,29 @@ def test_its_state_is_saved_and_it_goes_on_as_one_run(world, whole, tmp_path, at
 
 
 @pytest.mark.slow
+def test_a_checkpoint_that_finds_no_room_leaves_the_former_one(world, whole, small_disk):
+    """For the second one the first has to be there still: the disk has room for one and a half."""
+    size = (whole / "checkpoints/last.ckpt").stat().st_size
+    disk = small_disk(size * 3 // 2 + events_of(whole))
+    status, said = finished(world, disk)
+    run = run_of(disk)
+    line = said.splitlines()[-1]
+    assert status == 1 and f"error: {run}/checkpoints/last.ckpt finds no room on its disk: " in line, said
+    assert " are needed, " in line and " are free. " in line and "--resume" in line
+    assert [file.name for file in (run / "checkpoints").iterdir()] == ["last.ckpt"]
+    assert read_checkpoint(run)["global_step"] == 2
+    small_disk(size * 3)
+    status, said = finished(world, disk, "--resume")
+    assert status == 0 and f"going on with {run}, at step 2 of {STEPS}" in said, said
+    assert same_weights(run, whole) and validations(run) == validations(whole)
+
+
+def events_of(run) -> int:
+    """Bytes of what a run writes beside its checkpoint."""
+    return sum(file.stat().st_size for file in run.rglob("*") if file.is_file() and file.suffix != ".ckpt")
+
+
+@pytest.mark.slow
 def test_a_kill_costs_what_came_after_the_last_validation_had_begun(world, whole, tmp_path):
     status, said = stopped(world, tmp_path, "validation of step 4", number=signal.SIGKILL)
     assert status == -signal.SIGKILL, said

@@ -101,6 +101,7 @@ def _run(
             raise StoppedError  # Ctrl-C reaches the whole terminal: the run was interrupted, it has not failed
         if code > 0 and code - STATUS not in STOPPED:
             break
+    _check_space(folder)  # or it is no fault of the run
     _record_failure(run, folder, _why(code), log)
 
 

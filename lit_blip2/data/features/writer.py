@@ -49,7 +49,7 @@ from lit_blip2.data.features.store import (
 from lit_blip2.data.images import UnreadableImageError
 from lit_blip2.data.module import Encoder, PairData
 from lit_blip2.data.transforms import eval_view, train_view
-from lit_blip2.terminal import say
+from lit_blip2.terminal import readable, say
 from lit_blip2.whole_files import alone, written_whole
 
 SHARD_BYTES = 1 << 28
@@ -211,15 +211,6 @@ def announce(targets: list[Target], out: Path) -> None:
         )
 
 
-def readable(count: float) -> str:
-    """Such as 724 KB or 1.3 TB."""
-    for unit in ("B", "KB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:,.3g} TB"
-
-
 def missing_shards(target: Target) -> list[int]:
     """Those that are not there, and those with images that could not be read: perhaps now they can."""
     files = [target.folder / shard_name(number) for number in range(target.layout.shards)]
@@ -332,10 +323,11 @@ def save_shard(file: Path, tensors: dict[str, Tensor], unreadable: dict[int, tup
     """Write features [n, K, N, W], int8 with scales, and the CRC-32 of each image's."""
     features, scales = tensors["features"], tensors.get("scales")
     crc32_n = torch.tensor([crc32_of(features, scales, row) for row in range(len(features))])
-    with written_whole(file) as part:
+    tensors = tensors | {"crc32": crc32_n}
+    with written_whole(file, sum(each.nbytes for each in tensors.values())) as part:
         try:
-            save_file(tensors | {"crc32": crc32_n}, part, metadata={"unreadable": json.dumps(unreadable)})
-        except SafetensorError as error:  # such as a full disk
+            save_file(tensors, part, metadata={"unreadable": json.dumps(unreadable)})
+        except SafetensorError as error:
             raise OSError(f"cannot write {file}: {error}") from error
 
 

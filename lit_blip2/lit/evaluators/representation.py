@@ -14,6 +14,7 @@ from lit_blip2.lit.evaluators.evaluation import Evaluation, Losses, image_featur
 from lit_blip2.lit.evaluators.retrieval import RetrievalSet, Retrieved
 from lit_blip2.model.plain import naming
 from lit_blip2.objectives.stage1 import Stage1
+from lit_blip2.whole_files import write_text
 
 
 class Representation:
@@ -115,5 +116,5 @@ class Representation:
     def write(self, file: Path, append: bool) -> None:
         """What was retrieved, line by line; `append`: behind what the file holds."""
         if self.retrieved is not None:
-            with file.open("a" if append else "w", encoding="utf-8") as stream:
-                stream.writelines(json.dumps(each) + "\n" for each in self.retrieved.predictions())
+            before = file.read_text(encoding="utf-8") if append else ""
+            write_text(file, before + "".join(json.dumps(each) + "\n" for each in self.retrieved.predictions()))

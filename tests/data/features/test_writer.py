@@ -388,3 +388,22 @@ def test_an_image_that_could_not_be_read_may_be_replaced(kept, vision, tmp_path)
     COCO(**given, augment=False, features=str(tmp_path / "broken")).setup("fit")
     keep(data, vision, tmp_path / "broken")
     assert FeatureStore(tmp_path / "broken/train").rows([102]).isfinite().all()
+
+
+def test_a_disk_that_is_full_in_the_middle_keeps_the_shards_that_are_there(data, vision, small_disk):
+    """As another program has filled it since the room was looked at; the same command goes on."""
+    disk = small_disk(2**20)
+    keep(data, vision, disk / "kept")
+    (folder,) = (disk / "kept").glob("train")
+    first, *others = sorted(folder.glob("*.safetensors"))
+    whole, lost = first.read_bytes(), others[0] if others else first
+    tensors = load_file(lost)
+    lost.unlink()
+    (disk / "much.bin").write_bytes(bytes(shutil.disk_usage(disk).free))
+    with pytest.raises(OSError, match=rf"{lost} finds no room on its disk: .* are needed, 0 B are free"):
+        keeping.save_shard(lost, {name: each for name, each in tensors.items() if name != "crc32"}, {})
+    assert not lost.exists() and (first == lost or first.read_bytes() == whole)
+    assert not list(folder.glob(".*part*"))
+    (disk / "much.bin").unlink()
+    keep(data, vision, disk / "kept")
+    assert lost.exists()
