@@ -3,8 +3,9 @@
 import argparse
 import signal
 
-from lit_blip2.ablation.run.storage import STORAGE_ERRORS, lost_storage
+from lit_blip2.ablation.run.storage import lost_storage
 from lit_blip2.ablation.run.sweep import run
+from lit_blip2.ablation.run.waiting import STORAGE_ERRORS
 from lit_blip2.ablation.run.workers import INTERRUPTED
 from lit_blip2.terminal import say
 

@@ -14,8 +14,10 @@ from optuna.trial import FrozenTrial, TrialState
 
 from lit_blip2.ablation.folder import Folder
 from lit_blip2.ablation.run.locks import try_lock
+from lit_blip2.ablation.run.waiting import Waiting
 from lit_blip2.ablation.schema import DONE, FAILED, PRUNED, WAITING, Cell, Plan
 from lit_blip2.ablation.spec.grid import Grid
+from lit_blip2.whole_files import write_text
 
 OPEN = (TrialState.WAITING, TrialState.RUNNING)
 ENDS = {DONE: TrialState.COMPLETE, FAILED: TrialState.FAIL, PRUNED: TrialState.PRUNED}
@@ -26,7 +28,7 @@ WORDS = {TrialState.WAITING: WAITING, TrialState.RUNNING: RUNNING} | {state: wor
 class Queue:
     """The cells of one sweep in a storage."""
 
-    def __init__(self, storage: optuna.storages.BaseStorage, grid: Grid, identity: str, folder: Folder):
+    def __init__(self, storage: Waiting, grid: Grid, identity: str, folder: Folder):
         """Join the study of this name, or make it. Raises ValueError if it belongs to another grid or folder."""
         self.folder, self.storage = folder, storage
         self.study = optuna.create_study(
@@ -97,8 +99,9 @@ class Queue:
         self.storage.set_trial_state_values(trial_id, ENDS[state], None if value is None else [value])
 
     def put_back(self, trial_id: int) -> None:
-        """The worker stops before the cell ended: it waits again."""
-        self.storage.set_trial_state_values(trial_id, TrialState.WAITING)
+        """The worker stops before the cell ended: it waits again. A storage that is gone is not waited for: without its
+        lock, a trial that runs is taken over, too."""
+        self.storage.storage.set_trial_state_values(trial_id, TrialState.WAITING)
 
     def record(self, trial_id: int, cell: Cell, grid: Grid) -> None:
         """Labels and seed as the trial's parameters, for whoever looks at the study with Optuna's own tools."""
@@ -125,5 +128,5 @@ def _mark(folder: Folder) -> str:
     """What tells a folder from others wherever it is mounted or moved to: a name of its own, written once."""
     file = folder.root / "folder_id.txt"
     if not file.exists():
-        file.write_text(uuid.uuid4().hex, encoding="utf-8")
+        write_text(file, uuid.uuid4().hex)
     return file.read_text(encoding="utf-8")

@@ -1,18 +1,24 @@
 """Where a sweep's queue is kept: SQLite, PostgreSQL, or a journal on a shared file system."""
 
 import logging
+import sqlite3
 from pathlib import Path
+from typing import Any
 
 import optuna
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import event
+
+from lit_blip2.ablation.run.journal import Journal
+from lit_blip2.ablation.run.waiting import Waiting, reason
 
 JOURNAL = "journal:"
-STORAGE_ERRORS = (optuna.exceptions.StorageInternalError, SQLAlchemyError)
 LOST_STORAGE = "the queue's storage failed; what is done stays done: start the same command again when it is back"
 BUSY_SECONDS = 120  # how long SQLite waits for another worker's write
+# Of PostgreSQL, so that a network that is gone is noticed: seconds to connect, and ms of silence of the other machine.
+LIMITS = {"connect_timeout": 10, "tcp_user_timeout": 60_000}
 
 
-def open_storage(url: str) -> optuna.storages.BaseStorage:
+def open_storage(url: str) -> Waiting:
     """SQLite, PostgreSQL (any SQLAlchemy URL), or `journal:FILE` for a file on a shared file system.
 
     Raises ConnectionError that names the storage and why it cannot be reached.
@@ -20,20 +26,19 @@ def open_storage(url: str) -> optuna.storages.BaseStorage:
     logging.getLogger("alembic").setLevel(logging.WARNING)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
-        return _journal(url) if url.startswith(JOURNAL) else _database(url)
+        return Waiting(_journal(url) if url.startswith(JOURNAL) else _database(url))
     except Exception as error:
         shown = url if "@" not in url else url.partition("://")[0] + "://...@" + url.rpartition("@")[2]
-        reason = str(error).strip().splitlines()[0]
         raise ConnectionError(
-            f"--storage {shown} cannot be used ({reason}). It may be sqlite:///FILE, postgresql://USER@HOST/DATABASE "
-            f"(needs psycopg2-binary) or {JOURNAL}FILE"
+            f"--storage {shown} cannot be used ({reason(error)}). It may be sqlite:///FILE, "
+            f"postgresql://USER@HOST/DATABASE (needs psycopg2-binary) or {JOURNAL}FILE"
         ) from error
 
 
 def _journal(url: str) -> optuna.storages.BaseStorage:
-    file = Path(url.removeprefix(JOURNAL)).resolve()  # Optuna's lock is a link, broken where it is relative
+    file = Path(url.removeprefix(JOURNAL)).resolve()
     file.parent.mkdir(parents=True, exist_ok=True)
-    return optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(file)))
+    return optuna.storages.JournalStorage(Journal(str(file)))
 
 
 def _database(url: str) -> optuna.storages.BaseStorage:
@@ -41,10 +46,20 @@ def _database(url: str) -> optuna.storages.BaseStorage:
         url = "postgresql+psycopg2://" + url.removeprefix("postgresql://")
     if url.rstrip("/") == "sqlite:" or ":memory:" in url:
         raise ValueError("a queue in memory is seen by one process alone")
-    connect = {"timeout": BUSY_SECONDS} if url.startswith("sqlite") else {}
-    return optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": connect, "pool_pre_ping": True})
+    limits = LIMITS if url.startswith("postgresql+psycopg2") else {}
+    connect = {"timeout": BUSY_SECONDS} if url.startswith("sqlite") else limits
+    storage = optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": connect, "pool_pre_ping": True})
+    if url.startswith("sqlite"):
+        event.listen(storage.engine, "do_connect", _is_there)
+    return storage
+
+
+def _is_there(dialect: Any, record: Any, arguments: list[Any], named: dict[str, Any]) -> None:
+    """Of a file that is gone, SQLite would make an empty one. Raises its error of operation."""
+    if not arguments[0].startswith("file:") and not Path(arguments[0]).exists():
+        raise sqlite3.OperationalError(f"{arguments[0]} is not there")
 
 
 def lost_storage(error: Exception) -> str:
     """What a storage's own error says, and what to do."""
-    return f"{LOST_STORAGE} ({(str(error).strip() or type(error).__name__).splitlines()[0]})"
+    return f"{LOST_STORAGE} ({reason(error)})"

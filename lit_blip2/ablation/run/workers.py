@@ -25,7 +25,7 @@ def run_workers(
 ) -> int:
     """The exit status once all have ended. task: see `plan_or_space`. Raises what stopped a worker."""
     _check_gpus(plan, workers)
-    stop, progress = threading.Event(), Progress(grid, plan, queue, folder, workers, console)
+    stop, progress = queue.storage.stop, Progress(grid, plan, queue, folder, workers, console)
 
     def one() -> None:
         try:
@@ -39,7 +39,8 @@ def run_workers(
     with _stopping_at_signals(stop) as interrupted, ThreadPoolExecutor(workers) as pool:
         running = [pool.submit(one) for _ in range(workers)]
         try:
-            progress.show_until(lambda: all(each.done() for each in running))
+            with suppress(StoppedError):
+                progress.show_until(lambda: all(each.done() for each in running))
         finally:
             stop.set()
     for each in running:

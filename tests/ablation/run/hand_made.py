@@ -8,6 +8,7 @@ Cell k stands on step `shared/k//3` (three cells share one) and on its own `own/
 import json
 import os
 import sys
+import time
 from collections import Counter
 from functools import partial
 from pathlib import Path
@@ -27,6 +28,14 @@ from lit_blip2.ablation.spec.grid import Grid
 
 SCRIPT = Path(__file__).with_name("stand_in.py")
 METRIC = "loss/total"
+WAIT_SECONDS = 120  # for what comes for certain
+
+
+def until(happened) -> None:
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not happened():
+        assert time.monotonic() < deadline, "it never happens"
+        time.sleep(0.01)
 
 
 class HandMade:
@@ -40,7 +49,7 @@ class HandMade:
         self.grid = Grid(name="hand_made", steps=steps, axes=axes, metrics=[METRIC], seeds=[0])
 
     def command(self, run: StepRun, folder: Folder) -> list[str]:
-        return [sys.executable, str(SCRIPT), str(folder.run(run.name)), self.fates.get(run.name, "")]
+        return [sys.executable, "-I", "-S", str(SCRIPT), str(folder.run(run.name)), self.fates.get(run.name, "")]
 
     def stand_in(self, replace=setattr) -> None:
         """Let the script run in place of training, without waiting and without TensorBoard's events, which take torch

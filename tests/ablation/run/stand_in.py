@@ -1,5 +1,5 @@
 """A stand-in for a training run: python stand_in.py RUN_FOLDER FATE. Ten lines, from where an earlier attempt stopped;
-then metrics.json. It waits, breaks, is killed or leaves no metric if that is its fate."""
+then metrics.json. It waits, fills the disk, breaks, is killed or leaves no metric if that is its fate."""
 
 import json
 import os
@@ -18,6 +18,10 @@ for line in range(len(progress.read_text().split()) if progress.exists() else 0,
             time.sleep(0.01)
     with progress.open("a") as stream:
         stream.write(f"{line}\n")
+if fate == "fills":
+    with (folder / "much.bin").open("wb", buffering=0) as stream:
+        while stream.write(bytes(2**16)):
+            pass
 if fate == "broken":
     print("the script is broken")
     sys.exit(3)

@@ -5,54 +5,21 @@ end of a process resembles; where it is a process, by SIGKILL, while its step's 
 """
 
 import os
-import shutil
 import signal
 import sqlite3
-import subprocess
-import sys
 import threading
-import time
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
 from lit_blip2.ablation.run import cells, step
 from lit_blip2.ablation.run.locks import is_locked
 from lit_blip2.ablation.run.queue import Queue
-from lit_blip2.ablation.run.storage import STORAGE_ERRORS, open_storage
-from tests.ablation.run.hand_made import HandMade
+from lit_blip2.ablation.run.storage import open_storage
+from lit_blip2.ablation.run.waiting import STORAGE_ERRORS
+from tests.ablation.run.hand_made import WAIT_SECONDS, HandMade, until
 
-POSTGRES = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
 pytestmark = pytest.mark.run
-WAIT_SECONDS = 120  # for what comes for certain
-
-
-@pytest.fixture
-def start():
-    """Start a worker as a process, in a process group of its own."""
-    started = []
-
-    def start(sweep: HandMade) -> subprocess.Popen:
-        arguments = [str(sweep.folder.root), sweep.storage, str(sweep.number)]
-        arguments += [f"{run}={fate}" for run, fate in sweep.fates.items()]
-        command = [sys.executable, "-m", "tests.ablation.run.hand_made", *arguments]
-        process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        started.append(process)
-        return process
-
-    yield start
-    for process in started:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
-
-
-def until(happened) -> None:
-    deadline = time.monotonic() + WAIT_SECONDS
-    while not happened():
-        assert time.monotonic() < deadline, "it never happens"
-        time.sleep(0.01)
 
 
 class KilledError(BaseException):
@@ -99,32 +66,9 @@ def test_cells_are_done_once_at_whatever_moment_workers_are_killed(make, tmp_pat
     kill_at_every_moment(make(9, storage=storage), monkeypatch)
 
 
-@pytest.fixture
-def postgres(tmp_path):
-    """A server of its own on a socket in tmp_path."""
-    if not POSTGRES:
-        pytest.skip("no PostgreSQL server in /usr/lib/postgresql: apt-get install postgresql")
-    pytest.importorskip("psycopg2")
-    home = Path("/tmp") / f"pg{os.getpid()}"  # a socket's path must be short, and the server's user must reach it
-    home.mkdir()
-    shutil.chown(home, "postgres") if os.getuid() == 0 else None
-
-    def call(*command: str) -> None:
-        prefix = ["runuser", "-u", "postgres", "--"] if os.getuid() == 0 else []
-        subprocess.run(
-            [*prefix, str(POSTGRES[-1] / command[0]), *command[1:]], check=True, capture_output=True, cwd=home
-        )
-
-    call("initdb", "-D", f"{home}/data", "-A", "trust", "-U", "test")
-    call("pg_ctl", "-D", f"{home}/data", "-w", "-o", f"-k {home} -c listen_addresses=''", "-l", f"{home}/log", "start")
-    yield f"postgresql://test@/postgres?host={home}"
-    call("pg_ctl", "-D", f"{home}/data", "-m", "immediate", "stop")
-    shutil.rmtree(home)
-
-
 @pytest.mark.slow
 def test_cells_are_done_once_on_postgresql(make, monkeypatch, postgres):
-    kill_at_every_moment(make(9, storage=postgres), monkeypatch)
+    kill_at_every_moment(make(9, storage=postgres.url), monkeypatch)
 
 
 @pytest.mark.parametrize("kill", [os.killpg, os.kill], ids=["with its run", "alone"])
