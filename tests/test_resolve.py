@@ -109,6 +109,10 @@ def test_data_that_are_not_there_yet_are_named(answers):
     assert answers["no itm"]["missing"] == answers["stage 2"]["missing"] == ""
 
 
+def test_how_data_are_had_is_said_once_and_not_for_each_step(answers):
+    assert "make-mini" in answers["no data"]["error"] and "make-mini" not in answers["data not yet"]["missing"]
+
+
 def test_a_test_without_its_images_is_refused(answers):
     assert "elsewhere/1.png" in answers["no images"]["error"]
 

@@ -25,7 +25,8 @@ def plan_table(grid: Grid, plan: Plan, missing: list[str]) -> Table:
     what is missing."""
     uses = plan.uses()
     total = sum(len(cell.steps) for cell in plan.cells)
-    table = Table(title=f"{grid.name}: {len(plan.cells)} cells, {total} steps, of which {len(plan.steps)} are run")
+    title = f"{grid.name}: {len(plan.cells)} cells, {total} steps, of which {len(plan.steps)} are run"
+    table = Table(title=title, caption_justify="left")
     said = [f"left out: {line}" for line in plan.left_out[len(grid.left_out) :]]
     if grid.prepare:
         said += ["first, if not done: " + "; ".join(f"python -m lit_blip2 {line}" for line in grid.prepare)]
