@@ -1,6 +1,7 @@
 """Ranks with different numbers of rows, or none, evaluate together and give the metrics of one process."""
 
 import json
+import shutil
 from types import SimpleNamespace
 
 import lightning as L
@@ -71,6 +72,24 @@ def test_a_rank_with_fewer_rows_or_none(root, tmp_path, rows):
     assert {"loss/lm", "caption/cider", "evaluated/test_images_share"} <= one.keys()
     assert lines == others and len(lines) == rows
     assert len(test(root, together, rows, 2, "predict")[1]) == rows
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_retrieval_with_fewer_images_than_ranks(fit, stage1_run, world, tmp_path, rows):
+    captions = json.loads((world / "annotations/captions_test.json").read_text())
+    images = captions["images"][:rows]
+    about = [each for each in captions["annotations"] if each["image_id"] in {image["id"] for image in images}]
+    (tmp_path / "few.json").write_text(json.dumps({"images": images, "annotations": about}))
+    found = []
+    for strategy, devices in (("auto", 1), ("ddp_fork", 2)):
+        run = shutil.copytree(stage1_run, tmp_path / strategy / "mini_stage1" / "version_0")
+        given = [f"--ckpt_path={run}", f"--data.test={tmp_path / 'few.json'}", "--data.binding_test=null"]
+        given += [f"--trainer.devices={devices}", f"--trainer.strategy={strategy}"]
+        fit("mini_stage1", *given, command="test", runs=tmp_path / strategy)
+        metrics = json.loads((run / "metrics.json").read_text())
+        found.append({name: value for name, value in metrics.items() if name.startswith(("retrieval", "evaluated"))})
+    assert found[0] == pytest.approx(found[1]) and found[0]["evaluated/test_images"] == rows
+    assert "retrieval/itc_txt_r1" in found[0] and (rows > 1 or found[0]["retrieval/itc_img_r1"] in (1, 100))
 
 
 def _tally(rank: int) -> dict[str, float]:
