@@ -46,6 +46,8 @@ def asked_in(content: Any, path: str | Path, files: Mapping[int, str]) -> Asked:
     """
     if not isinstance(content, dict | list):
         raise Entry({}, path).error(f"must be an object or a list of them, and is {shown(content)}")
+    if isinstance(content, dict) and {"image", "text", "label"} <= content.keys():
+        content = [content]  # of JSON lines, one
     rows = listed_entries(content, path) if isinstance(content, list) else []
     keys = set().union(*(row.values for row in rows))
     known = what_it_is(content)
