@@ -1,10 +1,12 @@
-"""Which version of this package runs: a digest of its files."""
+"""Which version of this package runs, and which of somebody's own classes: digests of files."""
 
 import hashlib
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent
+INSTALLED = {"site-packages", "dist-packages"}  # folders of what has a version
 
 
 def sources() -> str:
@@ -12,6 +14,22 @@ def sources() -> str:
     left_out = {"ablation", "__pycache__"}
     files = [file for file in PACKAGE.rglob("*") if not left_out & {*file.relative_to(PACKAGE).parts}]
     return digest((str(file.relative_to(PACKAGE)), file.read_bytes()) for file in sorted(files) if file.is_file())
+
+
+def own_sources(names: Iterable[str]) -> dict[str, str]:
+    """Each loaded module of the user's own that dotted names (`my_project.model.Net`) lead to, and those beside it in
+    their package -> a digest of its file."""
+    roots = {root for name in names if (root := name.partition(".")[0]) != name and root in sys.modules}
+    files = {
+        name: Path(file)
+        for name, module in list(sys.modules.items())
+        if name.partition(".")[0] in roots and (file := getattr(module, "__file__", None))
+    }
+    return {
+        name: digest([("", file.read_bytes())])
+        for name, file in sorted(files.items())
+        if file.is_file() and PACKAGE not in file.resolve().parents and not INSTALLED & {*file.parts}
+    }
 
 
 def digest(parts: Iterable[tuple[str, bytes]]) -> str:

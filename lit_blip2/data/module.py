@@ -27,6 +27,7 @@ from lit_blip2.data.batches.training import TrainPairs
 from lit_blip2.data.faults import Faults
 from lit_blip2.data.features.store import ABOUT, WAY_OUT, FeatureStore
 from lit_blip2.keyed import check_seed
+from lit_blip2.sources import digest
 
 # Which splits a command evaluates on.
 SPLITS = {"fit": ["val"], "validate": ["val"], "test": ["test"], "predict": ["test"]}
@@ -278,11 +279,16 @@ class PairData(L.LightningDataModule):
     def rows(self) -> str:
         """What is trained on, as a checkpoint can keep it: how many rows, and a digest of the ids and texts of a
         thousand of them, from first to last. Another file, or the same rows in another order, has another."""
-        digest = hashlib.blake2b(digest_size=6)
+        found = hashlib.blake2b(digest_size=6)
         for sample in np.linspace(0, len(self.pairs) - 1, min(len(self.pairs), ROWS_TOLD)).astype(int).tolist():
             span = self.pairs.span(sample)
-            digest.update(repr((span.image_id(sample), span.draw(sample, np.random.default_rng(0)))).encode())
-        return f"{len(self.pairs):,} rows ({digest.hexdigest()})"
+            found.update(repr((span.image_id(sample), span.draw(sample, np.random.default_rng(0)))).encode())
+        return f"{len(self.pairs):,} rows ({found.hexdigest()})"
+
+    def evaluated_files(self) -> dict[str, str]:
+        """Annotation file of a split that this command evaluates -> a digest of it."""
+        files = {(split, file) for split in self.tables for file in self._annotation_files([split])}
+        return {f"{split}: {file.name}": digest([("", file.read_bytes())]) for split, file in sorted(files)}
 
     def tasks(self, split: str) -> set[str]:
         """Which of caption, vqa and binding the split (val, test) has files for."""

@@ -1,6 +1,8 @@
 """Two processes that somebody else has started, as on two machines: one differs, one dies, one meets nan."""
 
+import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -36,12 +38,15 @@ class Signs(L.Callback):
 
 @pytest.fixture
 def two(world, tmp_path):
-    """Start `fit` in two processes; `own` are the arguments of the second one."""
+    """Start `fit` in two processes; `own` are the arguments of the second one, `places` what the environment tells
+    each."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = str(free.getsockname()[1])
     started = []
 
-    def start(*arguments: str, own: tuple[str, ...] = ()) -> list[subprocess.Popen]:
+    def start(
+        *arguments: str, own: tuple[str, ...] = (), places: tuple[dict[str, str], dict[str, str]] = ({}, {})
+    ) -> list[subprocess.Popen]:
         for number in range(2):
             command = [
                 sys.executable, "-m", "lit_blip2", "fit", "--config", "experiments/mini_stage1.yaml",
@@ -50,7 +55,7 @@ def two(world, tmp_path):
                 "--trainer.max_steps=6", "--trainer.val_check_interval=6", "--model.optimization.warmup_steps=1",
                 "--trainer.enable_progress_bar=false", *arguments, *(own if number else ()),
             ]  # fmt: skip
-            told = {"LOCAL_RANK": str(number), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+            told = {"LOCAL_RANK": str(number), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port} | places[number]
             with (tmp_path / f"{number}.err").open("w") as errors:
                 started.append(subprocess.Popen(command, env=os.environ | told, stderr=errors, stdout=errors))
         return started
@@ -77,6 +82,49 @@ def test_another_learning_rate_on_one_rank_is_refused_in_one_line(two, tmp_path)
     (line,) = errors(tmp_path)
     assert "model.optimization.lr is 0.002 on rank 0 and 0.5 on rank 1. Start" in line
     assert not list(tmp_path.rglob("config.yaml"))
+
+
+def test_other_annotations_to_evaluate_on_are_refused(two, world, tmp_path):
+    """One word of one caption is another, in a copy elsewhere."""
+    other = shutil.copytree(world, tmp_path / "mini")
+    file = other / "annotations/captions_val.json"
+    told = json.loads(file.read_text())
+    told["annotations"][-1]["caption"] += " indeed"
+    file.write_text(json.dumps(told))
+    assert [each.wait(200) for each in two(own=(f"--data.root={other}",))] == [1, 1]
+    (line,) = errors(tmp_path)
+    assert "annotations of val: captions_val.json is " in line and line.count(" on rank 0 and ") == 1
+
+
+def test_another_code_of_ones_own_class_and_another_precision_of_products_are_refused(two, tmp_path):
+    """The class is of a module that imports what it does from another one in its package."""
+    places = [tmp_path / name for name in ("a", "b")]
+    for place, power in zip(places, (1, 2), strict=True):
+        (place / "mine").mkdir(parents=True)
+        (place / "mine/losses.py").write_text(f"POWER = {power}\n")
+        (place / "mine/__init__.py").write_text(
+            "from lit_blip2.lit import LitStage1\nfrom mine.losses import POWER\n"
+            "class Model(LitStage1):\n    def losses(self, batch):\n"
+            "        return {name: loss**POWER for name, loss in super().losses(batch).items()}\n"
+        )
+    told = tuple({"PYTHONPATH": str(place)} for place in places)
+    told[1]["NVIDIA_TF32_OVERRIDE"] = "0"
+    assert [each.wait(200) for each in two("--model=mine.Model", places=told)] == [1, 1]
+    (line,) = errors(tmp_path)
+    assert "source of mine.losses is " in line and "NVIDIA_TF32_OVERRIDE is not set on rank 0 and 0 on rank 1" in line
+    assert line.count(" on rank 0 and ") == 2  # mine itself is the same
+
+
+def test_another_checkpoint_of_the_same_name_is_refused(two, stage1_run, tmp_path):
+    """As on machines that each have a disk of their own."""
+    places = [tmp_path / name / "checkpoints/last.ckpt" for name in ("a", "b")]
+    for place, step in zip(places, (2, 4), strict=True):
+        place.parent.mkdir(parents=True)
+        shutil.copy(next(stage1_run.glob(f"checkpoints/*step={step}*.ckpt")), place)
+    arguments = [f"--ckpt_path={place}" for place in places]
+    assert [each.wait(200) for each in two(arguments[0], own=(arguments[1],))] == [1, 1]
+    (line,) = errors(tmp_path)
+    assert "the checkpoint is " in line and line.count(" on rank 0 and ") == 1
 
 
 def test_a_rank_that_is_killed_ends_the_other_within_a_minute(two, tmp_path):

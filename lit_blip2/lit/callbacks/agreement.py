@@ -1,25 +1,33 @@
 """Ranks that would train differently refuse to start."""
 
+import os
 import time
+import zipfile
 from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
 
-from lit_blip2.config import flat, from_text, unplaced
+from lit_blip2.config import flat, from_text, strings, unplaced
+from lit_blip2.data.module import PairData
 from lit_blip2.distributed import gather_lists, rank, world_size
 from lit_blip2.runs import WRITES
-from lit_blip2.sources import digest, sources
+from lit_blip2.sources import digest, own_sources, sources
 
 HARMLESS = ("num_workers", *WRITES)  # arguments in which ranks may differ
+LIBRARIES = ("torch", "lightning", "timm", "transformers", "tokenizers")
+ENVIRONMENT = ("NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE")  # what products of matrices are made in
 SHOWN = 5  # differences that a message names
 LONGEST = 60  # letters of a value
 
 
 class Agreement(L.Callback):
-    """At the start of any command, each rank's resolved configuration, sources of this package, versions of torch and
-    Lightning, and rows to train on must be the same. Where files lie, and how many processes load them, may differ.
+    """At the start of any command, each rank's resolved configuration, sources of this package and of the classes that
+    the configuration names, versions of libraries, precision of products, rows to train on, annotations to evaluate on
+    and checkpoint must be the same. Where files lie, and how many processes load them, may differ.
 
     One digest of each rank is gathered, and only where they differ what stands behind it.
     """
@@ -28,14 +36,40 @@ class Agreement(L.Callback):
         if world_size() > 1:
             check_agreed(settings_of(pl_module.config, trainer.datamodule))
 
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict) -> None:
+        """Machines may each have a file of that name on a disk of their own."""
+        if world_size() > 1 and trainer.ckpt_path is not None:
+            check_agreed({"the checkpoint": contents_of(Path(trainer.ckpt_path))})
+
 
 def settings_of(config: str, data: Any) -> dict[str, str]:
     """All that must be the same on every rank, by name, in words."""
-    own = flat(unplaced(from_text(config, "this run").settings, HARMLESS), "")
-    own |= {".sources of lit_blip2": sources(), ".torch": torch.__version__, ".lightning": L.__version__}
+    settings = from_text(config, "this run").settings
+    own = flat(unplaced(settings, HARMLESS), "")
+    own |= {".sources of lit_blip2": sources()} | {f".{name}": _version(name) for name in LIBRARIES}
+    own |= {f".source of {name}": told for name, told in own_sources(strings(settings)).items()}
+    own |= {".float32 products": torch.get_float32_matmul_precision()}
+    own |= {f".{name}": os.environ[name] for name in ENVIRONMENT if name in os.environ}
     if getattr(data, "pairs", None) is not None:
         own[".what is trained on"] = data.rows()
+    if isinstance(data, PairData):
+        own |= {f".annotations of {name}": told for name, told in data.evaluated_files().items()}
     return {name.lstrip("."): str(value) for name, value in own.items()}
+
+
+def _version(library: str) -> str:
+    try:
+        return version(library)
+    except PackageNotFoundError:  # as some builds are
+        return "unknown"
+
+
+def contents_of(checkpoint: Path) -> str:
+    """The checksums that a checkpoint's archive keeps, in a word; of an older kind of file, its size."""
+    if not zipfile.is_zipfile(checkpoint):
+        return f"{checkpoint.stat().st_size} bytes"
+    with zipfile.ZipFile(checkpoint) as parts:  # each part's name begins with the file's own
+        return digest((each.filename.partition("/")[2], each.CRC.to_bytes(4)) for each in parts.infolist())
 
 
 def check_agreed(own: dict[str, str]) -> None:
