@@ -10,7 +10,7 @@ from typing import Any
 import optuna
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.trial import FrozenTrial
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, PendingRollbackError, SQLAlchemyError
 
 from lit_blip2.ablation.run.step import StoppedError
 from lit_blip2.terminal import say
@@ -89,7 +89,7 @@ class Waiting:
 
 def is_gone(error: Exception) -> bool:
     """Whether a storage cannot be reached or has no room, so that what was asked is no reason for its error."""
-    cause = error.__cause__ if isinstance(error, StorageInternalError) else error
+    cause = _cause(error)
     if isinstance(cause, DBAPIError) and cause.connection_invalidated:
         return True
     # SQLite calls it an error of operation, too, if a table or a column is not there.
@@ -99,6 +99,15 @@ def is_gone(error: Exception) -> bool:
 
 
 def reason(error: Exception) -> str:
-    """What a storage's own error says, in a line; Optuna's has none of it."""
-    cause = error.__cause__ if isinstance(error, StorageInternalError) and error.__cause__ else error
+    """What a storage's own error says, in a line."""
+    cause = _cause(error)
     return (str(cause).strip() or type(cause).__name__).splitlines()[0]
+
+
+def _cause(error: BaseException) -> BaseException:
+    """Behind Optuna's error the database's, and the first of a session: Optuna asks on in it, which cannot be."""
+    if isinstance(error, StorageInternalError) and error.__cause__:
+        return _cause(error.__cause__)
+    if isinstance(error, PendingRollbackError) and error.__context__:
+        return _cause(error.__context__)
+    return error

@@ -59,10 +59,13 @@ class Postgres:
 
     def start(self) -> None:
         options = f"-k {self.home} -c listen_addresses=''"
+        self.runs = True
         self._call("pg_ctl", "-D", f"{self.home}/data", "-w", "-o", options, "-l", f"{self.home}/log", "start")
 
     def stop(self) -> None:
-        self._call("pg_ctl", "-D", f"{self.home}/data", "-m", "immediate", "stop")
+        if self.runs:
+            self._call("pg_ctl", "-D", f"{self.home}/data", "-m", "immediate", "stop")
+        self.runs = False
 
     def _call(self, *command: str) -> None:
         prefix = ["runuser", "-u", "postgres", "--"] if os.getuid() == 0 else []

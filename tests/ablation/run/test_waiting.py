@@ -11,13 +11,13 @@ import pytest
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import OperationalError, PendingRollbackError
 
 from lit_blip2.ablation.folder import Folder
 from lit_blip2.ablation.run import journal, step, waiting
 from lit_blip2.ablation.run.queue import Queue
 from lit_blip2.ablation.run.storage import lost_storage, open_storage
-from lit_blip2.ablation.run.waiting import Waiting
+from lit_blip2.ablation.run.waiting import Waiting, is_gone, reason
 from lit_blip2.ablation.schema import DONE
 from tests.ablation.run.hand_made import until
 
@@ -78,6 +78,19 @@ def test_what_is_wrong_with_a_storage_that_is_there_is_not_waited_for(tmp_path):
     with pytest.raises(StorageInternalError) as error:
         storage.create_new_study([StudyDirection.MINIMIZE])
     assert "no such table" in lost_storage(error.value)
+
+
+def test_a_session_in_which_the_storage_went_is_told_by_its_first_error():
+    """Optuna asks a second time in it, whatever the first error was."""
+    try:
+        try:
+            raise GONE
+        except OperationalError:
+            raise PendingRollbackError("Can't reconnect")  # noqa: B904
+    except PendingRollbackError as error:
+        optunas = StorageInternalError("during the commit")
+        optunas.__cause__ = error
+    assert is_gone(optunas) and reason(optunas) == "(sqlite3.OperationalError) the disk is away"
 
 
 def test_the_waiting_ends(queue, monkeypatch):
