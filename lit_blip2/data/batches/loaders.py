@@ -1,6 +1,8 @@
 """Loaders of training and evaluation batches, made of data sets that answer with whole batches."""
 
+import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -98,8 +100,16 @@ def _as_is(batch):  # a lambda could not travel to spawned workers
 
 
 def _let_signals_pass(worker: int) -> None:
-    """A signal to the whole group is for the training process, which still wants batches for the step under way.
-    SIGTERM is let pass once: a training process that ends sends another."""
+    """A signal to the whole group is for the training process, which still wants batches for the step under way. The
+    SIGTERM by which that one ends its workers is told by its sender, and obeyed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(number, signal.SIG_DFL))
+    if hasattr(signal, "sigwaitinfo"):  # macOS has none
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # of this thread and those that it starts
+        threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with_parent(parent: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)
