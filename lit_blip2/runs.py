@@ -19,6 +19,7 @@ from lit_blip2.links import check_inside
 CONFIG = "config.yaml"
 WRITES = ("logger", "default_root_dir")  # the trainer's keys that say where it writes
 HELD = ".training.lock"  # of the process that trains a run
+LOOK_SECONDS = 1.0  # within which whoever only looks whether a run is held has looked: each of many ranks does
 DEPTH = 3  # a checkpoint's folder, the one above it, and the one above that
 
 
@@ -118,9 +119,9 @@ def step_of(run: Path) -> int | None:
 def hold(run: Path) -> FileLock:
     """Take a run for this process to train, until it ends. Raises OSError where another process trains it."""
     run.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(run / HELD)
+    lock = FileLock(run / HELD, timeout=LOOK_SECONDS)
     try:
-        lock.acquire(timeout=0)
+        lock.acquire()
     except Timeout:
         raise OSError(
             f"another process trains the run in {run}: wait for it, or give a --trainer.logger.version"
@@ -132,9 +133,9 @@ def is_held(run: Path) -> bool:
     """Whether a process trains it now."""
     if not (run / HELD).exists():
         return False
-    lock = FileLock(run / HELD)
+    lock = FileLock(run / HELD, timeout=LOOK_SECONDS)
     try:
-        lock.acquire(timeout=0)
+        lock.acquire()
     except (Timeout, OSError):
         return True
     lock.release()

@@ -1,13 +1,15 @@
 """Which checkpoint of a run's folder is meant, and which run a checkpoint belongs to."""
 
 import os
+import threading
 from itertools import count
 from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 
-from lit_blip2.runs import find_checkpoint, run_of
+from lit_blip2.runs import HELD, find_checkpoint, hold, is_held, run_of
 
 CLOCK = count(1_700_000_000)
 
@@ -80,3 +82,17 @@ def test_a_run_within_a_run_is_another_one(run):
 def test_a_checkpoint_belongs_to_the_run_whose_folder_holds_its_config(run, name):
     file = save(run / name)
     assert run_of(file) == run and find_checkpoint(run) == file
+
+
+def test_a_run_that_somebody_else_looks_at_is_not_held(run):
+    """As each rank of a job that is started once more does, at the same time."""
+    (run / HELD).touch()
+    look = FileLock(run / HELD, thread_local=False)
+    look.acquire()
+    threading.Timer(0.3, look.release).start()
+    assert not is_held(run)
+    look.acquire()
+    threading.Timer(0.3, look.release).start()
+    mine = hold(run)
+    assert is_held(run)
+    mine.release()
