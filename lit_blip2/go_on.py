@@ -20,12 +20,17 @@ def go_on(config: Namespace, dumped: dict[str, Any], resume: bool) -> Left | Non
     Args: resume: --resume was given; a job that was started once more goes on without it.
     Raises SystemExit where the newest run of these settings is finished.
     """
-    logger = config.trainer.logger
-    settings = logger.get("init_args") if isinstance(logger, Namespace) else None
-    if config.get("ckpt_path") or settings is None or not settings.get("name") or not settings.get("save_dir"):
-        return None
-    folder = Path(settings.save_dir, settings.name)
     resume = resume or any(int(os.environ.get(name) or 0) for name in RESTARTS)
+    if config.get("ckpt_path"):
+        return None
+    places = _places(config.trainer.logger)
+    if not places:
+        if resume:
+            rank_zero_info(
+                "no logger gives these runs a folder (save_dir and name), so none is found: a new one begins"
+            )
+        return None
+    folder = Path(places[0].save_dir, places[0].name)
     left = newest_of(dumped, folder, config.trainer.max_steps)
     if left is None:
         if resume:
@@ -44,5 +49,13 @@ def go_on(config: Namespace, dumped: dict[str, Any], resume: bool) -> Left | Non
         return None
     rank_zero_info(f"going on with {where}")
     config.ckpt_path = str(left.checkpoint)
-    settings.version = left.run.name
+    for each in places:
+        each.version = left.run.name
     return left
+
+
+def _places(logger: Namespace | list[Namespace] | bool | None) -> list[Namespace]:
+    """The settings of the loggers that write into a run's folder: the first that names one, and those that share it."""
+    settings = [each.get("init_args") for each in (logger if isinstance(logger, list) else [logger]) if each]
+    named = [each for each in settings if each and each.get("name") and each.get("save_dir")]
+    return [each for each in named if (each.save_dir, each.name) == (named[0].save_dir, named[0].name)]

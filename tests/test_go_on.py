@@ -1,0 +1,36 @@
+"""Where a run that was stopped lies, by the loggers that it has."""
+
+import logging
+
+import pytest
+from jsonargparse import Namespace
+
+from lit_blip2 import go_on
+from lit_blip2.runs import Left
+
+
+def logger(**settings) -> Namespace:
+    return Namespace(class_path="x", init_args=Namespace(settings))
+
+
+def config(loggers) -> Namespace:
+    return Namespace(ckpt_path=None, trainer=Namespace(logger=loggers, max_steps=6))
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_each_logger_goes_on_in_the_runs_folder(monkeypatch, tmp_path, several):
+    left = Left(tmp_path / "runs/x/version_3", tmp_path / "last.ckpt", 4, False)
+    looked = []
+    monkeypatch.setattr(go_on, "newest_of", lambda dumped, folder, steps: looked.append(folder) or left)
+    own = [logger(save_dir="runs", name="x", version=None) for _ in range(1 + several)]
+    given = config(own if several else own[0])
+    assert go_on.go_on(given, {}, resume=True) == left and given.ckpt_path == str(left.checkpoint)
+    assert [str(folder) for folder in looked] == ["runs/x"]
+    assert all(each.init_args.version == "version_3" for each in own)
+
+
+@pytest.mark.parametrize("loggers", [False, None, [], logger(save_dir="runs", name=None)])
+def test_without_a_folder_nothing_is_found_and_that_is_told(caplog, loggers):
+    with caplog.at_level(logging.INFO):
+        assert go_on.go_on(config(loggers), {}, resume=True) is None
+    assert "no logger gives these runs a folder" in caplog.text
