@@ -10,7 +10,7 @@ import yaml
 from lightning import LightningDataModule
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lit_blip2.config import Experiment, read
@@ -21,6 +21,7 @@ from lit_blip2.lit.callbacks import Agreement, Companions, HParams, MetricsFile,
 from lit_blip2.lit.module import LitBLIP2
 from lit_blip2.lit.signals import STATUS
 from lit_blip2.parser import HELP, TRAINER, SuiteParser, config_files
+from lit_blip2.paths import free_name
 from lit_blip2.runs import CONFIG, Left, find_checkpoint, run_of
 from lit_blip2.trust import taken_allow
 
@@ -93,9 +94,9 @@ class SuiteCLI(LightningCLI):
         Lightning's CSVLogger, which would delete what is there, the file is kept under another name."""
         for logger in self.trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
-                logger._kwargs["purge_step"] = left.step + 1  # an argument of its writer, which is yet to be made
-        if (file := left.run / "metrics.csv").exists():
-            file.rename(file.with_name(f"metrics-to-step-{left.step}.csv"))
+                logger._kwargs["purge_step"] = left.step  # loggers count from 0; its writer is yet to be made
+        if rank_zero_only.rank == 0 and (file := left.run / "metrics.csv").exists():
+            file.rename(free_name(file.with_name(f"metrics-to-step-{left.step}.csv")))
 
     def _test_set(self) -> list[str]:
         """The name of the last file behind the experiment that chooses what to test on: test sets of one run keep

@@ -1,5 +1,6 @@
-"""Where a path in a YAML points to."""
+"""Where a path in a YAML points to, and names that are free."""
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,3 +31,9 @@ def run_all(*steps: Callable[[], object]) -> None:
             missing.append(str(error))
     if missing:
         raise FileNotFoundError("\n".join(missing))
+
+
+def free_name(file: Path) -> Path:
+    """The file, or, where it is there already, the first of file-v1, file-v2, ... that is not."""
+    names = itertools.chain([file], (file.with_stem(f"{file.stem}-v{number}") for number in itertools.count(1)))
+    return next(name for name in names if not name.exists())

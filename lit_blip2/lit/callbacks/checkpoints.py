@@ -1,6 +1,5 @@
 """When a run's state is written: by this callback, into RUN/checkpoints/last.ckpt."""
 
-import itertools
 import os
 import signal
 import subprocess
@@ -16,6 +15,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from lit_blip2.lit.checkpoint_io import WholeCheckpointIO
 from lit_blip2.lit.signals import STATUS, Signals, Stopped
+from lit_blip2.paths import free_name
 from lit_blip2.runs import hold
 
 
@@ -44,7 +44,7 @@ class Checkpoints(Checkpoint):
         self.every_n_steps = every_n_steps
         self.signals = Signals(grace, self._newest)
         self.folder = self.file = Path()
-        self.step = 0
+        self.step, self.due = 0, False  # due: a file, as soon as the step before has been logged
         self.held: FileLock | None = None
         self.written: tuple[int, int] | None = None  # the step of the file, and of its last whole validation
 
@@ -68,10 +68,16 @@ class Checkpoints(Checkpoint):
             return
         self.step = trainer.global_step
         if number := self.signals.asked():
+            trainer._logger_connector.update_train_step_metrics()  # the step's own, as Lightning does after this hook
             self._save(trainer, pl_module)
             self._end(trainer, number)
-        if self.every_n_steps and trainer.global_step % self.every_n_steps == 0:
+        self.due = self.every_n_steps is not None and trainer.global_step % self.every_n_steps == 0
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        """A step is saved when it has been logged: a run that goes on from there has the whole curve."""
+        if self.due:
             self._save(trainer, pl_module)
+            self.due = False
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self._trains(trainer):
@@ -138,8 +144,7 @@ def _free(file: Path, resumed_from: str | Path | None) -> Path:
     """The file, or one beside it where a run that this one does not go on from has left it."""
     if resumed_from is not None and Path(resumed_from).absolute().parent == file.absolute().parent:
         return file
-    names = itertools.chain([file], (file.with_name(f"last-v{number}.ckpt") for number in itertools.count(1)))
-    return next(name for name in names if not name.exists())
+    return free_name(file)
 
 
 def _slurm_job() -> str | None:

@@ -46,7 +46,8 @@ class MetricsFile(L.Callback):
         self.logged: dict[str, float | None] = {}
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict) -> None:
-        checkpoint["logged"] = {name: value for name, value in numbers(trainer).items() if name.startswith("train/")}
+        logged = self.logged | numbers(trainer)
+        checkpoint["logged"] = {name: value for name, value in logged.items() if name.startswith("train/")}
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict) -> None:
         goes_on = trainer.state.fn == TrainerFn.FITTING and is_same_run(checkpoint.get("config"), pl_module.config)

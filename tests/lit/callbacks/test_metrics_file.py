@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from lightning.pytorch.trainer.states import TrainerFn
 
 from lit_blip2.checkpoint import read_checkpoint
 from lit_blip2.evaluation.evaluated import evaluated, random_marks, read_metrics
@@ -122,3 +123,12 @@ def test_a_metric_that_is_not_finite_has_no_items_and_no_interval(tmp_path):
     assert (
         read_items(tmp_path / "items.npz").keys() == strict((tmp_path / "intervals.json").read_text()).keys() == {"a"}
     )
+
+
+def test_what_training_logged_outlives_a_second_cut_of_the_same_validation():
+    trainer = SimpleNamespace(state=SimpleNamespace(fn=TrainerFn.FITTING), callback_metrics={"loss/itc": 1.0})
+    module, checkpoint = SimpleNamespace(config="a: 1"), {"config": "a: 1", "logged": {"train/lr": 0.5}}
+    callback = MetricsFile()
+    callback.on_load_checkpoint(trainer, module, checkpoint)
+    callback.on_save_checkpoint(trainer, module, again := {})
+    assert again["logged"] == {"train/lr": 0.5}
