@@ -175,12 +175,16 @@ def stand_at(trainer: L.Trainer, checkpoint: Mapping[str, Any]) -> None:
         for name, number in (("total", batches), ("current", place))
     } | {"is_last_batch": False}
     counts[f"{LOOP}.state_dict"]["_batches_that_stepped"] = step - 1
+    validation = counts[f"{LOOP}.val_loop.batch_progress"]
     if again:
-        counts[f"{LOOP}.val_loop.batch_progress"] |= {
+        validation |= {
             "total": dict(ready=1, started=1, processed=0, completed=0),
             "current": dict(ready=0, started=0, processed=0, completed=0),
         }
         trainer.fit_loop.epoch_loop.max_steps = max(trainer.max_steps, step + 1)
+    else:  # of one that was made up for a batch counts as begun for ever: it would be taken up in its middle
+        for each in (validation["total"], validation["current"]):
+            each |= dict.fromkeys(each, each["ready"])
 
 
 def end_at(trainer: L.Trainer, max_steps: int) -> None:

@@ -97,6 +97,15 @@ def test_a_validation_that_was_cut_off_is_made_again_from_its_beginning(fit, tmp
     assert found == expected and "retrieval/itc_txt_r5" in found[0]
 
 
+def test_a_validation_that_was_made_again_is_not_taken_up_by_the_next_to_go_on(fit, tmp_path):
+    whole = fit("mini_stage1", *PLAIN)
+    broken = fail(fit, "validation: 1", runs=tmp_path / "first")
+    again = fail(fit, "training: 1", f"--ckpt_path={broken}", runs=tmp_path / "again")  # behind step 2's validation
+    resumed = fit("mini_stage1", *PLAIN, f"--ckpt_path={again}")
+    expected, found = ((run / "validation.jsonl").read_text().splitlines()[-1] for run in (whole, resumed))
+    assert found == expected and len((resumed / "validation.jsonl").read_text().splitlines()) == 1
+
+
 @pytest.mark.parametrize("also", [[], ["--trainer.limit_train_batches=2", "--trainer.max_epochs=-1"]])
 def test_an_accumulation_that_a_callback_changes_is_refused_before_its_first_step(fit, seen, also):
     scheduler = ", {class_path: GradientAccumulationScheduler, init_args: {scheduling: {0: 2}}}"
