@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 import zipfile
 from pathlib import Path
@@ -14,28 +13,20 @@ import pytest
 import torch
 
 from lit_blip2.checkpoint import read_checkpoint
+from tests.lit.stops import command, slurm
 
 pytestmark = pytest.mark.run
 STEPS = 6
 NEVER = "\0"  # no line begins so; Lightning prints some of dashes
-
-
-def arguments(world, runs, *more: str) -> list[str]:
-    """A run of STEPS steps with a validation every second one, which prints a line for each hook that it comes to."""
-    return [
-        sys.executable, "-m", "lit_blip2", "fit", "--config", "experiments/mini_stage1.yaml", "--model.rerank=3",
-        f"--data.root={world}", "--data.batch_size=8", "--data.eval_batch_size=2", f"--trainer.logger.save_dir={runs}",
-        f"--trainer.max_steps={STEPS}", "--trainer.val_check_interval=2", "--model.optimization.warmup_steps=1",
-        "--model.net.itm=null", "--model.net.itg=null", "--data.binding_val=null", "--trainer.log_every_n_steps=1",
-        "--trainer.enable_progress_bar=false", "--trainer.callbacks+=tests.lit.stops.Told", *more,
-    ]  # fmt: skip
+PLAIN = ["--model.rerank=3", "--model.net.itm=null", "--model.net.itg=null", "--data.binding_val=null"]
 
 
 def stopped(world, runs, at: str, *more: str, number=signal.SIGTERM, group=False, environment=None) -> tuple[int, str]:
     """Status and output of a run that gets a signal as soon as it has printed a line that begins so."""
     process = subprocess.Popen(
-        arguments(world, runs, *more), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        start_new_session=True, env=os.environ | {"OMP_NUM_THREADS": "1"} | (environment or {}),
+        command("mini_stage1", world, runs, STEPS, *PLAIN, *more), text=True, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | (environment or {}),
     )  # fmt: skip
     lines = []
     for line in process.stdout:
@@ -46,8 +37,8 @@ def stopped(world, runs, at: str, *more: str, number=signal.SIGTERM, group=False
     return process.wait(60), "".join(lines)
 
 
-def finished(world, runs, *more: str) -> tuple[int, str]:
-    return stopped(world, runs, NEVER, *more)
+def finished(world, runs, *more: str, **how) -> tuple[int, str]:
+    return stopped(world, runs, NEVER, *more, **how)
 
 
 def run_of(runs) -> Path:
@@ -74,33 +65,36 @@ def whole(world, tmp_path_factory):
     return run_of(runs)
 
 
-@pytest.mark.parametrize(
-    ("at", "number", "step"),
-    [
-        ("step 3", signal.SIGTERM, 3),
-        *(
-            pytest.param(*each, marks=pytest.mark.slow)
-            for each in (
-                ("step 1", signal.SIGINT, 1),
-                ("step 5", signal.SIGUSR1, 5),
-                ("validation of step 4", signal.SIGTERM, 4),
-                ("saving step 2", signal.SIGTERM, 2),
-                ("validation of step 6", signal.SIGINT, 6),
-            )
-        ),
-    ],
-)
-def test_its_state_is_saved_and_it_goes_on_as_one_run(world, whole, tmp_path, at, number, step):
-    status, said = stopped(world, tmp_path, at, number=number, group=number == signal.SIGINT)
-    assert status == 128 + number, said
-    assert f"{number.name}: stopped at step {step} of {STEPS}" in said and "--resume" in said
-    run = run_of(tmp_path)
+@pytest.fixture(scope="module")
+def at_step_3(world, tmp_path_factory):
+    """A run that was stopped there: give it to a test as a copy."""
+    runs = tmp_path_factory.mktemp("stopped")
+    stops_at(world, runs, "step 3", signal.SIGTERM, 3)
+    return runs
+
+
+def stops_at(world, runs, at: str, number: signal.Signals, step: int, *more: str, **how) -> str:
+    """Start or go on; the signal comes at a line, and the state of a step is saved. Gives what was said."""
+    status, said = stopped(world, runs, at, *more, number=number, **how)
+    assert status == (-number if number == signal.SIGKILL else 128 + number), said
+    assert number == signal.SIGKILL or f"{number.name}: stopped at step {step} of {STEPS}" in said, said
+    run = run_of(runs)
     assert read_checkpoint(run)["global_step"] == step
     assert [file.name for file in (run / "checkpoints").iterdir()] == ["last.ckpt"]
-    status, said = finished(world, tmp_path, "--resume")
+    return said
+
+
+def ends_as(whole, world, runs, step: int, *more: str, **how) -> None:
+    """Go on from this step to the end: all is equal to the undisturbed run's."""
+    status, said = finished(world, runs, *more, **how)
+    run = run_of(runs)
     assert status == 0 and f"going on with {run}, at step {step} of {STEPS}" in said, said
-    assert run_of(tmp_path) == run and same_weights(run, whole)
-    assert validations(run) == validations(whole)
+    assert same_weights(run, whole) and validations(run) == validations(whole)
+
+
+def test_its_state_is_saved_and_it_goes_on_as_one_run(world, whole, at_step_3, tmp_path):
+    runs = shutil.copytree(at_step_3, tmp_path / "runs")
+    ends_as(whole, world, runs, 3, "--resume")
 
 
 @pytest.mark.slow
@@ -127,23 +121,30 @@ def events_of(run) -> int:
 
 
 @pytest.mark.slow
-def test_a_kill_costs_what_came_after_the_last_validation_had_begun(world, whole, tmp_path):
-    status, said = stopped(world, tmp_path, "validation of step 4", number=signal.SIGKILL)
-    assert status == -signal.SIGKILL, said
-    assert read_checkpoint(run_of(tmp_path))["global_step"] == 4
-    assert finished(world, tmp_path, "--resume")[0] == 0
-    assert same_weights(run_of(tmp_path), whole) and validations(run_of(tmp_path)) == validations(whole)
+def test_a_run_that_is_stopped_again_and_again_goes_on_as_one(world, whole, tmp_path):
+    """In a step, a save and a validation; what SIGKILL costs is what came after the last validation had begun."""
+    for at, number, step in (
+        ("step 1", signal.SIGINT, 1),
+        ("saving step 2", signal.SIGTERM, 2),
+        ("validation of step 4", signal.SIGKILL, 4),
+        ("validation of step 4", signal.SIGTERM, 4),
+        ("step 5", signal.SIGUSR1, 5),
+        ("validation of step 6", signal.SIGINT, 6),
+    ):
+        said = stops_at(world, tmp_path, at, number, step, "--resume", group=number == signal.SIGINT)
+        assert number == signal.SIGKILL or "go on with it by --resume" in said
+    ends_as(whole, world, tmp_path, 6, "--resume")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("group", [False, True])
-def test_two_ranks_stop_at_the_same_step(world, tmp_path, group):
-    two = ["--trainer.devices=2", "--trainer.strategy=auto"]
-    status, said = stopped(world, tmp_path, "step 1", *two, group=group)
-    assert status == 143, said
-    step = read_checkpoint(run_of(tmp_path))["global_step"]
-    assert 1 <= step <= 3 and f"stopped at step {step} of" in said
-    status, said = finished(world, tmp_path, "--resume", *two)
+def test_two_ranks_stop_at_the_same_step(world, tmp_path):
+    """The signal comes to one of them, then to both."""
+    two = ["--trainer.devices=2", "--trainer.strategy=auto", "--resume"]
+    for at, group, steps in (("step 1", False, (1, 2, 3)), ("step 4", True, (4, 5, 6))):
+        status, said = stopped(world, tmp_path, at, *two, group=group)
+        step = read_checkpoint(run_of(tmp_path))["global_step"]
+        assert status == 143 and step in steps and f"stopped at step {step} of" in said, said
+    status, said = finished(world, tmp_path, *two)
     assert status == 0, said
     assert [each["step"] for each in validations(run_of(tmp_path))] == [2, 4, 6]
 
@@ -165,23 +166,41 @@ def test_a_step_that_does_not_end_within_the_grace_time_is_named(world, tmp_path
 
 
 @pytest.mark.slow
-def test_a_new_run_says_that_an_unfinished_one_is_there_and_a_finished_one_is_not_made_again(world, whole, tmp_path):
-    stopped(world, tmp_path, "step 3")
-    status, said = finished(world, tmp_path)
-    place = tmp_path / "mini_stage1" / "version_0"
+def test_a_new_run_says_that_an_unfinished_one_is_there_and_a_finished_one_is_not_made_again(
+    world, at_step_3, tmp_path
+):
+    runs = shutil.copytree(at_step_3, tmp_path / "runs")
+    place = run_of(runs)
+    status, said = finished(world, runs)
     assert status == 0 and f"an unfinished run of these settings lies in {place}, at step 3 of 6: --resume" in said
-    status, said = finished(world, tmp_path, "--resume")
+    status, said = finished(world, runs, "--resume")
     assert status == 0 and "the newest run of these settings is finished" in said
-    assert len(list((tmp_path / "mini_stage1").iterdir())) == 2
-    status, said = finished(world, tmp_path, "--resume", "--data.seed=3")
+    assert len(list((runs / "mini_stage1").iterdir())) == 2
+    status, said = finished(world, runs, "--resume", "--data.seed=3")
     assert status == 0 and "no run of these settings has left a checkpoint" in said
 
 
 @pytest.mark.slow
-def test_a_job_that_is_started_once_more_goes_on_without_being_asked(world, whole, tmp_path):
-    stopped(world, tmp_path, "step 3")
-    status, said = stopped(world, tmp_path, NEVER, environment={"TORCHELASTIC_RESTART_COUNT": "1"})
-    assert status == 0 and "going on with" in said and same_weights(run_of(tmp_path), whole)
+def test_a_job_that_is_started_once_more_goes_on_without_being_asked(world, whole, at_step_3, tmp_path):
+    runs = shutil.copytree(at_step_3, tmp_path / "runs")
+    ends_as(whole, world, runs, 3, environment={"TORCHELASTIC_RESTART_COUNT": "1"})
+
+
+@pytest.mark.slow
+def test_a_slurm_job_is_saved_and_put_into_the_queue_again_and_goes_on(world, whole, tmp_path):
+    """A minute before the job's limit SLURM sends SIGUSR1 (sbatch --signal=USR1@60), after the requeue SIGTERM."""
+    job, runs = slurm(tmp_path / "cluster", 0), tmp_path / "runs"
+    said = stops_at(world, runs, "step 3", signal.SIGUSR1, 3, environment=job)
+    assert (tmp_path / "cluster" / "asked").read_text() == "requeue 4711_2\n", said
+    assert not list(Path().glob("hpc_ckpt_*"))  # Lightning's own way
+    ends_as(whole, world, runs, 3, environment=job | {"SLURM_RESTART_COUNT": "1"})
+
+
+@pytest.mark.slow
+def test_a_slurm_job_that_is_not_put_into_the_queue_again_says_so(world, tmp_path):
+    job, runs = slurm(tmp_path / "cluster", 1), tmp_path / "runs"
+    said = stops_at(world, runs, "step 3", signal.SIGUSR1, 3, environment=job)
+    assert "scontrol requeue 4711_2 has failed" in said and "Traceback" not in said, said
 
 
 def test_flipped_bits_are_found_and_the_newest_whole_checkpoint_is_taken(world, whole, tmp_path):

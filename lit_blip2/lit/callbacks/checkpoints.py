@@ -11,7 +11,7 @@ from filelock import FileLock
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lit_blip2.lit.checkpoint_io import WholeCheckpointIO
 from lit_blip2.lit.signals import STATUS, Signals, Stopped
@@ -126,7 +126,7 @@ class Checkpoints(Checkpoint):
         name = self.signals.received.name if self.signals.received else f"signal {number}"
         rank_zero_info(f"{name}: stopped at step {trainer.global_step} of {trainer.max_steps}. {self._newest()}")
         if number == signal.SIGUSR1 and trainer.is_global_zero and (job := _slurm_job()):
-            subprocess.run(["scontrol", "requeue", job], check=True)
+            _requeue(job)
         environment = getattr(trainer.strategy, "cluster_environment", None)
         raise Stopped(0 if isinstance(environment, LightningEnvironment) and trainer.local_rank else STATUS + number)
 
@@ -145,6 +145,16 @@ def _free(file: Path, resumed_from: str | Path | None) -> Path:
     if resumed_from is not None and Path(resumed_from).absolute().parent == file.absolute().parent:
         return file
     return free_name(file)
+
+
+def _requeue(job: str) -> None:
+    """Ask SLURM to start the job once more. Where it does not, that is told: what was trained is saved all the same."""
+    command = ["scontrol", "requeue", job]
+    try:
+        subprocess.run(command, check=True, capture_output=True, text=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        why = (getattr(error, "stderr", None) or str(error)).strip()
+        rank_zero_warn(f"{' '.join(command)} has failed ({why}): start the job again by hand, with --resume")
 
 
 def _slurm_job() -> str | None:
