@@ -30,6 +30,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from lit_blip2.inference import DECODING, decoding, load, score, write
+from lit_blip2.terminal import printable
 
 SAMPLING = ("temperature", "do_sample", "top_p", "top_k")
 
@@ -127,7 +128,8 @@ class BLIP2(lmms):
                 "give --gen_kwargs temperature=0,do_sample=False"
             )
         if unused := sorted(wishes.keys() - {*DECODING, *SAMPLING, "until"}):
-            logger.warning(f"task {task}: {', '.join(unused)} of its generation_kwargs not used by this model")
+            told = f"task {task}: {', '.join(unused)} of its generation_kwargs not used by this model"
+            logger.warning(printable(told))
         return self.answering | {name: wishes[name] for name in DECODING if wishes.get(name) is not None}
 
     def _inputs(self, batch: Sequence[Instance]) -> tuple[list[str], Tensor, Tensor]:

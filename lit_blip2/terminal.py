@@ -6,6 +6,8 @@ import re
 import sys
 import traceback
 import warnings
+from argparse import ArgumentParser
+from typing import IO
 
 # Control characters of ASCII and Latin-1 (a terminal's escapes begin with one), marks that turn the direction of
 # writing, and halves of surrogate pairs, which cannot be printed; a tab and the end of a line may stay.
@@ -32,11 +34,19 @@ def readable(count: float) -> str:
 
 
 def guard() -> None:
-    """From here on warnings, log lines and tracebacks of this process are printable: all may tell names of files."""
+    """From here on warnings, log lines, tracebacks and what a command's parser says are printable in this process: all
+    may tell names of files."""
     plain = warnings.formatwarning
     warnings.formatwarning = lambda *given, **how: printable(plain(*given, **how))
     logging.setLogRecordFactory(_Record)
+    ArgumentParser._print_message = _printed
     sys.excepthook = lambda *error: say("".join(traceback.format_exception(*error)).rstrip("\n"), error=True)
+
+
+def _printed(parser: ArgumentParser, message: str, file: IO[str] | None = None) -> None:
+    """In the place of the method by which a parser prints all it says."""
+    if message:
+        (file or sys.stderr).write(printable(message))
 
 
 class _Record(logging.LogRecord):

@@ -57,13 +57,6 @@ def test_it_is_found_and_is_a_model_of_the_harness():
     assert registry.get_model_class("lit_blip2") is BLIP2
 
 
-def test_classes_of_the_users_own_are_allowed_by_name(make, monkeypatch):
-    given = []
-    monkeypatch.setattr("lit_blip2.harness.load", lambda file, allow: given.append(allow) or inference.load(file))
-    make(allow="my_project other.place"), make()
-    assert given == [["my_project", "other.place"], []]
-
-
 def test_batches_answer_as_ask_does(make, run_folder, pictures, tmp_path):  # noqa: F811
     """Three requests in batches of two, of a run whose form and beams the task leaves alone."""
     wanted = []

@@ -5,6 +5,7 @@ import logging
 import subprocess
 import sys
 import warnings
+from argparse import ArgumentParser
 
 import pytest
 from rich.table import Table
@@ -40,7 +41,7 @@ def test_lines_and_tables_are_printable(capsys):
 @pytest.fixture
 def guarded(monkeypatch):
     """As the command line has it, for one test."""
-    for place, name in ((warnings, "formatwarning"), (sys, "excepthook")):
+    for place, name in ((warnings, "formatwarning"), (sys, "excepthook"), (ArgumentParser, "_print_message")):
         monkeypatch.setattr(place, name, getattr(place, name))
     before = logging.getLogRecordFactory()
     guard()
@@ -60,6 +61,16 @@ def test_warnings_log_lines_and_tracebacks_are_printable(guarded, capsys):
     sys.excepthook(KeyError, KeyError(HOSTILE), None)
     sys.excepthook(RuntimeError, RuntimeError(HOSTILE), None)
     assert is_clean(capsys.readouterr().err)
+
+
+def test_what_a_commands_parser_says_is_printable(guarded, capsys):
+    """Names of files that it found, and messages of libraries, are in its errors."""
+    parser = ArgumentParser("a")
+    parser.add_argument("--b", choices=[HOSTILE])
+    with pytest.raises(SystemExit):
+        parser.error(f"there are: {HOSTILE}")
+    parser.print_help()
+    assert all(map(is_clean, capsys.readouterr()))
 
 
 @pytest.mark.run

@@ -4,6 +4,7 @@ from jsonargparse import ArgumentParser
 
 from lit_blip2.ablation.report.page import write_report
 from lit_blip2.contents import DataError
+from lit_blip2.terminal import printable
 
 
 def main(arguments: list[str]) -> None:
@@ -13,6 +14,6 @@ def main(arguments: list[str]) -> None:
     try:
         written = write_report(parser.parse_args(arguments).folder)
     except (DataError, OSError) as error:
-        parser.error(str(error))
+        parser.error(printable(error))  # jsonargparse's own writes it as it is
     for file in written:
         print(file)

@@ -2,13 +2,14 @@
 
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable
 from types import FrameType
 
 import torch
 import torch.distributed as dist
+
+from lit_blip2.terminal import say
 
 ASKING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # SIGUSR1: what SLURM sends some time before its limit
 STATUS = 128  # a process that a signal has ended is said to have ended with 128 + its number
@@ -81,9 +82,6 @@ class Signals:
         self._clock.start()
 
     def _give_up(self) -> None:
-        print(
-            f"{self.received.name}: no step ended within the grace time of {self.grace:g} seconds. {self.late()}",
-            file=sys.stderr,
-            flush=True,
-        )
+        late = f"{self.received.name}: no step ended within the grace time of {self.grace:g} seconds. {self.late()}"
+        say(late, error=True)
         os._exit(STATUS + self.received)

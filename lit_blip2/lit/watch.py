@@ -10,13 +10,13 @@ import os
 import secrets
 import selectors
 import socket
-import sys
 import threading
 import time
 from typing import Any, NamedTuple
 
 from lit_blip2.distributed import gather_lists, rank, world_size
 from lit_blip2.roll_call import keep_alive, read_message, send_message, stop
+from lit_blip2.terminal import say
 
 CONNECT_SECONDS = 30.0
 SETTLE_SECONDS = 3.0  # so long an error that all ranks may share is left to each of them to tell
@@ -112,7 +112,7 @@ class Watch:
         """Say once, on the first of the ranks that are left, who is gone."""
         with self.lock:
             if not self.told.is_set() and rank() == (1 if self.gone.rank == 0 else 0):
-                print(f"error: {self.gone}", file=sys.stderr, flush=True)
+                say(f"error: {self.gone}", error=True)
             self.told.set()
 
     def heard(self, seconds: float) -> Gone | None:

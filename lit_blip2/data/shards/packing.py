@@ -12,6 +12,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from PIL import Image
+from rich.markup import escape
 from rich.progress import track
 
 from lit_blip2.contents import read_object
@@ -20,6 +21,7 @@ from lit_blip2.data.batches.pairs import FilePairs, ShardPairs, sources_in
 from lit_blip2.data.experiment import read_data
 from lit_blip2.data.shards.indexing import IMAGES, index_shards
 from lit_blip2.data.shards.reader import Shards
+from lit_blip2.terminal import printable
 from lit_blip2.whole_files import alone, write_json, written_whole
 
 
@@ -52,7 +54,7 @@ def pack(config: list[str], out: Path, samples: int = 1000, workers: int = 0) ->
                 written = pool.map(
                     _write_shard, *zip(*((folder / f"{i:05d}.tar", s, samples) for i, s in enumerate(starts)))
                 )
-                for _ in track(written, f"shards of {pairs.name}", total=len(starts)):
+                for _ in track(written, f"shards of {escape(printable(pairs.name))}", total=len(starts)):
                     pass
             index_shards(folder, workers=workers)
         if (found := len(Shards(folder))) != len(pairs):
