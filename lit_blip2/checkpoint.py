@@ -17,13 +17,17 @@ from lit_blip2.config import Experiment, from_text
 from lit_blip2.contents import DataError
 from lit_blip2.pixels import UNNOTED
 from lit_blip2.runs import find_checkpoint, is_whole, run_of
+from lit_blip2.settings import LOW_RANK
 
 KINDS = {"state_dict": dict, "settings": dict}  # what a checkpoint holds under which name
 
 
 def trainable_state(module: nn.Module) -> dict[str, Tensor]:
-    """State-dict entries of the parameters that train."""
-    return {name: p.detach() for name, p in module.named_parameters() if p.requires_grad}
+    """State-dict entries of the parameters that train, or would if no callback had frozen them for a while: all but
+    those that frozen models read from files. Of these, low-rank changes alone are left."""
+    parts = [part for part in module.modules() if getattr(part, "frozen", False) is True]
+    files = {id(p) for part in parts for name, p in part.named_parameters() if LOW_RANK not in f".{name}"}
+    return {name: p.detach() for name, p in module.named_parameters() if p.requires_grad or id(p) not in files}
 
 
 def check_statistics(net: nn.Module) -> None:

@@ -38,6 +38,7 @@ OF_CLASSES = {
     | {"num_embeddings", "embedding_dim"},
 }
 WEIGHTS = "weights"  # the last word of a setting that tells frozen weights apart, see signature.py
+LOW_RANK = ".lora_"  # in the name of a weight that is a low-rank change of another
 PLAIN = int | float | str | None
 
 
@@ -134,7 +135,7 @@ def check_same(
     for name in allowed:
         if not any(_is_named(each, name) for each in (*ours, *theirs)):
             raise ValueError(f"allow_different names {name!r}, which is no setting of this network: {', '.join(ours)}")
-    brought = [f"{key}." for key in state if ".lora_" not in key]
+    brought = [f"{key}." for key in state if LOW_RANK not in key]
     differing = {
         name: told
         for name in theirs

@@ -4,7 +4,7 @@ import pytest
 import yaml
 from torch import nn
 
-from lit_blip2.checkpoint import carried, check_statistics
+from lit_blip2.checkpoint import carried, check_statistics, trainable_state
 from lit_blip2.pixels import UNNOTED
 
 
@@ -21,6 +21,18 @@ def test_a_run_that_does_not_note_how_its_images_looked_had_clips(tmp_path):
     noted = checkpoint({"name": "x", "mean": None}, settings={"vision.mean": [0.5] * 3})
     assert carried(noted, file, ()).vision == {"name": "x", "mean": None}
     assert carried({"config": ""}, file, ()).settings == {}
+
+
+def test_all_is_kept_but_what_frozen_models_read_from_files():
+    """Also a part of somebody's own that does not train, and what is frozen for a while."""
+    net = nn.ModuleDict({"language": nn.ModuleDict({"w": nn.Linear(1, 1), "lora_A": nn.Linear(1, 1)})})
+    net["language"].frozen = True
+    net["own"] = nn.Linear(1, 1)
+    net["language"].requires_grad_(False)
+    net["own"].requires_grad_(False)
+    assert set(trainable_state(net)) == {"language.lora_A.weight", "language.lora_A.bias", "own.weight", "own.bias"}
+    net["language"]["w"].bias.requires_grad_(True)
+    assert "language.w.bias" in trainable_state(net) and "language.w.weight" not in trainable_state(net)
 
 
 def test_running_statistics_that_no_checkpoint_would_hold_are_refused():

@@ -324,7 +324,7 @@ class LitBLIP2(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what trains, the config, and the settings that shapes do not show. Raises FloatingPointError where a
         number is not finite."""
-        checkpoint["state_dict"] = self.averages or trainable_state(self)
+        checkpoint["state_dict"] = trainable_state(self) | self.averages
         checkpoint["config"], checkpoint["settings"] = self.config, self.settings()
         check_finite(checkpoint)
         if getattr(data := self.trainer.datamodule, "pairs", None) is not None:

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from lit_blip2.settings import is_plain
+from lit_blip2.settings import LOW_RANK, is_plain
 
 NO_FUNCTION = {"task_type", "peft_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision"}
 NO_FUNCTION |= {"inference_mode", "lora_dropout"}
@@ -77,4 +77,4 @@ def merge_lora(model: nn.Module) -> None:
 
 
 def _changes(model: nn.Module) -> list[nn.Parameter]:
-    return [parameter for name, parameter in model.named_parameters() if ".lora_" in name]
+    return [parameter for name, parameter in model.named_parameters() if LOW_RANK in name]

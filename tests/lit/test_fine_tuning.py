@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 
 from lit_blip2.checkpoint import is_text_half, read_checkpoint
 from lit_blip2.lit.callbacks.ema import EMA
@@ -165,6 +166,58 @@ def test_a_step_that_a_checkpoint_has_and_its_average_lacks_is_made_up_for():
     assert module.averages["weight"].item() == 4 and module.weight.item() == 8 and ema.state_dict()["steps"] == 7
     ema.on_train_batch_end(trainer, module)
     assert module.averages["weight"].item() == 4
+
+
+def test_the_average_is_of_weights_wherever_they_are_put():
+    """A callback may give a parameter other memory, as a clamp of `parameter.data` does."""
+    module, ema, trainer = L.LightningModule(), EMA(decay=0.5), SimpleNamespace(global_step=0)
+    module.weight = torch.nn.Parameter(torch.tensor([8.0]))
+    ema.on_fit_start(trainer, module)
+    ema.on_train_start(trainer, module)
+    module.weight.data = torch.tensor([2.0])
+    trainer.global_step = 1
+    ema.on_train_batch_end(trainer, module)
+    assert module.averages["weight"].item() == 5 and ema.state_dict()["weights"]["weight"].item() == 2
+    trainer.state = SimpleNamespace(fn=TrainerFn.FITTING)
+    ema.on_validation_start(trainer, module)
+    assert module.weight.item() == 5 and ema.state_dict()["weights"]["weight"].item() == 2
+    ema.on_validation_end(trainer, module)
+    assert module.weight.item() == 2
+
+
+class Freeze(L.Callback):
+    """Freezes the Q-Former before training, and lets it train from a step on."""
+
+    def __init__(self, until: int = 1000):
+        self.until = until
+
+    def setup(self, trainer, pl_module, stage):
+        pl_module.net.bridge.qformer.requires_grad_(False)
+
+    def on_train_batch_start(self, trainer, pl_module, *_):
+        if trainer.global_step == self.until:
+            pl_module.net.bridge.qformer.requires_grad_(True)
+
+
+def test_what_a_callback_freezes_is_kept_in_checkpoints(fit, stage1_run):
+    """The projection alone trains: the Q-Former of the start must not be another one in `validate`."""
+    freeze = "--trainer.callbacks+={class_path: tests.lit.test_fine_tuning.Freeze}"
+    run = fit("mini_opt", f"--model.init_from={stage1_run}", freeze)
+    kept, start = (read_checkpoint(each)["state_dict"] for each in (run, stage1_run))
+    name = "qformer.query_tokens"
+    assert torch.equal(kept[f"net.bridge.{name}"], start[f"net.{name}"])
+    fit("mini_opt", freeze, f"--ckpt_path={run}", command="validate", runs=run.parents[1])
+    found = json.loads((run / "validate.json").read_text())["loss/lm"]
+    assert found == pytest.approx(losses(run)[-1], rel=1e-6)
+
+
+def test_the_average_holds_what_is_freed_later(fit, stage1_run):
+    ema = "{class_path: lit_blip2.lit.callbacks.ema.EMA, init_args: {decay: 0.5}}"
+    free = "{class_path: tests.lit.test_fine_tuning.Freeze, init_args: {until: 2}}"
+    run = fit(
+        "mini_opt", f"--model.init_from={stage1_run}", f"--trainer.callbacks+={ema}", f"--trainer.callbacks+={free}"
+    )
+    assert "net.bridge.qformer.query_tokens" in read_checkpoint(run)["state_dict"]
 
 
 def test_a_decay_that_is_none_is_refused():

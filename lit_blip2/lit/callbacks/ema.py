@@ -6,7 +6,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
-from torch import Tensor
+from torch import Tensor, nn
 
 from lit_blip2.checkpoint import trainable_state
 
@@ -18,8 +18,8 @@ class EMA(L.Callback):
     checkpoint holds them as its weights (`test`, `init_from` and `export` read those), and beside them the weights
     themselves, from which a resumed run goes on. Costs a copy of what trains.
 
-    Weights and averages each stay in their own memory, and the parameters point to the one or the other. So a
-    checkpoint is right whenever it is written, also in a validation that fails or is ended by a signal.
+    Weights and averages each have their own memory, and the parameters point to the one or the other. So a checkpoint
+    is right whenever it is written, also in a validation that fails or is ended by a signal.
 
     Args:
         decay: of the average, which is that of the last 1 / (1 - decay) steps or so.
@@ -29,11 +29,12 @@ class EMA(L.Callback):
         if not 0 < decay < 1:
             raise ValueError(f"decay={decay} must lie between 0 and 1")
         self.decay, self.steps = decay, 0
-        self.weights: dict[str, Tensor] = {}
+        self.weights: dict[str, Tensor] = {}  # while the parameters point to the averages
+        self.parameters: dict[str, nn.Parameter] = {}
         self.resumed: dict[str, Any] = {}
 
     def state_dict(self) -> dict[str, Any]:
-        return {"weights": self.weights, "steps": self.steps}
+        return {"weights": self._now(), "steps": self.steps}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.resumed = state
@@ -41,10 +42,12 @@ class EMA(L.Callback):
     @torch.no_grad()
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """The module has what training starts from or, resumed, the averages."""
-        self.weights = trainable_state(pl_module)
-        pl_module.averages = {name: weight.clone() for name, weight in self.weights.items()}
+        self.weights = {}
+        self.parameters = {name: pl_module.get_parameter(name) for name in trainable_state(pl_module)}
+        weights = self._now()
+        pl_module.averages = {name: weight.clone() for name, weight in weights.items()}
         for name, weight in self.resumed.get("weights", {}).items():
-            self.weights[name].copy_(weight)
+            weights[name].copy_(weight)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Only now does the trainer know how many steps a resumed run has taken. A checkpoint that was written between
@@ -58,18 +61,24 @@ class EMA(L.Callback):
     @torch.no_grad()
     def _average(self, step: int, pl_module: L.LightningModule) -> None:
         if step > self.steps:  # a micro-batch alone is no step
-            torch._foreach_lerp_(list(pl_module.averages.values()), list(self.weights.values()), 1 - self.decay)
+            torch._foreach_lerp_(list(pl_module.averages.values()), list(self._now().values()), 1 - self.decay)
             self.steps = step
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.state.fn == TrainerFn.FITTING:
+            self.weights = self._now()
             _point(pl_module, pl_module.averages)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        _point(pl_module, self.weights if trainer.state.fn == TrainerFn.FITTING else {})
+        _point(pl_module, self.weights)
+        self.weights = {}
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         self.on_validation_end(trainer, pl_module)
+
+    def _now(self) -> dict[str, Tensor]:
+        """The weights, wherever another callback has put them."""
+        return self.weights or {name: parameter.detach() for name, parameter in self.parameters.items()}
 
 
 def _point(module: L.LightningModule, state: Mapping[str, Tensor]) -> None:
