@@ -20,9 +20,8 @@ from lit_blip2 import words
 from lit_blip2.checkpoint import carried, check_fits, read_checkpoint, trainable_state
 from lit_blip2.config import MAX_UNKNOWN_WORDS, Experiment
 from lit_blip2.model.plain import shown
-from lit_blip2.network import as_asked_here, build_net
+from lit_blip2.network import build_net, check_kept
 from lit_blip2.runs import find_checkpoint
-from lit_blip2.settings import check_same, settings
 from lit_blip2.trust import NotAllowedError
 
 DECODING = ("max_new_tokens", "num_beams", "length_penalty")  # what LanguageModel.generate is told
@@ -150,8 +149,7 @@ def load_net(contents: dict[str, Any], experiment: Experiment, file: Path, visio
     net.load(**({} if vision else {"vision": False}))
     state = {name.removeprefix("net."): value for name, value in contents["state_dict"].items()}
     check_fits(state, trainable_state(net), str(file))
-    kept = as_asked_here(contents.get("settings", {}), ours := settings(net))
-    check_same(kept, ours, str(file), contents["state_dict"], way_out="Its files, or this package, changed")
+    check_kept(contents, net, file)
     net.load_state_dict(state, strict=False)  # what is missing is what is frozen: check_fits saw to the rest
     return net
 

@@ -11,7 +11,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from lit_blip2.checkpoint import carried
-from lit_blip2.config import Experiment, class_path
+from lit_blip2.config import Experiment, class_path, foreign_arguments
 from lit_blip2.model.language import LanguageModel
 from lit_blip2.model.lora import lora_settings
 from lit_blip2.model.timm_network import asks_for_same
@@ -20,7 +20,7 @@ from lit_blip2.objectives.joint import Joint
 from lit_blip2.objectives.stage1 import Stage1
 from lit_blip2.objectives.stage2 import Stage2
 from lit_blip2.refusals import reason
-from lit_blip2.settings import settings
+from lit_blip2.settings import check_same, settings
 from lit_blip2.trust import NotAllowedError, check_fetches_nothing, importing_only
 
 # The annotations of `net` in this package's own modules, so that `params` and `ask` need not import Lightning.
@@ -107,6 +107,20 @@ def random_parts(net: nn.Module) -> list[str]:
     kinds = {ENCODER: VisionEncoder, "language model ": LanguageModel}
     parts = [(kind, part) for kind, of in kinds.items() for part in net.modules() if isinstance(part, of)]
     return [f"{kind}{part.name}" for kind, part in parts if part.random and part.frozen]
+
+
+def settings_of_run(net: nn.Module, parts: Any, image_size: int | None) -> dict[str, Any]:
+    """What of a run's network changes its function and no shape, and how large it sees images, as a checkpoint keeps
+    it. parts: the network's settings in the run's configuration."""
+    size = {} if image_size is None else {"image_size": image_size}
+    return settings(net) | foreign_arguments(parts) | size
+
+
+def check_kept(checkpoint: Mapping[str, Any], net: nn.Module, file: Path) -> None:
+    """Raise ValueError where a network made from a checkpoint's own configuration has other settings than the
+    checkpoint keeps: its frozen weights, or other files, have changed. Of parts that are not loaded, what is known."""
+    kept = as_asked_here(checkpoint.get("settings", {}), ours := settings(net))
+    check_same(kept, ours, str(file), checkpoint["state_dict"], way_out="Its files, or this package, changed")
 
 
 def kept_settings(checkpoint: Mapping[str, Any], file: Path, allow: Sequence[str]) -> dict[str, Any]:

@@ -20,9 +20,8 @@ from lit_blip2.exchange import encoders, lavis, names
 from lit_blip2.exchange.hugging_face import LANGUAGE, SIDE_FILE, SIDE_SETTINGS, VISION_ONLY
 from lit_blip2.model.language import LanguageModel
 from lit_blip2.model.lora import merge_lora
-from lit_blip2.model.tokenizer import BertTokenizer
 from lit_blip2.model.vision import VisionEncoder
-from lit_blip2.network import random_parts, sketch
+from lit_blip2.network import check_kept, random_parts, sketch
 from lit_blip2.objectives.joint import Joint
 from lit_blip2.objectives.stage2 import Stage2
 from lit_blip2.pixels import Looks
@@ -34,9 +33,12 @@ LN_VISION = "vision_model.post_layernorm."
 
 
 class Run(NamedTuple):
-    """net: on meta, but for its encoder. trained: names without `net.` -> weights, the encoder's left out. encoder:
-    timm's names -> weights, trained ones too. kind: encoders.EVA, CLIP or None. stage2: or stage 1."""
+    """file, contents: of the checkpoint. net: on meta, but for its encoder. trained: names without `net.` -> weights,
+    the encoder's left out. encoder: timm's names -> weights, trained ones too. kind: encoders.EVA, CLIP or None.
+    stage2: or stage 1."""
 
+    file: Path
+    contents: dict[str, Any]
     net: Any
     trained: dict[str, Tensor]
     encoder: dict[str, Tensor]
@@ -63,35 +65,39 @@ class Run(NamedTuple):
 
 def read_run(checkpoint: Path, allow: Sequence[str]) -> Run:
     """A checkpoint or run folder of one stage. Raises ValueError for others, FileNotFoundError for missing weights."""
-    net, trained, encoder = _read(checkpoint, allow)
+    file, contents, net, trained, encoder = _read(checkpoint, allow)
     if isinstance(net, Joint):
         raise ValueError(f"{checkpoint} was trained in both stages at once: no class of another project holds both")
     if not any("qformer.query_tokens" in name for name in trained):
         raise ValueError(f"{checkpoint} has no Q-Former, and the classes of other projects have no other bridge")
     others = {name: value for name, value in trained.items() if not name.startswith("vision.")}
     trains_encoder = len(others) < len(trained)
-    return Run(net, others, encoder, trains_encoder, encoders.kind_of(net.vision), isinstance(net, Stage2))
+    return Run(
+        file, contents, net, others, encoder, trains_encoder, encoders.kind_of(net.vision), isinstance(net, Stage2)
+    )
 
 
-def _read(checkpoint: Path, allow: Sequence[str]) -> tuple[Any, dict[str, Tensor], dict[str, Tensor]]:
-    """The network on meta but for its encoder, what trained without `net.`, and all the encoder's weights."""
+def _read(checkpoint: Path, allow: Sequence[str]) -> tuple[Path, dict, Any, dict[str, Tensor], dict[str, Tensor]]:
+    """The checkpoint's file and contents, the network on meta but for its encoder, what trained without `net.`, and all
+    the encoder's weights. Raises ValueError where the encoder is not the run's any more."""
     file = find_checkpoint(checkpoint)
     contents = read_checkpoint(file)
     net = sketch(carried(contents, file, allow))
     trained = {name.removeprefix("net."): value for name, value in contents["state_dict"].items()}
     net.vision.dtype = torch.float32  # as exact as its file, whatever the run computed in
     net.vision.load()
+    check_kept(contents, net, file)
     own = {name.removeprefix("vision.encoder."): value for name, value in trained.items() if name.startswith("vision.")}
     read = net.vision.encoder.state_dict()
     keyless = {name: value for name, value in read.items() if not name.endswith("k_bias")}
-    return net, trained, keyless | own
+    return file, contents, net, trained, keyless | own
 
 
 def to_timm(checkpoint: Path, out: Path, allow: Sequence[str] = ()) -> dict[str, str]:
     """Write OUT, a folder with the run's image encoder, as timm's on the hub: config.json and model.safetensors, for
     another run's model.net.vision.weights. Blocks that the run leaves out and the last norm are not in it: timm's own
     create_model reads it with pretrained_strict=False. Returns of each weight what became of it."""
-    net, trained, encoder = _read(checkpoint, allow)
+    _, _, net, trained, encoder = _read(checkpoint, allow)
     vision, random = net.vision, bool(random_parts(net.vision))
     args = vision.model_args | ({"depth": vision.used_blocks} if vision.drop_last_blocks else {})
     card = {"architecture": vision.name, "num_classes": 0, "model_args": args}
@@ -267,9 +273,9 @@ def _retrieval(run: Run) -> tuple[Any, Any]:
     sizes["qformer_config"] |= {"use_qformer_text_input": True}
     with torch.device("meta"):
         model = Blip2ForImageTextRetrieval(Blip2Config(**sizes, image_text_hidden_size=projection))
-    words = run.qformer.word_embeddings.num_embeddings
-    tokenizer = BertTokenizer(run.net.tokenizer_path, words, run.net.max_text_tokens)
-    return model.eval(), Blip2Processor(_images(run, model.config), tokenizer.tokenizer)
+    run.net.load_tokenizers()
+    check_kept(run.contents, run.net, run.file)
+    return model.eval(), Blip2Processor(_images(run, model.config), run.net.tokenizer.tokenizer)
 
 
 def _generation(run: Run, language: LanguageModel, number: int) -> tuple[Any, Any]:
@@ -299,7 +305,6 @@ def _generation(run: Run, language: LanguageModel, number: int) -> tuple[Any, An
     model.language_model.config.tie_word_embeddings = given["tie_word_embeddings"]
     readers = [language.tokenizer]
     if run.reads_prompts:
-        run.net.bridge.load()
         readers.append(run.net.bridge.tokenizer.tokenizer)
         _keep(readers[-1], model_max_length=run.net.bridge.max_text_tokens, truncation_side="left")
     return model.eval(), processor_of(_images(run, config), *readers, num_query_tokens=run.qformer.num_queries)
@@ -312,6 +317,8 @@ def _read_language(run: Run) -> LanguageModel:
     own = {name.removeprefix("language."): value for name, value in run.trained.items() if name.startswith("language.")}
     language.dtype, language.bits = torch.float32 if own else "auto", None
     language.load()
+    run.net.load_tokenizers()
+    check_kept(run.contents, run.net, run.file)
     if unknown := language.load_state_dict(own, strict=False).unexpected_keys:
         raise ValueError(f"{unknown[0]} ({len(unknown)} such) was trained, and language model {language.name} lacks it")
     if language.lora:

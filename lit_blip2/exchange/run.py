@@ -10,6 +10,7 @@ import inspect
 import json
 import shutil
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -31,7 +32,7 @@ from lit_blip2.model.pretrained import build as build_language
 from lit_blip2.model.pretrained import read_tokenizer
 from lit_blip2.model.timm_network import build as build_vision
 from lit_blip2.model.tokenizer import BertTokenizer
-from lit_blip2.network import ENCODER, network_class, sketch
+from lit_blip2.network import ENCODER, network_class, settings_of_run, sketch
 from lit_blip2.objectives.stage1 import NAMED, Stage1
 from lit_blip2.objectives.stage2 import Stage2
 from lit_blip2.paths import find
@@ -76,7 +77,7 @@ def write_run(foreign: ForeignModel, experiment: Path, out: Path, tokenizer: Pat
         (part / LAST).parent.mkdir(parents=True)
         text = yaml.safe_dump(config.settings, sort_keys=False)
         (part / VERSION / "config.yaml").write_text(text, encoding="utf-8")
-        torch.save(checkpoint(state, text), part / LAST)
+        torch.save(checkpoint(state, text, kept_of(net, config)), part / LAST)
 
 
 def read_experiment(experiment: Path) -> Experiment:
@@ -165,10 +166,21 @@ def check_words(net: nn.Module, tokenizer: Path) -> None:
         BertTokenizer(str(folder), reader.qformer.word_embeddings.num_embeddings, reader.max_text_tokens)
 
 
-def checkpoint(state: Mapping[str, Tensor], config: str) -> dict[str, Any]:
+def kept_of(net: nn.Module, config: Experiment) -> dict[str, Any]:
+    """The settings that a run of no steps would have saved; of files that cannot be read yet, as those of a language
+    model that does not come along, what is known without."""
+    if hasattr(net, "language"):
+        net.language.bits = None  # the signature is of the weights as they are in their file
+    with suppress(OSError, ValueError):  # `test` and `ask` say what is missing
+        net.load(vision=False)
+    return settings_of_run(net, config.net, config.data.get("image_size") or net.vision.size)
+
+
+def checkpoint(state: Mapping[str, Tensor], config: str, kept: Mapping[str, Any]) -> dict[str, Any]:
     """What a run of no steps would have saved."""
     return {
         "state_dict": {name: value.float() for name, value in state.items()},
+        "settings": dict(kept),
         "config": config,
         "epoch": 0,
         "global_step": 0,

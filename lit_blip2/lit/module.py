@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from lit_blip2 import words
 from lit_blip2.allocator import give_back_freed_memory
 from lit_blip2.checkpoint import check_fits, check_statistics, trainable_state
-from lit_blip2.config import foreign_arguments, from_text, strings
+from lit_blip2.config import from_text, strings
 from lit_blip2.data.features.store import FeatureStore
 from lit_blip2.data.module import PairData
 from lit_blip2.evaluation import evaluated
@@ -32,9 +32,9 @@ from lit_blip2.lit.finite import check_finite, gradient_norm
 from lit_blip2.lit.optim import AdamWCosine
 from lit_blip2.lit.progress import check_counts, check_place, check_whole, end_at, stand_at
 from lit_blip2.model.plain import naming
-from lit_blip2.network import as_asked_here, kept_settings, random_parts
+from lit_blip2.network import as_asked_here, kept_settings, random_parts, settings_of_run
 from lit_blip2.paths import run_all
-from lit_blip2.settings import check_same, settings
+from lit_blip2.settings import check_same
 
 PREDICTIONS = "predictions.jsonl"  # of a test; those of predict have a file of their own
 
@@ -307,8 +307,8 @@ class LitBLIP2(L.LightningModule):
     def settings(self) -> dict[str, Any]:
         """What of this run's network changes its function and no shape, and how large it sees images."""
         data = None if self._trainer is None else self.trainer.datamodule
-        own = foreign_arguments(from_text(self.config, "this run").net)
-        return settings(self.net) | own | ({"image_size": data.image_size} if hasattr(data, "image_size") else {})
+        size = getattr(data, "image_size", None)
+        return settings_of_run(self.net, from_text(self.config, "this run").net, size)
 
     def check_settings(self, theirs: Mapping[str, Any], what: str, state: Iterable[str], goes_on: bool = False) -> None:
         """Raises ValueError where a checkpoint's settings are not this run's; what may differ is told. Training that

@@ -24,7 +24,7 @@ from transformers import (
 from lit_blip2.checkpoint import trainable_state
 from lit_blip2.config import read
 from lit_blip2.exchange import hugging_face
-from lit_blip2.exchange.run import checkpoint, write_run
+from lit_blip2.exchange.run import checkpoint, kept_of, write_run
 from lit_blip2.lit.evaluators.generation import Generation
 from lit_blip2.model.qformer import QFormer
 from lit_blip2.model.vision import VisionEncoder
@@ -133,7 +133,7 @@ def native(tmp_path) -> Callable[..., Path]:
         file.parent.mkdir(parents=True)
         text = yaml.safe_dump(config.settings)
         (file.parent.parent / "config.yaml").write_text(text)
-        torch.save(checkpoint(state, text), file)
+        torch.save(checkpoint(state, text, kept_of(made, config)), file)
         return tmp_path / name
 
     return make

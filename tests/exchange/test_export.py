@@ -93,7 +93,7 @@ def stage1_run(hf_config, tmp_path):
     shapes = {"transform.weight": (24, 24), "transform.bias": (24,), "norm.weight": (24,), "norm.bias": (24,)}
     head = {f"net.itg.{name}": torch.randn(shape) for name, shape in (shapes | {"bias": (words,)}).items()}
     state = contents["state_dict"] | head | {"net.itc.temperature": torch.tensor(0.05)}
-    torch.save(checkpoint(state, yaml.safe_dump(config)), file)
+    torch.save(checkpoint(state, yaml.safe_dump(config), contents["settings"]), file)
     (out / "version_0/config.yaml").write_text(yaml.safe_dump(config))
     return out
 
@@ -135,7 +135,7 @@ def test_a_trained_language_model_goes_along(run, family, tmp_path, capsys):
     config["model"]["init_args"]["net"]["language"] |= {"frozen": False, "dtype": "float32"}
     language = load(run).net.language.model
     own = {f"net.language.model.{name}": 1.1 * value for name, value in language.named_parameters()}
-    torch.save(checkpoint(contents["state_dict"] | own, yaml.safe_dump(config)), file)
+    torch.save(checkpoint(contents["state_dict"] | own, yaml.safe_dump(config), contents["settings"]), file)
     assert main("export", [f"--checkpoint={run}", "--to=hf", f"--out={tmp_path / 'hf'}"]) == 0
     model = Blip2ForConditionalGeneration.from_pretrained(tmp_path / "hf")
     for name, value in model.language_model.named_parameters():
