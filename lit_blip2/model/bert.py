@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_blip2.checkpoint import read_safely
-from lit_blip2.contents import reading
+from lit_blip2.contents import read_object, reading
 from lit_blip2.model.qformer import QFormer
 from lit_blip2.paths import find
 
@@ -59,7 +59,8 @@ def load_bert(qformer: QFormer, head: nn.Module | None, folder: str) -> None:
 
 
 def _check_sizes(qformer: QFormer, state: dict[str, Tensor], folder: str) -> None:
-    """ValueError that names every size in which BERT and the Q-Former differ."""
+    """ValueError that names every size in which BERT and the Q-Former differ, and what its config.json, where there is
+    one, says of how it computes: shapes show neither its heads nor its kind."""
     intermediate, hidden = state["encoder.layer.0.intermediate.dense.weight"].shape
     layers = len({key.split(".")[2] for key in state if key.startswith("encoder.layer.")})
     sizes = {
@@ -70,6 +71,10 @@ def _check_sizes(qformer: QFormer, state: dict[str, Tensor], folder: str) -> Non
     if qformer.position_embeddings is not None:
         positions = len(state["embeddings.position_embeddings.weight"])
         sizes["max_positions"] = (positions, qformer.position_embeddings.num_embeddings)
+    if (file := find(folder, "BERT", WAY_OUT) / "config.json").is_file():
+        told = {"model_type": "bert", "num_attention_heads": 12} | read_object(file)  # else its class' defaults
+        sizes["heads"] = (told["num_attention_heads"], qformer.layers[0].attention.heads)
+        sizes["model_type"] = (told["model_type"], "bert")
     if differing := [
         f"{name} {theirs}, the Q-Former's is {ours}" for name, (theirs, ours) in sizes.items() if theirs != ours
     ]:

@@ -35,7 +35,7 @@ from lit_blip2.model.pretrained import (
     tell_no_begin,
 )
 from lit_blip2.model.probe import check_embeddings, why_no_answers
-from lit_blip2.model.published import language_card, published
+from lit_blip2.model.published import check_is, language_card, published
 from lit_blip2.model.random_weights import RANDOM, tell_random
 from lit_blip2.model.target_text import TargetText, cut_together, pack_prompts, to_decoder, to_encoder_decoder
 from lit_blip2.model.text import PackedText
@@ -59,8 +59,9 @@ class LanguageModel(nn.Module):
 
     Args:
         name: a folder with config.json, or a name on the hub such as facebook/opt-2.7b.
-        weights: folder of weights and tokenizer; null: the folder `name`, or what huggingface_hub has downloaded;
-            random: none, for trials, the same ones each time; the tokenizer is then read from the folder `name`.
+        weights: folder of weights and tokenizer, of the family and sizes of a published name; null: the folder `name`,
+            or what huggingface_hub has downloaded; random: none, for trials, the same ones each time; the tokenizer is
+            then read from the folder `name`.
         dtype: of the frozen weights: bfloat16 or float32 (T5 must not run in float16). Trainable weights stay float32.
         end: text, or name of a special token, that ends a target and generation, such as a newline; of a list the
             first ends a target, each of them generation; null: the tokenizer's end token.
@@ -105,6 +106,8 @@ class LanguageModel(nn.Module):
         if card is None:
             config = read_config(self._folder())
             card = language_card(build(config)) | {"config": config}
+        elif weights not in (None, RANDOM) and Path(weights).expanduser().is_dir():
+            self._folder()  # one of another model is refused before anything is made of it
         self.config: dict[str, Any] = card["config"]
         self.random = weights == RANDOM or self.config.get("random") is True  # as an import of an export of one says
         self.width: int = card["width"]
@@ -118,6 +121,13 @@ class LanguageModel(nn.Module):
         self._plain: Plain | None = None
 
     def _folder(self) -> Path:
+        """Where weights and tokenizer are. Raises FileNotFoundError, or ValueError for another model's folder."""
+        folder = self._found()
+        if (folder / "config.json").is_file():
+            check_is(self.name, read_config(folder), folder / "config.json")
+        return folder
+
+    def _found(self) -> Path:
         known = published().get(self.name, {})
         way_out = (
             f"Get it ({known.get('download', 'hf download NAME --local-dir FOLDER')}) and point "

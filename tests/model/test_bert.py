@@ -57,6 +57,7 @@ def test_query_feed_forward_starts_as_berts_even_without_text_half(bert):
         (dict(intermediate=32), "intermediate 24, the Q-Former's is 32"),
         (dict(max_positions=64), "max_positions 20, the Q-Former's is 64"),
         (dict(vocab_size=40), "29 words"),
+        (dict(heads=4), "heads 2, the Q-Former's is 4"),
     ],
 )
 def test_other_sizes_are_named(bert, changes, message):
