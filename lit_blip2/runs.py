@@ -116,6 +116,12 @@ def step_of(run: Path) -> int | None:
         return None
 
 
+def later_than(step: int, run: Path) -> list[Path]:
+    """A run's whole checkpoints of more optimiser steps, in order of their names."""
+    files = sorted(file for file in run.rglob("*.ckpt") if file.name[0] != "." and run_of(file) == run)
+    return [file for file in files if ((_read(file) or {}).get("global_step") or 0) > step and is_whole(file)]
+
+
 def hold(run: Path) -> FileLock:
     """Take a run for this process to train, until it ends. Raises OSError where another process trains it."""
     run.mkdir(parents=True, exist_ok=True)

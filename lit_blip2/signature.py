@@ -48,6 +48,11 @@ def difference(theirs: Any, ours: Any) -> str:
     return "" if theirs["signs"] == ours["signs"] else "of other signs"
 
 
+def norm(weights: Iterable[Tensor]) -> float:
+    """The Euclidean norm of all of them."""
+    return math.hypot(*(_norm(each.detach().flatten()) for each in weights))
+
+
 def _spread(flat: Tensor, count: int) -> Tensor:
     """So many numbers of a weight, from all over it."""
     return flat[:: max(1, len(flat) // count)][:count]

@@ -2,9 +2,10 @@
 
 They are arguments of the model, under the names that a user gives them, and `prompt`, which is the network's. A test
 leaves them in decoding.json, beside its metrics, and `validate` in validate_decoding.json. Random parts of the network
-are named there too.
+are named there too, and a number that tells the weights that were looked at.
 """
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -41,10 +42,16 @@ def of_validation(rules: Rules) -> Rules:
 
 
 def write_rules(
-    folder: Path, rules: Rules, preset: str | None = None, random: Sequence[str] = (), name: str = FILE
+    folder: Path,
+    rules: Rules,
+    preset: str | None = None,
+    random: Sequence[str] = (),
+    weights: float | None = None,
+    name: str = FILE,
 ) -> None:
-    """preset: what the rules are called. random: parts of the network with random weights."""
-    kept = ({"random": list(random)} if random else {}) | ({} if preset is None else {"preset": preset}) | rules
+    """preset: what the rules are called. random: parts of the network with random weights. weights: their norm."""
+    told = {"random": list(random) or None, "preset": preset, "weights": weights}
+    kept = {name: value for name, value in told.items() if value is not None} | rules
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / name, kept)
 
@@ -83,6 +90,13 @@ def kept_rules(folder: Path) -> Rules:
     """Those of the test whose metrics stand in a folder; none where it holds none."""
     file = folder / METRICS
     return read_rules(folder) if file.exists() and is_tested(read_metrics(file)) else {}
+
+
+def is_of_other_weights(folder: Path, weights: float) -> bool:
+    """Whether the metrics of a test stand in a folder that had other weights than those of this norm."""
+    file = folder / METRICS
+    known = _kept(folder).get("weights") if file.exists() and is_tested(read_metrics(file)) else None
+    return isinstance(known, float) and not math.isclose(known, weights, rel_tol=1e-9)
 
 
 def of_metric(rules: Rules, metric: str) -> Rules:

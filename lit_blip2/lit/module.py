@@ -20,7 +20,16 @@ from lit_blip2.data.features.store import FeatureStore
 from lit_blip2.data.module import PairData
 from lit_blip2.evaluation import evaluated
 from lit_blip2.evaluation.items import Items
-from lit_blip2.evaluation.rules import VALIDATED, Rules, differing, kept_rules, of_validation, told, write_rules
+from lit_blip2.evaluation.rules import (
+    VALIDATED,
+    Rules,
+    differing,
+    is_of_other_weights,
+    kept_rules,
+    of_validation,
+    told,
+    write_rules,
+)
 from lit_blip2.keyed import seed_dropout
 from lit_blip2.lit.evaluators.evaluation import Evaluation, names_of
 from lit_blip2.lit.evaluators.generation import Generation
@@ -35,6 +44,7 @@ from lit_blip2.model.plain import naming
 from lit_blip2.network import as_asked_here, kept_settings, random_parts, settings_of_run
 from lit_blip2.paths import run_all
 from lit_blip2.settings import check_same
+from lit_blip2.signature import norm
 
 PREDICTIONS = "predictions.jsonl"  # of a test; those of predict have a file of their own
 
@@ -261,13 +271,16 @@ class LitBLIP2(L.LightningModule):
                 rank_zero_warn(f"the submissions hold {100 * share:.3g} % of the test split: a server wants it whole")
 
     def write_rules(self, folder: Path) -> None:
-        """Leave a test's rules beside its metrics, and none by other rules among them. The command line gives such a
-        test a folder of its own; this is for a folder that the user names."""
-        rules = self.rules()
+        """Leave a test's rules beside its metrics, and no metrics by other rules or of other weights among them. The
+        command line gives such a test a folder of its own; this is for a folder that the user names."""
+        rules, weights = self.rules(), norm(trainable_state(self).values())
         if other := differing(kept_rules(folder), rules):
             rank_zero_warn(f"{folder} held a test by other rules, whose metrics are replaced: {told(other)}")
             (folder / evaluated.METRICS).unlink()
-        write_rules(folder, rules, getattr(self.generation, "preset", None), random_parts(self.net))
+        elif is_of_other_weights(folder, weights):
+            rank_zero_warn(f"{folder} held a test of other weights, whose metrics are replaced")
+            (folder / evaluated.METRICS).unlink()
+        write_rules(folder, rules, getattr(self.generation, "preset", None), random_parts(self.net), weights)
 
     def on_predict_start(self) -> None:
         if self.generation is None:

@@ -8,6 +8,7 @@ from lit_blip2.config import Experiment
 from lit_blip2.evaluation.rules import (
     differing,
     folder_name,
+    is_of_other_weights,
     kept_rules,
     of_metric,
     read_rules,
@@ -32,6 +33,16 @@ def test_random_parts_are_named_and_are_no_rule(tmp_path):
     write_rules(tmp_path, RULES, random=["image encoder vit"])
     assert json.loads((tmp_path / "decoding.json").read_text())["random"] == ["image encoder vit"]
     assert read_rules(tmp_path) == RULES
+
+
+def test_a_test_of_other_weights_is_known_by_their_norm(tmp_path):
+    """Two runs of as many steps may be tested into one folder; equal weights may sum otherwise on another machine."""
+    write_rules(tmp_path, RULES, weights=3.5)
+    assert not is_of_other_weights(tmp_path, 4.0)  # no metrics yet
+    (tmp_path / "metrics.json").write_text(json.dumps({"evaluated/test_images": 3}))
+    assert is_of_other_weights(tmp_path, 3.5001) and not is_of_other_weights(tmp_path, 3.5 + 1e-10)
+    write_rules(tmp_path, RULES)
+    assert not is_of_other_weights(tmp_path, 4.0)  # of an older test nothing is known
 
 
 def test_an_older_file_tells_what_it_has(tmp_path):

@@ -190,6 +190,17 @@ def test_a_test_of_no_batches_is_refused(fit, stage1_run, own_copy):
         fit("mini_stage1", "--trainer.limit_test_batches=0", f"--ckpt_path={own_copy(stage1_run)}", command="test")
 
 
+def test_a_run_does_not_go_back_in_its_own_folder_behind_a_later_checkpoint(fit, tmp_path):
+    """The later one would be taken for the run's newest."""
+    same = ["--model.net.itm=null", "--model.net.itg=null", "--trainer.logger.version=version_0"]
+    run = fit("mini_stage1", *same, runs=tmp_path)
+    middle = next((run / "checkpoints").glob("*step=2.ckpt"))
+    with pytest.raises(ValueError, match=r"step=4\.ckpt is of a later step than 2, from which this run goes on"):
+        fit("mini_stage1", *same, f"--ckpt_path={middle}", runs=tmp_path)
+    next((run / "checkpoints").glob("*step=4.ckpt")).unlink()
+    fit("mini_stage1", *same, f"--ckpt_path={middle}", runs=tmp_path)  # last.ckpt is written anew
+
+
 def test_a_schedule_that_changes_is_told(fit, stage1_run, seen, caplog):
     fit("mini_stage1", "--model.optimization.min_lr=1e-6", "--trainer.max_steps=6", f"--ckpt_path={stage1_run}")
     assert "changes from its step on: max_steps 4, here 6; min_lr" in caplog.text and len(seen) == 2

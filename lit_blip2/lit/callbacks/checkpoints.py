@@ -16,7 +16,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lit_blip2.lit.checkpoint_io import WholeCheckpointIO
 from lit_blip2.lit.signals import STATUS, Signals, Stopped
 from lit_blip2.paths import free_name
-from lit_blip2.runs import hold
+from lit_blip2.runs import hold, later_than, run_of
 
 
 class Checkpoints(Checkpoint):
@@ -57,8 +57,16 @@ class Checkpoints(Checkpoint):
             self.signals.listen()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Raises ValueError where the run goes on from an earlier checkpoint than another one in its folder."""
         self.step = trainer.global_step
         self.file = _free(self.folder / "last.ckpt", trainer.ckpt_path)
+        if trainer.ckpt_path and run_of(Path(trainer.ckpt_path).absolute()) == self.folder.parent.absolute():
+            later = [file for file in later_than(self.step, self.folder.parent) if file.name != self.file.name]
+            if later:
+                raise ValueError(
+                    f"{later[0]} is of a later step than {self.step}, from which this run goes on in the same folder: "
+                    "it would be taken for the newest. Move it away, or name another --trainer.logger.version"
+                )
         self.signals.listen()  # Lightning has just put its own handlers in place
         if self.signals.received is not None and trainer.world_size == 1:
             self._end(trainer, self.signals.received)
