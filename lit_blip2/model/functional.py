@@ -18,10 +18,14 @@ HELD |= {"_name_or_path", "_commit_hash", "_attn_implementation", "_attn_impleme
 HELD |= {"_from_model_config", "_flash_attn_2_enabled", "auto_map", "chunk_size_feed_forward", "chunk_size_lm_head"}
 ASKED = {"use_cache", "return_dict", "return_last_states", "output_attentions", "output_hidden_states", "torchscript"}
 ASKED |= {"output_router_logits", "task_specific_params", "finetuning_task", "prefix", "bos_token_id", "pad_token_id"}
+# Rules of search, which LanguageModel takes from its arguments alone.
+SEARCH = {"forced_bos_token_id", "forced_eos_token_id", "suppress_tokens", "begin_suppress_tokens", "bad_words_ids"}
+SEARCH |= {"min_length", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "repetition_penalty", "num_beams"}
+SEARCH |= {"length_penalty", "early_stopping"}
 CLASSES = {"id2label", "label2id", "num_labels", "problem_type", "summary_proj_to_labels"}
 # LanguageModel tells the first two by itself; weights show whether some are tied; `random` is this package's own.
 TOLD_ELSEWHERE = {"model_type", "dense_act_fn", "tie_word_embeddings", "tie_encoder_decoder", "random"}
-NO_FUNCTION = TRAINING | STARTS | HELD | ASKED | CLASSES | TOLD_ELSEWHERE
+NO_FUNCTION = TRAINING | STARTS | HELD | ASKED | SEARCH | CLASSES | TOLD_ELSEWHERE
 DROPOUT = re.compile(
     "(?!.*token_dropout)(.+_)?(dropout|pdrop|layerdrop)(_p|_prob|_rate)?"
 )  # that of tokens rescales them

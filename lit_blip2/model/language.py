@@ -33,6 +33,7 @@ from lit_blip2.model.pretrained import (
     read_tokenizer,
     set_activation,
     tell_no_begin,
+    without_search_rules,
 )
 from lit_blip2.model.probe import check_embeddings, why_no_answers
 from lit_blip2.model.published import check_is, language_card, published
@@ -151,16 +152,13 @@ class LanguageModel(nn.Module):
         """Read weights and tokenizer from disk; nothing is downloaded."""
         if self.model is not None:
             return
-        from transformers import GenerationConfig
-
         folder = self._folder()
         if self.random and self.weights != RANDOM:
             tell_random(f"language model {self.name}", f"as {folder / 'config.json'} says")
         model = self._random() if self.weights == RANDOM else build(read_config(folder), folder, self.dtype)
         self.model = model.requires_grad_(not self.frozen)
         self.signature = signature(self.model.parameters())
-        # A folder's own settings, such as a penalty for repetition, would change what this package's arguments ask for.
-        self.model.generation_config = GenerationConfig.from_model_config(self.model.config)
+        self.model.generation_config = without_search_rules(self.model.config)
         check_embeddings(self.model, self.name)
         self.no_answers = why_no_answers(self.model, self.name)
         if self.no_answers:

@@ -20,6 +20,8 @@ OLD_BUFFERS = {
     ".attention.bias": (4, "derived: the mask of what comes later"),
     ".masked_bias": (0, "dropped: what stands for a masked logit"),
 }
+# What generation takes of a configuration: the tokens that its sequences begin, end and are filled with.
+GENERATES_WITH = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id", "use_cache")
 
 
 def in_cache(name: str) -> Path | None:
@@ -164,6 +166,18 @@ def set_activation(model: nn.Module, name: str) -> None:
     model.config.dense_act_fn = name
     for part in parts:
         part.act = ACT2FN[name]
+
+
+def without_search_rules(config: Any) -> Any:
+    """What a model of this configuration generates with. A folder's other settings, such as a penalty for repetition or
+    a forced last token, are rules of search: they would change what this package's arguments ask for. So is a forced
+    first token, as mBART's language: no target that is learnt begins with one."""
+    from transformers import GenerationConfig
+
+    decoder = config.get_text_config(decoder=True)
+    told = {name: getattr(config, name, None) for name in GENERATES_WITH}
+    told = {name: getattr(decoder, name, None) if value is None else value for name, value in told.items()}
+    return GenerationConfig(**{name: value for name, value in told.items() if value is not None})
 
 
 def build_random(config: dict, dtype: torch.dtype | str) -> nn.Module:
