@@ -47,7 +47,12 @@ def tracebacks_shown() -> bool:
 
 def reason(complaint: str) -> str:
     """What is wrong, in one line: the setting, the class that it is an argument of, and jsonargparse's first innermost
-    complaint about it."""
+    complaint about it; of the alternatives that a setting may be, the one that only lacks an argument is meant."""
+    unknown = re.search(r"Option '[^']+' is not accepted", complaint)
+    if unknown is not None and _places(complaint):  # else it is in one line already
+        begun, rest = complaint[: unknown.end()], complaint[unknown.end() :]
+        inner = re.match(r"\. Got value: Namespace\(class_path='([^']+)'", rest)
+        return _shortened([*_places(begun), *([inner[1]] if inner else _classes(begun)), unknown[0]])
     nested = re.search(r"Errors:\n\s*- (.*?)(?:\n\s*- Expected a <class 'NoneType'>|\Z)", complaint, re.DOTALL)
     lines = [line.strip() for line in (nested[1] if nested else complaint).strip().splitlines()]
     last = lines[-1].split("callable class: ")[-1].split(". Got value: Namespace")[0]
@@ -55,9 +60,22 @@ def reason(complaint: str) -> str:
         given = re.findall(r"Given value: (?!Nested|Namespace)(.*)", complaint)[:1]
         last = f"expected {' or '.join(kinds)}" + "".join(f", got {value}" for value in given)
         last = re.sub(r"<class '([\w.]+)'>", r"\1", last).replace("typing.", "").replace(". Got value:", ", got")
-    key = ".".join(re.findall(r'Parser key "([^"]+)":', complaint))
-    classes = [found[1] for line in lines if (found := re.match(r"Problem with given class_path '(.+)':", line))]
-    said = ": ".join([*filter(None, [key]), *classes[-1:], last])
+    return _shortened([*_places(complaint), *_classes("\n".join(lines)), last])
+
+
+def _places(complaint: str) -> list[str]:
+    """The setting that a complaint is about, if it says so."""
+    keys = re.findall(r'Parser key "([^"]+)":', complaint)
+    return [".".join(keys)] if keys else []
+
+
+def _classes(complaint: str) -> list[str]:
+    """The innermost class that a complaint names, if any."""
+    return re.findall(r"Problem with given class_path '(.+)':", complaint)[-1:]
+
+
+def _shortened(parts: list[str]) -> str:
+    said = ": ".join(parts)
     return said if len(said) <= MOST_SAID else f"{said[:MOST_SAID]}..."
 
 

@@ -46,12 +46,40 @@ def test_a_faulty_file_of_captions_ends_fit_in_one_line(run, tmp_path):
         ("--data.batch_size=many", 2, "data.batch_size: lit_blip2.data.coco.COCO: expected int, got many"),
         ("--trainer.precision=64-half", 2, ", got 64-half"),
         ("--model.net.itx=null", 2, "Stage1: Option 'itx' is not accepted"),
+        ("--data.batchsize=3", 2, "error: data: lit_blip2.data.coco.COCO: Option 'batchsize' is not accepted"),
+        ("--trainer.logger.init_args.colour=3", 2, "loggers.TensorBoardLogger: Option 'colour' is not accepted"),
+        ("--model.net.qformer.hedas=3", 2, "model.net.qformer: lit_blip2.model.qformer.QFormer: Option 'hedas' is not"),
     ],
 )
 def test_settings_that_are_refused_are_named_in_one_line(run, argument, status, words):
     ended, lines = run(*FIT, argument)
     assert ended == status and words in lines[-1] and lines[-1].startswith("error: ")
     assert [line for line in lines if line.startswith(("Traceback", "usage:", "  "))] == []
+
+
+@pytest.mark.parametrize(
+    ("experiment", "argument", "words"),
+    [
+        (
+            "mini_t5",
+            "--model.net.objective.init_args.learn_begin=true",
+            "error: model.net.objective: lit_blip2.objectives.lm.PrefixLM: Option 'learn_begin' is not accepted",
+        ),
+        (
+            "vitg_flant5xl",
+            "--model.net.objective.max_text_tokens=32",
+            "error: model.net.objective: lit_blip2.objectives.lm.PrefixLM: Option 'max_text_tokens' is not accepted",
+        ),
+        (
+            "mini_opt",
+            "--model.net.bridge.init_args.tokens=3",
+            "error: model.net.bridge: lit_blip2.model.bridge.QFormerBridge: Option 'tokens' is not accepted",
+        ),
+    ],
+)
+def test_an_argument_that_the_class_behind_class_path_does_not_take(run, experiment, argument, words):
+    status, lines = run("fit", "--config", f"experiments/{experiment}.yaml", argument)
+    assert status == 2 and lines[-1] == words
 
 
 def test_a_run_that_is_not_there_is_named_in_one_line(run, tmp_path):
