@@ -52,12 +52,14 @@ def read_tokenizer(folder: Path) -> Any:
     """
     from transformers import AutoTokenizer
 
+    if cut := _cut_pieces(folder):
+        raise ValueError(f"{cut} is cut short: what stands at the end of sentencepiece's file is missing. Get it again")
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # of many kinds, as what is damaged is
         reason = " ".join(f"{type(error).__name__} {error}".split())[:200]
-        if "tiktoken" in reason and (folder / PIECES).is_file():
-            reason = f"{PIECES} is no file of sentencepiece: it is cut short, or of another kind"
+        if "tiktoken" in reason and (file := next(folder.glob("*.model"), None)):
+            reason = f"{file.name} is no file of sentencepiece: it is cut short, or of another kind"
     else:
         if len(tokenizer) - len(tokenizer.all_special_ids) > 1:  # T5's empty one has a space
             _check_pieces(folder, tokenizer)
@@ -77,6 +79,40 @@ def _pointer(folder: Path) -> str | None:
     return None
 
 
+def _cut_pieces(folder: Path) -> Path | None:
+    """The file of sentencepiece that ends between its pieces, if tokenizers are made of one: it would be read as a
+    smaller vocabulary, or by other rules, for these (fields 2 and 3) stand behind the pieces (field 1)."""
+    if (folder / "tokenizer.json").is_file():
+        return None
+    for file in sorted(folder.glob("*.model")):
+        fields = _fields(file.read_bytes())
+        if fields is not None and 1 in fields and not {2, 3} <= fields:
+            return file
+    return None
+
+
+def _fields(content: bytes) -> set[int] | None:
+    """Numbers of the fields of a protobuf message; None for what is none, as one that ends within a field."""
+    found, at = set(), 0
+    while at < len(content):
+        key, at = _varint(content, at)
+        size, at = _varint(content, at)
+        if key % 8 != 2 or (at := at + size) > len(content):  # a field of so many bytes
+            return None
+        found.add(key // 8)
+    return found
+
+
+def _varint(content: bytes, at: int) -> tuple[int, int]:
+    """A whole number at a place, seven bits a byte, and the place behind it."""
+    value = shift = 0
+    while at < len(content):
+        value, shift, at = value | (content[at] & 127) << shift, shift + 7, at + 1
+        if content[at - 1] < 128:
+            break
+    return value, at
+
+
 def _check_pieces(folder: Path, tokenizer: Any) -> None:
     """Raises ValueError where sentencepiece's file alone is there and is read as another kind of tokenizer, as for a
     family whose own tokenizers are of that kind: spaces and letters would be lost."""
@@ -84,7 +120,10 @@ def _check_pieces(folder: Path, tokenizer: Any) -> None:
         return
     from sentencepiece import SentencePieceProcessor
 
-    own = SentencePieceProcessor(str(folder / PIECES))
+    try:
+        own = SentencePieceProcessor(str(folder / PIECES))
+    except (RuntimeError, OSError) as error:
+        raise ValueError(f"{folder / PIECES} cannot be read: {error} Get the file again") from error
     pieces = [
         id_ for id_ in range(own.vocab_size()) if not (own.is_control(id_) or own.is_unknown(id_) or own.is_byte(id_))
     ]

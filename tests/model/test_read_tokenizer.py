@@ -55,6 +55,28 @@ def test_a_file_of_another_kind_is_no_sentencepiece(tmp_path):
         read_tokenizer(tmp_path)
 
 
+@pytest.mark.parametrize("family, file", [("llama", "tokenizer.model"), ("t5", "spiece.model")])
+@pytest.mark.parametrize("how", [dict(model_type="bpe", byte_fallback=True, vocab_size=300), dict(vocab_size=40)])
+def test_a_file_of_sentencepiece_that_is_cut_short_is_named(family, file, how, tmp_path):
+    """Between two pieces it can be read, as a smaller vocabulary."""
+    AutoConfig.for_model(family).save_pretrained(tmp_path)
+    made = tmp_path / "made"
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(LINES), model_prefix=str(made), hard_vocab_limit=False, minloglevel=2, **how
+    )
+    content, ends = made.with_suffix(".model").read_bytes(), [0]
+    for _ in range(20):
+        ends.append(ends[-1] + 2 + content[ends[-1] + 1])
+    for end in (ends[9], ends[9] + 1, ends[20]):
+        (tmp_path / file).write_bytes(content[:end])
+        with pytest.raises(ValueError, match=rf"{tmp_path}.*{file} is .*cut short"):
+            read_tokenizer(tmp_path)
+    (tmp_path / file).write_bytes(content)
+    named = {"llama": "LlamaTokenizer", "t5": "T5Tokenizer"}[family]
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": named}))
+    assert read_tokenizer(tmp_path)("the red dog")["input_ids"]
+
+
 def written(folder: Path, family: str, told: dict | None) -> Path:
     """A folder of config.json and the family's files of pieces, without tokenizer.json."""
     AutoConfig.for_model(family).save_pretrained(folder)
