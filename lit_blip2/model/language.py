@@ -13,6 +13,7 @@ V vocabulary.
 
 import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -23,7 +24,7 @@ from torch.nn import functional as F
 from lit_blip2.model.ends import before_mark, stops_at
 from lit_blip2.model.functional import functional
 from lit_blip2.model.lora import add_lora, count_lora, lora_settings
-from lit_blip2.model.plain import Plain
+from lit_blip2.model.plain import Plain, naming
 from lit_blip2.model.pretrained import (
     build,
     build_random,
@@ -38,21 +39,22 @@ from lit_blip2.model.pretrained import (
 from lit_blip2.model.probe import check_embeddings, why_no_answers
 from lit_blip2.model.published import check_is, language_card, published
 from lit_blip2.model.random_weights import RANDOM, tell_random
+from lit_blip2.model.room import LEAST_ROOM, limits, share
 from lit_blip2.model.target_text import TargetText, cut_together, pack_prompts, to_decoder, to_encoder_decoder
 from lit_blip2.model.text import PackedText
 from lit_blip2.paths import OR_PUT_BACK, find
 from lit_blip2.settings import WEIGHTS
 from lit_blip2.signature import signature
 
-LEAST_ROOM = 16  # tokens of a prompt below which it is not cut any further
-
 
 class Example(NamedTuple):
-    """A solved question for each of B prompts, to come before it: soft prompt (or None), prompts and answers."""
+    """A solved question for each of B prompts, to come before it: soft prompt (or None), prompts, answers, and what a
+    message calls each, as "question 12"."""
 
     prefix_BPD: Tensor | None
     prompts: Sequence[str]
     answers: Sequence[str]
+    names: Sequence[str] = ()
 
 
 class LanguageModel(nn.Module):
@@ -245,12 +247,11 @@ class LanguageModel(nn.Module):
         """Positions for a prompt in training, `beside` other tokens: a quarter of all is left for the soft prompt."""
         return None if self.positions is None else max(LEAST_ROOM, self.positions - self.positions // 4 - beside)
 
-    def prompt_ids(self, prompts: Sequence[str], room: int | None = None) -> list[list[int]]:
-        """Ids of prompts with what the tokenizer puts in front. room: positions that there are for them, no limit if
-        None or too few; then `_check_length` says what to do."""
-        most, begin = self.max_prompt_tokens, self.plain.begin
-        if room is not None and room >= LEAST_ROOM:
-            most = min(most, room - len(begin))
+    def prompt_ids(self, prompts: Sequence[str], room: Sequence[int] | int | None = None) -> list[list[int]]:
+        """Ids of prompts with what the tokenizer puts in front. room: positions that there are for them, or for each of
+        them, no limit if None or too few; then `_check_length` says what to do."""
+        begin = self.plain.begin
+        most = limits(self.max_prompt_tokens, room, len(prompts), len(begin))
         ids = self.plain.cut(prompts, self.plain.ids(prompts), most, "prompt", "max_prompt_tokens", keep_end=True)
         return [begin + each for each in ids]
 
@@ -258,17 +259,27 @@ class LanguageModel(nn.Module):
         """Ids of texts as an encoder reads them, with what the tokenizer puts behind; a decoder's go on."""
         return [each + self.plain.close for each in ids] if self.encoder_decoder else ids
 
-    def target_ids(self, targets: Sequence[str], after_words: Sequence[bool]) -> list[list[int]]:
-        """Ids of targets and the end mark; a target that follows words starts with a space."""
+    def target_ids(
+        self, targets: Sequence[str], after_words: Sequence[bool], room: Sequence[int] | None = None
+    ) -> list[list[int]]:
+        """Ids of targets and the end mark; a target that follows words starts with a space. room: positions that there
+        are for each without the mark."""
         end = self.end_mark()
-        return [each + end for each in self.words_to_learn(targets, after_words)]
+        return [each + end for each in self.words_to_learn(targets, after_words, room)]
 
-    def words_to_learn(self, targets: Sequence[str], after_words: Sequence[bool]) -> list[list[int]]:
+    def words_to_learn(
+        self, targets: Sequence[str], after_words: Sequence[bool], room: Sequence[int] | None = None
+    ) -> list[list[int]]:
         """Ids of targets, no longer than they may be, without the end mark."""
-        space = "" if self.encoder_decoder else self.plain.space
-        texts = [(space if after else "") + text.strip() for text, after in zip(targets, after_words)]
-        most = self.max_target_tokens if self.positions is None else min(self.max_target_tokens, self.positions // 2)
+        texts, most = self._spaced(targets, after_words), limits(self._longest_target(), room, len(targets))
         return self.plain.cut(texts, self.plain.ids(texts), most, "target", "max_target_tokens")
+
+    def _spaced(self, targets: Sequence[str], after_words: Sequence[bool]) -> list[str]:
+        space = "" if self.encoder_decoder else self.plain.space
+        return [(space if after else "") + text.strip() for text, after in zip(targets, after_words)]
+
+    def _longest_target(self) -> int:
+        return self.max_target_tokens if self.positions is None else min(self.max_target_tokens, self.positions // 2)
 
     @property
     def ends(self) -> list[str]:
@@ -388,14 +399,13 @@ class LanguageModel(nn.Module):
         """
         if self.no_answers:
             raise ValueError(self.no_answers)
-        ids = [self._solved_ids(each.prompts, each.answers) for each in examples]
         prefixes = [*(each.prefix_BPD for each in examples), prefix_BPD]
-        own = self.closed(self.prompt_ids(prompts, self._room_left(prefixes, ids, max_new_tokens)))
-        if prefix_BPD is None and not examples and not any(own):
+        ids = self._ids_before(prompts, examples, self._room_left(prefixes, max_new_tokens))
+        if prefix_BPD is None and not examples and not any(ids[-1]):
             raise ValueError(
                 f"nothing to go on from: no image, an empty prompt, and the tokenizer of {self.name} has no begin token"
             )
-        texts = [pack_prompts(each) for each in [*ids, own]]
+        texts = [pack_prompts(each) for each in ids]
         texts = [text if text is None else text.to(self.model.device) for text in texts]
         embeds_BSD, mask_BS = _packed(*self._embed(list(zip(prefixes, texts))), left=not self.encoder_decoder)
         # The last token made is never read. An encoder's positions hold none that are made.
@@ -420,20 +430,46 @@ class LanguageModel(nn.Module):
             texts = [text.split(end)[0] for text in texts]
         return [text.strip() for text in texts]
 
-    def _room_left(self, prefixes: Sequence[Tensor | None], solved: Sequence[list[list[int]]], new: int) -> int | None:
-        """Positions for a prompt beside soft prompts, solved examples and `new` tokens, of which the last is never
-        read; None for an encoder, whose positions hold none that are made."""
-        if self.positions is None or self.encoder_decoder:
+    def _room_left(self, prefixes: Sequence[Tensor | None], new: int) -> int | None:
+        """Positions for texts beside soft prompts and `new` tokens, of which the last is never read; an encoder's hold
+        none that are made."""
+        if self.positions is None:
             return None
         soft = sum(0 if each is None else each.shape[1] for each in prefixes)
-        return self.positions - soft - max((sum(map(len, row)) for row in zip(*solved)), default=0) - (new - 1)
+        return self.positions - soft - (0 if self.encoder_decoder else new - 1)
 
-    def _solved_ids(self, prompts: Sequence[str], answers: Sequence[str]) -> list[list[int]]:
-        """Each prompt with its answer as training has them, end mark included; for an encoder one text."""
+    def _ids_before(
+        self, prompts: Sequence[str], examples: Sequence[Example], room: int | None
+    ) -> list[list[list[int]]]:
+        """What generation goes on from: ids of each solved example, its prompt and answer as training has them, for an
+        encoder one text; at last those of the prompts. The longest texts of a row that are more than `room` together
+        are cut, as prompts and targets are."""
         if self.encoder_decoder:
-            return self.closed(self.prompt_ids([f"{prompt} {answer}" for prompt, answer in zip(prompts, answers)]))
-        answer_ids = self.target_ids(answers, [bool(prompt.strip()) for prompt in prompts])
-        return [a + b for a, b in zip(self.prompt_ids(prompts), answer_ids)]
+            joined = ([f"{a} {b}" for a, b in zip(each.prompts, each.answers)] for each in examples)
+            examples = [each._replace(prompts=texts, answers=()) for each, texts in zip(examples, joined)]
+        asked, found = [*examples, Example(None, prompts, ())], []
+        rooms = None if room is None else self._rooms(asked, room)
+        for each in asked:
+            with naming(each.names) if each.names else nullcontext():
+                ids = self.closed(self.prompt_ids(each.prompts, rooms))
+                if each.answers:
+                    ends = self.target_ids(each.answers, [bool(text.strip()) for text in each.prompts], rooms)
+                    ids = [one + two for one, two in zip(ids, ends)]
+            found.append(ids)
+        return found
+
+    def _rooms(self, asked: Sequence[Example], room: int) -> list[int]:
+        """How many tokens each prompt and each answer of a row may have, for every row; marks and what the tokenizer
+        puts around a text always stay."""
+        begin, sizes = len(self.plain.begin), []
+        for each in asked:
+            room -= len(self.closed([[]])[0])
+            sizes.append([begin + min(len(ids), self.max_prompt_tokens) for ids in self.plain.ids(each.prompts)])
+            if each.answers:
+                room -= len(self.end_mark())
+                texts = self._spaced(each.answers, [bool(text.strip()) for text in each.prompts])
+                sizes.append([min(len(ids), self._longest_target()) for ids in self.plain.ids(texts)])
+        return [share(row, room) for row in zip(*sizes)]
 
     def pad_id(self) -> int:
         """The token that fills a batch: the tokenizer's, or where it has none the end mark."""

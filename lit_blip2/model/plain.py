@@ -116,22 +116,30 @@ class Plain:
         return [name for name in special if len(name) > 1 and name in text]
 
     def cut(
-        self, texts: Sequence[str], ids: list[list[int]], most: int, what: str, limit: str, keep_end: bool = False
+        self,
+        texts: Sequence[str],
+        ids: list[list[int]],
+        most: Sequence[int] | int,
+        what: str,
+        limit: str,
+        keep_end: bool = False,
     ) -> list[list[int]]:
-        """Ids of texts of at most `most` tokens each: the first, or the last; what is cut is told the first time, the
-        tenth, the hundredth. what, limit: for the message, what they are and the argument that sets `most`."""
+        """Ids of texts of at most `most` tokens, one limit for all or one for each: the first, or the last; what is cut
+        is told the first time, the tenth, the hundredth. what, limit: for the message, what they are and the argument
+        that sets `most`."""
+        most = [most] * len(texts) if isinstance(most, int) else most
         names = _NAMES.get() if len(_NAMES.get()) == len(texts) else [""] * len(texts)
-        for text, each, name in zip(texts, ids, names):
-            if len(each) > most:
+        for text, each, name, longest in zip(texts, ids, names, most):
+            if len(each) > longest:
                 self.cuts[what] += 1
                 if set(str(self.cuts[what])[1:]) <= {"0"} and str(self.cuts[what])[0] == "1":
                     part = "last" if keep_end else "first"
                     warnings.warn(
-                        f"a {what} of {len(each):,} tokens was cut to its {part} {most:,} ({limit}); "
+                        f"a {what} of {len(each):,} tokens was cut to its {part} {longest:,} ({limit}); "
                         f"{self.cuts[what]:,} so far, this one{name and f', for {name},'} begins {shown(text)!r}",
                         stacklevel=3,
                     )
-        return [each[-most:] if keep_end else each[:most] for each in ids]
+        return [each[-longest:] if keep_end else each[:longest] for each, longest in zip(ids, most)]
 
     def known(self, texts: Iterable[str]) -> Known:
         """Which words of texts hold the unknown token, or letters that no token stands for."""

@@ -55,7 +55,7 @@ def test_a_tokenizer_that_ends_texts_ends_none_before_its_target(changed):
 
 def test_solved_examples_are_laid_out_as_texts_to_learn(changed):
     language = changed("</s> $A <pad>")
-    (ids,) = language._solved_ids(["a red"], ["star"])
+    ((ids,), _) = language._ids_before([""], [Example(None, ["a red"], ["star"])], None)
     assert ids == ([END, A, RED, STAR, PAD] if language.encoder_decoder else [END, A, RED, STAR, END])
 
 
@@ -113,7 +113,8 @@ def test_special_tokens_in_prompt_target_and_example_are_words(language):
     text = language.tokenise(["a </s> red"], ["star </s> <pad> ring"])
     assert text.target_L.tolist() == [STAR, UNKNOWN, UNKNOWN, RING, END]
     assert [each for each in rows(text.inputs)[0][1:-1] if each in (PAD, END)] == []
-    assert END not in language._solved_ids(["</s>"], ["a </s> star"])[0][1:-1]
+    ((ids,), _) = language._ids_before([""], [Example(None, ["</s>"], ["a </s> star"])], None)
+    assert END not in ids[1:-1]
     text = PrefixLM().text(language, ["star </s> ring"], ["a"], torch.tensor([0.0]))
     assert text.target_L.tolist() == [UNKNOWN, RING, END]
 
@@ -138,6 +139,41 @@ def test_a_long_question_is_answered_by_what_fits(language):
     solved = Example(prefix_BPD, ["a red"], ["star"])
     with pytest.warns(UserWarning, match="a prompt of 10,001 tokens was cut to its last"):
         assert len(language.generate(prefix_BPD, [question], 4, 1, examples=[solved])) == 1
+
+
+def test_long_solved_examples_are_cut_to_the_room_and_named(language):
+    """Of each row alone: what stands beside it in a batch changes no answer. The mini OPT has 256 positions."""
+    prefix_BPD, names = torch.randn(2, 8, language.width, generator=torch.Generator().manual_seed(0)), ["q 1", "q 2"]
+    long = "star " * 3_000 + "red"
+    examples = [
+        Example(prefix_BPD, ["a red", long], ["star", "ring"], names),
+        Example(prefix_BPD, ["a", long], ["ring", long], ["q 3", "q 4"]),
+    ]
+    prompts, found = ["a red ring", "star " * 30 + "red"], []
+    language.plain.cuts.clear()
+    with pytest.warns(
+        UserWarning, match=r"a prompt of 3,00[12] tokens was cut to its last \d+ .* for q 2, begins 'star"
+    ):
+        together = language.generate(prefix_BPD, prompts, 4, 1, examples=examples)
+    for row in range(2):
+        own = [Example(prefix_BPD[row : row + 1], *(part[row : row + 1] for part in each[1:])) for each in examples]
+        found += language.generate(prefix_BPD[row : row + 1], prompts[row : row + 1], 4, 1, examples=own)
+    assert together == found
+
+
+def test_solved_examples_fill_the_room_to_the_last_position(changed):
+    language = changed("</s> $A")
+    if language.encoder_decoder:
+        return
+    long, room = "star " * 300, language.positions - 3 * 8 - 3
+    examples = [Example(None, [long, "a"], [long, "star"]), Example(None, ["a red", "a"], ["star"] * 2)]
+    with pytest.warns(UserWarning, match="was cut to its"):
+        one, two, own = language._ids_before([long, "a"], examples, room)
+    assert two == [[END, A, RED, STAR, END], [END, A, STAR, END]] and one[1] == [END, A, STAR, END]
+    assert len(one[0]) + len(two[0]) + len(own[0]) in (room - 2, room - 1, room) and own[1] == [END, A]
+    assert one[0][-1] == END and len(own[0]) > 60
+    short = language._ids_before(["a", "a"], [examples[1]] * 2, 16)
+    assert short == [two, two, [[END, A]] * 2]
 
 
 @pytest.mark.parametrize("name", ["max_prompt_tokens", "max_target_tokens"])

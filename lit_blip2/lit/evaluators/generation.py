@@ -187,7 +187,9 @@ class Generation:
 
     def _answer(self, batch: dict[str, Any]) -> list[dict[str, Any]]:
         prompts, examples = self._prompts(batch), batch["examples"]
-        solved = [Example(self._soft_prompts(each), self._prompts(each), each["answer"]) for each in examples]
+        solved = [
+            Example(self._soft_prompts(each), self._prompts(each), each["answer"], names_of(each)) for each in examples
+        ]
         soft_prompt = self._soft_prompts(batch)
         answers = self.net.language.generate(soft_prompt, prompts, examples=solved, **self.answering)
         blind = [None] * len(prompts)
