@@ -8,6 +8,7 @@ A run is the folder that holds its config.yaml. Its checkpoints lie in it or up 
 
 import warnings
 import zipfile
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,44 +43,51 @@ def find_checkpoint(path: str | Path) -> Path:
     path = Path(path)
     if path.is_file():
         return path
-    files = sorted(file for file in path.rglob("*.ckpt") if file.is_file() and not file.name.startswith("."))
-    if (path / CONFIG).is_file():  # it is a run, and what lies in a run of its own below it is not this one's
-        files = [file for file in files if run_of(file) == path]
-    runs: dict[Path, list[Path]] = {}
-    for file in files:
-        runs.setdefault(run_of(file), []).append(file)
-    if len(experiments := sorted({str(run.parent) for run in runs})) > 1:
-        raise ValueError(
-            f"{str(path)!r} holds runs of several experiments ({', '.join(experiments)}): name one of them"
-        )
-    newest = max(runs.values(), key=lambda files: max(file.stat().st_mtime_ns for file in files), default=[])
-    check_inside(path, newest)
-    for run in {run_of(file) for file in newest}:
-        check_inside(run, [run / CONFIG])
-    read = {file: _read(file) for file in newest}
-    found = [_found(file, contents) for file, contents in read.items() if contents is not None]
-    bad, whole = [file for file, contents in read.items() if contents is None], None
-    for each in sorted(found, reverse=True):  # a look at a whole file takes seconds: none at those that are not wanted
-        if is_whole(each.file):
-            whole = each.file
-            break
-        bad.append(each.file)
-    damaged = ", ".join(map(str, bad))
+    files = _files_of_newest_run(path)
+    check_inside(path, files)
+    if files:
+        check_inside(run_of(files[0]), [run_of(files[0]) / CONFIG])
+    read = {file: _read(file) for file in files}
+    found = sorted((_found(file, held) for file, held in read.items() if held is not None), reverse=True)
+    # Comparing a file's checksums takes seconds: the newest is looked at, and an older one only where that is damaged.
+    whole = next((each.file for each in found if is_whole(each.file)), None)
+    damaged = [file for file, held in read.items() if held is None]
+    damaged += takewhile(lambda file: file != whole, [each.file for each in found])
+    said = f"{', '.join(map(str, damaged))} cannot be read, being damaged or no checkpoint"
     if whole is None:
-        cut = f": {damaged} cannot be read, being damaged or no checkpoint" if damaged else ""
         raise FileNotFoundError(
-            f"no checkpoint: {str(path)!r} is neither a file nor a folder with a whole checkpoint in it{cut}. Train "
-            "the run first, or point to one that is there."
+            f"no checkpoint: {str(path)!r} is neither a file nor a folder with a whole checkpoint in it"
+            f"{f': {said}' if damaged else ''}. Train the run first, or point to one that is there."
         )
     if damaged:
-        warnings.warn(f"{damaged} cannot be read, being damaged or no checkpoint: taking {whole}", stacklevel=2)
-    if not max(found).is_of_config and read[whole].get("config") and (config := run_of(whole) / CONFIG).is_file():
+        warnings.warn(f"{said}: taking {whole}", stacklevel=2)
+    if not found[0].is_of_config and read[whole].get("config") and (config := run_of(whole) / CONFIG).is_file():
         warnings.warn(
             f"no checkpoint was written by the run of {config}, which has ended before its first one: taking {whole}, "
             "of another run in that folder",
             stacklevel=2,
         )
     return whole
+
+
+def _files_of_newest_run(folder: Path) -> list[Path]:
+    """The checkpoints of a run's folder, or of the newest run below one. Raises ValueError where those are of several
+    experiments."""
+    runs: dict[Path, list[Path]] = {}
+    for file in _files(folder):
+        runs.setdefault(run_of(file), []).append(file)
+    if (folder / CONFIG).is_file():  # a run itself: a run of its own that lies below it is another one
+        return runs.get(folder, [])
+    if len(experiments := sorted({str(run.parent) for run in runs})) > 1:
+        raise ValueError(
+            f"{str(folder)!r} holds runs of several experiments ({', '.join(experiments)}): name one of them"
+        )
+    return max(runs.values(), key=lambda files: max(file.stat().st_mtime_ns for file in files), default=[])
+
+
+def _files(folder: Path) -> list[Path]:
+    """All that may be a checkpoint below a folder; a name that begins with a dot is one that is being written."""
+    return sorted(file for file in folder.rglob("*.ckpt") if file.is_file() and not file.name.startswith("."))
 
 
 class Left(NamedTuple):
@@ -118,7 +126,7 @@ def step_of(run: Path) -> int | None:
 
 def later_than(step: int, run: Path) -> list[Path]:
     """A run's whole checkpoints of more optimiser steps, in order of their names."""
-    files = sorted(file for file in run.rglob("*.ckpt") if file.name[0] != "." and run_of(file) == run)
+    files = [file for file in _files(run) if run_of(file) == run]
     return [file for file in files if ((_read(file) or {}).get("global_step") or 0) > step and is_whole(file)]
 
 
