@@ -18,6 +18,7 @@ from lit_blip2.contents import DataError
 from lit_blip2.pixels import UNNOTED
 from lit_blip2.runs import find_checkpoint, is_whole, run_of
 from lit_blip2.settings import LOW_RANK
+from lit_blip2.terminal import first_few
 
 KINDS = {"state_dict": dict, "settings": dict}  # what a checkpoint holds under which name
 
@@ -50,7 +51,7 @@ def check_fits(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], what: 
         if key in state and state[key].shape != wanted[key].shape
     ]
     if problems:
-        shown = "; ".join(problems[:10]) + (f"; and {len(problems) - 10} more" if len(problems) > 10 else "")
+        shown = first_few(problems, 10, "; ")
         raise ValueError(f"{what} does not fit this model: {shown}. Use the config that it was trained with.")
 
 

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from lit_blip2.signature import difference
+from lit_blip2.terminal import first_few
 
 # Of any class.
 NO_FUNCTION = {"training", "frozen", "checkpointing", "inplace", "label_smoothing", "attention_dropout"}
@@ -143,8 +144,7 @@ def check_same(
     }
     expected = [name for name in differing if any(_is_named(name, each) for each in allowed)]
     if refused := [said for name, said in differing.items() if name not in expected]:
-        shown = "; ".join(refused[:10]) + (f"; and {len(refused) - 10} more" if len(refused) > 10 else "")
-        raise ValueError(f"{what} was made with other settings: {shown}. {way_out}")
+        raise ValueError(f"{what} was made with other settings: {first_few(refused, 10, '; ')}. {way_out}")
     return [differing[name] for name in expected]
 
 

@@ -1,5 +1,5 @@
 """What reaches a terminal: texts of others, such as file names and captions, without control characters in them; sizes
-in units."""
+in units; the first few of a long list."""
 
 import logging
 import re
@@ -7,6 +7,7 @@ import sys
 import traceback
 import warnings
 from argparse import ArgumentParser
+from collections.abc import Sequence
 from typing import IO
 
 # Control characters of ASCII and Latin-1 (a terminal's escapes begin with one), marks that turn the direction of
@@ -31,6 +32,12 @@ def readable(count: float) -> str:
             return f"{count:.3g} {unit}"
         count /= 1000
     return f"{count:,.3g} TB"
+
+
+def first_few(texts: Sequence[str], most: int, between: str = ", ") -> str:
+    """The first of many texts and how many more there are, such as `a, b and 3 more`, or `a; b; and 3 more`."""
+    more = f"{between.rstrip(', ')} and {len(texts) - most} more" if len(texts) > most else ""
+    return between.join(texts[:most]) + more
 
 
 def guard() -> None:

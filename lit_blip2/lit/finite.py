@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from lit_blip2.terminal import first_few
+
 
 def gradient_norm(optimizer: Optimizer) -> Tensor:
     """The norm of all gradients that an optimiser is about to use: a scalar on their device, nan or inf where any is
@@ -29,10 +31,9 @@ def check_finite(checkpoint: Mapping[str, Any]) -> None:
     parts = {name: checkpoint.get(name) for name in ("state_dict", "optimizer_states")}
     parts["EMA"] = checkpoint.get("callbacks", {}).get("EMA")  # others keep an infinite best value at first
     if odd := not_finite(_tensors(parts, "")):
-        shown = ", ".join(odd[:3]) + (f" and {len(odd) - 3} more" if len(odd) > 3 else "")
         raise FloatingPointError(
-            f"step {checkpoint['global_step']} left numbers that are not finite in {shown}: no checkpoint is written "
-            "of them, and the one before stays. Lower the learning rate, or lengthen the warm-up"
+            f"step {checkpoint['global_step']} left numbers that are not finite in {first_few(odd, 3)}: no checkpoint "
+            "is written of them, and the one before stays. Lower the learning rate, or lengthen the warm-up"
         )
 
 

@@ -16,6 +16,7 @@ from lit_blip2.data.module import PairData
 from lit_blip2.distributed import gather_lists, rank, world_size
 from lit_blip2.runs import WRITES
 from lit_blip2.sources import digest, own_sources, sources
+from lit_blip2.terminal import first_few
 
 HARMLESS = ("num_workers", *WRITES)  # arguments in which ranks may differ
 LIBRARIES = ("torch", "lightning", "timm", "transformers", "tokenizers")
@@ -96,13 +97,12 @@ def differing(of_ranks: Sequence[Mapping[str, str]]) -> str:
             ranks.setdefault(each.get(name, "not set"), []).append(number)
         if len(ranks) > 1:
             told.append(f"{name} is " + " and ".join(f"{_cut(value)} on {_named(of)}" for value, of in ranks.items()))
-    return "; ".join(told[:SHOWN]) + (f"; and {len(told) - SHOWN} more" if len(told) > SHOWN else "")
+    return first_few(told, SHOWN, "; ")
 
 
 def _named(ranks: Sequence[int]) -> str:
     """Ranks in words; of many the first ones."""
-    shown = ", ".join(map(str, ranks[:8])) + (f" and {len(ranks) - 8} more" if len(ranks) > 8 else "")
-    return f"rank{'s' if len(ranks) > 1 else ''} {shown}"
+    return f"rank{'s' if len(ranks) > 1 else ''} {first_few(list(map(str, ranks)), 8)}"
 
 
 def _cut(value: str) -> str:

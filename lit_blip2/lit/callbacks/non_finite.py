@@ -20,6 +20,7 @@ from lit_blip2.checkpoint import trainable_state
 from lit_blip2.distributed import gather, rank, world_size
 from lit_blip2.lit.finite import check_finite, gradient_norm, not_finite
 from lit_blip2.lit.kept_batch import FOLDER, keep
+from lit_blip2.terminal import first_few
 
 STEPS_LATE = {"cpu": 0}  # how many steps later values are read, by kind of device; 1 on others
 MOST_KEPT = 3  # batches that a run keeps in files: steps that are left out may be many
@@ -212,5 +213,4 @@ def faulty_rows(batch: dict[str, Any]) -> list[tuple[int, int]]:
 
 
 def _named(pairs: list[tuple[int, int]]) -> str:
-    more = f" and {len(pairs) - SHOWN} more" if len(pairs) > SHOWN else ""
-    return ", ".join(f"row {row} (image {image})" for row, image in pairs[:SHOWN]) + more
+    return first_few([f"row {row} (image {image})" for row, image in pairs], SHOWN)
