@@ -77,9 +77,7 @@ def export_run(arguments: list[str]) -> None:
     parser = _parser("export", EXPORT)
     parser.add_argument("--checkpoint", type=Path, required=True, help="checkpoint or run folder")
     parser.add_argument("--to", dest="side", choices=("lavis", "hf", "timm"), required=True)
-    parser.add_argument(
-        "--out", type=Path, required=True, help="LAVIS: a .pth; Hugging Face: a folder; timm: a .safetensors"
-    )
+    parser.add_argument("--out", type=Path, required=True, help="LAVIS: a .pth; Hugging Face and timm: a folder")
     add_allow(parser)
     given = parser.parse_args(arguments)
     check_free(given.out)
