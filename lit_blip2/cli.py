@@ -19,10 +19,10 @@ from lit_blip2.go_on import go_on
 from lit_blip2.links import check_links
 from lit_blip2.lit.callbacks import Agreement, Companions, HParams, MetricsFile, Pictures
 from lit_blip2.lit.module import LitBLIP2
-from lit_blip2.lit.signals import STATUS
 from lit_blip2.parser import HELP, TRAINER, SuiteParser, config_files
 from lit_blip2.paths import free_name
 from lit_blip2.runs import CONFIG, Left, find_checkpoint, run_of
+from lit_blip2.stopping import STATUS
 from lit_blip2.trust import taken_allow
 
 EVALUATIONS = ("validate", "test", "predict")

@@ -9,10 +9,8 @@ from types import FrameType
 import torch
 import torch.distributed as dist
 
+from lit_blip2.stopping import ASKING, STATUS
 from lit_blip2.terminal import say
-
-ASKING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # SIGUSR1: what SLURM sends some time before its limit
-STATUS = 128  # a process that a signal has ended is said to have ended with 128 + its number
 
 
 class Stopped(SystemExit):

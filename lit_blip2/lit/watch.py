@@ -15,13 +15,12 @@ import time
 from typing import Any, NamedTuple
 
 from lit_blip2.distributed import gather_lists, rank, world_size
-from lit_blip2.roll_call import keep_alive, read_message, send_message, stop
+from lit_blip2.roll_call import LONGEST, keep_alive, read_message, send_message, stop
 from lit_blip2.terminal import say
 
 CONNECT_SECONDS = 30.0
 SETTLE_SECONDS = 3.0  # so long an error that all ranks may share is left to each of them to tell
 GRACE_SECONDS = 20.0  # so long a rank has to come to its end by itself, such as that of a checkpoint under way
-LONGEST = 300  # letters of an error
 
 
 class Gone(NamedTuple):

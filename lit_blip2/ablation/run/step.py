@@ -15,9 +15,8 @@ from lit_blip2.ablation.run.process import POLL_SECONDS, run_process
 from lit_blip2.ablation.run.reads import ChangedError, asked_to_record, collect
 from lit_blip2.ablation.schema import Done, Failure, StepRun
 from lit_blip2.runs import step_of
+from lit_blip2.stopping import ASKING, STATUS
 
-STATUS = 128  # a run that a signal has ended, and that has saved its state, ends with 128 + the signal's number
-STOPPED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 MOST_KILLS = 3  # a step whose process is killed so often has failed
 TAIL_LINES = 30
 LEAST_FREE = 256 * 2**20  # bytes
@@ -99,7 +98,7 @@ def _run(
             return _record_done(run, folder, began, time.monotonic() - clock, attempts, peak, log)
         if stopping():
             raise StoppedError  # Ctrl-C reaches the whole terminal: the run was interrupted, it has not failed
-        if code > 0 and code - STATUS not in STOPPED:
+        if code > 0 and code - STATUS not in ASKING:
             break
     _check_space(folder)  # or it is no fault of the run
     _record_failure(run, folder, _why(code), log)
@@ -145,7 +144,7 @@ def _record_done(
 
 
 def _why(code: int) -> str:
-    if code >= 0 and code - STATUS not in STOPPED:
+    if code >= 0 and code - STATUS not in ASKING:
         return f"exit code {code}"
     killed = f"killed by {signal.Signals(-code if code < 0 else code - STATUS).name} {MOST_KILLS} times"
     return killed + (" (out of memory?)" if code == -signal.SIGKILL else "")

@@ -14,9 +14,10 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lit_blip2.lit.checkpoint_io import WholeCheckpointIO
-from lit_blip2.lit.signals import STATUS, Signals, Stopped
+from lit_blip2.lit.signals import Signals, Stopped
 from lit_blip2.paths import free_name
 from lit_blip2.runs import hold, later_than, run_of
+from lit_blip2.stopping import STATUS
 
 
 class Checkpoints(Checkpoint):

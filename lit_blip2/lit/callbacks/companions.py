@@ -7,8 +7,6 @@ from lit_blip2.distributed import world_size
 from lit_blip2.lit.watch import Watch
 from lit_blip2.refusals import refusal
 
-NEWS_SECONDS = 3.0  # by which the news of a rank's end may come later than the error of a collective
-
 
 class Companions(L.Callback):
     """Of several ranks, watches from the start of a command to its end that all are there (watch.py).
@@ -31,7 +29,7 @@ class Companions(L.Callback):
         if self.watch is None:
             return
         said = refusal(exception)
-        if said is None and isinstance(exception, RuntimeError) and self.watch.heard(NEWS_SECONDS):
+        if said is None and isinstance(exception, RuntimeError) and self.watch.heard(roll_call.NEWS_SECONDS):
             self.watch.tell()
             for logger in trainer.loggers:
                 logger.finalize("failed")
