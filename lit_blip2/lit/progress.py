@@ -129,30 +129,38 @@ def check_whole(trainer: L.Trainer, checkpoint: Mapping[str, Any], config: str |
             f"the weights in {file} are the averages of the callback EMA: resume with it in trainer.callbacks, or "
             "start from them by --model.init_from"
         )
+    _check_settings(trainer, checkpoint)
+    step = checkpoint["global_step"]
+    if step >= trainer.max_steps and checkpoint.get("validated_step", step) == step:
+        warnings.warn(
+            f"{file} stands at step {step} of {trainer.max_steps}: nothing is trained or validated (`validate "
+            "--ckpt_path` does the latter)",
+            stacklevel=3,
+        )
+
+
+def _check_settings(trainer: L.Trainer, checkpoint: Mapping[str, Any]) -> None:
+    """Raises ValueError where a checkpoint's run had other settings of its optimiser, its network or its rows than this
+    one; says where the schedule changes, which may."""
+    file, module = trainer.ckpt_path, trainer.datamodule
     before, now = (from_text(each, str(file)) for each in (checkpoint.get("config"), trainer.lightning_module.config))
     restored = {name: value for name, value in before.optimization.items() if name in RESTORED}
     _check_same(file, restored, now.optimization, "which its optimiser goes on with")
-    lengths = [
-        {"max_steps": each.trainer["max_steps"]} if "max_steps" in each.trainer else {} for each in (before, now)
-    ]
-    if other := _changed(before.optimization | lengths[0], now.optimization | lengths[1]):
+    if other := _changed(_schedule(before), _schedule(now)):
         rank_zero_info(f"the schedule of {file} changes from its step on: {'; '.join(other)}")
     _check_same(
         file, _trained_by(before), _trained_by(now), "and the rest of the run would train otherwise than it began"
     )
-    module = trainer.datamodule
     own = {name: getattr(module, name) for name in ("batch_size", "seed") if hasattr(module, name)}
     rows, ours = _rows_by(before), _rows_by(now, own)
     if "rows" in checkpoint and getattr(module, "pairs", None) is not None:
         rows["data"], ours["data"] = checkpoint["rows"], module.rows()
     _check_same(file, rows, ours, "by which other rows would come than in its run")
-    step = checkpoint["global_step"]
-    if step >= trainer.max_steps and checkpoint.get("validated_step", step) == step:
-        warnings.warn(
-            f"{file} stands at step {checkpoint['global_step']} of {trainer.max_steps}: nothing is trained or "
-            "validated (`validate --ckpt_path` does the latter)",
-            stacklevel=3,
-        )
+
+
+def _schedule(experiment: Experiment) -> dict[str, Any]:
+    """The settings of the optimiser and the number of steps, where they are told."""
+    return experiment.optimization | {k: v for k, v in experiment.trainer.items() if k == "max_steps"}
 
 
 def stand_at(trainer: L.Trainer, checkpoint: Mapping[str, Any]) -> None:
