@@ -26,26 +26,13 @@ CLASSES = {"id2label", "label2id", "num_labels", "problem_type", "summary_proj_t
 # LanguageModel tells the first two by itself; weights show whether some are tied; `random` is this package's own.
 TOLD_ELSEWHERE = {"model_type", "dense_act_fn", "tie_word_embeddings", "tie_encoder_decoder", "random"}
 NO_FUNCTION = TRAINING | STARTS | HELD | ASKED | SEARCH | CLASSES | TOLD_ELSEWHERE
-DROPOUT = re.compile(
-    "(?!.*token_dropout)(.+_)?(dropout|pdrop|layerdrop)(_p|_prob|_rate)?"
-)  # that of tokens rescales them
-# Families whose network computes with such a field all the same.
-COMPUTES_WITH = {
-    "initializer_range": {"dory"},  # divides by it
-    "pad_token_id": {  # positions are counted from it
-        *(
-            "camembert",
-            "data2vec-text",
-            "fsmt",
-            "m2m_100",
-            "nllb-moe",
-            "roberta",
-            "roberta-prelayernorm",
-            "seamless_m4t",
-        ),
-        *("seamless_m4t_v2", "trocr", "xglm", "xlm-roberta", "xlm-roberta-xl", "xmod"),
-    },
-}
+# Dropout of tokens, which rescales the others, is a setting of the function.
+DROPOUT = re.compile("(?!.*token_dropout)(.+_)?(dropout|pdrop|layerdrop)(_p|_prob|_rate)?")
+# Families that count positions from the padding token's id.
+FROM_PADDING = {"camembert", "data2vec-text", "fsmt", "m2m_100", "nllb-moe", "roberta", "roberta-prelayernorm"}
+FROM_PADDING |= {"seamless_m4t", "seamless_m4t_v2", "trocr", "xglm", "xlm-roberta", "xlm-roberta-xl", "xmod"}
+# Fields of NO_FUNCTION that some families compute with all the same; dory divides by its initializer_range.
+COMPUTES_WITH = {"initializer_range": {"dory"}, "pad_token_id": FROM_PADDING}
 
 
 def functional(fields: Mapping[str, Any]) -> dict[str, Any]:

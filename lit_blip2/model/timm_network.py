@@ -85,14 +85,13 @@ def _check_read(encoder: nn.Module, copies: Copies, what: str) -> None:
     given = {id(tensor): dtype for tensor, dtype in copies.into}
     running = [each for each in encoder.named_buffers() if each[0].endswith(("running_mean", "running_var"))]
     wanted = [*encoder.named_parameters(), *running]
-    for reason, names in (
-        ("lacks", [name for name, value in wanted if id(value) not in given]),
-        (
-            "holds whole numbers in",
-            [n for n, value in wanted if not given.get(id(value), value.dtype).is_floating_point],
-        ),
-        ("holds no finite numbers in", [name for name, value in wanted if not value.isfinite().all()]),
-    ):
+    whole = [name for name, value in wanted if not given.get(id(value), value.dtype).is_floating_point]
+    problems = {
+        "lacks": [name for name, value in wanted if id(value) not in given],
+        "holds whole numbers in": whole,
+        "holds no finite numbers in": [name for name, value in wanted if not value.isfinite().all()],
+    }
+    for reason, names in problems.items():
         if names:
             raise ValueError(f"{what} {reason} {names[0]} ({len(names)} such): give a file that timm can read for it")
 
