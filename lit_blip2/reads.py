@@ -1,7 +1,7 @@
-"""Which files a process reads: each that it opens, each module that it loads, each folder whose names it asks for.
+"""Which files a process reads: those that it opens, modules that it imports, folders that it lists.
 
-A process does so where READS stands in its environment, as do those that it forks or spawns; of another program that
-it starts the files among its arguments count. Code in C++ or Rust that opens a file by itself is not seen.
+They are written down where READS stands in the environment, also by processes that this one forks or spawns. Of other
+programs that it starts, files among their arguments count. Files opened by code in C++ or Rust are not seen.
 """
 
 import json
@@ -18,8 +18,8 @@ EVENTS = {"open", "import", "os.rename", "os.listdir", "os.scandir", "sqlite3.co
 
 
 class Seen(NamedTuple):
-    """kind: READ; UPDATED, read and perhaps written; WRITTEN, made or added to; LISTED, of a folder; MISSED, wanted and
-    not there. written_ns, size: the file's when it was opened, 0 where it was not read."""
+    """kind: READ; UPDATED, opened to read and write; WRITTEN, made or added to; LISTED, a folder; MISSED, looked for
+    and not there. written_ns, size: when the file was last written, and its size, as it was opened; 0 if not read."""
 
     kind: str
     path: str
@@ -49,7 +49,7 @@ def _record(log: str, left_out: list[str]) -> None:
         if event not in EVENTS:
             return
         for kind, touched in _touched(event, arguments):
-            with suppress(OSError, ValueError):  # no name of a file: who opens it will say so
+            with suppress(OSError, ValueError):  # no file's name: opening it will raise
                 path = os.path.abspath(os.fsdecode(touched))
                 if (kind, path) not in known and not f"{path}{os.sep}".startswith(below):
                     known.add((kind, path))
@@ -59,16 +59,16 @@ def _record(log: str, left_out: list[str]) -> None:
 
 
 def _touched(event: str, arguments: tuple[Any, ...]) -> list[tuple[str, str | bytes]]:
-    """How paths are touched, by what Python says before it does something."""
+    """(kind, path) of what an event of sys.addaudithook is about to touch."""
     found: list[tuple[str, Any]] = []
     if event == "open":
         path, _, flags = arguments
         makes = flags & os.O_WRONLY or (flags & os.O_RDWR and flags & (os.O_CREAT | os.O_TRUNC))
         found = [(WRITTEN if makes else UPDATED if flags & os.O_RDWR else READ, path)]
     elif event == "import":
-        found = [(READ, arguments[1])]  # of a compiled module; of another None, and it is opened
+        found = [(READ, arguments[1])]  # the file of a compiled module; None for others, which are opened
     elif event == "os.rename":
-        found = [(WRITTEN, arguments[0]), (WRITTEN, arguments[1])]  # the name that is given up was an output's
+        found = [(WRITTEN, arguments[0]), (WRITTEN, arguments[1])]  # the old name was an output's
     elif event == "sqlite3.connect":
         found = [(UPDATED, arguments[0])]
     elif event == "subprocess.Popen":
@@ -80,7 +80,7 @@ def _touched(event: str, arguments: tuple[Any, ...]) -> list[tuple[str, str | by
 
 
 def _is_import() -> bool:
-    """Whether it is an import that looks into a folder."""
+    """Whether the import system is what lists the folder."""
     return "importlib" in sys._getframe(3).f_code.co_filename
 
 

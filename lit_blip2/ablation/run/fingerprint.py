@@ -12,7 +12,7 @@ from lit_blip2.runs import CONFIG, WRITES, find_checkpoint, run_of
 from lit_blip2.sources import PACKAGE, digest
 
 BY_SIZE = {".jpg", ".jpeg", ".png", ".webp", ".tar"}  # told apart by name and size: reading 82 GB would take long
-LARGEST_READ = 2**30  # bytes; of larger files three samples
+LARGEST_READ = 2**30  # bytes
 SAMPLE = 2**20  # bytes
 LONGEST_PATH = 4096
 SPLITS = ("train", "val", "test")
@@ -45,8 +45,8 @@ def _roots(config: Any) -> Iterator[Any]:
 
 
 def of_path(text: str) -> str:
-    """Of a file its contents; of a run what is read of it; of another folder the names and contents below it, images
-    and tars by size alone, giants by size and samples."""
+    """A digest of a file's contents; of a run, of its newest checkpoint and its config; of another folder, of the names
+    and contents of all files below it (see `contents`)."""
     path = find(text)
     files = [path] if path.is_file() else _of_run(path) or below(path)
     return digest((str(file.relative_to(path)), contents(file)) for file in files if file.is_file())
@@ -72,8 +72,8 @@ def find(text: str) -> Path | None:
 
 
 def contents(file: Path) -> bytes:
-    """What tells a file from another: of images and tars the size, of giants samples, of others a digest. One that has
-    not been written since it was asked for is not read again."""
+    """What identifies a file's contents: a digest; of images and tars the size alone; of files above LARGEST_READ the
+    size and three samples. A file is read again only once it has been written again."""
     now = file.stat()
     return _contents(file, now.st_size, now.st_mtime_ns)
 

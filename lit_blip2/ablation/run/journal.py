@@ -10,11 +10,12 @@ from optuna.storages.journal import JournalFileBackend
 
 
 class Journal(JournalFileBackend):
-    """A journal that workers write by turns: whose turn it is says a lock of the kernel's, which goes with a worker
-    that is killed (Optuna's own holds up the others for half a minute then).
+    """A journal that workers write in turn, under a lock of the kernel's: a killed worker gives it up at once, where
+    Optuna's own would hold up the others for half a minute.
 
-    A line that found no room on the disk is taken back, and half a line of a machine that died is removed by whoever
-    writes next: behind one, Optuna could read none. A file that is gone is not begun anew, but an OSError.
+    Optuna cannot read on behind half a line. So a line for which the disk has no room is taken back, and half a line
+    that a dead machine has left is removed by whoever writes next. A file that is gone is an OSError, and not made
+    anew.
     """
 
     def __init__(self, file: str):

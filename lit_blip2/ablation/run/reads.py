@@ -1,7 +1,7 @@
-"""The files of others that a step has read: the code of classes of one's own, and what these read.
+"""Files that a step read beside what its config names: the code of the user's own classes, and what that code read.
 
-They are known once it has run. What its config names, the package, its sweep's folder and the libraries do not count:
-they have a place of their own in the step's key or in the plan. See lit_blip2.reads for how they are found.
+They are known only once the step has run. This package, the sweep's folder, installed libraries and the files that the
+config names are left out: the step's key, or the plan, covers those. See lit_blip2.reads for how files are noticed.
 """
 
 import json
@@ -23,7 +23,8 @@ from lit_blip2.sources import PACKAGE, digest
 INSTALLED = tuple(os.path.realpath(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib"))
 INSTALLED += (os.path.realpath(site.getusersitepackages()),)
 OF_SYSTEM = ("/proc/", "/sys/", "/dev/", "/etc/", "/run/", "/usr/", "/var/")
-OF_LIBRARIES = (".config/", ".cache/huggingface/", ".cache/matplotlib/", ".cache/torch/", ".triton/", ".nv/")  # at home
+# Below the home folder.
+OF_LIBRARIES = (".config/", ".cache/huggingface/", ".cache/matplotlib/", ".cache/torch/", ".triton/", ".nv/")
 BY_PIP = " (installed)"  # behind the name of a library
 GONE, OUTPUT = "", "written"  # in the place of a digest
 
@@ -33,18 +34,21 @@ class ChangedError(ValueError):
 
 
 def asked_to_record(run: StepRun, folder: Folder) -> dict[str, str]:
-    """What the environment of the step's process has besides."""
+    """Environment variables that make the step's process write down what it reads."""
     return {READS: json.dumps([os.path.abspath(_log(run, folder)), *_left_out(run, folder)])}
 
 
 def collect(run: StepRun, folder: Folder, began: float) -> dict[str, str]:
-    """File -> digest, GONE where one was looked for and not there, OUTPUT for one that the step wrote;
-    `FOLDER/*.txt` -> digest of such names, of a folder that was listed; `NAME (installed)` of a library that is used.
-    Paths below the working folder are relative to it. Removes the log.
+    """What the step read, file -> digest of its contents. Paths below the working folder are relative to it. Removes
+    the log.
 
-    Args: began: when the step did, in seconds.
+    In place of a digest stands GONE for a file that was looked for and not there, and OUTPUT for one that the step
+    wrote. `FOLDER/*.txt` -> digest of the names of such files, for a folder that was listed. `NAME (installed)` ->
+    digest of an installed library.
 
-    Raises ChangedError for a file that has changed since it was read, but for one that the step wrote.
+    Args: began: when the step began, in seconds.
+
+    Raises ChangedError for a file that has changed since it was read, unless the step itself wrote it.
     """
     log = _log(run, folder)
     if not log.is_file():
@@ -104,7 +108,7 @@ def _left_out(run: StepRun, folder: Folder) -> list[str]:
 
 
 def _counts(path: str) -> bool:
-    """Whether a file may be of somebody who extends this package."""
+    """Whether a file may be the user's own: it is none of Python's, of the system's or of a cache."""
     real, here = os.path.realpath(path), os.path.join(os.getcwd(), "")
     if real.startswith(INSTALLED):
         return False
@@ -116,8 +120,8 @@ def _counts(path: str) -> bool:
 
 
 def _patterns(listed: Iterable[str], files: Iterable[str]) -> set[str]:
-    """What says whether a folder that was listed has more, or less, of what was read of it: files of a suffix, or
-    folders."""
+    """Patterns such as FOLDER/*.json for each folder that was listed and whose files, or folders, were read: the names
+    that they match tell later whether some were added or removed."""
     data = [path for path in files if not path.endswith(MODULE)]
     found = {f"{each}/*{Path(path).suffix}" for each in listed for path in data if os.path.dirname(path) == each}
     inner = {each for each in listed for path in data if os.path.dirname(path).startswith(f"{each}/")}

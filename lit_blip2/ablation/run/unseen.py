@@ -1,4 +1,5 @@
-"""What a module may read or run without being seen to: files that lie beside it or that it names, and libraries."""
+"""What a module may use although reads.py cannot see that it does: data files beside it or named in it, which code in
+C++ may open, and installed libraries."""
 
 import ast
 import importlib.metadata
@@ -17,12 +18,12 @@ from lit_blip2.sources import PACKAGE, digest
 
 MODULE = (".py", *EXTENSION_SUFFIXES)
 NO_DATA = (*MODULE, ".pyc", ".md", ".rst", ".ipynb", ".log")
-MOST_DATA = 1000  # files below a package, of one with more none is taken unseen
+MOST_DATA = 1000  # data files below a package; where there are more, all of them are left out
 DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 
 
 def libraries(config: object, modules: Iterable[str]) -> list[str]:
-    """The installed libraries that a config names or modules import, but for LIBRARIES, whose versions a plan keeps."""
+    """Installed libraries that a config names or modules import, but for LIBRARIES: the plan keeps their versions."""
     tops = {text.partition(".")[0] for text in strings(config) if DOTTED.fullmatch(text)}
     tops |= {name.partition(".")[0] for path in modules for name in _imported(path)}
     tops -= {PACKAGE.name, *LIBRARIES, *sys.stdlib_module_names}
@@ -31,7 +32,7 @@ def libraries(config: object, modules: Iterable[str]) -> list[str]:
 
 @cache
 def _distributions() -> dict[str, list[str]]:
-    """Module -> what has installed it."""
+    """Top-level module -> the distributions that installed it."""
     return dict(importlib.metadata.packages_distributions())
 
 
@@ -83,6 +84,6 @@ def _below(package: str) -> list[str]:
 
 @cache
 def digest_of_library(name: str) -> str:
-    """Of the list of its files, which pip writes as it installs it; empty where it is gone."""
+    """A digest of its version and of pip's list of its files; empty where it is no longer installed."""
     found = [importlib.metadata.distribution(each) for each in sorted(_distributions().get(name, []))]
     return digest((each.version, (each.read_text("RECORD") or "").encode()) for each in found) if found else ""

@@ -24,9 +24,9 @@ class Waiting:
     """An Optuna storage. A call that fails because it is gone, or its disk is full, is made again once a second, for
     PATIENCE_SECONDS; a line says so, and another one when it is back.
 
-    A call that failed may have been carried out, and only its answer been lost. All of them may be made twice but
-    those that make or end a trial, which are looked after here; makers of trials hold a lock. `stop` ends the waiting:
-    StoppedError is raised.
+    A call that failed may have been carried out all the same, with only its answer lost. Repeating one is harmless,
+    except where it makes or ends a trial: these two are handled here, and whoever makes trials holds a lock. Setting
+    `stop` ends the waiting with StoppedError.
     """
 
     def __init__(self, storage: optuna.storages.BaseStorage):
@@ -70,7 +70,7 @@ class Waiting:
             return answer
 
     def _wait(self, error: Exception) -> None:
-        """Raises StoppedError where that is wished."""
+        """Wait a little. Raises StoppedError where the sweep is asked to end."""
         with self._telling:
             if self._gone_since is None:
                 self._gone_since = time.monotonic()
