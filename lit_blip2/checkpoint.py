@@ -24,8 +24,8 @@ KINDS = {"state_dict": dict, "settings": dict}  # what a checkpoint holds under 
 
 
 def trainable_state(module: nn.Module) -> dict[str, Tensor]:
-    """State-dict entries of the parameters that train, or would if no callback had frozen them for a while: all but
-    those that frozen models read from files. Of these, low-rank changes alone are left."""
+    """State-dict entries of all parameters that train, also of those that a callback has frozen for a while. Left out
+    is what a frozen model has read from its files; low-rank changes of that are kept."""
     parts = [part for part in module.modules() if getattr(part, "frozen", False) is True]
     files = {id(p) for part in parts for name, p in part.named_parameters() if LOW_RANK not in f".{name}"}
     return {name: p.detach() for name, p in module.named_parameters() if p.requires_grad or id(p) not in files}
@@ -93,7 +93,7 @@ def read_safely(file: Path) -> Any:
 
 
 def _way_out(error: str) -> str:
-    """How, where the refused class tells who has written a file."""
+    """How to save the weights alone, where the class that was refused tells which program wrote the file."""
     if "deepspeed" in error:
         return ": DeepSpeed's zero_to_fp32.py, which lies beside its checkpoints, does so"
     if "torch.distributed" in error:
@@ -114,9 +114,10 @@ def unwrapped(content: Mapping[str, Any], wrappers: Sequence[str], file: Path) -
 
 
 def carried(checkpoint: Mapping, file: Path, allow: Sequence[str]) -> Experiment:
-    """The experiment that a checkpoint carries, empty where it carries none; weights in its own run's folder are looked
-    for where that is now. One that does not note how its images looked had CLIP's. allow: what its class names may be
-    beside this package's own, see trust.py. Raises ValueError."""
+    """The experiment that a checkpoint carries, empty where it carries none. Paths of weights in its run's own folder
+    are those where the folder is now. An older one, which does not note mean, standard deviation and filter of its
+    images, had CLIP's. allow: class names that it may have beside this package's own, see trust.py. Raises
+    ValueError."""
     experiment = from_text(checkpoint.get("config"), str(file))
     allow = [allow] if isinstance(allow, str) else allow
     experiment = replace(experiment, settings=at_home(experiment.settings, file), allow=tuple(allow))

@@ -25,10 +25,10 @@ from lit_blip2.terminal import say
 
 KEY = "lit_blip2/roll_call"  # of the store: the port, the token, and the first rank as others name it
 PARENT = "LIT_BLIP2_PARENT"  # environment variable: the process that starts the others, where Lightning does it
-SETTLE_SECONDS = 5.0  # so long an error that all ranks may share is left to each of them to tell
+SETTLE_SECONDS = 5.0  # how long a rank that hears of another's end may still tell an error of its own
 NEWS_SECONDS = 3.0  # by which the news of a rank's end may come later than the error of a collective
-COME_SECONDS = 30.0  # so long a rank that has an error to tell looks for the first one
-LINGER_SECONDS = 5.0  # so long the first one that has an error to tell waits for others
+COME_SECONDS = 30.0  # how long a rank that ends by an error tries to reach the first one to say so
+LINGER_SECONDS = 5.0  # how long the first rank, when it ends by an error, waits for others to say so to
 LONGEST = 300  # letters of an error
 # Seconds of silence before a machine is asked whether it is there, between two questions, and how many go unanswered.
 KEEP_ALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4}
@@ -37,7 +37,7 @@ _current: "RollCall | None" = None
 
 
 class RollCall:
-    """Of this process, which is one of several.
+    """This process's connections to the other ranks of its command.
 
     Args:
         who: this rank, as others name it. is_first: it listens. address, port: where torch's store of the first rank

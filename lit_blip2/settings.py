@@ -20,13 +20,13 @@ from torch import nn
 from lit_blip2.signature import difference
 from lit_blip2.terminal import first_few
 
-# Of any class.
+# Names of attributes that are no settings, in any class.
 NO_FUNCTION = {"training", "frozen", "checkpointing", "inplace", "label_smoothing", "attention_dropout"}
 NO_FUNCTION |= {"hard_negatives", "gather_with_grad", "mean_of_ranks", "learn_begin"}
 NO_FUNCTION |= {"prompt", "max_text_tokens", "tokenizer_path"}
-# Of these classes, or of all in a module, and of those derived from them: for training alone, or shown by shapes. In
-# another class no name tells: a `weight` may be a factor, and a bridge that averages patches to num_tokens has the same
-# weights for any number of them.
+# The same in these classes, or all classes of a module, and in their subclasses: such attributes matter in training
+# alone, or shapes show them. In another class the name says nothing: a `weight` may be a factor, and num_tokens of a
+# bridge that averages patches changes no shape.
 OF_CLASSES = {
     "lit_blip2.objectives.": {"weight"},
     "torch.nn.modules.dropout.": {"p"},
@@ -91,8 +91,9 @@ def _is_torchs(part: Any) -> bool:
 
 
 def _named(value: Any) -> Any:
-    """What can be written down of a value: functions and classes by their names, numpy's numbers as numbers, sequences
-    and sets as lists, dataclasses as dicts; others of Python's and torch's own, such as a range or a dtype, as text."""
+    """A value as a checkpoint can keep it: functions and classes by their names, numpy's numbers as numbers, sequences
+    and sets as lists, dataclasses as dicts, and what else is Python's or torch's, such as a range or a dtype, as
+    text."""
     if isinstance(value, np.generic):
         return value.item()
     if is_dataclass(value) and not isinstance(value, type):
@@ -128,9 +129,14 @@ def check_same(
     A setting that only one of them has is not compared: the other has no such part, or was written before the setting
     existed. A part therefore names all its settings, those too that were left at their defaults.
 
-    Args: settings of the checkpoint, of this network; how errors call the checkpoint; names of the weights in it:
-    weights that it brings along need not be those of this network's files; names, or the ends of names, that may
-    differ; what to do.
+    Args:
+        theirs: settings of the checkpoint.
+        ours: settings of this network.
+        what: what errors call the checkpoint.
+        state: names of the weights in the checkpoint; these need not be those of this network's files.
+        allowed: names, or ends of names, of settings that may differ.
+        way_out: what an error tells the user to do.
+
     Returns: the differences that were allowed, in words.
     """
     for name in allowed:
@@ -162,7 +168,7 @@ def _is_named(setting: str, name: str) -> bool:
 
 
 def _is_brought(name: str, state: Sequence[str]) -> bool:
-    """Whether a setting tells apart weights that the checkpoint itself holds."""
+    """Whether a setting is the signature of weights that the checkpoint itself holds."""
     part = f"net.{name.removesuffix(WEIGHTS)}"
     return name.endswith(f".{WEIGHTS}") and any(key.startswith(part) for key in state)
 

@@ -50,9 +50,9 @@ def _name(given: str) -> str:
 
 @contextmanager
 def importing_only(allow: Sequence[str] | None, source: str) -> Iterator[None]:
-    """Within it jsonargparse imports the classes of this package's networks, and what `allow` names or what is below
-    that, from where it is defined; None: anything. Raises NotAllowedError, which names the first other name and what to
-    do; nothing is imported for it."""
+    """Within it jsonargparse imports only classes of this package's networks, and what `allow` names or what is defined
+    below that; with None, anything. Raises NotAllowedError that tells the first other name and what to do; that name is
+    not imported."""
     if allow is None:
         yield
         return
@@ -77,7 +77,7 @@ def importing_only(allow: Sequence[str] | None, source: str) -> Iterator[None]:
 
 
 class _Gate:
-    """Decides of each name that the parser would import, and keeps those that were refused. real: jsonargparse's
+    """Decides which names the parser may import, and remembers those that it refused. real: jsonargparse's
     import_object. path_of: its get_import_path."""
 
     def __init__(self, allow: Sequence[str], real: Callable[..., Any], path_of: Callable[[Any], str | None]):
@@ -102,7 +102,7 @@ class _Gate:
         return isinstance(name, str)
 
     def _is_meant(self, name: str, found: Any) -> bool:
-        """Whether a name led to what its beginning promised: a module also holds what it imports itself."""
+        """Whether what was found was defined where its name says: a module also holds what it imports, such as os."""
         if name in self.allow:
             self.allow.add(self.path_of(found))  # by which the parser asks for it from now on
             return True

@@ -93,7 +93,7 @@ def _on_disk(path: Path) -> None:
 
 
 def _remove_abandoned(path: Path) -> None:
-    """Parts of `path` whose process on this machine is no more."""
+    """Remove unfinished copies of `path` that processes of this machine have left when they were killed."""
     for part in path.parent.glob(f".{glob.escape(path.name)}.part-*"):
         found = PART.fullmatch(part.name)
         if found and found["host"] == socket.gethostname() and not _lives(int(found["pid"])):

@@ -53,14 +53,14 @@ def check_counts(trainer: L.Trainer) -> None:
 
 
 def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """In words, settings that a checkpoint's run and this one both have, with other values. They are named by their
-    places: one that is null, or a list, on one side alone has no names below it there."""
+    """In words, the settings that a checkpoint's run and this one both have, and that differ, named by their places,
+    such as data.vqa_val.questions. Where one side has null or a list in a place above, it is compared with that."""
     pairs = {name: (_at(before, name), _at(now, name)) for name in sorted(before.keys() | now.keys())}
     return [f"{name} {was}, here {own}" for name, (was, own) in pairs.items() if None not in (was, own) and was != own]
 
 
 def _at(settings: Mapping[str, Any], name: str) -> str | None:
-    """A setting as it is shown; None where there is none of that name, or of a name above it."""
+    """A setting, or what stands in a place above it, as a text; None where there is neither."""
     place = name
     while place and place not in settings:
         place = place.rpartition(".")[0]
@@ -78,7 +78,7 @@ def _check_same(file: Any, before: Mapping[str, Any], now: Mapping[str, Any], wh
 
 
 def _rows_by(experiment: Experiment, own: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The settings of data that decide which rows a step has; `own` over them."""
+    """The settings of data that decide which rows a step has. own: values that this run's data module really has."""
     settings = experiment.data | (own or {})
     if name := class_path(experiment.settings.get("data")):
         settings["class"] = name
@@ -86,8 +86,8 @@ def _rows_by(experiment: Experiment, own: Mapping[str, Any] | None = None) -> di
 
 
 def _trained_by(experiment: Experiment) -> dict[str, Any]:
-    """The settings of the network that decide how it trains. Of timm's arguments those that drop something: what others
-    make the checkpoint's settings tell, for a default may be spelled out."""
+    """The settings of the network that decide how it trains. Of timm's arguments only dropouts: the rest is compared by
+    the network that it makes (`LitBLIP2.check_settings`), because a default may be spelled out."""
     own = flat(unplaced(experiment.net, NO_TRAINING), "model.net")
     drops = {name: value for name, value in own.items() if ".model_args." in name and "drop" in name and value}
     own = {name: value for name, value in own.items() if ".model_args" not in name}
@@ -190,7 +190,7 @@ def stand_at(trainer: L.Trainer, checkpoint: Mapping[str, Any]) -> None:
             "current": dict(ready=0, started=0, processed=0, completed=0),
         }
         trainer.fit_loop.epoch_loop.max_steps = max(trainer.max_steps, step + 1)
-    else:  # of one that was made up for a batch counts as begun for ever: it would be taken up in its middle
+    else:  # one that was made up for leaves a batch counted as begun for ever: the next would start in its middle
         for each in (validation["total"], validation["current"]):
             each |= dict.fromkeys(each, each["ready"])
 

@@ -19,8 +19,8 @@ from lit_blip2.roll_call import LONGEST, keep_alive, read_message, send_message,
 from lit_blip2.terminal import say
 
 CONNECT_SECONDS = 30.0
-SETTLE_SECONDS = 3.0  # so long an error that all ranks may share is left to each of them to tell
-GRACE_SECONDS = 20.0  # so long a rank has to come to its end by itself, such as that of a checkpoint under way
+SETTLE_SECONDS = 3.0  # how long a rank that hears of another's error may still tell one of its own
+GRACE_SECONDS = 20.0  # how long a rank then has to end by itself, for example to finish a checkpoint
 
 
 class Gone(NamedTuple):
@@ -36,7 +36,8 @@ class Gone(NamedTuple):
 
 
 class Watch:
-    """Of this rank. All ranks make it at the same time, with the address of the first one's machine."""
+    """This rank's connections to the others. All ranks make theirs at the same time, with the address of the first
+    one's machine."""
 
     def __init__(self, address: str):
         self.names: dict[int, str] = dict(enumerate(gather_lists([f"{socket.gethostname()}, process {os.getpid()}"])))

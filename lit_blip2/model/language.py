@@ -420,7 +420,7 @@ class LanguageModel(nn.Module):
             **({"length_penalty": length_penalty} if num_beams > 1 else {}),
             do_sample=False,
             pad_token_id=self.pad_id(),
-            # Where no end is one token: the number after the last, or transformers takes the end of the config.
+            # Where no end is a single token, a number that no token has: given none, transformers takes the config's.
             eos_token_id=ends or [self.model.get_input_embeddings().num_embeddings],
             stopping_criteria=[stops_at(marks)] if marks else None,
         )
