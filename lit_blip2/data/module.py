@@ -42,11 +42,6 @@ HOW_TO_GET = (
 log = logging.getLogger(__name__)
 
 
-def tell(text: str) -> None:
-    """A line in the log, from the first rank alone."""
-    rank_zero_info(text)
-
-
 class Encoder(Protocol):
     """The image encoder, which reads its weights in `load`. size, interpolation: how it wants its images."""
 
@@ -140,23 +135,20 @@ class PairData(L.LightningDataModule):
     ):
         super().__init__()
         sizes = dict(image_size=image_size, batch_size=batch_size, eval_batch_size=eval_batch_size)
-        sizes["max_caption_words"] = max_caption_words
-        if small := [f"data.{name}={value}" for name, value in sizes.items() if value is not None and value < 1]:
-            raise ValueError(f"{', '.join(small)}: each must be at least 1")
+        texts = dict(root=root, images=images, val=val, test=test, features=features)
+        _check_arguments(
+            sizes | dict(max_caption_words=max_caption_words),
+            texts | dict(binding_val=binding_val, binding_test=binding_test),
+            max_unknown_words,
+        )
         # Ranks may hold different numbers of evaluation rows, on tiny sets none.
         self.allow_zero_length_dataloader_with_multiple_devices = True
-        texts = dict(root=root, images=images, val=val, test=test, features=features)
-        texts |= dict(binding_val=binding_val, binding_test=binding_test)
-        if empty := [f"data.{name}" for name, value in texts.items() if value == ""]:
-            raise ValueError(f"{', '.join(empty)}: an empty text names no file; write null where there is none")
         self.root, self.images, self.features = Path(root), images, features
         self.captions = {"val": val, "test": test}
         self.vqa = {"val": vqa_val, "test": vqa_test}
         self.binding = {"val": binding_val, "test": binding_test}
         self.image_size, self.interpolation = image_size, "bicubic"
         self.augment, self.max_caption_words = augment, max_caption_words
-        if not 0 <= max_unknown_words <= 1:
-            raise ValueError(f"data.max_unknown_words={max_unknown_words} must be a share, from 0 to 1")
         self.max_unknown_words, self.pairs = max_unknown_words, None
         self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
         self.seed, self.faults = check_seed(seed, "data.seed"), Faults(max_unreadable)
@@ -435,7 +427,9 @@ class PairData(L.LightningDataModule):
         if path is not None:
             once, first = np.unique(image_ids, return_index=True)  # several questions have one image
             if not store.check_files(once, lambda place: path(int(first[place]))):
-                tell(f"{store.folder} does not say how its images' files were: a picture replaced since is not noticed")
+                rank_zero_info(
+                    f"{store.folder} does not say how its images' files were: a picture replaced since is not noticed"
+                )
 
     def pixels(self, split: str, files: Strings | None = None) -> Pixels:
         """The images of a split in their files. files: the names of all to train on, as soon as they are known."""
@@ -446,7 +440,7 @@ class PairData(L.LightningDataModule):
         if (flat := is_flat(folder, named)) and folder not in self.flat and folder.is_dir():
             self.flat.add(folder)
             first = next(name for each in named for file in each if "/" in (name := own_name(file, folder)))
-            tell(f"{folder}: {first} and all others are read without their folders, of which none is there")
+            rank_zero_info(f"{folder}: {first} and all others are read without their folders, of which none is there")
         return Pixels(folder, self.image_size, self.interpolation, flat)
 
     def _folder(self, split: str) -> Path:
@@ -465,3 +459,13 @@ class PairData(L.LightningDataModule):
                 "batches are a function of the step: train on a small file instead of setting overfit_batches"
             )
         return trainer
+
+
+def _check_arguments(sizes: Mapping[str, int | None], texts: Mapping[str, str | None], unknown_words: float) -> None:
+    """Raises ValueError for counts below 1, for names of files that are empty, and for a share that is none."""
+    if small := [f"data.{name}={value}" for name, value in sizes.items() if value is not None and value < 1]:
+        raise ValueError(f"{', '.join(small)}: each must be at least 1")
+    if empty := [f"data.{name}" for name, value in texts.items() if value == ""]:
+        raise ValueError(f"{', '.join(empty)}: an empty text names no file; write null where there is none")
+    if not 0 <= unknown_words <= 1:
+        raise ValueError(f"data.max_unknown_words={unknown_words} must be a share, from 0 to 1")

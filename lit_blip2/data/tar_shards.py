@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+from lightning.pytorch.utilities import rank_zero_info
+
 from lit_blip2.data.batches.pairs import ShardPairs
-from lit_blip2.data.module import PairData, tell
+from lit_blip2.data.module import PairData
 from lit_blip2.data.shards.folders import is_url, shard_folder
 from lit_blip2.data.shards.reader import INDEX, Shards
 
@@ -54,7 +56,9 @@ class TarShards(PairData):
         if is_url(self.shards):
             self._check_cache(shards)
         if newer := shards.newer():
-            tell(f"{len(newer)} shards are newer than {self.index}, such as {newer[0]}: `data index` compares the two")
+            rank_zero_info(
+                f"{len(newer)} shards are newer than {self.index}, such as {newer[0]}: `data index` compares the two"
+            )
         looks = self.image_size, self.augment, self.window, self.group, self.interpolation
         return ShardPairs(folder.name, shards, *looks)
 

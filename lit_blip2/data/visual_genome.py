@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from lightning.pytorch.utilities import rank_zero_info
 
 from lit_blip2.contents import DataError
 from lit_blip2.data.annotations.caption_layouts import list_images
@@ -17,7 +18,7 @@ from lit_blip2.data.annotations.captions import (
 )
 from lit_blip2.data.annotations.entries import listed_entries, read_json
 from lit_blip2.data.batches.pairs import FilePairs
-from lit_blip2.data.module import PairData, tell
+from lit_blip2.data.module import PairData
 
 
 class VisualGenome(PairData):
@@ -79,7 +80,7 @@ def read_regions(image_data: Path, regions: Path, leave_out: set[int], max_words
     said = {image_id: [text for text in phrases[image_id] if clean_caption(text)] for image_id in kept}
     bare = [image_id for image_id in kept if not said[image_id]]
     empty = sum(len(phrases[image_id]) - len(said[image_id]) for image_id in kept)
-    tell(
+    rank_zero_info(
         f"{image_data}: {len(listed)} images; left out: {len(listed) - len(kept)} that COCO evaluates on, "
         f"{len(bare)} without a region; {empty} empty phrases"
     )

@@ -79,7 +79,7 @@ def batches(data: PairData, steps: int, start: int = 0, **how) -> list[dict]:
 
 def test_visual_genome_leaves_out_what_coco_evaluates_on_and_counts_it(genome, monkeypatch):
     said: list[str] = []
-    monkeypatch.setattr(visual_genome, "tell", said.append)
+    monkeypatch.setattr(visual_genome, "rank_zero_info", said.append)
     data = VisualGenome(str(genome), evaluated=["val.json"], **SIZE | {"batch_size": 3})
     (batch,) = batches(data, 1)
     assert sorted(batch["image_id"].tolist()) == [1, 2, 5]

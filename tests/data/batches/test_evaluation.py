@@ -83,7 +83,7 @@ def test_names_of_all_splits_in_a_folder_count(tmp_path, val, there, monkeypatch
         (tmp_path / "images" / "three").mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (8, 8)).save(tmp_path / f"images/{number}.jpg")
     data = COCO(root=str(tmp_path), images="images", train="train.json", val="val.json", image_size=8)
-    monkeypatch.setattr(module, "tell", (told := []).append)
+    monkeypatch.setattr(module, "rank_zero_info", (told := []).append)
     data.read("val")
     train = data.train_pairs()
     assert data.pixels("val").path(val) == tmp_path / "images" / there

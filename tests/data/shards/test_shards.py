@@ -281,7 +281,7 @@ def test_captions_that_were_changed_after_the_index_are_seen(tmp_path):
     index_shards(tmp_path, workers=1)
     data = TarShards(root=str(tmp_path), shards=".", image_size=8, batch_size=1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tar_shards, "tell", (told := []).append)
+        patch.setattr(tar_shards, "rank_zero_info", (told := []).append)
         data.train_pairs()
         assert not told
         rewritten(path, {"a": sample(10, "a bird"), "b": {"txt": b"no image"}})  # a copy, with another date
