@@ -424,7 +424,11 @@ class LanguageModel(nn.Module):
             eos_token_id=ends or [self.model.get_input_embeddings().num_embeddings],
             stopping_criteria=[stops_at(marks)] if marks else None,
         )
-        ids = [before_mark(row, marks) if marks else row for row in ids_BT.tolist()]
+        return self._answers(ids_BT.tolist(), marks)
+
+    def _answers(self, rows: list[list[int]], marks: list[list[int]]) -> list[str]:
+        """Generated ids as texts, each up to its end. marks: ends of several tokens."""
+        ids = [before_mark(row, marks) if marks else row for row in rows]
         texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
         for end in self.ends:
             texts = [text.split(end)[0] for text in texts]

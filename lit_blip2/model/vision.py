@@ -76,12 +76,7 @@ class VisionEncoder(nn.Module):
         checkpointing: bool = False,
     ):
         super().__init__()
-        if frozen and checkpointing:
-            raise ValueError("checkpointing=true with frozen=true: a frozen encoder keeps nothing for a backward")
-        if dtype not in ("float32", "bfloat16", "float16"):
-            raise ValueError(f"dtype={dtype!r} must be float32, bfloat16 or float16")
-        if not frozen and dtype != "float32":
-            raise ValueError(f"dtype={dtype!r} with frozen=false: trainable weights stay float32")
+        _check_weights(dtype, frozen, checkpointing)
         if weights == RANDOM:  # said here, for cached features need no load()
             tell_random(f"image encoder {name}", f"vision.weights={RANDOM}")
         self.name, self.weights, self.frozen = name, weights, frozen
@@ -96,15 +91,7 @@ class VisionEncoder(nn.Module):
         self.checkpointing = checkpointing
         self.encoder: nn.Module | None = None
         self.signature: dict[str, Any] | None = None  # of the weights that were loaded
-        card = published().get(name, {}) if not self.model_args and drop_last_blocks == 1 else {}
-        if not card:
-            if image_size is not None:
-                _check_resizes(name, build(name, self.own_args, drop_last_blocks, device="meta"), image_size)
-            meta = build(name, self.model_args, drop_last_blocks, device="meta")
-            card = vision_card(meta)
-            check_tokens(name, meta, _side(self.model_args.get("img_size", card["size"])))
-            if not frozen:
-                _check_trains(name, meta)
+        card = self._own_card()
         self._check_built(beside.pop("model_args", {}))
         self.width: int = card["width"]
         self.num_parameters: int = card["parameters"]
@@ -157,6 +144,22 @@ class VisionEncoder(nn.Module):
             except FileNotFoundError:
                 return None
         return self.signature
+
+    def _own_card(self) -> dict[str, Any]:
+        """Width, size and looks: those that are published for this name, else those of the network, made on the meta
+        device. Raises ValueError for a network that cannot be used."""
+        published_card = published().get(self.name, {})
+        if published_card and not self.model_args and self.drop_last_blocks == 1:
+            return published_card
+        if self.image_size is not None:
+            own = build(self.name, self.own_args, self.drop_last_blocks, device="meta")
+            _check_resizes(self.name, own, self.image_size)
+        meta = build(self.name, self.model_args, self.drop_last_blocks, device="meta")
+        card = vision_card(meta)
+        check_tokens(self.name, meta, _side(self.model_args.get("img_size", card["size"])))
+        if not self.frozen:
+            _check_trains(self.name, meta)
+        return card
 
     def _given_file(self) -> Path | None:
         """The file that the settings name, if it is there."""
@@ -299,6 +302,16 @@ class VisionEncoder(nn.Module):
             "weights_sha256": digest,
             **self._looks(),
         }
+
+
+def _check_weights(dtype: str, frozen: bool, checkpointing: bool) -> None:
+    """Raises ValueError for weights that cannot be kept, or trained, that way."""
+    if frozen and checkpointing:
+        raise ValueError("checkpointing=true with frozen=true: a frozen encoder keeps nothing for a backward")
+    if dtype not in ("float32", "bfloat16", "float16"):
+        raise ValueError(f"dtype={dtype!r} must be float32, bfloat16 or float16")
+    if not frozen and dtype != "float32":
+        raise ValueError(f"dtype={dtype!r} with frozen=false: trainable weights stay float32")
 
 
 def _check_resizes(name: str, encoder: nn.Module, image_size: int) -> None:
