@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from lit_blip2.terminal import printable
+from lit_blip2.terminal import one_line, printable
 
 MOST_SHOWN = 60  # characters of a wrong value in a message
 MOST_FROM_ALIASES = 100_000  # values that the aliases of a YAML file may stand for
@@ -34,7 +34,7 @@ class DataError(ValueError):
     @classmethod
     def of(cls, file: str | Path, wrong: object, way_out: str = "") -> "DataError":
         """wrong: what is wrong, behind the place in the file."""
-        return cls(f"{file}: {' '.join(str(wrong).split())}" + (f": {way_out}" if way_out else ""))
+        return cls(f"{file}: {one_line(wrong)}" + (f": {way_out}" if way_out else ""))
 
 
 @contextmanager
@@ -46,7 +46,7 @@ def reading(file: str | Path, what: str, way_out: str = COPY_AGAIN) -> Iterator[
     except (DataError, FileNotFoundError, PermissionError, IsADirectoryError):
         raise
     except Exception as error:  # of many kinds, as damage is
-        reason = " ".join(f"{type(error).__name__} {error}".split())[:200]
+        reason = one_line(f"{type(error).__name__} {error}", 200)
         raise DataError(f"{file} is damaged or cut, or no {what} ({reason}): {way_out}") from error
 
 
@@ -142,7 +142,7 @@ def parsed_yaml(text: str, source: str | Path, loader: type[Loader] = Loader) ->
     except RecursionError as error:
         raise DataError(f"{source} is not YAML: its values are nested too deep") from error
     except Exception as error:  # a date such as 2001-99-99 or a number such as !!int x raises ValueError and others
-        raise DataError(f"{source} is not YAML: {' '.join(str(error).split())}") from error
+        raise DataError(f"{source} is not YAML: {one_line(error)}") from error
 
 
 def name_inside(name: Any, where: str | Path, way_out: str) -> str:

@@ -13,7 +13,7 @@ from lit_blip2.config import Experiment, check_encoder, read
 from lit_blip2.contents import DEEPEST, INTEGER, Bounded, DataError, parsed_yaml
 from lit_blip2.nulls import check_nulls
 from lit_blip2.refusals import SHOW_TRACEBACKS, reason, tracebacks_shown
-from lit_blip2.terminal import say
+from lit_blip2.terminal import one_line, say
 
 # The Trainer's defaults in this suite.
 TRAINER = {
@@ -166,7 +166,7 @@ def load_yaml(text: str) -> Any:
     except RecursionError as error:
         raise DataError("its values are nested too deep") from error
     except yaml.YAMLError as error:  # of several lines, and the first says what is wrong
-        raise DataError(" ".join(str(error).split())) from error
+        raise DataError(one_line(error)) from error
 
 
 def replaced(value: Any, words: dict[str, str | None]) -> Any:

@@ -25,6 +25,11 @@ def say(*lines: object, error: bool = False) -> None:
     print(*map(printable, lines), sep="\n", file=sys.stderr if error else sys.stdout, flush=True)
 
 
+def one_line(text: object, most: int | None = None) -> str:
+    """A text, such as a library's error, on one line and cut after `most` characters."""
+    return " ".join(str(text).split())[:most]
+
+
 def readable(count: float) -> str:
     """Such as 724 KB or 1.3 TB."""
     for unit in ("B", "KB", "MB", "GB"):

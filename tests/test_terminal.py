@@ -12,7 +12,7 @@ from rich.table import Table
 
 from lit_blip2.console import Console
 from lit_blip2.contents import DataError
-from lit_blip2.terminal import first_few, guard, printable, say
+from lit_blip2.terminal import first_few, guard, one_line, printable, say
 
 HOSTILE = "a\x1b]0;owned\x07\x9b2J\x7f\u202eb\rc\udcff"
 
@@ -26,6 +26,10 @@ def test_control_characters_are_written_out_and_all_else_stays():
     for text in ("", "plain", "a\tb\nc", "日本語 ü é ½", "🙂", r"\x1b"):
         assert printable(text) == text
     assert is_clean(str(DataError(HOSTILE)))
+
+
+def test_an_error_of_many_lines_becomes_one():
+    assert one_line(ValueError("a\n  b\tc")) == "a b c" and one_line("a\nbcd", 3) == "a b" and one_line("\n") == ""
 
 
 def test_a_long_list_is_cut_and_says_how_much_is_left():

@@ -12,7 +12,7 @@ from rich.table import Table
 from safetensors import SafetensorError
 
 from lit_blip2.console import Console
-from lit_blip2.terminal import say
+from lit_blip2.terminal import one_line, say
 from lit_blip2.trust import add_allow
 
 IMPORT = """Make a run of this suite from a checkpoint of LAVIS or of Hugging Face:
@@ -42,7 +42,7 @@ def main(command: str, arguments: list[str]) -> int:
         return 2
     except (ImportError, RuntimeError, SafetensorError, UnpicklingError) as error:
         # Out of the libraries that read a run's own files; what they say may be long.
-        say(f"error: {type(error).__name__}: {' '.join(str(error).split())[:500]}", error=True)
+        say(f"error: {type(error).__name__}: {one_line(error, 500)}", error=True)
         return 2
     return 0
 

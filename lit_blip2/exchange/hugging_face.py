@@ -22,6 +22,7 @@ from lit_blip2.model.pretrained import OLD_BUFFERS, build, read_tokenizer
 from lit_blip2.model.published import published
 from lit_blip2.model.random_weights import tell_random
 from lit_blip2.pixels import RESAMPLE, UNNOTED, Looks
+from lit_blip2.terminal import one_line
 
 RETRIEVAL, GENERATION = "Blip2ForImageTextRetrieval", "Blip2ForConditionalGeneration"
 INSTRUCTED = "InstructBlipForConditionalGeneration"
@@ -99,7 +100,7 @@ def completed(given: Mapping[str, Any], kind: str, path: Path) -> dict[str, Any]
         # T5's own class ties embeddings whatever it is told.
         config["text_config"] |= given.get("text_config", {})
     except Exception as error:  # of many kinds, as values are
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error, 200)
         raise ValueError(f"{path}/config.json is no configuration of a {kind}: {reason}") from error
     for part, only in (("qformer_config", QFORMER_ONLY), ("vision_config", VISION_ONLY)):
         for name, known in only.items():

@@ -10,6 +10,7 @@ from torch import nn
 
 from lit_blip2.contents import read_object
 from lit_blip2.model.random_weights import same_each_time
+from lit_blip2.terminal import one_line
 from lit_blip2.trust import check_fetches_nothing
 
 PIECES, PIECES_READ = "tokenizer.model", 50  # sentencepiece's file, and how many of its pieces are tried
@@ -57,7 +58,7 @@ def read_tokenizer(folder: Path) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # of many kinds, as what is damaged is
-        reason = " ".join(f"{type(error).__name__} {error}".split())[:200]
+        reason = one_line(f"{type(error).__name__} {error}", 200)
         if "tiktoken" in reason and (file := next(folder.glob("*.model"), None)):
             reason = f"{file.name} is no file of sentencepiece: it is cut short, or of another kind"
     else:

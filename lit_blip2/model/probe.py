@@ -9,6 +9,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from lit_blip2.terminal import one_line
+
 PADDING = 4  # positions beside the row that is generated from
 
 
@@ -111,4 +113,4 @@ def _soft(embeds_1TD: torch.Tensor) -> torch.Tensor:
 
 
 def _line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
+    return one_line(f"{type(error).__name__}: {error}", 200)

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from lit_blip2.settings import settings
+from lit_blip2.terminal import one_line
 from lit_blip2.trust import check_fetches_nothing
 
 
@@ -123,7 +124,7 @@ def check_tokens(name: str, encoder: nn.Module, size: int) -> tuple[int, int]:
     try:
         found = encoder.eval().forward_features(torch.empty(1, 3, size, size, device="meta"))
     except (AssertionError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise ValueError(f"image encoder {name} does not take data.image_size={size}: {reason}") from error
     axes = found.ndim if isinstance(found, Tensor) else 0
     right = axes == 3 and any(found is each for each in made) if has_blocks(encoder) else axes == 4

@@ -3,17 +3,19 @@
 import re
 from collections.abc import Iterable, Sequence
 
+from lit_blip2.terminal import one_line
+
 NONE = "-"
 
 
 def plain(text: object) -> str:
     """Text on one line, in which no character is markup."""
-    return re.sub(r"([\\`*_{}\[\]<>#&~!])", r"\\\1", " ".join(str(text).split()))
+    return re.sub(r"([\\`*_{}\[\]<>#&~!])", r"\\\1", one_line(text))
 
 
 def code(text: object) -> str:
     """A code span, whatever the text holds."""
-    text = " ".join(str(text).split()) or " "
+    text = one_line(text) or " "
     ticks = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
     pad = " " if len(ticks) > 1 else ""
     return f"{ticks}{pad}{text}{pad}{ticks}"

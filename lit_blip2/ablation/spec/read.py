@@ -41,6 +41,7 @@ from lit_blip2.ablation.spec.parsing import complain, parsed, read_mapping, unkn
 from lit_blip2.ablation.spec.scale import Scale, read_scale, scales
 from lit_blip2.ablation.spec.values import Settings, Word, as_dict
 from lit_blip2.contents import MOST_SHOWN, parsed_yaml
+from lit_blip2.terminal import one_line
 
 EXAMPLE = Path("ablations/objectives.yaml")
 
@@ -98,7 +99,7 @@ def _setting(text: str) -> tuple[str, Any]:
         setting = parsed_yaml(value, "it")
         json.dumps(setting)
     except (ValueError, TypeError, RecursionError) as error:
-        why = " ".join(str(error).split())
+        why = one_line(error)
         raise ValueError(
             f"--set {text[:MOST_SHOWN]}: {value[:MOST_SHOWN]!r} is no plain value of YAML ({why})"
         ) from error
