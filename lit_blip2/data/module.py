@@ -83,10 +83,11 @@ class PairData(L.LightningDataModule):
 
     Args:
         root: folder that every relative path below starts from.
-        images: folder of images; "{split}" in it becomes train, val or test, as in "images/{split}" or "{split}2014". A
-            file that is named with the end of this folder (val2014/x.jpg in coco/val2014), or as COCO does with the
-            folder that its own name repeats, may lie directly in it; so may all files of a data set that names folders
-            of which none is there, if no two names end alike. Any other folder is part of a file's name.
+        images: folder of images; "{split}" in it becomes train, val or test, as in "images/{split}" or "{split}2014".
+            Annotations may name a file with the end of this folder (val2014/x.jpg, in coco/val2014), or with the folder
+            that COCO's file names repeat: the file itself lies in this folder. Any other folder is part of a file's
+            name, unless none of the folders that a data set names is there and no two of its names end alike: then all
+            its files are looked for without them.
         val: captions to validate on: COCO's json, LAVIS' list or Karpathy's dataset_coco.json; retrieval and caption
             metrics come from these.
         test: captions to test on; images without captions, as NoCaps' test list is, get theirs written for its server.

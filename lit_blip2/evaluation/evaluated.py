@@ -63,7 +63,7 @@ def told(split: str, rows: Mapping[str, int], sizes: Mapping[str, int]) -> dict[
 
 
 def least_share(split: str, metrics: Mapping[str, float], tasks: Iterable[str]) -> float:
-    """The part of the split's rows that was looked at, of the task of which it is least."""
+    """The smallest share of a task's rows in the split that was looked at."""
     return min((metrics.get(_names(split, UNITS[task])[1], 1.0) for task in tasks), default=1.0)
 
 

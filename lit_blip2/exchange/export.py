@@ -33,9 +33,12 @@ LN_VISION = "vision_model.post_layernorm."
 
 
 class Run(NamedTuple):
-    """file, contents: of the checkpoint. net: on meta, but for its encoder. trained: names without `net.` -> weights,
-    the encoder's left out. encoder: timm's names -> weights, trained ones too. kind: encoders.EVA, CLIP or None.
-    stage2: or stage 1."""
+    """What an export needs of a run.
+
+    file, contents: the checkpoint and what it holds. net: the network, on the meta device but for its encoder. trained:
+    weights that trained, by names without `net.`; the encoder's are not among them. encoder: all weights of the
+    encoder, trained or not, by timm's names. trains_encoder: whether some of these trained. kind: encoders.EVA, CLIP or
+    None. stage2: whether it is of stage 2, not of stage 1."""
 
     file: Path
     contents: dict[str, Any]
@@ -96,7 +99,7 @@ def _read(checkpoint: Path, allow: Sequence[str]) -> tuple[Path, dict, Any, dict
 def to_timm(checkpoint: Path, out: Path, allow: Sequence[str] = ()) -> dict[str, str]:
     """Write OUT, a folder with the run's image encoder, as timm's on the hub: config.json and model.safetensors, for
     another run's model.net.vision.weights. Blocks that the run leaves out and the last norm are not in it: timm's own
-    create_model reads it with pretrained_strict=False. Returns of each weight what became of it."""
+    create_model reads it with pretrained_strict=False. Returns weight -> what became of it."""
     _, _, net, trained, encoder = _read(checkpoint, allow)
     vision, random = net.vision, bool(random_parts(net.vision))
     args = vision.model_args | ({"depth": vision.used_blocks} if vision.drop_last_blocks else {})
@@ -116,7 +119,7 @@ def looks_of(vision: VisionEncoder) -> Looks:
 
 
 def to_lavis(checkpoint: Path, out: Path, allow: Sequence[str] = ()) -> dict[str, str]:
-    """Write OUT, a .pth of LAVIS. Returns of each weight what became of it."""
+    """Write OUT, a .pth of LAVIS. Returns weight -> what became of it."""
     run = read_run(checkpoint, allow)
     if run.stage2 and run.net.language.lora:
         raise ValueError(
@@ -135,7 +138,7 @@ def to_lavis(checkpoint: Path, out: Path, allow: Sequence[str] = ()) -> dict[str
 
 
 def _side(run: Run, out: Path) -> dict[str, Any]:
-    """What of a run LAVIS has no place for, to lie beside its weights; each is warned of: LAVIS does not read it."""
+    """What LAVIS has no place for, to be kept beside its weights. Warns of each, because LAVIS does not read it."""
     looks, random, side = looks_of(run.net.vision), run.random_parts, {}
     if looks != lavis.LOOKS:
         side["looks"] = {"mean": list(looks.mean), "std": list(looks.std), "interpolation": looks.interpolation}
@@ -151,7 +154,7 @@ def _side(run: Run, out: Path) -> dict[str, Any]:
 
 
 def to_hugging_face(checkpoint: Path, out: Path, allow: Sequence[str] = ()) -> dict[str, str]:
-    """Write OUT, a folder for from_pretrained, with its processor. Returns of each weight what became of it.
+    """Write OUT, a folder for from_pretrained, with its processor. Returns weight -> what became of it.
 
     Raises ValueError for an encoder that is no EVA-CLIP ViT (Hugging Face's vision tower has no norm before its blocks,
     which CLIP's ViT-L needs), and for what else the class has no place for.
@@ -361,8 +364,8 @@ def _keep(tokenizer: Any, **settings: Any) -> None:
 
 @torch.no_grad()
 def _add_image_word(language: LanguageModel) -> int:
-    """One more word, <image>; its number. Where the language model has no row for it, it gets the mean of all: the mean
-    of the logits is never the largest, and no prompt ends in other words for it."""
+    """Add the word <image> to the vocabulary; returns its number. Where the language model has no row for it, the row
+    becomes the mean of all others: its logit is then their mean too, which is never the largest."""
     from transformers import AddedToken
 
     image = AddedToken("<image>", normalized=False, special=True)
