@@ -290,7 +290,7 @@ class PairData(L.LightningDataModule):
 
     def question_types(self, split: str) -> frozenset[str]:
         """The types of the questions of a split (val, test) that has some."""
-        return question_types(*self.files_of(self.vqa[split])[:2])
+        return question_types(*self.files_of(self.vqa[split])[:2], split)
 
     def files_of(self, given: VQAFiles) -> list[Path | None]:
         """Questions, annotations and images, under root; None for what is not given. ValueError for an empty name."""
@@ -389,7 +389,7 @@ class PairData(L.LightningDataModule):
         if self.vqa[split]:
             named = self.files_of(self.vqa[split])
             with noting(faults, named):
-                tables["vqa"] = read_questions(*named, files, unanswered=split == "test")
+                tables["vqa"] = read_questions(*named, files, split)
         if path := self.binding[split]:
             with noting(faults):
                 tables["binding"] = read_binding(self.root / path, self.max_caption_words)

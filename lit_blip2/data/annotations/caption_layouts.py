@@ -8,6 +8,7 @@ CSV or TSV with image and caption, or Hugging Face's metadata.jsonl with file_na
 
 import warnings
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from posixpath import normpath
 from typing import Any, NamedTuple
@@ -15,11 +16,11 @@ from typing import Any, NamedTuple
 from lit_blip2.contents import DataError, read_text
 from lit_blip2.data.annotations.entries import Entry, listed_entries, read_json, read_lines
 from lit_blip2.data.annotations.ids import Name, image_number, last_digits
+from lit_blip2.data.annotations.splits import of_splits
 from lit_blip2.data.annotations.tables import SEPARATORS, read_table
 from lit_blip2.data.annotations.unread import refuse_by_name, what_it_is
 
 _KARPATHY_SPLITS = {"train": ("train", "restval"), "val": ("val",), "test": ("test",)}
-_ALL_SPLITS = [name for names in _KARPATHY_SPLITS.values() for name in names]
 
 
 class Listed(NamedTuple):
@@ -31,28 +32,29 @@ class Listed(NamedTuple):
     domain: str | None = None
 
 
-def images_in(path: str | Path, split: str) -> list[Listed]:
-    """The images of a caption file, each once. split: of Karpathy's files; "test" may lack captions.
+def images_in(path: str | Path, *splits: str) -> list[Listed]:
+    """The images of a caption file, each once. splits: train, val or test, of files that hold several; of "test" they
+    may lack captions.
 
     Raises FileNotFoundError, or DataError naming the file, the entry and, where it is known, what the file is.
     """
     path = Path(path)
     refuse_by_name(path)
     if path.suffix in (".jsonl", *SEPARATORS):
-        return _of_table(path)
+        return _of_table(path, splits)
     if ".token" in path.suffixes:
         return _of_token(path)
     content = read_json(path)
     if isinstance(content, list):
-        return _of_list(content, path, caption_needed=split != "test")
+        return _of_list(content, path, splits)
     top = Entry(content, path)
     if is_karpathy(top):
-        return of_karpathy(top, _KARPATHY_SPLITS[split])
+        return _of_karpathy(top, splits)
     what = what_it_is(content)
-    if "images" in top and ("annotations" in top or split == "test") and "multiple choice" not in what:
-        return _of_coco(top)
+    if "images" in top and ("annotations" in top or "test" in splits) and "multiple choice" not in what:
+        return _of_coco(top, splits)
     if "data" in top and any("image_id" in row and "question" not in row for row in top.entries("data")):
-        return _of_textcaps(top.entries("data"))
+        return _of_textcaps(of_splits(top.entries("data"), splits, "set_name"))
     raise top.error(
         "neither COCO's {images, annotations} nor a list of {image, caption} nor Karpathy's {images with sentences}: "
         + (f"it holds {what}" if what else f"its keys are {sorted(content)}")
@@ -64,13 +66,14 @@ def is_karpathy(top: Entry) -> bool:
     return "images" in top and any("sentences" in image for image in top.entries("images"))
 
 
-def of_karpathy(top: Entry, splits: tuple[str, ...] = ("val", "test")) -> list[Listed]:
-    """The images of some of Karpathy's splits: train, restval, val, test."""
+def _of_karpathy(top: Entry, splits: Sequence[str]) -> list[Listed]:
+    """The images of some splits. Each says of which it is, so that a file may lack any of them."""
     made: dict[int, Listed] = {}
+    split_of = {name: split for split, names in _KARPATHY_SPLITS.items() for name in names}
     for image in top.entries("images"):
-        if (own := image.text("split")) not in _ALL_SPLITS:
-            raise image.error(f"split is {own!r}, and must be one of {', '.join(_ALL_SPLITS)}")
-        if own not in splits:
+        if (own := image.text("split")) not in split_of:
+            raise image.error(f"split is {own!r}, and must be one of {', '.join(split_of)}")
+        if split_of[own] not in splits:
             continue
         if (number := image.image_id(key := "cocoid" if "cocoid" in image else "imgid")) in made:
             raise image.error(f"image id {number} is listed twice")
@@ -97,13 +100,16 @@ def list_images(images: list[Entry], key: str = "id", name: str = "file_name") -
     return files
 
 
-def _of_coco(top: Entry) -> list[Listed]:
+def _of_coco(top: Entry, splits: Sequence[str]) -> list[Listed]:
     """Of VizWiz, captions that were rejected or chosen from a list are left out, as its own evaluation does."""
-    images = top.entries("images")
-    files, captions = list_images(images), {image.image_id("id"): [] for image in images}
+    listed = top.entries("images")
+    images, files = of_splits(listed, splits), list_images(listed)
+    captions = {image.image_id("id"): [] for image in images}
     refused: list[int] = []
     for annotation in top.entries("annotations", default=[]):
         if (image_id := annotation.image_id()) not in captions:
+            if image_id in files:  # of another split
+                continue
             name = annotation.name("image_id")
             raise annotation.error(f"it belongs to image {name}, which is not in the list of images")
         if "foil" in annotation:
@@ -123,7 +129,7 @@ def _of_coco(top: Entry) -> list[Listed]:
         warnings.warn(f"{top.path}: {said}", stacklevel=4)
     return [
         Listed(image.name("id"), files[number], captions[number], image.text("domain", default=None))
-        for number, image in zip(files, images, strict=True)
+        for number, image in zip(captions, images, strict=True)
         if number not in bare
     ]
 
@@ -138,21 +144,21 @@ def _of_textcaps(rows: list[Entry]) -> list[Listed]:
     return [Listed(name, f"{name}.jpg", _joined(captions[number])) for number, name in names.items()]
 
 
-def _of_list(content: list[Any], path: Path, caption_needed: bool) -> list[Listed]:
+def _of_list(content: list[Any], path: Path, splits: Sequence[str]) -> list[Listed]:
     """LAVIS': one image may have several rows (training) or one row with several captions (evaluation)."""
     rows = listed_entries(content, path)
     if not any("caption" in row and "image" in row for row in rows) and (what := what_it_is(content)):
         raise DataError(f"{path}: no captions of images: it holds {what}")
-    return _of_rows(rows, path, caption_needed)
+    return _of_rows(of_splits(rows, splits), path, caption_needed="test" not in splits)
 
 
-def _of_table(path: Path) -> list[Listed]:
+def _of_table(path: Path, splits: Sequence[str]) -> list[Listed]:
     """JSON lines, CSV or TSV with image and caption, or file_name and text of Hugging Face; a row or several for each
     image. Images without image_id are numbered."""
     rows = read_table(path) if path.suffix in SEPARATORS else read_lines(path)
     if rows and "image" not in rows[0] and (what := what_it_is([rows[0].values])):
         raise DataError(f"{path} is not read: it holds {what}")
-    return _of_rows(rows, path, caption_needed=True, numbered=True)
+    return _of_rows(of_splits(rows, splits), path, caption_needed=True, numbered=True)
 
 
 def _of_token(path: Path) -> list[Listed]:

@@ -10,7 +10,7 @@ from posixpath import normpath
 import numpy as np
 
 from lit_blip2.contents import DataError
-from lit_blip2.data.annotations.caption_layouts import images_in, is_karpathy, list_images, of_karpathy
+from lit_blip2.data.annotations.caption_layouts import images_in, list_images
 from lit_blip2.data.annotations.entries import Entry, listed_entries, read_json
 from lit_blip2.data.annotations.ids import Name, image_number, name_of, written
 from lit_blip2.data.annotations.strings import Strings, digest_of
@@ -70,7 +70,8 @@ def clean_caption(text: str, max_words: int = 50) -> str:
 
 
 def read_captions(path: str | Path, split: str = "train", max_words: int = 50) -> Captions:
-    """Read a caption file in any of the layouts. `split` (train, val, test) selects in Karpathy's.
+    """Read a caption file in any of the layouts. `split` (train, val, test) selects in Karpathy's, and
+    in all others whose rows name several.
 
     An empty caption is left out if its image has another one; the number left out is warned about once. So is it that
     a test split has images and no captions at all, which only COCO's and LAVIS' layouts allow.
@@ -152,11 +153,8 @@ def _captions(image_ids: np.ndarray, files: Sequence[str], kept: list[list[str]]
 
 
 def evaluated_ids(path: str | Path) -> set[int]:
-    """Ids of the images that a caption file is there to evaluate on: of Karpathy's those of val and test, else all."""
-    path = Path(path)
-    content = read_json(path) if path.suffix == ".json" else None
-    whole = isinstance(content, dict) and is_karpathy(top := Entry(content, path))
-    return {image_number(each.name) for each in (of_karpathy(top) if whole else images_in(path, "test"))}
+    """Ids of the images that a caption file is there to evaluate on: where it holds several splits, of val and test."""
+    return {image_number(each.name) for each in images_in(path, "val", "test")}
 
 
 def image_files(path: str | Path) -> dict[int, str]:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from lit_blip2.contents import DataError, shown
 from lit_blip2.data.annotations.entries import Entry, listed_entries
 from lit_blip2.data.annotations.ids import Name, image_number, last_digits
+from lit_blip2.data.annotations.splits import of_splits
 from lit_blip2.data.annotations.unread import what_it_is
 from lit_blip2.evaluation.pope import TYPE as POPE
 
@@ -39,8 +40,9 @@ class Asked(NamedTuple):
     server: str = "vqa"
 
 
-def asked_in(content: Any, path: str | Path, files: Mapping[int, str]) -> Asked:
-    """The questions of a file by itself. files: image id -> file, where they are known.
+def asked_in(content: Any, path: str | Path, files: Mapping[int, str], split: str) -> Asked:
+    """The questions of a file by itself. files: image id -> file, where they are known. split: train, val or test, of
+    a file whose rows name several.
 
     Raises DataError that names the file, and what it is, where it holds no questions.
     """
@@ -48,15 +50,16 @@ def asked_in(content: Any, path: str | Path, files: Mapping[int, str]) -> Asked:
         raise Entry({}, path).error(f"must be an object or a list of them, and is {shown(content)}")
     if isinstance(content, dict) and {"image", "text", "label"} <= content.keys():
         content = [content]  # of JSON lines, one
-    rows = listed_entries(content, path) if isinstance(content, list) else []
+    rows = of_splits(listed_entries(content, path), [split]) if isinstance(content, list) else []
     keys = set().union(*(row.values for row in rows))
     known = what_it_is(content)
     if isinstance(content, dict) and any(isinstance(row, dict) and "imageId" in row for row in content.values()):
-        return Asked([_gqa(number, row) for number, row in Entry(content, path).items()], "gqa")
+        listed = of_splits([row for _, row in Entry(content, path).items()], [split])
+        return Asked([_gqa(row) for row in listed], "gqa")
     if isinstance(content, dict) and isinstance(content.get("questions"), list):
-        return Asked(_unanswered_vqa(Entry(content, path), files))
+        return Asked(_unanswered_vqa(Entry(content, path), files, split))
     if isinstance(content, dict) and _asks(content.get("data")):
-        return Asked([_textvqa(row) for row in Entry(content, path).entries("data")])
+        return Asked([_textvqa(row) for row in of_splits(Entry(content, path).entries("data"), [split], "set_name")])
     if "qas" in keys:
         return Asked([_visual_genome(row, files) for image in rows for row in image.entries("qas")])
     if {"image", "text", "label"} <= keys:
@@ -94,9 +97,9 @@ def _asks(rows: Any) -> bool:
     return isinstance(rows, list) and any(isinstance(row, dict) and "question" in row for row in rows)
 
 
-def _gqa(number: str, row: Entry) -> Question:
+def _gqa(row: Entry) -> Question:
     """Its test and submission questions have neither answers nor types."""
-    image = row.text("imageId")
+    number, image = row.place[-1], row.text("imageId")
     if not re.fullmatch(r"[0-9]{1,18}", number) or not re.fullmatch(r"n?[0-9]{1,10}", image):
         raise row.error(f"question {number!r} of image {image!r}: both must be numbers, the image's perhaps after an n")
     image_id = int(image.lstrip("n")) + (OTHER_IMAGES if image.startswith("n") else 0)
@@ -104,10 +107,10 @@ def _gqa(number: str, row: Entry) -> Question:
     return Question(number, image_id, f"{image}.jpg", row.text("question").strip(), kind, _one_answer(row))
 
 
-def _unanswered_vqa(top: Entry, files: Mapping[int, str]) -> list[Question]:
+def _unanswered_vqa(top: Entry, files: Mapping[int, str], split: str) -> list[Question]:
     subtype = top.text("data_subtype", default=None)
     made = []
-    for row in top.entries("questions"):
+    for row in of_splits(top.entries("questions"), [split]):
         file = coco_file(row.name("image_id"), files, subtype, row.path)
         made.append(Question(row.name("question_id"), row.image_id(), file, row.text("question").strip(), UNTYPED, []))
     return made

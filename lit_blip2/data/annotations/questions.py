@@ -15,6 +15,7 @@ from lit_blip2.data.annotations.captions import image_files
 from lit_blip2.data.annotations.entries import Entry, read_json
 from lit_blip2.data.annotations.ids import Name, name_of, question_number, written
 from lit_blip2.data.annotations.question_layouts import UNTYPED, Asked, Question, asked_in, coco_file
+from lit_blip2.data.annotations.splits import of_splits
 from lit_blip2.data.annotations.strings import Strings, digest_of
 from lit_blip2.data.annotations.tables import SEPARATORS
 from lit_blip2.data.annotations.unread import refuse_by_name, what_it_is
@@ -85,7 +86,7 @@ def read_questions(
     annotations: str | Path | None = None,
     images: str | Path | None = None,
     files: Mapping[int, str] | None = None,
-    unanswered: bool = False,
+    split: str = "train",
 ) -> Questions:
     """Read questions and their answers: VQAv2's and OK-VQA's two files, or one file of a layout in `question_layouts`.
 
@@ -94,7 +95,7 @@ def read_questions(
     Visual Genome have one answer to a question; their images are ID.jpg (Visual Genome's where `images` is silent), and
     the type of a GQA question is its structural one. POPE's lines are about COCO's images, and all are of type pope.
 
-    unanswered: questions may come without answers, as test splits do.
+    split: train, val or test: selects where rows name several. Questions to test on may come without answers.
 
     Raises FileNotFoundError, or DataError naming the file and the ids for: a question or an answer twice, a
     question without its answer or the other way round, a question without words, two image ids for one question, an
@@ -108,11 +109,11 @@ def read_questions(
     if "multiple choice" in (what := what_it_is(content)):
         raise DataError(f"{questions} is not read: it holds {what}")
     if annotations is None:
-        asked = asked_in(content, questions, files)
+        asked = asked_in(content, questions, files, split)
     else:
-        asked = Asked(_of_two_files(Entry(content, questions), annotations, files))
+        asked = Asked(_of_two_files(Entry(content, questions), annotations, files, split))
     if not any(answer.strip() for row in asked.rows for answer in row.answers):
-        if not unanswered:
+        if split != "test":
             raise DataError(
                 f"{annotations or questions} holds no answers: VQAv2's and OK-VQA's questions need their annotations "
                 "as well, and what a server has the answers of can only be tested on (data.vqa_test)"
@@ -164,20 +165,24 @@ def _table(asked: Asked, path: str | Path, annotations: str | Path) -> Questions
 
 
 @cache
-def question_types(questions: str | Path, annotations: str | Path | None = None) -> frozenset[str]:
-    """The types of the questions that `read_questions` would read; none of those without answers."""
+def question_types(
+    questions: str | Path, annotations: str | Path | None = None, split: str = "train"
+) -> frozenset[str]:
+    """The types of the questions that `read_questions` would read; none of those without answers. Of two files, all
+    that the annotations name: the questions need not be there yet."""
     if annotations is None:
         content = read_json(questions)
         if isinstance(content, dict) and "questions" in content:
             return frozenset()
-        return frozenset(row.type for row in asked_in(content, questions, {}).rows if row.answers)
+        return frozenset(row.type for row in asked_in(content, questions, {}, split).rows if row.answers)
     marks = Entry(read_json(annotations), annotations).entries("annotations")
     return frozenset(mark.text("question_type", null=UNTYPED) for mark in marks)
 
 
-def _of_two_files(top: Entry, annotations: str | Path, files: Mapping[int, str]) -> list[Question]:
+def _of_two_files(top: Entry, annotations: str | Path, files: Mapping[int, str], split: str) -> list[Question]:
     asked = _by_id(top.entries("questions"), top.path)
     marks, subtype = _marks(asked, top.path, annotations), top.text("data_subtype", default=None)
+    asked = _by_id(of_splits(list(asked.values()), [split]), top.path)
     return [
         Question(
             row.name("question_id"),

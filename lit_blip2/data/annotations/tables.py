@@ -44,7 +44,7 @@ def read_table(path: Path) -> list[Entry]:
 
 
 def _checked_names(names: list[str], separator: str, path: Path) -> list[str]:
-    if twice := [name for name, count in Counter(names).items() if name in READ and count > 1]:
+    if twice := [name for name, count in Counter(names).items() if name in {*READ, "split"} and count > 1]:
         raise DataError(f"{path}: two columns are named {twice[0]!r}")
     if len(names) == 1 and (others := [mark for mark in _OTHERS if mark in names[0]]):
         raise DataError(

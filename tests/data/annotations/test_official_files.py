@@ -125,7 +125,7 @@ def test_captions_that_may_be_false_are_refused(tmp_path):
 def test_a_servers_questions_have_no_answers(tmp_path, content, name, file):
     path = write_json(tmp_path / "test.json", content)
     with pytest.warns(UserWarning, match=r"test\.json comes without answers"):
-        read = read_questions(path, unanswered=True)
+        read = read_questions(path, split="test")
     assert (read.written_id(0), read.files[0], read.answers_of(0)) == (name, file, [])
     assert question_types(path) == frozenset()
     with pytest.raises(ValueError, match=r"test\.json holds no answers.*data\.vqa_test"):
@@ -134,9 +134,9 @@ def test_a_servers_questions_have_no_answers(tmp_path, content, name, file):
 
 def test_some_questions_without_an_answer_are_no_servers(tmp_path):
     path = write_json(tmp_path / "q.json", {"1": GQA, "2": GQA_ANSWERED})
-    for unanswered in (False, True):
+    for split in ("train", "test"):
         with pytest.raises(ValueError, match=r"q\.json: numbers of answers differ.*\{0: '1', 1: '2'\}"):
-            read_questions(path, unanswered=unanswered)
+            read_questions(path, split=split)
 
 
 def test_ids_that_are_texts_pair_questions_and_answers(tmp_path):

@@ -139,7 +139,7 @@ def test_annotations_without_an_answer_are_those_of_a_server(tmp_path, answers):
     with pytest.raises(ValueError, match=r"a\.json holds no answers"):
         read_questions(path, marks)
     with pytest.warns(UserWarning, match=r"q\.json comes without answers"):
-        assert read_questions(path, marks, unanswered=True).answers_of(0) == []
+        assert read_questions(path, marks, split="test").answers_of(0) == []
 
 
 @pytest.mark.filterwarnings("ignore:.*comes without answers")
@@ -162,7 +162,7 @@ def test_a_question_without_words_is_refused_in_every_layout(tmp_path, text):
         with pytest.raises(
             ValueError, match=r"q\.json: 1 questions are empty, the first is question (3|v_3\.jpg): leave"
         ):
-            read_questions(path, unanswered=True)
+            read_questions(path, split="test")
     mark = {"question_id": 3, "image_id": 1, "question_type": "is", "answers": [{"answer": "yes"}]}
     marks = write_json(tmp_path / "a.json", {"annotations": [mark]})
     path = write_json(tmp_path / "q.json", {"data_subtype": "val2014", "questions": [coco]})
@@ -206,7 +206,7 @@ def test_a_servers_questions_need_no_answers_to_test_on(tmp_path):
     asked = [{"question_id": 9, "image_id": 4, "question": "Why?"}, {"question_id": 2, "image_id": 4, "question": "A?"}]
     path = write_json(tmp_path / "q.json", {"questions": asked, "data_subtype": "test2015"})
     with pytest.warns(UserWarning, match=r"q\.json comes without answers"):
-        read = read_questions(path, unanswered=True)
+        read = read_questions(path, split="test")
     assert read.question_ids.tolist() == [2, 9] and list(read.types) == ["question"] * 2
     assert read.answers_of(0) == read.answers_of(1) == [] and question_types(path) == frozenset()
     assert read.files[0] == "test2015/COCO_test2015_000000000004.jpg"
