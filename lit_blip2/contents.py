@@ -7,7 +7,7 @@ of them become a DataError, and so does a name that leads out of the folder whic
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import yaml
@@ -153,3 +153,12 @@ def name_inside(name: Any, where: str | Path, way_out: str) -> str:
     if len(name.encode()) > LONGEST_NAME:
         raise DataError(f"{where} names {name[:MOST_SHOWN]!r}..., longer than {LONGEST_NAME} bytes: {way_out}")
     return name
+
+
+def path_inside(path: Any, where: str | Path, way_out: str) -> str:
+    """The path of a file in a folder, or in one below it. where: what names it. Raises DataError for one that leads out
+    of the folder: an absolute one, or one with `..` in it."""
+    parts = PurePosixPath(path).parts if isinstance(path, str) else ()
+    if not parts or parts[0].startswith("/") or ".." in parts or "\0" in path:
+        raise DataError(f"{where} names {path!r}: {way_out}")
+    return path

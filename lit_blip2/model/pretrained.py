@@ -10,6 +10,7 @@ from torch import nn
 
 from lit_blip2.contents import read_object
 from lit_blip2.model.random_weights import same_each_time
+from lit_blip2.model.side_files import check_names, other_configs
 from lit_blip2.terminal import one_line
 from lit_blip2.trust import check_fetches_nothing
 
@@ -49,10 +50,12 @@ def _decoded(fields: dict) -> Any:
 def read_tokenizer(folder: Path) -> Any:
     """Hugging Face's tokenizer of a folder; nothing in it is run.
 
-    Raises ValueError for one that is damaged, or has no tokens: transformers makes such a one where there is none.
+    Raises ValueError for one that is damaged, has no tokens (transformers makes such a one where there is none), or lies
+    elsewhere.
     """
     from transformers import AutoTokenizer
 
+    check_names(folder)
     if cut := _cut_pieces(folder):
         raise ValueError(f"{cut} is cut short: what stands at the end of sentencepiece's file is missing. Get it again")
     try:
@@ -232,6 +235,9 @@ def _read(auto: Any, folder: Path, dtype: torch.dtype | str) -> nn.Module:
     transformers would leave them random."""
     from safetensors import SafetensorError
 
+    check_names(folder)
+    for other in other_configs(folder):
+        check_runs_nothing(read_config(folder, other))
     adapter = folder / "adapter_config.json"  # which transformers would put into the model, by peft
     if adapter.is_file() and read_config(folder, adapter.name).get("megatron_config"):
         raise ValueError(f"{adapter} has a megatron_config, whose module peft would import by its name: take it out")

@@ -1,0 +1,55 @@
+"""What the files of a Hugging Face folder name: other files of that folder alone, and no code.
+
+A folder may be anybody's. Its files may be links of the user's, or those of huggingface_hub, whose folder of a revision
+holds links to ../../blobs; a name that is written in a file may not lead out of the folder.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lit_blip2.contents import DataError, path_inside, read_object
+
+CONFIG, CONFIGS = "config.json", "configuration_files"
+INDICES = "*.index.json"  # of weights in shards: {"weight_map": {weight: file}}
+# Files of JSON -> their fields that name files; transformers reads these.
+NAMING = {
+    CONFIG: ("transformers_weights", CONFIGS),
+    "tokenizer_config.json": ("fast_tokenizer_files",),
+}
+WAY_OUT = "a file of this folder is meant; put it there, and name it without its folder"
+
+
+def check_names(folder: Path) -> None:
+    """Raises DataError for the first file outside of the folder that a file in it names."""
+    for file, path in _named(folder):
+        path_inside(path, file, WAY_OUT)
+
+
+def other_configs(folder: Path) -> list[str]:
+    """The files that transformers may read in the place of config.json, by its version."""
+    named = _listed(_fields(folder / CONFIG).get(CONFIGS))
+    return [path for path in named if isinstance(path, str) and (folder / path).is_file()]
+
+
+def _named(folder: Path) -> Iterator[tuple[Path, Any]]:
+    """(file, a path that it names)."""
+    for index in sorted(folder.glob(INDICES)):
+        placed = _fields(index).get("weight_map")
+        paths = dict.fromkeys(map(str, placed.values())) if isinstance(placed, dict) else ()
+        yield from ((index, path) for path in paths)
+    for name, keys in NAMING.items():
+        fields = _fields(folder / name)
+        yield from ((folder / name, path) for key in keys for path in _listed(fields.get(key)))
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [] if value is None else [value]
+
+
+def _fields(file: Path) -> dict[str, Any]:
+    """What a file of JSON holds; empty for one that is not there, or that who reads it for good will refuse."""
+    try:
+        return read_object(file) if file.is_file() else {}
+    except DataError:
+        return {}
