@@ -2,10 +2,15 @@
 
 What Pillow can read is converted: turned as EXIF says, palettes and CMYK to RGB, 12 and 16 bits to 8, of an
 animation the first frame. What is transparent lies over white, as a page shows it; an alpha of one value is dropped.
+
+A file's name says nothing about its format: Pillow goes by the contents. Only formats that it decodes itself are
+opened. It hands others to another program (EPS is a program in PostScript, which Ghostscript runs) or to a library that
+somebody else has registered, or opens whatever lies within them as any format (IPTC).
 """
 
 import re
 from contextlib import suppress
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 
@@ -16,6 +21,12 @@ SIXTEEN = re.compile(r"(?<!BGR);16")  # in Pillow's names of raw modes; BGR;16 h
 # Tags of a TIFF. PHOTOMETRIC is 0 where its lowest value is white; FORMAT is 2 where values have a sign.
 BITS, PHOTOMETRIC, MAX_VALUE, FORMAT = 258, 262, 281, 339
 SIGNED = {8: 127, 16: 32767}  # bits -> the white of values with a sign
+# Pillow's names of pictures that it decodes within this process.
+FORMATS = {
+    "AVIF", "BLP", "BMP", "CUR", "DCX", "DDS", "DIB", "FITS", "FLI", "FTEX", "GBR", "GIF", "ICNS", "ICO", "IM", "IMT",
+    "JPEG", "JPEG2000", "MCIDAS", "MSP", "PCD", "PCX", "PIXAR", "PNG", "PPM", "PSD", "QOI", "SGI", "SPIDER", "SUN",
+    "TGA", "TIFF", "WEBP", "XBM", "XPM", "XVTHUMB",
+}  # fmt: skip
 MOST_PIXELS = 89_478_485  # Pillow's own limit for what may be a decompression bomb: 256 MiB as RGB
 
 
@@ -42,12 +53,34 @@ def read_file(path: str | Path) -> bytes:
         raise UnreadableImageError(path, "cannot be opened", error) from error
 
 
+def open_image(data: bytes) -> Image.Image:
+    """Pillow's image of a file's contents, not decoded yet. Raises what Pillow does, UnidentifiedImageError for a
+    format that is not among FORMATS."""
+    return Image.open(BytesIO(data), formats=_opened_formats())
+
+
+@cache
+def _opened_formats() -> tuple[str, ...]:
+    """Those of FORMATS that this Pillow has, in the order in which it tries them."""
+    Image.preinit()
+    Image.init()
+    return tuple(name for name in Image.ID if name in FORMATS)
+
+
+def _other_format(data: bytes) -> str:
+    """Pillow's name of a format that it knows by its first bytes and that is not opened; else an empty string."""
+    others = (name for name in Image.ID if name not in FORMATS)
+    accepting = ((name, Image.OPEN[name][1]) for name in others)
+    return next((name for name, accepts in accepting if accepts is not None and accepts(data[:16]) is True), "")
+
+
 def decode_image(data: bytes, name: str | Path) -> Image.Image:
-    """Decode the contents of a file. Raises UnreadableImageError: empty, no image, too large, truncated or damaged."""
+    """Decode the contents of a file. Raises UnreadableImageError: empty, no image, a format that is not
+    opened, too large, truncated or damaged."""
     if not data:
         raise UnreadableImageError(name, "empty")
     try:
-        with Image.open(BytesIO(data)) as image:
+        with open_image(data) as image:
             if image.width * image.height > MOST_PIXELS:
                 size = f"{image.width} x {image.height} pixels, at most {MOST_PIXELS:,} are read"
                 raise UnreadableImageError(name, "too large", size)
@@ -67,6 +100,8 @@ def decode_image(data: bytes, name: str | Path) -> Image.Image:
     except UnreadableImageError:
         raise
     except UnidentifiedImageError as error:
+        if other := _other_format(data):
+            raise UnreadableImageError(name, "format not opened", f"{other}: save it as PNG or JPEG") from error
         raise UnreadableImageError(name, "no image") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise UnreadableImageError(name, "too large", error) from error
@@ -144,7 +179,7 @@ def _from_sixteen(image: Image.Image, data: bytes, name: str | Path, told: int) 
 
 
 def _tiles(data: bytes) -> list:
-    with Image.open(BytesIO(data)) as image:
+    with open_image(data) as image:
         return image.tile
 
 
@@ -153,7 +188,7 @@ def _lower_bytes(data: bytes) -> np.ndarray:
 
     Of grey and alpha the four bytes are read as four channels. Raises what Pillow does for modes that it lacks.
     """
-    with Image.open(BytesIO(data)) as image:
+    with open_image(data) as image:
         tiles = []
         for tile in image.tile:
             mode, *rest = tile.args if isinstance(tile.args, tuple) else (tile.args,)

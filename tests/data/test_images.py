@@ -1,14 +1,17 @@
 """Every kind of image becomes 8-bit RGB, or an error with the reason."""
 
 import io
+import os
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
-from lit_blip2.data.images import UnreadableImageError, decode_image, load_image
+from lit_blip2.data.images import FORMATS, UnreadableImageError, decode_image, load_image
+from lit_blip2.data.shards.packing import ending_of
 
 
 @pytest.mark.parametrize(
@@ -65,6 +68,55 @@ def test_what_is_no_image_says_why(data, reason):
     with pytest.raises(UnreadableImageError, match="cannot read image x.png: " + reason) as error:
         decode_image(data, "x.png")
     assert error.value.reason == reason
+
+
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n"
+IPTC = b"\x1c\x03\x3c\x00\x02\x01\x00" + b"\x1c\x03\x14\x00\x01\x08" + b"\x1c\x03\x1e\x00\x01\x08"
+IPTC += b"\x1c\x03\x78\x00\x05\x00\x00\x00\x00\x01" + b"\x1c\x08\x0a" + struct.pack(">H", len(EPS)) + EPS
+NOT_OPENED = {
+    "EPS": EPS,
+    "EPS with a preview": b"\xc5\xd0\xd3\xc6" + struct.pack("<II", 32, len(EPS)) + bytes(20) + EPS,
+    "IPTC": IPTC,
+    "WMF": b"\xd7\xcd\xc6\x9a\x00\x00" + struct.pack("<hhhhh", 0, 0, 9, 9, 72) + bytes(6) + b"\x01\x00\x09\x00",
+    "HDF5": b"\x89HDF\r\n\x1a\n" + bytes(64),
+}
+
+
+@pytest.mark.parametrize(("name", "data"), NOT_OPENED.items(), ids=NOT_OPENED)
+def test_what_another_program_would_decode_is_not_opened(tmp_path, monkeypatch, name, data):
+    """A stand-in for Ghostscript leaves a file behind when it is started."""
+    ran, program = tmp_path / "ran", tmp_path / "gs"
+    program.write_text(f"#!/bin/sh\ntouch {ran}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr("PIL.EpsImagePlugin.gs_binary", None)  # Pillow remembers whether it has found one
+    (tmp_path / "a.jpg").write_bytes(data)
+    reason = "no image" if name == "IPTC" else "format not opened"
+    with pytest.raises(UnreadableImageError, match=rf"a\.jpg: {reason}") as error:
+        load_image(tmp_path / "a.jpg")
+    assert error.value.reason == reason and (reason == "no image" or name.split()[0] in str(error.value))
+    assert ending_of(data) == "jpg" and not ran.exists()
+
+
+def test_images_are_opened_in_one_place():
+    files = [file for file in Path("lit_blip2").rglob("*.py") if "Image.open(" in file.read_text(encoding="utf-8")]
+    assert files == [Path("lit_blip2/data/images.py")]
+
+
+def test_every_picture_that_pillow_writes_is_still_read():
+    """All of them but those that it writes and cannot read, and those that are not opened."""
+    Image.init()
+    image, read = Image.new("RGB", (32, 32), (200, 200, 200)), set()
+    for name in sorted(FORMATS & Image.SAVE.keys()):
+        written = io.BytesIO()
+        try:
+            image.convert("1" if name in ("MSP", "XBM") else "F" if name == "SPIDER" else "RGB").save(written, name)
+        except (OSError, ValueError):  # an encoder that this Pillow lacks, or another mode
+            continue
+        if name != "SPIDER":  # fractions
+            assert decode_image(written.getvalue(), name).getpixel((3, 3))[0] > 150, name
+        read.add(name)
+    assert read >= {"BMP", "DDS", "GIF", "ICNS", "ICO", "JPEG", "PCX", "PNG", "PPM", "QOI", "SGI", "TGA", "TIFF"}
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png"])

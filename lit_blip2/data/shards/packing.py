@@ -11,7 +11,6 @@ import tarfile
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-from PIL import Image
 from rich.markup import escape
 from rich.progress import track
 
@@ -19,6 +18,7 @@ from lit_blip2.contents import read_object
 from lit_blip2.data.annotations.questions import Questions
 from lit_blip2.data.batches.pairs import FilePairs, ShardPairs, sources_in
 from lit_blip2.data.experiment import read_data
+from lit_blip2.data.images import open_image
 from lit_blip2.data.shards.indexing import IMAGES, index_shards
 from lit_blip2.data.shards.reader import Shards
 from lit_blip2.terminal import printable
@@ -94,7 +94,7 @@ def _write_shard(file: Path, start: int, samples: int) -> None:
 def ending_of(content: bytes) -> str:
     """What the name of an image's file should end with, by its contents; jpg for what readers of tars do not know."""
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with open_image(content) as image:
             ending = image.format.lower()
     except Exception:  # no image, or one too large: it goes in as it is
         return "jpg"
