@@ -25,6 +25,7 @@ from lit_blip2.data.faults import MOST_EXAMPLES
 from lit_blip2.data.images import UnreadableImageError, decode_image, read_file
 from lit_blip2.data.mixture import Mixture
 from lit_blip2.data.module import PairData
+from lit_blip2.data.shards.indexing import several_lines
 
 Tables = dict[str, dict[str, Captions | Questions | Pairs]]
 CHUNK = 64  # samples that a process reads at a time
@@ -52,6 +53,7 @@ class CheckReport:
     digests: list[np.ndarray] = field(default_factory=list)
     sides: list[np.ndarray] = field(default_factory=list)
     words: Counter[int] = field(default_factory=Counter)
+    notes: list[str] = field(default_factory=list)  # what is no fault
 
     def fault(self, source: str, reason: str, example: str, count: int = 1) -> None:
         self.faults[source, reason] += count
@@ -115,6 +117,10 @@ def check_images(
         for line in pairs.shards.shards if isinstance(pairs, ShardPairs) else ():
             for reason, entry in line["left_out"].items():
                 found.fault(pairs.name, f"left out of the index, {reason}", entry["examples"][0], entry["count"])
+    for pairs in pairs_of:
+        lines = pairs.shards.shards if isinstance(pairs, ShardPairs) else ()
+        if several := sum(line.get("several_lines", 0) for line in lines):
+            found.notes.append(f"{pairs.name}: {several_lines(several)}")
     sources = [*map(_once, pairs_of), *evaluated]
     count = sum(map(len, sources))
     chosen = range(count) if sample is None else np.linspace(0, count - 1, min(sample, count)).astype(int).tolist()
@@ -235,6 +241,8 @@ def show(found: CheckReport, count: int, most_words: int) -> None:
             f"{cut:,} have {most_words} words or were cut there",
             soft_wrap=True,
         )
+    for note in found.notes:
+        console.print(note, soft_wrap=True)
     console.print(f"looked at {found.samples.total():,} of {count:,} images")
     for (source, reason), number in found.faults.most_common():
         console.print(f"[red]{source}, {reason}: {number:,}[/]")

@@ -51,6 +51,17 @@ def bad(tmp_path):
     return config
 
 
+def test_texts_of_several_lines_are_told_and_are_no_fault(tmp_path, capsys):
+    texts = {"a": b"a cow\ntwo cows", "b": b"one"}
+    write_tar(tmp_path / "web" / "0.tar", {key: {"jpg": jpeg(3), "txt": text} for key, text in texts.items()})
+    index_shards(tmp_path / "web", workers=1)
+    web = {"class_path": "lit_blip2.data.laion.LAION", "init_args": {"root": str(tmp_path), "shards": "web"}}
+    (tmp_path / "web.yaml").write_text(yaml.safe_dump({"data": web}))
+    assert main(["check", "--config", str(tmp_path / "web.yaml"), "--workers", "1"]) == 0
+    said = capsys.readouterr().out
+    assert "captions: 3" in said and "web: 1 texts have several lines, and each line is read as a caption" in said
+
+
 def test_every_planted_fault_is_found_and_nothing_else(bad, capsys):
     assert main(["check", "--config", str(bad), "--workers", "2"]) == 1
     said, error = capsys.readouterr()

@@ -1,12 +1,14 @@
 """`python -m lit_blip2 data index DIR`: an index of tar shards, made once and in parallel, gone on with if interrupted.
 
 A sample is the members of a shard that share a key, their name up to its first dot. It needs one image and a caption
-that is not empty: from `.json`, a dict with "caption" or a list (CapFilt), else from `.txt`. What lacks one, or holds
-two of which one would have to be guessed, is left out, counted by reason with examples, and said.
+that is not empty: from `.json`, a dict with "caption" or a list (CapFilt), else from `.txt`, a caption on each line.
+What lacks one, or holds two of which one would have to be guessed, is left out, counted by reason with examples, and
+said.
 """
 
 import json
 import os
+import re
 import tarfile
 import zlib
 from collections import Counter
@@ -28,13 +30,15 @@ from lit_blip2.whole_files import alone
 
 IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
 MOST_EXAMPLES = 5
+_LINE_END = re.compile(r"\r\n?|\n")  # and no other: U+2028 may stand in a caption
 
 
 @dataclass
 class Listed:
     """What a shard holds: of each sample its image's place and the CRC-32 of the header before it, and its captions.
     left_out: reason -> count, examples.
-    lost: samples among what was left out; the rest are captions that are empty beside others."""
+    lost: samples among what was left out; the rest are captions that are empty beside others. several_lines: samples
+    whose text has several lines, each a caption."""
 
     name: str
     bytes: int
@@ -43,6 +47,7 @@ class Listed:
     captions: list[list[str]] = field(default_factory=list)
     left_out: dict[str, dict] = field(default_factory=dict)
     lost: int = 0
+    several_lines: int = 0
 
     def leave_out(self, reason: str, example: str, count: int = 1, samples: int | None = None) -> None:
         """Count it, as so many samples: by default as `count` says."""
@@ -169,7 +174,14 @@ def summary(lines: list[dict]) -> str:
     text += [
         f"  left out, {reason}: {each['count']:,} ({', '.join(each['examples'])})" for reason, each in reasons.items()
     ]
+    if several := sum(line.get("several_lines", 0) for line in lines):
+        text.append(f"  {several_lines(several)}")
     return "\n".join(text)
+
+
+def several_lines(count: int) -> str:
+    """Says how many texts have several lines."""
+    return f"{count:,} texts have several lines, and each line is read as a caption"
 
 
 def _split(name: str) -> tuple[str, str]:
@@ -192,7 +204,7 @@ def _add(listed: Listed, tar: tarfile.TarFile, key: str, members: list[tarfile.T
     if len(images) != 1:
         return listed.leave_out("several images of one name" if images else "no image", example)
     try:
-        texts, other = _captions(tar, of)
+        texts, other, from_text = _captions(tar, of)
     except UnicodeError:
         return listed.leave_out("caption is not UTF-8", example)
     except TypeError:
@@ -206,6 +218,7 @@ def _add(listed: Listed, tar: tarfile.TarFile, key: str, members: list[tarfile.T
         listed.leave_out("caption that is empty beside others", example, empty, samples=0)
     if other:
         listed.leave_out("text file that says something else than the json", example, samples=0)
+    listed.several_lines += from_text and len(kept) > 1
     tar.fileobj.seek(images[0].offset_data - tarfile.BLOCKSIZE)
     listed.headers.append(zlib.crc32(tar.fileobj.read(tarfile.BLOCKSIZE)))
     listed.images.append((images[0].offset_data, images[0].size))
@@ -222,9 +235,10 @@ def _same(tar: tarfile.TarFile, members: list[tarfile.TarInfo]) -> bool:
     )
 
 
-def _captions(tar: tarfile.TarFile, of: dict[str, tarfile.TarInfo]) -> tuple[list[str], bool]:
-    """Those of a sample in their order, empty ones too, and whether its text file says something else than a single one
-    in json (CapFilt's several are there to replace the text). Raises TypeError for one that is no text."""
+def _captions(tar: tarfile.TarFile, of: dict[str, tarfile.TarInfo]) -> tuple[list[str], bool, bool]:
+    """Those of a sample in their order, empty ones too; whether its text file says something else than a single one in
+    json (CapFilt's several are there to replace the text); and whether they are the text's lines. Raises TypeError for
+    one that is no text."""
     texts: list[str] = []
     written = tar.extractfile(of["txt"]).read() if "txt" in of else b""
     if "json" in of:
@@ -235,11 +249,12 @@ def _captions(tar: tarfile.TarFile, of: dict[str, tarfile.TarInfo]) -> tuple[lis
         texts = ["" if each is None else each for each in given]
     if wrong := [text for text in texts if not isinstance(text, str)]:
         raise TypeError(f"{wrong[0]!r} is no text")
-    if not any(map(clean_caption, texts)) and "txt" in of:
-        texts = [written.decode("utf-8-sig")]
+    if from_text := "txt" in of and not any(map(clean_caption, texts)):
+        texts = [line for line in _LINE_END.split(written.decode("utf-8-sig")) if line.strip()]
     "".join(texts).encode()  # half a surrogate pair, which JSON can hold, is no UTF-8
     text = clean_caption(written.decode("utf-8-sig", "replace"))
-    return texts, len(texts) == 1 and text not in ("", clean_caption(texts[0]))
+    other = not from_text and len(texts) == 1 and text not in ("", clean_caption(texts[0]))
+    return texts, other, from_text
 
 
 def _compare(listed: Listed, stats: Path) -> None:
@@ -260,6 +275,7 @@ def _append(part: Path, shard: Listed, known: dict | None) -> dict:
     behind |= {"images.bin": np.array(shard.images, np.int64), "headers.bin": np.array(shard.headers, np.uint32)}
     behind["captions.bin"] = np.frombuffer(b"".join(encoded), np.uint8)
     line = {"name": shard.name, "bytes": shard.bytes, "samples": len(shard.images), "left_out": shard.left_out}
+    line |= {"several_lines": shard.several_lines}
     line |= {"sizes": {}, "crc32": {}}
     for name in ARRAYS:
         before = known["crc32"][name] if known else crc32_of(part / name)

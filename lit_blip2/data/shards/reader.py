@@ -170,7 +170,7 @@ def _checked(line: Entry) -> dict:
     told = {name: line.entry(name, default={}) for name in ("sizes", "crc32")}
     if not all(each.values.keys() <= {*ARRAYS} for each in told.values()):
         raise line.error(f"it tells of files that are none of an index: {WAY_OUT}")
-    numbers = [line.number("bytes"), line.number("samples")]
+    numbers = [line.number("bytes"), line.number("samples"), line.number("several_lines", default=0)]
     numbers += [each.number(name) for each in told.values() for name in each.values]
     for _, left_out in line.entry("left_out").items():
         numbers.append(left_out.number("count"))

@@ -160,6 +160,21 @@ def test_no_image_is_given_another_text_and_no_sample_is_lost_unsaid(tmp_path, m
         assert text not in text_of or raw[begin : begin + size] == own[text_of[text]]
 
 
+def test_each_line_of_a_text_is_a_caption(tmp_path, capsys):
+    """As in tars of COCO or Flickr30k, whose images have five captions in one text."""
+    texts = ["A cow.\r\n\r\ntwo cows \n", "one\u2028line", "a\n . \n", "x\ny"]
+    samples = {f"{i}": {"jpg": jpeg(i), "txt": text.encode()} for i, text in enumerate(texts)}
+    samples["4"] = {"jpg": jpeg(4), "json": b'{"caption": "a\\nb"}', "txt": b"a\nb"}
+    write_tar(tmp_path / "0.tar", samples)
+    index_shards(tmp_path)
+    assert "5 samples in 1 shards" in (said := capsys.readouterr().out) and "2 texts have several lines" in said
+    shards = Shards(LocalFolder(tmp_path), tmp_path / "index")
+    expected = [["a cow", "two cows"], ["one line"], ["a"], ["x", "y"], ["a b"]]
+    assert [shards.captions(sample) for sample in range(5)] == expected
+    left_out = {reason: entry["count"] for reason, entry in shards.shards[0]["left_out"].items()}
+    assert left_out == {"caption that is empty beside others": 1}
+
+
 def test_links_and_sparse_files_are_left_out_and_counted(tmp_path):
     """GNU tar writes the second name of a file as a link."""
     write_tar(tmp_path / "0.tar", {"a": sample(1, "fine"), "c": {"txt": b"c"}})
