@@ -2,6 +2,7 @@
 
 import io
 import logging
+import re
 import subprocess
 import sys
 import warnings
@@ -10,7 +11,7 @@ from argparse import ArgumentParser
 import pytest
 from rich.table import Table
 
-from lit_blip2.console import Console
+from lit_blip2.console import Console, styled
 from lit_blip2.contents import DataError
 from lit_blip2.terminal import first_few, guard, one_line, printable, say
 
@@ -45,6 +46,29 @@ def test_lines_and_tables_are_printable(capsys):
     table.add_row(HOSTILE)
     Console(file=stream, force_terminal=True, color_system=None, width=200).print(table, HOSTILE)
     assert is_clean(stream.getvalue()) and stream.getvalue().count("owned") == 3
+
+
+MARKED = ["[link=http://evil/x]vqa[/link]", "[/bad]", "[bold red]a[/]", ":warning:", "[@click=app.bell]x[/]"]
+
+
+def test_no_text_is_markup():
+    """A metric's name, a run's folder or a title is somebody's: rich would make a link of it, or raise MarkupError."""
+    stream, table = io.StringIO(), Table("head", title=" ".join(MARKED), caption=MARKED[0])
+    table.add_column(MARKED[0])
+    for text in MARKED:
+        table.add_row(text, text)
+    console = Console(file=stream, force_terminal=True, color_system="truecolor", width=400)
+    console.print(table, *MARKED)
+    console.rule(MARKED[0])
+    text = re.sub(r"\x1b\[[0-9;]*m", "", stream.getvalue())
+    assert "\x1b" not in text and all(text.count(each) >= 4 for each in MARKED) and text.count(MARKED[0]) == 7
+
+
+def test_a_styled_text_is_printable():
+    stream = io.StringIO()
+    Console(file=stream, force_terminal=True, color_system="truecolor").print(styled(f"[red]{HOSTILE}", "green"))
+    text = stream.getvalue().removeprefix("\x1b[32m")
+    assert text.startswith("[red]a\\x1b") and text.removesuffix("\x1b[0m\n").count("\x1b") == 0
 
 
 @pytest.fixture

@@ -245,6 +245,6 @@ def show(found: CheckReport, count: int, most_words: int) -> None:
         console.print(note, soft_wrap=True)
     console.print(f"looked at {found.samples.total():,} of {count:,} images")
     for (source, reason), number in found.faults.most_common():
-        console.print(f"[red]{source}, {reason}: {number:,}[/]")
+        console.print(f"{source}, {reason}: {number:,}", style="red")
         for example in found.examples[source, reason]:
-            console.print(f"    {example}", highlight=False, markup=False, soft_wrap=True)
+            console.print(f"    {example}", highlight=False, soft_wrap=True)

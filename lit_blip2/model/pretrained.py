@@ -50,8 +50,8 @@ def _decoded(fields: dict) -> Any:
 def read_tokenizer(folder: Path) -> Any:
     """Hugging Face's tokenizer of a folder; nothing in it is run.
 
-    Raises ValueError for one that is damaged, has no tokens (transformers makes such a one where there is none), or lies
-    elsewhere.
+    Raises ValueError for one that is damaged, lies elsewhere, or has no tokens: transformers makes such a one where
+    there is none.
     """
     from transformers import AutoTokenizer
 

@@ -119,4 +119,4 @@ def retry(plan: Plan, queue: Queue, folder: Folder, console: Console) -> None:
         for step in cells[name].steps:
             folder.failed(step).unlink(missing_ok=True)
     queue.put_again(failed)
-    console.print("\n".join(f"{name}: back in the queue" for name in failed), highlight=False, markup=False)
+    console.print("\n".join(f"{name}: back in the queue" for name in failed), highlight=False)

@@ -6,13 +6,14 @@ from collections.abc import Callable
 
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from lit_blip2.ablation.folder import Folder, read
 from lit_blip2.ablation.run.locks import is_locked
 from lit_blip2.ablation.run.queue import RUNNING, WORDS, Queue
 from lit_blip2.ablation.schema import DONE, FAILED, PRUNED, WAITING, Cell, Done, Plan, Record
 from lit_blip2.ablation.spec.grid import Grid
-from lit_blip2.console import Console
+from lit_blip2.console import Console, styled
 
 REFRESH_SECONDS = 1.0
 MOST_ROWS = 24
@@ -30,7 +31,7 @@ class Progress:
 
     def tell(self, line: str) -> None:
         if not self.console.is_terminal:
-            self.console.print(f"{time.strftime('%H:%M:%S')} {line}", highlight=False, markup=False, soft_wrap=True)
+            self.console.print(f"{time.strftime('%H:%M:%S')} {line}", highlight=False, soft_wrap=True)
 
     def show_until(self, finished: Callable[[], bool]) -> None:
         if not self.console.is_terminal:
@@ -52,23 +53,24 @@ class Progress:
         planned = {cell.name: cell for cell in self.plan.cells}
         for cell in sorted(states, key=lambda cell: ORDER.index(states[cell]))[:MOST_ROWS]:
             style = STYLES.get(states[cell], "default")
-            table.add_row(cell, f"[{style}]{states[cell]}[/]", self._steps(planned.get(cell)))
+            table.add_row(cell, styled(states[cell], style), self._steps(planned.get(cell)))
         if len(states) > MOST_ROWS:
             table.add_row(f"and {len(states) - MOST_ROWS} more", "", "")
         return table
 
-    def _steps(self, cell: Cell | None) -> str:
+    def _steps(self, cell: Cell | None) -> Text:
         """The cell's steps, coloured by how far they are; a search's trials have none that are planned."""
         words = []
         for name in cell.steps if cell else []:
             step = self.plan.steps[name].step
             if self.folder.done(name).exists():
-                words.append(f"[green]{step}[/]")
+                words.append(styled(step, "green"))
             elif self.folder.failed(name).exists():
-                words.append(f"[red]{step}[/]")
+                words.append(styled(step, "red"))
             else:
-                words.append(f"[cyan]{step} ...[/]" if is_locked(self.folder.lock(name)) else f"[dim]{step}[/]")
-        return " ".join(words)
+                running = is_locked(self.folder.lock(name))
+                words.append(styled(f"{step} ...", "cyan") if running else styled(step, "dim"))
+        return Text(" ").join(words)
 
     def time_left(self) -> str:
         """From the mean seconds of the steps that are done, spread over this command's workers."""
@@ -93,9 +95,9 @@ class Progress:
         for cell in failed:
             record = read(self.folder.cell(cell), Record)
             if error := record and record.error:
-                self.console.print(f"{cell} failed in {error.step}: {error.message}", style="red", markup=False)
+                self.console.print(f"{cell} failed in {error.step}: {error.message}", style="red")
                 tail = "\n".join(f"    {line}" for line in error.log_tail[-SHOWN_TAIL:])
-                self.console.print(tail, style="dim", highlight=False, markup=False)
+                self.console.print(tail, style="dim", highlight=False)
         self.console.print(_counts(states))
         self.console.print(f"tensorboard --logdir {self.folder.root / 'tensorboard'}", highlight=False)
         return 1 if failed else 0

@@ -21,14 +21,14 @@ def run(options: argparse.Namespace) -> int:
         )
     console = Console()
     for line in grid.left_out:
-        console.print(f"left out: {line}", highlight=False, markup=False)
+        console.print(f"left out: {line}", highlight=False)
     if options.dry_run:
         console.print(dry_run(grid))
         return 0
     folder = _folder(options.out or Path("sweeps") / grid.name)
     plan, queue, task = begin(grid, folder, options, console)
     for line in plan.left_out[len(grid.left_out) :]:
-        console.print(f"left out: {line}", highlight=False, markup=False)
+        console.print(f"left out: {line}", highlight=False)
     if options.launcher == "slurm":
         from lit_blip2.ablation.run.slurm import submit
 
