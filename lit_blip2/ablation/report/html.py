@@ -11,12 +11,14 @@ from lit_blip2.ablation.report.plots.paper import DARK, LIGHT, Paper
 
 
 def to_html(markdown: str, title: str, plots: Mapping[str, tuple[bytes, bytes]]) -> str:
-    """plots: PNGs on light and on dark paper, by the path that the Markdown shows them under."""
+    """plots: PNGs on light and on dark paper, by the path that the Markdown shows them under. No other picture is shown:
+    in its place stands its text."""
     reader = MarkdownIt("commonmark", {"html": False}).enable("table")
 
     def image(self, tokens, index, options, env) -> str:
         token = tokens[index]
-        return _picture(plots[token.attrs["src"]], token.content)
+        pair = plots.get(token.attrs["src"])
+        return html.escape(token.content) if pair is None else _picture(pair, token.content)
 
     reader.add_render_rule("image", image)
     body = reader.render(markdown)
