@@ -4,9 +4,12 @@ and its last blocks; what it gives as tokens, how it is resized, and whether two
 Legend: B images, N image tokens, H rows of patches or of a feature map, W width.
 """
 
+import re
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +19,16 @@ from torch.overrides import TorchFunctionMode
 from lit_blip2.settings import settings
 from lit_blip2.terminal import one_line
 from lit_blip2.trust import check_fetches_nothing
+
+# What a file may hold beside the encoder: classifiers, what pools, what pretraining alone used, CLIP's other half.
+BESIDE = re.compile(
+    r"(module\.)?((aux_|local_|dino_|ibot_)?heads?|classifier|fc|last_linear|(cls_|fc_)?norm|attn_pool|neck|lm_head|"
+    r"cls_pt_layers|pre_logits|mask_token|masked_embed|decoder\w*|predictor|projectors?|criterion|"
+    r"text\w*|logit_(scale|bias)|transformer|token_embedding|positional_embedding|ln_final|"
+    r"head_\w+|\w+_head|\w*decoder)(\.|$)"
+)
+# Buffers that a network computes by itself, wherever they are.
+COMPUTED = re.compile(r"(relative_position_index|relative_coords_table|attn_mask|k_bias|num_batches_tracked)$")
 
 
 def build(
@@ -37,7 +50,7 @@ def build(
     copies = copies or Copies()
     source = dict(pretrained=True, pretrained_cfg_overlay={"file": str(weights)}) if weights else {}
     try:
-        with torch.device(device or "cpu"), copies:
+        with torch.device(device or "cpu"), copies, copies.noting_names():
             encoder = timm.create_model(name, num_classes=0, **source, **model_args)
     except (RuntimeError, TypeError, IndexError) as error:
         # a name or an argument that timm does not know, weights of other sizes
@@ -54,7 +67,9 @@ def build(
             " last feature map becomes tokens, if it ends in one"
         )
     if weights is not None:
-        _check_read(encoder, copies, f"{weights}, for image encoder {name},")
+        what = f"{weights}, for image encoder {name},"
+        _check_read(encoder, copies, what)
+        _check_place(encoder, copies.without_place, what, model_args)
     return encoder
 
 
@@ -62,8 +77,10 @@ class Copies(TorchFunctionMode):
     """Notes what timm does while it reads a file.
 
     into: the tensors that are copied into, and from which type: the weights that the file holds. timm leaves the others
-    random without a word, for it reads as leniently as a new head needs. grids, patches: (height, width) in the file of
-    the position embeddings and of the patches that it interpolates, empty where they are of the network's size.
+    random without a word, for it reads as leniently as a new head needs. without_place: names of the file's weights
+    that the network has no place for. grids, patches, tables: (height, width) in the file of the position embeddings,
+    of the patches and of the tables of relative positions that it interpolates, empty where they are of the network's
+    size.
     """
 
     def __init__(self) -> None:
@@ -71,12 +88,30 @@ class Copies(TorchFunctionMode):
         self.into: list[tuple[Tensor, torch.dtype]] = []
         self.grids: list[tuple[int, int]] = []
         self.patches: list[tuple[int, int]] = []
+        self.tables: list[tuple[int, int]] = []
+        self.without_place: list[str] = []
+
+    def noting_names(self) -> AbstractContextManager:
+        """While it lasts, `load_state_dict` takes names that have no place, and they are noted: timm only logs them,
+        and refuses a classifier where it does not expect one."""
+        load = nn.Module.load_state_dict
+
+        def noted(module: nn.Module, state: Mapping[str, Tensor], strict: bool = True, assign: bool = False) -> Any:
+            found = load(module, state, strict=False, assign=assign)
+            self.without_place += [name for name in found.unexpected_keys if isinstance(state[name], Tensor)]
+            if strict and found.missing_keys:
+                raise RuntimeError(f"it lacks {found.missing_keys[0]} ({len(found.missing_keys)} such)")
+            return type(found)([], [])  # nothing for timm to log
+
+        return patch.object(nn.Module, "load_state_dict", noted)
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         if function is Tensor.copy_:
             self.into.append((args[0], args[1].dtype))
         elif function is F.interpolate:  # of positions [1, W, H, H]; of patches, by a basis [n, 1, H, W]
             (self.patches if args[0].shape[0] > args[0].shape[1] == 1 else self.grids).append(tuple(args[0].shape[2:]))
+        elif function is torch.bucketize:  # where between the points of a table, per axis
+            self.tables.append((len(args[1]), len(args[1])))
         return function(*args, **(kwargs or {}))
 
 
@@ -95,6 +130,19 @@ def _check_read(encoder: nn.Module, copies: Copies, what: str) -> None:
     for reason, names in problems.items():
         if names:
             raise ValueError(f"{what} {reason} {names[0]} ({len(names)} such): give a file that timm can read for it")
+
+
+def _check_place(encoder: nn.Module, names: list[str], what: str, model_args: Mapping[str, Any]) -> None:
+    """Raises ValueError for weights of a file that this network has no place for, and that its features would depend
+    on: the file is of a network that computes otherwise."""
+    inside = {name for name in names if not BESIDE.match(name) and not COMPUTED.search(name)}
+    if not inside:
+        return
+    first = next(name for name in names if name in inside)
+    raise ValueError(
+        f"{what} holds {first} ({len(inside)} such), for which this network, with model_args={dict(model_args)}, has "
+        "no place: give the name and the model_args of the network that the file was trained as"
+    )
 
 
 def has_blocks(encoder: nn.Module) -> bool:

@@ -215,7 +215,9 @@ class VisionEncoder(nn.Module):
         begun, copies = torch.get_rng_state(), Copies()
         encoder = build(self.name, self.model_args, self.drop_last_blocks, weights=file, copies=copies)
         self._tell_patches(file, copies.patches, encoder)
-        if not copies.grids or not can_resize(encoder) or encoder.patch_embed.img_size is None:
+        ours = can_resize(encoder) and encoder.patch_embed.img_size is not None
+        self._tell_tables(file, copies.tables + ([] if ours else copies.grids))
+        if not copies.grids or not ours:
             return encoder
         asked, (rows, columns) = encoder.patch_embed.img_size, copies.grids[0]
         height, width = (pixels // n for pixels, n in zip(asked, encoder.patch_embed.grid_size))
@@ -232,6 +234,16 @@ class VisionEncoder(nn.Module):
                 f"{file} has patches of {held[0][-1]} pixels, image encoder {self.name} of "
                 f"{encoder.patch_embed.proj.kernel_size[-1]}: timm resamples them; give the name of the network that "
                 "the file was trained as",
+                stacklevel=4,
+            )
+
+    def _tell_tables(self, file: Path, held: list[tuple[int, int]]) -> None:
+        """Warn of positions of another size that `resize` does not know, such as relative ones: timm resamples them."""
+        if held:
+            warnings.warn(
+                f"{file} holds a table of positions of {held[0][0]} x {held[0][1]}, image encoder {self.name} at "
+                f"{self.size} pixels has another size: timm resamples it; give the name and the size that the file was "
+                "trained as",
                 stacklevel=4,
             )
 

@@ -1,6 +1,7 @@
 """The image encoder: second-to-last block, frozen or not."""
 
 import json
+import warnings
 from pathlib import Path
 
 import pytest
@@ -616,3 +617,74 @@ def test_settings_of_a_network_that_was_asked_for_otherwise(weights):
     assert as_asked_here(other, ours) == other
     renamed = theirs | {"vision.name": "vit_small_patch16_224"}
     assert as_asked_here(renamed, ours) == renamed
+
+
+@pytest.mark.parametrize(
+    ("theirs", "words"),
+    [
+        ({"init_values": 0.1}, r"blocks\.0\.ls1\.gamma \(6 such\)"),
+        ({"qk_norm": True}, r"blocks\.0\.attn\.q_norm\.\w+ \(12 such\)"),
+        ({"depth": 4}, r"blocks\.3\.\S+ \(12 such\)"),
+        ({"pre_norm": True, "patch_size": 16}, r"(lacks patch_embed\.proj\.bias|holds norm_pre\.\w+)"),
+        ({"reg_tokens": 4, "no_embed_class": True}, "x.safetensors"),
+    ],
+)
+def test_weights_that_the_network_has_no_place_for_are_refused(tmp_path, theirs, words):
+    """Without them it computes another function."""
+    whole = timm.create_model(NAME, **ARGS | theirs)
+    safetensors.torch.save_file(whole.state_dict(), tmp_path / "x.safetensors")
+    with pytest.raises(ValueError, match=words):
+        loaded(str(tmp_path / "x.safetensors"))
+
+
+def test_a_file_of_dinov2_under_a_name_without_layer_scale_is_refused(tmp_path):
+    sizes = {"img_size": 28, "embed_dim": 24, "depth": 3, "num_heads": 2}
+    whole = timm.create_model("vit_small_patch14_dinov2", **sizes)
+    safetensors.torch.save_file(whole.state_dict() | {"mask_token": torch.zeros(1, 24)}, tmp_path / "x.safetensors")
+    VisionEncoder("vit_small_patch14_dinov2", str(tmp_path / "x.safetensors"), model_args=sizes).load()
+    other = VisionEncoder(NAME, str(tmp_path / "x.safetensors"), model_args=sizes | {"patch_size": 14})
+    with pytest.raises(ValueError, match=r"ls1\.gamma \(6 such\), for which .* has no place: give the name"):
+        other.load()
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        "head.weight", "head_dist.bias", "fc_norm.weight", "head.mlp.0.weight", "decoder_blocks.0.norm1.weight",
+        "decoder_pos_embed", "mask_token", "lm_head.weight", "text.token_embedding.weight", "logit_scale",
+        "transformer.resblocks.0.ln_1.weight", "positional_embedding", "attn_pool.q.weight", "text_projection",
+    ],
+)  # fmt: skip
+def test_what_a_file_holds_beside_its_encoder_is_left_out(weights, tmp_path, beside):
+    """Classifiers, decoders of pretraining and the text half of a CLIP are no part of the features."""
+    state = safetensors.torch.load_file(weights)
+    safetensors.torch.save_file(state | {beside: torch.ones(2)}, tmp_path / "more.safetensors")
+    assert torch.equal(loaded(str(tmp_path / "more.safetensors")).encoder.cls_token, state["cls_token"])
+
+
+def test_a_classifier_is_left_out_where_timm_expects_none(tmp_path):
+    sizes = {"embed_dim": 24, "depth": 2, "num_heads": 2, "img_size": 28}
+    whole = timm.create_model("eva02_tiny_patch14_336", **sizes)
+    safetensors.torch.save_file(whole.state_dict(), tmp_path / "x.safetensors")
+    encoder = VisionEncoder("eva02_tiny_patch14_224", str(tmp_path / "x.safetensors"), model_args=sizes)
+    encoder.load()
+    assert "head.weight" in whole.state_dict() and torch.equal(encoder.encoder.cls_token, whole.cls_token)
+
+
+SWIN = {"embed_dim": 8, "depths": [1, 1, 1, 1], "num_heads": [1, 1, 2, 2]}
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "args", "drop", "table"),
+    [
+        ("beit_base_patch16_384", "beit_base_patch16_224", TINY, 1, "47 x 47"),
+        ("swin_base_patch4_window12_384", "swin_base_patch4_window7_224", SWIN, 0, "23 x 23"),
+    ],
+)
+def test_tables_of_relative_positions_of_another_size_are_told_of(tmp_path, theirs, ours, args, drop, table):
+    file = written(tmp_path, theirs, args)
+    with pytest.warns(UserWarning, match=rf"a table of positions of {table}, image encoder {ours} at 224 pixels has"):
+        VisionEncoder(ours, str(file), model_args=args, drop_last_blocks=drop).load()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        VisionEncoder(theirs, str(file), model_args=args, drop_last_blocks=drop).load()
