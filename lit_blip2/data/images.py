@@ -137,14 +137,14 @@ def _is_one_value(band: Image.Image) -> bool:
 def _white(image: Image.Image, data: bytes) -> tuple[int, int]:
     """The white of a file's kind of values, and the lower one that the file itself tells, or 0.
 
-    A PNG tells it in sBIT, a TIFF in MaxSampleValue, which counts as a limit where it is a power of 2 less 1: else it
-    is the largest value that was found.
+    A PNG tells it in sBIT, where all 16 bits say no more than the file's kind; a TIFF in MaxSampleValue, which counts
+    as a limit where it is a power of 2 less 1: else it is the largest value that was found.
     """
     tags = getattr(image, "tag_v2", {})
     bits, signed = tags.get(BITS, (16,))[0], tags.get(FORMAT, (1,))[0] == 2
     white = SIGNED.get(bits, 65535) if signed else 4095 if bits == 12 else 65535
     if image.format == "PNG" and (sbit := re.search(rb"\0\0\0[\1-\4]sBIT(.)", data[: data.find(b"IDAT")], re.S)):
-        return white, (1 << sbit[1][0]) - 1
+        return white, (1 << sbit[1][0]) - 1 if sbit[1][0] < 16 else 0
     most = tags.get(MAX_VALUE, 0)
     most = max(most) if isinstance(most, tuple) else most
     return white, most if most >= 255 and not most & (most + 1) else 0

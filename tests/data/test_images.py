@@ -426,3 +426,12 @@ def test_a_dark_image_of_eight_bits_is_taken_as_it_is():
     )
     bitmap = b"BM" + struct.pack("<IHHI", 70, 0, 0, 66) + five_six_five + struct.pack("<HH", 0x0841, 0x0841)
     assert decode_image(bitmap, "x.bmp").getpixel((0, 0)) == (8, 8, 8)
+
+
+def test_a_png_that_tells_all_its_bits_tells_no_white():
+    """Values of 12 bits are refused with sBIT = 16 as without it; those that reach white are read."""
+    data = deep_png(rgba(RAMP, 4095)[..., PLANES[0]], 0)
+    with pytest.raises(UnreadableImageError, match="values from 0 to 4095, where 65535 would be white"):
+        decode_image(data[:33] + sbit(16, 0) + data[33:], "x.png")
+    data = deep_png(rgba(RAMP, 65535)[..., PLANES[0]], 0)
+    assert np.asarray(decode_image(data[:33] + sbit(16, 0) + data[33:], "x.png"))[..., 0].max() == 255
