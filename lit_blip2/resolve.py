@@ -25,6 +25,7 @@ from lit_blip2.cli import SuiteCLI, build
 from lit_blip2.data.module import HOW_TO_GET, PairData
 from lit_blip2.evaluation.pope import TYPE as POPE
 from lit_blip2.evaluation.vqa import type_metric
+from lit_blip2.lit.progress import check_intervals
 from lit_blip2.network import NoDraws
 from lit_blip2.refusals import reason
 
@@ -47,6 +48,8 @@ def resolve(cli: ParserOnly, command: str, arguments: list[str], files: bool = T
     try:
         config, built = parse(cli, tuple(arguments))
         built.model.optimization.check(config.trainer.max_steps)
+        if command == "fit":
+            check_intervals(config.trainer)
         missing = missing_files(built.data, command)
         if files and missing:
             raise FileNotFoundError(missing)

@@ -26,3 +26,12 @@ def test_what_may_be_none_stays():
     check_nulls({"class_path": COCO}, "data")
     check_nulls({"a": None, "b": [None, coco(val=None)]}, "data")
     check_nulls(None, "data")
+
+
+@pytest.mark.parametrize("name", ["scoring", "question", "vqa_num_beams", "preset"])
+@pytest.mark.parametrize("stage", ["LitStage2", "LitJoint"])
+def test_arguments_that_a_class_passes_on_to_another_are_looked_at_too(stage, name):
+    system = {"class_path": f"lit_blip2.lit.{stage}", "init_args": {name: None}}
+    with pytest.raises(ValueError, match=rf"^model\.{name} is null, and must have a value: leave it out"):
+        check_nulls(system, "model")
+    check_nulls({"class_path": f"lit_blip2.lit.{stage}", "init_args": {"bert": None, "unknown": None}}, "model")

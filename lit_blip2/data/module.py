@@ -140,6 +140,7 @@ class PairData(L.LightningDataModule):
         _check_arguments(
             sizes | dict(max_caption_words=max_caption_words),
             texts | dict(binding_val=binding_val, binding_test=binding_test),
+            num_workers,
             max_unknown_words,
         )
         # Ranks may hold different numbers of evaluation rows, on tiny sets none.
@@ -462,11 +463,16 @@ class PairData(L.LightningDataModule):
         return trainer
 
 
-def _check_arguments(sizes: Mapping[str, int | None], texts: Mapping[str, str | None], unknown_words: float) -> None:
-    """Raises ValueError for counts below 1, for names of files that are empty, and for a share that is none."""
+def _check_arguments(
+    sizes: Mapping[str, int | None], texts: Mapping[str, str | None], num_workers: int, unknown_words: float
+) -> None:
+    """Raises ValueError for counts that are too small, for names of files that are empty, and for a share that is
+    none."""
     if small := [f"data.{name}={value}" for name, value in sizes.items() if value is not None and value < 1]:
         raise ValueError(f"{', '.join(small)}: each must be at least 1")
     if empty := [f"data.{name}" for name, value in texts.items() if value == ""]:
         raise ValueError(f"{', '.join(empty)}: an empty text names no file; write null where there is none")
+    if num_workers < 0:
+        raise ValueError(f"data.num_workers={num_workers} must be at least 0, where the training process loads batches")
     if not 0 <= unknown_words <= 1:
         raise ValueError(f"data.max_unknown_words={unknown_words} must be a share, from 0 to 1")

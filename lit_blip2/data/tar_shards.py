@@ -38,7 +38,7 @@ class TarShards(PairData):
         **kwargs,
     ):
         super().__init__(root=root, **kwargs)
-        if window is not None and group > 1:
+        if window is not None and group != 1:
             raise ValueError(f"group={group} needs window: null, for a window mixes its samples one by one")
         if is_url(shards) and (index is None or cache is None or window is None):
             raise ValueError(f"shards={shards} needs data.index, data.cache, and a data.window to be downloaded in")

@@ -39,7 +39,7 @@ from lit_blip2.lit.evaluators.tally import Tally
 from lit_blip2.lit.evaluators.unfinished import predictions_made_of
 from lit_blip2.lit.finite import check_finite, gradient_norm
 from lit_blip2.lit.optim import AdamWCosine
-from lit_blip2.lit.progress import check_counts, check_place, check_whole, end_at, stand_at
+from lit_blip2.lit.progress import check_counts, check_intervals, check_place, check_whole, end_at, stand_at
 from lit_blip2.model.plain import naming
 from lit_blip2.network import as_asked_here, kept_settings, random_parts, settings_of_run
 from lit_blip2.paths import run_all
@@ -83,6 +83,8 @@ class LitBLIP2(L.LightningModule):
         """Read frozen weights and tokenizers from disk, and what training starts from. Cached features need no image
         encoder, but must come from the same one. Raises FileNotFoundError with all that is missing, and ValueError
         where nothing would be evaluated."""
+        if stage == "fit":
+            check_intervals(self.trainer)
         limit = f"limit_{'val' if stage == 'validate' else TrainerFn(stage).value}_batches"
         if stage != "fit" and getattr(self.trainer, limit) == 0:
             raise ValueError(f"trainer.{limit}=0: nothing would be evaluated, set it to 1.0 for all batches")

@@ -23,6 +23,10 @@ NO_ROWS = (
 )  # fmt: skip
 # Arguments of a network that say where its files lie (signatures tell those apart) and how it is computed.
 NO_TRAINING = ("name", "weights", "tokenizer", "dtype", "bits", "checkpointing")
+INTERVALS = (
+    "accumulate_grad_batches", "log_every_n_steps", "val_check_interval", "check_val_every_n_epoch",
+    "limit_train_batches", "max_epochs",
+)  # fmt: skip
 RESTORED = ("lr", "betas", "weight_decay", "lr_scale", "layer_decay")  # arguments that an optimiser's state holds
 
 
@@ -30,6 +34,16 @@ def epoch_batches(trainer: L.Trainer) -> int:
     """Micro-batches after which Lightning counts an epoch: those of the whole run, unless they are limited."""
     limit = trainer.limit_train_batches
     return limit if isinstance(limit, int) else int(limit * trainer.max_steps * trainer.accumulate_grad_batches)
+
+
+def check_intervals(trainer: Any) -> None:
+    """Raises ValueError for numbers of a Trainer, or of its settings, by which nothing is trained, or which nothing can
+    come every so many of. None is a default, and a validation may come by the clock: those are not looked at."""
+    given = {name: getattr(trainer, name, None) for name in INTERVALS}
+    numbers = {name: value for name, value in given.items() if isinstance(value, int | float)}
+    numbers = {name: value for name, value in numbers.items() if (name, value) != ("max_epochs", -1)}  # unlimited
+    if small := [f"trainer.{name}={value}" for name, value in numbers.items() if value <= 0]:
+        raise ValueError(f"{', '.join(small)}: training needs numbers above 0; leave one out for its default")
 
 
 def check_counts(trainer: L.Trainer) -> None:

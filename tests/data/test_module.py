@@ -331,3 +331,8 @@ def test_without_an_encoder_images_have_224_pixels(arguments):
     data = COCO(**arguments | {"image_size": None})
     data.setup("fit")
     assert data.image_size == 224
+
+
+def test_a_number_of_workers_below_0_is_refused():
+    with pytest.raises(ValueError, match=r"data\.num_workers=-1 must be at least 0, where the training process loads"):
+        COCO(num_workers=-1)

@@ -2,13 +2,14 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import lightning as L
 import pytest
 
 from lit_blip2.checkpoint import read_checkpoint
 from lit_blip2.lit.module import LitBLIP2
-from lit_blip2.lit.progress import _changed
+from lit_blip2.lit.progress import INTERVALS, _changed, check_intervals
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 PLAIN = ["--model.net.itm=null", "--model.net.itg=null", "--data.binding_val=null"]
@@ -244,3 +245,17 @@ def test_a_requeued_run_goes_on_and_no_other_takes_its_checkpoint(fit, seen, mon
     assert [step for step, *_ in seen] == [2, 3]
     with pytest.raises(ValueError, match=r"hpc_ckpt_1.ckpt lies where a requeued run looks .* of another run: remove"):
         fit("mini_stage1", *where, callbacks(2), "--seed_everything=1", runs=tmp_path / "runs")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [(name, 0) for name in INTERVALS] + [("val_check_interval", -1), ("limit_train_batches", 0.0)],
+)
+def test_numbers_of_a_trainer_by_which_nothing_is_trained_are_refused(name, value):
+    with pytest.raises(ValueError, match=rf"^trainer\.{name}={value}: training needs numbers above 0; leave one out"):
+        check_intervals(SimpleNamespace(**{name: value}))
+
+
+def test_a_trainers_own_numbers_are_taken():
+    check_intervals(L.Trainer(accelerator="cpu", logger=False, max_steps=2, barebones=False))
+    check_intervals(SimpleNamespace(max_epochs=-1, val_check_interval="00:15:00", limit_train_batches=None))

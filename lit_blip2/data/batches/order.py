@@ -22,10 +22,12 @@ class Shuffle:
     """Every epoch a permutation of all samples, for what is quick to read anywhere.
 
     With group = g the blocks of g consecutive samples are permuted and stay whole and in order, so samples 2k and
-    2k + 1 meet in one batch when g = 2. Raises ValueError if `group` does not divide the samples.
+    2k + 1 meet in one batch when g = 2. Raises ValueError if `group` is below 1 or does not divide the samples.
     """
 
     def __init__(self, num_samples: int, group: int = 1):
+        if group < 1:
+            raise ValueError(f"group={group} must be at least 1; 1 mixes samples one by one")
         if num_samples % group:
             raise ValueError(f"group={group} must divide the {num_samples} samples")
         self.num_samples, self.group = num_samples, group

@@ -78,6 +78,10 @@ class Generation:
     ):
         if in_context < 0:
             raise ValueError(f"in_context={in_context} must not be negative")
+        lengths = dict(vqa_max_new_tokens=vqa_max_new_tokens, caption_max_new_tokens=caption_max_new_tokens)
+        counts = lengths | dict(vqa_num_beams=vqa_num_beams, caption_num_beams=caption_num_beams)
+        if small := [f"model.{name}={value}" for name, value in counts.items() if value < 1]:
+            raise ValueError(f"{', '.join(small)}: each must be at least 1; 1 beam takes the likeliest token each time")
         if question.count("{}") != 1:
             raise ValueError(f"question={question!r} must have one {{}}, the place of the question")
         self.net, self.question, self.no_image = net, question, no_image

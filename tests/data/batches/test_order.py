@@ -114,3 +114,9 @@ def test_row_rng_is_keyed_by_all_three():
     draw = {key: row_rng(*key).random() for key in [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)]}
     assert len(set(draw.values())) == 4
     assert draw[0, 1, 0] == row_rng(0, 1, 0).random()
+
+
+@pytest.mark.parametrize("group", [0, -2])
+def test_a_group_of_no_samples_is_refused(group):
+    with pytest.raises(ValueError, match=f"group={group} must be at least 1"):
+        Shuffle(4, group)

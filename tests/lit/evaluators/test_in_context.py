@@ -93,3 +93,10 @@ def test_zero_shot_and_validation_have_none(root):
 def test_a_negative_number_is_refused():
     with pytest.raises(ValueError, match="in_context=-1 must not be negative"):
         LitStage2(Net(), AdamWCosine(), in_context=-1)
+
+
+@pytest.mark.parametrize("part", ["vqa", "caption"])
+@pytest.mark.parametrize("name", ["max_new_tokens", "num_beams"])
+def test_lengths_and_beams_of_0_are_refused(part, name):
+    with pytest.raises(ValueError, match=rf"^model\.{part}_{name}=0: each must be at least 1; 1 beam takes"):
+        LitStage2(Net(), AdamWCosine(), **{f"{part}_{name}": 0})
