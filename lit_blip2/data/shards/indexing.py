@@ -31,6 +31,12 @@ from lit_blip2.whole_files import alone
 IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
 MOST_EXAMPLES = 5
 _LINE_END = re.compile(r"\r\n?|\n")  # and no other: U+2028 may stand in a caption
+# Kinds of members that hold more of the next one's header, which tarfile reads at once, and the most bytes of one.
+LONG_HEADERS = (
+    *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
+    *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
+)
+MOST_HEADER = 1 << 20
 
 
 @dataclass
@@ -121,7 +127,7 @@ def _list(path: Path) -> Listed:
     listed, members_of = Listed(path.name, path.stat().st_size), {}
     damage = _read_headers(path, members_of)
     if members_of:
-        with tarfile.open(path, "r:") as tar:
+        with tarfile.open(path, "r:", tarinfo=Header) as tar:
             for key, members in members_of.items():
                 _add(listed, tar, key, members)
     if damage:
@@ -130,18 +136,33 @@ def _list(path: Path) -> Listed:
     return listed
 
 
+class Header(tarfile.TarInfo):
+    """A member's header. Raises HeaderError for a size that leads back in the shard, or takes too much to read."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes, encoding: str, errors: str) -> "Header":
+        made = super().frombuf(buf, encoding, errors)
+        if made.size < 0 or (made.type in LONG_HEADERS and made.size > MOST_HEADER):
+            raise tarfile.HeaderError(f"a header says that {made.size:,} bytes follow it")
+        return made
+
+
 def _read_headers(path: Path, members_of: dict[str, list[tarfile.TarInfo]]) -> Exception | None:
     """Gather the members of each sample, all but the folders, and return what ended it before the shard's end."""
-    last = None
+    last, size = None, path.stat().st_size
     try:
-        with tarfile.open(path, "r:") as tar:
+        with tarfile.open(path, "r:", tarinfo=Header) as tar:
             while (member := tar.next()) is not None:
                 tar.members = []  # else it keeps all of them
                 if not member.isdir():
                     last = _split(member.name)[0]
                     members_of.setdefault(last, []).append(member)
+                if member.size < 0 or not member.offset_data <= tar.offset <= size:
+                    raise tarfile.ReadError(f"{member.size:,} bytes of {member.name} do not fit into it")
             end = tar.offset
-    except tarfile.TarError as error:
+    except OSError:  # of the disk
+        raise
+    except Exception as error:  # of many kinds: TarError, ValueError, RecursionError
         members_of.pop(last, None)  # it may go on behind the damage
         return error
     try:
