@@ -11,8 +11,8 @@ from lit_blip2.ablation.report.plots.paper import DARK, LIGHT, Paper
 
 
 def to_html(markdown: str, title: str, plots: Mapping[str, tuple[bytes, bytes]]) -> str:
-    """plots: PNGs on light and on dark paper, by the path that the Markdown shows them under. No other picture is shown:
-    in its place stands its text."""
+    """plots: PNGs on light and on dark paper, by the path that the Markdown shows them under. In the place of any other
+    picture stands its text."""
     reader = MarkdownIt("commonmark", {"html": False}).enable("table")
 
     def image(self, tokens, index, options, env) -> str:
