@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lit_blip2.checkpoint import read_safely, unwrapped
 from lit_blip2.contents import DataError, name_inside, read_object, reading
+from lit_blip2.zeros import check_zeros
 
 INDEX = ".index.json"
 WRAPPERS = ("model", "state_dict", "module")  # under which training programs keep the weights
@@ -38,8 +39,14 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     under the names that the model has without them.
 
     Raises FileNotFoundError, or DataError for what is damaged, holds other things than tensors, or differs from its
-    index, and for parts of weights, with the way to join them.
+    index or has lost weights to zeros, and for parts of weights, with the way to join them.
     """
+    state = _read(path)
+    check_zeros(state, path)
+    return state
+
+
+def _read(path: Path) -> dict[str, Tensor]:
     if not path.is_dir():
         return _plain(_read_file(path), path)
     for name in FILES:

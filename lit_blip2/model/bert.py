@@ -10,7 +10,9 @@ from lit_blip2.checkpoint import read_safely
 from lit_blip2.contents import read_object, reading
 from lit_blip2.model.qformer import QFormer
 from lit_blip2.paths import find
+from lit_blip2.zeros import check_zeros
 
+WORDS = "embeddings.word_embeddings.weight"
 WAY_OUT = (
     "Get it (hf download google-bert/bert-base-uncased --local-dir weights/bert-base-uncased) and point --model.bert "
     "to it, or set it to null for a random start."
@@ -28,7 +30,9 @@ def read_bert(folder: str) -> dict[str, Tensor]:
     else:
         state = read_safely(find(Path(path, "pytorch_model.bin"), "BERT", WAY_OUT))
     names = {key: key.removeprefix("bert.").replace("gamma", "weight").replace("beta", "bias") for key in state}
-    return {names[key]: value for key, value in state.items()}
+    state = {names[key]: value for key, value in state.items()}
+    check_zeros(state, f"BERT in {path}", [WORDS])
+    return state
 
 
 @torch.no_grad()
@@ -41,7 +45,7 @@ def load_bert(qformer: QFormer, head: nn.Module | None, folder: str) -> None:
     _check_sizes(qformer, state, folder)
     _copy(qformer.embedding_norm, state, "embeddings.LayerNorm")
     if qformer.word_embeddings is not None:
-        words = state["embeddings.word_embeddings.weight"]
+        words = state[WORDS]
         if qformer.word_embeddings.num_embeddings - len(words) not in (0, 1):
             raise ValueError(
                 f"BERT in {folder} has {len(words)} words, the Q-Former needs vocab_size="

@@ -13,6 +13,7 @@ from lit_blip2.model.random_weights import same_each_time
 from lit_blip2.model.side_files import check_names, other_configs
 from lit_blip2.terminal import one_line
 from lit_blip2.trust import check_fetches_nothing
+from lit_blip2.zeros import check_zeros
 
 PIECES, PIECES_READ = "tokenizer.model", 50  # sentencepiece's file, and how many of its pieces are tried
 # What transformers makes by itself and old files hold: how its name ends, its dimensions, what an import says of it.
@@ -256,6 +257,8 @@ def _read(auto: Any, folder: Path, dtype: torch.dtype | str) -> nn.Module:
         if what != "unexpected":
             raise ValueError(f"{said}: the model cannot be made of this folder alone")
         warnings.warn(f"{said}, left out", stacklevel=2)
+    own, words = dict(model.named_parameters()), model.get_input_embeddings().weight
+    check_zeros(own, f"the language model in {folder}", [name for name, value in own.items() if value is words])
     return model
 
 

@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 from lit_blip2.settings import settings
 from lit_blip2.terminal import one_line
 from lit_blip2.trust import check_fetches_nothing
+from lit_blip2.zeros import check_zeros
 
 # What a file may hold beside the encoder: classifiers, what pools, what pretraining alone used, CLIP's other half.
 BESIDE = re.compile(
@@ -116,8 +117,8 @@ class Copies(TorchFunctionMode):
 
 
 def _check_read(encoder: nn.Module, copies: Copies, what: str) -> None:
-    """Raises ValueError for weights that no file gave, for those that are no numbers, and for whole numbers, as
-    quantised weights are: timm takes them without the scale that belongs to them."""
+    """Raises ValueError for weights that no file gave, for those that are no numbers, or zeros (see zeros.py), and for
+    whole numbers, as quantised weights are: timm takes them without the scale that belongs to them."""
     given = {id(tensor): dtype for tensor, dtype in copies.into}
     running = [each for each in encoder.named_buffers() if each[0].endswith(("running_mean", "running_var"))]
     wanted = [*encoder.named_parameters(), *running]
@@ -130,6 +131,8 @@ def _check_read(encoder: nn.Module, copies: Copies, what: str) -> None:
     for reason, names in problems.items():
         if names:
             raise ValueError(f"{what} {reason} {names[0]} ({len(names)} such): give a file that timm can read for it")
+    own = dict(encoder.named_parameters())
+    check_zeros(own, what.strip(","), [name for name, value in own.items() if value.ndim == 4][:1])  # reads the pixels
 
 
 def _check_place(encoder: nn.Module, names: list[str], what: str, model_args: Mapping[str, Any]) -> None:
