@@ -5,6 +5,7 @@ of them become a DataError, and so does a name that leads out of the folder whic
 """
 
 import json
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -21,6 +22,7 @@ INTEGER = "tag:yaml.org,2002:int"
 LONGEST_NUMBER = 1000  # characters of a whole number of YAML
 LONGEST_NAME = 255  # bytes of a file's name, as file systems have it
 COPY_AGAIN = "get it again"
+_NO_FILES = {stat.S_ISFIFO: "a FIFO", stat.S_ISSOCK: "a socket", stat.S_ISCHR: "a device", stat.S_ISBLK: "a device"}
 _KINDS = {dict: "an object", list: "a list", str: "a text", bool: "true or false", int: "a number", float: "a number"}
 
 
@@ -41,6 +43,7 @@ class DataError(ValueError):
 def reading(file: str | Path, what: str, way_out: str = COPY_AGAIN) -> Iterator[None]:
     """While a library reads a file of some kind: what it raises becomes a DataError, but for a file that is not there
     or may not be opened."""
+    check_regular(file)
     try:
         yield
     except (DataError, FileNotFoundError, PermissionError, IsADirectoryError):
@@ -50,8 +53,21 @@ def reading(file: str | Path, what: str, way_out: str = COPY_AGAIN) -> Iterator[
         raise DataError(f"{file} is damaged or cut, or no {what} ({reason}): {way_out}") from error
 
 
+def check_regular(file: str | Path) -> None:
+    """Raises DataError for a FIFO, a device or a socket in the place of a file: whoever reads one may wait for ever. Of
+    what is not there, or a folder, the one who opens it tells."""
+    try:
+        mode = Path(file).stat().st_mode
+    except (OSError, ValueError):
+        return
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        kind = next((name for is_one, name in _NO_FILES.items() if is_one(mode)), "something else")
+        raise DataError(f"{file} is no regular file but {kind}, which may have no end: put a file in its place")
+
+
 def read_text(file: str | Path) -> str:
-    """A file's text, without a byte order mark. Raises OSError, or DataError for what is not UTF-8."""
+    """A file's text, without a byte order mark. Raises OSError, or DataError for what is no text in UTF-8, or no file."""
+    check_regular(file)
     try:
         return Path(file).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:

@@ -18,7 +18,7 @@ from typing import TypeVar
 from pydantic import BaseModel, ValidationError
 
 from lit_blip2.ablation.schema import STATES, Saved, Validation
-from lit_blip2.contents import DataError
+from lit_blip2.contents import DataError, check_regular
 from lit_blip2.whole_files import written_whole
 
 WAY_OUT = "remove it, and run the sweep again to have it made anew"
@@ -81,6 +81,7 @@ def write(file: Path, saved: Saved) -> None:
 
 def read(file: Path, kind: type[Kind]) -> Kind | None:
     """None if there is no such file. Raises SweepError with everything that is wrong with a damaged one."""
+    check_regular(file)
     try:
         return kind.model_validate_json(file.read_bytes())
     except FileNotFoundError:
@@ -94,6 +95,7 @@ def read_validations(file: Path) -> tuple[list[Validation], list[str]]:
 
     A last line without its end is being written at this moment, or was when its process was killed: it is left out.
     """
+    check_regular(file)
     points, faults = [], []
     lines = file.read_bytes().split(b"\n")[:-1] if file.exists() else []
     for number, line in enumerate(lines, 1):

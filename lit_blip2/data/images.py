@@ -17,6 +17,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from lit_blip2.contents import DataError, check_regular
+
 SIXTEEN = re.compile(r"(?<!BGR);16")  # in Pillow's names of raw modes; BGR;16 has 5 or 6 bits of a colour
 # Tags of a TIFF. PHOTOMETRIC is 0 where its lowest value is white; FORMAT is 2 where values have a sign.
 BITS, PHOTOMETRIC, MAX_VALUE, FORMAT = 258, 262, 281, 339
@@ -46,9 +48,12 @@ def load_image(path: str | Path) -> Image.Image:
 def read_file(path: str | Path) -> bytes:
     """A file's contents. Raises FileNotFoundError, or UnreadableImageError for what is no file or may not be read."""
     try:
+        check_regular(path)
         return Path(path).read_bytes()
     except FileNotFoundError:
         raise
+    except DataError as error:
+        raise UnreadableImageError(path, "no regular file", error) from error
     except OSError as error:
         raise UnreadableImageError(path, "cannot be opened", error) from error
 

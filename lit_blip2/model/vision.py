@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_blip2.checkpoint import read_safely, unwrapped
-from lit_blip2.contents import DataError, reading
+from lit_blip2.contents import DataError, check_regular, reading
 from lit_blip2.model.published import published, vision_card
 from lit_blip2.model.random_weights import RANDOM, same_each_time, tell_random
 from lit_blip2.model.timm_network import (
@@ -111,6 +111,7 @@ class VisionEncoder(nn.Module):
                 return cached
             raise FileNotFoundError(f"weights of image encoder {self.name}: none given. {way_out}.")
         found = find(self.weights, f"weights of image encoder {self.name}", f"{way_out}{OR_PUT_BACK}")
+        check_regular(found)
         if not found.is_dir():
             return found
         if not (found / "model.safetensors").is_file():

@@ -9,7 +9,7 @@ import csv
 from collections import Counter
 from pathlib import Path
 
-from lit_blip2.contents import DataError
+from lit_blip2.contents import DataError, check_regular
 from lit_blip2.data.annotations.entries import Entry
 
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
@@ -25,6 +25,7 @@ def read_table(path: Path) -> list[Entry]:
     than UTF-8.
     """
     separator, rows, line = SEPARATORS[path.suffix], [], 1
+    check_regular(path)
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:  # which a spreadsheet begins with a mark
             lines = csv.reader(file, delimiter=separator, strict=True)

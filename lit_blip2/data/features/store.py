@@ -29,7 +29,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from lit_blip2.contents import DataError, parsed_json, read_object, read_text, reading
+from lit_blip2.contents import DataError, check_regular, parsed_json, read_object, read_text, reading
 from lit_blip2.data.features.marks import Mark, is_other
 from lit_blip2.data.images import UnreadableImageError
 from lit_blip2.links import check_links
@@ -285,6 +285,8 @@ def read_about(folder: Path) -> tuple[dict, Layout]:
     whole = all(type(number) is int and number >= 0 for number in numbers) and min(numbers[2:]) > 0
     if not isinstance(made_by, dict) or layout.dtype not in get_args(CachedDtype) or not whole:
         raise DataError(f"{file} tells no layout of features: {WRITE_AGAIN}")
+    for name in CHECKED:
+        check_regular(folder / name)
     for name, crc32 in about.get("crc32", {}).items():
         if name in CHECKED and zlib.crc32((folder / name).read_bytes()) != crc32:
             raise DataError(f"{folder / name} is damaged, its CRC-32 is another than {file} tells: {WRITE_AGAIN}")

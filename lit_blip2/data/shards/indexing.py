@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from rich.progress import track
 
-from lit_blip2.contents import DataError, once_each, parsed_json
+from lit_blip2.contents import DataError, check_regular, once_each, parsed_json
 from lit_blip2.data.annotations.captions import clean_caption
 from lit_blip2.data.annotations.entries import Entry, read_json
 from lit_blip2.data.shards.folders import LocalFolder, RemoteFolder, is_url, shard_folder
@@ -124,6 +124,7 @@ def list_shard(place: LocalFolder | RemoteFolder, name: str) -> Listed:
 
 
 def _list(path: Path) -> Listed:
+    check_regular(path)
     listed, members_of = Listed(path.name, path.stat().st_size), {}
     damage = _read_headers(path, members_of)
     if members_of:
