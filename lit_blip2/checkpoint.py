@@ -5,7 +5,7 @@ import pickle
 import warnings
 import zipfile
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from lit_blip2.runs import find_checkpoint, is_whole, run_of
 from lit_blip2.settings import LOW_RANK
 from lit_blip2.terminal import first_few
 
+MOST_REPEATED = 1_000_000  # numbers of a tensor beyond those that its file holds
 KINDS = {"state_dict": dict, "settings": dict}  # what a checkpoint holds under which name
 
 
@@ -67,6 +68,7 @@ def read_checkpoint(path: str | Path) -> dict:
         checkpoint = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
         raise DataError(f"{file} cannot be read as a checkpoint: it is damaged, or another kind of file") from error
+    check_held(checkpoint, file)
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise DataError(f"{file} holds no state_dict: it is not a checkpoint of this package")
     if wrong := [name for name, kind in KINDS.items() if not isinstance(checkpoint.get(name), kind | None)]:
@@ -75,6 +77,33 @@ def read_checkpoint(path: str | Path) -> dict:
     if not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()):
         raise DataError(f"{file}: state_dict holds something else than tensors by name: it is damaged")
     return checkpoint
+
+
+def check_held(contents: Any, file: Path) -> None:
+    """Raises DataError for a tensor that is said to be larger than the file's numbers for it, as a stride of 0 makes
+    one. A little of that may be, such as a scale for each of many rows."""
+    for place, value in _tensors(contents):
+        if value.layout is not torch.strided:
+            continue
+        held = value.untyped_storage().nbytes() // value.element_size()
+        if value.numel() > held + MOST_REPEATED:
+            raise DataError(
+                f"{file}: {place} is {tuple(value.shape)}, and the file holds {held:,} numbers for it, which may be "
+                f"repeated to {MOST_REPEATED:,} more: it is damaged, or made to fill the memory"
+            )
+
+
+def _tensors(contents: Any) -> Iterator[tuple[str, Tensor]]:
+    """The tensors in nested containers, which may hold themselves, by their places there."""
+    seen, left = set(), [("", contents)]
+    while left:
+        place, value = left.pop()
+        if isinstance(value, Tensor):
+            yield place, value
+        elif isinstance(value, Mapping | list | tuple) and id(value) not in seen:
+            seen.add(id(value))
+            inner = value.items() if isinstance(value, Mapping) else enumerate(value)
+            left += [(f"{place}.{key}".lstrip("."), each) for key, each in inner]
 
 
 def read_safely(file: Path) -> Any:

@@ -1,10 +1,12 @@
 """What a checkpoint says of its run."""
 
 import pytest
+import torch
 import yaml
 from torch import nn
 
-from lit_blip2.checkpoint import carried, check_statistics, trainable_state
+from lit_blip2.checkpoint import carried, check_statistics, read_checkpoint, trainable_state
+from lit_blip2.contents import DataError
 from lit_blip2.pixels import UNNOTED
 
 
@@ -41,3 +43,16 @@ def test_running_statistics_that_no_checkpoint_would_hold_are_refused():
         check_statistics(bridge)
     check_statistics(nn.ModuleDict({"encoder": bridge["bridge"].eval(), "norm": nn.LayerNorm(4)}))
     check_statistics(nn.BatchNorm1d(4, track_running_stats=False))
+
+
+def test_a_checkpoint_of_more_numbers_than_its_file_is_refused(tmp_path):
+    """A container that holds itself comes to an end, and a tensor that repeats a little is read."""
+    inner: list = [torch.ones(2).expand(100, 2)]
+    held = {"state_dict": {"a": torch.ones(3)}, "settings": {}, "more": {"b": inner}}
+    inner.append(inner)
+    torch.save(held, tmp_path / "a.ckpt")
+    assert read_checkpoint(tmp_path / "a.ckpt")["more"]["b"][0].shape == (100, 2)
+    inner.append(torch.zeros(1).expand(10**12))
+    torch.save(held, tmp_path / "a.ckpt")
+    with pytest.raises(DataError, match=r"a\.ckpt: more\.b\.2 is \(1000000000000,\), and the file holds 1 numbers"):
+        read_checkpoint(tmp_path / "a.ckpt")

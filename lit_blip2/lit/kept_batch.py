@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lit_blip2.checkpoint import read_safely
+from lit_blip2.checkpoint import check_held, read_safely
 from lit_blip2.model.target_text import TargetText
 from lit_blip2.model.text import PackedText
 from lit_blip2.whole_files import written_whole
@@ -32,6 +32,7 @@ def read_kept(file: Path) -> dict[str, Any]:
     contents = read_safely(file)
     if not isinstance(contents, dict) or not {"step", "batches"} <= contents.keys():
         raise ValueError(f"{file} is no kept batch: name a file of {FOLDER}/ in a run's folder")
+    check_held(contents, file)
     return _restored(contents)
 
 

@@ -15,8 +15,10 @@ from torch import Tensor
 from lit_blip2 import lit
 from lit_blip2.checkpoint import carried, read_checkpoint
 from lit_blip2.config import Experiment, class_path
+from lit_blip2.contents import read_text
 from lit_blip2.inference import load_net
 from lit_blip2.keyed import seed_dropout
+from lit_blip2.links import check_inside
 from lit_blip2.lit.module import LitBLIP2
 from lit_blip2.lit.optim import AdamWCosine
 from lit_blip2.network import OWN, build_net
@@ -38,7 +40,8 @@ class Replayed(NamedTuple):
 def module_of(kept: Path, allow: Sequence[str] = ()) -> tuple[LitBLIP2, Experiment, str]:
     """The module of the run that kept a batch, its experiment, and which weights it has, in words.
 
-    Raises FileNotFoundError for a run without config.yaml, ValueError for a module that is not of this package.
+    Raises FileNotFoundError for a run without config.yaml, DataError where that leads out of the run, and ValueError for
+    a module that is not of this package.
     """
     run = run_of(kept.absolute())
     try:
@@ -47,7 +50,8 @@ def module_of(kept: Path, allow: Sequence[str] = ()) -> tuple[LitBLIP2, Experime
         said = f"{file}, which stands at step {contents['global_step']}"
     except FileNotFoundError:
         file, said = run / CONFIG, "drawn anew, as the run has no checkpoint: not those that the step had"
-        contents = {"config": file.read_text(encoding="utf-8")}
+        check_inside(run, [file])
+        contents = {"config": read_text(file)}
     experiment = carried(contents, file, allow)
     if (name := class_path(experiment.settings.get("model"))) not in OWN:
         raise ValueError(f"{file} is a run of {name}: replay knows {', '.join(OWN)}")

@@ -9,10 +9,12 @@ from lightning.pytorch.callbacks import Callback
 
 from lit_blip2.checkpoint import read_checkpoint
 from lit_blip2.commands import replay
+from lit_blip2.contents import DataError
 from lit_blip2.data.batches.training import TrainPairs
 from lit_blip2.lit.callbacks import non_finite
 from lit_blip2.lit.finite import check_finite, not_finite
 from lit_blip2.lit.kept_batch import keep, read_kept
+from lit_blip2.lit.replay import module_of
 from lit_blip2.lit.stage1 import LitStage1
 from lit_blip2.model.target_text import to_decoder
 from lit_blip2.objectives.origin import watched
@@ -193,6 +195,27 @@ def test_what_is_no_kept_batch_is_refused_in_words(tmp_path, contents):
     file.write_bytes(contents) if contents is not None else torch.save({"state_dict": {}}, file)
     with pytest.raises(ValueError, match=r"step_1\.pt (cannot be read|is no kept batch)"):
         read_kept(file)
+
+
+@pytest.mark.parametrize("place", ["row", "image", "found"])
+def test_a_kept_batch_of_more_numbers_than_its_file_is_refused(tmp_path, place):
+    """A stride of 0 lets one number stand for any number of them."""
+    file, many = tmp_path / "step_1.pt", torch.zeros(1, dtype=torch.int64).expand(10**10)
+    batch = {"row": torch.arange(3), "image": torch.ones(3).expand(2, 3)}
+    batch |= {place: many if place == "row" else [many]}
+    torch.save({"step": 1, "batches": [batch]}, file)
+    said = rf"step_1\.pt: batches\.0\.{place}(\.0)? is \(10000000000,\), and the file holds 1 "
+    with pytest.raises(DataError, match=said):
+        read_kept(file)
+
+
+def test_a_configuration_behind_a_link_is_not_replayed(tmp_path):
+    """Of a run without a checkpoint."""
+    (tmp_path / "elsewhere.yaml").write_text("secret: 1\n")
+    (tmp_path / "run/not_finite").mkdir(parents=True)
+    (tmp_path / "run/config.yaml").symlink_to(tmp_path / "elsewhere.yaml")
+    with pytest.raises(DataError, match=r"run/config\.yaml leads out of .*, to .*elsewhere\.yaml, by a link"):
+        module_of(tmp_path / "run/not_finite/step_1.pt")
 
 
 def test_the_first_module_that_is_not_finite_is_found():
