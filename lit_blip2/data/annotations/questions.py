@@ -98,8 +98,9 @@ def read_questions(
     split: train, val or test: selects where rows name several. Questions to test on may come without answers.
 
     Raises FileNotFoundError, or DataError naming the file and the ids for: a question or an answer twice, a
-    question without its answer or the other way round, a question without words, two image ids for one question, an
-    image whose file cannot be named, differing numbers of answers, another layout.
+    question without its answer or the other way round, a question without words, one to evaluate on whose answers are
+    all empty, two image ids for one question, an image whose file cannot be named, differing numbers of answers,
+    another layout.
     """
     refuse_by_name(Path(questions))
     if Path(questions).suffix in SEPARATORS:
@@ -112,15 +113,27 @@ def read_questions(
         asked = asked_in(content, questions, files, split)
     else:
         asked = Asked(_of_two_files(Entry(content, questions), annotations, files, split))
-    if not any(answer.strip() for row in asked.rows for answer in row.answers):
+    return _table(_with_answers(asked, questions, annotations or questions, split), questions, annotations or questions)
+
+
+def _with_answers(asked: Asked, path: str | Path, annotations: str | Path, split: str) -> Asked:
+    """Questions whose answers can be used, or without any, to test on. Of some without an answer training leaves out
+    those, and nothing else can."""
+    silent = [row for row in asked.rows if not any(map(str.strip, row.answers))]
+    if len(silent) == len(asked.rows):
         if split != "test":
             raise DataError(
-                f"{annotations or questions} holds no answers: VQAv2's and OK-VQA's questions need their annotations "
-                "as well, and what a server has the answers of can only be tested on (data.vqa_test)"
+                f"{annotations} holds no answers: VQAv2's and OK-VQA's questions need their annotations as well, and "
+                "what a server has the answers of can only be tested on (data.vqa_test)"
             )
-        warnings.warn(f"{questions} comes without answers: they are generated, not scored", stacklevel=2)
-        asked = asked._replace(rows=[row._replace(answers=[]) for row in asked.rows])
-    return _table(asked, questions, annotations or questions)
+        warnings.warn(f"{path} comes without answers: they are generated, not scored", stacklevel=3)
+        return asked._replace(rows=[row._replace(answers=[]) for row in asked.rows])
+    if split != "train" and (empty := [row.name for row in silent if row.answers]):
+        raise DataError(
+            f"{annotations}: {len(empty)} questions have no answer but empty ones, the first is question {empty[0]!r}:"
+            " leave them out, nothing can be scored there"
+        )
+    return asked
 
 
 class Marks(NamedTuple):

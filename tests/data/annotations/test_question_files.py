@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from lit_blip2.contents import DataError
 from lit_blip2.data.annotations.questions import question_types, read_questions
 from lit_blip2.data.coco import COCO
 from tests.data.annotations.test_captions import write_json
@@ -225,3 +226,38 @@ def test_ok_vqa_has_the_files_of_vqav2(tmp_path):
     read = read_questions(write_json(tmp_path / "q.json", asked), write_json(tmp_path / "a.json", marks))
     assert read.answers_of(0) == ["surf"] * 10 and read.types[0] == "eight"
     assert read.files[0] == "val2014/COCO_val2014_000000000042.jpg"
+
+
+EMPTY_ANSWERS = {
+    "lavis": lambda texts: [
+        {"question_id": k, "question": "q", "image": f"{k}.jpg", "answer": text} for k, text in enumerate(texts)
+    ],
+    "gqa": lambda texts: {str(k): {"imageId": str(k), "question": "q", "answer": text} for k, text in enumerate(texts)},
+    "textvqa": lambda texts: {
+        "data": [{"image_id": k, "question_id": k, "question": "q", "answers": [t, t]} for k, t in enumerate(texts)]
+    },
+}
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+@pytest.mark.parametrize("layout", EMPTY_ANSWERS)
+def test_an_empty_answer_is_none_to_score(tmp_path, layout, split):
+    path = write_json(tmp_path / "q.json", EMPTY_ANSWERS[layout](["a tree", "", " "]))
+    with pytest.raises(
+        DataError, match=r"q\.json: 2 questions have no answer but empty ones, .* question '?1'?: leave"
+    ):
+        read_questions(path, split=split)
+    assert read_questions(path).answered().answers_of(0)[0] == "a tree"  # training leaves the others out
+
+
+def test_annotators_who_all_answer_nothing_are_refused(tmp_path):
+    first, second = vqa_files(tmp_path, [(1, 7), (2, 7)], [(1, 7, 10), (2, 7, 10)], data_subtype="val2014")
+    marks = json.loads(second.read_text())["annotations"]
+    marks[0]["answers"] = [{"answer": ""}] * 9 + [{"answer": "cup"}]  # one of them did
+    write_json(second, {"annotations": marks})
+    assert len(read_questions(first, second, split="val")) == 2
+    for empty in ("", None):
+        marks[0]["answers"] = [{"answer": empty}] * 10
+        write_json(second, {"annotations": marks})
+        with pytest.raises(DataError, match=r"answers\.json: 1 questions have no answer .* question 1: leave"):
+            read_questions(first, second, split="val")
