@@ -63,7 +63,7 @@ class Encoder(Protocol):
 
 class VQAFiles(TypedDict):
     """The two files of one VQAv2 or OK-VQA split; GQA and Visual Genome have their answers with the questions. images:
-    COCO's captions or Visual Genome's image_data.json, which name the images, where nothing else does."""
+    COCO's captions, Karpathy's or Visual Genome's image_data.json, which name the images, where nothing else does."""
 
     questions: str
     annotations: NotRequired[str]

@@ -61,6 +61,11 @@ def images_in(path: str | Path, *splits: str) -> list[Listed]:
     )
 
 
+def karpathys_files(top: Entry) -> dict[int, str]:
+    """image id -> file, of all of Karpathy's splits."""
+    return {image_number(image.name): image.file for image in _of_karpathy(top, tuple(_KARPATHY_SPLITS))}
+
+
 def is_karpathy(top: Entry) -> bool:
     """Whether sentences stand inside the images."""
     return "images" in top and any("sentences" in image for image in top.entries("images"))
@@ -88,8 +93,8 @@ def list_images(images: list[Entry], key: str = "id", name: str = "file_name") -
     in version 1.0 of Visual Genome. DataError names an id that is listed twice."""
     if images and name == "file_name" and not any(name in image for image in images):
         raise images[0].error(
-            "no image has a file_name, as in LAVIS' coco_karpathy_test_gt.json: give coco_karpathy_test.json or"
-            " dataset_coco.json, which hold the same captions and say where images are"
+            "no image has a file_name, as in LAVIS' coco_karpathy_test_gt.json: give coco_karpathy_test.json"
+            " (as captions alone) or dataset_coco.json, which hold the same captions and say where images are"
         )
     files: dict[int, str] = {}
     for image in images:

@@ -10,7 +10,7 @@ from posixpath import normpath
 import numpy as np
 
 from lit_blip2.contents import DataError
-from lit_blip2.data.annotations.caption_layouts import images_in, list_images
+from lit_blip2.data.annotations.caption_layouts import images_in, is_karpathy, karpathys_files, list_images
 from lit_blip2.data.annotations.entries import Entry, listed_entries, read_json
 from lit_blip2.data.annotations.ids import Name, image_number, name_of, written
 from lit_blip2.data.annotations.strings import Strings, digest_of
@@ -158,14 +158,18 @@ def evaluated_ids(path: str | Path) -> set[int]:
 
 
 def image_files(path: str | Path) -> dict[int, str]:
-    """image id -> file, of COCO's captions or Visual Genome's image_data.json. DataError for another layout."""
+    """image id -> file, of COCO's or Karpathy's captions or of Visual Genome's image_data.json. DataError for another
+    layout."""
     content = read_json(path)
     if isinstance(content, dict) and "images" in content:
-        return list_images(Entry(content, path).entries("images"))
+        top = Entry(content, path)
+        return karpathys_files(top) if is_karpathy(top) else list_images(top.entries("images"))
     if isinstance(content, list) and content and any("url" in image for image in listed_entries(content, path)):
         files = list_images(listed_entries(content, path), "image_id", "url")
         return {image_id: vg_file(url) for image_id, url in files.items()}
-    raise DataError(f"{path} names no images: it is neither COCO's captions nor Visual Genome's image_data.json")
+    raise DataError(
+        f"{path} names no images: it is neither COCO's or Karpathy's captions nor Visual Genome's image_data.json"
+    )
 
 
 def vg_file(url: str) -> str:

@@ -40,9 +40,11 @@ class Asked(NamedTuple):
     server: str = "vqa"
 
 
-def asked_in(content: Any, path: str | Path, files: Mapping[int, str], split: str) -> Asked:
+def asked_in(
+    content: Any, path: str | Path, files: Mapping[int, str], split: str, listed: Mapping[int, str] | None = None
+) -> Asked:
     """The questions of a file by itself. files: image id -> file, where they are known. split: train, val or test, of
-    a file whose rows name several.
+    a file whose rows name several. listed: those of `files` that are of Visual Genome's own list, if it is given.
 
     Raises DataError that names the file, and what it is, where it holds no questions.
     """
@@ -61,7 +63,13 @@ def asked_in(content: Any, path: str | Path, files: Mapping[int, str], split: st
     if isinstance(content, dict) and _asks(content.get("data")):
         return Asked([_textvqa(row) for row in of_splits(Entry(content, path).entries("data"), [split], "set_name")])
     if "qas" in keys:
-        return Asked([_visual_genome(row, files) for image in rows for row in image.entries("qas")])
+        return Asked(
+            [
+                _visual_genome(row, files if listed is None else listed, listed is None)
+                for image in rows
+                for row in image.entries("qas")
+            ]
+        )
     if {"image", "text", "label"} <= keys:
         return Asked([_pope(row) for row in rows])
     if {"question", "question_id", "choices"} <= keys:
@@ -122,11 +130,17 @@ def _textvqa(row: Entry) -> Question:
     return Question(row.name("question_id"), row.image_id(), file, row.text("question").strip(), UNTYPED, answers)
 
 
-def _visual_genome(row: Entry, files: Mapping[int, str]) -> Question:
+def _visual_genome(row: Entry, files: Mapping[int, str], unlisted: bool) -> Question:
+    """unlisted: images that `files` lacks are called ID.jpg, as in one folder."""
     text, image_id = row.text("question").strip(), row.image_id()
     kind = next(iter(text.lower().split()), UNTYPED)  # what, where, when, who, why, how
-    file = files.get(image_id, f"{image_id}.jpg")
-    return Question(row.name("qa_id"), image_id, file, text, kind, [row.text("answer").rstrip(".")])
+    if (file := files.get(image_id)) is None and not unlisted:
+        raise row.error(
+            f"image {image_id} is not in the list of images: list it there, or leave out what asks about it"
+        )
+    return Question(
+        row.name("qa_id"), image_id, file or f"{image_id}.jpg", text, kind, [row.text("answer").rstrip(".")]
+    )
 
 
 def _pope(row: Entry) -> Question:
@@ -140,7 +154,7 @@ def _pope(row: Entry) -> Question:
 
 def _aokvqa(row: Entry, files: Mapping[int, str]) -> Question:
     """Images are COCO's of 2017; LAVIS' copy names each. The direct answers count, not the choices."""
-    image_id = row.image_id()
+    image_id = row.image_id() if "image_id" in row or "image" not in row else _image_id(row.file("image"))
     if "image" in row:
         file = row.file("image")
     elif (file := files.get(image_id)) is None:

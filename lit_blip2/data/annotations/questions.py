@@ -90,10 +90,11 @@ def read_questions(
 ) -> Questions:
     """Read questions and their answers: VQAv2's and OK-VQA's two files, or one file of a layout in `question_layouts`.
 
-    VQAv2 names no files: `images` (COCO's captions, or Visual Genome's image_data.json) or `files` (image id -> file
-    name) do, and where they are silent COCO's own naming is used, with the data_subtype of the questions file. GQA and
-    Visual Genome have one answer to a question; their images are ID.jpg (Visual Genome's where `images` is silent), and
-    the type of a GQA question is its structural one. POPE's lines are about COCO's images, and all are of type pope.
+    VQAv2 names no files: `images` (COCO's or Karpathy's captions, or Visual Genome's image_data.json) or `files` (image
+    id -> file name) do, and where they are silent COCO's own naming is used, with the data_subtype of the questions
+    file. GQA and Visual Genome have one answer to a question; their images are ID.jpg (Visual Genome's where there is
+    no `images`), and the type of a GQA question is its structural one. POPE's lines are about COCO's images, and all
+    are of type pope.
 
     split: train, val or test: selects where rows name several. Questions to test on may come without answers.
 
@@ -105,12 +106,13 @@ def read_questions(
     refuse_by_name(Path(questions))
     if Path(questions).suffix in SEPARATORS:
         raise DataError(f"{questions} is not read: questions are read from JSON, not from tables")
-    files = dict(files or {}) | (image_files(images) if images else {})
+    listed = image_files(images) if images else None
+    files = dict(files or {}) | (listed or {})
     content = read_json(questions)
     if "multiple choice" in (what := what_it_is(content)):
         raise DataError(f"{questions} is not read: it holds {what}")
     if annotations is None:
-        asked = asked_in(content, questions, files, split)
+        asked = asked_in(content, questions, files, split, listed)
     else:
         asked = Asked(_of_two_files(Entry(content, questions), annotations, files, split))
     return _table(_with_answers(asked, questions, annotations or questions, split), questions, annotations or questions)

@@ -261,3 +261,37 @@ def test_annotators_who_all_answer_nothing_are_refused(tmp_path):
         write_json(second, {"annotations": marks})
         with pytest.raises(DataError, match=r"answers\.json: 1 questions have no answer .* question 1: leave"):
             read_questions(first, second, split="val")
+
+
+def test_visual_genome_images_are_not_guessed_beside_a_list(tmp_path):
+    """Without a list of images they are ID.jpg; with one, an image that it lacks has no name."""
+    asked = [{"qa_id": k, "image_id": k, "question": "What is it?", "answer": "A cow."} for k in (1, 2)]
+    path = write_json(tmp_path / "qa.json", [{"id": 1, "qas": asked}])
+    listed = [{"image_id": 1, "url": "https://x/VG_100K_2/1.jpg"}]
+    images = write_json(tmp_path / "image_data.json", listed)
+    assert list(read_questions(path).files) == ["1.jpg", "2.jpg"]
+    with pytest.raises(DataError, match=r"qa\.json: entry 2 of qas of entry 1: image 2 is not in the list of images"):
+        read_questions(path, images=images, files={2: "val2014/COCO_val2014_000000000002.jpg"})
+    write_json(images, [*listed, {"image_id": 2, "url": "https://x/VG_100K/2.jpg"}])
+    assert list(read_questions(path, images=images).files) == ["VG_100K_2/1.jpg", "VG_100K/2.jpg"]
+
+
+def test_aokvqa_images_may_be_named_by_their_files_alone(tmp_path):
+    row = {"split": "val", "question_id": "x1", "question": "q", "choices": ["a"], "direct_answers": ["a"]}
+    read = read_questions(write_json(tmp_path / "q.json", [row | {"image": "val2017/000000461751.jpg"}]))
+    assert read.image_ids.tolist() == [461751] and read.files[0] == "val2017/000000461751.jpg"
+    named = row | {"image": "val2017/000000461751.jpg", "image_id": 3}
+    assert read_questions(write_json(tmp_path / "q.json", [named])).image_ids.tolist() == [3]
+    with pytest.raises(DataError, match="image_id is not there"):
+        read_questions(write_json(tmp_path / "q.json", [row]))
+
+
+def test_images_may_be_those_of_karpathy(tmp_path):
+    image = {"filepath": "val2014", "sentences": [{"raw": "a cow"}], "split": "restval"}
+    listed = [image | {"cocoid": 42, "filename": "COCO_val2014_000000000042.jpg"}]
+    images = write_json(tmp_path / "dataset_coco.json", {"images": listed})
+    paths = vqa_files(tmp_path, [(1, 42)], [(1, 42, 10)])
+    assert read_questions(*paths, images=images).files[0] == "val2014/COCO_val2014_000000000042.jpg"
+    write_json(images, {"images": [{"id": 42}], "annotations": []})
+    with pytest.raises(DataError, match=r"no image has a file_name.*or dataset_coco\.json"):
+        read_questions(*paths, images=images)
