@@ -36,6 +36,7 @@ from lit_blip2.signature import signature
 
 # Under which training programs keep weights; the first that is there counts, as in timm.
 WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
+COORDINATES = "relative_coords_table"  # how a name ends
 
 
 class VisionEncoder(nn.Module):
@@ -212,12 +213,14 @@ class VisionEncoder(nn.Module):
     def _read(self, file: Path) -> nn.Module:
         """The network with a file's weights, positions of another size by `resize`: timm interpolates otherwise. Of
         which size they are timm's own reading tells, whatever the file calls them."""
-        _check_safe(file)
+        coordinates = _check_safe(file)
         begun, copies = torch.get_rng_state(), Copies()
         encoder = build(self.name, self.model_args, self.drop_last_blocks, weights=file, copies=copies)
         self._tell_patches(file, copies.patches, encoder)
         ours = can_resize(encoder) and encoder.patch_embed.img_size is not None
-        self._tell_tables(file, copies.tables + ([] if ours else copies.grids))
+        made = {name: tuple(buffer.shape[1:3]) for name, buffer in encoder.named_buffers()}
+        apart = [size for name, size in coordinates.items() if made.get(name, size) != size]
+        self._tell_tables(file, apart + copies.tables + ([] if ours else copies.grids))
         if not copies.grids or not ours:
             return encoder
         asked, (rows, columns) = encoder.patch_embed.img_size, copies.grids[0]
@@ -243,8 +246,8 @@ class VisionEncoder(nn.Module):
         if held:
             warnings.warn(
                 f"{file} holds a table of positions of {held[0][0]} x {held[0][1]}, image encoder {self.name} at "
-                f"{self.size} pixels has another size: timm resamples it; give the name and the size that the file was "
-                "trained as",
+                f"{self.size} pixels has another size: timm resamples it, or computes its own; give the name and the "
+                "size that the file was trained as",
                 stacklevel=4,
             )
 
@@ -356,19 +359,24 @@ def _signature(encoder: nn.Module) -> dict[str, Any]:
     return signature(p for name, p in encoder.named_parameters() if name != "pos_embed")
 
 
-def _check_safe(file: Path) -> None:
+def _check_safe(file: Path) -> dict[str, tuple[int, int]]:
     """Raises DataError for a file that is damaged, or that holds more than tensors: timm itself may run what a pickle
-    asks for. Warns of one that holds several networks."""
+    asks for. Warns of one that holds several networks.
+
+    Returns (height, width) of each table of relative coordinates in it: timm leaves SwinV2's out and makes its own.
+    """
     if file.suffix != ".safetensors":
         state = read_safely(file)
         if not isinstance(state, dict):
             raise DataError(f"{file} holds a {type(state).__name__}, where weights by name are wanted")
-        unwrapped(state, WRAPPERS, file)
-        return
+        state = unwrapped(state, WRAPPERS, file)
+        tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+        return {name: tuple(value.shape[1:3]) for name, value in tensors.items() if name.endswith(COORDINATES)}
     from safetensors import safe_open
 
-    with reading(file, "file of weights"), safe_open(file, "pt"):
-        pass
+    with reading(file, "file of weights"), safe_open(file, "pt") as held:
+        names = [name for name in held.keys() if name.endswith(COORDINATES)]  # noqa: SIM118, it is no mapping
+        return {name: tuple(held.get_slice(name).get_shape()[1:3]) for name in names}
 
 
 def _in_cache(name: str) -> Path | None:

@@ -688,3 +688,19 @@ def test_tables_of_relative_positions_of_another_size_are_told_of(tmp_path, thei
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         VisionEncoder(theirs, str(file), model_args=args, drop_last_blocks=drop).load()
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "pth"])
+def test_swins_second_version_tells_its_window_by_its_coordinates(tmp_path, suffix):
+    """It has no table to resample: by the same weights it computes one for each window."""
+    whole, name = timm.create_model("swinv2_tiny_window16_256", num_classes=0, **SWIN), "swinv2_tiny_window{}_256"
+    state = whole.state_dict() | {key: each for key, each in whole.named_buffers() if key.endswith("coords_table")}
+    file = str(tmp_path / f"x.{suffix}")
+    safetensors.torch.save_file(state, file) if suffix == "safetensors" else torch.save({"model": state}, file)
+    with pytest.warns(
+        UserWarning, match=r"table of positions of 31 x 31, image encoder swinv2_tiny_window8_256 at 256"
+    ):
+        VisionEncoder(name.format(8), file, model_args=SWIN, drop_last_blocks=0).load()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        VisionEncoder(name.format(16), file, model_args=SWIN, drop_last_blocks=0).load()
