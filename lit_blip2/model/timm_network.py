@@ -26,10 +26,13 @@ BESIDE = re.compile(
     r"(module\.)?((aux_|local_|dino_|ibot_)?heads?|classifier|fc|last_linear|(cls_|fc_)?norm|attn_pool|neck|lm_head|"
     r"cls_pt_layers|pre_logits|mask_token|masked_embed|decoder\w*|predictor|projectors?|criterion|"
     r"text\w*|logit_(scale|bias)|transformer|token_embedding|positional_embedding|ln_final|"
-    r"head_\w+|\w+_head|\w*decoder)(\.|$)"
+    r"head_\w+|\w+_head|\w*decoder|aux\d*|AuxLogits|n_averaged)(\.|$)"
 )
-# Buffers that a network computes by itself, wherever they are.
-COMPUTED = re.compile(r"(relative_position_index|relative_coords_table|attn_mask|k_bias|num_batches_tracked)$")
+# Buffers that a network computes by itself, or that a counter of operations has left, wherever they are.
+COMPUTED = re.compile(
+    r"(relative_position_index|relative_coords_table|attention_bias_idxs|attn_mask|k_bias|num_batches_tracked|total_ops|"
+    r"total_params)$"
+)
 
 
 def build(

@@ -653,6 +653,7 @@ def test_a_file_of_dinov2_under_a_name_without_layer_scale_is_refused(tmp_path):
         "head.weight", "head_dist.bias", "fc_norm.weight", "head.mlp.0.weight", "decoder_blocks.0.norm1.weight",
         "decoder_pos_embed", "mask_token", "lm_head.weight", "text.token_embedding.weight", "logit_scale",
         "transformer.resblocks.0.ln_1.weight", "positional_embedding", "attn_pool.q.weight", "text_projection",
+        "AuxLogits.fc.weight", "blocks.0.attn.relative_position_index", "blocks.0.mlp.fc1.total_ops",
     ],
 )  # fmt: skip
 def test_what_a_file_holds_beside_its_encoder_is_left_out(weights, tmp_path, beside):
