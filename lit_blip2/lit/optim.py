@@ -47,6 +47,14 @@ class AdamWCosine:
                 f"lr={lr}, min_lr={min_lr}, warmup_steps={warmup_steps}: lr must be positive, min_lr between 0 and lr, "
                 "warmup_steps not negative"
             )
+        if not all(0 <= beta < 1 for beta in betas):
+            raise ValueError(f"betas={list(betas)}: each must be at least 0 and less than 1")
+        negative = {name: factor for name, factor in (lr_scale or {}).items() if not factor >= 0}
+        if negative or not weight_decay >= 0:
+            raise ValueError(
+                f"weight_decay={weight_decay}, lr_scale={dict(lr_scale or {})}: neither may be negative, which would "
+                "turn a step around"
+            )
         if not 0 < layer_decay <= 1:
             raise ValueError(f"layer_decay={layer_decay} must lie in (0, 1]; 1 is none")
         self.lr, self.min_lr, self.warmup_steps = lr, min_lr, warmup_steps

@@ -142,3 +142,18 @@ def test_a_staircase_is_the_originals():
         AdamWCosine(hold_steps=0)
     with pytest.raises(ValueError, match="hold_steps=9 must not be less than warmup_steps=10"):
         AdamWCosine(warmup_steps=10, hold_steps=9)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"betas": (1.0, 0.98)}, r"betas=\[1\.0, 0\.98\]: each must be at least 0 and less than 1"),
+        ({"betas": (0.9, -0.1)}, r"betas=\[0\.9, -0\.1\]: each must be"),
+        ({"weight_decay": -0.05}, r"weight_decay=-0\.05, lr_scale=\{\}: neither may be negative"),
+        ({"lr_scale": {"net.bridge": -1.0}}, r"lr_scale=\{'net\.bridge': -1\.0\}: neither may be negative"),
+    ],
+)
+def test_numbers_that_no_optimiser_can_use_are_refused(arguments, words):
+    with pytest.raises(ValueError, match=words):
+        AdamWCosine(**arguments)
+    AdamWCosine(betas=(0.0, 0.0), weight_decay=0.0, lr_scale={"net.bridge": 0.0})

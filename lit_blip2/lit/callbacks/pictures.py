@@ -46,6 +46,11 @@ class Pictures(L.Callback):
     """
 
     def __init__(self, samples: int = 8, questions: int = 3):
+        if samples < 1 or questions < 0:
+            raise ValueError(
+                f"Pictures: samples={samples}, questions={questions}: show at least 1 image, and 0 questions or more; "
+                "leave the callback out for no pictures"
+            )
         self.samples, self.questions = samples, questions
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -214,3 +214,10 @@ def test_other_loggers_cost_nothing(stage1, root, tmp_path, monkeypatch):
     monkeypatch.setattr(Pictures, "_figures", lambda *_: pytest.fail("drawn for no one"))
     run = trainer(tmp_path, logger=CSVLogger(tmp_path))
     run.validate(LitStage1(stage1("itc"), AdamWCosine(), rerank=2), data(root), verbose=False)
+
+
+@pytest.mark.parametrize("arguments", [{"samples": 0}, {"samples": -1}, {"questions": -1}])
+def test_pictures_of_nothing_are_refused(arguments):
+    with pytest.raises(ValueError, match=r"^Pictures: samples=.*: show at least 1 image, .* leave the callback out"):
+        Pictures(**arguments)
+    Pictures(samples=1, questions=0)
