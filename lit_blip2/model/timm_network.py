@@ -59,7 +59,7 @@ def build(
     except (RuntimeError, TypeError, IndexError) as error:
         # a name or an argument that timm does not know, weights of other sizes
         source = f" from {weights}" if weights else ""
-        raise ValueError(f"image encoder {name} with model_args={model_args}{source}: {error}") from error
+        raise ValueError(f"image encoder {name} with model_args={model_args}{source}: {one_line(error)}") from error
     if has_blocks(encoder):
         if not 0 <= drop_last_blocks < len(encoder.blocks):
             count = len(encoder.blocks)
