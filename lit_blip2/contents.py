@@ -66,7 +66,7 @@ def check_regular(file: str | Path) -> None:
 
 
 def read_text(file: str | Path) -> str:
-    """A file's text, without a byte order mark. Raises OSError, or DataError for what is no text in UTF-8, or no file."""
+    """A file's text, without a byte order mark. Raises OSError, or DataError for what is no UTF-8 or no file."""
     check_regular(file)
     try:
         return Path(file).read_text(encoding="utf-8-sig")

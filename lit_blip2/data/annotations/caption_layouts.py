@@ -17,7 +17,7 @@ from lit_blip2.contents import DataError, read_text
 from lit_blip2.data.annotations.entries import Entry, listed_entries, read_json, read_lines
 from lit_blip2.data.annotations.ids import Name, image_number, last_digits
 from lit_blip2.data.annotations.splits import of_splits
-from lit_blip2.data.annotations.tables import SEPARATORS, read_table
+from lit_blip2.data.annotations.tables import SEPARATORS, check_no_nulls, read_table
 from lit_blip2.data.annotations.unread import refuse_by_name, what_it_is
 
 _KARPATHY_SPLITS = {"train": ("train", "restval"), "val": ("val",), "test": ("test",)}
@@ -171,6 +171,7 @@ def _of_token(path: Path) -> list[Listed]:
     rows = []
     for number, line in enumerate(read_text(path).split("\n"), 1):
         if line.strip():
+            check_no_nulls([line], path, number)
             name, tab, caption = line.rstrip("\r").partition("\t")
             image, mark, _ = name.rpartition("#")
             row = Entry({"image": image, "caption": caption}, path, ("line", number))

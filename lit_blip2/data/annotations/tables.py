@@ -2,14 +2,17 @@
 
 A cell that holds the separator must stand in quotes. Where it does not, a caption would end at its first comma, so
 every row must have as many cells as the first, but for empty cells at its end and for columns that nobody reads. Nor
-may a cell in quotes hold what looks like rows: its quote is then one of the text, and would swallow them.
+may a cell in quotes hold what looks like rows: its quote is then one of the text, and would swallow them. A file that
+was cut within its last caption cannot be told from one without a last line's end, which many editors write.
 """
 
 import csv
+import os
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
-from lit_blip2.contents import DataError, check_regular
+from lit_blip2.contents import COPY_AGAIN, DataError, check_regular
 from lit_blip2.data.annotations.entries import Entry
 
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
@@ -22,7 +25,7 @@ def read_table(path: Path) -> list[Entry]:
 
     Raises FileNotFoundError, or DataError naming the file and the line for: too many or too few cells in a row, quotes
     that do not close or close in another row, two columns of one name that is read, another separator, another encoding
-    than UTF-8.
+    than UTF-8, NULs, an end within the last row.
     """
     separator, rows, line = SEPARATORS[path.suffix], [], 1
     check_regular(path)
@@ -30,9 +33,11 @@ def read_table(path: Path) -> list[Entry]:
         with path.open(newline="", encoding="utf-8-sig") as file:  # which a spreadsheet begins with a mark
             lines = csv.reader(file, delimiter=separator, strict=True)
             names = _checked_names(next(lines, []), separator, path)
+            check_no_nulls(names, path, line)
             line = lines.line_num + 1
             for cells in lines:
                 if cells:
+                    check_no_nulls(cells, path, line)
                     rows.append(_row(names, cells, separator, path, line))
                 line = lines.line_num + 1
     except UnicodeDecodeError as error:
@@ -41,7 +46,29 @@ def read_table(path: Path) -> list[Entry]:
         raise DataError(
             f"{path}: the row at line {line}: {error}. Write a quote in quotes twice, as in RFC 4180"
         ) from error
+    _check_end(rows, path)
     return rows
+
+
+def check_no_nulls(cells: Iterable[str], path: Path, line: int) -> None:
+    """Raises DataError for a NUL, which no text holds: an interrupted copy leaves them where it has not come to."""
+    if any("\0" in cell for cell in cells):
+        raise DataError(f"{path}: line {line} holds a NUL, as a file does that was copied in part: {COPY_AGAIN}")
+
+
+def _check_end(rows: list[Entry], path: Path) -> None:
+    """Raises DataError for a file that ends within its last row: that one alone lacks cells, and its line's end."""
+    cells = [len(row.values) for row in rows]
+    if len(cells) < 2 or cells[-1] >= (others := min(cells[:-1])):
+        return
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        if file.read(1) in b"\r\n":
+            return
+    line = rows[-1].place[1]
+    raise DataError(
+        f"{path}: line {line} has {cells[-1]} cells, the others {others}, and no end: it is cut: {COPY_AGAIN}"
+    )
 
 
 def _checked_names(names: list[str], separator: str, path: Path) -> list[str]:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from lit_blip2.contents import DataError
 from lit_blip2.data.annotations.captions import read_captions
 from tests.data.annotations.test_captions import table
 
@@ -106,3 +107,38 @@ def test_ids_from_0_on_are_kept_and_an_empty_cell_gives_none(tmp_path):
     (tmp_path / "y.csv").write_text("image,caption,image_id\na.jpg,a,1\nb.jpg,b,\n")
     with pytest.raises(ValueError, match=r"image id 1 stands for both a\.jpg and b\.jpg"):
         read_captions(tmp_path / "y.csv")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("x.csv", "image,caption\na.jpg,a dog\nb.jpg,a re" + "\0" * 20, "line 3 holds a NUL"),
+        ("x.tsv", "image\tcaption\na.jpg\ta dog\n" + "\0" * 20, "line 3 holds a NUL"),
+        ("x.csv", "image,caption,source\na.jpg,a dog,\0\n", "line 2 holds a NUL"),
+        ("x.csv", "image,cap\0", "line 1 holds a NUL"),
+        ("x.token", "a.jpg#0\ta dog\nb.jpg#0\ta re" + "\0" * 20, "line 2 holds a NUL"),
+        ("x.csv", "image,caption,source\na.jpg,a dog,web\nb.jpg,a re", "line 3 has 2 cells, the others 3, and no end"),
+        ("x.tsv", "caption\timage\tsource\na\ta.jpg\tw\nb\tb.j", "line 3 has 2 cells, the others 3, and no end"),
+        ("x.csv", 'image,caption\na.jpg,a dog\nb.jpg,"a re', "the row at line 3: unexpected end of data"),
+        ("x.csv", "image,caption\na.jpg,a dog\nb.j", "line 3 has 1 cells"),
+    ],
+)
+def test_what_was_cut_or_copied_in_part_is_refused(tmp_path, name, content, words):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(DataError, match=rf"{name}: {words}"):
+        read_captions(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("content", "count"),
+    [
+        ("image,caption\na.jpg,a dog\nb.jpg,a cat", 2),  # without a last line's end, as many editors leave it
+        ("image,caption,source\na.jpg,a dog\nb.jpg,a cat", 2),  # a column that is left out everywhere
+        ("image,caption,source\na.jpg,a dog,web\nb.jpg,a cat\n", 2),
+        ("image,caption,source\na.jpg,a dog,web\nb.jpg,a cat,", 2),
+        ("image,caption,source\nb.jpg,a cat", 1),
+    ],
+)
+def test_a_table_without_a_last_lines_end_is_read(tmp_path, content, count):
+    (tmp_path / "x.csv").write_text(content)
+    assert len(read_captions(tmp_path / "x.csv").image_ids) == count
