@@ -129,13 +129,13 @@ class FeatureStore:
         self.views = self.layout.views
         told = self.folder / SIGNATURE
         self.signature: dict[str, Any] | None = read_signature(told) if told.exists() else None
+        self._ids_N, self._keys_N = read_ids(self.folder, self.layout)  # first: they bound the number of shards
         files = [self.folder / shard_name(number) for number in range(self.layout.shards)]
         if missing := [file for file in files if not file.exists()]:
             raise FileNotFoundError(
                 f"{self.folder} holds {len(files) - len(missing)} of {len(files)} shards of features: run the "
                 "`python -m lit_blip2 data features` that began them again, it goes on"
             )
-        self._ids_N, self._keys_N = read_ids(self.folder, self.layout)
         self._shard = lru_cache(MOST_OPEN)(open_shard)
 
     def __reduce__(self):  # a pickled map would carry all features into each spawned worker

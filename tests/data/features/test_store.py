@@ -1,9 +1,12 @@
+import json
 import pickle
+import time
 
 import numpy as np
 import pytest
 import torch
 
+from lit_blip2.contents import DataError
 from lit_blip2.data.features.store import FeatureStore, gathered
 from lit_blip2.data.images import UnreadableImageError
 from lit_blip2.pixels import UNNOTED
@@ -101,3 +104,21 @@ def test_features_that_do_not_say_how_their_images_looked_had_clips(folder):
         ValueError, match=r"mean: stored \[0\.48.*\], expected \[0\.5, 0\.5, 0\.5\]\..*--data\.features=null"
     ):
         store.check({"encoder": "vit", "sizes": [1, 2]} | UNNOTED | {"mean": [0.5, 0.5, 0.5]})
+
+
+@pytest.mark.parametrize(
+    "change", [{"images": 10**15, "shard": 1}, {"images": 10**15}, {"images": 10**15, "tokens": 10**15}]
+)
+def test_more_images_than_the_disk_holds_are_refused_at_once(folder, change):
+    file, began = folder / "features.json", time.process_time()
+    about = json.loads(file.read_text())
+    file.write_text(json.dumps(about | {"layout": about["layout"] | change}))
+    with pytest.raises(DataError, match=r"image_ids\.npy is not of 1000000000000000 images"):
+        FeatureStore(folder)
+    assert time.process_time() - began < 1
+
+
+def test_a_section_that_is_not_complete_says_how_much_of_it_is_there(folder):
+    (folder / "00000.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=r"holds \d of \d shards of features: run the"):
+        FeatureStore(folder)
