@@ -1,5 +1,6 @@
 """The network of an experiment, built without Lightning and without weights; and what of it trains."""
 
+import traceback
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -45,7 +46,7 @@ def network_class(experiment: Experiment) -> type[nn.Module]:
         parser.add_argument("--model", type=type[nn.Module])
         with importing_only(experiment.allow, experiment.source):
             module = parser.parse_object({"model": path}).model
-    except (ArgumentError, ImportError) as error:
+    except (ArgumentError, ImportError, AttributeError) as error:
         raise ValueError(f"{experiment.source}: model.class_path {path!r} cannot be imported: {error}") from error
     for each in module.__mro__:  # a subclass may hand `net` on in its **kwargs
         if "net" in getattr(each.__init__, "__annotations__", {}):
@@ -74,10 +75,18 @@ def build_net(experiment: Experiment) -> nn.Module:
             return parser.instantiate(given).net
     except NotAllowedError:
         raise
-    except (ArgumentError, ValueError) as error:
+    except (ArgumentError, ValueError, TypeError) as error:
+        if isinstance(error, TypeError) and not _of_call(error):
+            raise
         raise ValueError(
             f"{experiment.source}: the settings of the network do not fit: {reason(str(error))}"
         ) from error
+
+
+def _of_call(error: TypeError) -> bool:
+    """Whether the parser's own call of a class failed, as by an argument in dict_kwargs that it does not take."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return frame.f_globals.get("__name__", "").startswith("jsonargparse.")
 
 
 def _check_fetches_nothing(experiment: Experiment, settings: Any) -> None:

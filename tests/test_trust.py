@@ -368,3 +368,29 @@ def test_low_rank_changes_import_no_module_of_megatron(elsewhere):
     with pytest.raises(ValueError, match="megatron_config"):
         add_lora(model, lora)
     assert not Path("ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [
+        ({"model_args": {"norm_layer": "evil.Net"}}, r"image encoder vit\S* with model_args=.*norm_layer.* is unknown"),
+        ({"model_args": {"num_heads": 0}}, r"image encoder vit\S* with model_args=.*: integer .*zero"),
+        ({"dict_kwargs": {"evil": 1}}, r"got an unexpected keyword argument 'evil'"),
+    ],
+)
+def test_arguments_that_no_encoder_takes_are_refused_in_words(place, words):
+    config = settings("mini_stage1")
+    net = Experiment(config, "").net
+    vision = net["vision"] | {"model_args": net["vision"]["model_args"] | place.get("model_args", {})}
+    net["vision"] = {"class_path": "lit_blip2.model.vision.VisionEncoder", "init_args": vision}
+    net["vision"] |= {key: value for key, value in place.items() if key == "dict_kwargs"}
+    with pytest.raises(ValueError, match=r"x\.ckpt: the settings of the network do not fit: .*" + words):
+        sketch(of_checkpoint(config))
+
+
+@pytest.mark.parametrize("name", ["lit_blip2.model.evil", "lit_blip2.lit.Evil"])
+def test_a_module_that_is_not_there_is_refused_in_words(name):
+    config = settings("mini_stage1")
+    config["model"]["class_path"] = name
+    with pytest.raises(ValueError, match=rf"x\.ckpt: model\.class_path '{name}' cannot be imported"):
+        sketch(of_checkpoint(config))

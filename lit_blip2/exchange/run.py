@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from lit_blip2.checkpoint import at_home, check_fits, trainable_state
 from lit_blip2.config import STARTS, Experiment, arguments_of, class_path, read
+from lit_blip2.contents import COPY_AGAIN, DataError, shown
 from lit_blip2.exchange.encoders import GIANT
 from lit_blip2.exchange.files import read_json
 from lit_blip2.exchange.foreign import ForeignModel
@@ -256,9 +257,14 @@ def _copy_tokenizer(source: Path, folder: Path) -> None:
 
 
 def _forget_words(tokenizer: Path, rows: int) -> None:
-    """Leave out words that were added to a tokenizer and have no row, as <image> of our own export."""
+    """Leave out words that were added to a tokenizer and have no row, as <image> of our own export.
+
+    Raises DataError where these are no words.
+    """
     content = read_json(tokenizer) if tokenizer.is_file() else {}
     added = content.get("added_tokens", [])
+    if not isinstance(added, list) or not all(isinstance(w, dict) and isinstance(w.get("id"), int) for w in added):
+        raise DataError.of(tokenizer, f"added_tokens is no list of words with an id: {shown(added)}", COPY_AGAIN)
     kept = [word for word in added if word["id"] < rows]
     if len(kept) < len(added):
         tokenizer.write_text(json.dumps(content | {"added_tokens": kept}, ensure_ascii=False), encoding="utf-8")

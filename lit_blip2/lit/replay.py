@@ -40,8 +40,8 @@ class Replayed(NamedTuple):
 def module_of(kept: Path, allow: Sequence[str] = ()) -> tuple[LitBLIP2, Experiment, str]:
     """The module of the run that kept a batch, its experiment, and which weights it has, in words.
 
-    Raises FileNotFoundError for a run without config.yaml, DataError where that leads out of the run, and ValueError for
-    a module that is not of this package.
+    Raises FileNotFoundError for a run without config.yaml, DataError where that leads out of the run, ValueError for a
+    module that is not of this package.
     """
     run = run_of(kept.absolute())
     try:

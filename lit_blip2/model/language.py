@@ -107,8 +107,8 @@ class LanguageModel(nn.Module):
         self.frozen_dropout, self.dense_act_fn = frozen_dropout, dense_act_fn
         card = published().get(name)
         if card is None:
-            config = read_config(self._folder())
-            card = language_card(build(config)) | {"config": config}
+            config = read_config(folder := self._folder())
+            card = language_card(build(config, source=str(folder / "config.json"))) | {"config": config}
         elif weights not in (None, RANDOM) and Path(weights).expanduser().is_dir():
             self._folder()  # one of another model is refused before anything is made of it
         self.config: dict[str, Any] = card["config"]

@@ -1,8 +1,9 @@
 """A Hugging Face language model from its configuration, or from a folder that must hold all of it."""
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, Literal
 
 import torch
@@ -160,24 +161,39 @@ def tell_no_begin(folder: Path, family: str, tokenizer: Any) -> None:
 
 
 def build(
-    config: dict, weights: Path | None = None, dtype: torch.dtype | str = torch.float32, device: str = "meta"
+    config: dict,
+    weights: Path | None = None,
+    dtype: torch.dtype | str = torch.float32,
+    device: str = "meta",
+    source: str = "the configuration of a language model",
 ) -> nn.Module:
     """The model class that `config` (Hugging Face's fields) asks for: read from disk, or without weights as it is made
-    on `device`. Raises ValueError for one that would run code of its own."""
+    on `device`. source: of the fields, for messages. Raises ValueError for one that would run code of its own, or that
+    transformers cannot make."""
     check_runs_nothing(config)
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
     untied = config.get("tie_word_embeddings") is False
-    config = AutoConfig.for_model(**config)
-    auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    with _usable(source):
+        config = AutoConfig.for_model(**config)
+        auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     if weights is not None:
         return _read(auto, weights, dtype).eval()
-    with torch.device(device):
+    with _usable(source), torch.device(device):
         model = auto.from_config(config, trust_remote_code=False)
         if untied and config.tie_word_embeddings:
             # transformers 5 ties every T5 until it meets a file; Flan-T5 has an output matrix of its own.
             model.set_output_embeddings(nn.Linear(config.hidden_size, config.vocab_size, bias=False))
         return model
+
+
+@contextmanager
+def _usable(source: str) -> Iterator[None]:
+    """While transformers makes a model of fields, which may hold anything: what it raises becomes a ValueError."""
+    try:
+        yield
+    except Exception as error:  # of many kinds
+        raise ValueError(f"{source} cannot be used: {one_line(f'{type(error).__name__} {error}', 500)}") from error
 
 
 def check_runs_nothing(config: dict) -> None:
@@ -234,8 +250,6 @@ def build_random(config: dict, dtype: torch.dtype | str) -> nn.Module:
 def _read(auto: Any, folder: Path, dtype: torch.dtype | str) -> nn.Module:
     """A model from its folder. Raises ValueError for one that is damaged, of other sizes, or without some weights:
     transformers would leave them random."""
-    from safetensors import SafetensorError
-
     check_names(folder)
     for other in other_configs(folder):
         check_runs_nothing(read_config(folder, other))
@@ -246,8 +260,10 @@ def _read(auto: Any, folder: Path, dtype: torch.dtype | str) -> nn.Module:
     how |= dict(ignore_mismatched_sizes=True, output_loading_info=True)
     try:
         model, report = auto.from_pretrained(folder, **how)
-    except (SafetensorError, RuntimeError, UnpicklingError) as error:
-        raise ValueError(f"the language model in {folder} cannot be read: {_pointer(folder) or error}") from error
+    except Exception as error:  # of many kinds, as what is damaged is
+        reason = _pointer(folder) or one_line(f"{type(error).__name__} {error}", 300)
+        more = f". {adapter} asks for an adapter: put its weights there, or take it out" if adapter.is_file() else ""
+        raise ValueError(f"the language model in {folder} cannot be read: {reason}{more}") from error
     for what in ("missing", "mismatched", "unexpected"):
         keys = sorted(str(key[0] if isinstance(key, tuple) else key) for key in report[f"{what}_keys"])
         keys = [key for key in keys if what != "unexpected" or not key.endswith(tuple(OLD_BUFFERS))]

@@ -56,10 +56,11 @@ def build(
     try:
         with torch.device(device or "cpu"), copies, copies.noting_names():
             encoder = timm.create_model(name, num_classes=0, **source, **model_args)
-    except (RuntimeError, TypeError, IndexError) as error:
+    except (RuntimeError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
         # a name or an argument that timm does not know, weights of other sizes
         source = f" from {weights}" if weights else ""
-        raise ValueError(f"image encoder {name} with model_args={model_args}{source}: {one_line(error)}") from error
+        reason = f"{error} is unknown" if isinstance(error, KeyError) else one_line(error)
+        raise ValueError(f"image encoder {name} with model_args={model_args}{source}: {reason}") from error
     if has_blocks(encoder):
         if not 0 <= drop_last_blocks < len(encoder.blocks):
             count = len(encoder.blocks)

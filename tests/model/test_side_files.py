@@ -6,6 +6,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from lit_blip2.contents import DataError
+from lit_blip2.exchange.run import _forget_words
 from lit_blip2.model.language import LanguageModel
 from lit_blip2.model.pretrained import read_tokenizer
 from tests.model.test_language import FAMILIES, word_tokenizer
@@ -79,3 +80,37 @@ def test_links_of_the_user_and_of_the_hubs_cache_are_followed(folder, tmp_path):
     language = LanguageModel(str(folder), dtype="float32")
     language.load()
     assert language.signature is not None and len(language.tokenizer) > 10
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"model_type": ["opt"]},
+        {"activation_function": "evil.Net"},
+        {"dtype": "__import__"},
+        {"dtype": 3},
+        {"hidden_size": "a"},
+        {"num_attention_heads": 0},
+        {"layer_types": 4},
+        {"quantization_config": [1]},
+    ],
+)
+def test_a_field_of_another_type_is_refused_by_its_file(folder, fields):
+    tell(folder / "config.json", **fields)
+    with pytest.raises(ValueError, match=r"sent/config\.json cannot be used: \w+ ") as error:
+        LanguageModel(str(folder), dtype="float32").load()
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("fields", [{"peft_type": "LORA", "r": 4, "target_modules": ["q_proj"]}, {"peft_type": "NONE"}])
+def test_an_adapter_that_cannot_be_read_says_what_to_do(folder, fields):
+    tell(folder / "adapter_config.json", **fields)
+    with pytest.raises(ValueError, match=r"language model in .* cannot be read: .*adapter_config\.json .* take it out"):
+        LanguageModel(str(folder), dtype="float32").load()
+
+
+@pytest.mark.parametrize("added", [3, {"a": 1}, [1], [{"content": "x"}], [{"id": "1"}]])
+def test_added_words_of_another_kind_are_refused_by_their_file(folder, added):
+    tell(folder / "tokenizer.json", added_tokens=added)
+    with pytest.raises(DataError, match=r"sent/tokenizer\.json: added_tokens is no list of words with an id"):
+        _forget_words(folder / "tokenizer.json", 5)
