@@ -7,7 +7,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveraging
+from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder, StochasticWeightAveraging, WeightAveraging
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
@@ -85,6 +85,7 @@ class LitBLIP2(L.LightningModule):
         where nothing would be evaluated."""
         if stage == "fit":
             check_intervals(self.trainer)
+            _check_callbacks(self.trainer.callbacks)
         limit = f"limit_{'val' if stage == 'validate' else TrainerFn(stage).value}_batches"
         if stage != "fit" and getattr(self.trainer, limit) == 0:
             raise ValueError(f"trainer.{limit}=0: nothing would be evaluated, set it to 1.0 for all batches")
@@ -129,16 +130,10 @@ class LitBLIP2(L.LightningModule):
         """Put the Q-Former where training starts from."""
 
     def on_fit_start(self) -> None:
-        """Raises ValueError, or warns, where Lightning's counts do not suit the steps, or its averages or a network's
-        statistics a checkpoint."""
+        """Raises ValueError, or warns, where Lightning's counts do not suit the steps, or a network's statistics a
+        checkpoint."""
         check_counts(self.trainer)
         check_statistics(self.net)
-        for each in self.trainer.callbacks:
-            if isinstance(each, WeightAveraging | StochasticWeightAveraging):
-                raise ValueError(
-                    f"{type(each).__name__} puts averages in the place of weights, and a checkpoint would hold the one "
-                    "as the other: use lit_blip2.lit.callbacks.EMA"
-                )
 
     @property
     def allowed(self) -> list[str]:
@@ -359,3 +354,19 @@ class LitBLIP2(L.LightningModule):
             check_whole(self.trainer, checkpoint, None if self.resumed else self.config)
             self.max_steps = self.trainer.max_steps
             stand_at(self.trainer, checkpoint)
+
+
+def _check_callbacks(callbacks: Iterable[L.Callback]) -> None:
+    """Raises ValueError for those of Lightning's that would not do here what they promise."""
+    for each in callbacks:
+        name = type(each).__name__
+        if isinstance(each, WeightAveraging | StochasticWeightAveraging):
+            raise ValueError(
+                f"{name} puts averages in the place of weights, and a checkpoint would hold the one as the other: use "
+                "lit_blip2.lit.callbacks.EMA"
+            )
+        if isinstance(each, LearningRateFinder | BatchSizeFinder):
+            raise ValueError(
+                f"{name} trains for a trial before step 0, in which a batch is not that of its step. Compare rates by "
+                "the sweep of ablations/search_lr.yaml; find a batch size with `params --memory`"
+            )

@@ -227,6 +227,12 @@ def test_averages_that_a_checkpoint_would_hold_as_weights_are_refused(fit, name)
         fit("mini_stage1", *PLAIN, f"--trainer.callbacks+={{class_path: {name}, {rates}}}")
 
 
+@pytest.mark.parametrize("name", ["LearningRateFinder", "BatchSizeFinder"])
+def test_trials_before_the_first_step_are_refused(fit, name):
+    with pytest.raises(ValueError, match=f"{name} trains for a trial before step 0"):
+        fit("mini_stage1", f"--trainer.callbacks+={name}")
+
+
 def test_a_learning_rate_that_a_resumed_optimiser_would_not_take_is_refused(fit, stage1_run, seen):
     with pytest.raises(ValueError, match=r"other settings, which its optimiser goes on with: lr .*, here 0\.5"):
         fit("mini_stage1", "--model.optimization.lr=0.5", "--trainer.max_steps=6", f"--ckpt_path={stage1_run}")
