@@ -24,6 +24,7 @@ from lit_blip2.paths import free_name
 from lit_blip2.runs import CONFIG, Left, find_checkpoint, run_of
 from lit_blip2.stopping import STATUS
 from lit_blip2.trust import taken_allow
+from lit_blip2.whole_files import write_text
 
 EVALUATIONS = ("validate", "test", "predict")
 TESTED = {"test", "vqa_test", "binding_test"}  # what a data module tests on
@@ -125,11 +126,16 @@ class SuiteCLI(LightningCLI):
 
 
 class SaveConfigOnFit(SaveConfigCallback):
-    """config.yaml in the run's folder, written by fit alone: evaluating a run must not change it."""
+    """config.yaml in the run's folder, written by fit alone: evaluating a run must not change it. A run that goes on
+    writes it again, and a kill in that moment must not leave half of it."""
 
     def setup(self, trainer, pl_module, stage: str) -> None:
-        if stage == "fit":
-            super().setup(trainer, pl_module, stage)
+        if stage != "fit":
+            return
+        folder = trainer.log_dir  # asks all ranks
+        if trainer.is_global_zero:
+            write_text(Path(folder, self.config_filename), self.parser.dump(self.config, skip_none=False))
+        trainer.strategy.barrier()
 
 
 def build(cli: type[SuiteCLI], arguments: list[str] | None = None, run: bool = True) -> SuiteCLI:

@@ -34,7 +34,7 @@ def go_on(config: Namespace, dumped: dict[str, Any], resume: bool) -> Left | Non
     left = newest_of(dumped, folder, config.trainer.max_steps)
     if left is None:
         if resume:
-            rank_zero_info(f"no run of these settings has left a checkpoint in {folder}: a new one begins")
+            rank_zero_info(f"no unfinished run of these settings has left a checkpoint in {folder}: a new one begins")
         return None
     where = f"{left.run}, at step {left.step} of {config.trainer.max_steps}"
     if left.finished:

@@ -101,18 +101,30 @@ class Left(NamedTuple):
 
 def newest_of(config: dict[str, Any], folder: Path, max_steps: int) -> Left | None:
     """The newest run of a resolved config in an experiment's folder that has left a checkpoint, and is not being
-    trained now. Where a run writes is no part of its config."""
+    trained now. Where a run writes is no part of its config. None, too, where that one is finished and a newer one has
+    left nothing: it is to be made anew. Damaged checkpoints are named."""
+    wanted, newer = _placeless(config), False
     runs = [file.parent for file in folder.glob(f"*/{CONFIG}")]
     for run in sorted(runs, key=lambda run: (run / CONFIG).stat().st_mtime_ns, reverse=True):
-        if _config(run / CONFIG) != _placeless(config) or is_held(run):
+        kept = _config(run / CONFIG)
+        if kept not in (None, wanted):
+            continue
+        if is_held(run):
+            newer = newer or kept is not None
             continue
         try:
             file = find_checkpoint(run)
-        except FileNotFoundError:
+        except FileNotFoundError as error:
+            newer = newer or kept is not None
+            if any(run.rglob("*.ckpt")):
+                warnings.warn(str(error), stacklevel=2)
             continue
         contents = _read(file) or {}
+        if kept is None and _config(contents.get("config")) != wanted:  # its file cannot be read
+            continue
         step = contents.get("global_step", 0)
-        return Left(run, file, step, step >= max_steps and contents.get("validated_step", step) == step)
+        finished = step >= max_steps and contents.get("validated_step", step) == step
+        return None if finished and newer else Left(run, file, step, finished)
     return None
 
 

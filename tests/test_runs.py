@@ -9,7 +9,7 @@ import pytest
 import torch
 from filelock import FileLock
 
-from lit_blip2.runs import HELD, find_checkpoint, hold, is_held, run_of
+from lit_blip2.runs import CONFIG, HELD, find_checkpoint, hold, is_held, newest_of, run_of
 
 CLOCK = count(1_700_000_000)
 
@@ -96,3 +96,42 @@ def test_a_run_that_somebody_else_looks_at_is_not_held(run):
     mine = hold(run)
     assert is_held(run)
     mine.release()
+
+
+def made(folder: Path, version: int, step: int | None, cut: bool = False) -> Path:
+    """A run, begun after those before it; without a step it has left no checkpoint."""
+    run = folder / f"version_{version}"
+    run.mkdir(parents=True)
+    (run / CONFIG).write_text("lr: 1\n")
+    os.utime(run / CONFIG, (at := next(CLOCK), at))
+    if step is not None:
+        save(run / "checkpoints/last.ckpt", step, cut=cut)
+    return run
+
+
+def test_a_finished_run_is_not_the_newest_where_a_newer_one_has_left_nothing(tmp_path):
+    finished = made(tmp_path, 0, 6)
+    assert newest_of({"lr": 1}, tmp_path, 6)[::3] == (finished, True)
+    made(tmp_path, 1, None)
+    assert newest_of({"lr": 1}, tmp_path, 6) is None
+    unfinished = made(tmp_path, 2, 4)
+    made(tmp_path, 3, None)
+    assert newest_of({"lr": 1}, tmp_path, 6)[::3] == (unfinished, False)
+    assert newest_of({"lr": 2}, tmp_path, 6) is None
+
+
+def test_a_finished_run_is_not_the_newest_where_a_newer_one_is_damaged_or_being_trained(tmp_path):
+    made(tmp_path, 0, 6)
+    newer = made(tmp_path, 1, 4, cut=True)
+    with pytest.warns(UserWarning, match=r"version_1/checkpoints/last\.ckpt cannot be read, being damaged"):
+        assert newest_of({"lr": 1}, tmp_path, 6) is None
+    save(newer / "checkpoints/last.ckpt", 4)
+    with FileLock(newer / HELD):
+        assert newest_of({"lr": 1}, tmp_path, 6) is None
+    assert newest_of({"lr": 1}, tmp_path, 6).run == newer
+
+
+def test_where_a_run_s_config_cannot_be_read_its_checkpoint_tells_it(tmp_path):
+    run = made(tmp_path, 0, 4)
+    (run / CONFIG).write_text("")
+    assert newest_of({"lr": 1}, tmp_path, 6).run == run and newest_of({"lr": 2}, tmp_path, 6) is None

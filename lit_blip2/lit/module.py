@@ -38,6 +38,7 @@ from lit_blip2.lit.evaluators.representation import Representation
 from lit_blip2.lit.evaluators.tally import Tally
 from lit_blip2.lit.evaluators.unfinished import predictions_made_of
 from lit_blip2.lit.finite import check_finite, gradient_norm
+from lit_blip2.lit.foreign_paths import forget_foreign_paths
 from lit_blip2.lit.optim import AdamWCosine
 from lit_blip2.lit.progress import check_counts, check_intervals, check_place, check_whole, end_at, stand_at
 from lit_blip2.model.plain import naming
@@ -345,6 +346,7 @@ class LitBLIP2(L.LightningModule):
         """Raises ValueError naming every missing, unexpected or misshapen weight, and settings that differ."""
         check_fits(checkpoint["state_dict"], trainable_state(self), "the checkpoint")
         file = Path((self._trainer and self.trainer.ckpt_path) or "checkpoint")
+        forget_foreign_paths(self.trainer.callbacks if self._trainer else [], checkpoint)
         theirs = kept_settings(checkpoint, file, self.allowed)
         goes_on = self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
         self.check_settings(theirs, "the checkpoint", checkpoint["state_dict"], goes_on)

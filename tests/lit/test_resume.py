@@ -10,6 +10,7 @@ import pytest
 from lit_blip2.checkpoint import read_checkpoint
 from lit_blip2.lit.module import LitBLIP2
 from lit_blip2.lit.progress import INTERVALS, _changed, check_intervals
+from lit_blip2.runs import step_of
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 PLAIN = ["--model.net.itm=null", "--model.net.itg=null", "--data.binding_val=null"]
@@ -191,15 +192,15 @@ def test_a_test_of_no_batches_is_refused(fit, stage1_run, own_copy):
         fit("mini_stage1", "--trainer.limit_test_batches=0", f"--ckpt_path={own_copy(stage1_run)}", command="test")
 
 
-def test_a_run_does_not_go_back_in_its_own_folder_behind_a_later_checkpoint(fit, tmp_path):
-    """The later one would be taken for the run's newest."""
+def test_a_run_that_goes_back_in_its_own_folder_sets_later_checkpoints_aside(fit, tmp_path, caplog):
+    """They would be taken for the run's newest."""
     same = ["--model.net.itm=null", "--model.net.itg=null", "--trainer.logger.version=version_0"]
     run = fit("mini_stage1", *same, runs=tmp_path)
-    middle = next((run / "checkpoints").glob("*step=2.ckpt"))
-    with pytest.raises(ValueError, match=r"step=4\.ckpt is of a later step than 2, from which this run goes on"):
-        fit("mini_stage1", *same, f"--ckpt_path={middle}", runs=tmp_path)
-    next((run / "checkpoints").glob("*step=4.ckpt")).unlink()
-    fit("mini_stage1", *same, f"--ckpt_path={middle}", runs=tmp_path)  # last.ckpt is written anew
+    middle, later = (next((run / "checkpoints").glob(f"*step={step}.ckpt")) for step in (2, 4))
+    less = ["--trainer.limit_val_batches=0", "--trainer.max_steps=3"]
+    fit("mini_stage1", *same, *less, f"--ckpt_path={middle}", runs=tmp_path)
+    assert f"{later} is of a later step than 2, where this run goes on: it is now {later}.left" in caplog.text
+    assert step_of(run) == 3 and later.with_name(f"{later.name}.left").exists()
 
 
 def test_a_schedule_that_changes_is_told(fit, stage1_run, seen, caplog):

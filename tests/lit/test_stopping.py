@@ -177,7 +177,7 @@ def test_a_new_run_says_that_an_unfinished_one_is_there_and_a_finished_one_is_no
     assert status == 0 and "the newest run of these settings is finished" in said
     assert len(list((runs / "mini_stage1").iterdir())) == 2
     status, said = finished(world, runs, "--resume", "--data.seed=3")
-    assert status == 0 and "no run of these settings has left a checkpoint" in said
+    assert status == 0 and "no unfinished run of these settings has left a checkpoint" in said
 
 
 @pytest.mark.slow

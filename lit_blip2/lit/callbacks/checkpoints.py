@@ -58,19 +58,24 @@ class Checkpoints(Checkpoint):
             self.signals.listen()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Raises ValueError where the run goes on from an earlier checkpoint than another one in its folder."""
         self.step = trainer.global_step
         self.file = _free(self.folder / "last.ckpt", trainer.ckpt_path)
-        if trainer.ckpt_path and run_of(Path(trainer.ckpt_path).absolute()) == self.folder.parent.absolute():
-            later = [file for file in later_than(self.step, self.folder.parent) if file.name != self.file.name]
-            if later:
-                raise ValueError(
-                    f"{later[0]} is of a later step than {self.step}, from which this run goes on in the same folder: "
-                    "it would be taken for the newest. Move it away, or name another --trainer.logger.version"
-                )
+        if trainer.is_global_zero and trainer.ckpt_path:
+            self._set_aside(Path(trainer.ckpt_path))
         self.signals.listen()  # Lightning has just put its own handlers in place
         if self.signals.received is not None and trainer.world_size == 1:
             self._end(trainer, self.signals.received)
+
+    def _set_aside(self, start: Path) -> None:
+        """Give another ending to checkpoints of later steps that a run leaves behind which goes back in its own folder:
+        they would be taken for its newest."""
+        run = self.folder.parent
+        if run_of(start.absolute()) != run.absolute():
+            return
+        for file in later_than(self.step, run):
+            if file.name != self.file.name:
+                file.rename(left := free_name(file.with_name(f"{file.name}.left")))
+                rank_zero_info(f"{file} is of a later step than {self.step}, where this run goes on: it is now {left}")
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         if trainer.global_step == self.step:  # a micro-batch alone is no step
