@@ -127,11 +127,12 @@ class SuiteCLI(LightningCLI):
 
 class SaveConfigOnFit(SaveConfigCallback):
     """config.yaml in the run's folder, written by fit alone: evaluating a run must not change it. A run that goes on
-    writes it again, and a kill in that moment must not leave half of it."""
+    writes it again: not before all was found right, and whole, whatever happens in that moment."""
 
     def setup(self, trainer, pl_module, stage: str) -> None:
-        if stage != "fit":
-            return
+        pass
+
+    def on_train_start(self, trainer, pl_module) -> None:
         folder = trainer.log_dir  # asks all ranks
         if trainer.is_global_zero:
             write_text(Path(folder, self.config_filename), self.parser.dump(self.config, skip_none=False))

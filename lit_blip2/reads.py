@@ -73,10 +73,10 @@ def _touched(event: str, arguments: tuple[Any, ...]) -> list[tuple[str, str | by
         found = [(UPDATED, arguments[0])]
     elif event == "subprocess.Popen":
         given = arguments[1] if isinstance(arguments[1], list | tuple) else []
-        found = [(READ, each) for each in given if isinstance(each, str | bytes) and os.path.isfile(each)]
+        found = [(READ, each) for each in given if isinstance(each, str | bytes | os.PathLike) and os.path.isfile(each)]
     elif not _is_import():
         found = [(LISTED, arguments[0])]
-    return [(kind, path) for kind, path in found if isinstance(path, str | bytes)]
+    return [(kind, os.fspath(path)) for kind, path in found if isinstance(path, str | bytes | os.PathLike)]
 
 
 def _is_import() -> bool:

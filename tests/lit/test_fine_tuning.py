@@ -169,12 +169,13 @@ def test_a_step_that_a_checkpoint_has_and_its_average_lacks_is_made_up_for():
 
 
 def test_the_average_is_of_weights_wherever_they_are_put():
-    """A callback may give a parameter other memory, as a clamp of `parameter.data` does."""
+    """A callback may give a parameter other memory, as a clamp of `parameter.data` does, or another parameter."""
     module, ema, trainer = L.LightningModule(), EMA(decay=0.5), SimpleNamespace(global_step=0)
     module.weight = torch.nn.Parameter(torch.tensor([8.0]))
     ema.on_fit_start(trainer, module)
     ema.on_train_start(trainer, module)
-    module.weight.data = torch.tensor([2.0])
+    module.weight.data = torch.tensor([3.0])
+    module.weight = torch.nn.Parameter(torch.tensor([2.0]))
     trainer.global_step = 1
     ema.on_train_batch_end(trainer, module)
     assert module.averages["weight"].item() == 5 and ema.state_dict()["weights"]["weight"].item() == 2

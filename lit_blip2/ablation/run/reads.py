@@ -22,9 +22,9 @@ from lit_blip2.sources import PACKAGE, digest
 
 INSTALLED = tuple(os.path.realpath(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib"))
 INSTALLED += (os.path.realpath(site.getusersitepackages()),)
-OF_SYSTEM = ("/proc/", "/sys/", "/dev/", "/etc/", "/run/", "/usr/", "/var/")
+OF_SYSTEM = ("/proc/", "/sys/", "/dev/", "/etc/", "/usr/lib/", "/usr/share/", "/var/cache/")
 # Below the home folder.
-OF_LIBRARIES = (".config/", ".cache/huggingface/", ".cache/matplotlib/", ".cache/torch/", ".triton/", ".nv/")
+OF_LIBRARIES = (".config/matplotlib/", ".cache/huggingface/", ".cache/matplotlib/", ".cache/torch/", ".triton/", ".nv/")
 BY_PIP = " (installed)"  # behind the name of a library
 GONE, OUTPUT = "", "written"  # in the place of a digest
 
@@ -64,11 +64,14 @@ def collect(run: StepRun, folder: Folder, began: float) -> dict[str, str]:
     files = {each.path for each in counted if each.kind in (READ, MISSED)}
     files |= {each.path for each in counted if each.kind == UPDATED and _is_as_seen(each)}
     modules = [path for path in files if path.endswith(".py")]
-    unseen = {path for path in data_of(modules) if _counts(path) and not path.startswith(left_out)}
-    made = {path for path in unseen if os.stat(path).st_mtime > began}  # by code in C++ too, such as torch.save
-    made |= {path for path in written if _counts(path) and os.path.isfile(path)}
-    files = (files | unseen) - made
+    unseen = {path for path in data_of(modules) if _counts(path) and not path.startswith(left_out)} - written
+    files |= {
+        path for path in unseen if os.stat(path).st_mtime <= began
+    }  # a newer one is an output, if it was not read
+    made = {path for path in written if _counts(path) and os.path.isfile(path)}
     patterns = _patterns([each.path for each in counted if each.kind == LISTED], files)
+    made |= {each for each in patterns if {os.path.dirname(path) for path in made} & {os.path.dirname(each)}}
+    patterns -= made
     found = [*sorted(files | patterns), *(f"{name}{BY_PIP}" for name in libraries(run.config, modules))]
     log.unlink()
     return {_shown(each): _digest(each) for each in found} | {_shown(each): OUTPUT for each in sorted(made)}

@@ -17,8 +17,10 @@ from lit_blip2.config import strings
 from lit_blip2.sources import PACKAGE, digest
 
 MODULE = (".py", *EXTENSION_SUFFIXES)
-NO_DATA = (*MODULE, ".pyc", ".md", ".rst", ".ipynb", ".log")
-MOST_DATA = 1000  # data files below a package; where there are more, all of them are left out
+# What code in C++ or Rust opens by itself: weights, vocabularies, tables.
+NATIVE = (".safetensors", ".gguf", ".h5", ".hdf5", ".bin", ".model", ".spm", ".parquet", ".arrow", ".lmdb", ".mdb")
+NATIVE += ("tokenizer.json", "vocab.txt", "merges.txt")
+MOST_DATA = 1000  # such files below a package; where there are more, all of them are left out
 DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 
 
@@ -63,7 +65,8 @@ def data_of(modules: Iterable[str]) -> set[str]:
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and "\0" not in node.value
     ]
     named = {os.path.join(root, text) for module, text in texts for root in (os.path.dirname(module), here)}
-    return {path for package in packages for path in _below(package)} | {path for path in named if _is_file(path)}
+    named = {path for path in named if path.endswith(NATIVE) and _is_file(path)}
+    return named.union(*map(_below, packages))
 
 
 def _is_file(path: str) -> bool:
@@ -76,7 +79,7 @@ def _below(package: str) -> list[str]:
     found: list[str] = []
     for folder, folders, names in os.walk(package):
         folders[:] = [name for name in folders if name[0] != "." and name != "__pycache__"]
-        found += [os.path.join(folder, name) for name in names if name[0] != "." and not name.endswith(NO_DATA)]
+        found += [os.path.join(folder, name) for name in names if name[0] != "." and name.endswith(NATIVE)]
         if len(found) > MOST_DATA:
             return []
     return found

@@ -6,7 +6,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
-from torch import Tensor, nn
+from torch import Tensor
 
 from lit_blip2.checkpoint import trainable_state
 
@@ -30,7 +30,7 @@ class EMA(L.Callback):
             raise ValueError(f"decay={decay} must lie between 0 and 1")
         self.decay, self.steps = decay, 0
         self.weights: dict[str, Tensor] = {}  # while the parameters point to the averages
-        self.parameters: dict[str, nn.Parameter] = {}
+        self.module: L.LightningModule | None = None
         self.resumed: dict[str, Any] = {}
 
     def state_dict(self) -> dict[str, Any]:
@@ -42,9 +42,8 @@ class EMA(L.Callback):
     @torch.no_grad()
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """The module has what training starts from or, resumed, the averages."""
-        self.weights = {}
-        self.parameters = {name: pl_module.get_parameter(name) for name in trainable_state(pl_module)}
-        weights = self._now()
+        self.module, self.weights = pl_module, {}
+        weights = trainable_state(pl_module)
         pl_module.averages = {name: weight.clone() for name, weight in weights.items()}
         for name, weight in self.resumed.get("weights", {}).items():
             weights[name].copy_(weight)
@@ -77,8 +76,10 @@ class EMA(L.Callback):
         self.on_validation_end(trainer, pl_module)
 
     def _now(self) -> dict[str, Tensor]:
-        """The weights, wherever another callback has put them."""
-        return self.weights or {name: parameter.detach() for name, parameter in self.parameters.items()}
+        """The weights, also where another callback has put others in their place."""
+        if self.weights or self.module is None:
+            return self.weights
+        return {name: self.module.get_parameter(name).detach() for name in self.module.averages}
 
 
 def _point(module: L.LightningModule, state: Mapping[str, Tensor]) -> None:

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from lit_blip2.ablation.folder import Folder, write
+from lit_blip2.ablation.folder import Folder, read, write
 from lit_blip2.ablation.run import fingerprint, reads
 from lit_blip2.ablation.run.reads import ChangedError, asked_to_record, check_unchanged, collect
 from lit_blip2.ablation.run.unseen import libraries
+from lit_blip2.ablation.schema import Done
 from lit_blip2.sources import PACKAGE
 from tests.ablation.run.test_done import RUN as ENDED
 from tests.ablation.run.test_done import done_of
@@ -111,7 +112,7 @@ def test_they_are_the_code_of_others_and_what_it_reads(folder):
 @pytest.mark.parametrize("name", sorted(name for name in COUNTED - {"mine/compiled.so"} if "*" not in name))
 def test_an_edit_of_any_of_them_is_named(folder, name):
     write(folder.done(RUN.name), done_of(reads=run(folder)))
-    for other in ("mine/unused.py", "mine/log.csv", "mine/lists/b.tsv", "data/captions.json", "mine/README.md"):
+    for other in ("mine/unused.py", "mine/log.csv", "mine/lists/b.tsv", "data/captions.json", "mine/todo.txt"):
         Path(other).write_text("edited")
     check_unchanged(folder)
     Path(name).write_text("edited")
@@ -172,13 +173,24 @@ def test_what_a_step_writes_stops_no_other(folder):
     check_unchanged(folder)
 
 
-def test_what_native_code_writes_is_an_output_and_what_it_may_read_is_not(folder):
-    Path("mine/old.h5").write_text("")
-    os.utime("mine/old.h5", (0, 0))
-    began = time.time() - 1
-    Path("mine/bridges.py").write_text("")
-    found = run(folder, began=began)
-    assert found["mine/words_en.db"] == reads.OUTPUT and found["mine/old.h5"] not in ("", reads.OUTPUT)
+def test_what_native_code_writes_is_none_of_its_reads_and_what_it_may_read_is(folder):
+    os.utime("mine/not_named.h5", (0, 0))
+    found = run(folder, began=time.time() - 3600)
+    assert "mine/not_named.h5" in found and "mine/weights/head.safetensors" not in found
+    assert found["mine/words_en.txt"] not in ("", reads.OUTPUT)  # it is new, and was read
+
+
+def test_results_that_cells_gather_in_one_folder_stop_none(folder):
+    """Each looks at all of them and adds its own."""
+    Path("results").mkdir()
+    more = (
+        "import glob\n[open(each).read() for each in sorted(glob.glob('results/*.json'))]\nopen('results/{}.json', 'w')"
+    )
+    Path("results/0.json").write_text("")
+    for cell in (1, 2, 3):
+        write(folder.done(f"fit/seed={cell}"), done_of(reads=run(folder, more.format(cell))))
+    assert "results/1.json" in read(folder.done("fit/seed=2"), Done).reads
+    check_unchanged(folder)
 
 
 def test_a_file_that_a_config_names_is_looked_at_before_each_step(folder):
