@@ -65,9 +65,16 @@ def check_regular(file: str | Path) -> None:
         raise DataError(f"{file} is no regular file but {kind}, which may have no end: put a file in its place")
 
 
+def check_file(file: str | Path) -> None:
+    """Raises DataError for a folder in the place of a file, and as `check_regular`."""
+    check_regular(file)
+    if Path(file).is_dir():
+        raise DataError(f"{file} is a folder, where a file must be named: name one in it")
+
+
 def read_text(file: str | Path) -> str:
     """A file's text, without a byte order mark. Raises OSError, or DataError for what is no UTF-8 or no file."""
-    check_regular(file)
+    check_file(file)
     try:
         return Path(file).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from lit_blip2.data.annotations.captions import read_captions
 from lit_blip2.data.batches.pairs import FilePairs
-from lit_blip2.data.module import PairData
+from lit_blip2.data.module import PairData, check_names
 
 
 class COCO(PairData):
@@ -17,6 +17,7 @@ class COCO(PairData):
 
     def __init__(self, root: str = "data/mini", train: str | None = None, group: int = 1, **kwargs):
         super().__init__(root=root, **kwargs)
+        check_names(train=train)
         self.train, self.group = train, group
 
     def train_files(self) -> list[Path]:

@@ -66,8 +66,8 @@ class VQAFiles(TypedDict):
     COCO's captions, Karpathy's or Visual Genome's image_data.json, which name the images, where nothing else does."""
 
     questions: str
-    annotations: NotRequired[str]
-    images: NotRequired[str]
+    annotations: NotRequired[str | None]
+    images: NotRequired[str | None]
 
 
 class PairData(L.LightningDataModule):
@@ -463,6 +463,12 @@ class PairData(L.LightningDataModule):
         return trainer
 
 
+def check_names(**texts: str | None) -> None:
+    """Raises ValueError for names of files that are empty."""
+    if empty := [f"data.{name}" for name, value in texts.items() if value == ""]:
+        raise ValueError(f"{', '.join(empty)}: an empty text names no file; write null where there is none")
+
+
 def _check_arguments(
     sizes: Mapping[str, int | None], texts: Mapping[str, str | None], num_workers: int, unknown_words: float
 ) -> None:
@@ -470,8 +476,7 @@ def _check_arguments(
     none."""
     if small := [f"data.{name}={value}" for name, value in sizes.items() if value is not None and value < 1]:
         raise ValueError(f"{', '.join(small)}: each must be at least 1")
-    if empty := [f"data.{name}" for name, value in texts.items() if value == ""]:
-        raise ValueError(f"{', '.join(empty)}: an empty text names no file; write null where there is none")
+    check_names(**texts)
     if num_workers < 0:
         raise ValueError(f"data.num_workers={num_workers} must be at least 0, where the training process loads batches")
     if not 0 <= unknown_words <= 1:

@@ -18,7 +18,7 @@ from lit_blip2.data.annotations.captions import (
 )
 from lit_blip2.data.annotations.entries import listed_entries, read_json
 from lit_blip2.data.batches.pairs import FilePairs
-from lit_blip2.data.module import PairData
+from lit_blip2.data.module import PairData, check_names
 
 
 class VisualGenome(PairData):
@@ -42,6 +42,7 @@ class VisualGenome(PairData):
         **kwargs,
     ):
         super().__init__(root=root, images=images, **kwargs)
+        check_names(image_data=image_data, regions=regions)
         self.image_data, self.regions, self.evaluated = image_data, regions, list(evaluated)
 
     def train_files(self) -> list[Path]:

@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from jsonargparse import ArgumentParser
 
+from lit_blip2.contents import DataError
 from lit_blip2.data.annotations.captions import read_captions
 from lit_blip2.data.batches.evaluation import Pixels
 from lit_blip2.data.batches.loaders import eval_loaders, train_loader
@@ -16,7 +17,9 @@ from lit_blip2.data.batches.pairs import CachedPairs, FilePairs
 from lit_blip2.data.batches.training import TrainPairs
 from lit_blip2.data.coco import COCO
 from lit_blip2.data.features.store import FeatureStore
+from lit_blip2.data.module import VQAFiles
 from lit_blip2.data.transforms import eval_view
+from lit_blip2.data.visual_genome import VisualGenome
 from tests.data.cached import write_store
 
 
@@ -336,3 +339,24 @@ def test_without_an_encoder_images_have_224_pixels(arguments):
 def test_a_number_of_workers_below_0_is_refused():
     with pytest.raises(ValueError, match=r"data\.num_workers=-1 must be at least 0, where the training process loads"):
         COCO(num_workers=-1)
+
+
+def test_a_folder_and_an_empty_name_are_no_annotations(tmp_path):
+    for name in ("notes", "notes.csv", "notes.jsonl"):
+        (tmp_path / name).mkdir()
+        data = COCO(str(tmp_path), train=name, val=name, vqa_val={"questions": name}, binding_val=name)
+        with pytest.raises(DataError, match=rf"{name} is a folder, where a file must be named"):
+            data.train_pairs()
+        data.read("val", faults := [])
+        assert len(faults) == 3 and "is a folder" in faults[0] and "is a folder" in faults[2]
+    for make in (lambda: COCO(train=""), lambda: VisualGenome(regions="")):
+        with pytest.raises(ValueError, match=r"data\.(train|regions): an empty text names no file; write null"):
+            make()
+
+
+def test_files_of_questions_may_be_null():
+    given = {"questions": "annotations/questions_val.json", "annotations": None, "images": None}
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--vqa", type=VQAFiles)
+    assert parser.parse_args([f"--vqa={json.dumps(given)}"]).vqa == given
+    assert COCO().files_of(given)[1:] == [None, None]

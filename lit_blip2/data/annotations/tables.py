@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from lit_blip2.contents import COPY_AGAIN, DataError, check_regular
+from lit_blip2.contents import COPY_AGAIN, DataError, check_file
 from lit_blip2.data.annotations.entries import Entry
 
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
@@ -28,7 +28,7 @@ def read_table(path: Path) -> list[Entry]:
     than UTF-8, NULs, an end within the last row.
     """
     separator, rows, line = SEPARATORS[path.suffix], [], 1
-    check_regular(path)
+    check_file(path)
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:  # which a spreadsheet begins with a mark
             lines = csv.reader(file, delimiter=separator, strict=True)

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from lit_blip2.contents import DataError, check_regular
+from lit_blip2.contents import DataError, check_file
 
 _BY_NAME = {
     (".p", ".pkl", ".pickle"): "a pickle (RefCOCO's refs?), which could run anything and is not opened; RefCOCO's "
@@ -91,7 +91,7 @@ def what_it_is(content: Any) -> str:
 
 
 def _first_line(path: Path) -> str:
-    check_regular(path)
+    check_file(path)
     with path.open(encoding="utf-8", errors="replace") as file:
         return file.readline(10_000)
 
