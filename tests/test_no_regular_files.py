@@ -11,6 +11,7 @@ import pytest
 
 from lit_blip2 import config
 from lit_blip2.ablation import folder, schema
+from lit_blip2.checkpoint import read_safely
 from lit_blip2.contents import DataError, read_object
 from lit_blip2.data.annotations.captions import read_captions
 from lit_blip2.data.annotations.entries import read_json
@@ -49,6 +50,7 @@ READERS = {
     "00000.safetensors": lambda file: open_shard(file, LAYOUT),
     "config.json": lambda file: read_config(file.parent),
     "tokenizer.json": lambda file: read_tokenizer(file.parent),
+    "weights.pth": read_safely,
     "vit.safetensors": lambda file: VisionEncoder("vit_tiny_patch16_224", str(file)).weights_file(),
     "00000.tar": lambda file: index_shards(file.parent, workers=1),
 }
