@@ -273,9 +273,17 @@ def _read(auto: Any, folder: Path, dtype: torch.dtype | str) -> nn.Module:
         if what != "unexpected":
             raise ValueError(f"{said}: the model cannot be made of this folder alone")
         warnings.warn(f"{said}, left out", stacklevel=2)
-    own, words = dict(model.named_parameters()), model.get_input_embeddings().weight
+    own, words = dict(model.named_parameters()), _words(model)
     check_zeros(own, f"the language model in {folder}", [name for name, value in own.items() if value is words])
     return model
+
+
+def _words(model: nn.Module) -> torch.Tensor | None:
+    """The matrix of input embeddings; None for a family without one, which `check_embeddings` refuses."""
+    try:
+        return getattr(model.get_input_embeddings(), "weight", None)
+    except (NotImplementedError, AttributeError):
+        return None
 
 
 def quantise(model: nn.Module, bits: Literal[8, 4]) -> None:
