@@ -221,7 +221,16 @@ def _config(given: str | Path | None) -> Any:
 
 
 def _placeless(config: dict[str, Any]) -> dict[str, Any]:
-    """A config without what says where its run goes on from, and where it writes."""
+    """A config without what says where its run goes on from, where it writes, and how long it may take to stop."""
     trainer = config.get("trainer")
     trainer = {key: value for key, value in trainer.items() if key not in WRITES} if isinstance(trainer, dict) else {}
+    if isinstance(callbacks := trainer.get("callbacks"), list):
+        trainer["callbacks"] = [_graceless(each) for each in callbacks]
     return {key: value for key, value in config.items() if key != "ckpt_path"} | {"trainer": trainer}
+
+
+def _graceless(callback: Any) -> Any:
+    arguments = callback.get("init_args") if isinstance(callback, dict) else None
+    if not isinstance(arguments, dict):
+        return callback
+    return callback | {"init_args": {name: value for name, value in arguments.items() if name != "grace"}}

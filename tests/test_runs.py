@@ -135,3 +135,12 @@ def test_where_a_run_s_config_cannot_be_read_its_checkpoint_tells_it(tmp_path):
     run = made(tmp_path, 0, 4)
     (run / CONFIG).write_text("")
     assert newest_of({"lr": 1}, tmp_path, 6).run == run and newest_of({"lr": 2}, tmp_path, 6) is None
+
+
+def test_how_long_a_run_may_take_to_stop_is_no_other_run(tmp_path):
+    run = made(tmp_path, 0, 4)
+    (run / CONFIG).write_text("trainer: {callbacks: [{class_path: Checkpoints, init_args: {grace: 30, n: 1}}]}\n")
+    asked = {"trainer": {"callbacks": [{"class_path": "Checkpoints", "init_args": {"grace": 5, "n": 1}}]}}
+    assert newest_of(asked, tmp_path, 6).run == run
+    asked["trainer"]["callbacks"][0]["init_args"]["n"] = 2
+    assert newest_of(asked, tmp_path, 6) is None

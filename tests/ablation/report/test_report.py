@@ -97,6 +97,14 @@ def test_the_page_says_what_a_scale_has_left_out(sweep):
     assert "**Left out:** llm=t5: no t5, none is published; llm/text\\_qa: no texts." in report(sweep.write())
 
 
+def test_runs_that_made_fewer_steps_than_planned_are_named(new_sweep):
+    for name, steps in (("stage2/short", 4), ("stage2/whole", 6)):
+        new_sweep.step(name, seconds=1.0, steps=steps)
+        new_sweep.plan["steps"][name]["max_steps"] = 6
+    page = report(new_sweep.write())
+    assert "> **Fewer steps than planned:** `stage2/short` (4 of 6). A limit" in page
+
+
 def test_a_metric_has_its_mean_interval_and_verdict(sweep):
     found = rows(report(sweep.write()), "vqa/mean_over_types")
     assert found["itc=on,bridge=on (control)"] == ["0.600", "0.0200", "3", "-", "-", "-", "-", "control"]

@@ -35,11 +35,23 @@ def _status(sweep: Sweep) -> list[str]:
         lines.append(NOT_ENDED + ended)
     if not sweep.cells:
         lines.append(NOT_ENDED + "no cell has ended yet.")
+    if short := _short(sweep):
+        lines.append(
+            f"> **Fewer steps than planned:** {', '.join(short)}. A limit such as max_time, early stopping or a callback "
+            "has ended these trainings; their metrics are of the step at which they ended."
+        )
     counts = [f"{states[DONE]} done", f"{states[FAILED]} failed"]
     counts += [f"{states[PRUNED]} pruned"] if is_search or states[PRUNED] else []
     counts += [] if is_search else [f"{states[WAITING]} running or waiting"]
     lines.append(f"**Status:** {', '.join(counts)}, of {len(sweep.cells)} {'trials' if is_search else 'cells'}.")
     return lines
+
+
+def _short(sweep: Sweep) -> list[str]:
+    """Runs that made fewer steps than their plan says."""
+    planned = {name: run.max_steps for name, run in sweep.plan.steps.items()}
+    made = {name: done.steps for name, done in sweep.done.items() if done.steps is not None and planned.get(name)}
+    return [f"{code(name)} ({steps:,} of {planned[name]:,})" for name, steps in made.items() if steps < planned[name]]
 
 
 def _axes(sweep: Sweep) -> list[str]:
