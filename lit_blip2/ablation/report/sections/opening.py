@@ -37,8 +37,8 @@ def _status(sweep: Sweep) -> list[str]:
         lines.append(NOT_ENDED + "no cell has ended yet.")
     if short := _short(sweep):
         lines.append(
-            f"> **Fewer steps than planned:** {', '.join(short)}. A limit such as max_time, early stopping or a callback "
-            "has ended these trainings; their metrics are of the step at which they ended."
+            f"> **Fewer steps than planned:** {', '.join(short)}. A limit such as max_time, early stopping or a "
+            "callback has ended these trainings; their metrics are of the step at which they ended."
         )
     counts = [f"{states[DONE]} done", f"{states[FAILED]} failed"]
     counts += [f"{states[PRUNED]} pruned"] if is_search or states[PRUNED] else []
