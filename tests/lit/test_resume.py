@@ -203,6 +203,14 @@ def test_a_run_that_goes_back_in_its_own_folder_sets_later_checkpoints_aside(fit
     assert step_of(run) == 3 and later.with_name(f"{later.name}.left").exists()
 
 
+def test_a_training_that_ends_before_its_last_step_says_so(fit):
+    short = ["--trainer.limit_train_batches=3", "--trainer.max_epochs=1", "--trainer.val_check_interval=3"]
+    with pytest.warns(
+        UserWarning, match=r"the training ends at step 3 of 4: a limit of the trainer .*go on with it by"
+    ):
+        fit("mini_stage1", *PLAIN, *short)
+
+
 def test_a_schedule_that_changes_is_told(fit, stage1_run, seen, caplog):
     fit("mini_stage1", "--model.optimization.min_lr=1e-6", "--trainer.max_steps=6", f"--ckpt_path={stage1_run}")
     assert "changes from its step on: max_steps 4, here 6; min_lr" in caplog.text and len(seen) == 2
