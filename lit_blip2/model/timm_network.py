@@ -74,7 +74,8 @@ def build(
     if weights is not None:
         what = f"{weights}, for image encoder {name},"
         _check_read(encoder, copies, what)
-        _check_place(encoder, copies.without_place, what, model_args)
+        cut = len(encoder.blocks) if has_blocks(encoder) and not drop_last_blocks else None
+        _check_place([name for name in copies.without_place if not _is_behind(name, cut)], what, model_args)
     return encoder
 
 
@@ -139,7 +140,14 @@ def _check_read(encoder: nn.Module, copies: Copies, what: str) -> None:
     check_zeros(own, what.strip(","), [name for name, value in own.items() if value.ndim == 4][:1])  # reads the pixels
 
 
-def _check_place(encoder: nn.Module, names: list[str], what: str, model_args: Mapping[str, Any]) -> None:
+def _is_behind(name: str, cut: int | None) -> bool:
+    """Whether a weight is of a block behind the first `cut`: a depth that is asked for cuts there, where no further
+    block is dropped."""
+    block = re.match(r"blocks\.(\d+)\.", name)
+    return cut is not None and block is not None and int(block[1]) >= cut
+
+
+def _check_place(names: list[str], what: str, model_args: Mapping[str, Any]) -> None:
     """Raises ValueError for weights of a file that this network has no place for, and that its features would depend
     on: the file is of a network that computes otherwise."""
     inside = {name for name in names if not BESIDE.match(name) and not COMPUTED.search(name)}

@@ -707,3 +707,17 @@ def test_swins_second_version_tells_its_window_by_its_coordinates(tmp_path, suff
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         VisionEncoder(name.format(16), file, model_args=SWIN, drop_last_blocks=0).load()
+
+
+def test_a_depth_cuts_a_deeper_file_where_no_block_is_dropped(tmp_path):
+    """All of three blocks are the first three of four; of three less one nobody can tell what is meant."""
+    torch.manual_seed(0)
+    state = timm.create_model(NAME, num_classes=0, **ARGS | {"depth": 4}).state_dict()
+    safetensors.torch.save_file(state, tmp_path / "x.safetensors")
+    images = torch.randn(1, 3, 32, 32)
+    cut, whole = (
+        loaded(str(tmp_path / "x.safetensors"), drop_last_blocks=0),
+        VisionEncoder(NAME, str(tmp_path / "x.safetensors"), model_args=ARGS | {"depth": 4}),
+    )
+    whole.load()
+    assert torch.equal(cut(images), whole(images))
