@@ -79,7 +79,7 @@ class Search(Saved):
 
 class Plan(Saved):
     """What is run, and what was asked. identity: digest of all that makes two sweeps the same one. files: of each file
-    or folder that a step's config names a digest. A search's plan has
+    or folder that a step's config names a digest. looked: when they were looked at, in seconds. A search's plan has
     no cells: its trials are known once they have ended."""
 
     name: str
@@ -95,6 +95,7 @@ class Plan(Saved):
     identity: str
     sources: str
     files: dict[str, str] = {}
+    looked: float = math.inf
     commit: str | None = None
     dirty: bool | None = None
     versions: dict[str, str | None] = {}

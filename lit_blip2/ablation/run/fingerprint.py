@@ -1,6 +1,7 @@
 """What a step depends on besides its config: the files that its config names, and the package."""
 
 import hashlib
+import math
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -44,12 +45,17 @@ def _roots(config: Any) -> Iterator[Any]:
         yield from _roots(each)
 
 
-def of_path(text: str) -> str:
+def of_path(text: str, until: float = math.inf) -> str:
     """A digest of a file's contents; of a run, of its newest checkpoint and its config; of another folder, of the names
-    and contents of all files below it (see `contents`)."""
+    and contents of all files below it (see `contents`). until: files that were written later, in seconds, are left out.
+    """
     path = find(text)
     files = [path] if path.is_file() else _of_run(path) or below(path)
-    return digest((str(file.relative_to(path)), contents(file)) for file in files if file.is_file())
+    return digest((str(file.relative_to(path)), contents(file)) for file in files if _is_there(file, until))
+
+
+def _is_there(file: Path, until: float) -> bool:
+    return file.is_file() and file.stat().st_mtime <= until
 
 
 def _of_run(folder: Path) -> list[Path]:

@@ -5,6 +5,7 @@ config names are left out: the step's key, or the plan, covers those. See lit_bl
 """
 
 import json
+import math
 import os
 import site
 import sysconfig
@@ -89,13 +90,14 @@ def check_unchanged(folder: Folder) -> None:
             )
 
 
-def check_files(run: StepRun, files: dict[str, str]) -> None:
+def check_files(run: StepRun, files: dict[str, str], looked: float = math.inf) -> None:
     """Raises ChangedError where a file that the step's config names is no longer as it was when the sweep began.
 
-    files: path -> digest of then; what was not there yet is an output.
+    files: path -> digest of then; what was not there yet is an output. looked: when that was, in seconds: a file that
+    is new in such a folder, as in a cache, is an output too.
     """
     for path in fingerprint.paths(run.config):
-        if path in files and fingerprint.of_path(path) != files[path]:
+        if path in files and files[path] not in (fingerprint.of_path(path, looked), fingerprint.of_path(path)):
             raise ChangedError(
                 f"{path} has changed since this sweep began, and the config of {run.name} names it: put it back and "
                 "start the same command again, or begin another sweep with --out"

@@ -7,6 +7,7 @@ before it are all equal. A step that no compared metric needs is not run.
 import copy
 import hashlib
 import json
+import time
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import cache
@@ -60,6 +61,7 @@ def plan_of(grid: Grid, chains: list[Chain]) -> Plan:
         control=grid.control,
         identity=_digest([asked, [[cell.name, list(of.values())] for cell, of in zip(cells, keys)]]),
         sources=sources(),
+        looked=time.time(),
         files={name: each for draft in drafts.values() for name, each in _files(json.dumps(draft.config)).items()},
         cells=cells,
         steps={names[key]: _step_run(key, draft, names) for key, draft in drafts.items()},

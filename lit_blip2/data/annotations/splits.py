@@ -22,16 +22,21 @@ def of_splits(rows: list[Entry], splits: Sequence[str], key: str = "split") -> l
     All rows are taken, as ever, where no two of them name different splits, and where nothing that they name looks
     like one. key: of a row's split, also with capitals or blanks.
 
-    Raises DataError where the file holds several splits and none of these.
+    Raises DataError where the file holds several splits and none of these, and where only some rows name the one that
+    all of those name: the others may belong to it or not.
     """
     keys = [name for name in set().union(*(row.values for row in rows)) if name.strip().lower() == key]
     if not keys:
         return rows
     own = [_split_of(row, keys) for row in rows]
     counts = Counter(own)
+    said = _said(counts)
+    if len(counts) == 2 and _NONE in counts and any(name in NAMES[split] for split in NAMES for name in counts):
+        raise DataError(
+            f"{rows[0].path}: some rows name their split and some do not ({said}): name it in all, or in none"
+        )
     if len(counts.keys() - {_NONE}) < 2:
         return rows
-    said = _said(counts)
     if not any(name.startswith(("train", "val", "test", "dev", "restval")) for name in counts):
         warnings.warn(f"{rows[0].path}: its values of {key} name no split, all rows are read: {said}", stacklevel=1)
         return rows

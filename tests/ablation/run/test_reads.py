@@ -200,3 +200,14 @@ def test_a_file_that_a_config_names_is_looked_at_before_each_step(folder):
     with pytest.raises(ChangedError, match=r"^data has changed since this sweep began, and the config of fit/seed=0"):
         reads.check_files(RUN, known)
     reads.check_files(RUN, {})  # a sweep that is older, or an output
+
+
+def test_a_new_file_in_a_folder_that_a_config_names_is_an_output(folder):
+    """Such as the cache of a class of one's own, which the first cell fills."""
+    os.utime("data/captions.json", (0, 0))
+    known, looked = {"data": fingerprint.of_path("data")}, time.time() - 10
+    Path("data/lengths.json").write_text("[]")
+    reads.check_files(RUN, known, looked)
+    Path("data/captions.json").write_text("[1]")
+    with pytest.raises(ChangedError, match=r"^data has changed"):
+        reads.check_files(RUN, known, looked)

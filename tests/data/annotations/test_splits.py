@@ -106,7 +106,7 @@ def test_what_is_left_out_is_counted_by_reason(tmp_path):
 
 @pytest.mark.parametrize("split", OF)
 @pytest.mark.parametrize(
-    "splits", [["train"] * 6, [None, *["val"] * 5], [0, 1, 2, 0, 1, 2], ["easy"] * 3 + ["hard"] * 3]
+    "splits", [["train"] * 6, [0, 1, 2, 0, 1, 2], ["easy"] * 3 + ["hard"] * 3, [None] * 3 + ["easy"] * 3]
 )
 def test_a_file_of_one_split_or_of_none_is_read_whole(tmp_path, recwarn, splits, split):
     assert len(read_captions(captions_file(tmp_path, "list", splits), split)) == 6
@@ -114,6 +114,14 @@ def test_a_file_of_one_split_or_of_none_is_read_whole(tmp_path, recwarn, splits,
     assert all("name no split" in each for each in told) and len(told) == (
         0 not in map(splits.count, splits) and splits[0] in (0, "easy")
     )
+
+
+@pytest.mark.parametrize("split", OF)
+def test_a_file_whose_held_out_rows_alone_name_their_split_is_refused(tmp_path, split):
+    """The others may be of the same split or of another one."""
+    path = captions_file(tmp_path, "csv", ["", "", "", "", "test", "test"])
+    with pytest.raises(DataError, match=r"some rows name their split and some do not \(without a split 4, test 2\)"):
+        read_captions(path, split)
 
 
 def test_a_split_that_no_row_is_of_is_refused_by_name(tmp_path):
