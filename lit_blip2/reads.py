@@ -51,7 +51,7 @@ def _record(log: str, left_out: list[str]) -> None:
         for kind, touched in _touched(event, arguments):
             with suppress(OSError, ValueError):  # no file's name: opening it will raise
                 path = os.path.abspath(os.fsdecode(touched))
-                if (kind, path) not in known and not f"{path}{os.sep}".startswith(below):
+                if (kind, path) not in known and (kind == WRITTEN or not f"{path}{os.sep}".startswith(below)):
                     known.add((kind, path))
                     os.write(descriptor, _line(kind, path))
 

@@ -19,6 +19,7 @@ from lit_blip2.links import check_inside
 
 CONFIG = "config.yaml"
 WRITES = ("logger", "default_root_dir")  # the trainer's keys that say where it writes
+NO_PART = (*WRITES, "max_time")  # of what a run is
 HELD = ".training.lock"  # of the process that trains a run
 LOOK_SECONDS = 1.0  # within which whoever only looks whether a run is held has looked: each of many ranks does
 DEPTH = 3  # a checkpoint's folder, the one above it, and the one above that
@@ -223,7 +224,7 @@ def _config(given: str | Path | None) -> Any:
 def _placeless(config: dict[str, Any]) -> dict[str, Any]:
     """A config without what says where its run goes on from, where it writes, and how long it may take to stop."""
     trainer = config.get("trainer")
-    trainer = {key: value for key, value in trainer.items() if key not in WRITES} if isinstance(trainer, dict) else {}
+    trainer = {key: value for key, value in trainer.items() if key not in NO_PART} if isinstance(trainer, dict) else {}
     if isinstance(callbacks := trainer.get("callbacks"), list):
         trainer["callbacks"] = [_graceless(each) for each in callbacks]
     return {key: value for key, value in config.items() if key != "ckpt_path"} | {"trainer": trainer}

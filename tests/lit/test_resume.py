@@ -205,9 +205,7 @@ def test_a_run_that_goes_back_in_its_own_folder_sets_later_checkpoints_aside(fit
 
 def test_a_training_that_ends_before_its_last_step_says_so(fit):
     short = ["--trainer.limit_train_batches=3", "--trainer.max_epochs=1", "--trainer.val_check_interval=3"]
-    with pytest.warns(
-        UserWarning, match=r"the training ends at step 3 of 4: a limit of the trainer .*go on with it by"
-    ):
+    with pytest.warns(UserWarning, match=r"the training ends at step 3 of 4: a limit of the trainer"):
         fit("mini_stage1", *PLAIN, *short)
 
 

@@ -5,7 +5,6 @@ config names are left out: the step's key, or the plan, covers those. See lit_bl
 """
 
 import json
-import math
 import os
 import site
 import sysconfig
@@ -17,7 +16,7 @@ from pathlib import Path
 from lit_blip2.ablation.folder import Folder, read
 from lit_blip2.ablation.run import fingerprint
 from lit_blip2.ablation.run.unseen import MODULE, data_of, digest_of_library, libraries
-from lit_blip2.ablation.schema import Done, StepRun
+from lit_blip2.ablation.schema import Done, Plan, StepRun
 from lit_blip2.reads import LISTED, MISSED, READ, READS, UPDATED, WRITTEN, Seen, read_log
 from lit_blip2.sources import PACKAGE, digest
 
@@ -69,9 +68,10 @@ def collect(run: StepRun, folder: Folder, began: float) -> dict[str, str]:
     files |= {
         path for path in unseen if os.stat(path).st_mtime <= began
     }  # a newer one is an output, if it was not read
-    made = {path for path in written if _counts(path) and os.path.isfile(path)}
+    own = tuple(os.path.join(os.path.abspath(each), "") for each in (PACKAGE, folder.root))
+    made = {path for path in written if _counts(path) and os.path.isfile(path) and not path.startswith(own)}
     patterns = _patterns([each.path for each in counted if each.kind == LISTED], files)
-    made |= {each for each in patterns if {os.path.dirname(path) for path in made} & {os.path.dirname(each)}}
+    made |= {each for each in patterns if any(Path(path).match(each) for path in made)}
     patterns -= made
     found = [*sorted(files | patterns), *(f"{name}{BY_PIP}" for name in libraries(run.config, modules))]
     log.unlink()
@@ -90,18 +90,26 @@ def check_unchanged(folder: Folder) -> None:
             )
 
 
-def check_files(run: StepRun, files: dict[str, str], looked: float = math.inf) -> None:
-    """Raises ChangedError where a file that the step's config names is no longer as it was when the sweep began.
-
-    files: path -> digest of then; what was not there yet is an output. looked: when that was, in seconds: a file that
-    is new in such a folder, as in a cache, is an output too.
-    """
+def check_files(run: StepRun, plan: Plan, folder: Folder) -> None:
+    """Raises ChangedError where a file that the step's config names is no longer as it was when the sweep began. What
+    was not there yet is an output, as a new file in such a folder is, and what a step has written. A folder in which
+    the sweep's own lies cannot be compared."""
+    outputs, root = _outputs(folder), folder.root.resolve()
     for path in fingerprint.paths(run.config):
-        if path in files and files[path] not in (fingerprint.of_path(path, looked), fingerprint.of_path(path)):
+        real = fingerprint.find(path).resolve()
+        if path not in plan.files or root.is_relative_to(real) or any(each.is_relative_to(real) for each in outputs):
+            continue
+        if plan.files[path] not in (fingerprint.of_path(path, plan.looked), fingerprint.of_path(path)):
             raise ChangedError(
                 f"{path} has changed since this sweep began, and the config of {run.name} names it: put it back and "
                 "start the same command again, or begin another sweep with --out"
             )
+
+
+def _outputs(folder: Folder) -> list[Path]:
+    """Files that steps have written, outside of the sweep's folder."""
+    reads = [read(file, Done).reads for file in folder.root.glob("runs/*/**/done.json")]
+    return [Path(path).resolve() for each in reads for path, known in each.items() if known == OUTPUT]
 
 
 def _log(run: StepRun, folder: Folder) -> Path:

@@ -32,7 +32,7 @@ class Worker:
                 f"the sources in {PACKAGE} have changed since this sweep began: put them back and start the same "
                 "command again, or begin another sweep with --out. (A sweep is best run from a checkout of its own.)"
             )
-        check_files(plan.steps[name], plan.files, plan.looked)
+        check_files(plan.steps[name], plan, self.folder)
         check_unchanged(self.folder)
         run_step(plan.steps[name], self.folder, self.environment, self.stopping, watch)
         check_unchanged(self.folder)  # the last steps of two workers have nobody behind them to look

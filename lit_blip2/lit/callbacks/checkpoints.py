@@ -107,12 +107,15 @@ class Checkpoints(Checkpoint):
             self._save(trainer, pl_module)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Warns where the training ends before its last step."""
         self._save(trainer, pl_module)
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Warns where the training ends before its last step, or does not begin."""
         if 0 <= trainer.global_step < trainer.max_steps and not trainer.fast_dev_run:
             rank_zero_warn(
                 f"the training ends at step {trainer.global_step} of {trainer.max_steps}: a limit of the trainer "
-                f"(max_time, max_epochs), early stopping or a callback asked for it. {self._newest()}"
+                "(max_time, max_epochs), early stopping or a callback asked for it. --resume goes on from its newest "
+                "checkpoint; max_time counts all starts of a run together, so raise it then"
             )
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:

@@ -1,6 +1,7 @@
 """The files of others that a step reads, seen in a real process, and what a change of one does to a sweep."""
 
 import importlib.util
+import math
 import os
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from lit_blip2.ablation.folder import Folder, read, write
 from lit_blip2.ablation.run import fingerprint, reads
 from lit_blip2.ablation.run.reads import ChangedError, asked_to_record, check_unchanged, collect
 from lit_blip2.ablation.run.unseen import libraries
-from lit_blip2.ablation.schema import Done
+from lit_blip2.ablation.schema import Done, Plan
 from lit_blip2.sources import PACKAGE
 from tests.ablation.run.test_done import RUN as ENDED
 from tests.ablation.run.test_done import done_of
@@ -193,21 +194,45 @@ def test_results_that_cells_gather_in_one_folder_stop_none(folder):
     check_unchanged(folder)
 
 
+def plan_with(files: dict[str, str], looked: float = math.inf) -> Plan:
+    what = {"axes": {}, "metrics": [], "cells": [], "steps": {}, "identity": "", "sources": ""}
+    return Plan(name="x", files=files, looked=looked, **what)
+
+
 def test_a_file_that_a_config_names_is_looked_at_before_each_step(folder):
-    known = {"data": fingerprint.of_path("data")}
-    reads.check_files(RUN, known)
+    known = plan_with({"data": fingerprint.of_path("data")})
+    reads.check_files(RUN, known, folder)
     Path("data/captions.json").write_text("[1]")
     with pytest.raises(ChangedError, match=r"^data has changed since this sweep began, and the config of fit/seed=0"):
-        reads.check_files(RUN, known)
-    reads.check_files(RUN, {})  # a sweep that is older, or an output
+        reads.check_files(RUN, known, folder)
+    reads.check_files(RUN, plan_with({}), folder)  # a sweep that is older, or an output
 
 
 def test_a_new_file_in_a_folder_that_a_config_names_is_an_output(folder):
     """Such as the cache of a class of one's own, which the first cell fills."""
     os.utime("data/captions.json", (0, 0))
-    known, looked = {"data": fingerprint.of_path("data")}, time.time() - 10
+    known = plan_with({"data": fingerprint.of_path("data")}, time.time() - 10)
     Path("data/lengths.json").write_text("[]")
-    reads.check_files(RUN, known, looked)
+    reads.check_files(RUN, known, folder)
     Path("data/captions.json").write_text("[1]")
     with pytest.raises(ChangedError, match=r"^data has changed"):
-        reads.check_files(RUN, known, looked)
+        reads.check_files(RUN, known, folder)
+
+
+def test_a_file_that_a_config_names_and_a_step_writes_is_an_output(folder):
+    known = plan_with({"data": fingerprint.of_path("data")})
+    found = run(folder, "open('data/captions.json', 'w').write('[2]')")
+    assert found["data/captions.json"] == reads.OUTPUT
+    write(folder.done(RUN.name), done_of(reads=found))
+    reads.check_files(RUN, known, folder)
+
+
+def test_the_folder_that_the_sweep_lies_in_is_not_compared(folder):
+    run_here = RUN.model_copy(update={"config": {"data": {"root": "."}}})
+    reads.check_files(run_here, plan_with({".": "of another time"}), folder)
+
+
+def test_a_pattern_of_what_was_written_alone_is_an_output(folder):
+    """A joined copy beside the files that it is made of does not hide a new one of them."""
+    found = run(folder, "open('mine/lists/joined.cache', 'w').close()")
+    assert found["mine/lists/joined.cache"] == reads.OUTPUT and found["mine/lists/*.txt"] != reads.OUTPUT
