@@ -7,6 +7,7 @@ config names are left out: the step's key, or the plan, covers those. See lit_bl
 import json
 import os
 import site
+import sys
 import sysconfig
 import tempfile
 from collections.abc import Iterable
@@ -22,7 +23,9 @@ from lit_blip2.sources import PACKAGE, digest
 
 INSTALLED = tuple(os.path.realpath(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib"))
 INSTALLED += (os.path.realpath(site.getusersitepackages()),)
-OF_SYSTEM = ("/proc/", "/sys/", "/dev/", "/etc/", "/usr/lib/", "/usr/share/", "/var/cache/")
+PROGRAMS = tuple(os.path.join(prefix, "bin", "") for prefix in (sys.prefix, sys.base_prefix))  # of Python
+OF_SYSTEM = ("/proc/", "/sys/", "/dev/", "/etc/", "/bin/", "/sbin/", "/lib/", "/lib64/", "/usr/bin/", "/usr/sbin/")
+OF_SYSTEM += ("/usr/lib/", "/usr/share/", "/var/cache/")
 # Below the home folder.
 OF_LIBRARIES = (".config/matplotlib/", ".cache/huggingface/", ".cache/matplotlib/", ".cache/torch/", ".triton/", ".nv/")
 BY_PIP = " (installed)"  # behind the name of a library
@@ -61,7 +64,8 @@ def collect(run: StepRun, folder: Folder, began: float) -> dict[str, str]:
             f"{_shown(odd[0].path)} changed while the step ran: its metrics may be of either version. Remove "
             f"{log.parent}, and start the sweep again with --retry-failed"
         )
-    files = {each.path for each in counted if each.kind in (READ, MISSED)}
+    here = os.path.join(os.getcwd(), "")
+    files = {each.path for each in counted if each.kind == READ or (each.kind == MISSED and each.path.startswith(here))}
     files |= {each.path for each in counted if each.kind == UPDATED and _is_as_seen(each)}
     modules = [path for path in files if path.endswith(".py")]
     unseen = {path for path in data_of(modules) if _counts(path) and not path.startswith(left_out)} - written
@@ -123,7 +127,7 @@ def _left_out(run: StepRun, folder: Folder) -> list[str]:
 def _counts(path: str) -> bool:
     """Whether a file may be the user's own: it is none of Python's, of the system's or of a cache."""
     real, here = os.path.realpath(path), os.path.join(os.getcwd(), "")
-    if real.startswith(INSTALLED):
+    if real.startswith(INSTALLED) or path.startswith(PROGRAMS):
         return False
     if path.startswith(here):
         return f"{os.sep}.git{os.sep}" not in path

@@ -71,6 +71,10 @@ def test_cells_hold_the_metrics_of_their_tests(out):
         assert ("retrieval/itc_txt_r1" in cell["metrics"]) == (label == "on")
 
 
+def test_shipped_classes_read_nothing_of_anybody_else(out):
+    assert all("reads" not in json.loads(file.read_text()) for file in out.glob("runs/*/*/done.json"))
+
+
 def test_a_run_is_an_ordinary_one(out):
     run = out / "runs" / "stage1" / "itc=off,seed=3"
     config = yaml.safe_load((run / "config.yaml").read_text())
