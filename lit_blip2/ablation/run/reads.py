@@ -69,9 +69,8 @@ def collect(run: StepRun, folder: Folder, began: float) -> dict[str, str]:
     files |= {each.path for each in counted if each.kind == UPDATED and _is_as_seen(each)}
     modules = [path for path in files if path.endswith(".py")]
     unseen = {path for path in data_of(modules) if _counts(path) and not path.startswith(left_out)} - written
-    files |= {
-        path for path in unseen if os.stat(path).st_mtime <= began
-    }  # a newer one is an output, if it was not read
+    # What is newer, and was not seen to be read, is an output.
+    files |= {path for path in unseen if os.stat(path).st_mtime <= began}
     own = tuple(os.path.join(os.path.abspath(each), "") for each in (PACKAGE, folder.root))
     made = {path for path in written if _counts(path) and os.path.isfile(path) and not path.startswith(own)}
     patterns = _patterns([each.path for each in counted if each.kind == LISTED], files)
@@ -84,13 +83,13 @@ def collect(run: StepRun, folder: Folder, began: float) -> dict[str, str]:
 
 def check_unchanged(folder: Folder) -> None:
     """Raises ChangedError where a file is no longer as a step that has ended read it, unless a step wrote it."""
-    reads = {file.parent: read(file, Done).reads for file in sorted(folder.root.glob("runs/*/**/done.json"))}
-    made = {path for of_run in reads.values() for path, known in of_run.items() if known == OUTPUT}
-    for run, of_run in reads.items():
-        if changed := [path for path, known in of_run.items() if path not in made and _digest(path) != known]:
+    reads = _reads(folder)
+    made = {path for path, known in reads if known == OUTPUT}
+    for (path, known), run in reads.items():
+        if path not in made and _digest(path) != known:
             raise ChangedError(
-                f"{changed[0]} has changed since {run} read it: the sweep's cells would not be comparable. Put it "
-                "back, or begin another sweep with --out. (A sweep is best run from a checkout of its own.)"
+                f"{path} has changed since {run} read it: the sweep's cells would not be comparable. Put it back, or "
+                "begin another sweep with --out. (A sweep is best run from a checkout of its own.)"
             )
 
 
@@ -98,7 +97,8 @@ def check_files(run: StepRun, plan: Plan, folder: Folder) -> None:
     """Raises ChangedError where a file that the step's config names is no longer as it was when the sweep began. What
     was not there yet is an output, as a new file in such a folder is, and what a step has written. A folder in which
     the sweep's own lies cannot be compared."""
-    outputs, root = _outputs(folder), folder.root.resolve()
+    outputs = [Path(path).resolve() for path, known in _reads(folder) if known == OUTPUT]
+    root = folder.root.resolve()
     for path in fingerprint.paths(run.config):
         real = fingerprint.find(path).resolve()
         if path not in plan.files or root.is_relative_to(real) or any(each.is_relative_to(real) for each in outputs):
@@ -110,10 +110,11 @@ def check_files(run: StepRun, plan: Plan, folder: Folder) -> None:
             )
 
 
-def _outputs(folder: Folder) -> list[Path]:
-    """Files that steps have written, outside of the sweep's folder."""
-    reads = [read(file, Done).reads for file in folder.root.glob("runs/*/**/done.json")]
-    return [Path(path).resolve() for each in reads for path, known in each.items() if known == OUTPUT]
+def _reads(folder: Folder) -> dict[tuple[str, str], Path]:
+    """(file, what `collect` told of it) -> a run that told it, of all steps that have ended: each file once, however
+    many cells have read it."""
+    files = sorted(folder.root.glob("runs/*/**/done.json"), reverse=True)
+    return {told: file.parent for file in files for told in read(file, Done).reads.items()}
 
 
 def _log(run: StepRun, folder: Folder) -> Path:
