@@ -3,8 +3,6 @@
 import io
 import json
 import multiprocessing
-import shutil
-import tempfile
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -27,6 +25,7 @@ from lit_blip2.mini.pairs import Described, described_pair
 from lit_blip2.mini.render import PIXELS, render
 from lit_blip2.mini.truth import match_matrix
 from lit_blip2.mini.world import COLOURS, PLACES, SHAPES, SIZES, Object, Scene, stream_rng
+from lit_blip2.whole_files import written_whole
 
 VERSION = 2
 CAPTIONS_PER_IMAGE = 3
@@ -66,19 +65,13 @@ def write_world(
         raise ValueError(f"train={train} images cannot be paired with swap partners: use an even number")
     if out.exists():
         return _check_existing(out, settings)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    try:
-        (partial / "annotations").mkdir()
-        _write_train(partial, train, seed, workers)
+    with written_whole(out) as part:
+        (part / "annotations").mkdir(parents=True)
+        _write_train(part, train, seed, workers)
         first = train + 1
         for split, size in (("val", val), ("test", test)):
-            first += _write_evaluation(partial, split, size, seed, first, workers)
-        _dump(partial / "settings.json", settings)
-        partial.chmod(0o755)
-        partial.rename(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+            first += _write_evaluation(part, split, size, seed, first, workers)
+        _dump(part / "settings.json", settings)
 
 
 def _check_existing(out: Path, settings: dict[str, int]) -> None:

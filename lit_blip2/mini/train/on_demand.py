@@ -13,8 +13,6 @@ Every folder holds figures.json: the model's own check, and under `settings` all
 
 import hashlib
 import json
-import shutil
-import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -30,6 +28,7 @@ from lit_blip2.mini.train import opt as train_opt
 from lit_blip2.mini.train import vit as train_vit
 from lit_blip2.mini.train.instructions import CHECKED_FORMS, draw_instructed, draw_plain
 from lit_blip2.paths import PACKAGE_PARENT
+from lit_blip2.whole_files import written_whole
 
 VERSION = 1  # of the recipes; models of an older one are refused
 OPT_SMALL = {"width": 64, "layers": 3}
@@ -112,20 +111,11 @@ def make_model(name: str, out: Path, seed: int = 0, steps: int | None = None) ->
         print(f"{folder} is there already.", flush=True)
         return folder
     print(f"Making {folder}: {steps} steps on one core.", flush=True)
-    _write(folder, partial(maker.train, seed=seed, steps=steps), settings)
-    return folder
-
-
-def _write(folder: Path, train: Callable[[Path], dict[str, Any]], settings: dict[str, Any]) -> None:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        metrics = train(part) | {"settings": settings}
+    with written_whole(folder) as part:
+        part.mkdir()
+        metrics = maker.train(part, seed=seed, steps=steps) | {"settings": settings}
         (part / "figures.json").write_text(json.dumps(metrics, indent=1) + "\n")
-        part.chmod(0o755)
-        part.rename(folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+    return folder
 
 
 def _check_existing(folder: Path, settings: dict[str, Any]) -> None:
