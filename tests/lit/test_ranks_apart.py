@@ -1,12 +1,10 @@
 """Two processes that somebody else has started, as on two machines: one differs, one dies, one meets nan."""
 
 import json
-import os
 import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -16,6 +14,7 @@ import torch
 
 from lit_blip2.distributed import rank
 from lit_blip2.lit.kept_batch import read_kept
+from tests.ranks import commands
 
 pytestmark = [pytest.mark.slow, pytest.mark.run]
 
@@ -40,30 +39,21 @@ class Signs(L.Callback):
 def two(world, tmp_path):
     """Start `fit` in two processes; `own` are the arguments of the second one, `places` what the environment tells
     each."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = str(free.getsockname()[1])
-    started = []
+    common = [
+        "fit", "--config", "experiments/mini_stage1.yaml", f"--data.root={world}", "--data.batch_size=8",
+        "--data.eval_batch_size=2", "--model.rerank=3", "--trainer.devices=2", "--trainer.strategy=auto",
+        f"--trainer.logger.save_dir={tmp_path}/runs", "--trainer.max_steps=6", "--trainer.val_check_interval=6",
+        "--model.optimization.warmup_steps=1", "--trainer.enable_progress_bar=false",
+    ]  # fmt: skip
+    with commands(tmp_path) as started:
 
-    def start(
-        *arguments: str, own: tuple[str, ...] = (), places: tuple[dict[str, str], dict[str, str]] = ({}, {})
-    ) -> list[subprocess.Popen]:
-        for number in range(2):
-            command = [
-                sys.executable, "-m", "lit_blip2", "fit", "--config", "experiments/mini_stage1.yaml",
-                f"--data.root={world}", "--data.batch_size=8", "--data.eval_batch_size=2", "--model.rerank=3",
-                "--trainer.devices=2", "--trainer.strategy=auto", f"--trainer.logger.save_dir={tmp_path}/runs",
-                "--trainer.max_steps=6", "--trainer.val_check_interval=6", "--model.optimization.warmup_steps=1",
-                "--trainer.enable_progress_bar=false", *arguments, *(own if number else ()),
-            ]  # fmt: skip
-            told = {"LOCAL_RANK": str(number), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port} | places[number]
-            with (tmp_path / f"{number}.err").open("w") as errors:
-                started.append(subprocess.Popen(command, env=os.environ | told, stderr=errors, stdout=errors))
-        return started
+        def start(
+            *arguments: str, own: tuple[str, ...] = (), places: tuple[dict[str, str], dict[str, str]] = ({}, {})
+        ) -> list[subprocess.Popen]:
+            both = [*common, *arguments]
+            return started([both, [*both, *own]], list(places))
 
-    yield start
-    for each in started:
-        each.kill()
-        each.wait()
+        yield start
 
 
 def errors(folder: Path) -> list[str]:

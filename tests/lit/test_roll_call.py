@@ -1,14 +1,13 @@
 """Real processes, started by somebody else, of which one ends before there is a process group."""
 
-import os
 import signal
-import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
+
+from tests.ranks import commands
 
 pytestmark = [pytest.mark.slow, pytest.mark.run]
 
@@ -47,29 +46,20 @@ class Data(COCO):
 @pytest.fixture
 def two(world, tmp_path):
     """Start `fit` in two processes with a model and data of the user's own; what the environment tells them."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = str(free.getsockname()[1])
     (tmp_path / "breaks.py").write_text(BREAKS)
-    started = []
+    arguments = [
+        "fit", "--config", "experiments/mini_stage1.yaml", "--model=breaks.Model", "--data=breaks.Data",
+        f"--data.root={world}", "--data.batch_size=8", "--trainer.devices=2", "--trainer.strategy=ddp",
+        f"--trainer.logger.save_dir={tmp_path}/runs", "--trainer.max_steps=2000",
+        "--trainer.enable_progress_bar=false",
+    ]  # fmt: skip
+    with commands(tmp_path) as started:
 
-    def start(place: str, rank: int, by: str, count: int = 2) -> list[subprocess.Popen]:
-        for number in range(count):
-            command = [
-                sys.executable, "-m", "lit_blip2", "fit", "--config", "experiments/mini_stage1.yaml",
-                "--model=breaks.Model", "--data=breaks.Data", f"--data.root={world}", "--data.batch_size=8",
-                "--trainer.devices=2", "--trainer.strategy=ddp", f"--trainer.logger.save_dir={tmp_path}/runs",
-                "--trainer.max_steps=2000", "--trainer.enable_progress_bar=false",
-            ]  # fmt: skip
-            told = {"LOCAL_RANK": str(number), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port} if count > 1 else {}
-            told |= {"ENDS_IN": place, "ENDS_ON": str(rank), "ENDS_BY": by, "PYTHONPATH": str(tmp_path)}
-            with (tmp_path / f"{number}.err").open("w") as errors:
-                started.append(subprocess.Popen(command, env=os.environ | told, stderr=errors, stdout=errors))
-        return started
+        def start(place: str, rank: int, by: str, count: int = 2) -> list[subprocess.Popen]:
+            told = {"ENDS_IN": place, "ENDS_ON": str(rank), "ENDS_BY": by, "PYTHONPATH": str(tmp_path)}
+            return started([arguments] * count, [told] * count)
 
-    yield start
-    for each in started:
-        each.kill()
-        each.wait()
+        yield start
 
 
 @pytest.mark.parametrize(
