@@ -21,7 +21,7 @@ from lit_blip2.lit.callbacks import Agreement, Companions, HParams, MetricsFile,
 from lit_blip2.lit.module import LitBLIP2
 from lit_blip2.parser import HELP, TRAINER, SuiteParser, config_files
 from lit_blip2.paths import free_name
-from lit_blip2.runs import CONFIG, Left, find_checkpoint, run_of
+from lit_blip2.runs import CONFIG, Left, find_checkpoint, newest_checkpoint, run_of
 from lit_blip2.stopping import STATUS
 from lit_blip2.trust import taken_allow
 from lit_blip2.whole_files import write_text
@@ -74,7 +74,8 @@ class SuiteCLI(LightningCLI):
             return check_links(self.left.run)
         if config.get("ckpt_path") is None:
             return
-        given, config.ckpt_path = config.ckpt_path, str(find_checkpoint(config.ckpt_path))
+        look = newest_checkpoint if self.subcommand == "fit" else find_checkpoint
+        given, config.ckpt_path = config.ckpt_path, str(look(config.ckpt_path))
         if config.ckpt_path != str(Path(given)):
             rank_zero_info(f"--ckpt_path {given}: {config.ckpt_path} is its newest whole checkpoint")
         run = run_of(Path(config.ckpt_path).resolve())

@@ -35,15 +35,33 @@ class Found(NamedTuple):
 
 
 def find_checkpoint(path: str | Path) -> Path:
-    """A checkpoint file, or the newest whole one of a run's folder, or of an experiment's newest run.
+    """A checkpoint file, or the newest whole one of a run's folder, or of an experiment's newest run. A warning says
+    where that run has made fewer steps than its config asks for. Raises as `newest_checkpoint`."""
+    file, contents = _newest(Path(path))
+    step, planned = contents.get("global_step"), _max_steps(contents.get("config"))
+    if step is not None and planned is not None and step < planned:
+        warnings.warn(
+            f"{run_of(file)} stands at step {step} of {planned}: it was stopped, has ended early, or still trains. "
+            "fit --resume goes on with a run that was stopped",
+            stacklevel=2,
+        )
+    return file
+
+
+def newest_checkpoint(path: str | Path) -> Path:
+    """As `find_checkpoint`, for those that go on with a run, or know how far it has come.
 
     Files that are cut short are left out, with a warning that names them. Raises FileNotFoundError that says what was
     looked for, ValueError for a folder with runs of several experiments, and DataError where a checkpoint or a config
     is a link that leads out of the folder.
     """
-    path = Path(path)
+    return _newest(Path(path))[0]
+
+
+def _newest(path: Path) -> tuple[Path, dict[str, Any]]:
+    """The checkpoint, and what it holds; of a file, which is taken as it is, nothing is read."""
     if path.is_file():
-        return path
+        return path, {}
     files = _files_of_newest_run(path)
     check_inside(path, files)
     if files:
@@ -68,7 +86,7 @@ def find_checkpoint(path: str | Path) -> Path:
             "of another run in that folder",
             stacklevel=2,
         )
-    return whole
+    return whole, read[whole]
 
 
 def _files_of_newest_run(folder: Path) -> list[Path]:
@@ -101,10 +119,11 @@ class Left(NamedTuple):
 
 
 def newest_of(config: dict[str, Any], folder: Path, max_steps: int) -> Left | None:
-    """The newest run of a resolved config in an experiment's folder that has left a checkpoint, and is not being
-    trained now. Where a run writes is no part of its config. None, too, where that one is finished and a newer one has
-    left nothing: it is to be made anew. Damaged checkpoints are named."""
-    wanted, newer = _placeless(config), False
+    """The newest unfinished run of a resolved config in an experiment's folder that has left a checkpoint and is not
+    being trained now; where there is none, the newest finished one. Where a run writes is no part of its config. None,
+    too, where a run that is newer than the finished one has left nothing: it is to be made anew. Damaged checkpoints
+    are named."""
+    wanted, newer, done = _placeless(config), False, None
     runs = [file.parent for file in folder.glob(f"*/{CONFIG}")]
     for run in sorted(runs, key=lambda run: (run / CONFIG).stat().st_mtime_ns, reverse=True):
         kept = _config(run / CONFIG)
@@ -114,25 +133,26 @@ def newest_of(config: dict[str, Any], folder: Path, max_steps: int) -> Left | No
             newer = newer or kept is not None
             continue
         try:
-            file = find_checkpoint(run)
+            file, contents = _newest(run)
         except FileNotFoundError as error:
             newer = newer or kept is not None
             if any(run.rglob("*.ckpt")):
                 warnings.warn(str(error), stacklevel=2)
             continue
-        contents = _read(file) or {}
         if kept is None and _config(contents.get("config")) != wanted:  # its file cannot be read
             continue
         step = contents.get("global_step", 0)
-        finished = step >= max_steps and contents.get("validated_step", step) == step
-        return None if finished and newer else Left(run, file, step, finished)
-    return None
+        left = Left(run, file, step, step >= max_steps and contents.get("validated_step", step) == step)
+        if not left.finished:
+            return left
+        done = done or (None if newer else left)
+    return done
 
 
 def step_of(run: Path) -> int | None:
     """The optimiser steps that the newest whole checkpoint of a run has behind it; None where there is none."""
     try:
-        return (_read(find_checkpoint(run)) or {}).get("global_step")
+        return _newest(run)[1].get("global_step")
     except FileNotFoundError:
         return None
 
@@ -205,6 +225,13 @@ def _found(file: Path, contents: dict[str, Any]) -> Found:
     is_of_config = beside.is_file() and _config(contents.get("config")) == _config(beside)
     step = contents.get("global_step")
     return Found(is_of_config, step if isinstance(step, int) else 0, file.stat().st_mtime_ns, file)
+
+
+def _max_steps(config: Any) -> int | None:
+    """That a checkpoint's config asks for; None where it sets no number of steps."""
+    trainer = (_config(config) or {}).get("trainer") if isinstance(config, str) else None
+    steps = trainer.get("max_steps") if isinstance(trainer, dict) else None
+    return steps if isinstance(steps, int) and steps > 0 else None
 
 
 def is_same_run(one: str | None, two: str | None) -> bool:

@@ -2,6 +2,7 @@
 
 import os
 import threading
+import warnings
 from itertools import count
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 from filelock import FileLock
 
-from lit_blip2.runs import CONFIG, HELD, find_checkpoint, hold, is_held, newest_of, run_of
+from lit_blip2.runs import CONFIG, HELD, find_checkpoint, hold, is_held, newest_checkpoint, newest_of, run_of
 
 CLOCK = count(1_700_000_000)
 
@@ -129,6 +130,30 @@ def test_a_finished_run_is_not_the_newest_where_a_newer_one_is_damaged_or_being_
     with FileLock(newer / HELD):
         assert newest_of({"lr": 1}, tmp_path, 6) is None
     assert newest_of({"lr": 1}, tmp_path, 6).run == newer
+
+
+def test_an_unfinished_run_is_gone_on_with_though_a_finished_one_seems_newer(tmp_path):
+    """As after a copy of the folder, which writes its files in any order."""
+    unfinished = made(tmp_path, 1, 4)
+    finished = made(tmp_path, 0, 6)
+    assert newest_of({"lr": 1}, tmp_path, 6)[::3] == (unfinished, False)
+    save(unfinished / "checkpoints/last.ckpt", 6)
+    assert newest_of({"lr": 1}, tmp_path, 6)[::3] == (finished, True)
+
+
+def test_a_run_of_fewer_steps_than_planned_is_named_by_its_steps(run):
+    def stands_at(step: int, trainer: str) -> Path:
+        (run / CONFIG).write_text(config := f"lr: 1\ntrainer: {trainer}\n")
+        return save(run / "checkpoints/last.ckpt", step, config)
+
+    stopped = stands_at(4, "{max_steps: 6}")
+    with pytest.warns(UserWarning, match="version_0 stands at step 4 of 6: it was stopped, has ended early"):
+        assert find_checkpoint(run.parent) == stopped
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert newest_checkpoint(run) == find_checkpoint(stopped) == stopped  # who names a file means it
+        assert stands_at(6, "{max_steps: 6}") == find_checkpoint(run)
+        assert stands_at(4, "{max_steps: -1, max_epochs: 2}") == find_checkpoint(run)
 
 
 def test_where_a_run_s_config_cannot_be_read_its_checkpoint_tells_it(tmp_path):

@@ -9,6 +9,7 @@ from typing import Any
 from rich.table import Table
 
 from lit_blip2.console import Console
+from lit_blip2.evaluation.evaluated import METRICS, TESTED_STEP, read_metrics
 from lit_blip2.evaluation.items import FILE, Items, paired_interval, read_items
 from lit_blip2.evaluation.rules import SCORING, differing, of_metric, read_random, read_rules, told
 from lit_blip2.links import check_links
@@ -34,6 +35,7 @@ def main(arguments: list[str]) -> int:
         other = differing(read_rules(first.parent), read_rules(second.parent))
         check_scoring(other)
         rows = compared(read_items(first), read_items(second))
+        steps = [tested_step(items) for items in (first, second)]
     except (OSError, ValueError) as error:
         say(f"error: {error}", error=True)
         return 2
@@ -48,6 +50,8 @@ def main(arguments: list[str]) -> int:
     Console(width=None if sys.stdout.isatty() else 140).print(table)
     if shown := {name: each for metric in rows for name, each in of_metric(other, metric).items()}:
         say(f"A and B were made by other rules: {told(shown)}")
+    if steps[0] != steps[1] and None not in steps:
+        say(f"A was tested at step {steps[0]}, B at step {steps[1]}")
     for name, items in (("A", first), ("B", second)):
         if random := read_random(items.parent):
             say(f"{name} is of RANDOM weights, for trials: {', '.join(random)}")
@@ -64,6 +68,13 @@ def find_items(run: Path) -> Path:
         )
     check_links(found[-1].parent)
     return found[-1]
+
+
+def tested_step(items: Path) -> int | None:
+    """The step of the checkpoint that was tested; None where an older test does not say. Raises DataError."""
+    file = items.with_name(METRICS)
+    step = read_metrics(file).get(TESTED_STEP) if file.is_file() else None
+    return None if step is None else int(step)
 
 
 def check_scoring(other: Mapping[str, tuple[Any, Any]]) -> None:

@@ -24,7 +24,7 @@ from lit_blip2.lit.optim import AdamWCosine
 from lit_blip2.network import OWN, build_net
 from lit_blip2.objectives.gradients import gradients
 from lit_blip2.objectives.origin import Origin, watched
-from lit_blip2.runs import CONFIG, find_checkpoint, run_of
+from lit_blip2.runs import CONFIG, newest_checkpoint, run_of
 
 PRECISIONS = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}
 
@@ -45,7 +45,7 @@ def module_of(kept: Path, allow: Sequence[str] = ()) -> tuple[LitBLIP2, Experime
     """
     run = run_of(kept.absolute())
     try:
-        file = find_checkpoint(run)
+        file = newest_checkpoint(run)
         contents = read_checkpoint(file)
         said = f"{file}, which stands at step {contents['global_step']}"
     except FileNotFoundError:

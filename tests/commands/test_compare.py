@@ -1,6 +1,7 @@
 """`compare`: verdicts by hand, and what cannot be compared."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -67,6 +68,14 @@ def test_other_ways_to_look_for_answers_are_compared_and_said(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "prompt: '' and 'a photo of'; question: '{}' and '{}?'; vqa_num_beams: 5 and 3" in out
     assert main(both_by((rules[0], rules[0]), tmp_path / "same")) == 0 and "rules" not in capsys.readouterr().out
+
+
+def test_tests_of_other_steps_are_told(tmp_path, capsys):
+    runs = both_by(({}, {}), tmp_path)
+    for folder, step in zip(runs, (4, 6)):
+        (Path(folder) / "v0/metrics.json").write_text(json.dumps({"evaluated/test_step": step}))
+    assert main(runs) == 0 and capsys.readouterr().out.endswith("\nA was tested at step 4, B at step 6\n")
+    assert main([runs[0], runs[0]]) == 0 and "tested at" not in capsys.readouterr().out
 
 
 def test_a_test_of_random_weights_is_named(tmp_path, capsys):

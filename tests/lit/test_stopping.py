@@ -174,6 +174,8 @@ def test_a_new_run_says_that_an_unfinished_one_is_there_and_a_finished_one_is_no
     status, said = finished(world, runs)
     assert status == 0 and f"an unfinished run of these settings lies in {place}, at step 3 of 6: --resume" in said
     status, said = finished(world, runs, "--resume")
+    assert status == 0 and f"going on with {place}, at step 3 of 6" in said
+    status, said = finished(world, runs, "--resume")
     assert status == 0 and "the newest run of these settings is finished" in said
     assert len(list((runs / "mini_stage1").iterdir())) == 2
     status, said = finished(world, runs, "--resume", "--data.seed=3")

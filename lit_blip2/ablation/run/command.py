@@ -8,7 +8,7 @@ import yaml
 from lit_blip2.ablation.folder import Folder
 from lit_blip2.ablation.schema import StepRun
 from lit_blip2.ablation.spec.step import REFERENCE
-from lit_blip2.runs import find_checkpoint
+from lit_blip2.runs import newest_checkpoint
 from lit_blip2.whole_files import write_text
 
 
@@ -18,7 +18,7 @@ def command(run: StepRun, folder: Folder) -> list[str]:
     if run.command == "test":
         return [*arguments, "--ckpt_path", str(folder.run(next(iter(run.parents.values()))))]
     try:
-        return [*arguments, "--ckpt_path", str(find_checkpoint(folder.run(run.name)))]
+        return [*arguments, "--ckpt_path", str(newest_checkpoint(folder.run(run.name)))]
     except FileNotFoundError:
         return arguments
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from lit_blip2.config import strings
 from lit_blip2.links import below
-from lit_blip2.runs import CONFIG, WRITES, find_checkpoint, run_of
+from lit_blip2.runs import CONFIG, WRITES, newest_checkpoint, run_of
 from lit_blip2.sources import PACKAGE, digest
 
 BY_SIZE = {".jpg", ".jpeg", ".png", ".webp", ".tar"}  # told apart by name and size: reading 82 GB would take long
@@ -64,7 +64,7 @@ def _of_run(folder: Path) -> list[Path]:
     if not any(folder.glob(f"{level}{CONFIG}") for level in ("", "*/")):
         return []
     try:
-        checkpoint = find_checkpoint(folder)
+        checkpoint = newest_checkpoint(folder)
     except (FileNotFoundError, ValueError):
         return []
     return [checkpoint, run_of(checkpoint) / CONFIG]
