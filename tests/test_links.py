@@ -117,6 +117,32 @@ def test_a_shard_in_the_cache_is_no_link(tmp_path):
     assert len(remote.read("0.tar", 0, 512)) == 512
 
 
+def test_a_cache_behind_a_link_is_refused_and_what_lies_there_stays(tmp_path):
+    """A folder's name in the cache is a function of the URL: whoever sends a cache can know it."""
+    write_tar(tmp_path / "cc/0.tar", {"a": sample(1, "fine")})
+    remote = RemoteFolder(f"file://{tmp_path}/cc", tmp_path / "cache", most_bytes=1)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/thesis.tex").write_text("years")
+    remote.folder.parent.mkdir()
+    remote.folder.symlink_to(tmp_path / "mine")
+    with pytest.raises(DataError, match=OUT.format(remote.folder.name)):
+        remote.read("0.tar", 0, 512)
+    assert [file.name for file in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize("name", ["index.part", "index.part/images.bin", "index.part/shards.jsonl"])
+def test_no_index_is_written_through_a_link(tmp_path, name):
+    write_tar(tmp_path / "cc/0.tar", {"a": sample(1, "fine")})
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/thesis.tex").write_text("years")
+    link = tmp_path / "cc" / name
+    link.parent.mkdir(exist_ok=True)
+    link.symlink_to(tmp_path / "mine" / ("" if name == "index.part" else "thesis.tex"))
+    with pytest.raises(DataError, match=OUT.format(name)):
+        index_shards(tmp_path / "cc", None, workers=1)
+    assert [(file.name, file.read_text()) for file in (tmp_path / "mine").iterdir()] == [("thesis.tex", "years")]
+
+
 def test_what_a_tar_names_elsewhere_is_not_looked_for(tmp_path):
     """Its links are left out and counted; a name that leads out of it is a name alone, for nothing is unpacked."""
     (tmp_path / "secret.jpg").write_bytes(sample(1, "x")["jpg"])

@@ -11,8 +11,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, Blip2Config, Blip2ForImageTextRetrieval
 
 from lit_blip2.commands.convert import main
-from lit_blip2.exchange import hugging_face
+from lit_blip2.contents import DataError
+from lit_blip2.exchange import hugging_face, lavis
 from lit_blip2.exchange.export import to_hugging_face
+from lit_blip2.exchange.foreign import ForeignModel
 from lit_blip2.inference import load
 from lit_blip2.pixels import CLIP_MEAN, CLIP_STD
 from tests.exchange.tiny import BERT, randomise, rewritten, saved
@@ -317,3 +319,15 @@ def test_a_retrieval_model_of_other_words_than_its_tokenizer_is_refused(hf_confi
         assert main("import", arguments) == 2 * more
     said = capsys.readouterr().err
     assert f"tokenizer {folder} has {words} words" in said and f"vocab_size={words + 1}" in said
+
+
+def test_beside_weights_for_lavis_nothing_is_said_but_how_images_look_and_what_is_random(tmp_path):
+    nothing = ForeignModel({}, {}, None, None, {}, {})
+    file = tmp_path / "x.pth"
+    looks = {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6], "interpolation": "bilinear"}
+    more = {"name": "hf-hub:a/b", "weights": "/etc/hostname", "model_args": {"pretrained": True}}
+    torch.save({"model": {}, "lit_blip2": {"looks": looks | more}}, file)
+    assert lavis.with_side(nothing, file).net == {"vision": looks}
+    torch.save({"model": {}, "lit_blip2": {"looks": looks, "random": [{"a": 1}]}}, file)
+    with pytest.raises(DataError, match="holds something else than looks and the names of random parts"):
+        lavis.with_side(nothing, file)

@@ -126,6 +126,7 @@ class RemoteFolder:
         """The shard as a file in the cache. Raises OSError if it cannot be had, DataError if it has changed, or leads
         out of the cache by a link."""
         file = self.folder / name
+        check_inside(self.folder.parent, [self.folder, file])
         check_inside(self.folder, [file])
         if self._is_kept(file):
             return file
@@ -177,7 +178,8 @@ class RemoteFolder:
 
     def _make_room(self, size: int) -> None:
         with FileLock(self.folder / ".room.lock"):
-            kept = sorted(self.folder.glob("[!.]*"), key=lambda file: file.stat().st_mtime)
+            files = [file for file in self.folder.glob("[!.]*") if file.is_file() and not file.is_symlink()]
+            kept = sorted(files, key=lambda file: file.stat().st_mtime)
             total = size + sum(file.stat().st_size for file in kept)
             while total > self.most_bytes and kept:
                 oldest = kept.pop(0)

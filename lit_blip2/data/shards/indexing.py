@@ -25,6 +25,7 @@ from lit_blip2.data.annotations.captions import clean_caption
 from lit_blip2.data.annotations.entries import Entry, read_json
 from lit_blip2.data.shards.folders import LocalFolder, RemoteFolder, is_url, shard_folder
 from lit_blip2.data.shards.reader import ARRAYS, INDEX, Shards, crc32_of, read_shards
+from lit_blip2.links import check_inside, check_links
 from lit_blip2.terminal import say
 from lit_blip2.whole_files import alone
 
@@ -104,6 +105,9 @@ def _said_of_others(names: list[str]) -> str:
 
 def _index(place: LocalFolder | RemoteFolder, shards: dict[str, int | None], out: Path, workers: int) -> None:
     part = out.with_name(f"{out.name}.part")
+    check_inside(part.parent, [part])
+    if part.is_dir():
+        check_links(part)  # it is written into
     done = _resume(part, shards)
     todo, line = list(shards)[len(done) :], done[-1] if done else None
     with ProcessPoolExecutor(workers or os.cpu_count()) as pool:
