@@ -2,6 +2,7 @@
 
 What Pillow can read is converted: turned as EXIF says, palettes and CMYK to RGB, 12 and 16 bits to 8, of an
 animation the first frame. What is transparent lies over white, as a page shows it; an alpha of one value is dropped.
+A JPEG or PNG must hold the mark of its end.
 
 A file's name says nothing about its format: Pillow goes by the contents. Only formats that it decodes itself are
 opened. It hands others to another program (EPS is a program in PostScript, which Ghostscript runs) or to a library that
@@ -16,8 +17,9 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.JpegImagePlugin import JpegImageFile
 
-from lit_blip2.contents import DataError, check_regular
+from lit_blip2.contents import COPY_AGAIN, DataError, check_regular
 
 SIXTEEN = re.compile(r"(?<!BGR);16")  # in Pillow's names of raw modes; BGR;16 has 5 or 6 bits of a colour
 # Tags of a TIFF. PHOTOMETRIC is 0 where its lowest value is white; FORMAT is 2 where values have a sign.
@@ -29,6 +31,7 @@ FORMATS = {
     "JPEG", "JPEG2000", "MCIDAS", "MSP", "PCD", "PCX", "PIXAR", "PNG", "PPM", "PSD", "QOI", "SGI", "SPIDER", "SUN",
     "TGA", "TIFF", "WEBP", "XBM", "XPM", "XVTHUMB",
 }  # fmt: skip
+JPEG_END, PNG_END = b"\xff\xd9", b"IEND"
 MOST_PIXELS = 89_478_485  # Pillow's own limit for what may be a decompression bomb: 256 MiB as RGB
 
 
@@ -89,6 +92,8 @@ def decode_image(data: bytes, name: str | Path) -> Image.Image:
             if image.width * image.height > MOST_PIXELS:
                 size = f"{image.width} x {image.height} pixels, at most {MOST_PIXELS:,} are read"
                 raise UnreadableImageError(name, "too large", size)
+            if _has_no_end(image, data):
+                raise UnreadableImageError(name, "truncated", f"no mark of its end: {COPY_AGAIN}")
             raw, white_is_zero = str(image.tile), getattr(image, "tag_v2", {}).get(PHOTOMETRIC) == 0
             white, told = _white(image, data)
             image.load()  # before the stream is closed
@@ -112,6 +117,15 @@ def decode_image(data: bytes, name: str | Path) -> Image.Image:
         raise UnreadableImageError(name, "too large", error) from error
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and others
         raise UnreadableImageError(name, "truncated" if "truncated" in str(error) else "damaged", error) from error
+
+
+def _has_no_end(image: Image.Image, data: bytes) -> bool:
+    """Whether a JPEG or PNG lacks the mark behind its pixels. A copy that broke off may be filled up with zeros, which
+    decode as pixels. What follows the mark is anybody's; a thumbnail's own mark lies before the pixels."""
+    if image.format in ("JPEG", "MPO") and not data.endswith(JPEG_END):
+        pixels = JpegImageFile(BytesIO(data)).fp.tell()  # to where it has read
+        return data.rfind(JPEG_END, pixels) < 0
+    return image.format == "PNG" and data.rfind(PNG_END) < 0
 
 
 def to_rgb(image: Image.Image, name: str | Path = "given", white: int = 65535, told: int = 0) -> Image.Image:

@@ -178,6 +178,47 @@ def saved(image: Image.Image, kind: str, **options) -> bytes:
     return stream.getvalue()
 
 
+def photo(format: str = "JPEG", **options) -> bytes:
+    """The file of a picture with a grain, so that most of it is pixels."""
+    grain = np.random.default_rng(0).integers(0, 256, (160, 120, 3), dtype=np.uint8)
+    return saved(Image.fromarray(grain // 8 * 5), format, **options)
+
+
+WHOLE = {
+    "baseline": photo(),
+    "progressive": photo(progressive=True),
+    "optimised": photo(optimize=True, quality=95),
+    "grey": saved(Image.open(io.BytesIO(photo())).convert("L"), "JPEG"),
+    "with a thumbnail": photo(exif=Image.Exif().tobytes() + saved(Image.new("RGB", (60, 60), "red"), "JPEG")),
+    "several pictures": photo("MPO", save_all=True, append_images=[Image.new("RGB", (99, 9), "blue")]),
+    "png": photo("PNG"),
+    "animated png": photo("PNG", save_all=True, append_images=[Image.new("RGB", (120, 160), "blue")]),
+}
+
+
+@pytest.mark.parametrize("data", WHOLE.values(), ids=WHOLE)
+def test_a_copy_whose_tail_is_zeros_is_not_read_as_half_a_picture(data):
+    """As a file system leaves it where a copy broke off: the size is right, and zeros decode as pixels."""
+    for share in np.linspace(0.5, 0.93, 20):  # of several pictures the first, which is read, is the most
+        broken_off = data[: int(share * len(data))].ljust(len(data), b"\0")
+        with pytest.raises(UnreadableImageError) as error:
+            decode_image(broken_off, "x.jpg")
+        assert error.value.reason in ("truncated", "damaged")
+
+
+@pytest.mark.parametrize(("data", "end"), [(WHOLE["baseline"], 2), (WHOLE["png"], 12), (WHOLE["png"], 8)])
+def test_a_picture_without_its_end_mark_is_truncated(data, end):
+    with pytest.raises(UnreadableImageError, match=r"truncated .*get it again") as error:
+        decode_image(data[:-end].ljust(len(data), b"\0"), "x.jpg")
+    assert error.value.reason == "truncated"
+
+
+@pytest.mark.parametrize("data", WHOLE.values(), ids=WHOLE)
+@pytest.mark.parametrize("behind", [b"", bytes(5000), b"a camera's own notes \xff\xda \xff\xd8", b"\xff\xd9"])
+def test_what_stands_behind_the_end_of_a_whole_picture_changes_nothing(data, behind):
+    assert decode_image(data + behind, "x.jpg") == decode_image(data, "x.jpg")
+
+
 def rgba(grey: np.ndarray, white: int) -> np.ndarray:
     return np.stack([grey * white] * 3 + [np.full_like(grey, 65535)], -1)
 
