@@ -54,7 +54,7 @@ def images_in(path: str | Path, *splits: str) -> list[Listed]:
     if "images" in top and ("annotations" in top or "test" in splits) and "multiple choice" not in what:
         return _of_coco(top, splits)
     if "data" in top and any("image_id" in row and "question" not in row for row in top.entries("data")):
-        return _of_textcaps(of_splits(top.entries("data"), splits, "set_name"))
+        return _of_textcaps(of_splits(top.entries("data"), splits))
     raise top.error(
         "neither COCO's {images, annotations} nor a list of {image, caption} nor Karpathy's {images with sentences}: "
         + (f"it holds {what}" if what else f"its keys are {sorted(content)}")
@@ -107,11 +107,14 @@ def list_images(images: list[Entry], key: str = "id", name: str = "file_name") -
 
 def _of_coco(top: Entry, splits: Sequence[str]) -> list[Listed]:
     """Of VizWiz, captions that were rejected or chosen from a list are left out, as its own evaluation does."""
-    listed = top.entries("images")
-    images, files = of_splits(listed, splits), list_images(listed)
+    listed, annotations = top.entries("images"), top.entries("annotations", default=[])
+    images, files, kept = of_splits(listed, splits), list_images(listed), of_splits(annotations, splits)
     captions = {image.image_id("id"): [] for image in images}
+    others: set[int] = set()  # whose captions are all of another split
+    if kept is not annotations:
+        others = {each.image_id() for each in annotations} - {each.image_id() for each in kept}
     refused: list[int] = []
-    for annotation in top.entries("annotations", default=[]):
+    for annotation in kept:
         if (image_id := annotation.image_id()) not in captions:
             if image_id in files:  # of another split
                 continue
@@ -135,7 +138,7 @@ def _of_coco(top: Entry, splits: Sequence[str]) -> list[Listed]:
     return [
         Listed(image.name("id"), files[number], captions[number], image.text("domain", default=None))
         for number, image in zip(captions, images, strict=True)
-        if number not in bare
+        if number not in bare | others
     ]
 
 

@@ -61,7 +61,7 @@ def asked_in(
     if isinstance(content, dict) and isinstance(content.get("questions"), list):
         return Asked(_unanswered_vqa(Entry(content, path), files, split))
     if isinstance(content, dict) and _asks(content.get("data")):
-        return Asked([_textvqa(row) for row in of_splits(Entry(content, path).entries("data"), [split], "set_name")])
+        return Asked([_textvqa(row) for row in of_splits(Entry(content, path).entries("data"), [split])])
     if "qas" in keys:
         return Asked(
             [

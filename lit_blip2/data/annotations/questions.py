@@ -196,7 +196,7 @@ def question_types(
 
 def _of_two_files(top: Entry, annotations: str | Path, files: Mapping[int, str], split: str) -> list[Question]:
     asked = _by_id(top.entries("questions"), top.path)
-    marks, subtype = _marks(asked, top.path, annotations), top.text("data_subtype", default=None)
+    marks, subtype = _marks(asked, top.path, annotations, split), top.text("data_subtype", default=None)
     asked = _by_id(of_splits(list(asked.values()), [split]), top.path)
     return [
         Question(
@@ -207,6 +207,7 @@ def _of_two_files(top: Entry, annotations: str | Path, files: Mapping[int, str],
             *marks[number],
         )
         for number, row in asked.items()
+        if number in marks
     ]
 
 
@@ -221,15 +222,17 @@ def _by_id(rows: list[Entry], path: str | Path) -> dict[int, Entry]:
     return table
 
 
-def _marks(asked: dict[int, Entry], questions: str | Path, annotations: str | Path) -> dict[int, Marks]:
-    """What was said of each question. Raises DataError where the two files do not fit."""
+def _marks(asked: dict[int, Entry], questions: str | Path, annotations: str | Path, split: str) -> dict[int, Marks]:
+    """What was said of each question; where annotations name their splits, of this one's. Raises DataError where the
+    two files do not fit."""
     marks = _by_id(Entry(read_json(annotations), annotations).entries("annotations"), annotations)
     if lonely := sorted(asked.keys() ^ marks.keys()):
         names = [(asked | marks)[number].name("question_id") for number in lonely[:5]]
         raise DataError(f"{len(lonely)} question ids stand in only one of {questions} and {annotations}: {names}...")
-    said = {}
+    said, wanted = {}, set(of_splits(list(marks.values()), [split]))
     for number, row in asked.items():
-        mark = marks[number]
+        if (mark := marks[number]) not in wanted:
+            continue
         if row.image_id() != (mark.image_id() if "image_id" in mark else row.image_id()):
             raise DataError(
                 f"question {row.name('question_id')} belongs to image {row.name('image_id')} in {questions} and to"

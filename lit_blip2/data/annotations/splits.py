@@ -12,32 +12,33 @@ NAMES = {
     "val": ("val", "validation", "valid", "dev"),
     "test": ("test",),
 }
+# What a row's split is called, with capitals and blanks or without; the first whose values name splits counts.
+KEYS = ("split", "set_name", "set", "subset", "partition", "phase", "fold", "is_train")
+_ALL = {name for names in NAMES.values() for name in names}
 _NONE = "without a split"
 _MOST_NAMED = 8
 
 
-def of_splits(rows: list[Entry], splits: Sequence[str], key: str = "split") -> list[Entry]:
+def of_splits(rows: list[Entry], splits: Sequence[str]) -> list[Entry]:
     """The rows of these splits, of train, val and test. What is left out is counted by its split, and told.
 
     All rows are taken, as ever, where no two of them name different splits, and where nothing that they name looks
-    like one. key: of a row's split, also with capitals or blanks.
+    like one.
 
     Raises DataError where the file holds several splits and none of these, and where only some rows name the one that
     all of those name: the others may belong to it or not.
     """
-    keys = [name for name in set().union(*(row.values for row in rows)) if name.strip().lower() == key]
-    if not keys:
-        return rows
-    own = [_split_of(row, keys) for row in rows]
+    key, own = _named_in(rows)
     counts = Counter(own)
     said = _said(counts)
-    if len(counts) == 2 and _NONE in counts and any(name in NAMES[split] for split in NAMES for name in counts):
+    if len(counts) == 2 and _NONE in counts and _ALL & counts.keys():
         raise DataError(
             f"{rows[0].path}: some rows name their split and some do not ({said}): name it in all, or in none"
         )
     if len(counts.keys() - {_NONE}) < 2:
         return rows
-    if not any(name.startswith(("train", "val", "test", "dev", "restval")) for name in counts):
+    meant = key in KEYS[:2] and any(name.startswith(("train", "val", "test", "dev", "restval")) for name in counts)
+    if not meant and not _ALL & counts.keys():
         warnings.warn(f"{rows[0].path}: its values of {key} name no split, all rows are read: {said}", stacklevel=1)
         return rows
     wanted = {name for split in splits for name in NAMES[split]}
@@ -49,6 +50,16 @@ def of_splits(rows: list[Entry], splits: Sequence[str], key: str = "split") -> l
         words = f"{out.total()} of {len(rows)} rows are left out, not of {' or '.join(splits)}: {_said(out)}"
         warnings.warn(f"{rows[0].path}: {words}", stacklevel=1)
     return [row for row, name in zip(rows, own, strict=True) if name in wanted]
+
+
+def _named_in(rows: list[Entry]) -> tuple[str, list[str]]:
+    """What the splits of rows are called, and that of each row; nothing of rows without any of KEYS."""
+    found = set().union(*(row.values for row in rows))
+    spelt = {key: [name for name in found if name.strip().lower() == key] for key in KEYS}
+    named = {key: [_split_of(row, names) for row in rows] for key, names in spelt.items() if names}
+    several = [key for key, own in named.items() if len(set(own)) > 1]
+    key = next((key for key, own in named.items() if _ALL.intersection(own)), next(iter(several), ""))
+    return key, named.get(key, [])
 
 
 def _split_of(row: Entry, keys: Sequence[str]) -> str:

@@ -133,10 +133,50 @@ def test_a_split_that_no_row_is_of_is_refused_by_name(tmp_path):
         read_captions(path, "val")
 
 
-@pytest.mark.parametrize("key", ["Split", " split"])
+@pytest.mark.parametrize("key", ["Split", " split", "set", "subset", "Partition", "fold", "phase"])
 def test_the_column_may_be_written_otherwise(tmp_path, key):
     with pytest.warns(UserWarning, match="left out"):
         assert len(read_captions(captions_file(tmp_path, "csv", SPLITS, key), "val")) == 2
+
+
+@pytest.mark.parametrize(
+    ("key", "values"),
+    [
+        ("fold", [0, 1, 2, 0, 1, 2]),
+        ("is_train", [True, True, True, False, False, False]),
+        ("subset", ["valley", "desert", "valley", "desert", "sea", "sea"]),
+        ("set", ["train2014", "val2014"] * 3),
+    ],
+)
+def test_other_columns_that_name_no_split_are_told_and_not_used(tmp_path, key, values):
+    for split in OF:
+        with pytest.warns(UserWarning, match=f"its values of {key} name no split, all rows are read"):
+            assert len(read_captions(captions_file(tmp_path, "list", values, key), split)) == 6
+
+
+def test_a_split_counts_before_a_column_of_another_name(tmp_path, recwarn):
+    rows = [{"image": f"{i}.jpg", "caption": "cow", "split": "train", "set": s} for i, s in enumerate(["val", "test"])]
+    assert len(read_captions(write_json(tmp_path / "c.json", rows), "test")) == 2 and not recwarn.list
+    rows = [{"image": f"{i}.jpg", "caption": "cow", "split": i, "set": s} for i, s in enumerate(["val", "test"])]
+    with pytest.warns(UserWarning, match="1 of 2 rows are left out, not of test: val 1"):
+        assert len(read_captions(write_json(tmp_path / "c.json", rows), "test")) == 1
+
+
+@pytest.mark.parametrize("split", OF)
+def test_annotations_may_name_the_split_in_the_place_of_what_they_are_about(tmp_path, split):
+    images = [{"id": i, "file_name": f"{i}.jpg"} for i in IDS]
+    marks = [{"id": i, "image_id": i, "caption": f"cow {i}", "split": s} for i, s in zip(IDS, SPLITS)]
+    coco = write_json(tmp_path / "coco.json", {"images": images, "annotations": marks})
+    with pytest.warns(UserWarning, match=f"4 of 6 rows are left out, not of {split}: "):
+        assert read_captions(coco, split).image_ids.tolist() == OF[split]
+    asked = [{"question_id": i, "image_id": i, "question": f"q {i}"} for i in IDS]
+    first = write_json(tmp_path / "q.json", {"questions": asked, "data_subtype": "val2014"})
+    answers = [
+        {"question_id": i, "answers": [{"answer": "a"}], "question_type": "q", "split": s} for i, s in zip(IDS, SPLITS)
+    ]
+    second = write_json(tmp_path / "a.json", {"annotations": answers})
+    with pytest.warns(UserWarning, match=f"4 of 6 rows are left out, not of {split}: "):
+        assert read_questions(first, second, split=split).image_ids.tolist() == OF[split]
 
 
 def test_two_columns_of_splits_are_refused(tmp_path):
