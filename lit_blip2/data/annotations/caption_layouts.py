@@ -185,8 +185,8 @@ def _of_token(path: Path) -> list[Listed]:
 
 
 def _of_rows(rows: list[Entry], path: Path, caption_needed: bool, numbered: bool = False) -> list[Listed]:
-    """Images and captions of rows that name both. numbered: images without an id are numbered, and not called after
-    their files.
+    """Images and captions of rows that name both; of caption_2 or caption2 too, as further ones. numbered: images
+    without an id are numbered, and not called after their files.
 
     Raises DataError for an image with two ids, and for an id of two images.
     """
@@ -195,13 +195,15 @@ def _of_rows(rows: list[Entry], path: Path, caption_needed: bool, numbered: bool
     spelt: dict[str, str] = {}  # x/1.jpg, as the first row spells it, which may be ./x/1.jpg
     for row in rows:
         image, text = ("image", "caption") if "image" in row else ("file_name", "text" if "text" in row else "caption")
-        if image not in row or (caption_needed and text not in row):
+        more = [key for key in row.values if row.values[key] and _is_further(key, text)]
+        if image not in row or (caption_needed and text not in row and not more):
             raise row.error(f"needs image and caption, and has {', '.join(sorted(map(str, row.values)))}")
         if {"label", "relation"} <= row.values.keys():
             raise row.error("VSR's captions, true or false of their images as label says: write those of label 1 alone")
         _check_one(row, image, text)
         file, name = spelt.setdefault(normpath(row.file(image)), row.file(image)), _given_name(row)
-        captions[file].append(row.texts(text, *([] if caption_needed else [[]])))
+        told = row.texts(text, *([] if caption_needed and not more else [[]]))
+        captions[file].append([*told, *(each for key in more for each in row.texts(key))])
         if name is not None and image_number(given.setdefault(file, name)) != image_number(name):
             raise row.error(f"{file} has image id {name}, and {given[file]} in a row before")
     named = lambda file, place: place if numbered else last_digits(Path(file).stem)  # noqa: E731
@@ -211,6 +213,10 @@ def _of_rows(rows: list[Entry], path: Path, caption_needed: bool, numbered: bool
         if file_of.setdefault(image_number(name), file) != file:
             raise DataError(f"{path}: image id {name} stands for both {file_of[image_number(name)]} and {file}")
     return [Listed(name, file, _joined(texts)) for name, (file, texts) in zip(names, captions.items(), strict=True)]
+
+
+def _is_further(key: str, text: str) -> bool:
+    return key.startswith(text) and key[len(text) :].lstrip("_").isdecimal()
 
 
 def _check_one(row: Entry, image: str, text: str) -> None:

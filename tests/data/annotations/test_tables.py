@@ -101,6 +101,31 @@ def test_what_says_one_thing_is_read(tmp_path, name, content, file, text):
     assert table(read_captions(tmp_path / name)) == {0: (file, [text])}
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("x.csv", "image,caption,caption_2,caption_3\na.jpg,one,two,three\nb.jpg,four,,\n"),
+        ("x.csv", "image,caption1,caption2,caption3\na.jpg,one,two,three\nb.jpg,,four\n"),
+        ("x.tsv", "image_id\timage\tcaption_0\tcaption_1\tcaption_2\n0\ta.jpg\tone\ttwo\tthree\n1\tb.jpg\tfour\n"),
+        (
+            "x.jsonl",
+            '{"file_name": "a.jpg", "text": "one", "text_2": ["two", "three"]}\n{"file_name": "b.jpg", "text": "four"}',
+        ),
+    ],
+)
+def test_further_captions_of_an_image_stand_in_columns_of_their_own(tmp_path, recwarn, name, content):
+    (tmp_path / name).write_text(content)
+    for split in ("train", "test"):
+        read = table(read_captions(tmp_path / name, split))
+        assert read == {0: ("a.jpg", ["one", "two", "three"]), 1: ("b.jpg", ["four"])}
+    assert not recwarn.list
+
+
+def test_a_column_that_begins_like_captions_is_none(tmp_path):
+    (tmp_path / "x.csv").write_text("image,caption,caption_length,captioner_2,caption_id\na.jpg,one,3,x,7\n")
+    assert table(read_captions(tmp_path / "x.csv")) == {0: ("a.jpg", ["one"])}
+
+
 def test_ids_from_0_on_are_kept_and_an_empty_cell_gives_none(tmp_path):
     (tmp_path / "x.csv").write_text("image,caption,image_id\nb.jpg,b,1\na.jpg,a,0\nb.jpg,again,\n")
     assert table(read_captions(tmp_path / "x.csv")) == {1: ("b.jpg", ["b", "again"]), 0: ("a.jpg", ["a"])}
