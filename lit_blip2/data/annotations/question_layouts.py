@@ -63,13 +63,10 @@ def asked_in(
     if isinstance(content, dict) and _asks(content.get("data")):
         return Asked([_textvqa(row) for row in of_splits(Entry(content, path).entries("data"), [split])])
     if "qas" in keys:
-        return Asked(
-            [
-                _visual_genome(row, files if listed is None else listed, listed is None)
-                for image in rows
-                for row in image.entries("qas")
-            ]
-        )
+        asked = [row for image in rows for row in image.entries("qas")]
+        # captions of COCO beside them have the same ids for other images
+        own = files if all(row.image_id() in files for row in asked) else {}
+        return Asked([_visual_genome(row, own if listed is None else listed, listed is None) for row in asked])
     if {"image", "text", "label"} <= keys:
         return Asked([_pope(row) for row in rows])
     if {"question", "question_id", "choices"} <= keys:

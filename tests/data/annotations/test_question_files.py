@@ -263,6 +263,15 @@ def test_annotators_who_all_answer_nothing_are_refused(tmp_path):
             read_questions(first, second, split="val")
 
 
+def test_visual_genome_images_are_not_those_of_captions_with_other_ids(tmp_path):
+    """COCO's captions of the same split know some of the ids, for other images; captions of its own know all."""
+    asked = [{"id": i, "qas": [{"qa_id": i, "image_id": i, "question": "what ?", "answer": "cow."}]} for i in (1, 2)]
+    path = write_json(tmp_path / "question_answers.json", asked)
+    assert list(read_questions(path, files={2: "COCO_val2014_000000000002.jpg"}).files) == ["1.jpg", "2.jpg"]
+    own = {1: "VG_100K/1.jpg", 2: "VG_100K_2/2.jpg"}
+    assert list(read_questions(path, files=own | {3: "3.jpg"}).files) == list(own.values())
+
+
 def test_visual_genome_images_are_not_guessed_beside_a_list(tmp_path):
     """Without a list of images they are ID.jpg; with one, an image that it lacks has no name."""
     asked = [{"qa_id": k, "image_id": k, "question": "What is it?", "answer": "A cow."} for k in (1, 2)]
