@@ -21,6 +21,14 @@ Interpolation = Literal["bicubic", "bilinear"]
 RESAMPLE = {3: "bicubic", 2: "bilinear"}  # PIL's numbers
 # What everything was made with before it was noted: checkpoints and cached features that say nothing.
 UNNOTED = {"mean": list(CLIP_MEAN), "std": list(CLIP_STD), "interpolation": "bicubic"}
+TIMMS = {"architecture", "pretrained_cfg"}  # keys of a config.json that is read
+# Files of other projects that may lie beside weights -> the key of what they say of images, if it is not the whole.
+UNREAD = {
+    "open_clip_config.json": "preprocess_cfg",
+    "preprocessor_config.json": "",
+    "processor_config.json": "image_processor",
+    "config.json": "",
+}
 
 
 class Looks(NamedTuple):
@@ -65,7 +73,7 @@ def card_beside(weights: Path, name: str) -> dict[str, Any]:
     """
     file = weights.with_name("config.json")
     content = _read(file)
-    if not content.keys() & {"architecture", "pretrained_cfg"}:
+    if not content.keys() & TIMMS:
         return {}
     card = content.get("pretrained_cfg") or content
     if not isinstance(card, dict):
@@ -76,8 +84,9 @@ def card_beside(weights: Path, name: str) -> dict[str, Any]:
     own, wanted = (content.get("architecture") or card.get("architecture")), name.split(".")[0]
     if own is not None and own.split(".")[0] != wanted:
         warnings.warn(
-            f"{file} is of {own}, not of image encoder {name}: its mean, std and interpolation are left out; keep each "
-            "encoder's files in a folder of their own",
+            f"{file} is of {own}, not of image encoder {name}: its mean, std and interpolation are left out, and so is "
+            f"what it computes otherwise, such as its activation. Give the name of the network that {weights.name} is "
+            "of, and keep each encoder's files in a folder of their own",
             stacklevel=2,
         )
         return {}
@@ -97,10 +106,10 @@ def _side(input_size: Any, file: Path) -> int:
 
 def tell_unread(weights: Path, looks: Looks, name: str) -> None:
     """Warn where another project's file beside the weights says that images look otherwise than `looks`."""
-    for file in (weights.with_name(each) for each in ("open_clip_config.json", "preprocessor_config.json")):
+    for file, inside in ((weights.with_name(each), inside) for each, inside in UNREAD.items()):
         content = _read(file)
-        card = content.get("preprocess_cfg") if file.name.startswith("open") else content
-        card = card if isinstance(card, dict) else {}
+        card = content.get(inside) if inside else content
+        card = card if isinstance(card, dict) and not content.keys() & TIMMS else {}
         theirs = {key: card.get(key, card.get(f"image_{key}")) for key in ("mean", "std")}
         theirs["interpolation"] = card.get("interpolation", RESAMPLE.get(card.get("resample")))
         ours = looks._asdict()
@@ -118,7 +127,8 @@ def _alike(theirs: Any, ours: Any) -> bool:
     if isinstance(ours, str):
         return theirs == ours
     theirs = theirs if isinstance(theirs, list) else [theirs] * len(ours)
-    return len(theirs) == len(ours) and all(abs(one - two) < 1e-3 for one, two in zip(theirs, ours))
+    alike = (isinstance(one, int | float) and abs(one - two) < 1e-3 for one, two in zip(theirs, ours))
+    return len(theirs) == len(ours) and all(alike)
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -74,6 +74,8 @@ def test_what_a_card_leaves_empty_is_not_said_and_its_first_bytes_may_say_utf8(t
         ("open_clip_config.json", {"preprocess_cfg": {"mean": [0.5, 0.5, 0.5], "interpolation": "bilinear"}}),
         ("preprocessor_config.json", {"image_mean": [0.5, 0.5, 0.5], "resample": 2}),
         ("preprocessor_config.json", {"image_mean": 0.5, "resample": 2, "image_std": UNNOTED["std"]}),
+        ("processor_config.json", {"image_processor": {"image_mean": [0.5, 0.5, 0.5], "resample": 2}}),
+        ("config.json", {"mean": [0.5, 0.5, 0.5], "std": UNNOTED["std"], "interpolation": "bilinear"}),
     ],
 )
 def test_another_projects_card_that_says_otherwise_is_told_of(tmp_path, name, content):
@@ -97,6 +99,26 @@ def test_the_card_beside_weights_is_timms(tmp_path, nested):
     assert card_beside(tmp_path / "model.safetensors", "x.tag") == card
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("config.json", {"architecture": "a_net", "mean": [0.5, 0.5, 0.5]}),  # timm's, which is read
+        ("config.json", {"model_type": "clip", "vision_config": {"image_size": 224}}),
+        ("processor_config.json", {"processor_class": "Blip2Processor", "num_query_tokens": 32}),
+    ],
+)
+def test_cards_that_are_read_or_say_nothing_of_images_are_not_told_of(tmp_path, recwarn, name, content):
+    (tmp_path / name).write_text(json.dumps(content))
+    tell_unread(tmp_path / "x.bin", Looks.of(UNNOTED, "a_net"), "a_net")
+    assert not recwarn.list
+
+
+def test_a_mean_that_is_no_number_is_told_of(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"mean": "imagenet", "std": {"r": 1}}))
+    with pytest.warns(UserWarning, match=r"config\.json says mean imagenet, std .*and is not read"):
+        tell_unread(tmp_path / "x.bin", Looks.of(UNNOTED, "a_net"), "a_net")
+
+
 def test_another_programs_card_says_nothing_and_a_damaged_one_is_named(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "clip"}')
     assert card_beside(tmp_path / "model.safetensors", "x.tag") == {}
@@ -108,7 +130,7 @@ def test_another_programs_card_says_nothing_and_a_damaged_one_is_named(tmp_path)
 def test_the_card_of_another_architecture_is_left_out(tmp_path):
     file, card = tmp_path / "config.json", {"mean": [0.5, 0.5, 0.5]}
     file.write_text(json.dumps({"architecture": "y", "pretrained_cfg": card}))
-    with pytest.warns(UserWarning, match=r"config\.json is of y, not of image encoder x\.tag"):
+    with pytest.warns(UserWarning, match=r"config\.json is of y, not of image encoder x\.tag.*its activation"):
         assert card_beside(tmp_path / "model.safetensors", "x.tag") == {}
     file.write_text(json.dumps(card))
     assert card_beside(tmp_path / "model.safetensors", "x") == {}
