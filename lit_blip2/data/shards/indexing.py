@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from rich.progress import track
 
-from lit_blip2.contents import DataError, check_regular, once_each, parsed_json
+from lit_blip2.contents import LONGEST_NAME, DataError, check_regular, once_each, parsed_json
 from lit_blip2.data.annotations.captions import clean_caption
 from lit_blip2.data.annotations.entries import Entry, read_json
 from lit_blip2.data.shards.folders import LocalFolder, RemoteFolder, is_url, shard_folder
@@ -33,10 +33,8 @@ IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
 MOST_EXAMPLES = 5
 _LINE_END = re.compile(r"\r\n?|\n")  # and no other: U+2028 may stand in a caption
 # Kinds of members that hold more of the next one's header, which tarfile reads at once, and the most bytes of one.
-LONG_HEADERS = (
-    *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
-    *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
-)
+PAX_HEADERS = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
+LONG_HEADERS = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, *PAX_HEADERS)
 MOST_HEADER = 1 << 20
 
 
@@ -150,6 +148,29 @@ class Header(tarfile.TarInfo):
         if made.size < 0 or (made.type in LONG_HEADERS and made.size > MOST_HEADER):
             raise tarfile.HeaderError(f"a header says that {made.size:,} bytes follow it")
         return made
+
+    @classmethod
+    def fromtarfile(cls, tar: tarfile.TarFile) -> "Header":
+        begin, block = tar.fileobj.tell(), tar.fileobj.read(tarfile.BLOCKSIZE)
+        if block[156:157] in PAX_HEADERS:
+            _check_records(tar.fileobj.read(cls.frombuf(block, tar.encoding, tar.errors).size))
+        tar.fileobj.seek(begin)
+        return super().fromtarfile(tar)
+
+
+def _check_records(header: bytes) -> None:
+    """Raises HeaderError unless a pax header is a row of "LENGTH KEY=VALUE\\n", with no longer numbers than a name has
+    bytes: tarfile's time grows with the square of what is something else."""
+    at, header = 0, header.rstrip(b"\0")
+    while at < len(header):
+        length = header[at : at + 8].partition(b" ")[0]
+        size = int(length) if length.isdigit() else 0
+        record = header[at : at + size]
+        if len(record) < size or b"=" not in record or not record.endswith(b"\n"):
+            raise tarfile.HeaderError(f"a pax header holds no record at its byte {at:,}")
+        at += size
+    if (longest := max(map(len, re.findall(rb"[0-9]+", header)), default=0)) > LONGEST_NAME:
+        raise tarfile.HeaderError(f"a pax header holds a number of {longest:,} digits")
 
 
 def _read_headers(path: Path, members_of: dict[str, list[tarfile.TarInfo]]) -> Exception | None:

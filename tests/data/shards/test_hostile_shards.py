@@ -59,6 +59,11 @@ HOSTILE = {
     "pax headers in a row": b"".join(pax(comment="x") for _ in range(3000)) + sound(2),
     "long names in a row": member("x", b"a" * 10, tarfile.GNUTYPE_LONGNAME) * 3000 + sound(2),
     "a sparse file without a map": pax(GNU_sparse_major="1", GNU_sparse_minor="0") + sound(2),
+    "a pax header of digits": member("x", b"9" * 2**20, tarfile.XHDTYPE) + sound(2),
+    "a pax header of digits in a record": pax(comment="9" * 900_000) + sound(2),
+    "a pax header of records in each other": member("x", b"2 " * 2**18 + b"=", tarfile.XHDTYPE) + sound(2),
+    "a pax header without an end of its record": member("x", b"20 path=a.png", tarfile.XHDTYPE) + sound(2),
+    "a global pax header of digits": member("x", b"7" * 2**20, tarfile.XGLTYPE) + sound(2),
     "a sparse map of words": pax(GNU_sparse_map="a,b") + sound(2),
 }
 
@@ -98,7 +103,7 @@ def test_a_hostile_header_at_the_begin_is_damage(tmp_path, kind):
 def test_sound_headers_are_read(tmp_path):
     """Of links the size is of a file that stands elsewhere; names may be longer than a file system has them."""
     link = member("z.lnk", b"", tarfile.LNKTYPE, b"77777777777\0")
-    long = pax(path=f"{'a' * 5000}.png", mtime="-1.5") + sound(3)[: -2 * BLOCK]
+    long = pax(path=f"{'a' * 5000}.png", mtime="-1.5", LIBARCHIVE_xattr_user="a=b\n7 " * 9000) + sound(3)[: -2 * BLOCK]
     content = sound(0) + link + long + member(f"{'a' * 90}.txt", b"words") + sound(2) + bytes(2 * BLOCK)
     (tmp_path / "00000.tar").write_bytes(content)
     listed = list_shard(LocalFolder(tmp_path), "00000.tar")
