@@ -6,7 +6,7 @@ of them become a DataError, and so does a name that leads out of the folder whic
 
 import json
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -51,6 +51,14 @@ def reading(file: str | Path, what: str, way_out: str = COPY_AGAIN) -> Iterator[
     except Exception as error:  # of many kinds, as damage is
         reason = one_line(f"{type(error).__name__} {error}", 200)
         raise DataError(f"{file} is damaged or cut, or no {what} ({reason}): {way_out}") from error
+
+
+def texts_in(content: Mapping[str, Any], name: str, file: Path) -> list[str]:
+    """The list of texts that a file's object has under a name; empty where it has none. Raises DataError."""
+    found = content.get(name, [])
+    if not isinstance(found, list | tuple) or not all(isinstance(each, str) for each in found):
+        raise DataError(f"{file}: {name} is {shown(found)}, where a list of texts is wanted")
+    return list(found)
 
 
 def check_regular(file: str | Path) -> None:

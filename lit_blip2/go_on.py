@@ -7,10 +7,8 @@ from typing import Any
 from jsonargparse import Namespace
 from lightning.pytorch.utilities import rank_zero_info
 
-from lit_blip2.runs import Left, newest_of
-
-# Set where a cluster starts a job, or torchrun its processes, once more: the command is the same as the first time.
-RESTARTS = ("SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT")
+from lit_blip2.runs import Left, left_nothing_since, newest_of
+from lit_blip2.stopping import RESTARTS
 
 
 def go_on(config: Namespace, dumped: dict[str, Any], resume: bool) -> Left | None:
@@ -20,7 +18,8 @@ def go_on(config: Namespace, dumped: dict[str, Any], resume: bool) -> Left | Non
     Args: resume: --resume was given; a job that was started once more goes on without it.
     Raises SystemExit where the newest run of these settings is finished.
     """
-    resume = resume or any(int(os.environ.get(name) or 0) for name in RESTARTS)
+    again = any(int(os.environ.get(name) or 0) for name in RESTARTS)
+    asked, resume = resume, resume or again
     if config.get("ckpt_path"):
         return None
     places = _places(config.trainer.logger)
@@ -38,6 +37,9 @@ def go_on(config: Namespace, dumped: dict[str, Any], resume: bool) -> Left | Non
         return None
     where = f"{left.run}, at step {left.step} of {config.trainer.max_steps}"
     if left.finished:
+        if again and not asked and (own := left_nothing_since(left.run)):
+            rank_zero_info(f"a run that was begun later, in {own}, has left nothing to go on from: a new one begins")
+            return None
         if resume:
             rank_zero_info(f"the newest run of these settings is finished: {where}. Leave out --resume for another one")
             raise SystemExit(0)

@@ -149,6 +149,15 @@ def newest_of(config: dict[str, Any], folder: Path, max_steps: int) -> Left | No
     return done
 
 
+def left_nothing_since(run: Path) -> Path | None:
+    """The newest run beside a run, and begun after it, that ended before its training began: it has not even a
+    config."""
+    began = (run / CONFIG).stat().st_mtime_ns
+    folders = [lock.parent for lock in run.parent.glob(f"*/{HELD}") if not (lock.parent / CONFIG).exists()]
+    later = [folder for folder in folders if folder.stat().st_mtime_ns > began and not is_held(folder)]
+    return max(later, key=lambda folder: folder.stat().st_mtime_ns, default=None)
+
+
 def step_of(run: Path) -> int | None:
     """The optimiser steps that the newest whole checkpoint of a run has behind it; None where there is none."""
     try:

@@ -1,6 +1,9 @@
-"""Which signals ask a run to end once its step is done and saved, and the exit status that tells so."""
+"""Which signals ask a run to end once its step is done and saved, the exit status that tells so, and how a job knows
+that it has been started once more."""
 
 import signal
 
 ASKING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # SIGUSR1: what SLURM sends some time before its limit
+# Environment variables, set where a cluster starts a job, or torchrun its processes, once more.
+RESTARTS = ("SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT")
 STATUS = 128  # such a run ends with 128 + the signal's number, as a shell would say

@@ -1,12 +1,13 @@
 """Where a run that was stopped lies, by the loggers that it has."""
 
 import logging
+import os
 
 import pytest
 from jsonargparse import Namespace
 
 from lit_blip2 import go_on
-from lit_blip2.runs import Left
+from lit_blip2.runs import CONFIG, HELD, Left, hold
 
 
 def logger(**settings) -> Namespace:
@@ -27,6 +28,25 @@ def test_each_logger_goes_on_in_the_runs_folder(monkeypatch, tmp_path, several):
     assert go_on.go_on(given, {}, resume=True) == left and given.ckpt_path == str(left.checkpoint)
     assert [str(folder) for folder in looked] == ["runs/x"]
     assert all(each.init_args.version == "version_3" for each in own)
+
+
+def test_a_job_started_once_more_whose_run_left_nothing_begins_anew(monkeypatch, tmp_path, caplog):
+    """Not the run of yesterday, which is finished, is this job's."""
+    finished = tmp_path / "runs/x/version_0"
+    for folder in (finished, tmp_path / "runs/x/version_1"):
+        hold(folder).release()
+        (folder / HELD).touch()
+    (finished / CONFIG).write_text("")
+    os.utime(finished / CONFIG, (1, 1))
+    left = Left(finished, finished / "last.ckpt", 6, True)
+    monkeypatch.setattr(go_on, "newest_of", lambda *_: left)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    given = config(logger(save_dir=str(tmp_path / "runs"), name="x", version=None))
+    with caplog.at_level(logging.INFO):
+        assert go_on.go_on(given, {}, resume=False) is None and given.ckpt_path is None
+    assert f"a run that was begun later, in {tmp_path}/runs/x/version_1, has left nothing" in caplog.text
+    with pytest.raises(SystemExit, match="0"):
+        go_on.go_on(given, {}, resume=True)
 
 
 @pytest.mark.parametrize("loggers", [False, None, [], logger(save_dir="runs", name=None)])

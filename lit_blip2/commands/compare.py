@@ -36,6 +36,7 @@ def main(arguments: list[str]) -> int:
         check_scoring(other)
         rows = compared(read_items(first), read_items(second))
         steps = [tested_step(items) for items in (first, second)]
+        random = [read_random(items.parent) for items in (first, second)]
     except (OSError, ValueError) as error:
         say(f"error: {error}", error=True)
         return 2
@@ -52,9 +53,9 @@ def main(arguments: list[str]) -> int:
         say(f"A and B were made by other rules: {told(shown)}")
     if steps[0] != steps[1] and None not in steps:
         say(f"A was tested at step {steps[0]}, B at step {steps[1]}")
-    for name, items in (("A", first), ("B", second)):
-        if random := read_random(items.parent):
-            say(f"{name} is of RANDOM weights, for trials: {', '.join(random)}")
+    for name, parts in zip("AB", random):
+        if parts:
+            say(f"{name} is of RANDOM weights, for trials: {', '.join(parts)}")
     return 0
 
 

@@ -12,7 +12,8 @@ from lit_blip2.contents import DataError, read_object, shown
 WAY_OUT = "remove it; a test, or a validation, writes it again"
 METRICS, PREFIX = "metrics.json", "evaluated/"
 RANDOM = f"{PREFIX}random_"  # before a part of the network
-TESTED_STEP = "evaluated/test_step"  # of the checkpoint that was tested
+# The optimiser steps that the weights had behind them which were looked at.
+TESTED_STEP, VALIDATED_STEP = STEPS = ("evaluated/test_step", "evaluated/val_step")
 UNITS = {"caption": "images", "vqa": "questions", "binding": "pairs"}  # what a row of a task's table is
 # The first part of a metric's name -> what it is measured on; of others it is not known
 MEASURED_ON = {"caption": "images", "retrieval": "images", "loss": "images", "vqa": "questions", "binding": "pairs"}
@@ -48,7 +49,7 @@ class Evaluated(NamedTuple):
 def names(split: str, tasks: Iterable[str]) -> set[str]:
     """What an evaluation of these tasks tells."""
     found = {name for task in tasks for name in _names(split, UNITS[task])}
-    return found | ({TESTED_STEP} if found and split == "test" else set())
+    return found | ({TESTED_STEP if split == "test" else VALIDATED_STEP} if found else set())
 
 
 def told(split: str, rows: Mapping[str, int], sizes: Mapping[str, int]) -> dict[str, float]:
@@ -91,6 +92,8 @@ def is_tested(metrics: Iterable[str]) -> bool:
 
 def unit_of(name: str) -> str | None:
     """What a metric is measured on, or of which unit it tells the rows or their share; None where that is not known."""
+    if name in STEPS:
+        return name
     told = name.removeprefix(PREFIX).split("_")[1] if name.startswith(PREFIX) else None
     return told or MEASURED_ON.get(name.partition("/")[0])
 

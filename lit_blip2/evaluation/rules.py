@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_blip2.config import Experiment
-from lit_blip2.contents import read_object, reading
+from lit_blip2.contents import read_object, reading, texts_in
 from lit_blip2.evaluation.evaluated import METRICS, is_tested, read_metrics
 from lit_blip2.whole_files import write_json
 
@@ -67,7 +67,7 @@ def read_rules(folder: Path) -> Rules:
 
 def read_random(folder: Path) -> list[str]:
     """Which parts of the network had random weights in the test of a folder."""
-    return _kept(folder).get("random", [])
+    return texts_in(_kept(folder), "random", folder / FILE)
 
 
 def _kept(folder: Path) -> dict[str, Any]:

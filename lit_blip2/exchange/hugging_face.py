@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from lit_blip2.checkpoint import is_text_half
+from lit_blip2.contents import texts_in
 from lit_blip2.exchange import encoders, names
 from lit_blip2.exchange.files import read_json, read_weights
 from lit_blip2.exchange.foreign import ForeignModel
@@ -65,7 +66,7 @@ def read(path: Path) -> ForeignModel:
     fate |= names.check_positions(state, POSITIONS, path)
     if unknown := sorted(state.keys() - fate.keys()):
         raise ValueError(f"{path} holds {unknown[0]} ({len(unknown)} such), which has no place here")
-    random = tuple(_settings_beside(path).get("random", ()))
+    random = tuple(texts_in(_settings_beside(path), "random", path / SIDE_SETTINGS))
     for part in random:
         tell_random(part, f"as {path / SIDE_SETTINGS} says")
     kept = _kept_beside(path, rules)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lit_blip2.checkpoint import read_safely
-from lit_blip2.contents import DataError
+from lit_blip2.contents import DataError, texts_in
 from lit_blip2.exchange import names
 from lit_blip2.exchange.encoders import GIANT, LAVIS_PREFIX, from_clip, to_clip
 from lit_blip2.exchange.foreign import ForeignModel
@@ -87,13 +87,12 @@ def with_side(foreign: ForeignModel, path: Path) -> ForeignModel:
     Raises ValueError for looks that no image has."""
     content = read_safely(path) if path.is_file() and path.suffix != ".safetensors" else {}
     side = content.get(SIDE, {}) if isinstance(content, dict) else {}
-    told = {name: side.get(name, default) for name, default in (("looks", {}), ("random", ()))}
-    if not isinstance(told["looks"], dict) or not all(isinstance(part, str) for part in told["random"]):
-        raise DataError(f"{path}: {SIDE} holds something else than looks and the names of random parts: it is damaged")
-    # No other setting of the user's experiment is theirs to say.
-    looks = {name: told["looks"][name] for name in UNNOTED if name in told["looks"]}
+    told = side.get("looks", {}) if isinstance(side, dict) else None
+    if not isinstance(told, dict):
+        raise DataError(f"{path}: {SIDE} says something else than how images look and what is random: it is damaged")
+    looks = {name: told[name] for name in UNNOTED if name in told}  # no other setting is theirs to say
     Looks.of(UNNOTED | looks, str(path))
-    random = tuple(told["random"])
+    random = tuple(texts_in(side, "random", path))
     for part in random:
         tell_random(part, f"as {path} says")
     return foreign._replace(net=foreign.net | {"vision": foreign.net.get("vision", {}) | looks}, random=random)

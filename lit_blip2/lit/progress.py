@@ -51,7 +51,7 @@ def check_counts(trainer: L.Trainer) -> None:
 
     Raises ValueError where an epoch would end in the middle of a step, which would be taken with a part of its batch.
     """
-    accumulate, interval = trainer.accumulate_grad_batches, trainer.val_check_interval
+    accumulate, interval = trainer.accumulate_grad_batches, val_interval(trainer)
     if epoch_batches(trainer) % accumulate and not trainer.fast_dev_run:
         raise ValueError(
             f"trainer.limit_train_batches={trainer.limit_train_batches} ends in the middle of a step of {accumulate} "
@@ -216,12 +216,17 @@ def end_at(trainer: L.Trainer, max_steps: int) -> None:
 
 def _is_due(trainer: L.Trainer, batches: int, place: int, epoch: int) -> bool:
     """Whether a validation comes after so many micro-batches, `place` of them in the epoch under way."""
-    interval, every = trainer.val_check_interval, trainer.check_val_every_n_epoch
+    interval, every = val_interval(trainer), trainer.check_val_every_n_epoch
     if not batches or not trainer.enable_validation or not isinstance(interval, int | float):
         return False
     if isinstance(interval, int):
         return (batches if every is None else place) % interval == 0
     return place % max(1, int(epoch * interval)) == 0
+
+
+def val_interval(trainer: L.Trainer) -> int | float | None:
+    """From one validation to the next, as the trainer was told; None by the clock, where Lightning keeps none."""
+    return getattr(trainer, "val_check_interval", None)
 
 
 def _under_way(validation: Mapping[str, Any]) -> bool:

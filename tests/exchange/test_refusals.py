@@ -329,5 +329,8 @@ def test_beside_weights_for_lavis_nothing_is_said_but_how_images_look_and_what_i
     torch.save({"model": {}, "lit_blip2": {"looks": looks | more}}, file)
     assert lavis.with_side(nothing, file).net == {"vision": looks}
     torch.save({"model": {}, "lit_blip2": {"looks": looks, "random": [{"a": 1}]}}, file)
-    with pytest.raises(DataError, match="holds something else than looks and the names of random parts"):
+    with pytest.raises(DataError, match=r"x\.pth: random is .*, where a list of texts is wanted"):
+        lavis.with_side(nothing, file)
+    torch.save({"model": {}, "lit_blip2": [1]}, file)
+    with pytest.raises(DataError, match="says something else than how images look"):
         lavis.with_side(nothing, file)

@@ -23,16 +23,18 @@ from lit_blip2.console import Console
 
 
 def plan_or_space(
-    grid: Grid, files: bool = True, missing: list[str] | None = None
+    grid: Grid, files: bool = True, missing: list[str] | None = None, known: Plan | None = None
 ) -> tuple[Plan, Callable[[Worker], None]]:
     """What will be run, and what a worker does: cells of a grid, or trials of a search, whose plan shows the first.
 
     files: whether the data must be there; before `prepare` has run they may not be, and `missing` gets what is not.
+    known: the plan with which the sweep began.
     """
+    there = None if known is None else known.files
     if not grid.ranges:
-        plan = make_plan(grid, files, missing)
+        plan = make_plan(grid, files, missing, there)
         return plan, partial(work, plan)
-    space = make_space(grid, files)
+    space = make_space(grid, files, there)
     return trial_plan(grid, space, {name: each.low for name, each in grid.ranges.items()}), partial(search, space)
 
 
@@ -47,9 +49,9 @@ def begin(
     with wait_lock(folder.lock("begin")):
         storage = open_storage(options.storage or default or f"sqlite:///{folder.root / 'study.db'}")
         _prepare(grid, console)
-        with console.status("Resolving and checking every cell"):
-            plan, task = plan_or_space(grid)
         known = read(folder.plan, Plan)
+        with console.status("Resolving and checking every cell"):
+            plan, task = plan_or_space(grid, known=known)
         if known is not None:
             check_versions(known, folder)
             check_same(known, plan, folder)

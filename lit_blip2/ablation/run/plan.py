@@ -4,6 +4,7 @@ import fnmatch
 import json
 import subprocess
 import sys
+from collections.abc import Collection
 from typing import Any
 
 from lit_blip2.ablation.run.sharing import Chain, plan_of
@@ -11,9 +12,11 @@ from lit_blip2.ablation.schema import Plan
 from lit_blip2.ablation.spec.grid import Grid, run_name
 
 
-def make_plan(grid: Grid, files: bool = True, missing: list[str] | None = None) -> Plan:
+def make_plan(
+    grid: Grid, files: bool = True, missing: list[str] | None = None, known: Collection[str] | None = None
+) -> Plan:
     """Resolve every cell's steps, check them, and find what they share. missing: without `files`, gets what the steps
-    would miss of them.
+    would miss of them. known: see `plan_of`.
 
     Raises ValueError with every step that the models or the parser refuse, and every metric that no cell can write.
     """
@@ -30,7 +33,7 @@ def make_plan(grid: Grid, files: bool = True, missing: list[str] | None = None) 
         raise ValueError(f"metrics that no cell can write: {', '.join(lost)}. Its steps write {', '.join(known)}")
     check_providers(grid, providers)
     points = [(point, run_name(point.labels, 0)) for point in grid.points()]
-    return plan_of(grid, [Chain(point, chains[name], providers[name]) for point, name in points])
+    return plan_of(grid, [Chain(point, chains[name], providers[name]) for point, name in points], known)
 
 
 def resolved(

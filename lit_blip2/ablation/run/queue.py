@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from lit_blip2.ablation.folder import Folder
 from lit_blip2.ablation.run.locks import try_lock
+from lit_blip2.ablation.run.made import contradicted
 from lit_blip2.ablation.run.waiting import Waiting
 from lit_blip2.ablation.schema import DONE, FAILED, PRUNED, WAITING, Cell, Plan
 from lit_blip2.ablation.spec.grid import Grid
@@ -45,17 +46,19 @@ class Queue:
             self.study.set_user_attr(what, value)
 
     def fill(self, plan: Plan) -> None:
-        """A waiting trial for each cell that has none, or has ended by the queue and not by the folder (a file that was
-        removed). The caller keeps others from filling at the same time."""
+        """A waiting trial for each cell that has none, or has ended by the queue and not by the folder: a file was
+        removed, or a checkpoint of another step put back. The caller keeps others from filling at the same time."""
         states = self.states()
         for cell in plan.cells:
-            if cell.name not in states or self._lost(cell, states[cell.name]):
+            if cell.name not in states or self._lost(cell, states[cell.name], plan):
                 self.study.enqueue_trial(cell.labels | {"seed": cell.seed}, user_attrs={"cell": cell.name})
 
-    def _lost(self, cell: Cell, state: str) -> bool:
-        """Whether a file of a cell that has ended is gone."""
+    def _lost(self, cell: Cell, state: str, plan: Plan) -> bool:
+        """Whether a file of a cell that has ended is gone, or contradicts another one."""
         needed = {DONE: [self.folder.done(name) for name in cell.steps], FAILED: []}
-        return state in needed and not all(file.exists() for file in [self.folder.cell(cell.name), *needed[state]])
+        if state not in needed or not all(file.exists() for file in [self.folder.cell(cell.name), *needed[state]]):
+            return state in needed
+        return state == DONE and any(contradicted(plan.steps[name], self.folder) for name in cell.steps)
 
     def trial_id(self, number: int) -> int:
         """The storage's id of a trial."""

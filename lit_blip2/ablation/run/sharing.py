@@ -9,6 +9,7 @@ import hashlib
 import json
 import time
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, NamedTuple
@@ -41,10 +42,11 @@ class _Draft:
     users: list[Chain] = field(default_factory=list)
 
 
-def plan_of(grid: Grid, chains: list[Chain]) -> Plan:
-    """The plan of these cells."""
+def plan_of(grid: Grid, chains: list[Chain], known: Collection[str] | None = None) -> Plan:
+    """The plan of these cells. known: files that the configs named when the sweep began; one that has come since is an
+    output, such as a log that a callback writes."""
     drafts: dict[str, _Draft] = {}
-    keys = [_draft(grid, chain, drafts) for chain in chains]
+    keys = [_draft(grid, chain, drafts, known) for chain in chains]
     names = _names(drafts)
     cells = [_cell(chain, of, names) for chain, of in zip(chains, keys)]
     ranges = {name: each.model_dump() for name, each in grid.ranges.items()}
@@ -62,7 +64,7 @@ def plan_of(grid: Grid, chains: list[Chain]) -> Plan:
         identity=_digest([asked, [[cell.name, list(of.values())] for cell, of in zip(cells, keys)]]),
         sources=sources(),
         looked=time.time(),
-        files={name: each for draft in drafts.values() for name, each in _files(json.dumps(draft.config)).items()},
+        files={name: each for draft in drafts.values() for name, each in _files(draft.config, known).items()},
         cells=cells,
         steps={names[key]: _step_run(key, draft, names) for key, draft in drafts.items()},
         **_search(grid),
@@ -85,7 +87,7 @@ def _search(grid: Grid) -> dict[str, Search]:
     return {"search": Search(objective=grid.metrics[0], direction=grid.direction, ranges=grid.ranges)}
 
 
-def _draft(grid: Grid, chain: Chain, drafts: dict[str, _Draft]) -> dict[str, str]:
+def _draft(grid: Grid, chain: Chain, drafts: dict[str, _Draft], known: Collection[str] | None) -> dict[str, str]:
     """Step -> key of those steps of the chain that some metric needs. Adds what is new to `drafts`."""
     parents = {step: _parents(grid, chain, step) for step in grid.steps}
     needed = {step for step in chain.providers.values() if step}
@@ -95,7 +97,7 @@ def _draft(grid: Grid, chain: Chain, drafts: dict[str, _Draft]) -> dict[str, str
     for step in [step for step in grid.steps if step in needed]:
         command, config = grid.steps[step].command, _with_seed(chain.answers[step]["config"], chain.point.seed)
         of_parents = {parent: keys[parent] for parent in parents[step]}
-        keys[step] = _key(command, config, of_parents)
+        keys[step] = _key(command, config, of_parents, _files(config, known))
         steps = chain.answers[step]["steps"] if command == "fit" else None
         drafts.setdefault(keys[step], _Draft(step, command, of_parents, config, steps)).users.append(chain)
     return keys
@@ -115,15 +117,19 @@ def _with_seed(config: dict[str, Any], seed: int) -> dict[str, Any]:
     return config
 
 
-def _key(command: str, config: dict[str, Any], parents: dict[str, str]) -> str:
+def _key(command: str, config: dict[str, Any], parents: dict[str, str], files: dict[str, str]) -> str:
     trainer = {key: value for key, value in config["trainer"].items() if key != "logger"}
-    text = json.dumps(config)
-    return _digest([command, config | {"trainer": trainer}, parents, _files(text), _sources()])
+    return _digest([command, config | {"trainer": trainer}, parents, files, _sources()])
+
+
+def _files(config: dict[str, Any], known: Collection[str] | None) -> dict[str, str]:
+    """File or folder that a config names -> digest."""
+    return {path: _of_path(path) for path in _paths(json.dumps(config)) if known is None or path in known}
 
 
 @cache
-def _files(config: str) -> dict[str, str]:
-    return {path: _of_path(path) for path in fingerprint.paths(json.loads(config))}
+def _paths(config: str) -> list[str]:
+    return fingerprint.paths(json.loads(config))
 
 
 _of_path = cache(fingerprint.of_path)

@@ -5,6 +5,7 @@ template's key, and is run once for all trials.
 """
 
 import copy
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,13 +17,15 @@ from lit_blip2.ablation.spec.grid import Grid, Point
 
 @dataclass(frozen=True)
 class Space:
-    """The resolved chain at the ranges' low ends; range -> step and path of its value in that step's config."""
+    """The resolved chain at the ranges' low ends; range -> step and path of its value in that step's config. known: see
+    `plan_of`."""
 
     answers: dict[str, dict[str, Any]]
     places: dict[str, tuple[str, tuple[str, ...]]]
+    known: Collection[str] | None = None
 
 
-def make_space(grid: Grid, files: bool = True) -> Space:
+def make_space(grid: Grid, files: bool = True, known: Collection[str] | None = None) -> Space:
     """Resolve and check the chain with each range at both ends. Raises ValueError with what the models refuse."""
     ends = [{}, *({name: each.high} for name, each in grid.ranges.items())]
     requests = [_request(grid, step, high) | {"files": files} for high in ends for step in grid.steps]
@@ -39,7 +42,7 @@ def make_space(grid: Grid, files: bool = True) -> Space:
     for (name, each), chain in zip(grid.ranges.items(), chains[1:]):
         step = each.key.partition(".")[0]
         places[name] = step, _difference(chains[0][step]["config"], chain[step]["config"], each.key)
-    return Space(chains[0], places)
+    return Space(chains[0], places, known)
 
 
 def _request(grid: Grid, step: str, high: dict[str, float]) -> dict[str, Any]:
@@ -71,7 +74,7 @@ def trial_plan(grid: Grid, space: Space, values: dict[str, float | int]) -> Plan
     providers = providers_of(grid, answers)
     trial = Chain(Point({name: word(value) for name, value in values.items()}, seed), answers, providers)
     template = Chain(Point(dict.fromkeys(values, "*"), seed), space.answers, providers)
-    both = plan_of(grid, [trial, template])
+    both = plan_of(grid, [trial, template], space.known)
     cell = both.cells[0]
     return both.model_copy(update={"cells": [cell], "steps": {name: both.steps[name] for name in cell.steps}})
 

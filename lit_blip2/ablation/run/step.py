@@ -11,11 +11,11 @@ from typing import NoReturn
 from lit_blip2.ablation.folder import Folder, read, write
 from lit_blip2.ablation.run.command import command, write_config
 from lit_blip2.ablation.run.locks import try_lock
+from lit_blip2.ablation.run.made import agrees, steps_made
 from lit_blip2.ablation.run.process import POLL_SECONDS, run_process
 from lit_blip2.ablation.run.reads import ChangedError, asked_to_record, collect
 from lit_blip2.ablation.schema import Done, Failure, StepRun
-from lit_blip2.runs import step_of
-from lit_blip2.stopping import ASKING, STATUS
+from lit_blip2.stopping import ASKING, RESTARTS, STATUS
 
 MOST_KILLS = 3  # a step whose process is killed so often has failed
 TAIL_LINES = 30
@@ -62,8 +62,8 @@ def run_step(
 
 
 def _ended(run: StepRun, folder: Folder) -> Done | None:
-    """Of a run that ended well and whose checkpoint is of as many steps as it says; another one is run again. Raises
-    StepError for one that did not end well, ValueError for one of another key."""
+    """Of a run that ended well and whose checkpoint agrees; another one is run again. Raises StepError for one that did
+    not end well, ValueError for one of another key."""
     failure, done = read(folder.failed(run.name), Failure), read(folder.done(run.name), Done)
     if any(each and each.key != run.key for each in (failure, done)):
         raise ValueError(
@@ -72,8 +72,7 @@ def _ended(run: StepRun, folder: Folder) -> Done | None:
         )
     if failure:
         raise StepError(failure)
-    made = step_of(folder.run(run.name)) if done and done.steps is not None else None
-    return None if made is not None and made != done.steps else done
+    return done if done and agrees(run, folder, done) else None
 
 
 def _run(
@@ -90,7 +89,9 @@ def _run(
     log.parent.mkdir(parents=True, exist_ok=True)
     write_config(run, folder)
     began, clock = datetime.now(UTC), time.monotonic()
-    environment = {**environment, **asked_to_record(run, folder)}
+    # A step goes on from its own checkpoint (see `command`), and looks for no other run's.
+    environment = {name: value for name, value in environment.items() if name not in RESTARTS}
+    environment |= asked_to_record(run, folder)
     for _ in range(MOST_KILLS):
         attempts = _count_attempt(log.with_name("attempts.txt"))
         code, peak = run_process(command(run, folder), log, environment, lock, poll)
@@ -132,7 +133,7 @@ def _record_done(
     done = Done(
         key=run.key,
         seconds=round(seconds, 3),
-        steps=None if run.max_steps is None else step_of(folder.run(run.name)),
+        steps=steps_made(run, folder),
         peak_memory_gib=round(peak, 3),
         began=began,
         ended=datetime.now(UTC),

@@ -26,7 +26,7 @@ from lit_blip2.data.annotations.entries import Entry, read_json
 from lit_blip2.data.shards.folders import LocalFolder, RemoteFolder, is_url, shard_folder
 from lit_blip2.data.shards.reader import ARRAYS, INDEX, Shards, crc32_of, read_shards
 from lit_blip2.links import check_inside, check_links
-from lit_blip2.terminal import say
+from lit_blip2.terminal import printable, say
 from lit_blip2.whole_files import alone
 
 IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
@@ -59,7 +59,7 @@ class Listed:
         self.lost += count if samples is None else samples
         entry = self.left_out.setdefault(reason, {"count": 0, "examples": []})
         entry["count"] += count
-        entry["examples"] += [example] if len(entry["examples"]) < MOST_EXAMPLES else []
+        entry["examples"] += [printable(example)] if len(entry["examples"]) < MOST_EXAMPLES else []
 
 
 def index_shards(folder: str | Path, out: Path | None = None, workers: int = 0) -> None:

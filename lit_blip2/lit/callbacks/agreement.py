@@ -96,7 +96,10 @@ def differing(of_ranks: Sequence[Mapping[str, str]]) -> str:
         for number, each in enumerate(of_ranks):
             ranks.setdefault(each.get(name, "not set"), []).append(number)
         if len(ranks) > 1:
-            told.append(f"{name} is " + " and ".join(f"{_cut(value)} on {_named(of)}" for value, of in ranks.items()))
+            same = next((place for place, letters in enumerate(zip(*ranks)) if len(set(letters)) > 1), 0)
+            told.append(
+                f"{name} is " + " and ".join(f"{_cut(value, same)} on {_named(of)}" for value, of in ranks.items())
+            )
     return first_few(told, SHOWN, "; ")
 
 
@@ -105,5 +108,9 @@ def _named(ranks: Sequence[int]) -> str:
     return f"rank{'s' if len(ranks) > 1 else ''} {first_few(list(map(str, ranks)), 8)}"
 
 
-def _cut(value: str) -> str:
-    return value if len(value) <= LONGEST else f"{value[:LONGEST]}..."
+def _cut(value: str, same: int) -> str:
+    """A value, of a long one what stands around the first letter that differs, which is number `same`."""
+    if len(value) <= LONGEST:
+        return value
+    begin = max(0, same - LONGEST // 2)
+    return ("..." if begin else "") + value[begin : begin + LONGEST] + ("..." if begin + LONGEST < len(value) else "")

@@ -15,6 +15,7 @@ from lit_blip2.evaluation.evaluated import (
     PREFIX,
     RANDOM,
     TESTED_STEP,
+    VALIDATED_STEP,
     is_tested,
     random_marks,
     read_metrics,
@@ -31,6 +32,7 @@ class MetricsFile(L.Callback):
 
     Written after validation and after testing; a test's metrics replace those that validation measured on the same
     unit, and what they were measured on: evaluated/test_images stands in the place of evaluated/val_images.
+    evaluated/val_step and evaluated/test_step are the optimiser steps of the weights that were looked at.
     Random weights are named beside them: evaluated/random_language_model.
     Training that goes on removes what was tested before. The command `validate` writes `validate.json`: its metrics
     must not mix with those of a test.
@@ -68,25 +70,26 @@ class MetricsFile(L.Callback):
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not trainer.sanity_checking:
             warn_of_odd(trainer, trainer.global_step)
-            self._write(trainer, pl_module)
+            fits = trainer.state.fn == TrainerFn.FITTING
+            step = trainer.global_step if fits else pl_module.trained_steps
+            self._write(trainer, pl_module, {VALIDATED_STEP: float(step)})
             self._append(trainer, pl_module)
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         warn_of_odd(trainer, pl_module.trained_steps)
-        self._write(trainer, pl_module)
+        self._write(trainer, pl_module, {TESTED_STEP: float(pl_module.trained_steps)})
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._write(trainer, pl_module)
 
-    def _write(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def _write(self, trainer: L.Trainer, pl_module: L.LightningModule, of: dict[str, float] | None = None) -> None:
+        """All metrics. of: the step whose weights were looked at; None where none were."""
         folder = trainer.log_dir  # asks all ranks, so it comes before any of them leaves
         if not (trainer.is_global_zero and folder):
             return
         file = Path(folder) / ("validate.json" if trainer.state.fn == TrainerFn.VALIDATING else METRICS)
         file.parent.mkdir(parents=True, exist_ok=True)
-        new = self._found(trainer, pl_module)
-        if trainer.state.fn == TrainerFn.TESTING:
-            new[TESTED_STEP] = float(pl_module.trained_steps)
+        new = self._found(trainer, pl_module) | (of or {})
         metrics = merged(read_metrics(file) if file.exists() else {}, new)
         write_json(file, dict(sorted(metrics.items())))
 

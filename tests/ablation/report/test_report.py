@@ -105,6 +105,16 @@ def test_runs_that_made_fewer_steps_than_planned_are_named(new_sweep):
     assert "> **Fewer steps than planned:** `stage2/short` (4 of 6). A limit" in page
 
 
+def test_metrics_of_an_earlier_step_than_a_runs_last_are_named(new_sweep):
+    for name, steps in (("stage2/odd", 5), ("stage2/even", 6), ("stage2/old", 5)):
+        new_sweep.step(name, seconds=1.0, steps=steps)
+        new_sweep.cell({"bridge": name.partition("/")[2]}, 0, [name], {"loss/lm": name})
+        told = {} if name.endswith("old") else {"evaluated/val_step": steps // 3 * 3.0}
+        new_sweep.put(f"runs/{name}/metrics.json", json.dumps({"loss/lm": 1.0} | told))
+    page = report(new_sweep.write())
+    assert "> **Metrics of an earlier step than the last:** `stage2/odd` (step 3 of 5). These" in page
+
+
 def test_a_metric_has_its_mean_interval_and_verdict(sweep):
     found = rows(report(sweep.write()), "vqa/mean_over_types")
     assert found["itc=on,bridge=on (control)"] == ["0.600", "0.0200", "3", "-", "-", "-", "-", "control"]

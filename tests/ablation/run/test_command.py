@@ -38,7 +38,7 @@ def command(tmp_path, monkeypatch):
     plan = Plan(name="trial", axes={}, metrics=[], cells=[cell], steps={}, identity="x", sources="")
 
     def call(worker, *options: str) -> int:
-        monkeypatch.setattr(begin, "plan_or_space", lambda grid, files=True: (plan, worker))
+        monkeypatch.setattr(begin, "plan_or_space", lambda grid, **_: (plan, worker))
         url = f"sqlite:///{tmp_path}/study.db"
         given = ["--config", write(tmp_path, GRID), "--out", str(tmp_path / "out"), "--storage", url]
         return main([*given, *options])

@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from lit_blip2.ablation.folder import Folder, write
+from lit_blip2.ablation.run.made import agrees, contradicted, steps_made
 from lit_blip2.ablation.run.step import _ended
 from lit_blip2.ablation.schema import Done, StepRun
+from lit_blip2.whole_files import write_json
 
 NOW = datetime.now(UTC)
 RUN = StepRun(
@@ -26,10 +28,19 @@ def done_of(**more) -> Done:
     return Done(key="k", seconds=1.0, steps=300, peak_memory_gib=0.1, began=NOW, ended=NOW, attempts=1, **more)
 
 
-@pytest.mark.parametrize(("made", "again"), [(300, False), (20, True), (None, False)])
+@pytest.mark.parametrize(("made", "again"), [(300, False), (20, True), (None, True)])
 def test_a_record_that_its_checkpoint_contradicts_is_made_again(tmp_path, made, again):
     folder = Folder(tmp_path)
     write(folder.done(RUN.name), done_of())
     if made is not None:
         torch.save({"state_dict": {}, "global_step": made}, folder.run(RUN.name) / "last.ckpt")
     assert (_ended(RUN, folder) is None) == again
+    assert contradicted(RUN, folder) == (made == 20)  # one that was removed to make room says nothing
+
+
+def test_without_a_checkpoint_the_last_validation_tells_the_steps(tmp_path):
+    folder, none = Folder(tmp_path), RUN.model_copy(update={"config": {"trainer": {"enable_checkpointing": False}}})
+    assert steps_made(none, folder) is None
+    write_json(folder.metrics(RUN.name), {"evaluated/val_step": 200.0})
+    assert steps_made(none, folder) == 200 and agrees(none, folder, done_of())
+    assert not agrees(RUN, folder, done_of())

@@ -49,10 +49,10 @@ def answer(request: dict) -> dict:
 def planned(tmp_path, monkeypatch):
     asked = []
 
-    def make(text: str = GRID):
+    def make(text: str = GRID, known: dict[str, str] | None = None):
         monkeypatch.setattr(plan, "ask", lambda requests: asked.extend(requests) or [answer(each) for each in requests])
         (tmp_path / "trial.yaml").write_text(text)
-        return plan.make_plan(read_grid(tmp_path / "trial.yaml"))
+        return plan.make_plan(read_grid(tmp_path / "trial.yaml"), known=known)
 
     make.asked = asked
     return make
@@ -76,6 +76,17 @@ def test_a_step_that_no_metric_needs_is_not_run(planned):
     (cell,) = [cell for cell in made.cells if cell.name == "itc=off,start=none,seed=0"]
     assert cell.steps == ["stage2/start=none,seed=0", "vqa/start=none,seed=0"]
     assert cell.metrics == {"retrieval/itc_txt_r1": None, "vqa/accuracy": "vqa/start=none,seed=0"}
+
+
+def test_a_file_that_has_come_since_the_sweep_began_is_an_output(planned, tmp_path, monkeypatch):
+    """As a log that a callback of one's own writes where its config says."""
+    monkeypatch.chdir(tmp_path)
+    text = GRID.replace("{fit: b.yaml, set: {", "{fit: b.yaml, set: {model.log: hard.log, ")
+    begun = planned(text)
+    (tmp_path / "hard.log").write_text("row 7\n")
+    sharing._paths.cache_clear()  # another start is another process
+    assert planned(text).identity != begun.identity == planned(text, begun.files).identity
+    assert "hard.log" in planned(text).files and "hard.log" not in planned(text, begun.files).files
 
 
 def test_both_seeds_are_set(planned):
@@ -165,7 +176,7 @@ def test_a_run_s_yaml_points_to_its_parent_and_writes_into_its_own_folder(planne
 
 def test_the_key_changes_with_data_files_sources_and_parents(planned, monkeypatch, tmp_path):
     def keys():
-        for cached in (sharing._of_path, sharing._sources, sharing._files):
+        for cached in (sharing._of_path, sharing._sources, sharing._paths):
             cached.cache_clear()
         return {name: run.key for name, run in planned(text).steps.items()}
 

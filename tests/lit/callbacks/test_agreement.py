@@ -35,6 +35,12 @@ def test_each_difference_is_named_with_its_ranks():
     assert told.count(" is ") == 3 and "\n" not in told
 
 
+def test_of_long_values_what_differs_is_shown():
+    same = "{'class_path': 'lit_blip2.lit.callbacks.Checkpoints', 'init_args': {'every_n_steps': None, "
+    told = differing([{"callbacks": f"[{same}'grace': {seconds}}}}}]"} for seconds in (30.0, 5.0)])
+    assert "'grace': 30.0}}] on rank 0 and ..." in told and "'grace': 5.0}}] on rank 1" in told and len(told) < 200
+
+
 def _checked(rank: int, others: list[dict[str, str]]) -> str:
     agreement.time.sleep = lambda _: None
     try:

@@ -38,6 +38,11 @@ def about(split: str, share: float, **units: int) -> dict[str, float]:
         ),
         (about("test", 0.1, images=4), about("test", 1, images=40), about("test", 1, images=40)),
         ({"loss/itc": 2.0}, {}, {"loss/itc": 2.0}),
+        (
+            {"evaluated/val_step": 2.0},
+            about("val", 1, images=4),
+            {"evaluated/val_step": 2.0} | about("val", 1, images=4),
+        ),
         (  # the test set has no questions of type b, and no captions to score
             about("val", 1, questions=8, images=2, pairs=3) | {"vqa/type_b": 0.5, "caption/cider": 0.5, "binding/x": 1},
             about("test", 1, questions=9, images=4) | {"vqa/type_a": 0.1},
@@ -102,7 +107,7 @@ def test_metrics_that_are_not_finite_are_named_and_null_in_every_file(fit, odd_l
     metrics = strict((run / "metrics.json").read_text())
     for found in (*lines, metrics):
         assert found["loss/itc"] is None and found["loss/itm"] is None and math.isfinite(found["loss/itg"])
-    assert [line["step"] for line in lines] == [2, 4]
+    assert [line["step"] for line in lines] == [2, 4] and metrics["evaluated/val_step"] == 4
     assert all(map(math.isfinite, read_checkpoint(run)["logged"].values()))
     with pytest.warns(UserWarning, match="step 4: loss/itc is nan"):
         fit("mini_stage1", f"--ckpt_path={run}", command="test", runs=tmp_path)

@@ -6,6 +6,7 @@ from lit_blip2.ablation.report.markdown import code, plain, table
 from lit_blip2.ablation.report.records import Sweep
 from lit_blip2.ablation.schema import DONE, FAILED, PRUNED, WAITING, Plan
 from lit_blip2.ablation.spec.grid import Range
+from lit_blip2.evaluation.evaluated import VALIDATED_STEP
 
 NOT_ENDED = "> **This sweep is still running** (or was stopped): "
 
@@ -38,7 +39,12 @@ def _status(sweep: Sweep) -> list[str]:
     if short := _short(sweep):
         lines.append(
             f"> **Fewer steps than planned:** {', '.join(short)}. A limit such as max_time, early stopping or a "
-            "callback has ended these trainings; their metrics are of the step at which they ended."
+            "callback has ended these trainings."
+        )
+    if earlier := _earlier(sweep):
+        lines.append(
+            f"> **Metrics of an earlier step than the last:** {', '.join(earlier)}. These trainings ended after "
+            "their last validation, as val_check_interval does not divide their steps."
         )
     counts = [f"{states[DONE]} done", f"{states[FAILED]} failed"]
     counts += [f"{states[PRUNED]} pruned"] if is_search or states[PRUNED] else []
@@ -52,6 +58,18 @@ def _short(sweep: Sweep) -> list[str]:
     planned = {name: run.max_steps for name, run in sweep.plan.steps.items()}
     made = {name: done.steps for name, done in sweep.done.items() if done.steps is not None and planned.get(name)}
     return [f"{code(name)} ({steps:,} of {planned[name]:,})" for name, steps in made.items() if steps < planned[name]]
+
+
+def _earlier(sweep: Sweep) -> list[str]:
+    """Runs that a metric is compared of, and that were last validated before their last step."""
+    compared = {name for cell in sweep.cells for name in cell.metrics.values()}
+    found = {name: sweep.ended_with[name].root.get(VALIDATED_STEP) for name in sweep.ended_with if name in compared}
+    made = {name: sweep.done[name].steps for name in found}
+    return [
+        f"{code(name)} (step {step:,.0f} of {made[name]:,})"
+        for name, step in found.items()
+        if None not in (step, made[name]) and step < made[name]
+    ]
 
 
 def _axes(sweep: Sweep) -> list[str]:
