@@ -26,8 +26,14 @@ def signature(weights: Iterable[Tensor]) -> dict[str, Any]:
     for each in weights:
         flat = each.detach().flatten()
         digest.update(bytes(torch.signbit(_spread(flat, SIGNS)).cpu().tolist()))
-        numbers.append([_norm(flat), *_spread(flat, NUMBERS).tolist()])
+        numbers.append(numbers_of(each))
     return {"signs": digest.hexdigest()[:16], "numbers": numbers}
+
+
+def numbers_of(weight: Tensor) -> list[float]:
+    """The norm of a weight, floating-point, and a few of its numbers."""
+    flat = weight.detach().flatten()
+    return [_norm(flat), *_spread(flat, NUMBERS).tolist()]
 
 
 def difference(theirs: Any, ours: Any) -> str:

@@ -31,6 +31,7 @@ from lit_blip2.evaluation.rules import (
     write_rules,
 )
 from lit_blip2.keyed import seed_dropout
+from lit_blip2.lit.built import Built
 from lit_blip2.lit.evaluators.evaluation import Evaluation, names_of
 from lit_blip2.lit.evaluators.generation import Generation
 from lit_blip2.lit.evaluators.intervals import write_intervals
@@ -65,6 +66,7 @@ class LitBLIP2(L.LightningModule):
     resumed: training goes on from a checkpoint, which holds all that `start` would read; set by the command line.
     validated_step: of the training's last whole validation.
     max_steps: of training that goes on from a checkpoint, which may first make up for a validation (see `stand_at`).
+    built: the network as it stands on its device, before callbacks may change it in training.
     """
 
     def __init__(self, net: nn.Module, optimization: AdamWCosine, allow_different: Sequence[str] = ()):
@@ -79,6 +81,7 @@ class LitBLIP2(L.LightningModule):
         self.resumed = False
         self.trained_steps = self.validated_step = 0
         self.max_steps: int | None = None
+        self.built: Built | None = None
 
     def setup(self, stage: str) -> None:
         """Read frozen weights and tokenizers from disk, and what training starts from. Cached features need no image
@@ -132,9 +135,18 @@ class LitBLIP2(L.LightningModule):
 
     def on_fit_start(self) -> None:
         """Raises ValueError, or warns, where Lightning's counts do not suit the steps, or a network's statistics a
-        checkpoint."""
+        checkpoint, or where a callback has changed what no checkpoint would tell."""
         check_counts(self.trainer)
         check_statistics(self.net)
+        self.check_built()
+
+    def on_train_start(self) -> None:
+        self.check_built()
+
+    def check_built(self) -> None:
+        """Raises ValueError where the network was changed since then in a way that no checkpoint would tell."""
+        if self.built is not None:
+            self.built.check(self)
 
     @property
     def allowed(self) -> list[str]:
@@ -303,6 +315,8 @@ class LitBLIP2(L.LightningModule):
             self.log("train/grad_norm", gradient_norm(optimizer))
 
     def configure_optimizers(self) -> dict[str, Any]:
+        """Called where the network stands on its device, and before `on_fit_start`."""
+        self.built = Built.of(self)
         optimizer, schedule = self.optimization(self, self.trainer.max_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -334,7 +348,8 @@ class LitBLIP2(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what trains, the config, and the settings that shapes do not show. Raises FloatingPointError where a
-        number is not finite."""
+        number is not finite, and ValueError as `check_built` does."""
+        self.check_built()
         checkpoint["state_dict"] = trainable_state(self) | self.averages
         checkpoint["config"], checkpoint["settings"] = self.config, self.settings()
         check_finite(checkpoint)

@@ -76,10 +76,17 @@ class EMA(L.Callback):
         self.on_validation_end(trainer, pl_module)
 
     def _now(self) -> dict[str, Tensor]:
-        """The weights, also where another callback has put others in their place."""
+        """The weights, also where another callback has put others in their place. Raises ValueError where one is
+        gone."""
         if self.weights or self.module is None:
             return self.weights
-        return {name: self.module.get_parameter(name).detach() for name in self.module.averages}
+        try:
+            return {name: self.module.get_parameter(name).detach() for name in self.module.averages}
+        except AttributeError as error:
+            raise ValueError(
+                f"EMA averages weights of a layer that is gone or renamed ({error}): change layers in the setup()"
+                " of a class of your own, named by model.class_path, which every command calls"
+            ) from error
 
 
 def _point(module: L.LightningModule, state: Mapping[str, Tensor]) -> None:
