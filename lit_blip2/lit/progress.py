@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.callbacks import LambdaCallback
 from lightning.pytorch.utilities import rank_zero_info
 
 from lit_blip2.config import Experiment, class_path, flat, from_text, unplaced
@@ -185,18 +186,21 @@ def stand_at(trainer: L.Trainer, checkpoint: Mapping[str, Any]) -> None:
     that one the trainer gets a step more, which `end_at` takes away again.
     """
     step, counts = checkpoint["global_step"], checkpoint["loops"]["fit_loop"]
-    batches, epoch = step * trainer.accumulate_grad_batches, epoch_batches(trainer)
-    place = (batches - 1) % epoch + 1 if batches and epoch else batches
+    batches, size = step * trainer.accumulate_grad_batches, epoch_batches(trainer)
+    epoch, place = ((batches - 1) // size, (batches - 1) % size + 1) if batches and size else (0, batches)
     again = _under_way(counts[f"{LOOP}.val_loop.batch_progress"])
     if (validated := checkpoint.get("validated_step")) is not None:
         again = validated < step and _is_due(trainer, batches, place, epoch)
+    between = bool(batches) and place == size and not again  # two epochs
     # Lightning counts a batch as completed after the hooks that save, and then counts it for the loggers.
-    behind = 0 if again else 1
+    behind = 0 if again or between else 1
     counts[f"{LOOP}.batch_progress"] |= {
         name: dict(ready=number, started=number, processed=number, completed=number - behind)
         for name, number in (("total", batches), ("current", place))
     } | {"is_last_batch": False}
-    counts[f"{LOOP}.state_dict"]["_batches_that_stepped"] = step - 1
+    counts[f"{LOOP}.state_dict"]["_batches_that_stepped"] = step if between else step - 1
+    if batches:
+        _stand_at_epoch(trainer, counts["epoch_progress"], epoch, between)
     validation = counts[f"{LOOP}.val_loop.batch_progress"]
     if again:
         validation |= {
@@ -209,6 +213,22 @@ def stand_at(trainer: L.Trainer, checkpoint: Mapping[str, Any]) -> None:
             each |= dict.fromkeys(each, each["ready"])
 
 
+def _stand_at_epoch(trainer: L.Trainer, counts: dict[str, Any], epoch: int, between: bool) -> None:
+    """Let an epoch be the one under way. between: all its batches were trained on; its end comes first, unless a hook
+    of that end has written the checkpoint."""
+    over = epoch + (between and counts["current"]["processed"] > epoch)
+    for name in ("total", "current"):
+        counts[name] = dict(ready=epoch + 1, started=epoch + 1, processed=over, completed=over)
+    if between:  # Lightning's loop of batches then has nothing to do, and must be told so by hand, then and afterwards
+        trainer.fit_loop.epoch_loop.val_loop._has_run = True
+        trainer.callbacks.append(LambdaCallback(on_train_epoch_start=_begin_epoch))
+
+
+def _begin_epoch(trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    """Let an epoch begin with its first batch."""
+    trainer.fit_loop.epoch_loop.restarting = False
+
+
 def end_at(trainer: L.Trainer, max_steps: int) -> None:
     """Let training end where it was to end."""
     trainer.fit_loop.epoch_loop.max_steps = max_steps
@@ -219,9 +239,11 @@ def _is_due(trainer: L.Trainer, batches: int, place: int, epoch: int) -> bool:
     interval, every = val_interval(trainer), trainer.check_val_every_n_epoch
     if not batches or not trainer.enable_validation or not isinstance(interval, int | float):
         return False
+    if every is not None and (epoch + 1) % every:
+        return False
     if isinstance(interval, int):
         return (batches if every is None else place) % interval == 0
-    return place % max(1, int(epoch * interval)) == 0
+    return place % max(1, int(epoch_batches(trainer) * interval)) == 0
 
 
 def val_interval(trainer: L.Trainer) -> int | float | None:

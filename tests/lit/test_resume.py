@@ -131,6 +131,69 @@ def test_epochs_of_a_few_batches_are_resumed_in_their_middle(fit, seen):
     assert seen == whole[8:]
 
 
+class Epochs(L.Callback):
+    """Tells the beginning and the end of each epoch; a power cut comes at one of them."""
+
+    told: list[tuple[str, int, int]] = []  # noqa: RUF012, of all
+
+    def __init__(self, cut: tuple[str, int] | None = None):
+        self.cut = cut
+
+    def _tell(self, what: str, trainer: L.Trainer) -> None:
+        if self.cut == (what, trainer.current_epoch):
+            raise RuntimeError("a power cut")
+        self.told.append((what, trainer.current_epoch, trainer.global_step))
+
+    def on_train_epoch_start(self, trainer, *_):
+        self._tell("begins", trainer)
+
+    def on_train_epoch_end(self, trainer, *_):
+        self._tell("ends", trainer)
+
+    def on_train_end(self, trainer, *_):
+        self._tell("all end", trainer)
+
+
+EPOCHS = ["--trainer.limit_train_batches=4", "--trainer.accumulate_grad_batches=2", "--trainer.max_epochs=3"]
+EPOCHS += ["--trainer.max_steps=9", *PLAIN]
+AT_END = ", {class_path: ModelCheckpoint, init_args: {every_n_epochs: 1, every_n_train_steps: null, save_top_k: -1, "
+AT_END += "save_on_train_epoch_end: true}}"
+
+
+@pytest.mark.parametrize(("cut", "validations"), [("ends", 2), ("ends", 4), ("begins", 4), ("begins", 8)])
+def test_a_cut_between_two_epochs_leaves_their_number(fit, seen, tmp_path, monkeypatch, cut, validations):
+    """And the hooks of each come once more or again, from where the checkpoint was written."""
+    monkeypatch.setattr(Epochs, "told", [])
+    given = [*EPOCHS, "--trainer.check_val_every_n_epoch=null", f"--trainer.val_check_interval={validations}"]
+    with_epochs = "{{class_path: tests.lit.test_resume.Epochs, init_args: {{cut: {}}}}}".format
+    fit("mini_stage1", *given, callbacks(1), f"--trainer.callbacks+={with_epochs('null')}")
+    told, whole = Epochs.told.copy(), seen.copy()
+    assert [each for each in told if each[0] != "begins"] == [
+        ("ends", 0, 2), ("ends", 1, 4), ("ends", 2, 6), ("all end", 3, 6),
+    ]  # fmt: skip
+    epoch = 1 if cut == "ends" else 2
+    with pytest.raises(RuntimeError, match="a power cut"):
+        told_cut = f"--trainer.callbacks+={with_epochs(f'[{cut}, {epoch}]')}"
+        fit("mini_stage1", *given, callbacks(1), told_cut, runs=tmp_path)
+    run = tmp_path / "mini_stage1" / "version_0"
+    Epochs.told.clear(), seen.clear()
+    resumed = fit(
+        "mini_stage1", *given, callbacks(1), f"--trainer.callbacks+={with_epochs('null')}", f"--ckpt_path={run}"
+    )
+    assert Epochs.told == told[told.index(("ends", 1, 4)) :] and seen == whole[8:]
+    assert step_of(resumed) == 6
+
+
+def test_a_checkpoint_that_the_end_of_an_epoch_has_written_does_not_end_it_again(fit, seen, monkeypatch):
+    monkeypatch.setattr(Epochs, "told", [])
+    given = [*EPOCHS, callbacks(100, more=AT_END), "--trainer.callbacks+=tests.lit.test_resume.Epochs"]
+    run = fit("mini_stage1", *given)
+    told, whole = Epochs.told.copy(), seen.copy()
+    Epochs.told.clear(), seen.clear()
+    fit("mini_stage1", *given, f"--ckpt_path={next((run / 'checkpoints').glob('*step=4.ckpt'))}")
+    assert Epochs.told == told[told.index(("begins", 2, 4)) :] and seen == whole[8:]
+
+
 def test_weights_alone_are_no_place_to_go_on_from(fit, tmp_path):
     run = fit("mini_stage1", *PLAIN, callbacks(2, ", save_weights_only: true"))
     file = next((run / "checkpoints").glob("epoch=*.ckpt"))
