@@ -7,7 +7,7 @@ counts follow from the step that the checkpoint stands at.
 """
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import lightning as L
@@ -152,6 +152,26 @@ def check_whole(trainer: L.Trainer, checkpoint: Mapping[str, Any], config: str |
             "--ckpt_path` does the latter)",
             stacklevel=3,
         )
+
+
+def groups_of(optimizers: Iterable[Mapping[str, Any]]) -> list[list[int]]:
+    """How many parameters each group of each optimiser has, by its state."""
+    return [[len(group["params"]) for group in each.get("param_groups", [])] for each in optimizers]
+
+
+def check_groups(trainer: L.Trainer, kept: Sequence[Sequence[int]]) -> None:
+    """Raises ValueError where a checkpoint's optimisers have other groups than this training's."""
+    own = groups_of({"param_groups": each.param_groups} for each in trainer.optimizers)
+    if kept != own:
+        raise ValueError(
+            f"{trainer.ckpt_path} holds the state of an optimiser whose groups have {_sizes(kept)} parameters, here "
+            f"they have {_sizes(own)}: a callback that adds a group must have done so in on_fit_start where a training "
+            "goes on; else start from its weights by --model.init_from"
+        )
+
+
+def _sizes(optimizers: Sequence[Sequence[int]]) -> str:
+    return "; ".join(", ".join(map(str, groups)) for groups in optimizers)
 
 
 def _check_settings(trainer: L.Trainer, checkpoint: Mapping[str, Any]) -> None:

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import lightning as L
 import pytest
+import torch
 
 from lit_blip2.checkpoint import read_checkpoint
 from lit_blip2.lit.module import LitBLIP2
@@ -192,6 +193,31 @@ def test_a_checkpoint_that_the_end_of_an_epoch_has_written_does_not_end_it_again
     Epochs.told.clear(), seen.clear()
     fit("mini_stage1", *given, f"--ckpt_path={next((run / 'checkpoints').glob('*step=4.ckpt'))}")
     assert Epochs.told == told[told.index(("begins", 2, 4)) :] and seen == whole[8:]
+
+
+class AddGroup(L.Callback):
+    """Gives the optimiser a group more, of a parameter that no loss uses."""
+
+    def __init__(self, at: str):
+        setattr(self, at, self.add)
+
+    def add(self, trainer, *_):
+        trainer.optimizers[0].add_param_group({"params": [torch.nn.Parameter(torch.zeros(3))]})
+        schedule = trainer.lr_scheduler_configs[0].scheduler
+        schedule.base_lrs.append(0.1)
+        schedule.lr_lambdas.append(schedule.lr_lambdas[0])
+
+
+def test_a_group_of_parameters_that_a_callback_adds_too_late_is_named(fit, seen):
+    add = "--trainer.callbacks+={{class_path: tests.lit.test_resume.AddGroup, init_args: {{at: {}}}}}".format
+    longer = ["--trainer.max_steps=6", "--trainer.val_check_interval=6"]
+    run = fit("mini_stage1", *PLAIN, add("on_train_start"))
+    seen.clear()
+    with pytest.raises(ValueError, match=r"groups have \d+, \d+, 1 parameters, here .* in on_fit_start"):
+        fit("mini_stage1", *PLAIN, *longer, add("on_train_start"), f"--ckpt_path={run}")
+    assert not seen
+    fit("mini_stage1", *PLAIN, *longer, add("on_fit_start"), f"--ckpt_path={run}")
+    assert len(seen) == 2
 
 
 def test_weights_alone_are_no_place_to_go_on_from(fit, tmp_path):
