@@ -75,6 +75,15 @@ def test_a_metric_stands_under_the_rules_of_its_task(metric, names):
     assert of_metric(RULES, metric).keys() == names
 
 
+def test_the_numbers_that_are_computed_in_are_rules_of_every_metric():
+    net = {"vision": {"dtype": "float16"}, "language": {"class_path": "x", "init_args": {"bits": None}}}
+    settings = {"model": {"init_args": {"net": net}}, "trainer": {"precision": None}}
+    numbers = {"precision": "32-true", "vision.dtype": "float16", "language.bits": None}
+    assert rules_of(Experiment(settings, "here")) == numbers == of_metric(numbers, "own/metric")
+    for given, meant in ((32, "32-true"), ("16", "16-mixed"), ("bf16", "bf16-mixed"), ("bf16-true", "bf16-true")):
+        assert rules_of(Experiment({"trainer": {"precision": given}}, "here")) == {"precision": meant}
+
+
 def test_differences_name_a_folder():
     assert differing(RULES, {"scoring": "lavis", "rerank": 3}) == {"scoring": ("official", "lavis")}
     name = folder_name({"scoring": "lavis", "question": "../Question: {} " + "long " * 20})

@@ -124,9 +124,10 @@ def test_tests_by_other_rules_keep_apart(fit, stage1_run, own_copy, caplog):
     run = own_copy(stage1_run)
     few = [f"--ckpt_path={run}", "--data.test=null"]
     names = ("metrics.json", "decoding.json", "items.npz", "intervals.json")
-    for place in ("", "rerank=2", "", "rerank=2"):
+    given = {"": [], "rerank=2": ["--model.rerank=2"], "precision=bf16-mixed": ["--trainer.precision=bf16-mixed"]}
+    for place in ("", "rerank=2", "precision=bf16-mixed", "", "rerank=2"):
         others = {file: file.read_bytes() for file in run.rglob("*.*") if file.parent != run / place}
-        arguments = [f"--model.{place}"] if place else []
+        arguments = given[place]
         fit("mini_stage1", *few, *arguments, command="test", runs=run.parent.parent)
         assert {file: file.read_bytes() for file in others} == others
         assert {name for name in names if (run / place / name).exists()} == {*names}
