@@ -20,7 +20,8 @@ FROM_LOADER = re.compile(
 
 def refusal(error: BaseException) -> str | None:
     """What an error says, where one of this package's checks raised it, the file system did, or Lightning because of an
-    argument of the Trainer; None for a fault of a program, and for all where SHOW_TRACEBACKS is set."""
+    argument of the Trainer or of a callback; None for a fault of a program, and for all where SHOW_TRACEBACKS is set.
+    """
     if tracebacks_shown():
         return None
     while error.__cause__ is not None and _raised_by(error).startswith("jsonargparse."):
@@ -35,7 +36,8 @@ def refusal(error: BaseException) -> str | None:
         return f"{error}: make room, and start the same command again; a training goes on with --resume"
     ours = raised_by.startswith("lit_blip2.") and isinstance(error, CHECKS)
     building = any(frame.tb_frame.f_code.co_name == "instantiate_classes" for frame in _frames(error))
-    if (ours or (building and raised_by.startswith("lightning."))) and not isinstance(error, NotImplementedError):
+    lightnings = raised_by.startswith("lightning." if building else "lightning.pytorch.callbacks.")
+    if (ours or lightnings) and not isinstance(error, NotImplementedError):
         return str(error)
     return None
 

@@ -3,6 +3,7 @@
 import sys
 
 import pytest
+from lightning.pytorch.callbacks import EarlyStopping
 from torch.utils.data import DataLoader
 
 from lit_blip2.__main__ import main
@@ -131,3 +132,10 @@ def test_errors_of_loading_processes_are_told_apart(tmp_path):
 def test_a_file_that_may_not_be_read_is_named(tmp_path):
     said = refusal(caught(tmp_path.read_text))
     assert said.endswith(f"'{tmp_path}'")
+
+
+def test_what_a_callback_of_lightnings_does_not_find_is_said_in_one_line():
+    with pytest.raises(RuntimeError) as raised:
+        EarlyStopping(monitor="")._validate_condition_metric({"loss/itc": 1.0})
+    said = refusal(raised.value)
+    assert said.startswith("Early stopping conditioned on metric `` which is not available") and "`loss/itc`" in said
