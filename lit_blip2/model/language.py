@@ -235,7 +235,7 @@ class LanguageModel(nn.Module):
         if empty := [place for place, text in enumerate(targets) if not text.strip()]:
             raise ValueError(f"targets {empty} of this batch are empty: a target needs at least one word")
         target_ids = self.target_ids(targets, [bool(prompt.strip()) for prompt in prompts])
-        prompt_ids = self.prompt_ids(prompts, self.room(max(map(len, target_ids))))
+        prompt_ids = self.prompt_ids(prompts, [self.room(len(ids)) for ids in target_ids])
         if longest is not None:
             target_ids = cut_together(prompt_ids, target_ids, longest)
         if learn_begin:
@@ -247,7 +247,7 @@ class LanguageModel(nn.Module):
         """Positions for a prompt in training, `beside` other tokens: a quarter of all is left for the soft prompt."""
         return None if self.positions is None else max(LEAST_ROOM, self.positions - self.positions // 4 - beside)
 
-    def prompt_ids(self, prompts: Sequence[str], room: Sequence[int] | int | None = None) -> list[list[int]]:
+    def prompt_ids(self, prompts: Sequence[str], room: Sequence[int | None] | int | None = None) -> list[list[int]]:
         """Ids of prompts with what the tokenizer puts in front. room: positions that there are for them, or for each of
         them, no limit if None or too few; then `_check_length` says what to do."""
         begin = self.plain.begin

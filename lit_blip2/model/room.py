@@ -20,7 +20,7 @@ def share(wanted: Sequence[int], room: int) -> int:
     return max(wanted)
 
 
-def limits(most: int, rooms: Sequence[int] | int | None, count: int, beside: int = 0) -> list[int]:
+def limits(most: int, rooms: Sequence[int | None] | int | None, count: int, beside: int = 0) -> list[int]:
     """The most tokens of each of `count` texts: `most`, or less where there is less room, of which `beside` tokens are
     taken. No room, or too little to cut a text to it, is no limit."""
     rooms = rooms if isinstance(rooms, Sequence) else [rooms] * count

@@ -71,7 +71,7 @@ class PrefixLM(nn.Module):
         ids = language.words_to_learn(captions, [bool(prompt.strip()) for prompt in prompts])
         prefixes, suffixes = split_prefix(ids, uniform_B.tolist())
         end = language.end_mark()
-        prompt_ids = language.prompt_ids(prompts, language.room(max(map(len, ids)) + len(end)))
+        prompt_ids = language.prompt_ids(prompts, [language.room(len(each) + len(end)) for each in ids])
         inputs = language.closed([prompt + prefix for prompt, prefix in zip(prompt_ids, prefixes)])
         return language.join(inputs, [suffix + end for suffix in suffixes])
 

@@ -1,5 +1,7 @@
 """How the language model interface puts prompts, targets and end marks together, on tiny OPTs and a tiny T5."""
 
+import warnings
+
 import pytest
 import torch
 from tokenizers import processors
@@ -131,6 +133,21 @@ def test_long_texts_are_cut_and_the_end_mark_stays(language):
     assert language.loss(prefix_BPD, text)[0].isfinite().all()
     (long, _) = rows(text.inputs)
     assert RED in long[-3:] and len(long) == (512 + 1 if language.encoder_decoder else 256 - 64)
+
+
+def test_a_long_target_takes_no_room_from_another_rows_prompt(language):
+    """The loss of a row is the same in any company. A target of up to 128 leaves the mini OPT 64 for its own prompt."""
+    asked, words = "star " * 100 + "red", ["ring", "star " * 3_000]
+    drawn = torch.tensor([0.5, 0.5])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        alone, both = (language.tokenise([asked] * len(each), each) for each in (words[:1], words))
+        lone, pair = (
+            PrefixLM().text(language, [f"a {each}" for each in some], [asked] * len(some), drawn[: len(some)])
+            for some in (words[:1], words)
+        )
+    assert RED in rows(alone.inputs)[0][100:] and rows(both.inputs)[0] == rows(alone.inputs)[0]
+    assert rows(pair.inputs)[0] == rows(lone.inputs)[0]
 
 
 def test_a_long_question_is_answered_by_what_fits(language):
