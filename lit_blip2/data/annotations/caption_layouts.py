@@ -83,7 +83,7 @@ def _of_karpathy(top: Entry, splits: Sequence[str]) -> list[Listed]:
         if (number := image.image_id(key := "cocoid" if "cocoid" in image else "imgid")) in made:
             raise image.error(f"image id {number} is listed twice")
         file = f"{image.text('filepath', default='')}/{image.file('filename')}".lstrip("/")
-        captions = [sentence.text("raw", null="") for sentence in image.entries("sentences")]
+        captions = [text for sentence in image.entries("sentences") for text in sentence.texts("raw")]
         made[number] = Listed(image.name(key), file, captions)
     return list(made.values())
 
@@ -129,7 +129,7 @@ def _of_coco(top: Entry, splits: Sequence[str]) -> list[Listed]:
         if annotation.flag("is_rejected") or annotation.flag("is_precanned"):
             refused.append(image_id)
         else:
-            captions[image_id].append(annotation.text("caption", null=""))
+            captions[image_id].extend(annotation.texts("caption"))
     bare = {image_id for image_id in refused if not captions[image_id]}
     if refused:
         said = f"{len(refused)} captions left out, rejected or chosen from a list"

@@ -4,9 +4,11 @@ JSON names values and says nothing of their types: ids may be words, texts numbe
 its values from an `Entry`, so that an error names the file, the entry, the key and the value.
 """
 
+import ast
+import json
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,9 @@ from lit_blip2.data.annotations.ids import ID_SPACE, Name, image_number
 
 MISSING = "missing: "  # how the line of a file that is not there begins
 _FRACTION = r"[-+][0-9.]+|[0-9]*\.[0-9]*"  # of a text: no id; 54e91 is one of OpenImages
+_NOTHING = ("None", "null", "nan")  # in a printed list
+_ITEM = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|""" + "|".join(_NOTHING), re.DOTALL)
+_LIST = re.compile(rf"\[\s*(?:(?:{_ITEM.pattern})(?:[\s,]+(?:{_ITEM.pattern}))*)?[\s,]*\]", re.DOTALL)
 _NEEDED: Any = object()  # the default of what must be there
 
 
@@ -45,7 +50,7 @@ class Entry:
         return value if value is default or value is null else self._checked_text(key, value)
 
     def texts(self, key: str, default: Any = _NEEDED) -> list[str]:
-        """A text, or a list of them; null is an empty one."""
+        """A text, or a list of them, also as a table's cell has one (`listed_texts`); null is an empty one."""
         value = self._value(key, default, [""] if default is _NEEDED else default)
         if value is default:
             return value
@@ -201,7 +206,20 @@ def _is_object(line: str) -> bool:
 
 
 def _listed(value: Any) -> list:
-    return value if isinstance(value, list) else [value]
+    return value if isinstance(value, list) else listed_texts(value) if isinstance(value, str) else [value]
+
+
+def listed_texts(text: str) -> list[str | None]:
+    """The texts of a printed list, as JSON, Python (pandas' to_csv) and NumPy (without commas) write one; of any other
+    text itself alone."""
+    if not _LIST.fullmatch(stripped := text.strip()):
+        return [text]
+    try:
+        return json.loads(stripped)
+    except ValueError:  # of Python, whose quotes are mostly single ones
+        with suppress(ValueError, SyntaxError):  # of an escape that is none: it is a text
+            return [None if each in _NOTHING else ast.literal_eval(each) for each in _ITEM.findall(stripped)]
+    return [text]
 
 
 def _said(place: tuple) -> str:

@@ -157,7 +157,7 @@ def _aokvqa(row: Entry, files: Mapping[int, str]) -> Question:
     elif (file := files.get(image_id)) is None:
         file = f"{row.text('split')}2017/{image_id:012d}.jpg"
     answers = row.texts("direct_answers", default=[])
-    if isinstance(row.values.get("direct_answers"), str):
+    if (given := row.values.get("direct_answers")) is not None and answers == [given]:
         raise row.error(f"direct_answers must be a list, and is a text, {answers[0][:60]!r}")
     return Question(row.name("question_id"), image_id, file, row.text("question").strip(), UNTYPED, answers)
 

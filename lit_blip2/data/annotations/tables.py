@@ -18,6 +18,7 @@ from lit_blip2.data.annotations.entries import Entry
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 READ = {"image", "caption", "file_name", "text", "image_id", "img_id"}  # columns that make images and captions
 _OTHERS = ",;\t|"
+_NO_VALUE = {"nan", "NaN", "None", "<NA>"}  # how Python prints a value that is missing
 
 
 def read_table(path: Path) -> list[Entry]:
@@ -84,13 +85,14 @@ def _checked_names(names: list[str], separator: str, path: Path) -> list[str]:
 
 def _row(names: list[str], cells: list[str], separator: str, path: Path, line: int) -> Entry:
     """A row by its columns' names. Cells past the last column are passed over where all are empty, and columns that a
-    short row leaves out are absent where nobody reads them."""
+    short row leaves out are absent where nobody reads them. A printed `nan` or `None` is an empty cell."""
     twice = {name for name, count in Counter(names).items() if count > 1}  # which nobody reads
     if any(cells[len(names) :]) or any(name in READ for name in names[len(cells) :]):
         raise DataError(
             f"{path}: line {line} has {len(cells)} cells, and the first line names {len(names)} columns: put a cell"
             f" that holds {separator!r} in quotes. It begins with {separator.join(cells)[:60]!r}"
         )
+    cells = ["" if cell.strip() in _NO_VALUE else cell for cell in cells]
     values = {name: cell for name, cell in zip(names, cells, strict=False) if name not in twice}
     suffix = Path(values.get("image") or values.get("file_name") or "").suffix
     swallowed = [each for cell in cells for each in cell.splitlines()[1:] if _is_row(each, separator, suffix)]

@@ -22,7 +22,7 @@ from rich.progress import track
 
 from lit_blip2.contents import LONGEST_NAME, DataError, check_regular, once_each, parsed_json
 from lit_blip2.data.annotations.captions import clean_caption
-from lit_blip2.data.annotations.entries import Entry, read_json
+from lit_blip2.data.annotations.entries import Entry, listed_texts, read_json
 from lit_blip2.data.shards.folders import LocalFolder, RemoteFolder, is_url, shard_folder
 from lit_blip2.data.shards.reader import ARRAYS, INDEX, Shards, crc32_of, read_shards
 from lit_blip2.links import check_inside, check_links
@@ -251,7 +251,7 @@ def _add(listed: Listed, tar: tarfile.TarFile, key: str, members: list[tarfile.T
     if len(images) != 1:
         return listed.leave_out("several images of one name" if images else "no image", example)
     try:
-        texts, other, from_text = _captions(tar, of)
+        texts, other, several_lines = _captions(tar, of)
     except UnicodeError:
         return listed.leave_out("caption is not UTF-8", example)
     except TypeError:
@@ -265,7 +265,7 @@ def _add(listed: Listed, tar: tarfile.TarFile, key: str, members: list[tarfile.T
         listed.leave_out("caption that is empty beside others", example, empty, samples=0)
     if other:
         listed.leave_out("text file that says something else than the json", example, samples=0)
-    listed.several_lines += from_text and len(kept) > 1
+    listed.several_lines += several_lines
     tar.fileobj.seek(images[0].offset_data - tarfile.BLOCKSIZE)
     listed.headers.append(zlib.crc32(tar.fileobj.read(tarfile.BLOCKSIZE)))
     listed.images.append((images[0].offset_data, images[0].size))
@@ -284,8 +284,8 @@ def _same(tar: tarfile.TarFile, members: list[tarfile.TarInfo]) -> bool:
 
 def _captions(tar: tarfile.TarFile, of: dict[str, tarfile.TarInfo]) -> tuple[list[str], bool, bool]:
     """Those of a sample in their order, empty ones too; whether its text file says something else than a single one in
-    json (CapFilt's several are there to replace the text); and whether they are the text's lines. Raises TypeError for
-    one that is no text."""
+    json (CapFilt's several are there to replace the text); and whether they are several lines of the text. Raises
+    TypeError for one that is no text."""
     texts: list[str] = []
     written = tar.extractfile(of["txt"]).read() if "txt" in of else b""
     if "json" in of:
@@ -301,7 +301,8 @@ def _captions(tar: tarfile.TarFile, of: dict[str, tarfile.TarInfo]) -> tuple[lis
     "".join(texts).encode()  # half a surrogate pair, which JSON can hold, is no UTF-8
     text = clean_caption(written.decode("utf-8-sig", "replace"))
     other = not from_text and len(texts) == 1 and text not in ("", clean_caption(texts[0]))
-    return texts, other, from_text
+    several = from_text and sum(map(bool, map(clean_caption, texts))) > 1
+    return [each or "" for text in texts for each in listed_texts(text)], other, several
 
 
 def _compare(listed: Listed, stats: Path) -> None:

@@ -305,7 +305,7 @@ def test_textcaps_test_images_have_no_captions(tmp_path):
         (7, "must be an object or a list of them, and is a number, 7"),
         ({}, "holds no questions in a layout that is read: its keys are none"),
         ([{"question": "?", "answer": "a"}], "a layout that is read: its keys are answer, question"),
-        ([AOKVQA_ANSWERED | {"direct_answers": "['cab', 'taxi']"}], "entry 1: direct_answers must be a list"),
+        ([AOKVQA_ANSWERED | {"direct_answers": "cab, taxi"}], "entry 1: direct_answers must be a list"),
         ([VIZWIZ_ANSWERED] * 2, "question id VizWiz_val_00000007.jpg stands there twice"),
         (
             [LAVIS | {"question_id": k, "image": f"{name}/1.jpg", "answer": "a"} for k, name in enumerate("ab")],

@@ -295,6 +295,23 @@ def test_aokvqa_images_may_be_named_by_their_files_alone(tmp_path):
         read_questions(write_json(tmp_path / "q.json", [row]))
 
 
+def test_answers_may_be_a_printed_list(tmp_path):
+    """A-OKVQA's direct_answers in Hugging Face's copy, and what pandas writes of LAVIS' rows."""
+    aokvqa = {
+        "split": "val",
+        "question_id": "x1",
+        "question": "q",
+        "choices": ["a"],
+        "image": "val2017/000000000003.jpg",
+    }
+    for row in (
+        aokvqa | {"direct_answers": "['a cab', 'cab']"},
+        {"question_id": 7, "question": "q", "image": "x_3.jpg", "answer": '["a cab", "cab"]'},
+    ):
+        read = read_questions(write_json(tmp_path / "q.json", [row]))
+        assert read.answers_of(0) == ["a cab", "cab"]
+
+
 def test_images_may_be_those_of_karpathy(tmp_path):
     image = {"filepath": "val2014", "sentences": [{"raw": "a cow"}], "split": "restval"}
     listed = [image | {"cocoid": 42, "filename": "COCO_val2014_000000000042.jpg"}]

@@ -1,10 +1,13 @@
 """A table that would have to be guessed at is refused by file and line."""
 
+import json
+import warnings
+
 import pytest
 
 from lit_blip2.contents import DataError
 from lit_blip2.data.annotations.captions import read_captions
-from tests.data.annotations.test_captions import table
+from tests.data.annotations.test_captions import coco, table
 
 
 @pytest.mark.parametrize(
@@ -119,6 +122,48 @@ def test_further_captions_of_an_image_stand_in_columns_of_their_own(tmp_path, re
         read = table(read_captions(tmp_path / name, split))
         assert read == {0: ("a.jpg", ["one", "two", "three"]), 1: ("b.jpg", ["four"])}
     assert not recwarn.list
+
+
+LISTS = [  # as pandas writes a column of lists, JSON, and NumPy's arrays
+    ["['a dog', \"the dog's \\\\ bed, [red]\", 'caf\\xe9']", ["a dog", "the dog's \\ bed, [red]", "caf\xe9"]],
+    ['["a dog", "\\u00e9t\\u00e9 \\ud83d\\ude00", "x\\/y"]', ["a dog", "\xe9t\xe9 \U0001f600", "x/y"]],
+    ["['a dog' 'one dog'\n 'x']", ["a dog", "one dog", "x"]],
+    [" ['a dog', None, 'one dog',] ", ["a dog", "one dog"]],
+    ["['a dog']", ["a dog"]],
+]
+NO_LISTS = [
+    "[a dog, one dog]",
+    "['a dog', 7]",
+    "['a dog', [\"x\"]]",
+    "[1, 2]",
+    "['a dog' + 'x']",
+    "['a', 'b'] x",
+    "['\\x']",
+    "[[",
+]
+
+
+@pytest.mark.parametrize(("cell", "texts"), [*LISTS, *([each, [each.strip()]] for each in NO_LISTS)])
+def test_a_cell_that_is_a_printed_list_of_texts_holds_them_all(tmp_path, cell, texts):
+    quoted = cell.replace('"', '""')
+    (tmp_path / "x.csv").write_text(f'image,caption\na.jpg,"{quoted}"\n')
+    (tmp_path / "x.tsv").write_text(f'image\tcaption_1\tcaption_2\na.jpg\t"{quoted}"\tlast\n')
+    (tmp_path / "x.jsonl").write_text(json.dumps({"file_name": "a.jpg", "text": cell}) + "\n")
+    (tmp_path / "x.json").write_text(json.dumps(coco((1, cell), ids=[1])))
+    image = {"cocoid": 1, "filename": "a.jpg", "split": "test", "sentences": [{"raw": cell}]}
+    (tmp_path / "k.json").write_text(json.dumps({"images": [image]}))
+    for name, more in {"x.csv": [], "x.tsv": ["last"], "x.jsonl": [], "x.json": [], "k.json": []}.items():
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*empty captions left out")
+            assert list(map(str.strip, read_captions(tmp_path / name, "test").written)) == texts + more
+
+
+def test_a_printed_nan_is_an_empty_cell(tmp_path):
+    (tmp_path / "x.csv").write_text("image,caption,caption_2,image_id\na.jpg,one,nan,None\nb.jpg,NaN,a nan,\n")
+    assert table(read_captions(tmp_path / "x.csv")) == {0: ("a.jpg", ["one"]), 1: ("b.jpg", ["a nan"])}
+    (tmp_path / "y.csv").write_text("image,caption\na.jpg,one\nb.jpg,nan\n")
+    with pytest.raises(DataError, match=r"y\.csv: image 1 has no caption"):
+        read_captions(tmp_path / "y.csv")
 
 
 def test_a_column_that_begins_like_captions_is_none(tmp_path):

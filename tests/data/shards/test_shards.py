@@ -146,6 +146,12 @@ TWICE, SEVERAL = "a name stands twice, with other contents", "several images of 
         ([("a.jpg", jpeg(1)), ("a.json", b'{"caption": 0}'), ("a.txt", b"a")], [], {"caption is no text": 1}),
         ([("a.jpg", jpeg(1)), ("a.json", b'{"caption": "one", "caption": "two"}')], [], {"json is damaged": 1}),
         ([("a.jpg", jpeg(1)), ("a.json", b'["one", " ", null]')], ["one"], {"caption that is empty beside others": 2}),
+        (
+            [("a.jpg", jpeg(1)), ("a.json", b"{\"caption\": \"['two', 'one']\"}"), ("a.txt", b"['two', 'one']")],
+            ["two", "one"],
+            {},
+        ),
+        ([("a.jpg", jpeg(1)), ("a.txt", b'["two", "one"]')], ["two", "one"], {}),
         ([("a.jpg", jpeg(1)), ("a.json", b'{"caption": " . "}'), ("a.txt", "\ufeffone".encode())], ["one"], {}),
     ],
 )
