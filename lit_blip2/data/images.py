@@ -9,6 +9,7 @@ opened. It hands others to another program (EPS is a program in PostScript, whic
 somebody else has registered, or opens whatever lies within them as any format (IPTC).
 """
 
+import math
 import re
 from contextlib import suppress
 from functools import cache
@@ -31,6 +32,7 @@ FORMATS = {
     "JPEG", "JPEG2000", "MCIDAS", "MSP", "PCD", "PCX", "PIXAR", "PNG", "PPM", "PSD", "QOI", "SGI", "SPIDER", "SUN",
     "TGA", "TIFF", "WEBP", "XBM", "XPM", "XVTHUMB",
 }  # fmt: skip
+NARROW = 16  # the part of all 16-bit values that an image must span
 JPEG_END, PNG_END = b"\xff\xd9", b"IEND"
 MOST_PIXELS = 89_478_485  # Pillow's own limit for what may be a decompression bomb: 256 MiB as RGB
 
@@ -97,6 +99,8 @@ def decode_image(data: bytes, name: str | Path) -> Image.Image:
             raw, white_is_zero = str(image.tile), getattr(image, "tag_v2", {}).get(PHOTOMETRIC) == 0
             white, told = _white(image, data)
             image.load()  # before the stream is closed
+            if image.format == "PPM" and image.mode == "RGB" and (colours := _deep_ppm(data)) is not None:
+                _white_of(colours, name, white, told)
             with suppress(Exception):  # of a damaged EXIF block, which says nothing about the pixels
                 ImageOps.exif_transpose(image, in_place=True)
             if white == SIGNED[8]:  # which Pillow takes for bytes without a sign
@@ -176,7 +180,8 @@ def _from_sixteen(image: Image.Image, data: bytes, name: str | Path, told: int) 
     bands = 1 if "LA;16" in str(_tiles(data)) else min(3, len(image.getbands()))
     high = np.atleast_3d(np.asarray(image))[..., :bands].astype(np.int64)
     bright, inks = high >= 1 << 6, image.mode == "CMYK"
-    if bright.any() and (inks or not _are_few(bright)):
+    may_be_narrow = _is_narrow(256 * high, 65535 + 256)  # whatever the lower 8 are
+    if bright.any() and (inks or not (_are_few(bright) or may_be_narrow)):
         return image
     try:
         values = 256 * high + _lower_bytes(data)[..., :bands]
@@ -195,6 +200,20 @@ def _from_sixteen(image: Image.Image, data: bytes, name: str | Path, told: int) 
     if alpha is not None:
         made.putalpha(alpha)
     return made
+
+
+def _deep_ppm(data: bytes) -> np.ndarray | None:
+    """The colours [H, W, 3] of a PPM file that names 65535 as its largest value, of which Pillow keeps 8 bits; None for
+    another one, whose largest value says what is white."""
+    with open_image(data) as image:
+        tile, shape = image.tile[0], (image.height, image.width, 3)
+    if tile.args != ("RGB", 65535):
+        return None
+    count = math.prod(shape)
+    if tile.codec_name == "ppm":
+        return np.frombuffer(data, ">u2", count, tile.offset).reshape(shape).astype(np.int64)
+    words = re.sub(rb"#[^\r\n]*", b" ", data[tile.offset :]).split()[:count]
+    return np.array(list(map(int, words)), np.int64).reshape(shape)
 
 
 def _tiles(data: bytes) -> list:
@@ -226,19 +245,28 @@ def _white_of(values: np.ndarray, name: str | Path, white: int, told: int) -> in
 
     Shifted values, whose last bits are empty, do not go by `told`. Raises UnreadableImageError for values that do not
     lie from black to white, and for 16 bits of which no more than a quarter is used but for few pixels, as cameras and
-    scanners write 10, 12 or 14 bits: they would come out dark, or black. A dark image is taken where the file tells
-    this white, or where its values are those of 8 bits: doubled (257 x), or shifted (256 x).
+    scanners write 10, 12 or 14 bits: they would come out dark, or black; or that lie in a narrow band anywhere, as
+    scanners of bodies and of heat write them: they would come out as one grey. Such an image is taken where the file
+    tells this white, or where its values are those of 8 bits: doubled (257 x), or shifted (256 x).
     """
     low, high, most = values.min(), values.max(), _largest(values, white)
     body = values if most == high else values[values <= most]
-    dark = told == white or (white == 65535 and (not (values % 257).any() or not (body % 256).any()))
+    known = told == white or (white == 65535 and (not (values % 257).any() or not (body % 256).any()))
     if low >= 0 and most <= told < white >= high and (body & (white // (told + 1))).any():
         return told
-    if low < 0 or high > white or (white > 4095 and 0 < most < (white + 1) // 4 and not dark):
+    outside, dark = low < 0 or high > white, 0 < most < (white + 1) // 4
+    narrow = not outside and not dark and _is_narrow(values, white)
+    if outside or (white > 4095 and (dark or narrow) and not known):
         apart = f", but for few up to {high}" if most < high <= white else ""
         found = f"values from {low} to {most if apart else high}{apart}, where {white} would be white"
+        found += f": a range of {high - low}, at least {(white + 1) // NARROW} is read" if narrow else ""
         raise UnreadableImageError(name, "unknown value range", f"{found}: scale them to 8 bits")
     return white
+
+
+def _is_narrow(values: np.ndarray, white: int) -> bool:
+    """Whether values lie in less than a 16th of all, and are not as good as one value."""
+    return 256 <= values.max() - values.min() < (white + 1) // NARROW
 
 
 def _largest(values: np.ndarray, white: int) -> int:

@@ -425,6 +425,57 @@ def test_a_told_white_holds_though_few_pixels_are_saturated(colour):
     assert (np.asarray(decode_image(saved(image, "TIFF", tiffinfo={281: 4095}), "x.tif"))[..., 1] == found).all()
 
 
+def band(low: int, high: int) -> np.ndarray:
+    return np.linspace(low, high, 1600).astype(int).reshape(40, 40)
+
+
+BANDS = {"CT, 32768 above": (31768, 33768), "thermal": (29000, 31000), "bright": (61000, 65000)}
+
+
+@pytest.mark.parametrize("limits", BANDS.values(), ids=BANDS)
+@pytest.mark.parametrize("colour", ["tif", "ppm", 0, 2, 4, 6])
+def test_sixteen_bits_in_a_narrow_band_are_refused(colour, limits):
+    (low, high), data = limits, written(band(*limits), colour)
+    words = f"values from {low} to {high}, where 65535 would be white: a range of {high - low}, at least 4096 is read"
+    with pytest.raises(UnreadableImageError, match=words) as error:
+        decode_image(data, "x")
+    assert error.value.reason == "unknown value range"
+
+
+@pytest.mark.parametrize("limits", [(30000, 30200), (26000, 40000), (40000, 40000)], ids=["one", "fog", "constant"])
+@pytest.mark.parametrize("colour", ["tif", "ppm", 0, 2, 4, 6])
+def test_sixteen_bits_of_fog_or_of_one_grey_are_read(colour, limits):
+    found = np.asarray(decode_image(written(band(*limits), colour), "x"))[..., 1]
+    assert np.abs(found - band(*limits) / 257).max() <= 1
+
+
+@pytest.mark.parametrize("factor", [256, 257])
+@pytest.mark.parametrize("colour", ["tif", "ppm", 0, 2, 4, 6])
+def test_fog_of_eight_bits_that_were_widened_is_read(colour, factor):
+    found = np.asarray(decode_image(written(band(100, 110) * factor, colour), "x"))[..., 1]
+    assert np.abs(found - band(100, 110)).max() <= 1
+
+
+def test_a_ppm_of_dark_colours_is_refused_as_other_files_are():
+    """Of which Pillow gives 8 bits: 4095 came out as 15 of 255. A lower largest value says what is white."""
+    values = band(0, 4095)[..., None].repeat(3, 2)
+    text = "# a line of words\n" + " ".join(map(str, values.ravel()))
+    for begin, body in ((b"P6", values.astype(">u2").tobytes()), (b"P3", text.encode())):
+        with pytest.raises(UnreadableImageError, match="values from 0 to 4095, where 65535 would be white: scale"):
+            decode_image(begin + b" 40 40 65535\n" + body, "x.ppm")
+        found = np.asarray(decode_image(begin + b" 40 40 4095\n" + body, "x.ppm"))
+        assert np.abs(found - values * 255 / 4095).max() <= 1
+
+
+def written(values: np.ndarray, colour: str | int) -> bytes:
+    """A file of 16 bits, of one grey."""
+    if colour == "tif":
+        return saved(Image.fromarray(values.astype(np.uint16)), "TIFF")
+    if colour == "ppm":
+        return b"P6 40 40 65535\n" + values[..., None].repeat(3, 2).astype(">u2").tobytes()
+    return deep_png(rgba(values, 1)[..., PLANES[colour]], colour)
+
+
 def lamp(radius: float, blur: float) -> np.ndarray:
     """Something round and white in the dark, whose edge is as sharp as the lens."""
     rows, columns = np.mgrid[:100, :100]
