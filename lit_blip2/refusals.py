@@ -10,7 +10,7 @@ from types import TracebackType
 
 SHOW_TRACEBACKS = "JSONARGPARSE_DEBUG"  # environment variable: the parser shows its own tracebacks by it
 MOST_SAID = 2000  # characters of a parser's complaint, which repeats the value that is wrong
-FULL = (errno.ENOSPC, errno.EDQUOT)  # of an OSError: the disk, or what a user may have of it
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of an OSError: the disk, or what a user may have of it
 CHECKS = (ValueError, OSError, ImportError, FloatingPointError, RuntimeError)
 # The last frame of an error from a process that loads data, where one of our files raises on purpose; what it says.
 FROM_LOADER = re.compile(

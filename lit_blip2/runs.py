@@ -19,7 +19,11 @@ from lit_blip2.links import check_inside
 
 CONFIG = "config.yaml"
 WRITES = ("logger", "default_root_dir")  # the trainer's keys that say where it writes
-NO_PART = (*WRITES, "max_time")  # of what a run is
+# Of what a run is: where it writes, how long it may take, what it shows, and how many processes share its steps.
+NO_PART = (
+    *WRITES, "max_time", "devices", "num_nodes", "enable_progress_bar", "enable_model_summary", "log_every_n_steps",
+)  # fmt: skip
+NO_DATA = ("num_workers", "eval_batch_size")  # of its data's arguments
 HELD = ".training.lock"  # of the process that trains a run
 LOOK_SECONDS = 1.0  # within which whoever only looks whether a run is held has looked: each of many ranks does
 DEPTH = 3  # a checkpoint's folder, the one above it, and the one above that
@@ -258,12 +262,17 @@ def _config(given: str | Path | None) -> Any:
 
 
 def _placeless(config: dict[str, Any]) -> dict[str, Any]:
-    """A config without what says where its run goes on from, where it writes, and how long it may take to stop."""
+    """A config without what says where its run goes on from, and without NO_PART and NO_DATA: none of that changes a
+    step."""
     trainer = config.get("trainer")
     trainer = {key: value for key, value in trainer.items() if key not in NO_PART} if isinstance(trainer, dict) else {}
     if isinstance(callbacks := trainer.get("callbacks"), list):
         trainer["callbacks"] = [_graceless(each) for each in callbacks]
-    return {key: value for key, value in config.items() if key != "ckpt_path"} | {"trainer": trainer}
+    placeless = {key: value for key, value in config.items() if key != "ckpt_path"} | {"trainer": trainer}
+    data = config.get("data")
+    if isinstance(data, dict) and isinstance(own := data.get("init_args"), dict):
+        placeless["data"] = data | {"init_args": {name: own[name] for name in own if name not in NO_DATA}}
+    return placeless
 
 
 def _graceless(callback: Any) -> Any:

@@ -3,7 +3,8 @@ that it has been started once more."""
 
 import signal
 
-ASKING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # SIGUSR1: what SLURM sends some time before its limit
+# SIGUSR1: what SLURM sends some time before its limit. SIGHUP: a terminal, such as ssh's, is closed.
+ASKING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 # Environment variables, set where a cluster starts a job, or torchrun its processes, once more.
 RESTARTS = ("SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT")
 STATUS = 128  # such a run ends with 128 + the signal's number, as a shell would say

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from filelock import FileLock
 
 from lit_blip2.runs import CONFIG, HELD, find_checkpoint, hold, is_held, newest_checkpoint, newest_of, run_of
@@ -160,6 +161,17 @@ def test_where_a_run_s_config_cannot_be_read_its_checkpoint_tells_it(tmp_path):
     run = made(tmp_path, 0, 4)
     (run / CONFIG).write_text("")
     assert newest_of({"lr": 1}, tmp_path, 6).run == run and newest_of({"lr": 2}, tmp_path, 6) is None
+
+
+def test_what_changes_no_step_makes_no_other_run(tmp_path):
+    run = made(tmp_path, 0, 4)
+    settings = {"lr": 1, "data": {"class_path": "x", "init_args": {"seed": 1, "num_workers": 2, "eval_batch_size": 8}}}
+    (run / CONFIG).write_text(yaml.safe_dump(settings | {"trainer": {"max_steps": 6, "devices": 2}}))
+    other = {"lr": 1, "data": {"class_path": "x", "init_args": {"seed": 1, "num_workers": 0, "eval_batch_size": 4}}}
+    other |= {"trainer": {"max_steps": 6, "devices": "auto", "enable_progress_bar": False, "log_every_n_steps": 7}}
+    assert newest_of(other, tmp_path, 6).run == run
+    other["data"]["init_args"]["seed"] = 2
+    assert newest_of(other, tmp_path, 6) is None
 
 
 def test_how_long_a_run_may_take_to_stop_is_no_other_run(tmp_path):

@@ -35,10 +35,14 @@ class Signals:
         self._group: dist.ProcessGroup | None = None
 
     def listen(self) -> None:
-        """From now on; again where somebody else has put handlers of theirs in place. Only the main thread can."""
+        """From now on; again where somebody else has put handlers of theirs in place. Only the main thread can. Under
+        nohup SIGHUP stays ignored."""
         if threading.current_thread() is not threading.main_thread():
             return
+        ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
         for number in ASKING:
+            if number == signal.SIGHUP and ignored:
+                continue
             before = signal.signal(number, self._note)
             self._before.setdefault(number, before)
 

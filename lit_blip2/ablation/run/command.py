@@ -8,15 +8,18 @@ import yaml
 from lit_blip2.ablation.folder import Folder
 from lit_blip2.ablation.schema import StepRun
 from lit_blip2.ablation.spec.step import REFERENCE
-from lit_blip2.runs import newest_checkpoint
+from lit_blip2.runs import newest_checkpoint, step_of
 from lit_blip2.whole_files import write_text
 
 
 def command(run: StepRun, folder: Folder) -> list[str]:
-    """A fit that left a checkpoint, and whole, goes on from it."""
+    """A fit that left a checkpoint, and whole, goes on from it. One that stands at its last step and has lost its
+    metrics is made anew, for nothing would write them."""
     arguments = [sys.executable, "-m", "lit_blip2", run.command, "--config", str(folder.config(run.name))]
     if run.command == "test":
         return [*arguments, "--ckpt_path", str(folder.run(next(iter(run.parents.values()))))]
+    if not folder.metrics(run.name).exists() and step_of(folder.run(run.name)) == run.max_steps:
+        return arguments
     try:
         return [*arguments, "--ckpt_path", str(newest_checkpoint(folder.run(run.name)))]
     except FileNotFoundError:

@@ -7,16 +7,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 POLL_SECONDS = 0.2
-GRACE_SECONDS = 40  # from a polite end to a kill: more than a run takes to save its state (--grace)
 
 
 def run_process(
-    command: list[str], log: Path, environment: Mapping[str, str], lock: int, poll: Callable[[], None]
+    command: list[str], log: Path, environment: Mapping[str, str], lock: int, poll: Callable[[], None], patience: float
 ) -> tuple[int, float]:
     """Exit code (negative: the signal that killed it) and peak memory in GiB.
 
     Args: the file that its output is added to; the descriptor of a lock that it holds as long as it lives; called
-    while it runs, and what it raises ends the process and goes on from here.
+    while it runs, and what it raises ends the process and goes on from here; seconds that it then has to end by itself.
     """
     with log.open("ab") as stream:
         process = subprocess.Popen(
@@ -36,14 +35,14 @@ def run_process(
             poll()
             time.sleep(POLL_SECONDS)
     finally:
-        _put_down(process)
+        _put_down(process, patience)
 
 
-def _put_down(process: subprocess.Popen) -> None:
+def _put_down(process: subprocess.Popen, patience: float) -> None:
     if process.returncode is None:
         process.terminate()
         try:
-            process.wait(GRACE_SECONDS)
+            process.wait(patience)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

@@ -20,6 +20,7 @@ from lit_blip2.stopping import ASKING, RESTARTS, STATUS
 MOST_KILLS = 3  # a step whose process is killed so often has failed
 TAIL_LINES = 30
 LEAST_FREE = 256 * 2**20  # bytes
+GRACE, MORE = 30.0, 10.0  # seconds that a run has to save its state where it does not say (--grace), and to end then
 
 
 class StepError(Exception):
@@ -94,7 +95,7 @@ def _run(
     environment |= asked_to_record(run, folder)
     for _ in range(MOST_KILLS):
         attempts = _count_attempt(log.with_name("attempts.txt"))
-        code, peak = run_process(command(run, folder), log, environment, lock, poll)
+        code, peak = run_process(command(run, folder), log, environment, lock, poll, _patience(run))
         if code == 0:
             return _record_done(run, folder, began, time.monotonic() - clock, attempts, peak, log)
         if stopping():
@@ -103,6 +104,13 @@ def _run(
             break
     _check_space(folder)  # or it is no fault of the run
     _record_failure(run, folder, _why(code), log)
+
+
+def _patience(run: StepRun) -> float:
+    """Seconds that its process may take to end when it is asked to."""
+    callbacks = run.config.get("trainer", {}).get("callbacks") or []
+    given = [(each.get("init_args") or {}).get("grace") for each in callbacks if isinstance(each, dict)]
+    return max([each for each in given if isinstance(each, int | float)], default=GRACE) + MORE
 
 
 def _check_space(folder: Folder) -> None:

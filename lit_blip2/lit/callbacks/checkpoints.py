@@ -23,10 +23,11 @@ from lit_blip2.stopping import STATUS
 class Checkpoints(Checkpoint):
     """Writes last.ckpt: what trains, and all that it takes to go on from there (`fit --resume`).
 
-    It is written before each validation and again after it, every `every_n_steps` steps, and at the end of training. It
-    is also written at the end of the step in which SIGTERM, SIGINT (Ctrl-C) or SIGUSR1 comes to the process, or to any
-    of several; the run then ends with the status 128 + the signal's number. A validation that a signal or a kill has
-    cut off is made again by the run that goes on. On SLURM a run that SIGUSR1 has ended is put into the queue again.
+    It is written before each validation and again after it, every `every_n_steps` steps, and at the end of training.
+    It is also written at the end of the step in which SIGTERM, SIGINT (Ctrl-C), SIGUSR1 or SIGHUP (a terminal is
+    closed) comes to the process, or to any of several; the run then ends with the status 128 + the signal's number. A
+    validation that a signal or a kill has cut off is made again by the run that goes on. On SLURM a run that SIGUSR1
+    has ended is put into the queue again.
 
     The file is there whole or not at all, and the former one until then. One that another run has left in the same
     folder is kept: this run's is then called last-v1.ckpt. Nothing is written under `fast_dev_run`.
@@ -146,8 +147,8 @@ class Checkpoints(Checkpoint):
     def _end(self, trainer: L.Trainer, number: int) -> None:
         """Raises Stopped. Where Lightning has started the other processes, it kills all as soon as one of them ends
         with another status than 0, and only the first one's is seen."""
-        name = self.signals.received.name if self.signals.received else f"signal {number}"
-        rank_zero_info(f"{name}: stopped at step {trainer.global_step} of {trainer.max_steps}. {self._newest()}")
+        place = f"stopped at step {trainer.global_step} of {trainer.max_steps}"
+        rank_zero_info(f"{signal.Signals(number).name}: {place}. {self._newest()}")
         if number == signal.SIGUSR1 and trainer.is_global_zero and (job := _slurm_job()):
             _requeue(job)
         environment = getattr(trainer.strategy, "cluster_environment", None)

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from lit_blip2.ablation.folder import Folder, write
+from lit_blip2.ablation.run.command import command
 from lit_blip2.ablation.run.made import agrees, contradicted, steps_made
-from lit_blip2.ablation.run.step import _ended
+from lit_blip2.ablation.run.step import _ended, _patience
 from lit_blip2.ablation.schema import Done, StepRun
 from lit_blip2.whole_files import write_json
 
@@ -44,3 +45,21 @@ def test_without_a_checkpoint_the_last_validation_tells_the_steps(tmp_path):
     write_json(folder.metrics(RUN.name), {"evaluated/val_step": 200.0})
     assert steps_made(none, folder) == 200 and agrees(none, folder, done_of())
     assert not agrees(RUN, folder, done_of())
+
+
+@pytest.mark.parametrize(("config", "seconds"), [({}, 40), ({"grace": 120.0}, 130), ({"grace": 5}, 15)])
+def test_a_step_that_is_asked_to_end_has_its_own_grace_time(config, seconds):
+    trainer = {
+        "callbacks": ["mine.Own", {"class_path": "mine.Other"}, {"class_path": "Checkpoints", "init_args": config}]
+    }
+    assert _patience(RUN.model_copy(update={"config": {"trainer": trainer}})) == seconds
+    assert _patience(RUN) == 40
+
+
+def test_a_fit_that_has_lost_its_metrics_is_made_anew(tmp_path):
+    folder = Folder(tmp_path)
+    (checkpoint := folder.run(RUN.name) / "last.ckpt").parent.mkdir(parents=True)
+    torch.save({"state_dict": {}, "global_step": 300}, checkpoint)
+    assert "--ckpt_path" not in command(RUN, folder)
+    write_json(folder.metrics(RUN.name), {})
+    assert command(RUN, folder)[-2:] == ["--ckpt_path", str(checkpoint)]
