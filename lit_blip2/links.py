@@ -8,6 +8,7 @@ reached by a link, for it is the user who names it.
 
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from lit_blip2.contents import DataError
@@ -51,4 +52,5 @@ def _links(folder: str | Path) -> Iterator[Path]:
             if entry.is_symlink():
                 yield Path(entry.path)
             elif entry.is_dir(follow_symlinks=False):
-                yield from _links(entry.path)
+                with suppress(FileNotFoundError):  # another process has removed it meanwhile
+                    yield from _links(entry.path)

@@ -128,7 +128,7 @@ class Failure(Saved):
     """Why a step failed. key: that of the step run, in failed.json."""
 
     key: str | None = None
-    step: str
+    step: Inside
     message: str
     log_tail: list[str]
 

@@ -20,6 +20,7 @@ from lit_blip2.ablation.run.worker import Worker
 from lit_blip2.ablation.schema import Plan, Record
 from lit_blip2.ablation.spec.grid import Grid
 from lit_blip2.console import Console
+from lit_blip2.links import check_links
 
 
 def plan_or_space(
@@ -43,8 +44,9 @@ def begin(
 ) -> tuple[Plan, Queue, Callable[[Worker], None]]:
     """Prepare, plan and fill the queue; who starts at the same time waits for the first to do it.
 
-    Raises ValueError where the folder or the storage belongs to another sweep.
+    Raises ValueError where the folder or the storage belongs to another sweep, or a link leads out of the folder.
     """
+    check_links(folder.root)  # all that a sweep does writes there
     default = f"{JOURNAL}{folder.root / 'study.log'}" if options.launcher == "slurm" else None
     with wait_lock(folder.lock("begin")):
         storage = open_storage(options.storage or default or f"sqlite:///{folder.root / 'study.db'}")
@@ -115,7 +117,7 @@ def retry(plan: Plan, queue: Queue, folder: Folder, console: Console) -> None:
     cells, failed = {cell.name: cell for cell in plan.cells}, queue.failed()
     for name in failed:
         record = read(folder.cell(name), Record)
-        if record and record.error:
+        if record and record.error and record.error.step in cells[name].steps:
             folder.done(record.error.step).unlink(missing_ok=True)  # it may have ended well, and without a metric
         folder.cell(name).unlink(missing_ok=True)
         for step in cells[name].steps:

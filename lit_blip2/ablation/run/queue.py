@@ -12,12 +12,13 @@ import optuna
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from lit_blip2.ablation.folder import Folder
+from lit_blip2.ablation.folder import Folder, SweepError
 from lit_blip2.ablation.run.locks import try_lock
 from lit_blip2.ablation.run.made import contradicted
 from lit_blip2.ablation.run.waiting import Waiting
 from lit_blip2.ablation.schema import DONE, FAILED, PRUNED, WAITING, Cell, Plan
-from lit_blip2.ablation.spec.grid import Grid
+from lit_blip2.ablation.spec.grid import Grid, Point
+from lit_blip2.contents import read_text, shown
 from lit_blip2.whole_files import write_text
 
 OPEN = (TrialState.WAITING, TrialState.RUNNING)
@@ -32,6 +33,7 @@ class Queue:
     def __init__(self, storage: Waiting, grid: Grid, identity: str, folder: Folder):
         """Join the study of this name, or make it. Raises ValueError if it belongs to another grid or folder."""
         self.folder, self.storage = folder, storage
+        self.points = None if grid.ranges else {point.name: point for point in grid.points()}
         self.study = optuna.create_study(
             study_name=grid.name, storage=storage, load_if_exists=True, direction=grid.direction
         )
@@ -51,7 +53,7 @@ class Queue:
         states = self.states()
         for cell in plan.cells:
             if cell.name not in states or self._lost(cell, states[cell.name], plan):
-                self.study.enqueue_trial(cell.labels | {"seed": cell.seed}, user_attrs={"cell": cell.name})
+                self._enqueue(cell)
 
     def _lost(self, cell: Cell, state: str, plan: Plan) -> bool:
         """Whether a file of a cell that has ended is gone, or contradicts another one."""
@@ -69,7 +71,20 @@ class Queue:
 
     def states(self) -> dict[str, str]:
         """Cell (of a search `trial=7`) -> how far its newest trial is, in one of WORDS."""
-        return {trial.user_attrs.get("cell", f"trial={trial.number}"): WORDS[trial.state] for trial in self.trials()}
+        return {self._cell(trial): WORDS[trial.state] for trial in self.trials()}
+
+    def _cell(self, trial: FrozenTrial) -> str:
+        """The cell that a trial is of. Raises SweepError for one that the grid does not have: names of cells are names
+        of files, and a storage may come from anybody."""
+        if self.points is None:
+            return f"trial={trial.number}"
+        name = trial.user_attrs.get("cell")
+        if not isinstance(name, str) or name not in self.points:
+            raise SweepError(
+                f"the sweep's storage: trial {trial.number} is of cell {shown(name)}, which is no cell of this sweep: "
+                "remove the storage, and its queue is made anew; what is done stays done"
+            )
+        return name
 
     @contextmanager
     def take(self, blocked: Callable[[str], bool]) -> Iterator[tuple[str, int] | None]:
@@ -79,7 +94,7 @@ class Queue:
         worker's by its lock, which is held to the end of the context.
         """
         for trial in self.trials(OPEN):
-            cell = trial.user_attrs["cell"]
+            cell = self._cell(trial)
             if blocked(cell):
                 continue
             with try_lock(self.folder.lock(f"cells/{cell}")) as lock:
@@ -121,10 +136,11 @@ class Queue:
 
     def put_again(self, cells: Iterable[str]) -> None:
         """A new waiting trial for each of these cells."""
-        newest = {trial.user_attrs.get("cell"): trial for trial in self.trials()}
         for cell in cells:
-            fixed = newest[cell].system_attrs.get("fixed_params", newest[cell].params)
-            self.study.enqueue_trial(fixed, user_attrs={"cell": cell})
+            self._enqueue(self.points[cell])
+
+    def _enqueue(self, cell: Cell | Point) -> None:
+        self.study.enqueue_trial(cell.labels | {"seed": cell.seed}, user_attrs={"cell": cell.name})
 
 
 def _mark(folder: Folder) -> str:
@@ -132,4 +148,4 @@ def _mark(folder: Folder) -> str:
     file = folder.root / "folder_id.txt"
     if not file.exists():
         write_text(file, uuid.uuid4().hex)
-    return file.read_text(encoding="utf-8")
+    return read_text(file)

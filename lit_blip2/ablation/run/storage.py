@@ -1,18 +1,23 @@
 """Where a sweep's queue is kept: SQLite, PostgreSQL, or a journal on a shared file system."""
 
 import logging
+import os
 import sqlite3
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import optuna
 from sqlalchemy import event
+from sqlalchemy.engine import make_url
 
 from lit_blip2.ablation.run.journal import Journal
 from lit_blip2.ablation.run.waiting import Waiting, reason
+from lit_blip2.contents import DataError, check_regular
 
 JOURNAL = "journal:"
 LOST_STORAGE = "the queue's storage failed; what is done stays done: start the same command again when it is back"
+SUPER_JOURNAL = bytes.fromhex("d9d505f920a163d7")  # the end of a journal that names one
 BUSY_SECONDS = 120  # how long SQLite waits for another worker's write
 # Of PostgreSQL, so that a network that is gone is noticed: seconds to connect, and ms of silence of the other machine.
 LIMITS = {"connect_timeout": 10, "tcp_user_timeout": 60_000}
@@ -21,12 +26,15 @@ LIMITS = {"connect_timeout": 10, "tcp_user_timeout": 60_000}
 def open_storage(url: str) -> Waiting:
     """SQLite, PostgreSQL (any SQLAlchemy URL), or `journal:FILE` for a file on a shared file system.
 
-    Raises ConnectionError that names the storage and why it cannot be reached.
+    Raises ConnectionError that names the storage and why it cannot be reached, DataError for a SQLite database beside
+    which a journal was put that would have other files removed.
     """
     logging.getLogger("alembic").setLevel(logging.WARNING)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
         return Waiting(_journal(url) if url.startswith(JOURNAL) else _database(url))
+    except DataError:
+        raise
     except Exception as error:
         shown = url if "@" not in url else url.partition("://")[0] + "://...@" + url.rpartition("@")[2]
         raise ConnectionError(
@@ -46,12 +54,28 @@ def _database(url: str) -> optuna.storages.BaseStorage:
         url = "postgresql+psycopg2://" + url.removeprefix("postgresql://")
     if url.rstrip("/") == "sqlite:" or ":memory:" in url:
         raise ValueError("a queue in memory is seen by one process alone")
+    if url.startswith("sqlite"):
+        _check_journal(make_url(url).database or "")
     limits = LIMITS if url.startswith("postgresql+psycopg2") else {}
     connect = {"timeout": BUSY_SECONDS} if url.startswith("sqlite") else limits
     storage = optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": connect, "pool_pre_ping": True})
     if url.startswith("sqlite"):
         event.listen(storage.engine, "do_connect", _is_there)
     return storage
+
+
+def _check_journal(database: str) -> None:
+    """Raises DataError for a rollback journal that ends in the name of a super-journal: SQLite removes the file of that
+    name, wherever it lies. It writes one only where a transaction is of several databases, and a queue's never is."""
+    journal = Path(f"{database.removeprefix('file:').partition('?')[0]}-journal")
+    check_regular(journal)
+    with suppress(FileNotFoundError), journal.open("rb") as stream:
+        stream.seek(max(0, stream.seek(0, os.SEEK_END) - len(SUPER_JOURNAL)))
+        if stream.read() == SUPER_JOURNAL:
+            raise DataError(
+                f"{journal} names another journal, and SQLite would remove the file of that name: no sweep has written "
+                "it. Remove it, or give another --out or --storage"
+            )
 
 
 def _is_there(dialect: Any, record: Any, arguments: list[Any], named: dict[str, Any]) -> None:
