@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from types import FrameType
 
+import lightning as L
 import torch
 import torch.distributed as dist
 
@@ -15,6 +16,12 @@ from lit_blip2.terminal import say
 
 class Stopped(SystemExit):
     """The run has ended because a signal asked for it; its exit status is 128 + the signal's number."""
+
+
+def keep_lightnings_out(trainer: L.Trainer) -> None:
+    """Let Lightning put no handlers of its own in place. That of SIGTERM sends something to the other ranks, in the
+    middle of whatever is being sent, and all may wait for ever."""
+    trainer._signal_connector.register_signal_handlers = lambda: None
 
 
 class Signals:
@@ -35,8 +42,7 @@ class Signals:
         self._group: dist.ProcessGroup | None = None
 
     def listen(self) -> None:
-        """From now on; again where somebody else has put handlers of theirs in place. Only the main thread can. Under
-        nohup SIGHUP stays ignored."""
+        """From now on. Only the main thread can. Under nohup SIGHUP stays ignored."""
         if threading.current_thread() is not threading.main_thread():
             return
         ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN

@@ -9,10 +9,12 @@ import time
 import zipfile
 from pathlib import Path
 
+import lightning as L
 import pytest
 import torch
 
 from lit_blip2.checkpoint import read_checkpoint
+from lit_blip2.lit.signals import Signals
 from tests.lit.stops import command, slurm
 
 pytestmark = pytest.mark.run
@@ -151,6 +153,19 @@ def test_two_ranks_stop_at_the_same_step(world, tmp_path):
     status, said = finished(world, tmp_path, *two)
     assert status == 0, said
     assert [each["step"] for each in validations(run_of(tmp_path))] == [2, 4, 6]
+
+
+class Handlers(L.Callback):
+    """Whose handlers are in place just before the first step; callbacks that write checkpoints come later."""
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+            assert isinstance(signal.getsignal(number).__self__, Signals)
+
+
+def test_no_handler_of_lightnings_is_ever_in_place(fit, tmp_path):
+    """Its own sends to the other ranks in the middle of whatever is being sent: each then waits for the other."""
+    fit("mini_stage1", "--trainer.callbacks+=tests.lit.test_stopping.Handlers", runs=tmp_path)
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lit_blip2.lit.checkpoint_io import WholeCheckpointIO
-from lit_blip2.lit.signals import Signals, Stopped
+from lit_blip2.lit.signals import Signals, Stopped, keep_lightnings_out
 from lit_blip2.paths import free_name
 from lit_blip2.runs import hold, later_than, run_of
 from lit_blip2.stopping import STATUS
@@ -52,6 +52,8 @@ class Checkpoints(Checkpoint):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         trainer.strategy.checkpoint_io = WholeCheckpointIO()
+        if stage == "fit" or trainer.world_size > 1:
+            keep_lightnings_out(trainer)
         if stage == "fit":
             self.folder, self.written = _folder(trainer), None
             if trainer.is_global_zero and not trainer.fast_dev_run:
@@ -63,7 +65,6 @@ class Checkpoints(Checkpoint):
         self.file = _free(self.folder / "last.ckpt", trainer.ckpt_path)
         if trainer.is_global_zero and trainer.ckpt_path:
             self._set_aside(Path(trainer.ckpt_path))
-        self.signals.listen()  # Lightning has just put its own handlers in place
         if self.signals.received is not None and trainer.world_size == 1:
             self._end(trainer, self.signals.received)
 
