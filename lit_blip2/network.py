@@ -65,8 +65,13 @@ def build_net(experiment: Experiment) -> nn.Module:
     """
     if (parts := experiment.model.get("net")) is None:
         raise ValueError(f"{experiment.source}: no model.init_args.net in it: give an experiment, see experiments/")
+    return _built(experiment, parts, network_class(experiment))
+
+
+def _built(experiment: Experiment, parts: Any, kind: type[nn.Module]) -> nn.Module:
+    """A network, or a part of one, of this class, from its settings."""
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--net", type=network_class(experiment))
+    parser.add_argument("--net", type=kind)
     try:
         with importing_only(experiment.allow, experiment.source):
             _check_fetches_nothing(experiment, parts)
@@ -109,6 +114,17 @@ def sketch(experiment: Experiment) -> nn.Module:
     """`build_net` on the meta device: no memory, no weights."""
     with torch.device("meta"), NoDraws():
         return build_net(experiment)
+
+
+def sketch_encoder(experiment: Experiment) -> nn.Module:
+    """A network that holds the experiment's image encoder alone, as `sketch` does: the files of the other parts need
+    not be there."""
+    if (parts := experiment.net.get("vision")) is None:
+        raise ValueError(f"{experiment.source}: no image encoder in it")
+    net = nn.Module()
+    with torch.device("meta"), NoDraws():
+        net.vision = _built(experiment, parts, VisionEncoder)
+    return net
 
 
 def random_parts(net: nn.Module) -> list[str]:

@@ -6,7 +6,7 @@ lit_blip2.safetensors and lit_blip2.json, from where an import takes it again.
 
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,12 +16,13 @@ from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 
 from lit_blip2.checkpoint import carried, check_fits, read_checkpoint
+from lit_blip2.config import Experiment
 from lit_blip2.exchange import encoders, lavis, names
 from lit_blip2.exchange.hugging_face import LANGUAGE, SIDE_FILE, SIDE_SETTINGS, VISION_ONLY
 from lit_blip2.model.language import LanguageModel
 from lit_blip2.model.lora import merge_lora
 from lit_blip2.model.vision import VisionEncoder
-from lit_blip2.network import check_kept, random_parts, sketch
+from lit_blip2.network import check_kept, random_parts, sketch, sketch_encoder
 from lit_blip2.objectives.joint import Joint
 from lit_blip2.objectives.stage2 import Stage2
 from lit_blip2.pixels import Looks
@@ -80,12 +81,15 @@ def read_run(checkpoint: Path, allow: Sequence[str]) -> Run:
     )
 
 
-def _read(checkpoint: Path, allow: Sequence[str]) -> tuple[Path, dict, Any, dict[str, Tensor], dict[str, Tensor]]:
+def _read(
+    checkpoint: Path, allow: Sequence[str], build: Callable[[Experiment], Any] = sketch
+) -> tuple[Path, dict, Any, dict[str, Tensor], dict[str, Tensor]]:
     """The checkpoint's file and contents, the network on meta but for its encoder, what trained without `net.`, and all
-    the encoder's weights. Raises ValueError where the encoder is not the run's any more."""
+    the encoder's weights. build: sketch, or sketch_encoder. Raises ValueError where the encoder is not the run's any
+    more."""
     file = find_checkpoint(checkpoint)
     contents = read_checkpoint(file)
-    net = sketch(carried(contents, file, allow))
+    net = build(carried(contents, file, allow))
     trained = {name.removeprefix("net."): value for name, value in contents["state_dict"].items()}
     net.vision.dtype = torch.float32  # as exact as its file, whatever the run computed in
     net.vision.load()
@@ -100,7 +104,7 @@ def to_timm(checkpoint: Path, out: Path, allow: Sequence[str] = ()) -> dict[str,
     """Write OUT, a folder with the run's image encoder, as timm's on the hub: config.json and model.safetensors, for
     another run's model.net.vision.weights. Blocks that the run leaves out and the last norm are not in it: timm's own
     create_model reads it with pretrained_strict=False. Returns weight -> what became of it."""
-    _, _, net, trained, encoder = _read(checkpoint, allow)
+    _, _, net, trained, encoder = _read(checkpoint, allow, sketch_encoder)
     vision, random = net.vision, bool(random_parts(net.vision))
     args = vision.model_args | ({"depth": vision.used_blocks} if vision.drop_last_blocks else {})
     card = {"architecture": vision.name, "num_classes": 0, "model_args": args}

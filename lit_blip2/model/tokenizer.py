@@ -7,7 +7,7 @@ from typing import Literal
 from lit_blip2.model.plain import Plain
 from lit_blip2.model.pretrained import read_tokenizer
 from lit_blip2.model.text import PackedText
-from lit_blip2.paths import find
+from lit_blip2.paths import OR_PUT_BACK, find
 
 
 class BertTokenizer:
@@ -25,7 +25,7 @@ class BertTokenizer:
     def __init__(self, path: str, vocab_size: int, max_tokens: int, cut: Literal["beginning", "end"] = "end"):
         way_out = (
             "Get it (hf download google-bert/bert-base-uncased --local-dir weights/bert-base-uncased) and point "
-            "--model.net.tokenizer to it."
+            f"--model.net.tokenizer, or of a bridge --model.net.bridge.init_args.tokenizer, to it{OR_PUT_BACK}"
         )
         self.tokenizer = read_tokenizer(find(path, "tokenizer of the Q-Former", way_out))
         self.tokenizer.add_special_tokens({"bos_token": "[DEC]"})

@@ -63,6 +63,30 @@ def test_no_export_of_a_run_whose_files_have_changed(native, tmp_path, capsys, w
     assert not (tmp_path / "after").exists()
 
 
+def test_the_encoder_alone_needs_no_language_model(native, tmp_path):
+    shutil.copytree(OPT, tmp_path / "opt")
+    run, how = native("mini_opt", language={"name": str(tmp_path / "opt")}, vision={"frozen": False}), ["--to=timm"]
+    assert main("export", [f"--checkpoint={run}", *how, f"--out={tmp_path / 'one'}"]) == 0
+    shutil.rmtree(tmp_path / "opt")
+    assert main("export", [f"--checkpoint={run}", *how, f"--out={tmp_path / 'two'}"]) == 0
+    for name in ("model.safetensors", "config.json"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+def test_a_tokenizer_that_has_moved_has_a_way_back(native, tmp_path, capsys):
+    """An export has no option for it, as for the encoder and the language model."""
+    shutil.copytree("lit_blip2/mini/weights/bert", tmp_path / "bert")
+    run = native("mini_stage1", change=lambda net: net.update(tokenizer=str(tmp_path / "bert")))
+    (tmp_path / "bert").rename(tmp_path / "moved")
+    assert main("export", [f"--checkpoint={run}", "--to=hf", f"--out={tmp_path / 'out'}"]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert (
+        f"no file or folder '{tmp_path / 'bert'}'" in said and "or put it at that path: ask, caption and export" in said
+    )
+    (tmp_path / "moved").rename(tmp_path / "bert")
+    assert main("export", [f"--checkpoint={run}", "--to=hf", f"--out={tmp_path / 'out'}"]) == 0
+
+
 def test_an_export_to_hugging_face_is_of_the_words_that_stage_1_was_trained_with(native, tmp_path, capsys):
     shutil.copytree("lit_blip2/mini/weights/bert", tmp_path / "bert")
     run = native("mini_stage1", change=lambda net: net.update(tokenizer=str(tmp_path / "bert")))
