@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_blip2.config import Experiment, from_text
-from lit_blip2.contents import DataError, check_regular
+from lit_blip2.contents import DataError, check_no_pointer
 from lit_blip2.pixels import UNNOTED
 from lit_blip2.runs import find_checkpoint, is_whole, run_of
 from lit_blip2.settings import LOW_RANK
@@ -111,7 +111,7 @@ def read_safely(file: Path) -> Any:
 
     Raises DataError for what is damaged, or holds more than tensors and plain containers.
     """
-    check_regular(file)
+    check_no_pointer(file)
     try:
         with torch.serialization.safe_globals([Namespace]):  # timm's training checkpoints hold their arguments so
             return torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))

@@ -22,6 +22,8 @@ INTEGER = "tag:yaml.org,2002:int"
 LONGEST_NUMBER = 1000  # characters of a whole number of YAML
 LONGEST_NAME = 255  # bytes of a file's name, as file systems have it
 COPY_AGAIN = "get it again"
+POINTER = b"version https://git-lfs"  # how a file begins that stands for one which Git LFS keeps
+IS_POINTER = "is a pointer of Git LFS and not the file itself: get it with git lfs pull"
 _NO_FILES = {stat.S_ISFIFO: "a FIFO", stat.S_ISSOCK: "a socket", stat.S_ISCHR: "a device", stat.S_ISBLK: "a device"}
 _KINDS = {dict: "an object", list: "a list", str: "a text", bool: "true or false", int: "a number", float: "a number"}
 
@@ -43,7 +45,7 @@ class DataError(ValueError):
 def reading(file: str | Path, what: str, way_out: str = COPY_AGAIN) -> Iterator[None]:
     """While a library reads a file of some kind: what it raises becomes a DataError, but for a file that is not there
     or may not be opened."""
-    check_regular(file)
+    check_no_pointer(file)
     try:
         yield
     except (DataError, FileNotFoundError, PermissionError, IsADirectoryError):
@@ -73,9 +75,22 @@ def check_regular(file: str | Path) -> None:
         raise DataError(f"{file} is no regular file but {kind}, which may have no end: put a file in its place")
 
 
-def check_file(file: str | Path) -> None:
-    """Raises DataError for a folder in the place of a file, and as `check_regular`."""
+def is_pointer(file: Path) -> bool:
+    """Whether Git LFS has put a few words in the place of a file, as it does without `git lfs pull`."""
+    with file.open("rb") as opened:
+        return opened.read(len(POINTER)) == POINTER
+
+
+def check_no_pointer(file: str | Path) -> None:
+    """Raises DataError for a pointer of Git LFS, and as `check_regular`."""
     check_regular(file)
+    if Path(file).is_file() and is_pointer(Path(file)):
+        raise DataError(f"{file} {IS_POINTER}")
+
+
+def check_file(file: str | Path) -> None:
+    """Raises DataError for a folder in the place of a file, and as `check_no_pointer`."""
+    check_no_pointer(file)
     if Path(file).is_dir():
         raise DataError(f"{file} is a folder, where a file must be named: name one in it")
 

@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
-from lit_blip2.contents import COPY_AGAIN, DataError, check_regular
+from lit_blip2.contents import COPY_AGAIN, POINTER, DataError, check_regular
 
 SIXTEEN = re.compile(r"(?<!BGR);16")  # in Pillow's names of raw modes; BGR;16 has 5 or 6 bits of a colour
 # Tags of a TIFF. PHOTOMETRIC is 0 where its lowest value is white; FORMAT is 2 where values have a sign.
@@ -89,6 +89,8 @@ def decode_image(data: bytes, name: str | Path) -> Image.Image:
     opened, too large, truncated or damaged."""
     if not data:
         raise UnreadableImageError(name, "empty")
+    if data.startswith(POINTER):
+        raise UnreadableImageError(name, "a pointer of Git LFS", "get the file itself with git lfs pull")
     try:
         with open_image(data) as image:
             if image.width * image.height > MOST_PIXELS:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from lit_blip2.contents import read_object
+from lit_blip2.contents import IS_POINTER, is_pointer, read_object
 from lit_blip2.model.random_weights import same_each_time
 from lit_blip2.model.side_files import check_names, other_configs
 from lit_blip2.terminal import one_line
@@ -77,12 +77,8 @@ def read_tokenizer(folder: Path) -> Any:
 
 def _pointer(folder: Path) -> str | None:
     """What to do where a folder was cloned without its large files; None where all are there."""
-    begins = b"version https://git-lfs"
-    for file in sorted(each for each in folder.iterdir() if each.is_file()):
-        with file.open("rb") as opened:
-            if opened.read(len(begins)) == begins:
-                return f"{file.name} is a pointer of Git LFS and not the file itself: get it with git lfs pull"
-    return None
+    files = sorted(each for each in folder.iterdir() if each.is_file())
+    return next((f"{file.name} {IS_POINTER}" for file in files if is_pointer(file)), None)
 
 
 def _cut_pieces(folder: Path) -> Path | None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lit_blip2.contents import DataError, check_regular, path_inside, read_object
+from lit_blip2.contents import DataError, check_no_pointer, check_regular, path_inside, read_object
 
 CONFIG, CONFIGS = "config.json", "configuration_files"
 INDICES = "*.index.json"  # of weights in shards: {"weight_map": {weight: file}}
@@ -21,9 +21,10 @@ WAY_OUT = "a file of this folder is meant; put it there, and name it without its
 
 
 def check_names(folder: Path) -> None:
-    """Raises DataError for the first file outside of the folder that a file in it names, and for what is no file."""
+    """Raises DataError for the first file outside of the folder that a file in it names, for what is no file, and for
+    JSON that Git LFS has not fetched: transformers passes over a generation_config.json that it cannot read."""
     for file in sorted(folder.iterdir()):
-        check_regular(file)
+        (check_no_pointer if file.suffix == ".json" else check_regular)(file)
     for file, path in _named(folder):
         path_inside(path, file, WAY_OUT)
 

@@ -63,7 +63,15 @@ def test_a_giant_is_not_decoded(size):
     assert error.value.reason == "too large"
 
 
-@pytest.mark.parametrize(("data", "reason"), [(b"", "empty"), (b"words", "no image"), (png_of(9, 9), "truncated")])
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "empty"),
+        (b"words", "no image"),
+        (b"version https://git-lfs.github.com/spec/v1\noid", "a pointer of Git LFS"),
+        (png_of(9, 9), "truncated"),
+    ],
+)
 def test_what_is_no_image_says_why(data, reason):
     with pytest.raises(UnreadableImageError, match="cannot read image x.png: " + reason) as error:
         decode_image(data, "x.png")

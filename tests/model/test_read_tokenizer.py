@@ -1,6 +1,7 @@
 """Tokenizers of folders: sentencepiece's file alone is enough, and none is made up where there is none."""
 
 import json
+import shutil
 import warnings
 from pathlib import Path
 
@@ -125,6 +126,14 @@ def test_families_without_a_begin_token_are_not_told_of_it(family, tmp_path):
 def test_a_language_model_tells_of_a_missing_begin_token(tmp_path):
     with pytest.warns(UserWarning, match="no text starts with the begin token <s>, which llama models are mostly"):
         LanguageModel(str(written(tmp_path, "llama", None))).load_tokenizer()
+
+
+def test_a_generation_config_that_is_a_pointer_is_named(tmp_path):
+    """transformers passes over it."""
+    shutil.copytree("lit_blip2/mini/weights/opt", tmp_path / "opt")
+    (tmp_path / "opt/generation_config.json").write_text("version https://git-lfs.github.com/spec/v1\nsize 5\n")
+    with pytest.raises(ValueError, match=r"generation_config\.json is a pointer of Git LFS and not .* git lfs pull"):
+        LanguageModel(str(tmp_path / "opt")).load()
 
 
 def test_a_pointer_of_git_lfs_is_named(tmp_path):

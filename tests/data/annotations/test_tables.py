@@ -7,6 +7,7 @@ import pytest
 
 from lit_blip2.contents import DataError
 from lit_blip2.data.annotations.captions import read_captions
+from lit_blip2.data.annotations.questions import read_questions
 from tests.data.annotations.test_captions import coco, table
 
 
@@ -156,6 +157,15 @@ def test_a_cell_that_is_a_printed_list_of_texts_holds_them_all(tmp_path, cell, t
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*empty captions left out")
             assert list(map(str.strip, read_captions(tmp_path / name, "test").written)) == texts + more
+
+
+@pytest.mark.parametrize("name", ["x.csv", "x.tsv", "x.json", "x.jsonl", "results.token"])
+def test_a_pointer_of_git_lfs_is_named_whatever_the_file_is(tmp_path, name):
+    (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n")
+    for read in (read_captions, read_questions):
+        if read is read_captions or name.endswith(("json", "jsonl")):
+            with pytest.raises(DataError, match=f"{name} is a pointer of Git LFS and not .* git lfs pull$"):
+                read(tmp_path / name)
 
 
 def test_a_printed_nan_is_an_empty_cell(tmp_path):
