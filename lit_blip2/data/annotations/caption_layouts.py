@@ -48,6 +48,7 @@ def images_in(path: str | Path, *splits: str) -> list[Listed]:
     if isinstance(content, list):
         return _of_list(content, path, splits)
     top = Entry(content, path)
+    _check_no_frame(top)
     if is_karpathy(top):
         return _of_karpathy(top, splits)
     what = what_it_is(content)
@@ -59,6 +60,14 @@ def images_in(path: str | Path, *splits: str) -> list[Listed]:
         "neither COCO's {images, annotations} nor a list of {image, caption} nor Karpathy's {images with sentences}: "
         + (f"it holds {what}" if what else f"its keys are {sorted(content)}")
     )
+
+
+def _check_no_frame(top: Entry) -> None:
+    """Raises DataError for rows in an object, as pandas writes them by orient='index' and 'table'."""
+    rows = [row for row in top.values.values() if isinstance(row, dict)]
+    numbered = rows and len(rows) == len(top.values) and all({"image", "caption"} <= row.keys() for row in rows)
+    if numbered or {"schema", "data"} <= top.values.keys():
+        raise top.error("rows of pandas in an object: write a list of them, by to_json(orient='records')")
 
 
 def karpathys_files(top: Entry) -> dict[int, str]:
@@ -211,7 +220,10 @@ def _of_rows(rows: list[Entry], path: Path, caption_needed: bool, numbered: bool
     file_of: dict[int, str] = {}
     for file, name in zip(captions, names, strict=True):
         if file_of.setdefault(image_number(name), file) != file:
-            raise DataError(f"{path}: image id {name} stands for both {file_of[image_number(name)]} and {file}")
+            raise DataError(
+                f"{path}: image id {name} stands for both {file_of[image_number(name)]} and {file}: of a word the"
+                " digits at its end count; write image_id, a whole number that no other image has"
+            )
     return [Listed(name, file, _joined(texts)) for name, (file, texts) in zip(names, captions.items(), strict=True)]
 
 

@@ -85,6 +85,12 @@ def asked_in(
     raise DataError(f"{path} holds no questions in a layout that is read: its keys are {names}")
 
 
+def coco_subtype(top: Entry) -> str | None:
+    """Of which of COCO's photos a file's questions are, such as val2014; None where it does not say, and of VQA's
+    abstract scenes, which are drawn and no photos of COCO."""
+    return None if "abstract" in top.text("data_type", default="") else top.text("data_subtype", default=None)
+
+
 def coco_file(image_id: Name, files: Mapping[int, str], subtype: str | None, path: str | Path) -> str:
     """Where an image of VQAv2's questions lies: as `files` says, else as COCO names the images of this subtype."""
     if (number := image_number(image_id)) in files:
@@ -92,7 +98,7 @@ def coco_file(image_id: Name, files: Mapping[int, str], subtype: str | None, pat
     if subtype is None or not str(image_id).isdecimal():
         raise DataError(
             f"{path}: no file name is known for image {image_id}: it is in no caption file of this split, nor in"
-            " `images`, and the questions file has no data_subtype (such as val2014) to name it by"
+            " `images`, and the questions file has no data_subtype of COCO's photos (such as val2014) to name it by"
         )
     folder = IMAGES_OF.get(subtype, subtype)
     return f"{folder}/COCO_{folder}_{number:012d}.jpg"
@@ -113,7 +119,7 @@ def _gqa(row: Entry) -> Question:
 
 
 def _unanswered_vqa(top: Entry, files: Mapping[int, str], split: str) -> list[Question]:
-    subtype = top.text("data_subtype", default=None)
+    subtype = coco_subtype(top)
     made = []
     for row in of_splits(top.entries("questions"), [split]):
         file = coco_file(row.name("image_id"), files, subtype, row.path)

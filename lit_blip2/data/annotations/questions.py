@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from lit_blip2.contents import DataError
 from lit_blip2.data.annotations.captions import image_files
 from lit_blip2.data.annotations.entries import Entry, read_json
 from lit_blip2.data.annotations.ids import Name, name_of, question_number, written
-from lit_blip2.data.annotations.question_layouts import UNTYPED, Asked, Question, asked_in, coco_file
+from lit_blip2.data.annotations.question_layouts import UNTYPED, Asked, Question, asked_in, coco_file, coco_subtype
 from lit_blip2.data.annotations.splits import of_splits
 from lit_blip2.data.annotations.strings import Strings, digest_of
 from lit_blip2.data.annotations.tables import SEPARATORS
@@ -92,9 +92,9 @@ def read_questions(
 
     VQAv2 names no files: `images` (COCO's or Karpathy's captions, or Visual Genome's image_data.json) or `files` (image
     id -> file name) do, and where they are silent COCO's own naming is used, with the data_subtype of the questions
-    file. GQA and Visual Genome have one answer to a question; their images are ID.jpg (Visual Genome's where there is
-    no `images`), and the type of a GQA question is its structural one. POPE's lines are about COCO's images, and all
-    are of type pope.
+    file, or of VQA-CP the coco_split of each. GQA and Visual Genome have one answer to a question; their images are
+    ID.jpg (Visual Genome's where there is no `images`), and the type of a GQA question is its structural one. POPE's
+    lines are about COCO's images, and all are of type pope.
 
     split: train, val or test: selects where rows name several. Questions to test on may come without answers.
 
@@ -114,7 +114,7 @@ def read_questions(
     if annotations is None:
         asked = asked_in(content, questions, files, split, listed)
     else:
-        asked = Asked(_of_two_files(Entry(content, questions), annotations, files, split))
+        asked = Asked(_of_two_files(_top(content, questions, "questions"), annotations, files, split))
     return _table(_with_answers(asked, questions, annotations or questions, split), questions, annotations or questions)
 
 
@@ -190,19 +190,24 @@ def question_types(
         if isinstance(content, dict) and "questions" in content:
             return frozenset()
         return frozenset(row.type for row in asked_in(content, questions, {}, split).rows if row.answers)
-    marks = Entry(read_json(annotations), annotations).entries("annotations")
+    marks = _top(read_json(annotations), annotations, "annotations").entries("annotations")
     return frozenset(mark.text("question_type", null=UNTYPED) for mark in marks)
+
+
+def _top(content: Any, path: str | Path, key: str) -> Entry:
+    """The object of a file; of VQA-CP's, which are the list in it, one around that."""
+    return Entry({key: content} if isinstance(content, list) else content, path)
 
 
 def _of_two_files(top: Entry, annotations: str | Path, files: Mapping[int, str], split: str) -> list[Question]:
     asked = _by_id(top.entries("questions"), top.path)
-    marks, subtype = _marks(asked, top.path, annotations, split), top.text("data_subtype", default=None)
+    marks, subtype = _marks(asked, top.path, annotations, split), coco_subtype(top)
     asked = _by_id(of_splits(list(asked.values()), [split]), top.path)
     return [
         Question(
             row.name("question_id"),
             row.image_id(),
-            coco_file(row.name("image_id"), files, subtype, top.path),
+            coco_file(row.name("image_id"), files, row.text("coco_split", default=subtype), top.path),
             row.text("question").strip(),
             *marks[number],
         )
@@ -225,7 +230,7 @@ def _by_id(rows: list[Entry], path: str | Path) -> dict[int, Entry]:
 def _marks(asked: dict[int, Entry], questions: str | Path, annotations: str | Path, split: str) -> dict[int, Marks]:
     """What was said of each question; where annotations name their splits, of this one's. Raises DataError where the
     two files do not fit."""
-    marks = _by_id(Entry(read_json(annotations), annotations).entries("annotations"), annotations)
+    marks = _by_id(_top(read_json(annotations), annotations, "annotations").entries("annotations"), annotations)
     if lonely := sorted(asked.keys() ^ marks.keys()):
         names = [(asked | marks)[number].name("question_id") for number in lonely[:5]]
         raise DataError(f"{len(lonely)} question ids stand in only one of {questions} and {annotations}: {names}...")

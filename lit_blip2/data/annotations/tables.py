@@ -75,6 +75,11 @@ def _check_end(rows: list[Entry], path: Path) -> None:
 def _checked_names(names: list[str], separator: str, path: Path) -> list[str]:
     if twice := [name for name, count in Counter(names).items() if name in {*READ, "split"} and count > 1]:
         raise DataError(f"{path}: two columns are named {twice[0]!r}")
+    if names and names[0].lstrip()[:1] in ("[", "{") and not READ.intersection(names):
+        raise DataError(
+            f"{path}: its first line, {names[0][:60]!r}, names no columns but begins JSON: call the file .json, or "
+            ".jsonl where each line is an object"
+        )
     if len(names) == 1 and (others := [mark for mark in _OTHERS if mark in names[0]]):
         raise DataError(
             f"{path}: its first line, {names[0][:60]!r}, is separated by {others[0]!r}: separate a {path.suffix} by"

@@ -89,7 +89,7 @@ def test_captions_of_other_types_are_refused_by_name(tmp_path, content, words):
             "q.json: entry 1 of questions: question_id must be a whole",
         ),
         ({"questions": [ASKED | {"image_id": "1.5"}]}, None, "q.json: entry 1 of questions: image_id must be a whole"),
-        ([ASKED], None, "q.json: must be an object with keys, and is a list"),
+        ("x", None, "q.json: must be an object with keys, and is a text"),
         ({"annotations": [SAID]}, None, "q.json: questions is not there: its keys are annotations"),
         (
             None,
@@ -99,7 +99,7 @@ def test_captions_of_other_types_are_refused_by_name(tmp_path, content, words):
         (None, {"annotations": [SAID | {"answers": "dog"}]}, "a.json: entry 1 of annotations: answers must be a list"),
         (None, {"annotations": [SAID | {"answers": [{"answer": 2}]}]}, "answer must be a text, and is a number, 2"),
         (None, {"annotations": [SAID | {"question_type": 3}]}, "question_type must be a text, and is a number, 3"),
-        (None, [SAID], "a.json: must be an object with keys, and is a list"),
+        (None, 7, "a.json: must be an object with keys, and is a number"),
     ],
 )
 def test_two_files_of_questions(tmp_path, asked, said, words):

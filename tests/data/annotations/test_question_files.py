@@ -295,6 +295,28 @@ def test_aokvqa_images_may_be_named_by_their_files_alone(tmp_path):
         read_questions(write_json(tmp_path / "q.json", [row]))
 
 
+def test_vqa_cp_is_a_list_and_each_row_says_its_split(tmp_path):
+    asked = {"image_id": 262145, "question": "What is it?", "question_id": 262145002, "coco_split": "train2014"}
+    said = {key: asked[key] for key in ("image_id", "question_id", "coco_split")}
+    said |= {"question_type": "what is", "answers": [{"answer": "dog", "answer_id": 1}], "answer_type": "other"}
+    other = {"image_id": 42, "question_id": 42001, "coco_split": "val2014"}
+    files = (
+        write_json(tmp_path / "vqacp_v2_test_questions.json", [asked, asked | other]),
+        write_json(tmp_path / "vqacp_v2_test_annotations.json", [said, said | other]),
+    )
+    read = read_questions(*files, split="test")
+    assert list(read.files) == ["val2014/COCO_val2014_000000000042.jpg", "train2014/COCO_train2014_000000262145.jpg"]
+    assert read.answers_of(1) == ["dog"] and question_types(*files) == {"what is"}
+
+
+def test_abstract_scenes_are_no_photos_of_coco(tmp_path):
+    given = {"data_type": "abstract_v002", "data_subtype": "val2015"}
+    files = vqa_files(tmp_path, [(1, 42)], [(1, 42, 10)], **given)
+    with pytest.raises(DataError, match=r"no file name is known for image 42: .* has no data_subtype of COCO's photos"):
+        read_questions(*files)
+    assert read_questions(*files, files={42: "abstract_v002_val2015_000000000042.png"}).files[0].startswith("abstract")
+
+
 def test_answers_may_be_a_printed_list(tmp_path):
     """A-OKVQA's direct_answers in Hugging Face's copy, and what pandas writes of LAVIS' rows."""
     aokvqa = {

@@ -57,6 +57,20 @@ from tests.data.annotations.test_captions import coco, table
         ("x.tsv", "image\tcaption\na.jpg\ta\tdog\n", "line 2 has 3 cells"),
         ("x.csv", "a.jpg,a dog\nb.jpg,a cat\n", "needs image and caption, and has a dog, a.jpg"),
         ("x.csv", "", "no images"),
+        ("x.csv", '[\n {"image": "a.jpg", "caption": "a"}]', "names no columns but begins JSON: call the file .json"),
+        ("x.tsv", '{"image": "a.jpg", "caption": "a"}\n', "names no columns but begins JSON: call the file .json"),
+        (
+            "x.json",
+            '{"0": {"image": "a.jpg", "caption": "a"}, "1": {"image": "b.jpg", "caption": "b", "image_id": 3}}',
+            "rows of pandas in an object: write a list of them, by to_json(orient='records')",
+        ),
+        ("x.json", '{"schema": {}, "data": [{"image_id": 1, "caption": "a"}]}', "by to_json(orient='records')"),
+        (
+            "x.json",
+            '[{"image": "a.png", "caption": "a", "image_id": "siteA_7"},'
+            ' {"image": "b.png", "caption": "b", "image_id": "siteB_7"}]',
+            "image id 7 stands for both a.png and b.png: of a word the digits at its end count; write image_id",
+        ),
         (
             "x.csv",
             "image,caption,image_id\na.jpg,a,1\na.jpg,b,2\n",
