@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lit_blip2.checkpoint import check_held, read_safely
+from lit_blip2.contents import DataError, reading
 from lit_blip2.model.target_text import TargetText
 from lit_blip2.model.text import PackedText
 from lit_blip2.whole_files import written_whole
@@ -16,6 +17,11 @@ FOLDER = "not_finite"  # in a run's folder
 CLASS = "class"  # key under which the name of one of TEXTS stands
 TEXTS = {each.__name__: each for each in (PackedText, TargetText)}
 PLAIN = str | int | float | bool | None
+# What the step that was not finite left: of all, of each number found, and of each micro-batch.
+STEP = {"step": int, "rank": int, "ranks": int, "found": list, "batches": list}
+FOUND = {"rank": int, "name": str, "value": float}
+BATCH = {"step": int, "seed": int, "row": Tensor, "image_id": Tensor, "micro_batch": list}
+WAY_OUT = f"name a file of {FOLDER}/ in a run's folder"
 
 
 def keep(file: Path, contents: dict[str, Any]) -> None:
@@ -26,14 +32,43 @@ def keep(file: Path, contents: dict[str, Any]) -> None:
 
 
 def read_kept(file: Path) -> dict[str, Any]:
-    """What `keep` wrote, on the CPU. Raises FileNotFoundError, and ValueError for another file."""
+    """What `keep` wrote of a step, on the CPU. Raises FileNotFoundError, ValueError for another file, and DataError for
+    one where a part is missing or is something else."""
     if not file.is_file():
         raise FileNotFoundError(f"no file {str(file)!r}: a run that ends at a step that is not finite names its own")
     contents = read_safely(file)
     if not isinstance(contents, dict) or not {"step", "batches"} <= contents.keys():
-        raise ValueError(f"{file} is no kept batch: name a file of {FOLDER}/ in a run's folder")
-    check_held(contents, file)
-    return _restored(contents)
+        raise ValueError(f"{file} is no kept batch: {WAY_OUT}")
+    with reading(file, "kept batch", WAY_OUT):
+        check_held(contents, file)
+        kept = _restored(contents)
+    _check(kept, STEP, str(file))
+    for place, found in enumerate(kept["found"]):
+        _check(found, FOUND, f"{file}: found.{place}")
+    for place, batch in enumerate(kept["batches"]):
+        _check(batch, BATCH, where := f"{file}: batches.{place}")
+        _check_rows(batch, where)
+    return kept
+
+
+def _check(part: Any, kinds: dict[str, type], where: str) -> None:
+    """Raises DataError where a part is no dict of these kinds of values."""
+    given = part if isinstance(part, dict) else {}
+    for name, kind in kinds.items():
+        if not isinstance(given.get(name), kind):
+            wrong = f"is of type {type(given[name]).__name__}" if name in given else "is missing"
+            raise DataError(f"{where}: {name} {wrong}, where {kind.__name__} is wanted: {WAY_OUT}")
+
+
+def _check_rows(batch: dict[str, Any], where: str) -> None:
+    """Raises DataError where a micro-batch does not say which rows it has, or which of how many it is."""
+    rows, images, place = batch["row"], batch["image_id"], batch["micro_batch"]
+    if rows.dim() != 1 or not len(rows) or rows.is_floating_point() or images.shape != rows.shape:
+        raise DataError(
+            f"{where}: row is {list(rows.shape)}, image_id {list(images.shape)}, not one id a row: {WAY_OUT}"
+        )
+    if len(place) != 2 or not all(isinstance(each, int) for each in place):
+        raise DataError(f"{where}: micro_batch is not two whole numbers: {WAY_OUT}")
 
 
 def _plain(value: Any) -> Any:

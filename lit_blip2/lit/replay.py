@@ -15,7 +15,7 @@ from torch import Tensor
 from lit_blip2 import lit
 from lit_blip2.checkpoint import carried, read_checkpoint
 from lit_blip2.config import Experiment, class_path
-from lit_blip2.contents import read_text
+from lit_blip2.contents import DataError, read_text
 from lit_blip2.inference import load_net
 from lit_blip2.keyed import seed_dropout
 from lit_blip2.links import check_inside
@@ -25,6 +25,7 @@ from lit_blip2.network import OWN, build_net
 from lit_blip2.objectives.gradients import gradients
 from lit_blip2.objectives.origin import Origin, watched
 from lit_blip2.runs import CONFIG, newest_checkpoint, run_of
+from lit_blip2.terminal import one_line
 
 PRECISIONS = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}
 
@@ -68,12 +69,29 @@ def module_of(kept: Path, allow: Sequence[str] = ()) -> tuple[LitBLIP2, Experime
 def replay(
     module: LitBLIP2, experiment: Experiment, kept: dict[str, Any], batch: dict[str, Any]
 ) -> dict[str, Replayed]:
-    """Each objective of one micro-batch of a kept step, on the device of the module, in the run's mixed precision."""
+    """Each objective of one micro-batch of a kept step, on the device of the module, in the run's mixed precision.
+
+    Raises DataError for a batch that the run's network cannot take.
+    """
+    try:
+        return _replay(module, experiment, kept, batch)
+    except torch.OutOfMemoryError:
+        raise
+    except (LookupError, TypeError, AttributeError, ValueError, RuntimeError) as error:
+        raise DataError(
+            f"micro-batch {batch['micro_batch'][0] + 1} of the kept batch does not fit its run's network "
+            f"({type(error).__name__} {one_line(error, 200)}): it is of another run, or damaged"
+        ) from error
+
+
+def _replay(
+    module: LitBLIP2, experiment: Experiment, kept: dict[str, Any], batch: dict[str, Any]
+) -> dict[str, Replayed]:
     net, device, own = module.net.train(), module.device, [p for p in module.parameters() if p.requires_grad]
     dtype = PRECISIONS.get(str(experiment.trainer.get("precision")))
     found = {}
     for name, objective in net.objectives.items():
-        seed_dropout(batch["seed"], batch["step"], batch.get("micro_batch", [0])[0], kept["rank"])
+        seed_dropout(batch["seed"], batch["step"], batch["micro_batch"][0], kept["rank"])
         with watched(net) as origin, torch.autocast(device.type, dtype) if dtype else nullcontext():
             losses = module.losses(moved(batch, device))
             with warnings.catch_warnings():

@@ -23,6 +23,12 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 PLAIN = ["--model.net.itg=null", "--data.binding_val=null"]
 SKIP = "--trainer.callbacks+={class_path: lit_blip2.lit.callbacks.NonFinite, init_args: {then: skip}}"
 
+ROWS = {"row": torch.tensor([4, 5]), "image_id": torch.tensor([7, 8]), "micro_batch": [0, 1], "seed": 0, "step": 1}
+FOUND = {"rank": 0, "micro_batch": 0, "name": "itc", "value": torch.nan}
+KEPT = {"step": 1, "rank": 0, "ranks": 1, "found": [FOUND], "batches": [ROWS]}
+ENDLESS = []
+ENDLESS.append(ENDLESS)
+
 
 @pytest.fixture
 def spoilt(monkeypatch):
@@ -156,8 +162,8 @@ def test_the_state_of_an_optimiser_is_looked_at_too():
 
 def test_a_batch_comes_back_as_it_was_and_no_class_of_anybody_is_kept(tmp_path):
     target = to_decoder([[1, 2], [3]], [[4], [5, 6]])
-    batch = {"target": target, "prompts": None, "question": ["who ?", "what ?"], "micro_batch": (0, 1), "odd": object()}
-    keep(tmp_path / "step_1.pt", {"step": 1, "batches": [batch]})
+    batch = KEPT["batches"][0] | {"target": target, "prompts": None, "question": ["who ?", "what ?"], "odd": object()}
+    keep(tmp_path / "step_1.pt", KEPT | {"batches": [batch]})
     (found,) = read_kept(tmp_path / "step_1.pt")["batches"]
     assert found.keys() == batch.keys() - {"odd"} and found["question"] == batch["question"]
     assert torch.equal(found["target"].inputs.ids_L, target.inputs.ids_L)
@@ -176,6 +182,9 @@ def test_a_kept_batch_is_replayed_with_the_last_good_weights(fit, spoilt, tmp_pa
     assert "step=2.ckpt, which stands at step 2" in out or "last.ckpt, which stands at step 2" in out
     assert "in the run: itc was nan" in out and out.count("comes with numbers that are not finite") == 1
     assert re.search(r"itc +loss nan .* the output of qformer\.", out) and re.search(r"itm +loss nan", out)
+    torch.save(KEPT, file)
+    with pytest.raises(DataError, match=r"micro-batch 1 of the kept batch does not fit its run's network \(KeyError"):
+        replay.main([str(file)])
 
 
 def test_a_batch_is_replayed_without_a_checkpoint_too_and_a_finite_one_gives_the_losses_of_the_run(
@@ -194,6 +203,32 @@ def test_what_is_no_kept_batch_is_refused_in_words(tmp_path, contents):
     file = tmp_path / "step_1.pt"
     file.write_bytes(contents) if contents is not None else torch.save({"state_dict": {}}, file)
     with pytest.raises(ValueError, match=r"step_1\.pt (cannot be read|is no kept batch)"):
+        read_kept(file)
+
+
+@pytest.mark.parametrize(
+    ("parts", "rows", "said"),
+    [
+        *[({name: None}, {}, f": {name} is of type NoneType") for name in ("rank", "ranks", "found")],
+        ({"step": "1"}, {}, ": step is of type str, where int is wanted: name a file of not_finite/"),
+        ({"found": [1]}, {}, ": found.0: rank is missing"),
+        ({"found": [FOUND | {"value": "nan"}]}, {}, ": found.0: value is of type str"),
+        ({"batches": "abc"}, {}, ": batches is of type str"),
+        ({"batches": [1]}, {}, ": batches.0: step is missing"),
+        ({}, {"row": [4, 5]}, ": batches.0: row is of type list"),
+        ({}, {"row": torch.zeros(0, dtype=torch.int64)}, ": batches.0: row is [0], image_id [2]"),
+        ({}, {"row": torch.zeros(2, 2)}, ": batches.0: row is [2, 2]"),
+        ({}, {"micro_batch": [1]}, ": batches.0: micro_batch is not two whole numbers"),
+        ({}, {"micro_batch": None}, ": batches.0: micro_batch is of type NoneType"),
+        ({}, {"text": {"class": "PackedText", "other": 1}}, " is damaged or cut, or no kept batch (TypeError"),
+        ({}, {"text": {"class": [1]}}, " is damaged or cut, or no kept batch (TypeError"),
+        ({}, {"text": ENDLESS}, " is damaged or cut, or no kept batch (RecursionError"),
+    ],
+)
+def test_a_kept_batch_of_other_parts_is_refused_by_its_file(tmp_path, parts, rows, said):
+    file = tmp_path / "step_1.pt"
+    torch.save(KEPT | {"batches": [ROWS | rows]} | parts, file)
+    with pytest.raises(DataError, match=re.escape(f"{file}{said}")):
         read_kept(file)
 
 
