@@ -29,7 +29,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from lit_blip2.inference import DECODING, decoding, load, score, write
+from lit_blip2.inference import DECODING, decoding, load, score, template, write
 from lit_blip2.terminal import printable
 
 SAMPLING = ("temperature", "do_sample", "top_p", "top_k")
@@ -68,7 +68,7 @@ class BLIP2(lmms):
         self.batch_size, self.device = int(batch_size), self._choose_device(device)
         loaded = load(checkpoint, str(allow).split())
         self.net, self.image_size = loaded.net.to(self.device), loaded.image_size
-        self.question = loaded.settings["question"] if question is None else str(question)
+        self.question = template(loaded.settings) if question is None else str(question)
         self.answering = decoding(loaded.settings, "vqa")
 
     def _choose_device(self, device: str | None) -> torch.device:

@@ -7,10 +7,11 @@ do the same for batches, for whoever has images and prompts of his own.
 Legend: B images, R prompts, P soft prompt positions, D width of the language model, L target tokens, V vocabulary.
 """
 
+import math
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -19,12 +20,18 @@ from torch.nn import functional as F
 from lit_blip2 import words
 from lit_blip2.checkpoint import carried, check_fits, read_checkpoint, trainable_state
 from lit_blip2.config import MAX_UNKNOWN_WORDS, Experiment
+from lit_blip2.contents import DataError
+from lit_blip2.contents import shown as described
 from lit_blip2.model.plain import shown
 from lit_blip2.network import build_net, check_kept
 from lit_blip2.runs import find_checkpoint
 from lit_blip2.trust import NotAllowedError
 
 DECODING = ("max_new_tokens", "num_beams", "length_penalty")  # what LanguageModel.generate is told
+# What a checkpoint's configuration says of how it answers and of the images that it takes: type, and least value.
+KINDS = {"max_new_tokens": (int, 1), "num_beams": (int, 1), "length_penalty": (int | float, -1000)}
+HOW = {f"{task}_{name}": kind for task in ("vqa", "caption") for name, kind in KINDS.items()} | {"question": (str, 0)}
+SEES = {"image_size": (int | None, 1), "max_unknown_words": (int | float | None, 0)}
 
 
 class Loaded(NamedTuple):
@@ -77,7 +84,7 @@ def generate(loaded: Loaded, pixels_1CHW: Tensor, question: str | None = None) -
     net, settings = loaded.net, loaded.settings
     if question is None:
         return write(net, pixels_1CHW, [net.prompt], **decoding(settings, "caption"))[0]
-    return write(net, pixels_1CHW, [settings["question"].replace("{}", question)], **decoding(settings, "vqa"))[0]
+    return write(net, pixels_1CHW, [template(settings).replace("{}", question)], **decoding(settings, "vqa"))[0]
 
 
 def decoding(settings: dict[str, Any], task: str) -> dict[str, Any]:
@@ -155,7 +162,8 @@ def load_net(contents: dict[str, Any], experiment: Experiment, file: Path, visio
 
 
 def _check_answers(experiment: Experiment) -> None:
-    """Raises ValueError for a checkpoint whose configuration is missing, or has no language model."""
+    """Raises ValueError for a checkpoint whose configuration is missing, or has no language model, DataError for one
+    whose settings of how it answers are of other types."""
     if "net" not in experiment.model or "image_size" not in experiment.data:
         raise ValueError(f"{experiment.source} carries no configuration: it must come from `python -m lit_blip2 fit`")
     if "language" not in experiment.net:
@@ -163,3 +171,22 @@ def _check_answers(experiment: Experiment) -> None:
             f"{experiment.source} is a stage-1 checkpoint, which has no language model to answer with: train stage 2 "
             "from it (fit with --model.init_from) and give that run"
         )
+    for part, settings, kinds in (("model", experiment.model, HOW), ("data", experiment.data, SEES)):
+        for name in kinds.keys() & settings.keys():
+            _check_setting(settings[name], *kinds[name], f"{experiment.source}: {part}.{name}")
+
+
+def _check_setting(value: Any, kind: Any, least: int, where: str) -> None:
+    """Raises DataError for a value of another kind, below the least, or not finite."""
+    sound = isinstance(value, kind) and not isinstance(value, bool)
+    if not sound or not (isinstance(value, str | None) or least <= value < math.inf):
+        number = "a number" if float in get_args(kind) else "a whole number"
+        wanted = "a text" if kind is str else f"{number} from {least}"
+        raise DataError(f"{where} is {described(value)}, where {wanted} is wanted: get the run again, or train another")
+
+
+def template(settings: dict[str, Any]) -> str:
+    """How a run puts a question, {} being its place. Raises ValueError where its configuration does not say."""
+    if "question" not in settings:
+        raise ValueError("the checkpoint's configuration has no model.question, by which a question is put")
+    return settings["question"]

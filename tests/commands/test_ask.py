@@ -109,6 +109,44 @@ def test_a_template_with_special_tokens_is_told_once(folder, run_folder, image, 
     ]
 
 
+@pytest.mark.parametrize(
+    ("part", "name", "value", "said"),
+    [
+        ("model", "question", 5, "model.question is a number, 5, where a text is wanted"),
+        ("model", "question", ["{}"], 'model.question is a list, ["{}"], where a text'),
+        ("model", "question", None, "model.question is null, where a text"),
+        ("model", "vqa_num_beams", 0, "model.vqa_num_beams is a number, 0, where a whole number from 1 is wanted"),
+        ("model", "vqa_num_beams", "x", 'model.vqa_num_beams is a text, "x", where a whole number from 1'),
+        ("model", "caption_num_beams", [3], "model.caption_num_beams is a list, [3], where"),
+        ("model", "caption_max_new_tokens", True, "model.caption_max_new_tokens is true or false, true, where"),
+        ("model", "vqa_length_penalty", float("nan"), "model.vqa_length_penalty is a number, NaN, where a number"),
+        ("data", "image_size", "x", 'data.image_size is a text, "x", where'),
+        ("data", "image_size", -5, "data.image_size is a number, -5, where"),
+        ("data", "max_unknown_words", float("inf"), "data.max_unknown_words is a number, Infinity, where"),
+    ],
+)
+def test_a_setting_of_another_type_is_refused_by_its_checkpoint(
+    folder, run_folder, image, tmp_path, part, name, value, said
+):
+    contents = torch.load(inference.find_checkpoint(run_folder), weights_only=True)
+    config = config_of(folder)
+    config[part]["init_args"][name] = value
+    torch.save(contents | {"config": yaml.safe_dump(config)}, tmp_path / "last.ckpt")
+    for command, question in (("ask", [QUESTION]), ("caption", [])):
+        with pytest.raises(SystemExit, match=re.escape(f"{command}: {tmp_path / 'last.ckpt'}: {said}")):
+            ask.main(command, ["--checkpoint", str(tmp_path / "last.ckpt"), image, *question])
+
+
+def test_a_run_that_says_nothing_of_questions_describes_images(folder, run_folder, image, tmp_path):
+    contents = torch.load(inference.find_checkpoint(run_folder), weights_only=True)
+    config = config_of(folder)
+    del config["model"]["init_args"]["question"]
+    torch.save(contents | {"config": yaml.safe_dump(config)}, tmp_path / "last.ckpt")
+    ask.main("caption", ["--checkpoint", str(tmp_path / "last.ckpt"), image])
+    with pytest.raises(SystemExit, match=r"has no model\.question, by which a question is put"):
+        ask.main("ask", ["--checkpoint", str(tmp_path / "last.ckpt"), image, QUESTION])
+
+
 def test_weights_are_the_checkpoints(folder, run_folder):
     state = torch.load(folder / "runs/mini/version_0/checkpoints/last.ckpt", weights_only=True)["state_dict"]
     net = inference.load(run_folder).net
