@@ -145,8 +145,12 @@ LISTS = [  # as pandas writes a column of lists, JSON, and NumPy's arrays
     ["['a dog' 'one dog'\n 'x']", ["a dog", "one dog", "x"]],
     [" ['a dog', None, 'one dog',] ", ["a dog", "one dog"]],
     ["['a dog']", ["a dog"]],
+    ["('a dog', \"one dog\")", ["a dog", "one dog"]],
+    ["[np.str_('a dog'), np.str_('one dog')]", ["a dog", "one dog"]],
 ]
 NO_LISTS = [
+    "('a dog')",
+    "('a dog' 'one dog')",
     "[a dog, one dog]",
     "['a dog', 7]",
     "['a dog', [\"x\"]]",
