@@ -6,10 +6,10 @@ Types are not converted: "1" is no number. Keys that nobody knows are passed ove
 import math
 from collections import Counter
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, PlainSerializer, RootModel
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer, RootModel
 
 from lit_blip2.ablation.spec.grid import Range
 from lit_blip2.terminal import printable
@@ -26,7 +26,14 @@ def _inside(name: str) -> str:
 
 
 Inside = Annotated[str, AfterValidator(_inside)]
-Time = Annotated[datetime, PlainSerializer(datetime.isoformat)]
+# One without a zone is of UTC, as all are that a sweep writes: others could not be compared with it.
+Time = Annotated[
+    datetime,
+    AfterValidator(lambda time: time if time.tzinfo else time.replace(tzinfo=UTC)),
+    PlainSerializer(datetime.isoformat),
+]
+Spent = Annotated[float, Field(ge=0, lt=1e15, allow_inf_nan=False)]
+Whole = Annotated[int, Field(ge=-(2**63), lt=2**63)]  # of any size JSON has numbers that cannot be drawn or added
 
 
 class Saved(BaseModel):
@@ -50,7 +57,7 @@ class StepRun(Saved):
     folder: Inside
     parents: dict[str, Inside]
     config: dict[str, Any]
-    max_steps: int | None
+    max_steps: Whole | None
 
 
 class Cell(Saved):
@@ -59,7 +66,7 @@ class Cell(Saved):
 
     name: Inside
     labels: dict[str, str]
-    seed: int
+    seed: Whole
     steps: list[Inside]
     metrics: dict[str, str | None]
 
@@ -89,7 +96,7 @@ class Plan(Saved):
     left_out: list[str] = []  # what the scale lacks and why; steps that no cell runs
     command: str = ""
     axes: dict[str, list[str]]
-    seeds: list[int] = []
+    seeds: list[Whole] = []
     metrics: list[str]
     control: dict[str, str] | None = None
     identity: str
@@ -100,7 +107,7 @@ class Plan(Saved):
     dirty: bool | None = None
     versions: dict[str, str | None] = {}
     machine: str = ""
-    workers: int | None = None
+    workers: Whole | None = None
     search: Search | None = None
     cells: list[Cell]
     steps: dict[Inside, StepRun]
@@ -115,12 +122,12 @@ class Done(Saved):
     lit_blip2.ablation.run.reads."""
 
     key: str
-    seconds: float
-    steps: int | None
-    peak_memory_gib: float
+    seconds: Spent
+    steps: Whole | None
+    peak_memory_gib: Spent
     began: Time
     ended: Time
-    attempts: int
+    attempts: Whole
     reads: dict[str, str] = {}
 
 
@@ -140,7 +147,7 @@ class Record(Saved):
     metrics: dict[str, float | None]
     error: Failure | None
     labels: dict[str, str]
-    seed: int
+    seed: Whole
     worker: str | None = None
     steps: list[Inside] = []
     began: Time
@@ -153,7 +160,7 @@ class Validation(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True, extra="allow")
     __pydantic_extra__: dict[str, float | None]
 
-    step: int
+    step: Whole
 
     @property
     def metrics(self) -> dict[str, float | None]:
@@ -161,8 +168,8 @@ class Validation(BaseModel):
         return self.model_extra
 
 
-class Metrics(RootModel[dict[str, float | None]]):
-    """metrics.json of a run."""
+class Metrics(RootModel[dict[str, Annotated[float | None, AfterValidator(lambda value: finite(value))]]]):
+    """metrics.json of a run. None where a metric is not finite."""
 
     model_config = ConfigDict(strict=True, frozen=True)
 
@@ -170,6 +177,11 @@ class Metrics(RootModel[dict[str, float | None]]):
 def setting_name(labels: Mapping[str, str]) -> str:
     """`itc=on,itm=off`."""
     return ",".join(f"{axis}={label}" for axis, label in labels.items()) or "base"
+
+
+def finite(value: float | None) -> float | None:
+    """A metric's value, None for one that is not finite."""
+    return value if is_finite(value) else None
 
 
 def is_finite(value: float | None) -> bool:

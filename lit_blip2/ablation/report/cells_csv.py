@@ -4,9 +4,11 @@ import csv
 import io
 
 from lit_blip2.ablation.report.costs import cell_cost
-from lit_blip2.ablation.report.records import Sweep
+from lit_blip2.ablation.report.records import Sweep, is_number
 from lit_blip2.ablation.schema import Cell
+from lit_blip2.terminal import printable
 
+FORMULA = ("=", "+", "-", "@", "\t", "\n")  # how one begins
 COSTS = ("seconds", "steps", "peak_memory_gib", "shared_seconds")
 
 
@@ -15,14 +17,20 @@ def cells_csv(sweep: Sweep) -> str:
     axes = list(sweep.plan.axes) or list(dict.fromkeys(name for cell in sweep.cells for name in cell.labels))
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["cell", *axes, "seed", "state", *sweep.metrics, *COSTS])
+    writer.writerow(["cell", *map(_text, axes), "seed", "state", *map(_text, sweep.metrics), *COSTS])
     writer.writerows(_line(sweep, cell, axes) for cell in sweep.cells)
     return file.getvalue()
 
 
 def _line(sweep: Sweep, cell: Cell, axes: list[str]) -> list:
-    labels = [cell.labels.get(axis, "") for axis in axes]
+    labels = [_text(cell.labels.get(axis, "")) for axis in axes]
     metrics = [sweep.value(cell, metric) for metric in sweep.metrics]
     cost = cell_cost(sweep, cell)
     costs = [getattr(cost, name) for name in COSTS]
-    return [cell.name, *labels, cell.seed, sweep.state(cell), *metrics, *costs]  # csv writes None as nothing
+    return [_text(cell.name), *labels, cell.seed, sweep.state(cell), *metrics, *costs]  # csv writes None as nothing
+
+
+def _text(text: str) -> str:
+    """A text that a spreadsheet takes for one: it would run what begins like a formula, and is no number."""
+    text = printable(text)
+    return f"'{text}" if text.startswith(FORMULA) and not is_number(text) else text

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from markdown_it import MarkdownIt
 
 from lit_blip2.ablation.report.plots.paper import DARK, LIGHT, Paper
+from lit_blip2.terminal import printable
 
 
 def to_html(markdown: str, title: str, plots: Mapping[str, tuple[bytes, bytes]]) -> str:
@@ -25,7 +26,7 @@ def to_html(markdown: str, title: str, plots: Mapping[str, tuple[bytes, bytes]])
     body = body.replace("<table>", '<div class="wide"><table>').replace("</table>", "</table></div>")
     body = re.sub(r"<td>(better|worse)</td>", r'<td class="\1">\1</td>', body)
     body = re.sub(r"(?<=<td>)<code>(.*?)</code>", lambda m: m[0].replace(",", ",<wbr>"), body)
-    return PAGE.format(title=html.escape(title), style=_style(), body=body)
+    return PAGE.format(title=html.escape(printable(title)), style=_style(), body=body)
 
 
 def _picture(pair: tuple[bytes, bytes], text: str) -> str:

@@ -1,21 +1,21 @@
-"""GitHub's Markdown: text that means what it says, numbers with three digits, tables."""
+"""GitHub's Markdown: text that means what it says, without a terminal's escapes, numbers with three digits, tables."""
 
 import re
 from collections.abc import Iterable, Sequence
 
-from lit_blip2.terminal import one_line
+from lit_blip2.terminal import one_line, printable
 
 NONE = "-"
 
 
 def plain(text: object) -> str:
     """Text on one line, in which no character is markup."""
-    return re.sub(r"([\\`*_{}\[\]<>#&~!])", r"\\\1", one_line(text))
+    return re.sub(r"([\\`*_{}\[\]<>#&~!])", r"\\\1", one_line(printable(text)))
 
 
 def code(text: object) -> str:
     """A code span, whatever the text holds."""
-    text = one_line(text) or " "
+    text = one_line(printable(text)) or " "
     ticks = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
     pad = " " if len(ticks) > 1 else ""
     return f"{ticks}{pad}{text}{pad}{ticks}"
@@ -23,7 +23,7 @@ def code(text: object) -> str:
 
 def fence(lines: Iterable[str]) -> str:
     """A block of code, whatever the lines hold."""
-    text = "\n".join(lines)
+    text = printable("\n".join(lines))
     ticks = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
     return f"{ticks}text\n{text}\n{ticks}"
 

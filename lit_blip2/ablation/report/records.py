@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from lit_blip2.ablation.folder import Folder, SweepError, read, read_validations
+from lit_blip2.ablation.folder import WAY_OUT, Folder, SweepError, read, read_validations
 from lit_blip2.ablation.schema import (
     DONE,
     WAITING,
@@ -135,7 +135,7 @@ def read_sweep(root: str | Path) -> Sweep:
         validations[name], faults = read_validations(folder.validations(name))
         problems += faults
     cells = [_trial(plan, *each) for each in records.items()] if plan.search else plan.cells
-    problems += _unknown_steps(plan) + ([] if plan.search else _twins(cells))
+    problems += _unknown_steps(plan) + (_no_numbers(plan, cells) if plan.search else _twins(cells))
     if problems:
         raise SweepError("\n".join(dict.fromkeys(problems)))
     return Sweep(plan, cells, records, done, ended_with, validations)
@@ -166,6 +166,24 @@ def _unknown_steps(plan: Plan) -> list[str]:
         for name in cell.steps
         if name not in plan.steps
     ]
+
+
+def _no_numbers(plan: Plan, trials: list[Cell]) -> list[str]:
+    """Trials of a search that do not say where in a range they were."""
+    return [
+        f"cells/{trial.name}.json: label {name} is {trial.labels[name]!r}, where a number is wanted: {WAY_OUT}"
+        for trial in trials
+        for name in plan.search.ranges.keys() & trial.labels.keys()
+        if not is_number(trial.labels[name])
+    ]
+
+
+def is_number(text: str) -> bool:
+    """Whether a text is that of a finite number."""
+    try:
+        return is_finite(float(text))
+    except ValueError:
+        return False
 
 
 def _twins(cells: list[Cell]) -> list[str]:

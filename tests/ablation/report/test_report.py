@@ -419,6 +419,84 @@ def test_a_cell_of_another_plan_is_left_out_and_said(sweep):
     assert "cells/itc=maybe,seed=0.json belongs to no cell of the plan" in page and "of 12 cells" in page
 
 
+def edited(sweep, path: str, **values) -> None:
+    """A file of a sweep with other values; what JSON has no word for is written as Python does."""
+    sweep.put(path, json.dumps(json.loads((sweep.folder / path).read_text()) | values))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("seconds", math.nan),
+        ("seconds", math.inf),
+        ("seconds", 1.7e308),
+        ("peak_memory_gib", -1.0),
+        ("steps", 10**300),
+        ("attempts", 10**400),
+    ],
+)
+def test_a_record_of_a_step_with_no_number_of_this_world_is_refused(sweep, name, value):
+    edited(sweep, "runs/stage1/itc=on,seed=0/done.json", **{name: value})
+    with pytest.raises(SweepError, match=rf"seed=0/done\.json.*{name} is.*: remove it, and run the sweep again"):
+        report(sweep.write())
+
+
+def test_a_step_that_is_no_number_of_this_world_is_refused(sweep):
+    run = "stage2/itc=on,bridge=on,seed=0"
+    sweep.validated(run, [{"step": 10**300, "loss/lm": 1.0}])
+    with pytest.raises(SweepError, match=rf"{run}/validation\.jsonl, line 1: step is 1000.*: remove the line"):
+        report(sweep.write())
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "1e400", "null"])
+def test_what_was_looked_at_is_not_known_where_that_is_no_number(sweep, number):
+    text = f'{{"vqa/mean_over_types": 0.5, "evaluated/val_questions": {number}, "evaluated/val_step": {number}}}'
+    sweep.put("runs/stage2/itc=on,bridge=on,seed=0/metrics.json", text)
+    assert "vqa/mean_over_types" in report(sweep.write())
+
+
+@pytest.mark.parametrize("label", ["abc", "nan", "1e999", ""])
+def test_a_trial_at_no_number_is_refused(search, label):
+    file = sorted(search.folder.glob("cells/*"))[0]
+    edited(search, f"cells/{file.name}", labels={"lr": label})
+    with pytest.raises(SweepError, match=rf"cells/{file.name}: label lr is '{label}', where a number is wanted"):
+        report(search.write())
+
+
+def test_a_time_without_a_zone_is_of_utc(search):
+    """The others' cells took a minute, and this one too."""
+    before = report(search.write())
+    file = sorted(search.folder.glob("cells/*"))[0]
+    edited(search, f"cells/{file.name}", began="2026-01-01T01:00:00+01:00")
+    assert report(search.folder) == before
+
+
+def test_a_spreadsheet_runs_nothing_of_cells_csv(new_sweep):
+    """Numbers are left as they are, also below zero."""
+    new_sweep.plan.update(axes={"=cmd": [], "lr": []}, metrics=["@SUM(1)"])
+    new_sweep.cell({"=cmd": "=HYPERLINK(1)", "lr": "-0.5"}, 0, [], {"@SUM(1)": None})
+    new_sweep.cell({"=cmd": "+1+cmd|x", "lr": "+2"}, 1, [], {"@SUM(1)": None})
+    rows = csv_rows(new_sweep.write())
+    assert [(row["'=cmd"], row["lr"], row["'@SUM(1)"]) for row in rows] == [
+        ("'=HYPERLINK(1)", "-0.5", ""),
+        ("'+1+cmd|x", "+2", ""),
+    ]
+    assert [row["cell"][:2] for row in rows] == ["'=", "'="]
+
+
+def test_no_escape_of_a_terminal_stands_in_a_report(sweep):
+    escape = "\x1b[2J\u202e"
+    sweep.plan.update(name=f"a{escape}", question=f"why {escape}?", machine=f"{escape}b")
+    name = "itc=off,bridge=off,seed=0"
+    error = {"step": f"stage2/{name}", "message": f"loss {escape}", "log_tail": [f"step {escape}\n"]}
+    sweep.ended(name, "failed", error=error)
+    write_report(sweep.write())
+    for file in ("report.md", "report.html", "cells.csv"):
+        text = (sweep.folder / file).read_text()
+        assert not set(text) & set(escape[0] + escape[-1]), file
+    assert "step \\x1b[2J\\u202e" in (sweep.folder / "report.md").read_text()
+
+
 def test_a_report_made_again_is_the_same(search):
     folder = search.write()
     once = {file: file.read_bytes() for file in write_report(folder)}
