@@ -338,7 +338,8 @@ def test_validate_leaves_a_tests_figures_alone(fit, stage1_run, own_copy):
     fit("mini_stage1", f"--ckpt_path={run}", command="validate", runs=run.parent.parent)
     assert (run / "metrics.json").read_text() == before
     assert "retrieval/itc_txt_r1" in json.loads((run / "validate.json").read_text())
-    assert json.loads((run / "validate_decoding.json").read_text()) == {"rerank": 3}
+    kept = {"rerank": 3, "precision": "32-true", "vision.dtype": "float32"}
+    assert json.loads((run / "validate_decoding.json").read_text()) == kept
 
 
 def test_validate_leaves_the_rules_that_it_scored_by(fit, stage1_run):
