@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lit_blip2.checkpoint import is_text_half
-from lit_blip2.contents import texts_in
+from lit_blip2.contents import COPY_AGAIN, DataError, shown, texts_in
 from lit_blip2.exchange import encoders, names
 from lit_blip2.exchange.files import read_json, read_weights
 from lit_blip2.exchange.foreign import ForeignModel
@@ -32,6 +32,8 @@ LANGUAGE = "language_model."
 POSITIONS = "qformer.embeddings.position_ids"
 # Beside an export: weights, and settings, for which the class has no place.
 SIDE_FILE, SIDE_SETTINGS = "lit_blip2.safetensors", "lit_blip2.json"
+SETTINGS = {"vocab_size": (int,), "max_text_tokens": (int,), "end": (str, list), "dtype": (str,)}  # or null
+KINDS = {int: "a whole number", str: "a text", list: "a list of texts"}
 NO_TEXT = "dropped: the Q-Former reads no text in stage 2"
 TEMPERATURE = 0.07
 LOOKS = {"image_mean": "mean", "image_std": "std"}
@@ -116,7 +118,9 @@ def _looks(path: Path, pixels: int) -> dict[str, Any]:
     looks: dict[str, Any] = {}
     for file in (path / name for name in ("processor_config.json", "preprocessor_config.json")):
         given = read_json(file) if file.is_file() else {}
-        given |= given.get("image_processor") or {}
+        if not isinstance(own := given.get("image_processor") or {}, dict):
+            raise DataError(f"{file}: image_processor is {shown(own)}, where an object is wanted: {COPY_AGAIN}")
+        given |= own
         wanted = {"size": ({"height": pixels, "width": pixels}, pixels), "rescale_factor": (1 / 255,)}
         wanted |= dict.fromkeys(("do_resize", "do_rescale", "do_normalize"), (True,))
         wanted |= {"do_center_crop": (False,), "resample": tuple(RESAMPLE)}
@@ -166,7 +170,16 @@ def _kept_beside(path: Path, rules: list[names.Rule]) -> dict[str, Tensor]:
 
 
 def _settings_beside(path: Path) -> dict[str, Any]:
-    return read_json(path / SIDE_SETTINGS) if (path / SIDE_SETTINGS).is_file() else {}
+    """What an export of ours says beside a folder; empty where there is none. Raises DataError for other types."""
+    file = path / SIDE_SETTINGS
+    settings = read_json(file) if file.is_file() else {}
+    for name, kinds in SETTINGS.items():
+        value = settings.get(name)
+        mixed = isinstance(value, list) and not all(isinstance(each, str) for each in value)
+        if type(value) not in (*kinds, type(None)) or mixed:
+            wanted = " or ".join(KINDS[kind] for kind in kinds)
+            raise DataError(f"{file}: {name} is {shown(value)}, where {wanted} is wanted: {COPY_AGAIN}")
+    return settings
 
 
 def _language(text_config: dict[str, Any], own: dict[str, Tensor], path: Path) -> tuple[dict, dict[str, Tensor]]:

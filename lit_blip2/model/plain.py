@@ -17,7 +17,9 @@ from typing import Any, NamedTuple
 
 from tokenizers import Tokenizer
 
+from lit_blip2.contents import DataError
 from lit_blip2.model.spelling import Spelling
+from lit_blip2.terminal import one_line
 
 UNSPELT = "\ue000\ue001\ue000"  # in front of a special token: three characters that no text has in a row
 PROBE = "a"
@@ -61,11 +63,20 @@ class Plain:
         self._known: dict[str, bool] = {}
 
     def ids(self, texts: Iterable[str]) -> list[list[int]]:
-        """Ids of each text's words."""
+        """Ids of each text's words. Raises DataError where the tokenizer's rules are such that it gives up."""
         texts = list(texts)
-        if self.backend is not None:
-            return [each.ids for each in self.backend.encode_batch(texts, add_special_tokens=False)]
-        return self.tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"] if texts else []
+        try:
+            if self.backend is not None:
+                return [each.ids for each in self.backend.encode_batch(texts, add_special_tokens=False)]
+            made = self.tokenizer(texts, add_special_tokens=False, split_special_tokens=True) if texts else None
+            return made["input_ids"] if made else []
+        except BaseException as error:
+            if type(error).__name__ != "PanicException":  # of Rust: no Exception, and its class cannot be imported
+                raise
+            raise DataError(
+                f"the tokenizer of {self.tokenizer.name_or_path} gives up on a text, its rules cannot be followed "
+                f"({one_line(error, 200)}): get its tokenizer.json again"
+            ) from error
 
     @cached_property
     def probe(self) -> str:

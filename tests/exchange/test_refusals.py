@@ -298,6 +298,29 @@ def test_a_broken_tokenizer_is_named(generation, tmp_path, capsys, ours):
     assert f"{folder} holds no tokenizer that can be read: save one there" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("preprocessor_config.json", {"image_processor": [1]}, "image_processor is a list, [1], where an object"),
+        ("processor_config.json", {"image_processor": "x"}, 'image_processor is a text, "x", where an object'),
+        ("lit_blip2.json", {"vocab_size": "x"}, 'vocab_size is a text, "x", where a whole number is wanted'),
+        ("lit_blip2.json", {"end": [1]}, "end is a list, [1], where a text or a list of texts is wanted"),
+        ("lit_blip2.json", {"dtype": {"class_path": "os.system"}}, "dtype is an object, "),
+    ],
+)
+def test_a_side_file_of_other_types_is_refused_by_its_name(generation, tmp_path, file, content, said):
+    folder = rewritten(generation["opt"][1], tmp_path / "other")
+    (folder / file).write_text(json.dumps(content))
+    with pytest.raises(DataError, match=re.escape(f"{folder / file}: {said}")):
+        hugging_face.read(folder)
+
+
+def test_an_export_with_several_ends_is_read(generation, tmp_path):
+    folder = rewritten(generation["opt"][1], tmp_path / "ends")
+    (folder / "lit_blip2.json").write_text('{"end": ["a", "b"], "dtype": "float32"}')
+    assert hugging_face.read(folder).net["language"]["end"] == ["a", "b"]
+
+
 def test_an_empty_list_of_ends_is_none(generation, tmp_path):
     own = json.loads((generation["opt"][1] / "config.json").read_text())["text_config"]
     folder = rewritten(generation["opt"][1], tmp_path / "eos", text_config=own | {"eos_token_id": []})

@@ -9,7 +9,9 @@ import pytest
 import sentencepiece
 from transformers import AutoConfig
 
+from lit_blip2.contents import DataError
 from lit_blip2.model.language import LanguageModel
+from lit_blip2.model.plain import Plain
 from lit_blip2.model.pretrained import read_tokenizer, tell_no_begin
 
 LINES = [f"the {colour} {thing} is on a table" for colour in ("red", "green") for thing in ("dog", "cat", "cup", "box")]
@@ -141,3 +143,15 @@ def test_a_pointer_of_git_lfs_is_named(tmp_path):
     (tmp_path / "tokenizer.model").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n")
     with pytest.raises(ValueError, match=r"tokenizer\.model is a pointer of Git LFS and not .* git lfs pull"):
         read_tokenizer(tmp_path)
+
+
+def test_rules_that_a_tokenizer_gives_up_on_are_an_error_with_its_folder(tmp_path):
+    """What Rust raises there is no Exception: it would go through every handler of a command."""
+    folder = tmp_path / "bert"
+    shutil.copytree("lit_blip2/mini/weights/bert", folder)
+    content = json.loads((folder / "tokenizer.json").read_text())
+    content["normalizer"] = {"type": "Replace", "pattern": {"Regex": "(a+)+$"}, "content": "x"}
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    plain = Plain(read_tokenizer(folder))
+    with pytest.raises(DataError, match=rf"the tokenizer of {folder} gives up on a text, its rules cannot be followed"):
+        plain.ids(["a" * 40 + "b"])

@@ -29,13 +29,14 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from lit_blip2.contents import DataError, check_regular, parsed_json, read_object, read_text, reading
+from lit_blip2.contents import DataError, check_regular, parsed_json, read_object, read_text, reading, shown
 from lit_blip2.data.features.marks import Mark, is_other
 from lit_blip2.data.images import UnreadableImageError
 from lit_blip2.links import check_links
 from lit_blip2.pixels import UNNOTED
 
 ABOUT, IDS, KEYS, SIGNATURE = "features.json", "image_ids.npy", "keys.npy", "signature.json"
+MOST = 2**63  # of images, tokens, numbers of a token: what an int64 holds
 MOST_OPEN = 1024  # mapped shards of a process; the system allows some 65,000
 WAY_OUT = (
     "Read the images themselves (--data.features=null), or write features into another folder (`python -m lit_blip2 "
@@ -157,10 +158,11 @@ class FeatureStore:
             missing = np.unique(wanted_B[~there_B])
             raise KeyError(f"{self.folder} has no features of image {missing[0]} ({len(missing)} missing)")
         shard_B, row_B = np.divmod(place_B, self.layout.shard)
+        opened = {shard: self._opened(shard) for shard in np.unique(shard_B).tolist()}  # whose sizes the layout tells
         features_BNW = torch.empty(len(wanted_B), self.layout.tokens, self.layout.width, dtype=self.layout.read_as)
-        for shard in np.unique(shard_B).tolist():
+        for shard, each in opened.items():
             one_B = np.flatnonzero(shard_B == shard)
-            features_BNW[one_B] = self._opened(shard).rows(row_B[one_B], view_B[one_B])
+            features_BNW[one_B] = each.rows(row_B[one_B], view_B[one_B])
         return features_BNW
 
     def drawn(self, image_id: int, rng: np.random.Generator) -> "CachedView":
@@ -282,12 +284,14 @@ def read_about(folder: Path) -> tuple[dict, Layout]:
     with reading(file, "description of features", WRITE_AGAIN):
         made_by, layout = about["made_by"], Layout(**about["layout"])
     numbers = layout[1:]
-    whole = all(type(number) is int and number >= 0 for number in numbers) and min(numbers[2:]) > 0
+    whole = all(type(number) is int and 0 <= number < MOST for number in numbers) and min(numbers[2:]) > 0
     if not isinstance(made_by, dict) or layout.dtype not in get_args(CachedDtype) or not whole:
         raise DataError(f"{file} tells no layout of features: {WRITE_AGAIN}")
     for name in CHECKED:
         check_regular(folder / name)
-    for name, crc32 in about.get("crc32", {}).items():
+    if not isinstance(told := about.get("crc32", {}), dict):
+        raise DataError(f"{file}: crc32 is {shown(told)}, where an object is wanted: {WRITE_AGAIN}")
+    for name, crc32 in told.items():
         if name in CHECKED and zlib.crc32((folder / name).read_bytes()) != crc32:
             raise DataError(f"{folder / name} is damaged, its CRC-32 is another than {file} tells: {WRITE_AGAIN}")
     return made_by, layout

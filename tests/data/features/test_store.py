@@ -122,3 +122,16 @@ def test_a_section_that_is_not_complete_says_how_much_of_it_is_there(folder):
     (folder / "00000.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match=r"holds \d of \d shards of features: run the"):
         FeatureStore(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("shard", 10**30), ("width", 10**30), ("tokens", 2**50), ("shard", 2**60), ("crc32", [1]), ("crc32", "x")],
+)
+def test_a_description_of_no_features_is_refused(folder, name, value):
+    about = json.loads((folder / "features.json").read_text())
+    where = about if name == "crc32" else about["layout"]
+    where[name] = value
+    (folder / "features.json").write_text(json.dumps(about))
+    with pytest.raises(DataError, match=r"features\.json(: crc32 is a| tells no layout)|safetensors is of another"):
+        FeatureStore(folder).rows([50])
