@@ -93,6 +93,7 @@ def test_a_journal_that_a_killed_worker_left_is_rolled_back(make, tmp_path):
     assert len(sweep.queue().trials()) == 1 and not journal.exists()
 
 
+@pytest.mark.run
 @pytest.mark.parametrize("step", ["../../../mine", "/tmp/mine", "own/1"])
 def test_retrying_removes_nothing_that_a_record_names(make, thesis, step):
     """Neither outside of the sweep nor the record of another cell's step."""
