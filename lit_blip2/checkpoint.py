@@ -62,7 +62,7 @@ def read_checkpoint(path: str | Path) -> dict:
     Raises DataError for a file that is damaged or was not written by this package.
     """
     file = find_checkpoint(path)
-    if file == Path(path) and not is_whole(file):  # of a folder it is a whole one
+    if not is_whole(file):
         raise DataError(f"{file} is damaged: its contents are not what was written. Use another checkpoint of the run")
     try:
         checkpoint = torch.load(file, map_location="cpu", weights_only=True)

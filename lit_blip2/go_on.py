@@ -7,7 +7,7 @@ from typing import Any
 from jsonargparse import Namespace
 from lightning.pytorch.utilities import rank_zero_info
 
-from lit_blip2.runs import Left, left_nothing_since, newest_of
+from lit_blip2.runs import Left, newer_without_config, newest_of
 from lit_blip2.stopping import RESTARTS
 
 
@@ -18,8 +18,8 @@ def go_on(config: Namespace, dumped: dict[str, Any], resume: bool) -> Left | Non
     Args: resume: --resume was given; a job that was started once more goes on without it.
     Raises SystemExit where the newest run of these settings is finished.
     """
-    again = any(int(os.environ.get(name) or 0) for name in RESTARTS)
-    asked, resume = resume, resume or again
+    asked, restarted = resume, any(int(os.environ.get(name) or 0) for name in RESTARTS)
+    resume = asked or restarted
     if config.get("ckpt_path"):
         return None
     places = _places(config.trainer.logger)
@@ -37,13 +37,7 @@ def go_on(config: Namespace, dumped: dict[str, Any], resume: bool) -> Left | Non
         return None
     where = f"{left.run}, at step {left.step} of {config.trainer.max_steps}"
     if left.finished:
-        if again and not asked and (own := left_nothing_since(left.run)):
-            rank_zero_info(f"a run that was begun later, in {own}, has left nothing to go on from: a new one begins")
-            return None
-        if resume:
-            rank_zero_info(f"the newest run of these settings is finished: {where}. Leave out --resume for another one")
-            raise SystemExit(0)
-        return None
+        return _after_finished(left, where, asked, restarted)
     if not resume:
         rank_zero_info(
             f"an unfinished run of these settings lies in {where}: --resume goes on with it. A new one begins"
@@ -54,6 +48,15 @@ def go_on(config: Namespace, dumped: dict[str, Any], resume: bool) -> Left | Non
     for each in places:
         each.version = left.run.name
     return left
+
+
+def _after_finished(left: Left, where: str, asked: bool, restarted: bool) -> None:
+    """A new run begins, unless one was to be gone on with. Raises SystemExit: nothing is left to do."""
+    if restarted and not asked and (own := newer_without_config(left.run)):
+        rank_zero_info(f"a run that was begun later, in {own}, has left nothing to go on from: a new one begins")
+    elif asked or restarted:
+        rank_zero_info(f"the newest run of these settings is finished: {where}. Leave out --resume for another one")
+        raise SystemExit(0)
 
 
 def _places(logger: Namespace | list[Namespace] | bool | None) -> list[Namespace]:

@@ -153,7 +153,7 @@ def newest_of(config: dict[str, Any], folder: Path, max_steps: int) -> Left | No
     return done
 
 
-def left_nothing_since(run: Path) -> Path | None:
+def newer_without_config(run: Path) -> Path | None:
     """The newest run beside a run, and begun after it, that ended before its training began: it has not even a
     config."""
     began = (run / CONFIG).stat().st_mtime_ns

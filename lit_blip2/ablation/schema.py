@@ -36,6 +36,16 @@ Spent = Annotated[float, Field(ge=0, lt=1e15, allow_inf_nan=False)]
 Whole = Annotated[int, Field(ge=-(2**63), lt=2**63)]  # of any size JSON has numbers that cannot be drawn or added
 
 
+def is_finite(value: float | None) -> bool:
+    """Whether a metric has a value that can be compared."""
+    return value is not None and math.isfinite(value)
+
+
+def finite(value: float | None) -> float | None:
+    """A metric's value, None for one that is not finite."""
+    return value if is_finite(value) else None
+
+
 class Saved(BaseModel):
     """What is saved as JSON."""
 
@@ -168,7 +178,7 @@ class Validation(BaseModel):
         return self.model_extra
 
 
-class Metrics(RootModel[dict[str, Annotated[float | None, AfterValidator(lambda value: finite(value))]]]):
+class Metrics(RootModel[dict[str, Annotated[float | None, AfterValidator(finite)]]]):
     """metrics.json of a run. None where a metric is not finite."""
 
     model_config = ConfigDict(strict=True, frozen=True)
@@ -177,13 +187,3 @@ class Metrics(RootModel[dict[str, Annotated[float | None, AfterValidator(lambda 
 def setting_name(labels: Mapping[str, str]) -> str:
     """`itc=on,itm=off`."""
     return ",".join(f"{axis}={label}" for axis, label in labels.items()) or "base"
-
-
-def finite(value: float | None) -> float | None:
-    """A metric's value, None for one that is not finite."""
-    return value if is_finite(value) else None
-
-
-def is_finite(value: float | None) -> bool:
-    """Whether a metric has a value that can be compared."""
-    return value is not None and math.isfinite(value)

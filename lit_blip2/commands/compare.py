@@ -9,7 +9,7 @@ from typing import Any
 from rich.table import Table
 
 from lit_blip2.console import Console
-from lit_blip2.evaluation.evaluated import METRICS, TESTED_STEP, read_metrics
+from lit_blip2.evaluation.evaluated import METRICS, TESTED_STEP, read_metrics, step_in
 from lit_blip2.evaluation.items import FILE, Items, paired_interval, read_items
 from lit_blip2.evaluation.rules import SCORING, differing, of_metric, read_random, read_rules, told
 from lit_blip2.links import check_links
@@ -74,8 +74,7 @@ def find_items(run: Path) -> Path:
 def tested_step(items: Path) -> int | None:
     """The step of the checkpoint that was tested; None where an older test does not say. Raises DataError."""
     file = items.with_name(METRICS)
-    step = read_metrics(file).get(TESTED_STEP) if file.is_file() else None
-    return None if step is None else int(step)
+    return step_in(read_metrics(file), TESTED_STEP) if file.is_file() else None
 
 
 def check_scoring(other: Mapping[str, tuple[Any, Any]]) -> None:

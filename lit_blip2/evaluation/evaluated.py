@@ -12,7 +12,7 @@ from lit_blip2.contents import DataError, read_object, shown
 WAY_OUT = "remove it; a test, or a validation, writes it again"
 METRICS, PREFIX = "metrics.json", "evaluated/"
 RANDOM = f"{PREFIX}random_"  # before a part of the network
-# The optimiser steps that the weights had behind them which were looked at.
+# Optimiser steps behind the weights that were tested, or validated.
 TESTED_STEP, VALIDATED_STEP = STEPS = ("evaluated/test_step", "evaluated/val_step")
 UNITS = {"caption": "images", "vqa": "questions", "binding": "pairs"}  # what a row of a task's table is
 # The first part of a metric's name -> what it is measured on; of others it is not known
@@ -44,6 +44,12 @@ class Evaluated(NamedTuple):
     def __str__(self) -> str:
         random = f", with RANDOM weights of the {' and the '.join(self.random)}, for trials" if self.random else ""
         return f"{self.part} ({', '.join(f'{number:,} {unit}' for unit, number in self.rows)}){random}"
+
+
+def step_in(metrics: Mapping[str, float | None], name: str) -> int | None:
+    """The optimiser step that metrics tell under a name of STEPS; None where they tell none."""
+    step = metrics.get(name)
+    return None if step is None else int(step)
 
 
 def names(split: str, tasks: Iterable[str]) -> set[str]:

@@ -92,11 +92,7 @@ def _is_whole(items: Items) -> bool:
     """Whether the parts are of the types and shapes that they should be of, and all values are finite."""
     strata = items.ids if items.strata is None else items.strata
     rows, shape = (items.images, items.ids, strata), items.values.shape
-    numbers = (
-        items.values.dtype.kind in "fiub"
-        and np.isfinite(items.values).all()
-        and all(row.dtype.kind in "iu" for row in rows[:2])
-    )
+    numbers = items.values.dtype.kind in "fiub" and all(row.dtype.kind in "iu" for row in rows[:2])
     told = (items.figure, shape[1:]) in [("ratio", ()), *((name, (count,)) for name, count in STATISTICS.items())]
     return (
         numbers

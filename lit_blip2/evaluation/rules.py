@@ -23,8 +23,8 @@ ANSWERS = ("question", *(f"vqa_{name}" for name in SEARCH), "in_context", "lemma
 CAPTIONS = ("prompt", *(f"caption_{name}" for name in SEARCH), "caption_tokenizer")
 # The first part of a metric's name -> the rules that it stands under
 RULES = {"vqa": ANSWERS, "caption": CAPTIONS, "loss": ("prompt",), "retrieval": ("rerank",), "binding": ()}
-NUMBERS = ("precision", "vision.dtype", "language.dtype", "language.bits")  # what every metric is computed in
-ALL = (*dict.fromkeys(name for names in RULES.values() for name in names), *NUMBERS)
+PRECISIONS = ("precision", "vision.dtype", "language.dtype", "language.bits")  # what every metric is computed in
+ALL = (*dict.fromkeys(name for names in RULES.values() for name in names), *PRECISIONS)
 ALIASES = {"None": "32-true", "64": "64-true", "32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}  # Lightning's
 SCORING = ("lemmatise", "scoring", "caption_tokenizer")  # other ones make two tests incomparable
 OF_TESTS = {"caption_tokenizer": "spaces", "in_context": 0}  # what a validation has, whatever is set
@@ -35,11 +35,11 @@ Rules = dict[str, Any]
 def rules_of(experiment: Experiment, command: str = "test") -> Rules:
     """Those that an experiment's settings name, all of them where its defaults were filled in."""
     given = experiment.model | {name: experiment.net[name] for name in ("prompt",) if name in experiment.net}
-    found = {name: given[name] for name in ALL if name in given} | numbers_of(experiment)
+    found = {name: given[name] for name in ALL if name in given} | precisions_of(experiment)
     return found if command == "test" else of_validation(found)
 
 
-def numbers_of(experiment: Experiment) -> Rules:
+def precisions_of(experiment: Experiment) -> Rules:
     """What a network computes in: the trainer's precision, and in what its frozen parts are held."""
     parts = {"vision": experiment.vision, "language": experiment.language}
     found = {f"{name}.{key}": part[key] for name, part in parts.items() for key in ("dtype", "bits") if key in part}
@@ -114,7 +114,7 @@ def is_of_other_weights(folder: Path, weights: float) -> bool:
 
 def of_metric(rules: Rules, metric: str) -> Rules:
     """Those that a metric stands under."""
-    return {name: rules[name] for name in (*RULES.get(metric.partition("/")[0], ()), *NUMBERS) if name in rules}
+    return {name: rules[name] for name in (*RULES.get(metric.partition("/")[0], ()), *PRECISIONS) if name in rules}
 
 
 def differing(one: Rules, two: Rules) -> dict[str, tuple[Any, Any]]:

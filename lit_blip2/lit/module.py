@@ -26,8 +26,8 @@ from lit_blip2.evaluation.rules import (
     differing,
     is_of_other_weights,
     kept_rules,
-    numbers_of,
     of_validation,
+    precisions_of,
     told,
     write_rules,
 )
@@ -270,7 +270,7 @@ class LitBLIP2(L.LightningModule):
     def rules(self) -> Rules:
         """Those that a test's metrics stand under."""
         own = {name: value for each in self.evaluators for name, value in each.rules().items()}
-        return own | numbers_of(from_text(self.config, "this run"))
+        return own | precisions_of(from_text(self.config, "this run"))
 
     on_test_epoch_start = on_predict_epoch_start = on_validation_epoch_start
     test_step = validation_step

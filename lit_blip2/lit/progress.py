@@ -267,7 +267,7 @@ def _is_due(trainer: L.Trainer, batches: int, place: int, epoch: int) -> bool:
 
 
 def val_interval(trainer: L.Trainer) -> int | float | None:
-    """From one validation to the next, as the trainer was told; None by the clock, where Lightning keeps none."""
+    """trainer.val_check_interval; None where validations come by the clock, for Lightning does not set it then."""
     return getattr(trainer, "val_check_interval", None)
 
 

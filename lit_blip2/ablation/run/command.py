@@ -13,8 +13,8 @@ from lit_blip2.whole_files import write_text
 
 
 def command(run: StepRun, folder: Folder) -> list[str]:
-    """A fit that left a checkpoint, and whole, goes on from it. One that stands at its last step and has lost its
-    metrics is made anew, for nothing would write them."""
+    """A fit goes on from its newest whole checkpoint. One that stands at its last step and has lost metrics.json starts
+    over: going on would train nothing and write no metrics."""
     arguments = [sys.executable, "-m", "lit_blip2", run.command, "--config", str(folder.config(run.name))]
     if run.command == "test":
         return [*arguments, "--ckpt_path", str(folder.run(next(iter(run.parents.values()))))]

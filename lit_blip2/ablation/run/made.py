@@ -2,7 +2,7 @@
 
 from lit_blip2.ablation.folder import Folder, read
 from lit_blip2.ablation.schema import Done, Metrics, StepRun
-from lit_blip2.evaluation.evaluated import VALIDATED_STEP
+from lit_blip2.evaluation.evaluated import VALIDATED_STEP, step_in
 from lit_blip2.runs import step_of
 
 
@@ -13,19 +13,13 @@ def steps_made(run: StepRun, folder: Folder) -> int | None:
     if (made := step_of(folder.run(run.name))) is not None:
         return made
     metrics = read(folder.metrics(run.name), Metrics)
-    step = metrics.root.get(VALIDATED_STEP) if metrics else None
-    return None if step is None else int(step)
+    return step_in(metrics.root, VALIDATED_STEP) if metrics else None
 
 
-def agrees(run: StepRun, folder: Folder, done: Done) -> bool:
-    """Whether the checkpoint is there and of as many steps as the record says. A run that writes none agrees."""
+def agrees(run: StepRun, folder: Folder, done: Done, if_lost: bool = False) -> bool:
+    """Whether the newest checkpoint stands at the step that the record tells. if_lost: the answer where it is gone. A
+    run that was asked to write none agrees."""
     if done.steps is None or run.config.get("trainer", {}).get("enable_checkpointing") is False:
         return True
-    return step_of(folder.run(run.name)) == done.steps
-
-
-def contradicted(run: StepRun, folder: Folder) -> bool:
-    """Whether a checkpoint is there that is of other steps than the record says, as one from a backup."""
-    done = read(folder.done(run.name), Done)
-    made = step_of(folder.run(run.name)) if done and done.steps is not None else None
-    return made is not None and made != done.steps
+    made = step_of(folder.run(run.name))
+    return if_lost if made is None else made == done.steps

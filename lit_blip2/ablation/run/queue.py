@@ -5,18 +5,18 @@ that runs without one belonged to a killed worker, and is taken over by whoever 
 """
 
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Set
 from contextlib import contextmanager
 
 import optuna
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from lit_blip2.ablation.folder import Folder, SweepError
+from lit_blip2.ablation.folder import Folder, SweepError, read
 from lit_blip2.ablation.run.locks import try_lock
-from lit_blip2.ablation.run.made import contradicted
+from lit_blip2.ablation.run.made import agrees
 from lit_blip2.ablation.run.waiting import Waiting
-from lit_blip2.ablation.schema import DONE, FAILED, PRUNED, WAITING, Cell, Plan
+from lit_blip2.ablation.schema import DONE, FAILED, PRUNED, WAITING, Cell, Done, Plan, StepRun
 from lit_blip2.ablation.spec.grid import Grid, Point
 from lit_blip2.contents import read_text, shown
 from lit_blip2.whole_files import write_text
@@ -51,16 +51,22 @@ class Queue:
         """A waiting trial for each cell that has none, or has ended by the queue and not by the folder: a file was
         removed, or a checkpoint of another step put back. The caller keeps others from filling at the same time."""
         states = self.states()
+        ended = {name for cell in plan.cells if states.get(cell.name) == DONE for name in cell.steps}
+        lost = {name for name in ended if not self._stands(plan.steps[name])}
         for cell in plan.cells:
-            if cell.name not in states or self._lost(cell, states[cell.name], plan):
+            if cell.name not in states or self._lost(cell, states[cell.name], lost):
                 self._enqueue(cell)
 
-    def _lost(self, cell: Cell, state: str, plan: Plan) -> bool:
-        """Whether a file of a cell that has ended is gone, or contradicts another one."""
-        needed = {DONE: [self.folder.done(name) for name in cell.steps], FAILED: []}
-        if state not in needed or not all(file.exists() for file in [self.folder.cell(cell.name), *needed[state]]):
-            return state in needed
-        return state == DONE and any(contradicted(plan.steps[name], self.folder) for name in cell.steps)
+    def _stands(self, run: StepRun) -> bool:
+        """Whether the record of a step is there, and its checkpoint, if that is there, tells the same."""
+        done = read(self.folder.done(run.name), Done)
+        return done is not None and agrees(run, self.folder, done, if_lost=True)
+
+    def _lost(self, cell: Cell, state: str, lost: Set[str]) -> bool:
+        """Whether a cell that has ended lacks its record, or stands on one of the steps that are lost."""
+        if state not in (DONE, FAILED):
+            return False
+        return not self.folder.cell(cell.name).exists() or (state == DONE and not lost.isdisjoint(cell.steps))
 
     def trial_id(self, number: int) -> int:
         """The storage's id of a trial."""

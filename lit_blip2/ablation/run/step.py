@@ -15,12 +15,12 @@ from lit_blip2.ablation.run.made import agrees, steps_made
 from lit_blip2.ablation.run.process import POLL_SECONDS, run_process
 from lit_blip2.ablation.run.reads import ChangedError, asked_to_record, collect
 from lit_blip2.ablation.schema import Done, Failure, StepRun
-from lit_blip2.stopping import ASKING, RESTARTS, STATUS
+from lit_blip2.stopping import ASKING, GRACE, RESTARTS, STATUS
 
 MOST_KILLS = 3  # a step whose process is killed so often has failed
 TAIL_LINES = 30
 LEAST_FREE = 256 * 2**20  # bytes
-GRACE, MORE = 30.0, 10.0  # seconds that a run has to save its state where it does not say (--grace), and to end then
+TO_EXIT = 10.0  # seconds that a process has beyond its grace time
 
 
 class StepError(Exception):
@@ -110,7 +110,7 @@ def _patience(run: StepRun) -> float:
     """Seconds that its process may take to end when it is asked to."""
     callbacks = run.config.get("trainer", {}).get("callbacks") or []
     given = [(each.get("init_args") or {}).get("grace") for each in callbacks if isinstance(each, dict)]
-    return max([each for each in given if isinstance(each, int | float)], default=GRACE) + MORE
+    return max([each for each in given if isinstance(each, int | float)], default=GRACE) + TO_EXIT
 
 
 def _check_space(folder: Folder) -> None:

@@ -126,7 +126,7 @@ class RemoteFolder:
         """The shard as a file in the cache. Raises OSError if it cannot be had, DataError if it has changed, or leads
         out of the cache by a link."""
         file = self.folder / name
-        check_inside(self.folder.parent, [self.folder, file])
+        check_inside(self.folder.parent, [self.folder])
         check_inside(self.folder, [file])
         if self._is_kept(file):
             return file

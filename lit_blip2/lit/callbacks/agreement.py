@@ -96,7 +96,9 @@ def differing(of_ranks: Sequence[Mapping[str, str]]) -> str:
         for number, each in enumerate(of_ranks):
             ranks.setdefault(each.get(name, "not set"), []).append(number)
         if len(ranks) > 1:
-            same = next((place for place, letters in enumerate(zip(*ranks)) if len(set(letters)) > 1), 0)
+            same = next(
+                (place for place, letters in enumerate(zip(*ranks)) if len(set(letters)) > 1), min(map(len, ranks))
+            )
             told.append(
                 f"{name} is " + " and ".join(f"{_cut(value, same)} on {_named(of)}" for value, of in ranks.items())
             )

@@ -17,7 +17,7 @@ from lit_blip2.lit.checkpoint_io import WholeCheckpointIO
 from lit_blip2.lit.signals import Signals, Stopped, keep_lightnings_out
 from lit_blip2.paths import free_name
 from lit_blip2.runs import hold, later_than, run_of
-from lit_blip2.stopping import STATUS
+from lit_blip2.stopping import GRACE, STATUS
 
 
 class Checkpoints(Checkpoint):
@@ -38,7 +38,7 @@ class Checkpoints(Checkpoint):
             says so and names the newest file.
     """
 
-    def __init__(self, every_n_steps: int | None = None, grace: float = 30.0):
+    def __init__(self, every_n_steps: int | None = None, grace: float = GRACE):
         if every_n_steps is not None and every_n_steps < 1:
             raise ValueError(f"every_n_steps={every_n_steps} must be 1 or more, or null for validations alone")
         if not grace > 0:

@@ -7,7 +7,7 @@ import torch
 
 from lit_blip2.ablation.folder import Folder, write
 from lit_blip2.ablation.run.command import command
-from lit_blip2.ablation.run.made import agrees, contradicted, steps_made
+from lit_blip2.ablation.run.made import agrees, steps_made
 from lit_blip2.ablation.run.step import _ended, _patience
 from lit_blip2.ablation.schema import Done, StepRun
 from lit_blip2.whole_files import write_json
@@ -36,7 +36,8 @@ def test_a_record_that_its_checkpoint_contradicts_is_made_again(tmp_path, made, 
     if made is not None:
         torch.save({"state_dict": {}, "global_step": made}, folder.run(RUN.name) / "last.ckpt")
     assert (_ended(RUN, folder) is None) == again
-    assert contradicted(RUN, folder) == (made == 20)  # one that was removed to make room says nothing
+    # One that was removed to make room says nothing.
+    assert agrees(RUN, folder, done_of(), if_lost=True) == (made != 20)
 
 
 def test_without_a_checkpoint_the_last_validation_tells_the_steps(tmp_path):

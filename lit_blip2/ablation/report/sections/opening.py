@@ -6,7 +6,7 @@ from lit_blip2.ablation.report.markdown import code, plain, table
 from lit_blip2.ablation.report.records import Sweep
 from lit_blip2.ablation.schema import DONE, FAILED, PRUNED, WAITING, Plan
 from lit_blip2.ablation.spec.grid import Range
-from lit_blip2.evaluation.evaluated import VALIDATED_STEP
+from lit_blip2.evaluation.evaluated import VALIDATED_STEP, step_in
 
 NOT_ENDED = "> **This sweep is still running** (or was stopped): "
 
@@ -63,10 +63,10 @@ def _short(sweep: Sweep) -> list[str]:
 def _earlier(sweep: Sweep) -> list[str]:
     """Runs that a metric is compared of, and that were last validated before their last step."""
     compared = {name for cell in sweep.cells for name in cell.metrics.values()}
-    found = {name: sweep.ended_with[name].root.get(VALIDATED_STEP) for name in sweep.ended_with if name in compared}
+    found = {name: step_in(each.root, VALIDATED_STEP) for name, each in sweep.ended_with.items() if name in compared}
     made = {name: sweep.done[name].steps for name in found}
     return [
-        f"{code(name)} (step {step:,.0f} of {made[name]:,})"
+        f"{code(name)} (step {step:,} of {made[name]:,})"
         for name, step in found.items()
         if None not in (step, made[name]) and step < made[name]
     ]
