@@ -104,7 +104,7 @@ EXPORT = ["export", "--checkpoint", "{run}", "--out", "out", "--to"]
     ("place", "command"),
     [
         ("model", ASK),
-        ("bridge", [*EXPORT, "timm"]),
+        ("model", [*EXPORT, "timm"]),
         pytest.param("bridge", CAPTION, marks=pytest.mark.slow),
         pytest.param("model", [*EXPORT, "hf"], marks=pytest.mark.slow),
         pytest.param("bridge", [*EXPORT, "lavis"], marks=pytest.mark.slow),

@@ -358,7 +358,7 @@ def test_random_parts_stand_beside_the_metrics_of_a_fit_and_of_a_test(fit):
         assert mark.items() <= found.items()
     fit("mini_stage1", *few, f"--ckpt_path={run}", command="test", runs=run.parent.parent)
     found = json.loads((run / "decoding.json").read_text())
-    assert found.keys() == {"random", "rerank", "weights"} and found["random"][0].startswith("image encoder ")
+    assert {"random", "rerank", "weights"} <= found.keys() and found["random"][0].startswith("image encoder ")
     assert mark.items() <= json.loads((run / "metrics.json").read_text()).items()
 
 
