@@ -104,16 +104,22 @@ EXPORT = ["export", "--checkpoint", "{run}", "--out", "out", "--to"]
     ("place", "command"),
     [
         ("model", ASK),
-        ("model", [*EXPORT, "timm"]),
+        ("bridge", [*EXPORT, "lavis"]),
         pytest.param("bridge", CAPTION, marks=pytest.mark.slow),
         pytest.param("model", [*EXPORT, "hf"], marks=pytest.mark.slow),
-        pytest.param("bridge", [*EXPORT, "lavis"], marks=pytest.mark.slow),
     ],
 )
 def test_a_run_is_asked_and_exported_without_its_code(stage2_run, here, place, command):
     name = {"model": "hostile.Stage2", "bridge": "hostile.Bridge"}[place]
     run = hostile(stage2_run, here, name, place)
     check_refused(told(here, *(each.format(run=run) for each in command)), name)
+
+
+@pytest.mark.run
+@pytest.mark.slow
+def test_the_encoder_alone_is_exported_without_what_is_named_beside_it(stage2_run, here):
+    run = hostile(stage2_run, here, "hostile.Bridge", "bridge")
+    told(here, *(each.format(run=run) for each in [*EXPORT, "timm"]), status=(0,))
 
 
 @pytest.mark.run
