@@ -7,8 +7,12 @@ from typing import Any
 from jsonargparse import Namespace
 from lightning.pytorch.utilities import rank_zero_info
 
-from lit_blip2.runs import Left, newer_without_config, newest_of
+from lit_blip2.config import flat
+from lit_blip2.runs import Left, newer_without_config, newest_of, newest_other
 from lit_blip2.stopping import RESTARTS
+from lit_blip2.terminal import first_few, one_line
+
+SHOWN = 60  # characters of a setting
 
 
 def go_on(config: Namespace, dumped: dict[str, Any], resume: bool) -> Left | None:
@@ -33,7 +37,8 @@ def go_on(config: Namespace, dumped: dict[str, Any], resume: bool) -> Left | Non
     left = newest_of(dumped, folder, config.trainer.max_steps)
     if left is None:
         if resume:
-            rank_zero_info(f"no unfinished run of these settings has left a checkpoint in {folder}: a new one begins")
+            said = f"no unfinished run of these settings has left a checkpoint in {folder}: a new one begins"
+            rank_zero_info(said + _other(dumped, folder))
         return None
     where = f"{left.run}, at step {left.step} of {config.trainer.max_steps}"
     if left.finished:
@@ -57,6 +62,22 @@ def _after_finished(left: Left, where: str, asked: bool, restarted: bool) -> Non
     elif asked or restarted:
         rank_zero_info(f"the newest run of these settings is finished: {where}. Leave out --resume for another one")
         raise SystemExit(0)
+
+
+def _other(dumped: dict[str, Any], folder: Path) -> str:
+    """Which settings the newest run has otherwise, where it is unfinished; empty where it is not."""
+    if (other := newest_other(dumped, folder)) is None:
+        return ""
+    theirs, ours = (flat(each, "") for each in other.settings)
+    names = [name for name in theirs | ours if theirs.get(name) != ours.get(name)]
+    differing = [
+        f"{name.strip('.')} {one_line(theirs.get(name), SHOWN)}, here {one_line(ours.get(name), SHOWN)}"
+        for name in names
+    ]
+    return (
+        f". The newest one, {other.run}, stands at step {other.step} of {other.max_steps} and has other settings: "
+        f"{first_few(differing, 3, '; ')}"
+    )
 
 
 def _places(logger: Namespace | list[Namespace] | bool | None) -> list[Namespace]:

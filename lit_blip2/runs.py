@@ -153,6 +153,28 @@ def newest_of(config: dict[str, Any], folder: Path, max_steps: int) -> Left | No
     return done
 
 
+class Other(NamedTuple):
+    """An unfinished run of other settings. settings: pairs of its own and those that are asked for, without what makes
+    no other run."""
+
+    run: Path
+    step: int
+    max_steps: int
+    settings: tuple[dict[str, Any], dict[str, Any]]
+
+
+def newest_other(config: dict[str, Any], folder: Path) -> Other | None:
+    """The newest run in an experiment's folder, where it is unfinished and of other settings than a resolved config."""
+    files = sorted(folder.glob(f"*/{CONFIG}"), key=lambda file: file.stat().st_mtime_ns)
+    if not files or is_held(run := files[-1].parent):
+        return None
+    theirs, ours = _config(files[-1]), _placeless(config)
+    step, planned = step_of(run), _max_steps(read_text(files[-1]))
+    if theirs in (None, ours) or step is None or planned is None or step >= planned:
+        return None
+    return Other(run, step, planned, (theirs, ours))
+
+
 def newer_without_config(run: Path) -> Path | None:
     """The newest run beside a run, and begun after it, that ended before its training began: it has not even a
     config."""

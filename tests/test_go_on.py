@@ -4,6 +4,8 @@ import logging
 import os
 
 import pytest
+import torch
+import yaml
 from jsonargparse import Namespace
 
 from lit_blip2 import go_on
@@ -47,6 +49,27 @@ def test_a_job_started_once_more_whose_run_left_nothing_begins_anew(monkeypatch,
     assert f"a run that was begun later, in {tmp_path}/runs/x/version_1, has left nothing" in caplog.text
     with pytest.raises(SystemExit, match="0"):
         go_on.go_on(given, {}, resume=True)
+
+
+def test_an_unfinished_run_of_other_settings_is_named_with_what_differs(tmp_path, caplog):
+    """Who forgets an argument, or means to change one, learns why a new run begins."""
+    settings = {"model": {"init_args": {"optimization": {"lr": 0.002}}}, "trainer": {"max_steps": 20, "devices": 2}}
+    run = tmp_path / "runs/x/version_0"
+    run.mkdir(parents=True)
+    (run / CONFIG).write_text(text := yaml.safe_dump(settings))
+    torch.save({"state_dict": {}, "global_step": 11, "config": text}, run / "last.ckpt")
+    asked = {"model": {"init_args": {"optimization": {"lr": 0.001}}}, "trainer": {"max_steps": 680, "devices": 1}}
+    given = config(logger(save_dir=str(tmp_path / "runs"), name="x", version=None))
+    with caplog.at_level(logging.INFO):
+        assert go_on.go_on(given, asked, resume=True) is None
+    assert "a new one begins. The newest one, " in caplog.text and "version_0, stands at step 11 of 20" in caplog.text
+    assert "model.optimization.lr 0.002, here 0.001; trainer.max_steps 20, here 680" in caplog.text
+    assert "devices" not in caplog.text
+    torch.save({"state_dict": {}, "global_step": 20, "config": text}, run / "last.ckpt")
+    caplog.clear()
+    with caplog.at_level(logging.INFO):
+        assert go_on.go_on(given, asked, resume=True) is None
+    assert caplog.text.rstrip().endswith("a new one begins")
 
 
 @pytest.mark.parametrize("loggers", [False, None, [], logger(save_dir="runs", name=None)])
