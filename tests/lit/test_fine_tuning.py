@@ -28,6 +28,7 @@ def test_captioning_trains_the_encoder_too_and_its_loss_falls(fit, stage2_run):
     assert any(key.startswith("net.vision.") for key in read_checkpoint(run)["state_dict"])
 
 
+@pytest.mark.slow
 def test_retrieval_has_no_captioning_head_and_its_loss_falls(fit, stage1_run):
     run = fit("mini_retrieval", f"--model.init_from={stage1_run}", "--trainer.max_steps=12")
     assert losses(run)[-1] < losses(run)[0]
@@ -46,6 +47,7 @@ def test_vqa_starts_from_stage_2_with_the_text_half_of_stage_1(fit, stage1_run, 
         assert torch.allclose(value, expected, atol=1e-6), key
 
 
+@pytest.mark.slow
 def test_vqa_learns_the_answers_it_is_given(fit, stage1_run):
     """With the frozen mini OPT, whose answers can be had. The first loss is that of the start."""
     mini = "lit_blip2/mini/weights/opt"

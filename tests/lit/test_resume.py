@@ -35,6 +35,7 @@ def seen(monkeypatch):
     return rows
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("first", "then"), [(1, 4), (4, 1), (2, 4)])
 def test_the_steps_that_come_next_are_whole_ones(fit, seen, first, then):
     run = fit("mini_stage1", *PLAIN, f"--trainer.accumulate_grad_batches={first}", callbacks(3))
@@ -161,6 +162,7 @@ AT_END = ", {class_path: ModelCheckpoint, init_args: {every_n_epochs: 1, every_n
 AT_END += "save_on_train_epoch_end: true}}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("cut", "validations"), [("ends", 2), ("ends", 4), ("begins", 4), ("begins", 8)])
 def test_a_cut_between_two_epochs_leaves_their_number(fit, seen, tmp_path, monkeypatch, cut, validations):
     """And the hooks of each come once more or again, from where the checkpoint was written."""

@@ -143,6 +143,7 @@ def test_an_encoder_decoder_learns_prefixes_and_answers(fit, stage1_run, t5_fold
     assert {"loss/lm", "vqa/mean_over_types", "vqa/no_image", "caption/cider"} <= metrics.keys()
 
 
+@pytest.mark.slow
 def test_a_trained_language_model_stands_in_the_checkpoint(fit, stage1_run, opt_folder, world, tmp_path):
     """It has moved, resumes exactly (its dropout too), and a test on the validation files finds validation's loss."""
     trained = [f"--model.init_from={stage1_run}", "--model.net.language.frozen=false"]

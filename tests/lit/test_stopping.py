@@ -94,6 +94,7 @@ def ends_as(whole, world, runs, step: int, *more: str, **how) -> None:
     assert same_weights(run, whole) and validations(run) == validations(whole)
 
 
+@pytest.mark.slow
 def test_its_state_is_saved_and_it_goes_on_as_one_run(world, whole, at_step_3, tmp_path):
     runs = shutil.copytree(at_step_3, tmp_path / "runs")
     ends_as(whole, world, runs, 3, "--resume")
