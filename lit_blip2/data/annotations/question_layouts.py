@@ -6,7 +6,7 @@ because servers name ids and answers differently.
 
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +19,8 @@ from lit_blip2.evaluation.pope import TYPE as POPE
 
 UNTYPED = "question"  # the type of questions that have none
 IMAGES_OF = {"test-dev2015": "test2015"}  # data_subtype of questions -> of their images, where the two differ
+# Columns of options that an answer may be a letter of, in small letters.
+OPTIONS = ({"options"}, {"a", "b"}, {"choice_a", "choice_b"}, {"option_a", "option_b"})
 OTHER_IMAGES = 10**10  # GQA's images that are not Visual Genome's: n161313 is this much and 161313
 
 
@@ -77,6 +79,7 @@ def asked_in(
     if {"image", "question"} <= keys and not {"question_id", "answer"} & keys:
         return Asked([_vizwiz(row) for row in rows], "vizwiz")
     if {"image", "question"} <= keys:
+        _check_no_letters(rows, {str(key).strip().lower() for key in keys})
         named = "question_id" in keys
         return Asked([_lavis(row, None if named else place) for place, row in enumerate(rows)])
     if known and not known.endswith("as questions"):
@@ -102,6 +105,16 @@ def coco_file(image_id: Name, files: Mapping[int, str], subtype: str | None, pat
         )
     folder = IMAGES_OF.get(subtype, subtype)
     return f"{folder}/COCO_{folder}_{number:012d}.jpg"
+
+
+def _check_no_letters(rows: Sequence[Entry], keys: Collection[str]) -> None:
+    """Raises DataError for multiple choice, such as MMBench's and MMMU's, whose answers are letters of options."""
+    answers = [str(row.values.get("answer", "")).strip() for row in rows]
+    if any(each <= keys for each in OPTIONS) and all(re.fullmatch("[A-Ja-j]", each) for each in answers):
+        raise DataError(
+            f"{rows[0].path} is multiple choice, and its answers are letters of options: write the text of the right "
+            "option as answer, or let lmms-eval ask it of a run (docs/evaluation.md)"
+        )
 
 
 def _asks(rows: Any) -> bool:

@@ -13,7 +13,9 @@ NAMES = {
     "test": ("test",),
 }
 # What a row's split is called, with capitals and blanks or without; the first whose values name splits counts.
-KEYS = ("split", "set_name", "set", "subset", "partition", "phase", "fold", "is_train")
+KEYS = (
+    "split", "set_name", "data_split", "set", "subset", "partition", "phase", "fold", "is_train", "is_val", "is_test",
+)  # fmt: skip
 _ALL = {name for names in NAMES.values() for name in names}
 _NONE = "without a split"
 _MOST_NAMED = 8

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from lit_blip2.contents import DataError
 from lit_blip2.data.annotations.captions import evaluated_ids, image_files, read_captions
 from lit_blip2.data.annotations.ids import ID_SPACE, image_number, last_digits
 from lit_blip2.data.annotations.questions import question_types, read_questions
@@ -341,3 +342,15 @@ def test_readme_and_docs_name_what_is_tested_here():
     said = Path("docs/data.md").read_text() + Path("docs/evaluation.md").read_text()
     for name in ("GQA", "A-OKVQA", "TextVQA", "VizWiz", "TextCaps", "NoCaps", "Flickr30k", "POPE", "metadata.jsonl"):
         assert name in said
+
+
+@pytest.mark.parametrize(
+    "options", [{"A": "red", "B": "blue"}, {"options": ["red", "blue"]}, {"choice_a": 1, "choice_b": 2}]
+)
+def test_letters_of_options_are_no_answers(tmp_path, options):
+    rows = [{"image": f"{number}.jpg", "question": "which ?", "answer": letter} for number, letter in enumerate("BA")]
+    with pytest.raises(DataError, match="is multiple choice, and its answers are letters of options: write the text"):
+        read_questions(write_json(tmp_path / "choice.json", [row | options for row in rows]))
+    rows[0]["answer"] = "blue"  # a text beside options is an answer
+    assert len(read_questions(write_json(tmp_path / "open.json", [row | options for row in rows])).files) == 2
+    assert len(read_questions(write_json(tmp_path / "plain.json", [row | {"answer": "B"} for row in rows])).files) == 2

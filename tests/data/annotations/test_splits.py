@@ -144,6 +144,7 @@ def test_the_column_may_be_written_otherwise(tmp_path, key):
     [
         ("fold", [0, 1, 2, 0, 1, 2]),
         ("is_train", [True, True, True, False, False, False]),
+        ("is_test", [0, 0, 0, 1, 1, 1]),
         ("subset", ["valley", "desert", "valley", "desert", "sea", "sea"]),
         ("set", ["train2014", "val2014"] * 3),
     ],
