@@ -21,7 +21,9 @@ _NOTHING = ("None", "null", "nan")  # in a printed list
 _ITEM = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|""" + "|".join(_NOTHING), re.DOTALL)
 _PRINTED = rf"(?:np\.str_\((?:{_ITEM.pattern})\)|{_ITEM.pattern})"
 _LIST = re.compile(
-    rf"\[\s*(?:{_PRINTED}(?:[\s,]+{_PRINTED})*)?[\s,]*\]|\(\s*{_PRINTED}\s*,(?:[\s,]*{_PRINTED})*[\s,]*\)", re.DOTALL
+    rf"\[\s*(?:{_PRINTED}(?:[\s,]+{_PRINTED})*)?[\s,]*\]|\(\s*{_PRINTED}\s*,(?:[\s,]*{_PRINTED})*[\s,]*\)"
+    rf"|\{{\s*{_PRINTED}(?:\s*,\s*{_PRINTED})*\s*\}}",
+    re.DOTALL,
 )
 _NEEDED: Any = object()  # the default of what must be there
 
@@ -213,8 +215,8 @@ def _listed(value: Any) -> list:
 
 
 def listed_texts(text: str) -> list[str | None]:
-    """The texts of a printed list or tuple, as JSON, Python (pandas' to_csv) and NumPy (without commas) write one; of
-    any other text itself alone."""
+    """The texts of a printed list, tuple or set, as JSON, Python (pandas' to_csv) and NumPy (without commas) write
+    one; of any other text itself alone."""
     if not _LIST.fullmatch(stripped := text.strip()):
         return [text]
     try:

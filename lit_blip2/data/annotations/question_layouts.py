@@ -191,12 +191,20 @@ def _vizwiz(row: Entry) -> Question:
 def _lavis(row: Entry, number: int | None) -> Question:
     """LAVIS' own copies of VQAv2, OK-VQA, GQA and Visual Genome, whose answers end in a full stop. number: of rows that
     have no ids, as Visual Genome's."""
-    file, text, answers = row.file("image"), row.text("question").strip(), row.texts("answer", default=[])
+    file, text, answers = row.file("image"), row.text("question").strip(), _answers(row)
     if number is not None or row.values.get("dataset") == "vg" or "VG_100K" in file:
         answers = [answer.rstrip(".") for answer in answers]
     return Question(
         row.name("question_id") if number is None else number, _image_id(file), file, text, UNTYPED, answers
     )
+
+
+def _answers(row: Entry) -> list[str]:
+    """All that annotators gave; `answer` alone where a row has no `answers` beside it."""
+    given = row.values.get("answers")
+    if isinstance(given, list) and given and isinstance(given[0], dict):
+        return [answer.text("answer", null="") for answer in row.entries("answers")]
+    return row.texts("answers") if given else row.texts("answer", default=[])
 
 
 def _image_id(file: str) -> int:

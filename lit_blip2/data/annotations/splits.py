@@ -14,7 +14,8 @@ NAMES = {
 }
 # What a row's split is called, with capitals and blanks or without; the first whose values name splits counts.
 KEYS = (
-    "split", "set_name", "data_split", "set", "subset", "partition", "phase", "fold", "is_train", "is_val", "is_test",
+    "split", "set_name", "set", "subset", "partition", "phase", "fold", "is_train", "is_val", "is_test", "train", "val",
+    "test",
 )  # fmt: skip
 _ALL = {name for names in NAMES.values() for name in names}
 _NONE = "without a split"
@@ -55,13 +56,19 @@ def of_splits(rows: list[Entry], splits: Sequence[str]) -> list[Entry]:
 
 
 def _named_in(rows: list[Entry]) -> tuple[str, list[str]]:
-    """What the splits of rows are called, and that of each row; nothing of rows without any of KEYS."""
+    """What the splits of rows are called, and that of each row; nothing of rows without any of KEYS, nor a column of
+    another name whose values are all splits."""
     found = set().union(*(row.values for row in rows))
     spelt = {key: [name for name in found if name.strip().lower() == key] for key in KEYS}
+    spelt |= {name: [name] for name in sorted(found) if name not in spelt and _names_splits(rows, name)}
     named = {key: [_split_of(row, names) for row in rows] for key, names in spelt.items() if names}
     several = [key for key, own in named.items() if len(set(own)) > 1]
     key = next((key for key, own in named.items() if _ALL.intersection(own)), next(iter(several), ""))
     return key, named.get(key, [])
+
+
+def _names_splits(rows: Sequence[Entry], key: str) -> bool:
+    return all(isinstance(value := row.values.get(key), str) and value.strip().lower() in _ALL for row in rows)
 
 
 def _split_of(row: Entry, keys: Sequence[str]) -> str:

@@ -354,3 +354,13 @@ def test_letters_of_options_are_no_answers(tmp_path, options):
     rows[0]["answer"] = "blue"  # a text beside options is an answer
     assert len(read_questions(write_json(tmp_path / "open.json", [row | options for row in rows])).files) == 2
     assert len(read_questions(write_json(tmp_path / "plain.json", [row | {"answer": "B"} for row in rows])).files) == 2
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [["dog", "dog", "cat"], [{"answer": "dog"}, {"answer": "dog"}, {"answer": "cat"}], "['dog', 'dog', 'cat']"],
+)
+@pytest.mark.parametrize("one", [{"answer": "dog"}, {"answer": None}, {"multiple_choice_answer": "dog"}])
+def test_all_answers_count_where_one_stands_beside_them(tmp_path, answers, one):
+    row = {"image": "1.jpg", "question": "what ?", "question_id": 7, "answers": answers} | one
+    assert read_questions(write_json(tmp_path / "q.json", [row])).answers_of(0) == ["dog", "dog", "cat"]

@@ -133,7 +133,9 @@ def test_a_split_that_no_row_is_of_is_refused_by_name(tmp_path):
         read_captions(path, "val")
 
 
-@pytest.mark.parametrize("key", ["Split", " split", "set", "subset", "Partition", "fold", "phase"])
+@pytest.mark.parametrize(
+    "key", ["Split", " split", "set", "subset", "Partition", "fold", "phase", "data_split", "dataset", "which"]
+)
 def test_the_column_may_be_written_otherwise(tmp_path, key):
     with pytest.warns(UserWarning, match="left out"):
         assert len(read_captions(captions_file(tmp_path, "csv", SPLITS, key), "val")) == 2
@@ -145,6 +147,7 @@ def test_the_column_may_be_written_otherwise(tmp_path, key):
         ("fold", [0, 1, 2, 0, 1, 2]),
         ("is_train", [True, True, True, False, False, False]),
         ("is_test", [0, 0, 0, 1, 1, 1]),
+        ("test", ["no", "no", "no", "yes", "yes", "yes"]),
         ("subset", ["valley", "desert", "valley", "desert", "sea", "sea"]),
         ("set", ["train2014", "val2014"] * 3),
     ],

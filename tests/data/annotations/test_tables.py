@@ -147,6 +147,7 @@ LISTS = [  # as pandas writes a column of lists, JSON, and NumPy's arrays
     ["['a dog']", ["a dog"]],
     ["('a dog', \"one dog\")", ["a dog", "one dog"]],
     ["[np.str_('a dog'), np.str_('one dog')]", ["a dog", "one dog"]],
+    ["{'a dog', 'one dog'}", ["a dog", "one dog"]],
 ]
 NO_LISTS = [
     "('a dog')",
