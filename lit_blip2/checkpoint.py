@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from lit_blip2.config import Experiment, from_text
 from lit_blip2.contents import DataError, check_no_pointer
 from lit_blip2.pixels import UNNOTED
-from lit_blip2.runs import find_checkpoint, is_whole, run_of
+from lit_blip2.runs import is_whole, newest_checkpoint, run_of
 from lit_blip2.settings import LOW_RANK
 from lit_blip2.terminal import first_few
 
@@ -61,7 +61,7 @@ def read_checkpoint(path: str | Path) -> dict:
 
     Raises DataError for a file that is damaged or was not written by this package.
     """
-    file = find_checkpoint(path)
+    file = newest_checkpoint(path)
     if not is_whole(file):
         raise DataError(f"{file} is damaged: its contents are not what was written. Use another checkpoint of the run")
     try:

@@ -63,9 +63,10 @@ def newest_checkpoint(path: str | Path) -> Path:
 
 
 def _newest(path: Path) -> tuple[Path, dict[str, Any]]:
-    """The checkpoint, and what it holds; of a file, which is taken as it is, nothing is read."""
+    """The checkpoint, and what it holds. A file is taken as it is, and only a last.ckpt, which stands for its run, is
+    read."""
     if path.is_file():
-        return path, {}
+        return path, (_read(path) or {}) if path.name.startswith("last") else {}
     files = _files_of_newest_run(path)
     check_inside(path, files)
     if files:
@@ -143,7 +144,8 @@ def newest_of(config: dict[str, Any], folder: Path, max_steps: int) -> Left | No
             if any(run.rglob("*.ckpt")):
                 warnings.warn(str(error), stacklevel=2)
             continue
-        if kept is None and _config(contents.get("config")) != wanted:  # its file cannot be read
+        if contents.get("config") and _config(contents["config"]) != wanted:  # another run has left it in that folder
+            newer = newer or kept is not None
             continue
         step = contents.get("global_step", 0)
         left = Left(run, file, step, step >= max_steps and contents.get("validated_step", step) == step)

@@ -100,14 +100,14 @@ def test_a_run_that_somebody_else_looks_at_is_not_held(run):
     mine.release()
 
 
-def made(folder: Path, version: int, step: int | None, cut: bool = False) -> Path:
+def made(folder: Path, version: int, step: int | None, cut: bool = False, config: str = "lr: 1\n") -> Path:
     """A run, begun after those before it; without a step it has left no checkpoint."""
     run = folder / f"version_{version}"
     run.mkdir(parents=True)
-    (run / CONFIG).write_text("lr: 1\n")
+    (run / CONFIG).write_text(config)
     os.utime(run / CONFIG, (at := next(CLOCK), at))
     if step is not None:
-        save(run / "checkpoints/last.ckpt", step, cut=cut)
+        save(run / "checkpoints/last.ckpt", step, config, cut)
     return run
 
 
@@ -133,6 +133,14 @@ def test_a_finished_run_is_not_the_newest_where_a_newer_one_is_damaged_or_being_
     assert newest_of({"lr": 1}, tmp_path, 6).run == newer
 
 
+def test_a_checkpoint_that_another_run_has_left_in_the_folder_finishes_nothing(tmp_path):
+    """As where --trainer.logger.version names one folder for several runs, and the second ended before its first."""
+    run = made(tmp_path, 0, 6)
+    (run / CONFIG).write_text("lr: 2\n")
+    with pytest.warns(UserWarning, match="of another run in that folder"):
+        assert newest_of({"lr": 2}, tmp_path, 6) is None
+
+
 def test_an_unfinished_run_is_gone_on_with_though_a_finished_one_seems_newer(tmp_path):
     """As after a copy of the folder, which writes its files in any order."""
     unfinished = made(tmp_path, 1, 4)
@@ -150,9 +158,14 @@ def test_a_run_of_fewer_steps_than_planned_is_named_by_its_steps(run):
     stopped = stands_at(4, "{max_steps: 6}")
     with pytest.warns(UserWarning, match="version_0 stands at step 4 of 6: it was stopped, has ended early"):
         assert find_checkpoint(run.parent) == stopped
+    with pytest.warns(UserWarning, match="version_0 stands at step 4 of 6"):
+        assert find_checkpoint(stopped) == stopped
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert newest_checkpoint(run) == find_checkpoint(stopped) == stopped  # who names a file means it
+        assert newest_checkpoint(run) == stopped
+        best = save(run / "checkpoints/step=4.ckpt", 4, (run / CONFIG).read_text())
+        assert find_checkpoint(best) == best  # who names such a file means that step
+        best.unlink()
         assert stands_at(6, "{max_steps: 6}") == find_checkpoint(run)
         assert stands_at(4, "{max_steps: -1, max_epochs: 2}") == find_checkpoint(run)
 
@@ -164,9 +177,8 @@ def test_where_a_run_s_config_cannot_be_read_its_checkpoint_tells_it(tmp_path):
 
 
 def test_what_changes_no_step_makes_no_other_run(tmp_path):
-    run = made(tmp_path, 0, 4)
     settings = {"lr": 1, "data": {"class_path": "x", "init_args": {"seed": 1, "num_workers": 2, "eval_batch_size": 8}}}
-    (run / CONFIG).write_text(yaml.safe_dump(settings | {"trainer": {"max_steps": 6, "devices": 2}}))
+    run = made(tmp_path, 0, 4, config=yaml.safe_dump(settings | {"trainer": {"max_steps": 6, "devices": 2}}))
     other = {"lr": 1, "data": {"class_path": "x", "init_args": {"seed": 1, "num_workers": 0, "eval_batch_size": 4}}}
     other |= {"trainer": {"max_steps": 6, "devices": "auto", "enable_progress_bar": False, "log_every_n_steps": 7}}
     assert newest_of(other, tmp_path, 6).run == run
@@ -175,8 +187,8 @@ def test_what_changes_no_step_makes_no_other_run(tmp_path):
 
 
 def test_how_long_a_run_may_take_to_stop_is_no_other_run(tmp_path):
-    run = made(tmp_path, 0, 4)
-    (run / CONFIG).write_text("trainer: {callbacks: [{class_path: Checkpoints, init_args: {grace: 30, n: 1}}]}\n")
+    config = "trainer: {callbacks: [{class_path: Checkpoints, init_args: {grace: 30, n: 1}}]}\n"
+    run = made(tmp_path, 0, 4, config=config)
     asked = {"trainer": {"callbacks": [{"class_path": "Checkpoints", "init_args": {"grace": 5, "n": 1}}]}}
     assert newest_of(asked, tmp_path, 6).run == run
     asked["trainer"]["callbacks"][0]["init_args"]["n"] = 2
