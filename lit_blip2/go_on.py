@@ -9,7 +9,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from lit_blip2.config import flat
 from lit_blip2.runs import Left, newer_without_config, newest_of, newest_other
-from lit_blip2.stopping import RESTARTS
+from lit_blip2.stopping import RESTARTS, slurm_job
 from lit_blip2.terminal import first_few, one_line
 
 SHOWN = 60  # characters of a setting
@@ -57,7 +57,9 @@ def go_on(config: Namespace, dumped: dict[str, Any], resume: bool) -> Left | Non
 
 def _after_finished(left: Left, where: str, asked: bool, restarted: bool) -> None:
     """A new run begins, unless one was to be gone on with. Raises SystemExit: nothing is left to do."""
-    if restarted and not asked and (own := newer_without_config(left.run)):
+    if restarted and not asked and None not in (left.job, job := slurm_job()) and left.job != job:
+        rank_zero_info(f"the finished run of these settings, {where}, is another job's: a new one begins")
+    elif restarted and not asked and (own := newer_without_config(left.run)):
         rank_zero_info(f"a run that was begun later, in {own}, has left nothing to go on from: a new one begins")
     elif asked or restarted:
         rank_zero_info(f"the newest run of these settings is finished: {where}. Leave out --resume for another one")

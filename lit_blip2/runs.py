@@ -115,12 +115,14 @@ def _files(folder: Path) -> list[Path]:
 
 
 class Left(NamedTuple):
-    """How far a run has come. checkpoint: its newest whole one. finished: all its steps are made and validated."""
+    """How far a run has come. checkpoint: its newest whole one. finished: all its steps are made and validated. job: of
+    a cluster, that wrote it."""
 
     run: Path
     checkpoint: Path
     step: int
     finished: bool
+    job: str | None = None
 
 
 def newest_of(config: dict[str, Any], folder: Path, max_steps: int) -> Left | None:
@@ -148,7 +150,8 @@ def newest_of(config: dict[str, Any], folder: Path, max_steps: int) -> Left | No
             newer = newer or kept is not None
             continue
         step = contents.get("global_step", 0)
-        left = Left(run, file, step, step >= max_steps and contents.get("validated_step", step) == step)
+        finished = step >= max_steps and contents.get("validated_step", step) == step
+        left = Left(run, file, step, finished, contents.get("job"))
         if not left.finished:
             return left
         done = done or (None if newer else left)

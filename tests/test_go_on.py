@@ -49,6 +49,13 @@ def test_a_job_started_once_more_whose_run_left_nothing_begins_anew(monkeypatch,
     assert f"a run that was begun later, in {tmp_path}/runs/x/version_1, has left nothing" in caplog.text
     with pytest.raises(SystemExit, match="0"):
         go_on.go_on(given, {}, resume=True)
+    (tmp_path / "runs/x/version_1" / HELD).unlink()  # it was killed before it had a folder
+    monkeypatch.setenv("SLURM_JOB_ID", "5")
+    for job, ends in (("5", True), (None, True), ("4", False)):
+        monkeypatch.setattr(go_on, "newest_of", lambda *_, job=job: left._replace(job=job))
+        with pytest.raises(SystemExit) if ends else caplog.at_level(logging.INFO):
+            assert go_on.go_on(given, {}, resume=False) is None
+    assert "is another job's: a new one begins" in caplog.text
 
 
 def test_an_unfinished_run_of_other_settings_is_named_with_what_differs(tmp_path, caplog):

@@ -87,11 +87,12 @@ class Cell(Saved):
 
 
 class Search(Saved):
-    """Where a search looks, and by what."""
+    """Where a search looks, by what, and how many trials it is to make; None in older plans."""
 
     objective: str
     direction: str
     ranges: dict[str, Range]
+    trials: int | None = None
 
 
 class Plan(Saved):

@@ -75,11 +75,11 @@ def _prepare(grid: Grid, console: Console) -> None:
 
 
 def _write_plan(grid: Grid, known: Plan | None, plan: Plan, folder: Folder, options: argparse.Namespace) -> None:
-    """Once; later only the pairs to compare may change: nothing that runs depends on them. A search's plan has no
-    cells."""
+    """Once; later only the pairs to compare and the number of a search's trials may change: no cell depends on them. A
+    search's plan has no cells."""
     if known is None:
         known = plan.model_copy(update=provenance(options) | ({"cells": [], "steps": {}} if grid.ranges else {}))
-    write(folder.plan, known.model_copy(update={"compare": plan.compare}))
+    write(folder.plan, known.model_copy(update={"compare": plan.compare, "search": plan.search}))
 
 
 def check_versions(known: Plan, folder: Folder) -> None:

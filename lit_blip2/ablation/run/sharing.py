@@ -84,7 +84,9 @@ def _idle(grid: Grid, drafts: dict[str, _Draft]) -> list[str]:
 def _search(grid: Grid) -> dict[str, Search]:
     if not grid.ranges:
         return {}
-    return {"search": Search(objective=grid.metrics[0], direction=grid.direction, ranges=grid.ranges)}
+    return {
+        "search": Search(objective=grid.metrics[0], direction=grid.direction, ranges=grid.ranges, trials=grid.trials)
+    }
 
 
 def _draft(grid: Grid, chain: Chain, drafts: dict[str, _Draft], known: Collection[str] | None) -> dict[str, str]:

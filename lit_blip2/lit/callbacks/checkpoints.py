@@ -1,6 +1,5 @@
 """When a run's state is written: by this callback, into RUN/checkpoints/last.ckpt."""
 
-import os
 import signal
 import subprocess
 from pathlib import Path
@@ -17,7 +16,7 @@ from lit_blip2.lit.checkpoint_io import WholeCheckpointIO
 from lit_blip2.lit.signals import Signals, Stopped, keep_lightnings_out
 from lit_blip2.paths import free_name
 from lit_blip2.runs import hold, later_than, run_of
-from lit_blip2.stopping import GRACE, STATUS
+from lit_blip2.stopping import GRACE, STATUS, slurm_job
 
 
 class Checkpoints(Checkpoint):
@@ -95,6 +94,9 @@ class Checkpoints(Checkpoint):
             self._save(trainer, pl_module)
             self.due = False
 
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict) -> None:
+        checkpoint["job"] = slurm_job()  # one that is queued again knows its own run by it
+
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self._trains(trainer):
             self._save(trainer, pl_module)
@@ -150,7 +152,7 @@ class Checkpoints(Checkpoint):
         with another status than 0, and only the first one's is seen."""
         place = f"stopped at step {trainer.global_step} of {trainer.max_steps}"
         rank_zero_info(f"{signal.Signals(number).name}: {place}. {self._newest()}")
-        if number == signal.SIGUSR1 and trainer.is_global_zero and (job := _slurm_job()):
+        if number == signal.SIGUSR1 and trainer.is_global_zero and (job := slurm_job()):
             _requeue(job)
         environment = getattr(trainer.strategy, "cluster_environment", None)
         raise Stopped(0 if isinstance(environment, LightningEnvironment) and trainer.local_rank else STATUS + number)
@@ -180,9 +182,3 @@ def _requeue(job: str) -> None:
     except (OSError, subprocess.CalledProcessError) as error:
         why = (getattr(error, "stderr", None) or str(error)).strip()
         rank_zero_warn(f"{' '.join(command)} has failed ({why}): start the job again by hand, with --resume")
-
-
-def _slurm_job() -> str | None:
-    """The number of the job that this process is a part of, of an array with its place in it."""
-    array, place = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
-    return f"{array}_{place}" if array and place else os.environ.get("SLURM_JOB_ID")

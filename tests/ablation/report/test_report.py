@@ -535,3 +535,15 @@ def test_a_page_shows_its_own_plots_alone():
     page = Sources()
     page.feed(to_html("# a ![x](b.png) ![<y>](http://evil/z.png 'z')", "title", {}))
     assert not page.loaded and "img" not in page.tags and "a x <y>" in "".join(page.words)
+
+
+def test_a_search_that_was_stopped_says_how_many_trials_it_was_to_make(new_sweep):
+    ranges = {"lr": {"key": "stage1.model.lr", "low": 0.001, "high": 0.1, "log": True}}
+    search = {"objective": "vqa/accuracy", "direction": "maximize", "ranges": ranges, "trials": 2}
+    new_sweep.plan |= {"search": search, "metrics": ["vqa/accuracy"], "seeds": [0]}
+    new_sweep.ended("trial=0", extra={"labels": {"lr": "0.01"}, "steps": []}, **{"vqa/accuracy": 0.5})
+    assert "> **This sweep is still running** (or was stopped): 1 of its 2 trials have ended." in report(
+        new_sweep.write()
+    )
+    new_sweep.plan["search"]["trials"] = 1
+    assert "still running" not in report(new_sweep.write())

@@ -34,7 +34,9 @@ def _status(sweep: Sweep) -> list[str]:
     if states[WAITING]:
         ended = f"{states[WAITING]} of {len(sweep.cells)} cells have not ended. The tables hold what has."
         lines.append(NOT_ENDED + ended)
-    if not sweep.cells:
+    if is_search and len(sweep.cells) < (sweep.plan.search.trials or 0):
+        lines.append(f"{NOT_ENDED}{len(sweep.cells)} of its {sweep.plan.search.trials} trials have ended.")
+    elif not sweep.cells:
         lines.append(NOT_ENDED + "no cell has ended yet.")
     if short := _short(sweep):
         lines.append(
