@@ -6,6 +6,7 @@ runs/<step>/<labels>/          a run of an ordinary command, and in it
     done.json or failed.json   Done or Failure, once it has ended
     metrics.json               Metrics: what it ended with
     validation.jsonl           of a run that trains: a Validation a line
+    items.npz                  of a run that tests: its metrics taken apart, see lit_blip2.evaluation.items
 configs/, locks/               the resolved YAML of each step run, and a lock for each step run and cell
 study.db                       the queue, unless --storage names another
 tensorboard/<cell>/            one row of the HParams table, and the cell's curves

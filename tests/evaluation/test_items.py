@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lit_blip2.evaluation.items import Items, check_same, interval, paired_interval, read_items, write_items
+from lit_blip2.evaluation.items import Items, check_same, interval, jackknife, paired_interval, read_items, write_items
 
 
 def items(values, images=None, strata=None) -> Items:
@@ -52,6 +52,18 @@ def test_items_are_matched_by_id_and_another_set_is_named():
         paired_interval(first, first._replace(images=np.array([5, 6, 7])))
     with pytest.raises(ValueError, match="no items"):
         interval(items([]))
+
+
+def test_pseudo_values_of_a_mean_are_its_images_values_and_of_others_agree_with_the_bootstrap():
+    images, values = jackknife(items([0.5, 1, 0, 0.25], images=[7, 3, 5, 9]))
+    assert images.tolist() == [3, 5, 7, 9] and values == pytest.approx([1, 0, 0.5, 0.25])
+    rng = np.random.default_rng(0)
+    strata = rng.choice(["count", "color", "shape"], 900)
+    found = items(rng.random(900) < 0.4, rng.integers(0, 300, 900), strata)
+    _, values = jackknife(found)
+    low, high = interval(found)
+    assert values.mean() == pytest.approx(found.value(), abs=1e-3)
+    assert 2 * 1.96 * values.std(ddof=1) / len(values) ** 0.5 == pytest.approx(high - low, rel=0.08)
 
 
 def test_they_are_kept(tmp_path):

@@ -6,7 +6,7 @@ Settings that share a run have the same curve: it is one, named by the labels th
 from dataclasses import dataclass
 
 from lit_blip2.ablation.report.records import Sweep
-from lit_blip2.ablation.report.statistics import BETTER, WORSE, Comparison, compare, summarise
+from lit_blip2.ablation.report.statistics import BETTER, WORSE, Comparison, Estimate, Runs, contrast, decide, summarise
 from lit_blip2.ablation.schema import is_finite, setting_name
 from lit_blip2.ablation.spec.values import smaller_is_better
 
@@ -42,7 +42,7 @@ class Track:
 @dataclass(frozen=True)
 class Change:
     """What the second half of training did to the caption loss and to a metric: the last validation minus the one at
-    half of the steps, paired by run."""
+    half of the steps, of each run by itself: both are of one training, so here the difference is taken run by run."""
 
     name: str
     middle: int
@@ -75,7 +75,7 @@ def curves(sweep: Sweep, step: str, metric: str) -> list[Curve]:
     for runs, settings in _groups(sweep, step).items():
         at: dict[int, list[float]] = {}
         for run in sorted(runs):
-            for steps, value in _validated(sweep, run, metric).items():
+            for steps, value in sweep.validated(run, metric).items():
                 at.setdefault(steps, []).append(value)
         if at:
             summaries = [summarise(at[steps]) for steps in sorted(at)]
@@ -99,33 +99,26 @@ def tracks(sweep: Sweep, step: str, metric: str) -> list[Track]:
 def changes(sweep: Sweep, step: str, metric: str) -> list[Change]:
     """For each set of runs with three validations or more; intervals hold together over all of them."""
     groups = _groups(sweep, step)
-    found = [_change(sweep, runs, settings, metric, len(groups)) for runs, settings in groups.items()]
-    return [each for each in found if each]
+    halves = [(settings, each) for runs, settings in groups.items() if (each := _halves(sweep, runs, metric))]
+    loss, other = (
+        decide([each[2][name] for _, each in halves], len(groups), smaller_is_better(name))
+        for name in (CAPTION_LOSS, metric)
+    )
+    return [Change(_name(sweep, settings)[0], *each[:2], *both) for (settings, each), *both in zip(halves, loss, other)]
 
 
-def _change(
-    sweep: Sweep, runs: frozenset[str], settings: list[dict[str, str]], metric: str, comparisons: int
-) -> Change | None:
-    """Of the runs that have come as far as any; None if they have no validation in common at half of the steps."""
-    metrics = {name: {run: _validated(sweep, run, name) for run in runs} for name in (CAPTION_LOSS, metric)}
+def _halves(sweep: Sweep, runs: frozenset[str], metric: str) -> tuple[int, int, dict[str, Estimate]] | None:
+    """(step at half, last step, loss and metric -> mean change), of the runs that have come as far as any; None if they
+    have no validation in common at half of the steps."""
+    metrics = {name: {run: sweep.validated(run, name) for run in runs} for name in (CAPTION_LOSS, metric)}
     steps = {run: sorted(metrics[CAPTION_LOSS][run].keys() & metrics[metric][run].keys()) for run in runs}
     last = max((each[-1] for each in steps.values() if each), default=0)
     whole = {run for run, each in steps.items() if len(each) > 2 and each[-1] == last}
     middles = {max((at for at in steps[run] if 2 * at <= last), default=0) for run in whole}
     if len(middles) != 1 or not (middle := middles.pop()):
         return None
-
-    def halves(name: str) -> Comparison:
-        at_last, at_middle = ({run: metrics[name][run][at] for run in whole} for at in (last, middle))
-        return compare(at_last, at_middle, comparisons, smaller_is_better(name))
-
-    return Change(_name(sweep, settings)[0], middle, last, halves(CAPTION_LOSS), halves(metric))
-
-
-def _validated(sweep: Sweep, run: str, metric: str) -> dict[int, float]:
-    """Step -> finite value. A run that was taken up again validates a step twice: the later one counts."""
-    points = sweep.validations[run]
-    return {point.step: point.metrics[metric] for point in points if is_finite(point.metrics.get(metric))}
+    changed = {name: {run: of[run][last] - of[run][middle] for run in whole} for name, of in metrics.items()}
+    return middle, last, {name: contrast([Runs(by_run)], [1]) for name, by_run in changed.items()}
 
 
 def _groups(sweep: Sweep, step: str) -> dict[frozenset[str], list[dict[str, str]]]:

@@ -5,12 +5,15 @@ cells. Of a search the plan holds no cells: each trial's record says itself what
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from lit_blip2.ablation.folder import WAY_OUT, Folder, SweepError, read, read_validations
+from lit_blip2.ablation.report.images import OneRun, read_images, together
+from lit_blip2.ablation.report.statistics import Runs
 from lit_blip2.ablation.schema import (
     DONE,
     WAITING,
@@ -26,7 +29,9 @@ from lit_blip2.ablation.schema import (
     setting_name,
 )
 from lit_blip2.config import Experiment
+from lit_blip2.contents import DataError
 from lit_blip2.evaluation.evaluated import Evaluated, evaluated
+from lit_blip2.evaluation.items import FILE
 from lit_blip2.evaluation.rules import Rules, of_metric, rules_of
 from lit_blip2.links import check_links
 
@@ -35,7 +40,7 @@ NOT_PLANNED, MISSING, NOT_FINITE = "n/a", "missing", "not finite"
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep as far as it has come: records by cell; done, metrics and validations by step run."""
+    """A sweep as far as it has come: records by cell; done, metrics, validations and results per image by step run."""
 
     plan: Plan
     cells: list[Cell]
@@ -43,6 +48,7 @@ class Sweep:
     done: dict[str, Done]
     ended_with: dict[str, Metrics]
     validations: dict[str, list[Validation]]
+    images: dict[str, dict[str, OneRun]]
 
     @property
     def metrics(self) -> list[str]:
@@ -87,6 +93,22 @@ class Sweep:
         """None where there is none, or none that is finite."""
         value = self.records[cell.name].metrics.get(metric) if cell.name in self.records else None
         return value if is_finite(value) else None
+
+    def runs(self, cells: Sequence[Cell], metric: str) -> Runs:
+        """The values of one setting's cells, and what is known of them per image."""
+        values = {cell.seed: value for cell in cells if (value := self.value(cell, metric)) is not None}
+        of_runs = [self.images.get(self._writer(cell, metric) or "", {}) for cell in cells]
+        return Runs(values, together([each[metric] for each in of_runs if metric in each]))
+
+    def validated(self, run: str, metric: str) -> dict[int, float]:
+        """Step -> finite value. A run that was taken up again validates a step twice: the later one counts."""
+        points = self.validations.get(run, [])
+        return {point.step: point.metrics[metric] for point in points if is_finite(point.metrics.get(metric))}
+
+    def validated_at(self, cell: Cell, metric: str, step: int) -> float | None:
+        """The value at this step of the cell's last training that validates the metric."""
+        found = [each for run in cell.steps if (each := self.validated(run, metric))]
+        return found[-1].get(step) if found else None
 
     def evaluated(self, cell: Cell, metric: str) -> Evaluated | None:
         """What the cell's value was measured on; None where it has none, or its run does not say."""
@@ -134,11 +156,12 @@ def read_sweep(root: str | Path) -> Sweep:
     for name in [name for name, run in plan.steps.items() if run.command == "fit"]:
         validations[name], faults = read_validations(folder.validations(name))
         problems += faults
+    images = _read_images(folder, plan, ended_with, problems)
     cells = [_trial(plan, *each) for each in records.items()] if plan.search else plan.cells
     problems += _unknown_steps(plan) + (_no_numbers(plan, cells) if plan.search else _twins(cells))
     if problems:
         raise SweepError("\n".join(dict.fromkeys(problems)))
-    return Sweep(plan, cells, records, done, ended_with, validations)
+    return Sweep(plan, cells, records, done, ended_with, validations, images)
 
 
 def _read_all(files: dict[str, Path], kind: type[Saved], problems: list[str]) -> dict[str, Any]:
@@ -150,6 +173,20 @@ def _read_all(files: dict[str, Path], kind: type[Saved], problems: list[str]) ->
         except SweepError as error:
             problems += str(error).splitlines()
     return {name: content for name, content in contents.items() if content is not None}
+
+
+def _read_images(
+    folder: Folder, plan: Plan, ended_with: dict[str, Metrics], problems: list[str]
+) -> dict[str, dict[str, OneRun]]:
+    """The compared metrics of each test, taken apart by image; what is wrong with a file goes to `problems`."""
+    found = {}
+    for name in [name for name in ended_with if plan.steps[name].command == "test"]:
+        recorded = {metric: ended_with[name].root.get(metric) for metric in plan.metrics}
+        try:
+            found[name] = read_images(folder.run(name) / FILE, recorded)
+        except DataError as error:
+            problems += str(error).splitlines()
+    return found
 
 
 def _trial(plan: Plan, name: str, record: Record) -> Cell:

@@ -4,8 +4,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from lit_blip2.ablation.report.records import NOT_PLANNED, Sweep
-from lit_blip2.ablation.report.statistics import Comparison, Summary, compare, summarise
-from lit_blip2.ablation.schema import Cell
+from lit_blip2.ablation.report.statistics import Comparison, Summary, contrast, decide, summarise
 from lit_blip2.ablation.spec.values import smaller_is_better
 from lit_blip2.evaluation.evaluated import Evaluated
 from lit_blip2.evaluation.rules import Rules
@@ -60,35 +59,26 @@ class MetricResult:
     def compared(self) -> list[Comparison]:
         return [each.comparison for each in self.settings if each.comparison]
 
-    @property
-    def paired_seeds(self) -> list[int]:
-        """The numbers of paired seeds that gave an interval, largest first."""
-        return sorted({each.n for each in self.compared if each.half_width is not None}, reverse=True)
-
 
 def metric_result(sweep: Sweep, metric: str) -> MetricResult:
     """One metric of a sweep, settings in the plan's order."""
-    values = {name: _values(sweep, cells, metric) for name, cells in sweep.settings.items()}
+    runs = {name: sweep.runs(cells, metric) for name, cells in sweep.settings.items()}
     possible = [name for name, cells in sweep.settings.items() if any(cell.metrics.get(metric) for cell in cells)]
-    comparisons = len(set(possible) - {sweep.control}) if sweep.control in possible else 0
+    others = [name for name in possible if name != sweep.control] if sweep.control in possible else []
     asked = [pair for pair in sweep.plan.compare if set(pair) <= set(possible)]
 
-    def against(first: str, second: str, number: int) -> Comparison:
-        return compare(values[first], values[second], number, smaller_is_better(metric))
+    def decided(pairs: list[tuple[str, str]]) -> list[Comparison]:
+        family = [contrast([runs[first], runs[second]]) for first, second in pairs]
+        return decide(family, smaller_is_better=smaller_is_better(metric))
 
+    against = dict(zip(others, decided([(name, sweep.control) for name in others])))
     settings = []
     for name, cells in sweep.settings.items():
-        is_compared = comparisons and name in possible and name != sweep.control
-        comparison = against(name, sweep.control, comparisons) if is_compared else None
         without = Counter(reason for cell in cells if (reason := sweep.without(cell, metric)))
-        summary, is_control = summarise(values[name].values()), name == sweep.control
+        summary, is_control = summarise(runs[name].values.values()), name == sweep.control
         on = list(dict.fromkeys(each for cell in cells if (each := sweep.evaluated(cell, metric))))
         rules = [each for cell in cells if (each := sweep.rules(cell, metric))]
-        about = (name, values[name], len(cells), dict(without), on, rules)
-        settings.append(SettingResult(*about, summary, comparison, is_control))
-    pairs = [Pair(first, second, against(first, second, len(asked))) for first, second in asked]
-    return MetricResult(metric, settings, comparisons, pairs)
-
-
-def _values(sweep: Sweep, cells: list[Cell], metric: str) -> dict[int, float]:
-    return {cell.seed: cell_value for cell in cells if (cell_value := sweep.value(cell, metric)) is not None}
+        about = (name, runs[name].values, len(cells), dict(without), on, rules)
+        settings.append(SettingResult(*about, summary, against.get(name), is_control))
+    pairs = [Pair(*pair, comparison) for pair, comparison in zip(asked, decided(asked))]
+    return MetricResult(metric, settings, len(others), pairs)

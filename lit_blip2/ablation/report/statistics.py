@@ -1,21 +1,34 @@
-"""Is a setting better than the control? Paired Student-t intervals over seeds, family-wise.
+"""Is a setting better than another? Welch's t over seeds, and over images where runs keep their results per image.
 
-Two settings at one seed see the same batches in the same order, so their difference is taken seed by seed: what a seed
-does to both drops out. With d the mean of the differences, s their standard deviation (n - 1) and n the seeds that both
-have, the interval is d -+ t s / sqrt(n). t is Student's quantile at 1 - (1 - LEVEL) / (2 m) with n - 1 degrees of
-freedom, m the number of comparisons made together (Bonferroni): all m intervals hold together at LEVEL.
+A contrast is a weighted sum of settings' means: a setting less the control, or an effect of an axis. Of setting a let
+c be the weight, m the mean over its n seeds and s their standard deviation (n - 1). Then (Welch, Biometrika 34, 1947;
+Satterthwaite, Biometrics Bulletin 2, 1946), with v[a] = c² s² / n,
+
+    estimate = sum of c m        variance = sum of v        degrees of freedom = variance² / (sum of v² / (n - 1))
+
+Seeds are not paired: what a seed does to one setting says next to nothing of another, and pairing would halve the
+degrees of freedom. Spreads are not pooled: they differ too much between settings. Settings may have different seeds.
+
+Where the runs' results per image are known, images.py adds the variance of drawing other images as one more v, with
+G - 1 degrees of freedom for G images: the interval then speaks of new seeds and new images.
+
+A family is the m contrasts that are made together. Its intervals are Bonferroni's, each at 1 - (1 - LEVEL) / m: all
+hold together at LEVEL. Its p are Holm's (Scandinavian Journal of Statistics 6, 1979): the smallest of m times m, the
+next times m - 1, and so on. A difference is shown where Holm's p is below 1 - LEVEL, which it is wherever
+the interval excludes 0, and at times elsewhere.
 """
 
 import math
-import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+
+from lit_blip2.ablation.report.images import OTHER_IMAGES, PerImage, image_variance, same_images
 
 LEVEL = 0.95
 PERCENT = f"{100 * LEVEL:g} %"
 POWER = 0.8
 BETTER, WORSE, NOT_SHOWN = "better", "worse", "no difference shown"
-TOO_FEW, NO_SPREAD = "too few seeds", "no spread"
+TOO_FEW, NO_SPREAD, NO_ITEMS = "too few seeds", "no spread", "results per image are missing"
 ALIKE = 1e-6  # of the largest value: differences closer than this agree to single precision
 
 
@@ -29,20 +42,46 @@ class Summary:
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """Of a setting to the control, over the n seeds that both have.
+class Runs:
+    """One setting's runs. values: by seed. images: None where fewer than two of them have results per image."""
 
-    half_width: of the interval. detectable: the smallest true difference that this many seeds of this spread show with
-    probability POWER, (t + t_POWER) s / sqrt(n), t_POWER being Student's quantile at POWER; one as small as the
-    half-width is shown only every other time. Both are None where there is no interval: n < 2, or differences without
-    any spread. verdict is one of the words above.
+    values: Mapping[int, float]
+    images: PerImage | None = None
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Of a contrast, before it is known which others are made with it.
+
+    seeds: how many each setting has. error: standard error, None where there is none, and `why`. images: how many the
+    error speaks of beyond its own; None if it is over seeds alone.
     """
 
-    n: int
+    seeds: tuple[int, ...]
     difference: float | None
+    error: float | None = None
+    df: float | None = None
+    images: int | None = None
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A contrast in its family. half_width: of its interval. p: Holm's. detectable: the smallest true difference that
+    this many seeds of this spread show with probability POWER, (t + t_POWER) times the standard error, t_POWER being
+    Student's quantile at POWER; one as small as the half-width is shown only every other time. All three are None
+    where there is no standard error. verdict is one of the words above.
+    """
+
+    estimate: Estimate
     half_width: float | None
+    p: float | None
     detectable: float | None
     verdict: str
+
+    @property
+    def difference(self) -> float | None:
+        return self.estimate.difference
 
     @property
     def interval(self) -> tuple[float, float] | None:
@@ -56,41 +95,85 @@ def summarise(values: Iterable[float]) -> Summary:
     values = list(values)
     if odd := [value for value in values if not math.isfinite(value)]:
         raise ValueError(f"{odd[0]} has no mean: leave runs without a finite metric out, and say so")
-    mean = statistics.fmean(values) if values else None
-    return Summary(len(values), mean, statistics.stdev(values) if len(values) > 1 else None)
+    mean, n = math.fsum(values) / len(values) if values else None, len(values)
+    return Summary(n, mean, math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1)) if n > 1 else None)
 
 
-def t_quantile(n: int, comparisons: int = 1, level: float = LEVEL) -> float:
-    """How many standard errors the interval of n paired seeds reaches to either side."""
+def contrast(settings: Sequence[Runs], weights: Sequence[float] = (1, -1)) -> Estimate:
+    """The weighted sum of the settings' means; by default the first less the second.
+
+    Settings whose seeds all agree leave no standard error: nothing is known of the noise.
+    """
+    found = [summarise(each.values.values()) for each in settings]
+    seeds = tuple(each.n for each in found)
+    if not all(seeds):
+        return Estimate(seeds, None, why=TOO_FEW)
+    difference = math.fsum(weight * each.mean for weight, each in zip(weights, found, strict=True))
+    if min(seeds) < 2:
+        return Estimate(seeds, difference, why=TOO_FEW)
+    rounding = ALIKE * max(abs(value) for each in settings for value in each.values.values())
+    if all(each.sd <= rounding for each in found):
+        return Estimate(seeds, difference, why=NOT_SHOWN if abs(difference) <= rounding else NO_SPREAD)
+    parts = [((weight * each.sd) ** 2 / each.n, each.n - 1) for weight, each in zip(weights, found)]
+    images = [each.images for each in settings]
+    if not any(images):
+        return Estimate(seeds, difference, *_error(parts))
+    if not all(images) or not same_images(images):
+        return Estimate(seeds, difference, why=OTHER_IMAGES if all(images) else NO_ITEMS)
+    number = len(images[0].ids)
+    return Estimate(seeds, difference, *_error([*parts, (image_variance(images, weights), number - 1)]), number)
+
+
+def _error(parts: Sequence[tuple[float, int]]) -> tuple[float, float]:
+    """Standard error and degrees of freedom of a sum of independent (variance, degrees of freedom)."""
+    variance = math.fsum(part for part, _ in parts)
+    shares = [(part / variance, df) for part, df in parts]
+    return math.sqrt(variance), 1 / math.fsum(share**2 / df for share, df in shares)
+
+
+def t_quantile(df: float, comparisons: int = 1, level: float = LEVEL) -> float:
+    """How many standard errors the interval reaches to either side."""
     from scipy import stats
 
-    if n < 2 or comparisons < 1 or not 0 < level < 1:
-        raise ValueError(f"n = {n}, {comparisons} comparisons, level {level}: n >= 2, 1 or more, and 0..1 are needed")
-    return float(stats.t.ppf(1 - (1 - level) / (2 * comparisons), n - 1))
+    if not df > 0 or comparisons < 1 or not 0 < level < 1:
+        raise ValueError(f"df = {df}, {comparisons} comparisons, level {level}: df > 0, 1 or more, 0..1 are needed")
+    return float(stats.t.ppf(1 - (1 - level) / (2 * comparisons), df))
 
 
-def compare(
-    setting: Mapping[int, float],
-    control: Mapping[int, float],
-    comparisons: int = 1,
-    smaller_is_better: bool = False,
-) -> Comparison:
-    """A setting's values by seed against another's, such as the control's. comparisons: how many are made together.
+def p_value(estimate: Estimate) -> float | None:
+    """Two-sided, of this contrast alone; None without a standard error."""
+    from scipy import stats
 
-    Equal differences in every seed leave no interval: nothing is known of the noise. A common difference of zero is "no
-    difference shown", any other "no spread", however large it is.
-    """
-    seeds = sorted(setting.keys() & control.keys())
-    paired = summarise(setting[seed] - control[seed] for seed in seeds)
-    if paired.n < 2:
-        return Comparison(paired.n, paired.mean, None, None, TOO_FEW)
-    rounding = ALIKE * max(abs(side[seed]) for seed in seeds for side in (setting, control))
-    if paired.sd <= rounding:
-        verdict = NOT_SHOWN if abs(paired.mean) <= rounding else NO_SPREAD
-        return Comparison(paired.n, paired.mean, None, None, verdict)
-    error = paired.sd / math.sqrt(paired.n)
-    half_width = t_quantile(paired.n, comparisons) * error
-    gain = -paired.mean if smaller_is_better else paired.mean
-    verdict = BETTER if gain > half_width else WORSE if gain < -half_width else NOT_SHOWN
-    detectable = half_width + t_quantile(paired.n, level=2 * POWER - 1) * error
-    return Comparison(paired.n, paired.mean, half_width, detectable, verdict)
+    if estimate.error is None:
+        return None
+    return float(2 * stats.t.sf(abs(estimate.difference) / estimate.error, estimate.df))
+
+
+def holm(p: Sequence[float | None], comparisons: int) -> list[float | None]:
+    """Adjusted so that those below a level hold together at it. comparisons: of the family, where some of it have no p
+    yet they count as the largest."""
+    known = sorted((value, place) for place, value in enumerate(p) if value is not None)
+    adjusted, so_far = list(p), 0.0
+    for rank, (value, place) in enumerate(known):
+        adjusted[place] = so_far = max(so_far, min(1.0, (comparisons - rank) * value))
+    return adjusted
+
+
+def decide(
+    family: Sequence[Estimate], comparisons: int | None = None, smaller_is_better: bool | Sequence[bool] = False
+) -> list[Comparison]:
+    """Each contrast of a family, decided. comparisons: how many are made together, if more than are given here."""
+    number = len(family) if comparisons is None else comparisons
+    signs = [smaller_is_better] * len(family) if isinstance(smaller_is_better, bool) else smaller_is_better
+    adjusted = holm([p_value(each) for each in family], number)
+    return [_decided(*each, number) for each in zip(family, adjusted, signs, strict=True)]
+
+
+def _decided(estimate: Estimate, p: float | None, smaller_is_better: bool, comparisons: int) -> Comparison:
+    if estimate.error is None:
+        return Comparison(estimate, None, None, None, estimate.why)
+    half_width = t_quantile(estimate.df, comparisons) * estimate.error
+    detectable = half_width + t_quantile(estimate.df, level=2 * POWER - 1) * estimate.error
+    is_better = (estimate.difference > 0) != smaller_is_better
+    verdict = (BETTER if is_better else WORSE) if p < 1 - LEVEL else NOT_SHOWN
+    return Comparison(estimate, half_width, p, detectable, verdict)

@@ -56,7 +56,7 @@ def test_what_the_second_half_of_training_did(sweep):
     found = {each.name: each for each in changes(read_sweep(sweep.write()), "stage2", "vqa/mean_over_types")}
     assert found.keys() == {"itc=on,bridge=on", "itc=off,bridge=on"}  # two validations have no half
     falls, stays = found.values()
-    assert (falls.middle, falls.last, falls.metric.n) == (200, 400, 3)
+    assert (falls.middle, falls.last, falls.metric.estimate.seeds) == (200, 400, (3,))
     assert falls.metric.difference == pytest.approx(-0.28) and falls.loss.difference == pytest.approx(-0.29)
     assert falls.forgets and not stays.forgets and stays.loss.verdict == BETTER
 
@@ -75,7 +75,7 @@ def test_a_run_that_lags_behind_is_left_out_of_the_change(sweep):
     for seed in (0, 1, 2):
         sweep.validated(f"stage2/itc=on,bridge=on,seed={seed}", curve if seed else curve[:3])
     first = changes(read_sweep(sweep.write()), "stage2", "vqa/mean_over_types")[0]
-    assert (first.metric.n, first.middle, first.last) == (2, 4, 8)
+    assert (first.metric.estimate.seeds, first.middle, first.last) == ((2,), 4, 8)
 
 
 def test_costs_of_a_cell(sweep):

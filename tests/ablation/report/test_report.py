@@ -117,13 +117,14 @@ def test_metrics_of_an_earlier_step_than_a_runs_last_are_named(new_sweep):
 
 def test_a_metric_has_its_mean_interval_and_verdict(sweep):
     found = rows(report(sweep.write()), "vqa/mean_over_types")
-    assert found["itc=on,bridge=on (control)"] == ["0.600", "0.0200", "3", "-", "-", "-", "-", "control"]
-    # differences -.1, -.09, -.11: sd .01, three comparisons
-    half = stats.t.ppf(1 - 0.05 / 6, 2) * 0.01 / math.sqrt(3)
-    interval = f"{-0.1 - half:.3f} to {-0.1 + half:.4f}"
-    shown = half + stats.t.ppf(0.8, 2) * 0.01 / math.sqrt(3)
-    assert found["itc=off,bridge=on"] == ["0.500", "0.0300", "3", "3", "-0.100", interval, f"{shown:.4f}", "worse"]
-    assert found["itc=on,bridge=off"][4:] == ["0", "-0.0442 to +0.0442", "0.0503", "no difference shown"]
+    assert found["itc=on,bridge=on (control)"] == ["0.600", "0.0200", "3", *["-"] * 5, "control"]
+    # standard deviations .03 and .02 of three seeds each, three comparisons; of two Holm's p is known
+    error, df = math.sqrt(0.0013 / 3), 0.0013**2 / ((0.0009**2 + 0.0004**2) / 2)
+    half = stats.t.ppf(1 - 0.05 / 6, df) * error
+    shown, p = half + stats.t.ppf(0.8, df) * error, 3 * 2 * stats.t.sf(0.1 / error, df)
+    numbers = ["-0.100", f"{-0.1 - half:+.3f} to {-0.1 + half:+.5f}", f"{p:.4f}", f"{df:.2f}", f"{shown:.3f}"]
+    assert found["itc=off,bridge=on"] == ["0.500", "0.0300", "3", *numbers, "worse"]
+    assert found["itc=on,bridge=off"][3] == "0" and found["itc=on,bridge=off"][5::3] == ["1.00", "no difference shown"]
 
 
 def test_a_metric_says_which_split_it_is_of_and_how_much(sweep):
@@ -166,12 +167,12 @@ def test_pairs_that_were_asked_for_have_a_table_of_their_own(sweep):
     sweep.plan["compare"] = [["itc=on,bridge=off", "itc=off,bridge=on"], ["itc=off,bridge=off", "itc=on,bridge=off"]]
     page = report(sweep.write())
     _, asked = tables(page)["vqa/mean_over_types"]
-    # .61, .61, .58 against .50, .53, .47: differences .11, .08, .11, sd .01732; two comparisons
-    half = stats.t.ppf(1 - 0.05 / 4, 2) * 0.0173205 / math.sqrt(3)
-    interval = f"{0.1 - half:+.4f} to {0.1 + half:+.3f}"
-    assert asked[1][:4] == ["itc=on,bridge=off against itc=off,bridge=on", "3", "+0.100", interval]
+    # .61, .61, .58 against .50, .53, .47: variances .0003 and .0009; two comparisons
+    interval = stats.ttest_ind([0.61, 0.61, 0.58], [0.5, 0.53, 0.47], equal_var=False).confidence_interval(0.975)
+    assert asked[1][:2] == ["itc=on,bridge=off against itc=off,bridge=on", "+0.100"]
+    assert asked[1][2] == f"{interval.low:+.4f} to {interval.high:+.3f}"
     assert asked[1][-1] == "better" and asked[2][-1] == "too few seeds"
-    assert "family-wise over these 2" in page
+    assert "Compared together: m = 2, each interval at 97.5 %." in page
     _, loss = tables(page)["loss/lm"]
     assert loss[1][-1] == "better"  # smaller
     assert len(tables(page)["retrieval/itc_txt_r1"]) == 1  # no pair can have it
@@ -179,11 +180,11 @@ def test_pairs_that_were_asked_for_have_a_table_of_their_own(sweep):
 
 def test_what_is_not_there_is_named_and_is_no_zero(sweep):
     page = report(sweep.write())
-    absent = ["1 failed, 2 waiting", "-", "0 of 3 (1 failed, 2 waiting)", "0", "-", "-", "-", "too few seeds"]
+    absent = ["1 failed, 2 waiting", "-", "0 of 3 (1 failed, 2 waiting)", *["-"] * 5, "too few seeds"]
     assert rows(page, "vqa/mean_over_types")["itc=off,bridge=off"] == absent
     retrieval = rows(page, "retrieval/itc_txt_r1")
-    assert retrieval["itc=off,bridge=on"] == ["n/a", *["-"] * 7]
-    assert retrieval["itc=on,bridge=off"][:4] == ["0.905", "0.00707", "2 of 3 (1 not finite)", "2"]
+    assert retrieval["itc=off,bridge=on"] == ["n/a", *["-"] * 8]
+    assert retrieval["itc=on,bridge=off"][:3] == ["0.905", "0.00707", "2 of 3 (1 not finite)"]
     overview = rows(page, "Overview")
     assert overview["itc=on,bridge=off"] == ["0.600", "0.905, n = 2", "1.40"]
     assert overview["itc=off,bridge=on"] == ["0.500, worse", "n/a", "1.50, worse"]
@@ -193,9 +194,10 @@ def test_how_intervals_were_made_is_said_in_numbers(sweep):
     page = report(sweep.write())
     vqa, loss = (page.split(f"### `{name}`")[1].split("\n#")[0] for name in ("vqa/mean_over_types", "loss/lm"))
     assert "Larger is better" in vqa and "Smaller is better" in loss
-    assert "m = 3, each at 98.33 %" in vqa and "t = 7.65 for 3 pairs" in vqa
+    assert "m = 3, each interval at 98.33 %" in vqa and '"Too few seeds": fewer than two in a setting.' in vqa
+    assert "over seeds alone: no results per image are known" in vqa and "Welch's t over seeds" in page
     retrieval = page.split("### `retrieval/itc_txt_r1`")[1].split("\n#")[0]
-    assert "(m = 1): no interval yet" in retrieval and "the same in every seed has no interval" in retrieval
+    assert "m = 1. The intervals are over seeds alone" in retrieval and "Too few" not in retrieval
 
 
 def test_shared_steps_are_spent_once(sweep):
@@ -263,7 +265,7 @@ def test_the_html_needs_nothing_beside_it(sweep):
     assert "<script>alert(1)</script>" in "".join(page.words) and "@import" not in text and "url(" not in text
     assert "prefers-color-scheme: dark" in text and 'name="viewport"' in text
     assert page.tags.count("picture") == len(list((folder / "plots").glob("*.png"))) == 6
-    assert '<td class="worse">worse</td>' in text and page.tags.count("table") == 10
+    assert '<td class="worse">worse</td>' in text and page.tags.count("table") == 12
 
 
 def test_the_plots_that_the_page_shows_are_there(sweep):
@@ -293,7 +295,7 @@ def test_a_sweep_without_cells(new_sweep):
 def test_one_seed_gives_a_difference_and_no_verdict(sweep):
     sweep.plan["cells"] = [cell for cell in sweep.plan["cells"] if cell["seed"] == 0]
     found = rows(report(sweep.write()), "vqa/mean_over_types")
-    assert found["itc=off,bridge=on"] == ["0.500", "-", "1", "1", "-0.100", "-", "-", "too few seeds"]
+    assert found["itc=off,bridge=on"] == ["0.500", "-", "1", "-0.100", *["-"] * 4, "too few seeds"]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 
 from lit_blip2.ablation.report.plots.paper import Paper, axis_name
 from lit_blip2.ablation.report.results import MetricResult, SettingResult
-from lit_blip2.ablation.report.statistics import BETTER, LEVEL, WORSE
+from lit_blip2.ablation.report.statistics import BETTER, PERCENT, WORSE
 
 LABEL_WIDTH = 30  # characters
 
@@ -74,7 +74,7 @@ def _differences(axes: Axes, settings: Sequence[SettingResult], paper: Paper) ->
     limit = max(abs(edge) for edge in axes.get_xlim())
     axes.set_xlim(-limit, limit)
     axes.set_xlabel("difference to the control")
-    axes.set_title(f"paired difference, family-wise {100 * LEVEL:g} %", loc="left")
+    axes.set_title(f"difference of means, family-wise {PERCENT}", loc="left")
     verdicts = [*colours.items(), ("not shown", paper.faint)]
     handles = [Line2D([], [], marker="o", color=colour, label=name, markersize=5) for name, colour in verdicts]
     axes.figure.legend(handles=handles, loc="outside lower right", ncols=3)

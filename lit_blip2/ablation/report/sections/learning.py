@@ -20,8 +20,8 @@ FORGETTING = (
     "validations in their order, with one standard deviation over seeds. "
 )
 CHANGES = (
-    "The tables hold the last validation against the one at half of the steps, paired by seed, with family-wise "
-    f"{PERCENT} intervals over the table."
+    "The tables hold the last validation less the one at half of the steps: both are of one training, so that the "
+    f"difference is taken run by run (Student's t). Intervals hold together at {PERCENT} over the table."
 )
 NO_CHANGES = "Nothing was validated three times: there is no table of what the second half of training changed."
 
@@ -75,6 +75,6 @@ def _changes_table(found: list[Change], step: str, metric: str) -> str:
 
 
 def _change_line(change: Change) -> list[str]:
-    start = [code(change.name), f"{change.middle} to {change.last}", str(change.metric.n)]
+    start = [code(change.name), f"{change.middle} to {change.last}", str(change.metric.estimate.seeds[0])]
     sides = [[number(side.difference, sign=True), span(side.interval)] for side in (change.loss, change.metric)]
     return [*start, *sides[0], *sides[1], "shown" if change.forgets else "not shown"]

@@ -3,27 +3,19 @@
 A column of these tables is an entry of COLUMNS.
 """
 
-from lit_blip2.ablation.report.markdown import NONE, code, number, span, table
+from lit_blip2.ablation.report.effects import effects
+from lit_blip2.ablation.report.markdown import NONE, code, number, table
 from lit_blip2.ablation.report.plots.metric import metric_figure
 from lit_blip2.ablation.report.plots.paper import Plots
 from lit_blip2.ablation.report.records import NOT_PLANNED, Sweep
 from lit_blip2.ablation.report.results import MetricResult, Pair, SettingResult, metric_result
-from lit_blip2.ablation.report.statistics import (
-    BETTER,
-    LEVEL,
-    NO_SPREAD,
-    PERCENT,
-    POWER,
-    TOO_FEW,
-    WORSE,
-    Comparison,
-    t_quantile,
-)
+from lit_blip2.ablation.report.sections.effects import effects_table
+from lit_blip2.ablation.report.sections.method import COMPARED, METHOD, compared, family, speaks_of
+from lit_blip2.ablation.report.statistics import BETTER, WORSE
 from lit_blip2.ablation.spec.values import smaller_is_better
 
-DETECTABLE = f"smallest detectable difference ({100 * POWER:g} % power)"
-COLUMNS = ["setting", "mean", "sd", "n", "pairs", "difference", f"{PERCENT} interval", DETECTABLE, "verdict"]
-COMPARED = COLUMNS[4:]
+COLUMNS = ["setting", "mean", "sd", "n", *COMPARED]
+NUMBERS = range(1, len(COLUMNS) - 1)  # columns that are aligned to the right
 OVERVIEW = (
     "Mean over seeds. Better and worse are against the control, as each metric's table below shows; the rest is not "
     "shown to differ, or not known."
@@ -33,11 +25,11 @@ OVERVIEW = (
 def metrics_section(sweep: Sweep, plots: Plots) -> str:
     """All metrics; empty where none is compared."""
     results = [metric_result(sweep, metric) for metric in sweep.metrics]
-    parts = [_overview(results), "## Metrics"] if results else []
+    parts = [_overview(results), "## Metrics", METHOD] if results else []
     for result in results:
         drawn = any(each.values for each in result.settings)
         plot = plots.show(f"metric.{result.metric}", result.metric, metric_figure, result) if drawn else ""
-        parts += [_metric(result), plot]
+        parts += [_metric(result), effects_table(effects(sweep, result.metric)), plot]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -52,12 +44,11 @@ def _overview(results: list[MetricResult]) -> str:
 
 def _metric(result: MetricResult) -> str:
     """One metric: its table, how its intervals were made, the pairs that were asked for."""
-    parts = [f"### {code(result.metric)}", table(COLUMNS, map(_line, result.settings), range(1, 8))]
+    parts = [f"### {code(result.metric)}", table(COLUMNS, map(_line, result.settings), NUMBERS)]
     parts += [each for each in (_evaluated(result), _rules(result), _how(result)) if each]
     if result.pairs:
-        parts.append(table(["pairs asked for", *COMPARED], map(_pair_line, result.pairs), range(1, 5)))
-        together = f", family-wise over these {len(result.pairs)}" if len(result.pairs) > 1 else ""
-        parts.append(f"The first is better or worse than the second. Paired by seed as above{together}.")
+        parts.append(table(["pairs asked for", *COMPARED], map(_pair_line, result.pairs), range(1, len(COMPARED))))
+        parts.append(f"The first is better or worse than the second. {family(len(result.pairs))}")
     return "\n\n".join(parts)
 
 
@@ -90,18 +81,12 @@ def _rules(result: MetricResult) -> str:
 def _line(result: SettingResult) -> list[str]:
     start = [_name(result), _mean(result), number(result.summary.sd), _n(result)]
     if result.comparison is None:
-        return [*start, *[NONE] * 4, "control" if result.is_control else NONE]
-    return [*start, *_compared(result.comparison)]
+        return [*start, *[NONE] * (len(COMPARED) - 1), "control" if result.is_control else NONE]
+    return [*start, *compared(result.comparison)]
 
 
 def _pair_line(pair: Pair) -> list[str]:
-    return [f"{code(pair.first)} against {code(pair.second)}", *_compared(pair.comparison)]
-
-
-def _compared(found: Comparison) -> list[str]:
-    """Under COMPARED."""
-    difference = number(found.difference, sign=True)
-    return [str(found.n), difference, span(found.interval), number(found.detectable), found.verdict]
+    return [f"{code(pair.first)} against {code(pair.second)}", *compared(pair.comparison)]
 
 
 def _name(result: SettingResult) -> str:
@@ -142,27 +127,4 @@ def _how(result: MetricResult) -> str:
         return f"{better} The control cannot have this metric ({NOT_PLANNED}): nothing is compared."
     if not result.comparisons:
         return f"{better} There is no other setting to compare with the control."
-    return f"{better} {_intervals(result)}{_no_intervals(result)}"
-
-
-def _intervals(result: MetricResult) -> str:
-    m = result.comparisons
-    quantiles = [f"t = {number(t_quantile(n, m))} for {n} pairs" for n in result.paired_seeds] or ["no interval yet"]
-    correction = f"Bonferroni, m = {m}, each at {100 * (1 - (1 - LEVEL) / m):.4g} %" if m > 1 else "m = 1"
-    return (
-        "Differences are paired by seed; intervals are Student's t over seeds at a family-wise "
-        f"{PERCENT} over the comparison{'s' if m > 1 else ''} of this table ({correction}): {', '.join(quantiles)}. "
-        "A true difference of the smallest detectable size is shown by so many seeds of this spread in "
-        f"{100 * POWER:g} % of sweeps."
-    )
-
-
-def _no_intervals(result: MetricResult) -> str:
-    """Why some comparisons have none."""
-    seeds, text = [each.n for each in result.compared if each.half_width is None], ""
-    if any(n < 2 for n in seeds):
-        text += f' "{TOO_FEW.capitalize()}": fewer than two pairs, no interval.'
-    if any(n > 1 for n in seeds):
-        text += " A difference that is the same in every seed has no interval, for it says nothing of the noise: "
-        text += f'"{NO_SPREAD}", or none shown if it is zero.'
-    return text
+    return f"{better} {family(result.comparisons)} {speaks_of(result.compared)}"

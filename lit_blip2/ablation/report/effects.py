@@ -1,0 +1,82 @@
+"""Main effects and two-way interactions of a grid's axes, as contrasts of its settings' means.
+
+The main effect of a label is the mean of the settings that have it less that of the settings that have the control's
+label of this axis and are otherwise the same. The interaction of labels of two axes is how much the effect of the first
+changes from the control's label of the second to this one: 0 where each gives the same with the other and without.
+A grid need not be whole: both are taken over those settings of the other axes in which every corner is planned.
+"""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from lit_blip2.ablation.report.records import Sweep
+from lit_blip2.ablation.report.statistics import Comparison, Estimate, contrast, decide
+from lit_blip2.ablation.schema import setting_name
+from lit_blip2.ablation.spec.values import smaller_is_better
+
+Weights = dict[str, float]  # setting -> its weight in a contrast
+
+
+@dataclass(frozen=True)
+class Effect:
+    """labels: of one axis, or of two for an interaction. over: the settings of the other axes that it is a mean of.
+    simple: of an interaction the first label's effect at the control's label of the second, and at the second label,
+    None where a setting has no value; of a main effect nothing."""
+
+    labels: dict[str, str]
+    over: int
+    comparison: Comparison
+    simple: tuple[float | None, ...]
+
+
+def effects(sweep: Sweep, metric: str) -> list[Effect]:
+    """Main effects, then interactions, one family; empty for a grid that has no interaction to show."""
+    possible = [cells[0].labels for cells in sweep.settings.values() if any(cell.metrics.get(metric) for cell in cells)]
+    base = {axis: labels[0] for axis, labels in sweep.plan.axes.items() if labels} | (sweep.plan.control or {})
+    changes = [{axis: label} for axis, labels in sweep.plan.axes.items() for label in labels if label != base[axis]]
+    changes += [a | b for a, b in itertools.combinations(changes, 2) if a.keys() != b.keys()]
+    found = [(each, corners) for each in changes if (corners := _corners(possible, each, base))]
+    if all(len(each) == 1 for each, _ in found):
+        return []
+    runs = {name: sweep.runs(cells, metric) for name, cells in sweep.settings.items()}
+
+    def estimate(contrasts: Sequence[Weights]) -> Estimate:
+        """Of their mean."""
+        weights: Weights = {}
+        for name, weight in (pair for each in contrasts for pair in each.items()):
+            weights[name] = weights.get(name, 0.0) + weight / len(contrasts)
+        return contrast([runs[name] for name in weights], list(weights.values()))
+
+    family = decide([estimate(corners) for _, corners in found], None, smaller_is_better(metric))
+    simple = [[estimate(each).difference for each in _simple(corners)] for _, corners in found]
+    return [
+        Effect(change, len(corners), comparison, tuple(both))
+        for (change, corners), comparison, both in zip(found, family, simple)
+    ]
+
+
+def _corners(
+    possible: Sequence[Mapping[str, str]], change: Mapping[str, str], base: Mapping[str, str]
+) -> list[Weights]:
+    """For each setting of the other axes that has them all: the settings with the changed or the control's labels, by
+    1 or -1 as an even or an odd number of labels is the control's."""
+    names, found = {setting_name(labels) for labels in possible}, []
+    for labels in [each for each in possible if change.items() <= each.items()]:
+        weights = {}
+        for kept in itertools.product((True, False), repeat=len(change)):
+            back = {axis: base[axis] for axis, keep in zip(change, kept) if not keep}
+            weights[setting_name({**labels, **back})] = (-1.0) ** len(back)
+        if weights.keys() <= names:
+            found.append(weights)
+    return found
+
+
+def _simple(corners: Sequence[Weights]) -> list[list[Weights]]:
+    """Of an interaction: the first label's effect at the control's label of the second, then at the second label. None
+    of a main effect."""
+    if len(corners[0]) == 2:
+        return []
+    both, first, second, none = zip(*corners)
+    pairs = zip(first, none), zip(both, second)
+    return [[{with_it: 1.0, without: -1.0} for with_it, without in each] for each in pairs]
