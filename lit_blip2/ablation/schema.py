@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer, RootModel
 
+from lit_blip2.ablation.spec.expect import Expected
 from lit_blip2.ablation.spec.grid import Range
 from lit_blip2.terminal import printable
 
@@ -103,6 +104,7 @@ class Plan(Saved):
     name: str
     question: str = ""
     expect: str = ""
+    expected: list[Expected] = []
     compare: list[tuple[str, str]] = []  # settings
     left_out: list[str] = []  # what the scale lacks and why; steps that no cell runs
     command: str = ""

@@ -8,6 +8,7 @@ from collections.abc import Collection
 from typing import Any
 
 from lit_blip2.ablation.run.sharing import Chain, plan_of
+from lit_blip2.ablation.run.validated import check_expected
 from lit_blip2.ablation.schema import Plan
 from lit_blip2.ablation.spec.grid import Grid, run_name
 
@@ -18,7 +19,8 @@ def make_plan(
     """Resolve every cell's steps, check them, and find what they share. missing: without `files`, gets what the steps
     would miss of them. known: see `plan_of`.
 
-    Raises ValueError with every step that the models or the parser refuse, and every metric that no cell can write.
+    Raises ValueError with every step that the models or the parser refuse, every metric that no cell can write, and
+    every expectation of a step that is not validated.
     """
     settings = {run_name(point.labels, 0): point.labels for point in grid.points()}
     answers = resolved(grid, settings, files)
@@ -32,6 +34,7 @@ def make_plan(
         known = sorted({name for chain in chains.values() for answer in chain.values() for name in answer["metrics"]})
         raise ValueError(f"metrics that no cell can write: {', '.join(lost)}. Its steps write {', '.join(known)}")
     check_providers(grid, providers)
+    check_expected(grid, chains)
     points = [(point, run_name(point.labels, 0)) for point in grid.points()]
     return plan_of(grid, [Chain(point, chains[name], providers[name]) for point, name in points], known)
 

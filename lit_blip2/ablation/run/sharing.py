@@ -54,8 +54,9 @@ def plan_of(grid: Grid, chains: list[Chain], known: Collection[str] | None = Non
     return Plan(
         name=grid.name,
         question=grid.question,
-        expect=grid.expect,
-        compare=[tuple(setting_name(grid.control | each) for each in pair) for pair in grid.compare],
+        expect=grid.expect.text,
+        expected=grid.expected,
+        compare=[tuple(setting_name(grid.setting(each)) for each in pair) for pair in grid.compare],
         left_out=grid.left_out + _idle(grid, drafts),
         axes={axis: list(labels) for axis, labels in grid.axes.items()},
         seeds=grid.seeds,

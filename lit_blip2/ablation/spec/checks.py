@@ -4,6 +4,7 @@ import itertools
 import re
 from collections.abc import Iterator
 
+from lit_blip2.ablation.spec.expect import expect_problems
 from lit_blip2.ablation.spec.grid import Grid
 from lit_blip2.ablation.spec.parsing import unknown
 
@@ -50,6 +51,7 @@ def _labels(grid: Grid) -> Iterator[str]:
     yield from (f"axis {axis} has no labels" for axis, labels in grid.axes.items() if not labels)
     choices = [f"{axis}={label}" for axis in grid.axes for label in grid.axes[axis]]
     named = [("without", each) for each in grid.without] + [("compare", each) for pair in grid.compare for each in pair]
+    named += [("expect", labels) for each in grid.expect.comparisons for labels in (each.better, each.than)]
     for what, labels in [("control", grid.control), *named]:
         for axis, label in labels.items():
             if label not in grid.axes.get(axis, {}):
@@ -67,8 +69,9 @@ def _settings(grid: Grid) -> Iterator[str]:
         if len(pair) != 2 or pair[0] == pair[1]:
             yield f"compare: {pair} must be two different settings"
         for each in pair:
-            if (labels := grid.control | each) not in settings:
+            if (labels := grid.setting(each)) not in settings:
                 yield f"compare: {labels} is not among the cells"
+    yield from expect_problems(grid.expected, grid.metrics, settings)
 
 
 def _overlaps(grid: Grid) -> Iterator[str]:
@@ -99,6 +102,8 @@ def _search(grid: Grid) -> Iterator[str]:
     """What is peculiar to a search."""
     if grid.axes:
         yield f"axes {', '.join(grid.axes)} have labels, {', '.join(grid.ranges)} ranges: a search has ranges only"
+    if grid.expect.comparisons:
+        yield "expect: comparisons do nothing in a search: they are for axes with labels"
     if tests := [name for name, step in grid.steps.items() if step.command == "test"]:
         yield f"steps {', '.join(tests)} test: a search is guided by metrics of validations, leave tests to a grid"
     if grid.trials < 1:

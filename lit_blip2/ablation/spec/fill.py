@@ -5,6 +5,7 @@ The file is not checked yet: what is laid out otherwise than expected stays as i
 
 import copy
 import fnmatch
+from collections.abc import Callable
 from typing import Any
 
 from lit_blip2.ablation.spec.scale import Scale
@@ -52,8 +53,9 @@ def leave_out(raw: dict[str, Any], ablation: str, scale: Scale) -> tuple[dict[st
     if metrics and len(metrics) == len(raw["metrics"]):
         raise LackingError("; ".join(dict.fromkeys(why for _, why in metrics)))
     kept = _without(lost, raw) if lost else raw
-    if metrics:
-        kept = kept | {"metrics": [each for each in raw["metrics"] if each not in [metric for metric, _ in metrics]]}
+    if gone := [metric for metric, _ in metrics]:
+        kept = kept | {"metrics": [each for each in raw["metrics"] if each not in gone]}
+        kept = _expecting(kept, lambda each: each.get("metric") not in gone)
     return kept, told + [f"{metric}: {why}" for metric, why in metrics]
 
 
@@ -79,7 +81,7 @@ def _control(raw: dict[str, Any]) -> set[tuple[str, str]]:
 
 
 def _without(lost: dict[tuple[str, str], str], raw: dict[str, Any]) -> dict[str, Any]:
-    """The file without these labels, and without the cells and pairs that name them."""
+    """The file without these labels, and without the cells, pairs and expectations that name them."""
 
     def stands(cell: Any) -> bool:
         return not any((word(axis), word(label)) in lost for axis, label in as_dict(cell).items())
@@ -92,4 +94,13 @@ def _without(lost: dict[tuple[str, str], str], raw: dict[str, Any]) -> dict[str,
     }
     without = [cell for cell in as_list(raw.get("without")) if stands(cell)]
     compare = [pair for pair in as_list(raw.get("compare")) if all(map(stands, as_list(pair)))]
-    return raw | {"axes": axes, "without": without, "compare": compare}
+    kept = raw | {"axes": axes, "without": without, "compare": compare}
+    return _expecting(kept, lambda each: stands(each.get("better")) and stands(each.get("than")))
+
+
+def _expecting(raw: dict[str, Any], stands: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    """The file with those comparisons alone of its expectations that stand."""
+    if not isinstance(expect := raw.get("expect"), dict):
+        return raw
+    kept = [each for each in as_list(expect.get("comparisons")) if not isinstance(each, dict) or stands(each)]
+    return raw | {"expect": expect | {"comparisons": kept}}

@@ -21,6 +21,7 @@ from pydantic import (
     model_validator,
 )
 
+from lit_blip2.ablation.spec.expect import Expect, Expectations, Expected
 from lit_blip2.ablation.spec.step import Step, chain_problems, settings_problems
 from lit_blip2.ablation.spec.values import Command, Labels, Number, Settings, Word, smaller_is_better
 
@@ -69,7 +70,7 @@ class Grid(BaseModel):
     seeds: list[StrictInt]
     control: Labels = {}
     question: StrictStr = ""
-    expect: StrictStr = ""
+    expect: Expect = Expectations()
     prepare: list[Command] = []
     without: list[Labels] = []
     compare: list[list[Labels]] = []
@@ -116,6 +117,18 @@ class Grid(BaseModel):
             settings = [each for each in settings if sum(each[a] != self.control[a] for a in self.axes) <= 1]
         kept = [each for each in settings if not any(out.items() <= each.items() for out in self.without)]
         return [Point(labels, seed) for labels in kept for seed in self.seeds]
+
+    def setting(self, labels: dict[str, str]) -> dict[str, str]:
+        """All labels, in the axes' order: those that are not given are the control's."""
+        return {axis: (self.control | labels)[axis] for axis in self.axes}
+
+    @property
+    def expected(self) -> list[Expected]:
+        """What is expected, with all labels."""
+        return [
+            each.model_copy(update={side: self.setting(getattr(each, side)) for side in ("better", "than")})
+            for each in self.expect.comparisons
+        ]
 
     def arguments(self, labels: dict[str, str], step: str, values: Settings | None = None) -> list[str]:
         """What a person would type behind `fit` or `test` for this step of a setting; values: of a search's ranges."""

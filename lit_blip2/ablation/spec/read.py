@@ -1,7 +1,7 @@
 """An ablation's YAML, read at a scale: a chain of steps, axes of labelled settings, the control cell, metrics.
 
     question: Which of ITC, ITM and ITG does what?
-    expect: what would count as reproducing the paper's effect, said beforehand
+    expect: what would count as reproducing the paper's effect, said beforehand; expect.py says how a report decides it
     scale: small                                    # where none is asked for; scale.py says what a scale holds
     at: {small: {set: {stage1.trainer.max_steps: 400}, seeds: [0, 1]}}        # what is peculiar to one scale
     steps:                                          # in order; a test reads the run of the step that it names

@@ -38,7 +38,11 @@ def answer(request: dict) -> dict:
     if "--model.bad=1" in options:
         return {"error": "Option 'bad' is not accepted"}
     settings = dict(option.removeprefix("--model.").split("=", 1) for option in options)
-    config = {"seed_everything": 0, "trainer": {"logger": None}, "data": {"init_args": {"seed": 0}}}
+    config = {
+        "seed_everything": 0,
+        "trainer": {"logger": None, "val_check_interval": 2},
+        "data": {"init_args": {"seed": 0}},
+    }
     metrics = [] if settings.get("itc") == "null" else METRICS[file]
     missing = f"missing: {file}.json" if request["command"] == "test" and not request["files"] else ""
     told = {"metrics": metrics, "steps": 7, "missing": missing}
@@ -113,6 +117,32 @@ def test_a_metric_of_a_pattern_is_known(planned):
 def test_a_metric_that_no_cell_can_write_is_refused(planned):
     with pytest.raises(ValueError, match=r"no cell can write: caption/ciderr\. Its steps write retrieval/itc_txt_r1"):
         planned(GRID.replace("vqa/accuracy]", "caption/ciderr]"))
+
+
+EXPECTED = """
+expect:
+  text: ITC helps.
+  comparisons: [{metric: METRIC, better: {itc: on}, than: {itc: off}, by: .05, at: STEP}]
+"""
+
+
+def expecting(metric: str, step: int) -> str:
+    return GRID + EXPECTED.replace("METRIC", metric).replace("STEP", str(step))
+
+
+def test_what_is_expected_stands_in_the_plan(planned):
+    made = planned(expecting("vqa/accuracy", 4))
+    assert made.expect == "ITC helps." and made.expected[0].than == {"itc": "off", "start": "stage1"}
+    assert Plan.model_validate_json(made.model_dump_json()).expected == made.expected
+
+
+def test_an_expectation_of_what_is_not_validated_is_refused(planned):
+    with pytest.raises(ValueError, match=r"expect at 2, itc=on,start=stage1: .*metric 'vqa/acuracy' is not known, did"):
+        planned(expecting("vqa/acuracy", 2))
+    with pytest.raises(ValueError, match=r"expect at 2, itc=off,start=stage1: .*'retrieval/itc_txt_r1' is not known"):
+        planned(expecting("retrieval/itc_txt_r1", 2))
+    with pytest.raises(ValueError, match=r"expect at 3, itc=on,start=stage1: stage2 is not validated .* at 2, 4, 6\n"):
+        planned(expecting("vqa/accuracy", 3))
 
 
 def test_a_step_that_no_cell_runs_is_said(planned, tmp_path):

@@ -139,6 +139,46 @@ def test_mistakes_are_named(tmp_path, changes, message):
     assert re.search(message, problems_of(tmp_path, **changes)), problems_of(tmp_path, **changes)
 
 
+BETTER = {"metric": "vqa/mean_over_types", "better": {"itc": True}, "than": {"itc": False}, "by": 0.05}
+
+
+def test_what_is_expected_has_all_labels_in_the_axes_order(tmp_path):
+    assert grid_of(tmp_path, expect="Nothing.").expect.text == "Nothing."
+    than = {"queries": 1, "itc": False}
+    expect = {"text": "ITC helps.", "comparisons": [BETTER, BETTER | {"than": than, "at": 200, "metric": "loss/lm"}]}
+    grid = grid_of(tmp_path, expect=expect)
+    first, second = grid.expected
+    assert (first.better, first.than) == ({"itc": "on", "queries": "8"}, {"itc": "off", "queries": "8"})
+    assert list(second.than.items()) == [("itc", "off"), ("queries", "1")]
+    assert (grid.expect.text, first.by, first.at, second.at) == ("ITC helps.", 0.05, None, 200)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"metric": "vqa/accuracy"}, "comparison 1: of the metrics 'vqa/accuracy' is not known.* there are vqa/mean"),
+        ({"better": {"itc": "maybe"}}, "expect 'itc=maybe' is not known"),
+        ({"than": {"itm": "on"}}, "expect 'itm=on' is not known"),
+        ({"than": {"itc": True}}, "better and than are both {'itc': 'on', 'queries': '8'}"),
+        ({"than": {"itc": False, "queries": 1}}, "'queries': '1'} is not among the cells"),
+        ({"by": 0}, "expect.comparisons.0.by must be above 0, not 0"),
+        ({"by": "much"}, "expect.comparisons.0.by must be a finite number, not 'much'"),
+        ({"at": 1.5}, r"expect.comparisons.0.at must be a valid integer, not 1\.5"),
+        ({"at": 0}, "expect.comparisons.0.at must be above 0"),
+        ({"worse": {}}, "expect.comparisons.0.worse is no key here"),
+    ],
+)
+def test_mistakes_in_what_is_expected_are_named(tmp_path, changes, message):
+    without = [{"itc": False, "queries": 1}]
+    text = problems_of(tmp_path, expect={"comparisons": [BETTER | changes]}, without=without)
+    assert re.search(message, text), text
+
+
+def test_a_comparison_without_a_size_is_refused(tmp_path):
+    given = {key: value for key, value in BETTER.items() if key != "by"}
+    assert "expect.comparisons.0.by is missing" in problems_of(tmp_path, expect={"comparisons": [given]})
+
+
 OVERWRITTEN = {
     "seed_everything": "seeds: is what varies the seed",
     "data.seed": "seeds: is what varies the seed",
@@ -223,6 +263,7 @@ def search_of(**ranges) -> dict:
         ({"lr": {}}, {"vary": "product"}, "vary does nothing in a search"),
         ({"lr": {}}, {"control": {"lr": 1}}, "control does nothing in a search"),
         ({"lr": {}}, {"without": [{"lr": 1}]}, "without does nothing in a search"),
+        ({"lr": {}}, {"expect": {"comparisons": [BETTER]}}, "expect: comparisons do nothing in a search"),
         ({"lr": {}}, {"compare": [[{"lr": 1}, {"lr": 2}]]}, "compare does nothing in a search"),
     ],
 )
@@ -312,5 +353,5 @@ def test_a_file_in_another_encoding_is_named(tmp_path):
 @pytest.mark.parametrize("file", sorted(Path("ablations").glob("*.yaml")), ids=lambda file: file.stem)
 def test_every_shipped_ablation_reads(file):
     grid = read_grid(file)
-    assert grid.question and grid.expect and (grid.points() or grid.ranges)
+    assert grid.question and grid.expect.text and (grid.points() or grid.ranges)
     assert f"python -m lit_blip2 sweep --config ablations/{file.name}" in file.read_text().partition("question:")[0]

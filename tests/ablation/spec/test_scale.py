@@ -83,6 +83,14 @@ def test_what_a_scale_lacks_is_left_out_and_told(asked):
     assert grid.left_out == ["llm=t5: it is too large", "binding/itc_accuracy: no pairs"]
 
 
+def test_what_is_expected_of_what_a_scale_lacks_is_left_out(asked):
+    kept = {"metric": "vqa/accuracy", "better": {"stage1": "on"}, "than": {"stage1": "off"}, "by": 0.05}
+    lost = [kept | {"metric": "binding/itc_accuracy"}, kept | {"better": {"llm": "t5"}}]
+    grid = asked("large", expect={"text": "x", "comparisons": [lost[0], kept, lost[1]]})
+    assert [each.metric for each in grid.expected] == ["vqa/accuracy"] and grid.expect.text == "x"
+    assert len(asked(expect={"comparisons": [*lost, kept]}).expected) == 3
+
+
 @pytest.mark.parametrize(
     ("changes", "why"),
     [

@@ -4,6 +4,7 @@ import shlex
 
 from lit_blip2.ablation.report.markdown import code, plain, table
 from lit_blip2.ablation.report.records import Sweep
+from lit_blip2.ablation.report.sections.expected import expected_section
 from lit_blip2.ablation.schema import DONE, FAILED, PRUNED, WAITING, Plan
 from lit_blip2.ablation.spec.grid import Range
 from lit_blip2.evaluation.evaluated import VALIDATED_STEP, step_in
@@ -12,19 +13,19 @@ NOT_ENDED = "> **This sweep is still running** (or was stopped): "
 
 
 def opening(sweep: Sweep, folder: str) -> str:
-    """The commands that make it again, the question, what was expected, how far it has come."""
+    """The commands that make it again, the question, what was expected and came of it, how far the sweep has come."""
     plan = sweep.plan
     made_by = f"Sweep: {code(plan.command)}; this page: " if plan.command else "This page: "
     lines = [made_by + code(f"python -m lit_blip2 report {shlex.quote(folder)}"), f"# {plain(plan.name)}"]
     lines += [plain(plan.question)] if plan.question else []
-    lines += [f"**Expected beforehand:** {plain(plan.expect)}"] if plan.expect else []
+    lines += [expected_section(sweep)]
     lines += [f"**Left out:** {plain('; '.join(plan.left_out))}."] if plan.left_out else []
     lines += _status(sweep) + _axes(sweep)
     if plan.search:
         ranges = [f"{code(name)} ({_range(each)})" for name, each in plan.search.ranges.items()]
         lines.append(f"**Ranges:** {', '.join(ranges)}.")
     lines += [plain(f"cells/{name}.json belongs to no cell of the plan: left out.") for name in sweep.strangers]
-    return "\n\n".join(lines)
+    return "\n\n".join(line for line in lines if line)
 
 
 def _status(sweep: Sweep) -> list[str]:
