@@ -19,7 +19,7 @@ TRAINING = {
 }
 OTHERS = {
     "sweep": "run an ablation, a grid of experiments: sweep --config ablations/objectives.yaml --workers 2",
-    "report": "tables and plots of an ablation sweep: report DIR (md, html, csv, png; also while it runs)",
+    "report": "tables and plots of an ablation sweep, also while it runs: report DIR; of many: report --summary DIR",
     "compare": "what differs between the tests of two runs, item by item: compare RUN_A RUN_B",
     "params": "table of trainable and frozen parameters: params --config FILE (no weights needed)",
     "replay": "a batch that was not finite, again: replay runs/NAME/version_0/not_finite/step_12.pt",

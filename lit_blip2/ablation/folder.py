@@ -8,6 +8,7 @@ runs/<step>/<labels>/          a run of an ordinary command, and in it
     validation.jsonl           of a run that trains: a Validation a line
     items.npz                  of a run that tests: its metrics taken apart, see lit_blip2.evaluation.items
 configs/, locks/               the resolved YAML of each step run, and a lock for each step run and cell
+outcome.json                   Found: the report in short, for the table of several sweeps
 study.db                       the queue, unless --storage names another
 tensorboard/<cell>/            one row of the HParams table, and the cell's curves
 """
@@ -69,6 +70,10 @@ class Folder:
 
     def validations(self, name: str) -> Path:
         return self.run(name) / "validation.jsonl"
+
+    @property
+    def outcome(self) -> Path:
+        return self.root / "outcome.json"
 
     def lock(self, name: str) -> Path:
         return self.root / "locks" / f"{name}.lock"

@@ -167,6 +167,29 @@ class Record(Saved):
     ended: Time
 
 
+class Decided(Saved):
+    """What came of one comparison that was expected: claim (in Markdown) and verdict in words; difference, the ends of
+    its interval and Holm's p where there are some."""
+
+    claim: str
+    verdict: str
+    difference: float | None
+    interval: tuple[float, float] | None
+    p: float | None
+
+
+class Found(Saved):
+    """A sweep's report in short. cells: how many there are; done: how many of them have ended well."""
+
+    name: str
+    question: str
+    expect: str
+    expected: list[Decided]
+    seeds: list[int]
+    cells: int
+    done: int
+
+
 class Validation(BaseModel):
     """The metrics of a run at one optimiser step."""
 

@@ -1,8 +1,10 @@
-"""`python -m lit_blip2 report`: tables and plots of a sweep, at any time of it, from what its folder holds."""
+"""`python -m lit_blip2 report`: tables and plots of a sweep, at any time of it, from what its folder holds; or, with
+--summary, one table of all sweeps in a folder."""
 
 from jsonargparse import ArgumentParser
 
 from lit_blip2.ablation.report.page import write_report
+from lit_blip2.ablation.report.summary import write_summary
 from lit_blip2.contents import DataError
 from lit_blip2.terminal import printable
 
@@ -11,8 +13,14 @@ def main(arguments: list[str]) -> None:
     """Parse the command line, write the report, say where it is."""
     parser = ArgumentParser(prog="python -m lit_blip2 report", description=__doc__)
     parser.add_argument("folder", type=str, metavar="DIR", help="a sweep's folder, which holds plan.json")
+    parser.add_argument(
+        "--summary",
+        action="store_true",
+        help="DIR holds folders of sweeps with their reports: write its README.md, a line for each",
+    )
+    given = parser.parse_args(arguments)
     try:
-        written = write_report(parser.parse_args(arguments).folder)
+        written = [write_summary(given.folder)] if given.summary else write_report(given.folder)
     except (DataError, OSError) as error:
         parser.error(printable(error))  # jsonargparse's own writes it as it is
     for file in written:

@@ -15,30 +15,39 @@ from lit_blip2.ablation.report.statistics import Comparison, Estimate, contrast,
 from lit_blip2.ablation.schema import setting_name
 from lit_blip2.ablation.spec.values import smaller_is_better
 
+Labels = Mapping[str, str]  # axis -> label
 Weights = dict[str, float]  # setting -> its weight in a contrast
 
 
 @dataclass(frozen=True)
 class Effect:
-    """labels: of one axis, or of two for an interaction. over: the settings of the other axes that it is a mean of.
-    simple: of an interaction the first label's effect at the control's label of the second, and at the second label,
-    None where a setting has no value; of a main effect nothing."""
+    """label: such as itc=off. over: the settings of the other axes that it is a mean of.
 
-    labels: dict[str, str]
+    Of an interaction, at: the control's label of the second axis, and the label that the effect changes with; simple:
+    the first label's effect at each of these, None where a setting has no value. Both are empty of a main effect.
+    """
+
+    label: str
+    at: tuple[str, ...]
+    simple: tuple[float | None, ...]
     over: int
     comparison: Comparison
-    simple: tuple[float | None, ...]
 
 
-def effects(sweep: Sweep, metric: str) -> list[Effect]:
-    """Main effects, then interactions, one family; empty for a grid that has no interaction to show."""
+def effects(sweep: Sweep, metric: str) -> tuple[list[Effect], list[Effect]]:
+    """Main effects and interactions, a family each; none of both for a grid that has no interaction to show."""
     possible = [cells[0].labels for cells in sweep.settings.values() if any(cell.metrics.get(metric) for cell in cells)]
     base = {axis: labels[0] for axis, labels in sweep.plan.axes.items() if labels} | (sweep.plan.control or {})
-    changes = [{axis: label} for axis, labels in sweep.plan.axes.items() for label in labels if label != base[axis]]
-    changes += [a | b for a, b in itertools.combinations(changes, 2) if a.keys() != b.keys()]
-    found = [(each, corners) for each in changes if (corners := _corners(possible, each, base))]
-    if all(len(each) == 1 for each, _ in found):
-        return []
+    alone = [{axis: label} for axis, labels in sweep.plan.axes.items() for label in labels if label != base[axis]]
+    together = [a | b for a, b in itertools.combinations(alone, 2) if a.keys() != b.keys()]
+    interactions = _family(sweep, metric, possible, together, base)
+    return (_family(sweep, metric, possible, alone, base), interactions) if interactions else ([], [])
+
+
+def _family(
+    sweep: Sweep, metric: str, possible: Sequence[Labels], changes: Sequence[Labels], base: Labels
+) -> list[Effect]:
+    """Of those changes that have all their corners."""
     runs = {name: sweep.runs(cells, metric) for name, cells in sweep.settings.items()}
 
     def estimate(contrasts: Sequence[Weights]) -> Estimate:
@@ -48,17 +57,18 @@ def effects(sweep: Sweep, metric: str) -> list[Effect]:
             weights[name] = weights.get(name, 0.0) + weight / len(contrasts)
         return contrast([runs[name] for name in weights], list(weights.values()))
 
-    family = decide([estimate(corners) for _, corners in found], None, smaller_is_better(metric))
-    simple = [[estimate(each).difference for each in _simple(corners)] for _, corners in found]
-    return [
-        Effect(change, len(corners), comparison, tuple(both))
-        for (change, corners), comparison, both in zip(found, family, simple)
-    ]
+    found = [(each, corners) for each in changes if (corners := _corners(possible, each, base))]
+    decided = decide([estimate(corners) for _, corners in found], None, smaller_is_better(metric))
+    family = []
+    for (change, corners), comparison in zip(found, decided):
+        (axis, label), *second = change.items()
+        at = tuple(f"{other}={one}" for other, changed in second for one in (base[other], changed))
+        simple = tuple(estimate(each).difference for each in _simple(corners))
+        family.append(Effect(f"{axis}={label}", at, simple, len(corners), comparison))
+    return family
 
 
-def _corners(
-    possible: Sequence[Mapping[str, str]], change: Mapping[str, str], base: Mapping[str, str]
-) -> list[Weights]:
+def _corners(possible: Sequence[Labels], change: Labels, base: Labels) -> list[Weights]:
     """For each setting of the other axes that has them all: the settings with the changed or the control's labels, by
     1 or -1 as an even or an odd number of labels is the control's."""
     names, found = {setting_name(labels) for labels in possible}, []

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from lit_blip2.ablation.folder import Folder
 from lit_blip2.ablation.report.cells_csv import cells_csv
 from lit_blip2.ablation.report.html import to_html
 from lit_blip2.ablation.report.plots.paper import Plots
@@ -13,11 +14,12 @@ from lit_blip2.ablation.report.sections.learning import curves_section, forgetti
 from lit_blip2.ablation.report.sections.metrics import metrics_section
 from lit_blip2.ablation.report.sections.opening import opening, where_it_ran
 from lit_blip2.ablation.report.sections.search import search_section
+from lit_blip2.ablation.report.summary import found
 from lit_blip2.whole_files import written_whole
 
 
 def write_report(folder: str | Path) -> list[Path]:
-    """Write report.md, report.html, cells.csv and plots/*.png into a sweep's folder; the files written.
+    """Write report.md, report.html, cells.csv, outcome.json and plots/*.png into a sweep's folder; the files written.
 
     Raises SweepError if the folder is no sweep, or a file in it is damaged.
     """
@@ -25,7 +27,9 @@ def write_report(folder: str | Path) -> list[Path]:
     sweep, plots = read_sweep(folder), Plots()
     markdown = report_markdown(sweep, str(folder), plots)
     contents: dict[str, bytes] = {path: light for path, (light, _) in plots.files.items()}
-    contents["cells.csv"] = cells_csv(sweep).encode()
+    if not sweep.remade:  # the table that lies there may hold what the records do not
+        contents["cells.csv"] = cells_csv(sweep).encode()
+    contents[Folder("").outcome.name] = found(sweep).model_dump_json(indent=1).encode() + b"\n"
     contents["report.html"] = to_html(markdown, sweep.plan.name, plots.files).encode()
     contents["report.md"] = markdown.encode()
     (folder / "plots").mkdir(exist_ok=True)
@@ -42,6 +46,8 @@ def report_markdown(sweep: Sweep, folder: str, plots: Plots) -> str:
         sections.append(search_section(sweep, plots))
     else:
         sections += [metrics_section(sweep, plots), curves_section(sweep, plots), forgetting_section(sweep, plots)]
-        sections.append(costs_section(sweep))
-    sections += [failures_section(sweep), differences_section(sweep), where_it_ran(sweep.plan)]
+    sections.append(failures_section(sweep))
+    if not sweep.remade:
+        costs = "" if sweep.plan.search else costs_section(sweep)
+        sections += [costs, differences_section(sweep), where_it_ran(sweep.plan)]
     return "\n\n".join(section for section in sections if section) + "\n"

@@ -13,6 +13,7 @@ from typing import Any
 
 from lit_blip2.ablation.folder import WAY_OUT, Folder, SweepError, read, read_validations
 from lit_blip2.ablation.report.images import OneRun, read_images, together
+from lit_blip2.ablation.report.remade import plan_of_records
 from lit_blip2.ablation.report.statistics import Runs
 from lit_blip2.ablation.schema import (
     DONE,
@@ -49,6 +50,7 @@ class Sweep:
     ended_with: dict[str, Metrics]
     validations: dict[str, list[Validation]]
     images: dict[str, dict[str, OneRun]]
+    remade: bool = False  # the plan is none that was written
 
     @property
     def metrics(self) -> list[str]:
@@ -142,14 +144,15 @@ class Sweep:
 
 
 def read_sweep(root: str | Path) -> Sweep:
-    """A sweep's folder. Raises SweepError, with all problems at once, if it is none or a file is damaged, and DataError
-    where a link leads out of it."""
+    """A sweep's folder, or one with the records of its cells alone. Raises SweepError, with all problems at once, if it
+    is none or a file is damaged, and DataError where a link leads out of it."""
     folder, problems = Folder(root), []
     if folder.root.is_dir():
         check_links(folder.root)
-    if (plan := read(folder.plan, Plan)) is None:
-        raise SweepError(f"no plan.json in {str(root)!r}: give the folder that `sweep --out` wrote")
+    plan = read(folder.plan, Plan)
     records = _read_all({file.stem: file for file in folder.cells()}, Record, problems)
+    if (remade := plan is None) and (plan := plan_of_records(folder.root, records)) is None:
+        raise SweepError(f"no plan.json in {str(root)!r}: give the folder that `sweep --out` wrote")
     done = _read_all({name: folder.done(name) for name in plan.steps}, Done, problems)
     ended_with = _read_all({name: folder.metrics(name) for name in done}, Metrics, problems)
     validations = {}
@@ -161,7 +164,7 @@ def read_sweep(root: str | Path) -> Sweep:
     problems += _unknown_steps(plan) + (_no_numbers(plan, cells) if plan.search else _twins(cells))
     if problems:
         raise SweepError("\n".join(dict.fromkeys(problems)))
-    return Sweep(plan, cells, records, done, ended_with, validations, images)
+    return Sweep(plan, cells, records, done, ended_with, validations, images, remade)
 
 
 def _read_all(files: dict[str, Path], kind: type[Saved], problems: list[str]) -> dict[str, Any]:

@@ -37,33 +37,34 @@ def grid(new_sweep):
 
 
 def test_effects_by_hand(grid):
-    found = effects(read_sweep(grid.write()), METRIC)
-    by_name = {",".join(map("=".join, each.labels.items())): each for each in found}
-    assert len(by_name) == 6
-    itc, llm = by_name["itc=off"], by_name["llm=t5"]
-    # .3 - .6 with opt and with t5, .65 - .55 with opt alone
-    assert (itc.over, itc.comparison.difference) == (3, pytest.approx((-0.3 - 0.3 + 0.1) / 3))
-    assert (llm.over, llm.comparison.difference, llm.simple) == (3, pytest.approx(-0.1), ())
-    both = by_name["itc=off,itm=off"]
-    assert both.over == 1 and both.comparison.difference == pytest.approx(0.1 + 0.3)
+    main, interactions = effects(read_sweep(grid.write()), METRIC)
+    assert [(each.label, each.over) for each in main] == [("itc=off", 3), ("itm=off", 3), ("llm=t5", 3)]
+    # of ITC .3 - .6 with opt and with t5, .65 - .55 with opt alone
+    means = [(-0.3 - 0.3 + 0.1) / 3, (-0.05 - 0.05 + 0.35) / 3, -0.1]
+    assert [each.comparison.difference for each in main] == pytest.approx(means)
+    both, with_t5, _ = interactions
+    assert (both.label, both.at, both.over) == ("itc=off", ("itm=on", "itm=off"), 1)
     assert both.simple == (pytest.approx(-0.3), pytest.approx(0.1))
-    assert by_name["itc=off,llm=t5"].comparison.difference == pytest.approx(0)
-    # four means of three seeds, each of variance .0001 / 3, eight degrees of freedom, six in the family
+    assert both.comparison.difference == pytest.approx(0.1 + 0.3)
+    assert with_t5.at == ("llm=opt", "llm=t5") and with_t5.comparison.difference == pytest.approx(0)
+    # four means of three seeds, each of variance .0001 / 3, eight degrees of freedom, three in the family
     assert both.comparison.estimate.error == pytest.approx((4 * 0.0001 / 3) ** 0.5)
-    half = stats.t.ppf(1 - 0.05 / 12, 8) * both.comparison.estimate.error
+    half = stats.t.ppf(1 - 0.05 / 6, 8) * both.comparison.estimate.error
     assert both.comparison.half_width == pytest.approx(half)
 
 
 def test_the_report_shows_them_below_the_metric(grid):
     page = report_markdown(read_sweep(grid.write()), "x", Plots())
-    (line,) = [line for line in page.splitlines() if line.startswith("| `itc=off` with `itm=off`")]
-    assert line.split(" | ")[1:5] == ["-0.300", "+0.100", "1", "+0.400"] and line.endswith("| interaction shown |")
+    (line,) = [line for line in page.splitlines() if line.startswith("| `itc=off` | `itm=on`")]
+    assert line.split(" | ")[2:7] == ["-0.300", "`itm=off`", "+0.100", "1", "+0.400"] and line.endswith(
+        "| interaction shown |"
+    )
 
 
 def test_without_a_corner_there_is_no_interaction_and_no_table(grid):
     grid.plan["cells"] = [each for each in grid.plan["cells"] if list(each["labels"].values()).count("on") > 0]
     grid.plan["cells"] = [each for each in grid.plan["cells"] if each["labels"]["llm"] == "opt"]
-    assert effects(read_sweep(grid.write()), METRIC) == []
+    assert effects(read_sweep(grid.write()), METRIC) == ([], [])
 
 
 def with_items(grid, name: str, values: list[float], images: list[int] | None = None) -> None:
@@ -97,7 +98,7 @@ def test_results_per_image_are_found_and_said(tested):
     first, second = read.runs(read.settings["itc=on,itm=on,llm=opt"], METRIC), result.control.values
     assert first.images.values.mean(1) == pytest.approx(list(second.values()))
     page = report_markdown(read, "x", Plots())
-    assert page.count("The intervals are over seeds and 6 images.") == 2  # of the settings, and of the effects
+    assert page.count("The intervals are over seeds and 6 images.") == 3  # of settings, and of both families
 
 
 def test_a_setting_without_results_per_image_has_no_interval(tested):

@@ -265,7 +265,7 @@ def test_the_html_needs_nothing_beside_it(sweep):
     assert "<script>alert(1)</script>" in "".join(page.words) and "@import" not in text and "url(" not in text
     assert "prefers-color-scheme: dark" in text and 'name="viewport"' in text
     assert page.tags.count("picture") == len(list((folder / "plots").glob("*.png"))) == 6
-    assert '<td class="worse">worse</td>' in text and page.tags.count("table") == 12
+    assert '<td class="worse">worse</td>' in text and page.tags.count("table") == 14
 
 
 def test_the_plots_that_the_page_shows_are_there(sweep):

@@ -3,30 +3,41 @@
 from collections.abc import Sequence
 
 from lit_blip2.ablation.report.effects import Effect
-from lit_blip2.ablation.report.markdown import NONE, code, number, table
+from lit_blip2.ablation.report.markdown import code, number, table
 from lit_blip2.ablation.report.sections.method import COMPARED, compared, family, speaks_of
 from lit_blip2.ablation.report.statistics import BETTER, WORSE
 
-HEAD = ["effect of", "at the other axis's control", "at its label", "over", *COMPARED]
+MAIN = ["main effect of", "over", *COMPARED]
+INTERACTION = ["effect of", "at", "is", "at", "is", "over", *COMPARED]
 SHOWN = "interaction shown"
+RIGHT = [place for place, name in enumerate(INTERACTION[:-1]) if name not in ("effect of", "at")]
 WORDS = (
-    "Of one label: the mean of the settings that have it, less that of the same settings with the control's label. Of "
-    "two: how much the effect of the first changes with the second; the two columns beside it are that effect without "
-    'and with the second. "Over" is the number of settings of the other axes that each is a mean of.'
+    "Axes are crossed: below each metric stand their effects. A main effect is the mean of the settings that have a "
+    "label, less that of the same settings with the control's label. An interaction is how much the effect of one "
+    'label changes with a label of another axis: the second effect less the first. "Over" is the number of settings '
+    "of the other axes that each is a mean of. Main effects are a family, and interactions are another."
 )
 
 
-def effects_table(found: Sequence[Effect]) -> str:
+def effects_tables(main: Sequence[Effect], interactions: Sequence[Effect]) -> str:
     """Empty where there are none."""
-    if not found:
+    if not interactions:
         return ""
-    below = f"{WORDS} {family(len(found))} {speaks_of([each.comparison for each in found])}"
-    return f"#### Main effects and interactions\n\n{table(HEAD, map(_line, found), range(1, len(HEAD) - 1))}\n\n{below}"
+    first = table(MAIN, map(_main, main), range(1, len(MAIN) - 1))
+    second = table(INTERACTION, map(_interaction, interactions), RIGHT)
+    return "\n\n".join(["#### Effects", first, _below(main), second, _below(interactions)])
 
 
-def _line(effect: Effect) -> list[str]:
-    name = " with ".join(code(f"{axis}={label}") for axis, label in effect.labels.items())
-    simple = [number(each, sign=True) for each in effect.simple] or [NONE, NONE]
+def _below(found: Sequence[Effect]) -> str:
+    return f"{family(len(found))} {speaks_of([each.comparison for each in found])}"
+
+
+def _main(effect: Effect) -> list[str]:
+    return [code(effect.label), str(effect.over), *compared(effect.comparison)]
+
+
+def _interaction(effect: Effect) -> list[str]:
+    beside = [text for at, is_ in zip(effect.at, effect.simple) for text in (code(at), number(is_, sign=True))]
     *numbers, verdict = compared(effect.comparison)
-    shown = SHOWN if effect.simple and verdict in (BETTER, WORSE) else verdict
-    return [name, *simple, str(effect.over), *numbers, shown]
+    shown = SHOWN if verdict in (BETTER, WORSE) else verdict
+    return [code(effect.label), *beside, str(effect.over), *numbers, shown]

@@ -9,7 +9,7 @@ from lit_blip2.ablation.report.plots.metric import metric_figure
 from lit_blip2.ablation.report.plots.paper import Plots
 from lit_blip2.ablation.report.records import NOT_PLANNED, Sweep
 from lit_blip2.ablation.report.results import MetricResult, Pair, SettingResult, metric_result
-from lit_blip2.ablation.report.sections.effects import effects_table
+from lit_blip2.ablation.report.sections.effects import WORDS, effects_tables
 from lit_blip2.ablation.report.sections.method import COMPARED, METHOD, compared, family, speaks_of
 from lit_blip2.ablation.report.statistics import BETTER, WORSE
 from lit_blip2.ablation.spec.values import smaller_is_better
@@ -25,11 +25,13 @@ OVERVIEW = (
 def metrics_section(sweep: Sweep, plots: Plots) -> str:
     """All metrics; empty where none is compared."""
     results = [metric_result(sweep, metric) for metric in sweep.metrics]
+    crossed = [effects(sweep, metric) for metric in sweep.metrics]
     parts = [_overview(results), "## Metrics", METHOD] if results else []
-    for result in results:
+    parts += [WORDS] if any(interactions for _, interactions in crossed) else []
+    for result, both in zip(results, crossed):
         drawn = any(each.values for each in result.settings)
         plot = plots.show(f"metric.{result.metric}", result.metric, metric_figure, result) if drawn else ""
-        parts += [_metric(result), effects_table(effects(sweep, result.metric)), plot]
+        parts += [_metric(result), effects_tables(*both), plot]
     return "\n\n".join(part for part in parts if part)
 
 

@@ -1,9 +1,11 @@
 """What a sweep asks and how far it has come; at the page's end, where it ran."""
 
 import shlex
+from pathlib import Path
 
 from lit_blip2.ablation.report.markdown import code, plain, table
 from lit_blip2.ablation.report.records import Sweep
+from lit_blip2.ablation.report.remade import NOTICE, ablation_of
 from lit_blip2.ablation.report.sections.expected import expected_section
 from lit_blip2.ablation.schema import DONE, FAILED, PRUNED, WAITING, Plan
 from lit_blip2.ablation.spec.grid import Range
@@ -17,6 +19,7 @@ def opening(sweep: Sweep, folder: str) -> str:
     plan = sweep.plan
     made_by = f"Sweep: {code(plan.command)}; this page: " if plan.command else "This page: "
     lines = [made_by + code(f"python -m lit_blip2 report {shlex.quote(folder)}"), f"# {plain(plan.name)}"]
+    lines += [NOTICE.format(file=code(ablation_of(Path(folder))))] if sweep.remade else []
     lines += [plain(plan.question)] if plan.question else []
     lines += [expected_section(sweep)]
     lines += [f"**Left out:** {plain('; '.join(plan.left_out))}."] if plan.left_out else []

@@ -1,0 +1,55 @@
+"""The plan of a sweep of which the cells' records alone were kept, as committed results are: what was asked is read
+from the ablation's file, as it is now."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from lit_blip2.ablation.schema import Cell, Plan, Record, setting_name
+from lit_blip2.ablation.spec.grid import Grid, run_name
+from lit_blip2.ablation.spec.read import EXAMPLE, read_grid
+
+NOTICE = (
+    "> **Made of the cells' records alone:** there is no plan.json beside them. What was asked stands in {file} as "
+    "it is now; curves, costs and the settings of the runs are not known."
+)
+
+
+def ablation_of(folder: Path) -> Path:
+    """The file of the ablation that a folder is named after."""
+    return EXAMPLE.with_name(f"{folder.resolve().name}.yaml")
+
+
+def plan_of_records(folder: Path, records: Mapping[str, Record]) -> Plan | None:
+    """None where there are no records, or no ablation of the folder's name, or none with labels. Raises ValueError for
+    a faulty one."""
+    file = ablation_of(folder)
+    if not records or not file.is_file() or (grid := read_grid(file)).ranges:
+        return None
+    return Plan(
+        name=folder.resolve().name,
+        question=grid.question,
+        expect=grid.expect.text,
+        expected=grid.expected,
+        compare=[tuple(setting_name(grid.setting(each)) for each in pair) for pair in grid.compare],
+        axes={axis: list(labels) for axis, labels in grid.axes.items()},
+        seeds=sorted({record.seed for record in records.values()}),
+        metrics=grid.metrics,
+        control=grid.control,
+        identity="",
+        sources="",
+        cells=_cells(grid, records),
+        steps={},
+    )
+
+
+def _cells(grid: Grid, records: Mapping[str, Record]) -> list[Cell]:
+    """Those that have records, in the grid's order. A setting can have a metric if one of its records has it."""
+    cells = []
+    for labels in {setting_name(point.labels): point.labels for point in grid.points()}.values():
+        own = {record.seed: record for record in records.values() if record.labels == labels}
+        known = {metric for record in own.values() for metric in record.metrics}
+        for seed in sorted(own):
+            name = run_name(labels, seed)
+            metrics = {metric: name if metric in known else None for metric in grid.metrics}
+            cells.append(Cell(name=name, labels=labels, seed=seed, steps=[], metrics=metrics))
+    return cells
