@@ -1,7 +1,8 @@
 """What came of what was expected: each comparison that an ablation's file lists, decided. All of them are one family.
 
-It came true where the difference is shown (Holm's p) and may be as large as was said. It did not where its interval
-excludes a difference of that size. It is open otherwise, and wherever a cell has no value.
+It came true where the difference is shown (Holm's p), in the direction that was expected, and the interval does not
+exclude the size that matters. It did not where the interval excludes a difference of that size. It is open otherwise,
+and wherever a cell has no value.
 """
 
 from collections import Counter

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from lit_blip2.ablation.folder import Folder, SweepError, read
 from lit_blip2.ablation.report.expected import outcomes
-from lit_blip2.ablation.report.markdown import NONE, code, plain, span, table
+from lit_blip2.ablation.report.markdown import NONE, code, number, plain, span, table
 from lit_blip2.ablation.report.records import Sweep
-from lit_blip2.ablation.report.sections.expected import claim
+from lit_blip2.ablation.report.sections.expected import RULE, claim
 from lit_blip2.ablation.report.statistics import PERCENT
 from lit_blip2.ablation.schema import DONE, Decided, Found
 from lit_blip2.whole_files import written_whole
@@ -15,8 +15,9 @@ from lit_blip2.whole_files import written_whole
 HEAD = ["ablation", "question", "expected beforehand, and what came of it", "seeds"]
 TEXT = (
     "Each line is a sweep; its link leads to the report, whose first lines say how it was made. What was expected was "
-    "written into the ablation's YAML beforehand: in words, and as comparisons where they are listed here, with the "
-    f"{PERCENT} intervals of their differences, which hold together for each ablation."
+    "written into the ablation's YAML beforehand: in words, and as comparisons where they are listed here. Of each "
+    f"ablation's comparisons p is adjusted by Holm's method, and the {PERCENT} intervals of their differences hold "
+    f"together (Bonferroni). {RULE}"
 )
 
 
@@ -64,4 +65,6 @@ def _line(folder: str, short: Found) -> list[str]:
 
 
 def _decided(each: Decided) -> str:
-    return f"{each.claim}: **{each.verdict}**" + (f" ({span(each.interval)})" if each.interval else "")
+    return f"{each.claim}: **{each.verdict}**" + (
+        f" (p {number(each.p)}, {span(each.interval)})" if each.interval else ""
+    )

@@ -6,9 +6,9 @@
         - {metric: vqa/mean_over_types, better: {stage1: on}, than: {stage1: off}, by: .05}
         - {metric: vqa/mean_over_types, better: {stage1: on}, than: {stage1: off}, by: .1, at: 200}
 
-by: a difference smaller than this would not be worth the claim. at: the metric as validated at this optimiser step of
-the last training that validates it; without it the metric that the cell ends with, one of `metrics`. Of a loss, smaller
-is better. A text alone may stand there without `text:`.
+by: the size that matters; where a report's interval excludes a difference so large, the comparison did not come true.
+at: the metric as validated at this optimiser step of the last training that validates it; without it the metric that
+the cell ends with, one of `metrics`. Of a loss, smaller is better. A text alone may stand there without `text:`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

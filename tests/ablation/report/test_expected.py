@@ -94,7 +94,7 @@ def test_outcomes_are_the_report_s_first_lines(asked):
     page = report_markdown(read_sweep(sweep.write()), "x", Plots())
     head = page.split("## Overview")[0].split("**Status:**")[0]
     row = next(line for line in head.splitlines() if line.startswith("| `vqa/accuracy` is better"))
-    assert "with `stage1=on` than with `stage1=off`, by 0.05 or more | +0.198 |" in row and row.endswith(
+    assert "with `stage1=on` than with `stage1=off` (size that matters: 0.05) | +0.198 |" in row and row.endswith(
         "| came true |"
     )
     assert head.index("Expected beforehand") < head.index(row)

@@ -14,7 +14,9 @@ from lit_blip2.ablation.report.plots.paper import Plots
 from lit_blip2.ablation.report.records import read_sweep
 from lit_blip2.ablation.report.summary import found, write_summary
 
-CLAIM = "`vqa/mean_over_types` is better with `itc=on,bridge=on` than with `itc=off,bridge=on`, by 0.05 or more"
+CLAIM = (
+    "`vqa/mean_over_types` is better with `itc=on,bridge=on` than with `itc=off,bridge=on` (size that matters: 0.05)"
+)
 ABLATION = """
 question: Which?
 expect: {text: ITC helps., comparisons: [{metric: a/b, better: {itc: on}, than: {itc: off}, by: .05}]}
@@ -44,7 +46,7 @@ def test_a_table_has_a_line_for_each_sweep(expecting, monkeypatch, capsys):
     assert f"`python -m lit_blip2 report --summary {folder}`" in text
     (line,) = [line for line in text.splitlines() if line.startswith("| [sweep](sweep/report.md)")]
     first, second = line.split(" | ")[2].split("<br>")
-    assert first.startswith(f"{CLAIM}: **came true** (+0.0") and "**open, 3 of 6 cells without a value" in second
+    assert first.startswith(f"{CLAIM}: **came true** (p 0.0") and "**open, 3 of 6 cells without a value" in second
     assert line.split(" | ")[1].startswith("Which of \\*ITC\\*") and line.endswith("| 3 (9 of 12 cells done) |")
 
 
