@@ -54,7 +54,8 @@ class Estimate:
     """Of a contrast, before it is known which others are made with it.
 
     seeds: how many each setting has. error: standard error, None where there is none, and `why`. images: how many the
-    error speaks of beyond its own; None if it is over seeds alone.
+    error speaks of beyond its own; None if it is over seeds alone. lacking: runs without results per image, beside
+    others of their settings that have them.
     """
 
     seeds: tuple[int, ...]
@@ -62,6 +63,7 @@ class Estimate:
     error: float | None = None
     df: float | None = None
     images: int | None = None
+    lacking: int = 0
     why: str = ""
 
 
@@ -120,8 +122,9 @@ def contrast(settings: Sequence[Runs], weights: Sequence[float] = (1, -1)) -> Es
         return Estimate(seeds, difference, *_error(parts))
     if not all(images) or not same_images(images):
         return Estimate(seeds, difference, why=OTHER_IMAGES if all(images) else NO_ITEMS)
-    number = len(images[0].ids)
-    return Estimate(seeds, difference, *_error([*parts, (image_variance(images, weights), number - 1)]), number)
+    number, lacking = len(images[0].ids), sum(seeds) - sum(len(each.values) for each in images)
+    parts.append((image_variance(images, weights), number - 1))
+    return Estimate(seeds, difference, *_error(parts), number, lacking)
 
 
 def _error(parts: Sequence[tuple[float, int]]) -> tuple[float, float]:

@@ -112,8 +112,10 @@ def test_a_setting_without_results_per_image_has_no_interval(tested):
 
 def test_one_cell_s_results_may_be_missing(tested):
     (tested.folder / "runs/test/itc=off,itm=on,llm=opt,seed=1/items.npz").unlink()
-    found = metric_result(read_sweep(tested.write()), METRIC).compared
-    assert [each.estimate.images for each in found] == [6, 6, 6]
+    read = read_sweep(tested.write())
+    found = metric_result(read, METRIC).compared
+    assert [(each.estimate.images, each.estimate.lacking) for each in found] == [(6, 1), (6, 0), (6, 0)]
+    assert "Some runs have no results per image" in report_markdown(read, "x", Plots())
 
 
 def test_results_of_another_test_are_not_taken(tested):

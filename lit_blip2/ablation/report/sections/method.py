@@ -48,6 +48,8 @@ def speaks_of(found: Sequence[Comparison]) -> str:
     elif images:
         seen = [f"{each:,} images" if each else "seeds alone" for each in sorted(images, key=lambda n: n or 0)]
         text = f"The intervals are over seeds and {' or '.join(seen)}."
+    if any(each.estimate.lacking for each in found):
+        text += " Some runs have no results per image: the variance by images is of the others of their settings."
     return " ".join([text, *(f'"{word.capitalize()}": {why}.' for word, why in WHY.items() if _occurs(word, found))])
 
 
