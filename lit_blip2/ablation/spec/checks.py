@@ -5,8 +5,9 @@ import re
 from collections.abc import Iterator
 
 from lit_blip2.ablation.spec.expect import expect_problems
-from lit_blip2.ablation.spec.grid import Grid
+from lit_blip2.ablation.spec.grid import AXIS, Grid
 from lit_blip2.ablation.spec.parsing import unknown
+from lit_blip2.config import strings
 
 LONGEST_NAME = 180  # a file name holds 255 bytes, and more is put before and behind
 WIDEST_NUMBER = "-1.23457e-100"  # that a trial is called by
@@ -17,7 +18,7 @@ RESERVED_STEPS = {"final"}  # TensorBoard's tags of what a cell ended with
 
 def problems_of(grid: Grid) -> list[str]:
     """All that can be said of a grid or a search, each in one line."""
-    problems = [*_seeds(grid), *_words(grid)]
+    problems = [*_seeds(grid), *_words(grid), *_references(grid)]
     if twice := sorted({metric for metric in grid.metrics if grid.metrics.count(metric) > 1}):
         problems.append(f"metrics: {', '.join(twice)} stands there twice")
     if grid.ranges:
@@ -44,6 +45,15 @@ def _words(grid: Grid) -> Iterator[str]:
     names = [*grid.steps, *([widest] if grid.ranges else [point.name for point in grid.points()] if sound else [])]
     if longest := [name for name in names if len(name) > LONGEST_NAME]:
         yield f"{longest[0]!r} names a file: steps, axes with their labels must have at most {LONGEST_NAME} letters"
+
+
+def _references(grid: Grid) -> Iterator[str]:
+    """Settings that ask for the label of an axis that there is not."""
+    given = [each for labels in grid.axes.values() for each in labels.values()]
+    asked = strings([*given, grid.settings, *(step.set for step in grid.steps.values())])
+    for name in sorted(text.removeprefix(AXIS) for text in asked if text.startswith(AXIS)):
+        if name not in grid.axes:
+            yield unknown(f"{AXIS}{name}: axis", name, grid.axes)
 
 
 def _labels(grid: Grid) -> Iterator[str]:

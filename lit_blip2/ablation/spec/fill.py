@@ -5,7 +5,7 @@ The file is not checked yet: what is laid out otherwise than expected stays as i
 
 import copy
 import fnmatch
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from lit_blip2.ablation.spec.scale import Scale
@@ -24,14 +24,14 @@ def names_in(value: Any) -> set[str]:
     return {text.removeprefix(PREFIX) for text in strings(value) if text.startswith(PREFIX)}
 
 
-def fill(value: Any, gives: dict[str, Any]) -> Any:
-    """A copy with what the scale gives in place of each name; a name that it does not give stays."""
+def fill(value: Any, gives: Mapping[str, Any], prefix: str = PREFIX) -> Any:
+    """A copy with what is given in place of each name behind the prefix; a name that is not given stays."""
     if isinstance(value, dict):
-        return {key: fill(each, gives) for key, each in value.items()}
+        return {key: fill(each, gives, prefix) for key, each in value.items()}
     if isinstance(value, list):
-        return [fill(each, gives) for each in value]
-    if isinstance(value, str) and value.startswith(PREFIX):
-        return copy.deepcopy(gives.get(value.removeprefix(PREFIX), value))
+        return [fill(each, gives, prefix) for each in value]
+    if isinstance(value, str) and value.startswith(prefix):
+        return copy.deepcopy(gives.get(value.removeprefix(prefix), value))
     return value
 
 

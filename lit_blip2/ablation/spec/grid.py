@@ -22,8 +22,12 @@ from pydantic import (
 )
 
 from lit_blip2.ablation.spec.expect import Expect, Expectations, Expected
+from lit_blip2.ablation.spec.fill import fill
 from lit_blip2.ablation.spec.step import Step, chain_problems, settings_problems
 from lit_blip2.ablation.spec.values import Command, Labels, Number, Settings, Word, smaller_is_better
+from lit_blip2.contents import parsed_yaml
+
+AXIS = "axis."  # "axis.tokens" stands for the label that a cell has on the axis tokens
 
 
 class Range(BaseModel):
@@ -146,7 +150,7 @@ class Grid(BaseModel):
             found |= {
                 key.removeprefix(f"{step}."): each for key, each in settings.items() if key.startswith(f"{step}.")
             }
-        return found
+        return fill(found, {axis: parsed_yaml(label, f"axis {axis}") for axis, label in labels.items()}, AXIS)
 
 
 def _sound(value: Any, problems: Iterable[str]) -> Any:

@@ -11,6 +11,7 @@
     axes:                                           # axis: {label: {step.key: value}}
       itc: {on: {}, off: {stage1.model.net.itc: null}}
       llm: {opt: {}, t5: scale.t5}                  # stage2.fit: FILE is another experiment altogether
+      queries: {8: {stage1.model.net.qformer.num_queries: axis.queries}}      # axis.queries: the label itself, here 8
     vary: product                                   # or one: each axis by itself, the others as in the control
     without: [{itc: off, llm: t5}]                  # cells to leave out
     control: {itc: on, llm: opt}                    # without it the first labels

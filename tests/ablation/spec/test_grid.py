@@ -77,6 +77,16 @@ def test_a_test_has_its_fit_s_arguments_and_its_own_behind_them(tmp_path):
         assert grid.arguments({"llm": "t5", "on": label}, "vqa") == fitted + behind
 
 
+def test_a_setting_may_be_the_label_of_another_axis(tmp_path):
+    bridge = {"stage2.bridge": {"kind": "mlp", "tokens": ["axis.queries"]}, "stage2.words": "axis.itc"}
+    axes = {"itc": {True: {}}, "queries": {8: {}}, "bridge": {"mlp": bridge | {"stage1.queries": "axis.queries"}}}
+    grid = grid_of(tmp_path, axes=axes, control=None)
+    labels = {"itc": "on", "queries": "8", "bridge": "mlp"}
+    assert grid.arguments(labels, "stage1")[2:] == ["--trainer.max_steps=4", "--queries=8"]
+    wanted = ["--model.init_from=$stage1", '--bridge={"kind": "mlp", "tokens": [8]}', "--words=true"]
+    assert grid.arguments(labels, "stage2")[2:] == wanted
+
+
 def test_bare_on_and_off_stay_words(tmp_path):
     file = tmp_path / "trial.yaml"
     text = "axes: {itc: {on: {}, off: {stage1.model.net.itc: null}}}\ncontrol: {itc: on}\n"
@@ -105,6 +115,7 @@ def test_bare_on_and_off_stay_words(tmp_path):
         ({"axes": {"itc": {"x" * 200: {}}}, "control": None}, "must have at most 180 letters"),
         ({"axes": {"itc": {"x": {"stage1.model.a": "$stage2"}}}, "control": None}, "the run of 'stage2'"),
         ({"axes": {"itc": {"x": {"stage2.model.a": {"b": ["$stage9"]}}}}, "control": None}, "the run of 'stage9'"),
+        ({"axes": {"itc": {"x": {"stage2.model.a": "axis.itm"}}}, "control": None}, "axis 'itm' is not known"),
         ({"compare": [[{"itc": "no"}, {}]]}, "compare 'itc=no' is not known"),
         ({"compare": [[{}, {}]]}, "must be two different settings"),
         ({"compare": [[{"queries": 1}, {}]], "without": [{"itc": True, "queries": 1}]}, "compare: .* not among the"),
