@@ -15,7 +15,9 @@ True = attends; rows look, columns are looked at. For two queries and three text
 Padding is a column nobody sees. A padded row still sees what its segment sees, so that no softmax is empty; nothing
 reads its result.
 
-Legend: B sequences, R row positions, C column positions, S positions of one segment.
+What queries see of an image is all of it, without a mask, or a window of it each: see `windows`.
+
+Legend: B sequences, R row positions, C column positions, S positions of one segment, Q query tokens, N image tokens.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,6 +25,8 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
+
+from lit_blip2.model.patches import boxes, pool, side_of
 
 Kind = Literal["query", "text"]
 Rule = Mapping[tuple[Kind, Kind], Literal["all", "causal"]]
@@ -57,6 +61,23 @@ def attention_mask(rule: Rule, rows: Sequence[Segment], columns: Sequence[Segmen
     batch = max(block.shape[0] for line in filled for block in line)
     lines = [torch.cat([block.expand(batch, -1, -1) for block in line], dim=2) for line in filled]
     return torch.cat(lines, dim=1).unsqueeze(1)
+
+
+def windows(queries: int, tokens: int, device: torch.device | None = None) -> Tensor:
+    """Which image tokens each query sees, bool [Q, N]: the box of patches that `pool` would average for it, and nothing
+    that is no patch, so not [CLS], which knows the whole image. Four queries on [CLS] and 4 x 4 patches:
+
+          c p p p p p p p p p p p p p p p p
+        q . x x . . x x . . . . . . . . . .
+        q . . . x x . . x x . . . . . . . .
+        q . . . . . . . . . x x . . x x . .
+        q . . . . . . . . . . . x x . . x x
+
+    Raises ValueError for queries that are no rows and columns of boxes, see `patches.boxes`.
+    """
+    one_1NN = torch.eye(tokens, device=device)[None]
+    boxes(queries, side_of(tokens), "num_queries")
+    return pool(one_1NN, queries)[0] > 0
 
 
 def _all(row: Segment, column: Segment, device: torch.device | None) -> Tensor:

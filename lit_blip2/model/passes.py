@@ -32,11 +32,13 @@ class ImageKV:
 
     rows_R: which image each sequence looks at (None: one after the other, with no copy).
     times: sequences in a row that look at the same one; they look together, with no copy either.
+    mask_QN: which image tokens each query sees, bool, of `masks.windows` (None: all).
     """
 
     layers: tuple[tuple[Tensor, Tensor], ...]
     rows_R: Tensor | None = None
     times: int = 1
+    mask_QN: Tensor | None = None
 
     def __len__(self) -> int:
         """Number of sequences."""
@@ -53,6 +55,10 @@ class ImageKV:
     def layer(self, index: int) -> tuple[Tensor, Tensor]:
         """Keys and values of one cross-attention layer, [B or R, H, N, E]."""
         return tuple(map(self._rows, self.layers[index]))
+
+    def mask(self, positions: int) -> Tensor | None:
+        """What so many query positions of one image, query after query in each sequence, see of it, bool [S, N]."""
+        return None if self.mask_QN is None else self.mask_QN.repeat(positions // len(self.mask_QN), 1)
 
     def makers(self, index: int, *copies: Tensor) -> list[tuple[Tensor, Callable[[], Tensor]]]:
         """For `recomputed`: what `layer(index)` copied, and how to copy it again."""

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lit_blip2.model import masks
 from lit_blip2.model.passes import ImageKV, Output, Pass, RowTable
 from lit_blip2.model.recompute import recomputed
 
@@ -33,6 +34,8 @@ class QFormer(nn.Module):
         max_positions: longest text.
         init_std: standard deviation of fresh weights. BERT's 0.02 is for a width of 768; hidden ** -0.5 keeps the
             attention of a narrow one from starting uniform.
+        windows: each query looks at its own box of patches alone (masks.windows), as in Cambrian-1's aggregator
+            (arXiv 2406.16860), not at the whole image; from the second layer on other queries tell it of the rest.
     Raises:
         ValueError: sizes that do not fit one another; all of them named.
     """
@@ -50,10 +53,11 @@ class QFormer(nn.Module):
         vocab_size: int | None = 30523,
         max_positions: int = 512,
         init_std: float = 0.02,
+        windows: bool = False,
     ):
         super().__init__()
         _check_sizes(num_queries, hidden, layers, heads, intermediate, cross_every, dropout)
-        self.num_queries, self.hidden, self.vision_width = num_queries, hidden, vision_width
+        self.num_queries, self.hidden, self.vision_width, self.windows = num_queries, hidden, vision_width, windows
         self.dropout = nn.Dropout(dropout)
         self.query_tokens = nn.Parameter(torch.empty(num_queries, hidden))
         self.ln_vision = nn.LayerNorm(vision_width, eps=1e-5)
@@ -91,7 +95,7 @@ class QFormer(nn.Module):
         """Frozen features [B, N, W], any float type, to the keys and values of every cross-attention layer.
 
         ln_vision's affine part is folded into the projection: features that need no gradient then cost none, while
-        ln_vision still learns. Raises ValueError for features of another width.
+        ln_vision still learns. Raises ValueError for features of another width, and for windows that do not fit them.
         """
         if features_BND.shape[-1] != self.vision_width:
             raise ValueError(
@@ -99,18 +103,21 @@ class QFormer(nn.Module):
                 f"{self.vision_width}: give it the encoder's width"
             )
         normed_BND = F.layer_norm(features_BND.float(), (self.vision_width,), eps=self.ln_vision.eps)
-        return ImageKV(
-            tuple(
-                layer.cross.project_image(normed_BND, self.ln_vision.weight, self.ln_vision.bias)
-                for layer in self.layers
-                if layer.cross is not None
-            )
+        seen = masks.windows(self.num_queries, normed_BND.shape[1], normed_BND.device) if self.windows else None
+        layers = tuple(
+            layer.cross.project_image(normed_BND, self.ln_vision.weight, self.ln_vision.bias)
+            for layer in self.layers
+            if layer.cross is not None
         )
+        return ImageKV(layers, mask_QN=seen)
 
-    def forward(self, passes: Sequence[Pass]) -> list[Output]:
-        """Run all passes in lockstep; one Output each. Raises ValueError for a text where the text half is absent."""
-        table = RowTable(passes, self.num_queries, self.query_tokens.device)
-        rows_MD = torch.cat([self._query_rows(table.query_rows), self._text_rows(passes)])
+    def forward(self, passes: Sequence[Pass], first: int | None = None) -> list[Output]:
+        """Run all passes in lockstep; one Output each. first: so many queries alone, as if there were no others.
+
+        Raises ValueError for a text where the text half is absent.
+        """
+        table = RowTable(passes, first or self.num_queries, self.query_tokens.device)
+        rows_MD = torch.cat([self._query_rows(table), self._text_rows(passes)])
         cross_index = 0
         for layer in self.layers:
             read_M = table.read_M if layer is self.layers[-1] else None
@@ -118,9 +125,9 @@ class QFormer(nn.Module):
             cross_index += layer.cross is not None
         return table.outputs(rows_MD)
 
-    def _query_rows(self, rows: int) -> Tensor:
-        normed_QD = self.embedding_norm(self.query_tokens)
-        return self.dropout(normed_QD.expand(rows // self.num_queries, -1, -1)).reshape(-1, self.hidden)
+    def _query_rows(self, table: RowTable) -> Tensor:
+        normed_QD = self.embedding_norm(self.query_tokens[: table.num_queries])
+        return self.dropout(normed_QD.expand(table.query_rows // len(normed_QD), -1, -1)).reshape(-1, self.hidden)
 
     def _text_rows(self, passes: Sequence[Pass]) -> Tensor:
         texts = [each.text for each in passes if each.text is not None]
@@ -230,7 +237,9 @@ class CrossAttention(nn.Module):
             query_PBQHE = looking_MD.unflatten(1, (self.heads, -1)).unflatten(0, (passes, len(key), -1))
             query_BHSE = query_PBQHE.permute(1, 3, 0, 2, 4).flatten(2, 3)
             with recomputed(image.makers(cross_index, key, value)):
-                out_BHSE = F.scaled_dot_product_attention(query_BHSE, key, value, dropout_p=dropout)
+                out_BHSE = F.scaled_dot_product_attention(
+                    query_BHSE, key, value, image.mask(query_BHSE.shape[2]), dropout
+                )
             attended.append(out_BHSE.unflatten(2, (passes, -1)).permute(2, 0, 3, 1, 4))
         out_MD = _to_rows(attended)
         with recomputed([(out_MD, lambda: _to_rows(attended))]):
@@ -238,10 +247,12 @@ class CrossAttention(nn.Module):
         return self.norm(query_MD + self.dropout(out_MD))
 
     @torch.no_grad()
-    def attention_map(self, query_BQD: Tensor, key_BHNE: Tensor) -> Tensor:
+    def attention_map(self, query_BQD: Tensor, key_BHNE: Tensor, mask_QN: Tensor | None = None) -> Tensor:
         """How much each query looks at each image token, mean over heads: [B, Q, N], rows summing to 1."""
         query_BHQE = self.query(query_BQD).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         scores = query_BHQE @ key_BHNE.transpose(-1, -2) / query_BHQE.shape[-1] ** 0.5
+        if mask_QN is not None:
+            scores = scores.masked_fill(~mask_QN, -torch.inf)
         return scores.softmax(-1).mean(1)
 
 

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from lit_blip2.model.patches import boxes, on_grid, pool
+from lit_blip2.model.patches import boxes, on_grid, pool, stack, whole_boxes
+from lit_blip2.model.vision import VisionEncoder
 
 
 def test_grid_leaves_out_what_is_no_patch():
@@ -44,3 +45,36 @@ def test_boxes_are_as_square_as_can_be(count, shape):
 def test_more_boxes_than_patches_are_refused(count, shape):
     with pytest.raises(ValueError, match=rf"num_tokens={count} would be {shape} boxes on 8 x 8 patches: choose"):
         pool(tokens(8), count)
+
+
+def test_patches_are_stacked_as_drawn():
+    """Read box by box, the numbers are those of the docstring's picture."""
+    rows = [line.replace("|", " ").split() for line in stack.__doc__.splitlines()]
+    picture = torch.tensor([[float(each) for each in row] for row in rows if len(row) == 4 and row[0].isdigit()])
+    tokens_1ND = torch.cat([torch.tensor([1e6]), picture.flatten()])[None, :, None]
+    assert stack(tokens_1ND, 4).flatten().tolist() == list(range(1, 17))
+
+
+def test_32_of_64_patches_are_pairs_one_above_the_other():
+    """4 rows of 8 boxes: a box is two patches high and one wide; each patch keeps its row and column together."""
+    stacked_RCD = stack(tokens(8), 32).view(4, 8, 4)
+    assert stacked_RCD[0, 5].tolist() == [0, 5, 1, 5] and stacked_RCD[3, 7].tolist() == [6, 7, 7, 7]
+
+
+def test_stacked_patches_have_the_mean_that_pool_gives():
+    values_BND = torch.randn(2, 65, 3, generator=torch.Generator().manual_seed(0))
+    for count in (1, 2, 4, 8, 16, 32, 64):
+        means_BTD = stack(values_BND, count).unflatten(2, (-1, 3)).mean(2)
+        torch.testing.assert_close(means_BTD, pool(values_BND, count))
+
+
+def test_boxes_that_do_not_divide_the_patches_are_refused_with_those_that_do():
+    assert whole_boxes(32, 16) == (4, 8) and whole_boxes(49, 14) == (7, 7)
+    with pytest.raises(ValueError, match=r"num_tokens=16: 14 x 14 .*: choose one of 1, 2, 4, 7, 14, 49, 98, 196$"):
+        whole_boxes(16, 14)
+
+
+def test_an_encoder_whose_patches_are_no_square_is_refused():
+    sizes = dict(img_size=[64, 128], patch_size=2, embed_dim=16, num_heads=2, depth=2)
+    with pytest.raises(ValueError, match=r"does not take data\.image_size=128"):
+        VisionEncoder("vit_tiny_r_s16_p8_224", model_args=sizes)

@@ -25,4 +25,4 @@ def query_maps(qformer: QFormer, features_BND: Tensor) -> Tensor:
         hook.remove()
     query_BQD = inputs[0].view(len(image), qformer.num_queries, qformer.hidden)
     keys_BHNE, _ = image.layers[-1]
-    return on_grid(last.attention_map(query_BQD, keys_BHNE).float())
+    return on_grid(last.attention_map(query_BQD, keys_BHNE, image.mask_QN).float())
