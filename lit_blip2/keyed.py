@@ -18,6 +18,13 @@ def row_uniforms(seed: int, step: int, rows_B: Tensor, count: int) -> Tensor:
     return torch.from_numpy(np.concatenate([np.empty((rows, 0)), *pairs], axis=1)[:, :count])[rows_B]
 
 
+def step_uniform(seed: int, step: int) -> float:
+    """One uniform number in [0, 1) for all of batch `step`: no rank, micro-batch or row has another, and no row draws
+    from its generator. Raises ValueError as row_uniforms does."""
+    key = np.array([check_seed(seed), check_seed(step, "step")], dtype=np.uint64)
+    return np.random.Generator(np.random.Philox(key=key).jumped(2**64)).random()  # rows jump by their pairs
+
+
 def seed_dropout(seed: int, step: int, micro_batch: int, rank: int) -> None:
     """Put torch's own generators, which dropout draws from, where they are in this part of step `step` of any run:
     a resumed run then drops what the unbroken one does."""

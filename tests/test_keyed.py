@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lit_blip2.data.coco import COCO
-from lit_blip2.keyed import row_uniforms, seed_dropout
+from lit_blip2.keyed import row_uniforms, seed_dropout, step_uniform
 
 
 def test_they_depend_on_seed_step_and_global_row_alone():
@@ -21,6 +21,15 @@ def test_a_number_does_not_depend_on_how_many_are_drawn():
     for count in range(7):
         assert torch.equal(row_uniforms(3, 10, torch.arange(8), count), many[:, :count])
     assert len(set(many.flatten().tolist())) == 56
+
+
+def test_a_step_s_own_number_is_drawn_apart_from_its_rows():
+    steps = [step_uniform(3, step) for step in range(50)]
+    assert steps == [step_uniform(3, step) for step in range(50)] and len(set(steps)) == 50
+    assert step_uniform(4, 0) != steps[0] and all(0 <= each < 1 for each in steps)
+    assert steps[10] not in row_uniforms(3, 10, torch.arange(8), 7)
+    with pytest.raises(ValueError, match=r"seed=-1 must lie in 0\.\."):
+        step_uniform(-1, 0)
 
 
 def test_large_seeds_are_all_different_and_those_that_would_meet_are_refused():

@@ -19,6 +19,8 @@ from lit_blip2.checkpoint import carried, check_fits, read_checkpoint
 from lit_blip2.config import Experiment
 from lit_blip2.exchange import encoders, lavis, names
 from lit_blip2.exchange.hugging_face import LANGUAGE, SIDE_FILE, SIDE_SETTINGS, VISION_ONLY
+from lit_blip2.model.bridge import QFormerBridge
+from lit_blip2.model.instructed import InstructedBridge
 from lit_blip2.model.language import LanguageModel
 from lit_blip2.model.lora import merge_lora
 from lit_blip2.model.vision import VisionEncoder
@@ -72,13 +74,26 @@ def read_run(checkpoint: Path, allow: Sequence[str]) -> Run:
     file, contents, net, trained, encoder = _read(checkpoint, allow)
     if isinstance(net, Joint):
         raise ValueError(f"{checkpoint} was trained in both stages at once: no class of another project holds both")
-    if not any("qformer.query_tokens" in name for name in trained):
-        raise ValueError(f"{checkpoint} has no Q-Former, and the classes of other projects have no other bridge")
+    _check_bridge(net, checkpoint)
     others = {name: value for name, value in trained.items() if not name.startswith("vision.")}
     trains_encoder = len(others) < len(trained)
     return Run(
         file, contents, net, others, encoder, trains_encoder, encoders.kind_of(net.vision), isinstance(net, Stage2)
     )
+
+
+def _check_bridge(net: Any, checkpoint: Path) -> None:
+    """Raises ValueError for a bridge, or a Q-Former, that the classes of other projects have no place for."""
+    if isinstance(net, Stage2) and not isinstance(net.bridge, QFormerBridge | InstructedBridge):
+        raise ValueError(
+            f"{checkpoint} has a {type(net.bridge).__name__}, and the classes of other projects have no other bridge "
+            "than a Q-Former"
+        )
+    if (net.bridge if isinstance(net, Stage2) else net).qformer.windows:
+        raise ValueError(
+            f"{checkpoint} has a Q-Former with windows=true, and in the classes of other projects every query sees the "
+            "whole image"
+        )
 
 
 def _read(

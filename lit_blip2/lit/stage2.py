@@ -75,4 +75,5 @@ class LitStage2(LitBLIP2):
             load_bert(self.net.bridge.qformer, None, self.bert)
 
     def losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        return self.net(image_features(self.net.vision, batch), batch["target"], batch["prompts"])
+        given = batch["target"], batch["prompts"], batch.get("queries")
+        return self.net(image_features(self.net.vision, batch), *given)

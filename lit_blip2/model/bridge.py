@@ -1,5 +1,6 @@
 """From image features to a soft prompt for the language model: the Q-Former (paper, 3.2), and what it is measured
-against at equal tokens. `class_path` chooses; only the Q-Former has weights of stage 1 or BERT to start from:
+against at equal tokens. Further bridges have a file each: abstractor.py, shuffle.py, and around a Q-Former bliva.py,
+matryoshka.py, instructed.py. `class_path` chooses; only a Q-Former has weights of stage 1 or BERT to start from:
 
     model:
       init_args:
@@ -66,7 +67,7 @@ class LinearBridge(nn.Module):
         self, vision_width: int, language_width: int, num_tokens: int = 32, projection_std: float | None = None
     ):
         super().__init__()
-        _check_counts(num_tokens=num_tokens)
+        check_counts(num_tokens=num_tokens)
         self.num_tokens = num_tokens
         self.ln_vision = nn.LayerNorm(vision_width, eps=1e-5)
         self.projection = soft_projection(vision_width, language_width, projection_std)
@@ -77,7 +78,8 @@ class LinearBridge(nn.Module):
 
 
 class MLPBridge(nn.Module):
-    """Averages over boxes of patches, then two linear layers with a GELU between them.
+    """Averages over boxes of patches, then two linear layers with a GELU between them: DeCo's way (arXiv 2405.20985),
+    which leaves all abstraction to the language model.
 
     LLaVA-1.5's (arXiv 2310.03744) is this with as many tokens as patches, and without the norm.
 
@@ -98,7 +100,7 @@ class MLPBridge(nn.Module):
     ):
         super().__init__()
         hidden = language_width if hidden is None else hidden
-        _check_counts(num_tokens=num_tokens, hidden=hidden)
+        check_counts(num_tokens=num_tokens, hidden=hidden)
         self.num_tokens = num_tokens
         self.ln_vision = nn.LayerNorm(vision_width, eps=1e-5)
         self.expand = nn.Linear(vision_width, hidden)
@@ -148,6 +150,7 @@ def soft_projection(width: int, language_width: int, std: float | None) -> nn.Li
     return projection
 
 
-def _check_counts(**counts: int) -> None:
+def check_counts(**counts: int) -> None:
+    """Raises ValueError that names the counts below 1."""
     if problems := [f"{name}={count} must be at least 1" for name, count in counts.items() if count < 1]:
         raise ValueError("; ".join(problems))

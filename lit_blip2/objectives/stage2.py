@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lit_blip2.model.instructed import InstructedBridge
 from lit_blip2.model.language import LanguageModel
+from lit_blip2.model.matryoshka import MatryoshkaBridge
 from lit_blip2.model.target_text import TargetText
 from lit_blip2.model.text import PackedText
 from lit_blip2.model.vision import VisionEncoder
@@ -66,23 +67,33 @@ class Stage2(nn.Module):
         """What the bridge reads of the language model's prompts, packed on the host; None where it reads none."""
         return self.bridge.read(prompts) if self.reads_prompts else None
 
+    def draw(self, seed: int, step: int) -> int | None:
+        """With how many of its queries a bridge trains in a step; None where it is all of them, always."""
+        return self.bridge.draw(seed, step) if isinstance(self.bridge, MatryoshkaBridge) else None
+
     def soft_prompts(
-        self, features_BND: Tensor, prompts: PackedText | None = None, image_R: Tensor | None = None
+        self,
+        features_BND: Tensor,
+        prompts: PackedText | None = None,
+        image_R: Tensor | None = None,
+        queries: int | None = None,
     ) -> Tensor:
         """Image features [B, N, W] to soft prompts [R, P, D]; each image is looked at once.
 
         Args: prompts: R of them, where the bridge reads them. image_R: int64, which image each of R rows is about;
-        None: one after the other.
+        None: one after the other. queries: what `draw` drew.
         """
         if prompts is not None:
             return self.bridge(features_BND, prompts, image_R)
-        prefix_BPD = self.bridge(features_BND)
+        prefix_BPD = self.bridge(features_BND) if queries is None else self.bridge(features_BND, queries)
         return prefix_BPD if image_R is None else prefix_BPD[image_R]
 
-    def forward(self, features_BND: Tensor, text: TargetText, prompts: PackedText | None = None) -> dict[str, Tensor]:
-        """Image features [B, N, W], targets and what `read` made of the prompts to {lm, total}: mean loss (nats) over
-        the target tokens of all ranks."""
-        return self.losses(self.soft_prompts(features_BND, prompts), text)
+    def forward(
+        self, features_BND: Tensor, text: TargetText, prompts: PackedText | None = None, queries: int | None = None
+    ) -> dict[str, Tensor]:
+        """Image features [B, N, W], targets, what `read` made of the prompts and what `draw` drew to {lm, total}: mean
+        loss (nats) over the target tokens of all ranks."""
+        return self.losses(self.soft_prompts(features_BND, prompts, queries=queries), text)
 
     def losses(self, prefix_BPD: Tensor, text: TargetText) -> dict[str, Tensor]:
         """forward's losses, from soft prompts that are made already."""

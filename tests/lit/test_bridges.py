@@ -9,16 +9,25 @@ import yaml
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from lit_blip2.checkpoint import read_checkpoint
+from lit_blip2.exchange.export import to_hugging_face, to_lavis
+from lit_blip2.model.matryoshka import MatryoshkaBridge
 from lit_blip2.runs import find_checkpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 SMALL = {"hidden": 16, "layers": 1, "heads": 2, "intermediate": 16}
-BRIDGES = {"LinearBridge": {}, "MLPBridge": {"hidden": 8}, "ResamplerBridge": SMALL}
+BRIDGES = {
+    "bridge.LinearBridge": {},
+    "bridge.MLPBridge": {"hidden": 8},
+    "bridge.ResamplerBridge": SMALL,
+    "abstractor.AbstractorBridge": {"hidden": 8, "layers": 1},
+    "shuffle.ShuffleBridge": {"side": 8},
+}
+MATRYOSHKA = "--model.net.bridge=lit_blip2.model.matryoshka.MatryoshkaBridge"
 
 
 def chosen(name: str) -> list[str]:
-    arguments = {"num_tokens": 6, "projection_std": None} | BRIDGES[name]
-    bridge = {"class_path": f"lit_blip2.model.bridge.{name}", "init_args": arguments}
+    arguments = {"num_tokens": 4, "projection_std": None} | BRIDGES[name]
+    bridge = {"class_path": f"lit_blip2.model.{name}", "init_args": arguments}
     return ["--model.init_from=null", f"--model.net.bridge={json.dumps(bridge)}"]
 
 
@@ -38,7 +47,51 @@ def test_a_run_with_another_bridge_trains_answers_and_is_drawn(name, fit):
     events = EventAccumulator(str(run))
     events.Reload()
     assert events.Tags()["images"] == ["val/samples"]
-    assert name.encode() in events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
+    hparams = events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
+    assert name.partition(".")[2].encode() in hparams
+
+
+def test_a_matryoshka_trains_once_and_is_tested_with_any_number_of_queries(fit, stage1_run, tmp_path, monkeypatch):
+    """Each step trains with the number that its seed and step draw; validations take all."""
+    used, forward = [], MatryoshkaBridge.forward
+    monkeypatch.setattr(
+        MatryoshkaBridge, "forward", lambda self, x, first=None: used.append((self, first)) or forward(self, x, first)
+    )
+    asked = [f"--model.init_from={stage1_run}", MATRYOSHKA]
+    run = fit("mini_opt", *asked)
+    bridge, trained = used[0][0], [first for _, first in used if first is not None]
+    assert trained == [bridge.draw(0, step) for step in range(4)] and len(set(trained)) > 1
+    tested = [*asked, f"--ckpt_path={run}"]
+    with pytest.raises(ValueError, match=r"other settings: bridge\.first null, here 2\."):
+        fit("mini_opt", *tested, "--model.net.bridge.first=2", command="test")
+    allowed = ["--model.net.bridge.first=2", "--model.allow_different=[first]"]
+    fit("mini_opt", *tested, *allowed, command="test", runs=run.parent.parent)
+    assert (run / "predictions.jsonl").exists() and used[-1][0].first == 2
+    for export in (to_hugging_face, to_lavis):
+        with pytest.raises(ValueError, match="has a MatryoshkaBridge, and the classes of other projects have no other"):
+            export(run, tmp_path / "out")
+
+
+def test_patches_beside_queries_start_from_stage_1(fit, stage1_run):
+    bridge = "--model.net.bridge=lit_blip2.model.bliva.BlivaBridge"
+    still = ["--model.optimization.lr=1e-12", "--model.optimization.min_lr=0"]
+    run = fit("mini_opt", f"--model.init_from={stage1_run}", bridge, *still, "--model.caption_max_new_tokens=5")
+    first, ours = read_checkpoint(stage1_run)["state_dict"], read_checkpoint(run)["state_dict"]
+    taken = {key for key in ours if key.startswith("net.bridge.qformer.")}
+    assert {key.split(".")[2] for key in ours.keys() - taken} == {"projection", "projection_patches"}
+    for key in taken:
+        torch.testing.assert_close(ours[key], first[key.replace("net.bridge.", "net.")], rtol=0, atol=1e-6)
+    assert json.loads((run / "metrics.json").read_text()).keys() >= {"loss/lm", "vqa/accuracy", "caption/cider"}
+
+
+def test_windows_are_those_of_stage_1_and_have_no_place_elsewhere(fit, stage1_run, tmp_path):
+    windows = "--model.net.bridge.qformer.windows=true"
+    with pytest.raises(ValueError, match=r"bridge\.qformer\.windows False, here True"):
+        fit("mini_opt", f"--model.init_from={stage1_run}", windows)
+    run = fit("mini_opt", "--model.init_from=null", windows)
+    for export in (to_hugging_face, to_lavis):
+        with pytest.raises(ValueError, match="has a Q-Former with windows=true, and in the classes of other projects"):
+            export(run, tmp_path / "out")
 
 
 def test_a_bridge_from_a_file_of_overrides(fit, tmp_path):
@@ -58,7 +111,7 @@ def test_a_bridge_from_a_file_of_overrides(fit, tmp_path):
 
 def test_tokens_that_the_patches_do_not_give_are_refused(fit):
     with pytest.raises(ValueError, match="num_tokens=31 would be 1 x 31 boxes on 8 x 8 patches"):
-        fit("mini_opt", *chosen("LinearBridge"), "--model.net.bridge.num_tokens=31")
+        fit("mini_opt", *chosen("bridge.LinearBridge"), "--model.net.bridge.num_tokens=31")
 
 
 @pytest.mark.parametrize("start", ["init_from", "bert"])
@@ -67,7 +120,7 @@ def test_a_start_for_a_q_former_is_refused_without_one(start, command, fit, stag
     message = rf"{start}='.*' is what a Q-Former starts from, and MLPBridge has none: --model\.{start}=null"
     checkpoint = [] if command == "fit" else [f"--ckpt_path={stage1_run}"]
     with pytest.raises(ValueError, match=message):
-        fit("mini_opt", *chosen("MLPBridge"), f"--model.{start}=somewhere", *checkpoint, command=command)
+        fit("mini_opt", *chosen("bridge.MLPBridge"), f"--model.{start}=somewhere", *checkpoint, command=command)
 
 
 def test_a_bridge_that_reads_the_prompt_starts_from_stage_1s_words_and_answers(fit, stage1_run):

@@ -108,6 +108,7 @@ class Generation:
             asked = "question" in batch
             prompts = self._prompts(batch) if asked else [self.net.prompt] * len(batch["caption"])
             self._add_target(batch, batch["answer" if asked else "caption"], prompts, uniform_B)
+            batch["queries"] = self.net.draw(batch["seed"], batch["step"])
         elif batch["task"] == "caption":
             prompts = [self.net.prompt] * len(batch["captions"])
             if all(batch["captions"]):
