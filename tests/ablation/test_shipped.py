@@ -27,7 +27,10 @@ REFUSED = {
     "vitb_opt125m": {"encoder_size", "joint", "llm_size", "llm_tuning", "search_lr", "spatial"},
     "vitg_opt27": {"joint", "llm_tuning", "search_lr", "spatial"},
 }
-WITHOUT = {("vitb_opt125m", "skip_stage1"): {"llm=t5"}}  # labels that are left out
+WITHOUT = {  # labels that are left out
+    ("vitb_opt125m", "skip_stage1"): {"llm=t5"},
+    ("vitb_opt125m", "bridge"): {"bridge=shuffle"},
+}
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -1,5 +1,5 @@
 """The plan of a sweep of which the cells' records alone were kept, as committed results are: what was asked is read
-from the ablation's file, as it is now."""
+from the ablation's file beside them, or from that file as it is now."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,8 +15,9 @@ NOTICE = (
 
 
 def ablation_of(folder: Path) -> Path:
-    """The file of the ablation that a folder is named after."""
-    return EXAMPLE.with_name(f"{folder.resolve().name}.yaml")
+    """The file of the ablation that a folder is named after: beside the records where it has changed since."""
+    name = f"{folder.resolve().name}.yaml"
+    return own if (own := folder / name).is_file() else EXAMPLE.with_name(name)
 
 
 def plan_of_records(folder: Path, records: Mapping[str, Record]) -> Plan | None:

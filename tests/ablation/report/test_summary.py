@@ -17,6 +17,7 @@ from lit_blip2.ablation.report.summary import found, write_summary
 CLAIM = (
     "`vqa/mean_over_types` is better with `itc=on,bridge=on` than with `itc=off,bridge=on` (size that matters: 0.05)"
 )
+COMMITTED = sorted({file.parents[1] for file in Path("ablations/results").glob("*/cells/*.json")})
 ABLATION = """
 question: Which?
 expect: {text: ITC helps., comparisons: [{metric: a/b, better: {itc: on}, than: {itc: off}, by: .05}]}
@@ -100,6 +101,20 @@ def test_a_report_of_records_alone_leaves_their_table(records):
     files = {file.name for file in write_report("sweep")}
     assert "report.md" in files and "cells.csv" not in files
     assert (records.folder / "cells.csv").read_text() == "cell,seconds\n" != cells_csv(read_sweep("sweep"))
+
+
+def test_an_ablation_s_file_beside_the_records_counts_in_place_of_todays(records):
+    """Whose axis has another name since."""
+    Path("sweep/sweep.yaml").write_text(ABLATION)
+    Path("ablations/sweep.yaml").write_text(ABLATION.replace("itc:", "kind:"))
+    page = report_markdown(read_sweep("sweep"), "sweep", Plots())
+    assert "What was asked stands in `sweep/sweep.yaml`" in page and "**Status:** 6 done" in page
+
+
+@pytest.mark.parametrize("folder", COMMITTED, ids=lambda folder: folder.name)
+def test_committed_records_all_belong_to_a_cell(folder):
+    read = read_sweep(folder)
+    assert len(read.cells) == len(list(folder.glob("cells/*.json"))) == len(read.settings) * len(read.plan.seeds)
 
 
 def test_records_of_no_ablation_are_refused(records):
