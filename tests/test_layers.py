@@ -14,6 +14,7 @@ FLOORS = [
     ["cli"],
     ["parser", "go_on"],
     ["mini.demo"],
+    ["mini.forgetting"],
     ["mini.scene_scores"],
     ["exchange"],
     ["lit", "ablation.run", "mini.train"],
@@ -90,6 +91,7 @@ def test_lightning_stays_in_its_rooms():
         "data.module",
         "data.tar_shards",
         "data.visual_genome",
+        "mini.forgetting",
         "mini.scene_scores",
         "roll_call",
     )

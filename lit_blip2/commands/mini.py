@@ -7,6 +7,7 @@ import torch
 
 from lit_blip2.data.coco import COCO
 from lit_blip2.data.features.writer import cache_features
+from lit_blip2.mini.restyle import write_styles
 from lit_blip2.mini.train.vit import VIT_KWARGS, VIT_NAME
 from lit_blip2.mini.write import write_world
 from lit_blip2.model.vision import VisionEncoder
@@ -23,6 +24,7 @@ def make_mini(
     test: int = 500,
     seed: int = 0,
     workers: int = 2,
+    styles: list[str] = [],  # noqa: B006 (read only; jsonargparse takes it as the default)
     features: bool = True,
     vision_weights: str = WEIGHTS,
 ) -> None:
@@ -37,10 +39,13 @@ def make_mini(
         test: test images.
         seed: of scenes, captions and questions.
         workers: processes that draw, and that see.
+        styles: also write the captions in these styles, as captions_train_STYLE.json and so on: boilerplate,
+            some_boilerplate, much_boilerplate, no_articles, noun_first.
         features: also cache the frozen encoder's output for every image, in OUT/features.
         vision_weights: the frozen encoder's weights.
     """
     write_world(out, train=train, val=val, test=test, seed=seed, workers=workers)
+    write_styles(out, styles)
     if features:
         cache_mini_features(out, vision_weights, workers)
     say(f"The mini-world is in {out}.")

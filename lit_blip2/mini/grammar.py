@@ -1,6 +1,7 @@
 """What can be said of a scene: captions as specifications, their words, and questions with answers."""
 
 import itertools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -72,17 +73,20 @@ def with_article(words: str) -> str:
     return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
 
 
-def _mention_text(mention: Mention) -> str:
-    words = f"{COLOURS[mention.colour]} {SHAPES[mention.shape]}"
-    if mention.size != UNSAID:
-        words = f"{SIZES[mention.size]} {words}"
-    place = "" if mention.cell == UNSAID else f" at {PLACES[mention.cell]}"
-    return with_article(words) + place
+def mention_words(mention: Mention) -> list[str]:
+    """What is said of an object without its place: size, if it is said, colour, shape."""
+    return [*([] if mention.size == UNSAID else [SIZES[mention.size]]), COLOURS[mention.colour], SHAPES[mention.shape]]
 
 
-def caption_text(caption: Caption) -> str:
-    """The caption in lower-case words joined by single spaces; commas are words of their own."""
-    parts = [_mention_text(m) for m in caption.mentions]
+def _plain(mention: Mention) -> str:
+    return with_article(" ".join(mention_words(mention)))
+
+
+def caption_text(caption: Caption, named: Callable[[Mention], str] = _plain) -> str:
+    """The caption in lower-case words joined by single spaces; commas are words of their own. named: how an object is
+    written without its place."""
+    places = ["" if m.cell == UNSAID else f" at {PLACES[m.cell]}" for m in caption.mentions]
+    parts = [named(m) + place for m, place in zip(caption.mentions, places)]
     if caption.relation != UNSAID:
         parts[:2] = [f"{parts[0]} {RELATIONS[caption.relation]} {parts[1]}"]
     return listed(parts)

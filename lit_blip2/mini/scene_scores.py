@@ -55,13 +55,18 @@ class SceneScores(L.Callback):
 
     Args:
         scenes_val: scene graphs of the validation images, in the data's root. scenes_test: of the test images.
+        styled: captions may be written in any style of mini/styles.py; without it, an article that is missing is wrong.
     Raises:
         FileNotFoundError: no such scene graphs. ValueError: stage 1, or an image without a scene.
     """
 
     def __init__(
-        self, scenes_val: str = "annotations/scenes_val.json", scenes_test: str = "annotations/scenes_test.json"
+        self,
+        scenes_val: str = "annotations/scenes_val.json",
+        scenes_test: str = "annotations/scenes_test.json",
+        styled: bool = False,
     ):
+        self.styled = styled
         self.files = {"val": scenes_val, "test": scenes_test}
         self.scenes: dict[int, Scene] = {}
 
@@ -93,7 +98,7 @@ class SceneScores(L.Callback):
         seen = [(each, self._scene(each["image_id"])) for each in generation.predictions]
         told = [(each, scene) for each, scene in seen if each["task"] == "caption"]
         asked = [(each, scene) for each, scene in seen if each["task"] == "vqa" and each["answers"]]
-        captions = [(each["image_id"], *score_caption(each["caption"], scene)) for each, scene in told]
+        captions = [(each["image_id"], *score_caption(each["caption"], scene, self.styled)) for each, scene in told]
         right = vqa_scores([each["answer"] for each, _ in asked], [each["answers"] for each, _ in asked])
         answers = [
             (each["image_id"], each["question_id"], len(scene.objects), score)
@@ -103,7 +108,7 @@ class SceneScores(L.Callback):
         if trainer.testing or not generation.net.language.frozen:
             items |= reading_items(gather_lists(self._read(trainer, pl_module, asked)))
         pl_module.log_dict({name: each.value() for name, each in items.items()})
-        pl_module.other_items = items
+        pl_module.other_items |= items
 
     on_test_epoch_end = on_validation_epoch_end
 

@@ -17,9 +17,11 @@ A caption may keep silent about sizes and places, as the grammar's own do: silen
 
 import re
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 from lit_blip2.mini.grammar import RELATIONS, UNSAID, Caption, Mention
+from lit_blip2.mini.styles import without_boilerplate
 from lit_blip2.mini.truth import is_true
 from lit_blip2.mini.world import COLOURS, PLACES, SHAPES, SIZES, Object, Scene
 
@@ -28,7 +30,13 @@ def _any(words: Sequence[str]) -> str:
     return "|".join(words)
 
 
-_MENTION = re.compile(rf"an? (?:({_any(SIZES)}) )?({_any(COLOURS)}) ({_any(SHAPES)})(?: at ({_any(PLACES)}))?")
+_PLACE = rf"(?: at (?P<place>{_any(PLACES)}))?"
+_SIZE, _COLOUR, _SHAPE = (
+    rf"(?P<{name}>{_any(words)})" for name, words in (("size", SIZES), ("colour", COLOURS), ("shape", SHAPES))
+)
+_PLAIN = re.compile(rf"an? (?:{_SIZE} )?{_COLOUR} {_SHAPE}{_PLACE}")
+_STYLED = (_PLAIN, re.compile(rf"(?:{_SIZE} )?{_COLOUR} {_SHAPE}{_PLACE}"),
+           re.compile(rf"{_SHAPE} {_COLOUR}(?: {_SIZE})?{_PLACE}"))  # fmt: skip
 _RELATION = re.compile(rf"(.+) ({_any(RELATIONS)}) (.+)")
 _CUT = re.compile(r",|\band\b")
 
@@ -51,21 +59,26 @@ class Score(NamedTuple):
     exact: float
 
 
-def read_caption(text: str) -> Reading:
-    """Never fails: what cannot be read is None. Case, the spaces between words and a full stop at the end are free."""
-    first, *others = (" ".join(clause.split()) for clause in _CUT.split(text.lower().rstrip(" .\n")))
+def read_caption(text: str, styled: bool = False) -> Reading:
+    """Never fails: what cannot be read is None. Case, the spaces between words and a full stop at the end are free.
+    styled: a caption may be written in any style of mini/styles.py."""
+    text = text.lower().rstrip(" .\n")
+    if styled:
+        text = without_boilerplate(" ".join(text.replace(",", " , ").split()))
+    first, *others = (" ".join(clause.split()) for clause in _CUT.split(text))
+    mention = partial(_mention, patterns=_STYLED if styled else (_PLAIN,))
     related = _RELATION.fullmatch(first)
     if related is None:
-        return Reading(tuple(map(_mention, [first, *others])), UNSAID)
+        return Reading(tuple(map(mention, [first, *others])), UNSAID)
     one, relation, other = related.groups()
-    return Reading(tuple(map(_mention, [one, other, *others])), RELATIONS.index(relation))
+    return Reading(tuple(map(mention, [one, other, *others])), RELATIONS.index(relation))
 
 
-def _mention(clause: str) -> Mention | None:
-    found = _MENTION.fullmatch(clause)
+def _mention(clause: str, patterns: Sequence[re.Pattern]) -> Mention | None:
+    found = next((match for each in patterns if (match := each.fullmatch(clause))), None)
     if found is None:
         return None
-    size, colour, shape, place = found.groups()
+    size, colour, shape, place = found.group("size", "colour", "shape", "place")
     return Mention(
         SHAPES.index(shape),
         COLOURS.index(colour),
@@ -74,9 +87,9 @@ def _mention(clause: str) -> Mention | None:
     )
 
 
-def score_caption(text: str, scene: Scene) -> Score:
-    """Precision, recall and exactness of one caption of `scene`; see the top of the file."""
-    mentions, relation = read_caption(text)
+def score_caption(text: str, scene: Scene, styled: bool = False) -> Score:
+    """Precision, recall and exactness of one caption of `scene`; see the top of the file. styled: see read_caption."""
+    mentions, relation = read_caption(text, styled)
     readable = [mention for mention in mentions if mention is not None]
     right = _most_matched(readable, scene.objects)
     complete = right == len(mentions) == len(scene.objects)

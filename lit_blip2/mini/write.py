@@ -30,6 +30,7 @@ from lit_blip2.whole_files import written_whole
 VERSION = 2
 CAPTIONS_PER_IMAGE = 3
 TRAIN_IMAGES_WITH_QUESTIONS = 2000
+SPLITS = ("train", "val", "test")
 _PAIRS_A_TASK = 100
 _NOISE = 1  # purpose number of the pixel noise's generator
 
@@ -193,7 +194,12 @@ def _write_annotations(out: Path, split: str, entries: list[Entry], swaps: list[
     _dump(folder / f"captions_{split}.json", {"images": images, "annotations": captions})
     _dump(folder / f"questions_{split}.json", {"questions": questions})
     _dump(folder / f"answers_{split}.json", {"annotations": answers})
-    _dump(folder / f"scenes_{split}.json", {"scenes": scenes, "captions": specs})
+    _dump(scenes_file(out, split), {"scenes": scenes, "captions": specs})
+
+
+def scenes_file(root: Path, split: str) -> Path:
+    """What is on the images of a split, and what their captions say."""
+    return root / "annotations" / f"scenes_{split}.json"
 
 
 def _answer(question: Question) -> dict:

@@ -106,7 +106,7 @@ class Generation:
         if batch["task"] == "train":
             uniform_B = row_uniforms(batch["seed"], batch["step"], batch["row"], 1)[:, 0]
             asked = "question" in batch
-            prompts = self._prompts(batch) if asked else [self.net.prompt] * len(batch["caption"])
+            prompts = self.prompts_of(batch) if asked else [self.net.prompt] * len(batch["caption"])
             self._add_target(batch, batch["answer" if asked else "caption"], prompts, uniform_B)
             batch["queries"] = self.net.draw(batch["seed"], batch["step"])
         elif batch["task"] == "caption":
@@ -123,7 +123,7 @@ class Generation:
             batch["examples"] = solved
             for each in (batch, *solved):
                 with naming(names_of(each)):
-                    each["prompts"] = self.net.read(self._prompts(each))
+                    each["prompts"] = self.net.read(self.prompts_of(each))
 
     def _add_target(self, batch: dict[str, Any], targets: list[str], prompts: list[str], uniform_B: Tensor) -> None:
         batch["prompts"] = self.net.read(prompts)
@@ -191,11 +191,11 @@ class Generation:
         return own
 
     def _answer(self, batch: dict[str, Any]) -> list[dict[str, Any]]:
-        prompts, examples = self._prompts(batch), batch["examples"]
+        prompts, examples = self.prompts_of(batch), batch["examples"]
         solved = [
-            Example(self._soft_prompts(each), self._prompts(each), each["answer"], names_of(each)) for each in examples
+            Example(self.soft_prompts(each), self.prompts_of(each), each["answer"], names_of(each)) for each in examples
         ]
-        soft_prompt = self._soft_prompts(batch)
+        soft_prompt = self.soft_prompts(batch)
         answers = self.net.language.generate(soft_prompt, prompts, examples=solved, **self.answering)
         blind = [None] * len(prompts)
         if self.no_image and self.evaluation.tests:
@@ -211,10 +211,11 @@ class Generation:
             row["examples"] = list(ids)
         return own
 
-    def _prompts(self, batch: dict[str, Any]) -> list[str]:
+    def prompts_of(self, batch: dict[str, Any]) -> list[str]:
+        """The questions of a batch, as the language model gets them."""
         return [self.question.replace("{}", question) for question in batch["question"]]
 
-    def _soft_prompts(self, batch: dict[str, Any]) -> Tensor:
+    def soft_prompts(self, batch: dict[str, Any]) -> Tensor:
         """One soft prompt per question; an image with several questions is looked at once."""
         ids = batch["image_id"].tolist()
         places = {image_id: place for place, image_id in enumerate(ids)}
