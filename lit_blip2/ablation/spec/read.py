@@ -3,7 +3,8 @@
     question: Which of ITC, ITM and ITG does what?
     expect: what would count as reproducing the paper's effect, said beforehand; expect.py says how a report decides it
     scale: small                                    # where none is asked for; scale.py says what a scale holds
-    at: {small: {set: {stage1.trainer.max_steps: 400}, seeds: [0, 1]}}        # what is peculiar to one scale
+    at: {small: {set: {stage1.trainer.max_steps: 400}, seeds: [0, 1]}}        # what is peculiar to one scale: these,
+                                                    # prepare, and more comparisons that are expected
     steps:                                          # in order; a test reads the run of the step that it names
       stage1: {fit: scale.stage1}                   # what the scale gives under this name; or an experiment's file
       stage2: {fit: scale.stage2, set: {model.init_from: $stage1}}            # $stage1: that step's run
@@ -36,11 +37,12 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, StrictInt, StrictStr
 
 from lit_blip2.ablation.spec.checks import problems_of
+from lit_blip2.ablation.spec.expect import Expected
 from lit_blip2.ablation.spec.fill import LackingError, fill, leave_out, names_in
 from lit_blip2.ablation.spec.grid import Grid, Range
 from lit_blip2.ablation.spec.parsing import complain, parsed, read_mapping, unknown
 from lit_blip2.ablation.spec.scale import Scale, read_scale, scales
-from lit_blip2.ablation.spec.values import Settings, Word, as_dict
+from lit_blip2.ablation.spec.values import Command, Settings, Word, as_dict
 from lit_blip2.contents import MOST_SHOWN, parsed_yaml
 from lit_blip2.terminal import one_line
 
@@ -48,11 +50,13 @@ EXAMPLE = Path("ablations/objectives.yaml")
 
 
 class At(BaseModel):
-    """What an ablation says for one scale."""
+    """What an ablation says for one scale. comparisons: more of what is expected, such as at a step of this scale."""
 
     model_config = ConfigDict(extra="forbid")
     set: Settings = {}
     seeds: list[StrictInt] = []
+    prepare: list[Command] = []
+    comparisons: list[Expected] = []
 
 
 class Scaling(BaseModel):
@@ -128,7 +132,11 @@ def _filled(raw: dict[str, Any], scale: Scale, at: At) -> dict[str, Any]:
         given["seeds"] = seeds
     made = [line for name, lines in scale.prepare.items() if name in _used(raw) for line in lines]
     if isinstance(own := given.get("prepare", []), list):
-        given["prepare"] = made + own
+        given["prepare"] = made + own + at.prepare
+    if at.comparisons:
+        expect = given.get("expect", "")
+        expect = {"text": expect} if isinstance(expect, str) else as_dict(expect)
+        given["expect"] = expect | {"comparisons": [*expect.get("comparisons", []), *at.comparisons]}
     steps, axes = as_dict(given.get("steps")), as_dict(given.get("axes"))
     common = {key: value for key, value in scale.set.items() if key.partition(".")[0] in steps}
     ranges = {axis: each for axis, each in axes.items() if _is_range(each)}

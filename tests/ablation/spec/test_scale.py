@@ -115,6 +115,17 @@ def test_settings_at_a_scale_are_below_those_of_the_labels(asked):
     assert grid.arguments({"llm": "opt", "stage1": "off"}, "stage1")[2:] == ["--trainer.max_steps=4"]
 
 
+def test_a_scale_may_have_more_to_prepare_and_to_expect(asked):
+    end = {"metric": "vqa/accuracy", "better": {"stage1": "on"}, "than": {"stage1": "off"}, "by": 0.05}
+    at = {"small": {"prepare": ["data make-mini --seed 1"], "comparisons": [end | {"at": 200}]}}
+    grid = asked(at=at, expect={"text": "it helps", "comparisons": [end]})
+    assert [each.at for each in grid.expect.comparisons] == [None, 200] and grid.expect.text == "it helps"
+    assert (
+        grid.prepare[-1] == "data make-mini --seed 1" and len(asked(at=at, expect="it helps").expect.comparisons) == 1
+    )
+    assert not asked("large", at=at, expect="it helps").expect.comparisons
+
+
 def test_settings_of_the_command_line_are_above_the_scale_s(asked):
     grid = asked("large", "stage1.trainer.max_steps=1000", "stage2.fit=x.yaml", "stage1.model.net.itm=null")
     labels = {"llm": "opt", "stage1": "on"}
