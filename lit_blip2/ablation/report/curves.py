@@ -11,6 +11,7 @@ from lit_blip2.ablation.schema import is_finite, setting_name
 from lit_blip2.ablation.spec.values import smaller_is_better
 
 CAPTION_LOSS = "loss/lm"
+BLIND = {"vqa/mean_over_types": "vqa/no_image"}  # a metric -> the same without the image, which tests measure
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,12 @@ def curves(sweep: Sweep, step: str, metric: str) -> list[Curve]:
             mean, sd = [each.mean for each in summaries], [each.sd for each in summaries]
             found.append(Curve(*_name(sweep, settings), sorted(at), mean, sd, max(each.n for each in summaries)))
     return found
+
+
+def blind(sweep: Sweep, metric: str) -> float | None:
+    """What the metric is without the image: the mean over the cells that tell it, None where none does."""
+    values = [record.metrics.get(BLIND.get(metric, "")) for record in sweep.records.values()]
+    return summarise([value for value in values if is_finite(value)]).mean
 
 
 def tracks(sweep: Sweep, step: str, metric: str) -> list[Track]:

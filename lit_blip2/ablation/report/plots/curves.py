@@ -12,14 +12,19 @@ from lit_blip2.ablation.report.plots.paper import Paper, axis_name
 
 MOST_LINES = 8  # more are coloured by the label of the first axis
 MOST_MARKED = 25  # steps
+BLIND_NAME = "without the image"
 MARKERS = "sD^vPX*<"
 CONTROL = {"marker": "o", "linestyle": "--"}
 Look = dict[str, str]
 
 
-def curve_figure(paper: Paper, curves: Sequence[Curve], metric: str, control: str | None) -> Figure:
-    """Mean over seeds against step, a band of one standard deviation to either side."""
+def curve_figure(
+    paper: Paper, curves: Sequence[Curve], metric: str, control: str | None, blind: float | None = None
+) -> Figure:
+    """Mean over seeds against step, a band of one standard deviation to either side. blind: the metric without the
+    image."""
     figure, axes = _panel(curves)
+    _baseline(axes, paper, blind)
     for curve, colour, look in _styled(curves, paper, control):
         marked = look if len(curve.steps) <= MOST_MARKED else look | {"marker": None}
         axes.plot(curve.steps, curve.mean, color=colour, markersize=4.5, linewidth=1.6, **marked)
@@ -30,9 +35,13 @@ def curve_figure(paper: Paper, curves: Sequence[Curve], metric: str, control: st
     return figure
 
 
-def forgetting_figure(paper: Paper, tracks: Sequence[Track], metric: str, control: str | None) -> Figure:
-    """The metric against the caption loss, which falls to the right; the last validation is the large marker."""
+def forgetting_figure(
+    paper: Paper, tracks: Sequence[Track], metric: str, control: str | None, blind: float | None = None
+) -> Figure:
+    """The metric against the caption loss, which falls to the right; the last validation is the large marker. blind:
+    the metric without the image."""
     figure, axes = _panel(tracks)
+    _baseline(axes, paper, blind)
     for track, colour, look in _styled(tracks, paper, control):
         axes.plot(track.loss, track.metric, color=colour, markersize=3, linewidth=1.4, **look)
         if len(tracks) <= MOST_LINES:
@@ -42,6 +51,13 @@ def forgetting_figure(paper: Paper, tracks: Sequence[Track], metric: str, contro
     axes.set(xlabel=f"{CAPTION_LOSS}, nats, falling to the right", ylabel=axis_name(metric))
     _legend(figure, tracks, paper, control, "large: the last validation; band: one sd over seeds")
     return figure
+
+
+def _baseline(axes: Axes, paper: Paper, blind: float | None) -> None:
+    if blind is not None:
+        axes.axhline(blind, color=paper.faint, linestyle=":", linewidth=1.2)
+        axes.annotate(BLIND_NAME, (1, blind), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8,
+                      color=paper.faint)  # fmt: skip
 
 
 def _band(axes: Axes, x: Sequence[float], mean: Sequence[float], sd: Sequence[float | None], colour: str, none: float):

@@ -3,6 +3,7 @@
 from lit_blip2.ablation.report.curves import (
     CAPTION_LOSS,
     Change,
+    blind,
     changes,
     curve_metrics,
     curves,
@@ -33,8 +34,9 @@ def curves_section(sweep: Sweep, plots: Plots) -> str:
         drawn = {metric: curves(sweep, step, metric) for metric in curve_metrics(sweep, step)}
         drawn = {metric: each for metric, each in drawn.items() if any(len(curve.steps) > 1 for curve in each)}
         shown = [
-            plots.show(f"curve.{step}.{metric}", f"{metric}, {step}", curve_figure, each, metric, sweep.control)
+            plots.show(f"curve.{step}.{metric}", f"{metric}, {step}", curve_figure, *told)
             for metric, each in drawn.items()
+            for told in [(each, metric, sweep.control, blind(sweep, metric))]
         ]
         said = _said([curve.seeds for each in drawn.values() for curve in each])
         parts += [f"### {code(step)}", said, *(["\n".join(shown)] if shown else [])]
@@ -57,7 +59,8 @@ def forgetting_section(sweep: Sweep, plots: Plots) -> str:
             if metric.startswith("loss/") or not (drawn := tracks(sweep, step, metric)):
                 continue
             name, alt = f"forgetting.{step}.{metric}", f"{metric}, {step}"
-            shown.append(plots.show(name, alt, forgetting_figure, drawn, metric, sweep.control))
+            told = (drawn, metric, sweep.control, blind(sweep, metric))
+            shown.append(plots.show(name, alt, forgetting_figure, *told))
             tables.append(_changes_table(changes(sweep, step, metric), step, metric))
     if not shown:
         return ""
