@@ -126,7 +126,8 @@ class QFormer(nn.Module):
         return table.outputs(rows_MD)
 
     def _query_rows(self, table: RowTable) -> Tensor:
-        normed_QD = self.embedding_norm(self.query_tokens[: table.num_queries])
+        whole = table.num_queries == self.num_queries  # a slice of a parameter has no gradient where FLOPs are counted
+        normed_QD = self.embedding_norm(self.query_tokens if whole else self.query_tokens[: table.num_queries])
         return self.dropout(normed_QD.expand(table.query_rows // len(normed_QD), -1, -1)).reshape(-1, self.hidden)
 
     def _text_rows(self, passes: Sequence[Pass]) -> Tensor:

@@ -28,7 +28,7 @@ REFUSED = {
     "vitg_opt27": {"joint", "llm_tuning", "search_lr", "spatial"},
 }
 WITHOUT = {  # labels that are left out
-    ("vitb_opt125m", "skip_stage1"): {"llm=t5"},
+    ("vitb_opt125m", "skip_stage1_as_read"): {"llm=t5"},
     ("vitb_opt125m", "bridge"): {"bridge=shuffle"},
 }
 
