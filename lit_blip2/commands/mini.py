@@ -24,7 +24,7 @@ def make_mini(
     test: int = 500,
     seed: int = 0,
     workers: int = 2,
-    styles: list[str] = [],  # noqa: B006 (read only; jsonargparse takes it as the default)
+    styles: list[str] | None = None,
     features: bool = True,
     vision_weights: str = WEIGHTS,
 ) -> None:
@@ -45,7 +45,7 @@ def make_mini(
         vision_weights: the frozen encoder's weights.
     """
     write_world(out, train=train, val=val, test=test, seed=seed, workers=workers)
-    write_styles(out, styles)
+    write_styles(out, styles or [])
     if features:
         cache_mini_features(out, vision_weights, workers)
     say(f"The mini-world is in {out}.")

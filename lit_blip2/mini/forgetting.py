@@ -109,15 +109,19 @@ class Forgetting(L.Callback):
 
 
 def opens_as_caption(answer: str) -> bool:
-    return answer.lower().split()[:1] != [] and answer.lower().split()[0] in OPENINGS
+    return next(iter(answer.lower().split()), "") in OPENINGS
 
 
 def other_images(ids: list[int]) -> list[int]:
     """For each row the place of one of another image, half the rows on or the next that is; its own where all rows are
     of one image."""
     count = len(ids)
-    turns = [[(row + count // 2 + step) % count for step in range(count)] for row in range(count)]
-    return [next((place for place in turn if ids[place] != ids[row]), row) for row, turn in enumerate(turns)]
+
+    def other(row: int) -> int:
+        turn = ((row + count // 2 + step) % count for step in range(count))
+        return next((place for place in turn if ids[place] != ids[row]), row)
+
+    return list(map(other, range(count)))
 
 
 def answer_mass(language: Any, prefix_BPD: Tensor, prompts: list[str]) -> list[float]:

@@ -13,8 +13,9 @@ NAMES = {
     "test": ("test",),
 }
 # What a row's split is called, with capitals and blanks or without; the first whose values name splits counts.
+SURE = ("split", "set_name")  # their values need only begin like a split's name, as train2014 does
 KEYS = (
-    "split", "set_name", "set", "subset", "partition", "phase", "fold", "is_train", "is_val", "is_test", "train", "val",
+    *SURE, "set", "subset", "partition", "phase", "fold", "is_train", "is_val", "is_test", "train", "val",
     "test",
 )  # fmt: skip
 _ALL = {name for names in NAMES.values() for name in names}
@@ -25,7 +26,7 @@ _MOST_NAMED = 8
 def of_splits(rows: list[Entry], splits: Sequence[str]) -> list[Entry]:
     """The rows of these splits, of train, val and test. What is left out is counted by its split, and told.
 
-    All rows are taken, as ever, where no two of them name different splits, and where nothing that they name looks
+    All rows are taken where no two of them name different splits, and where nothing that they name looks
     like one.
 
     Raises DataError where the file holds several splits and none of these, and where only some rows name the one that
@@ -40,7 +41,7 @@ def of_splits(rows: list[Entry], splits: Sequence[str]) -> list[Entry]:
         )
     if len(counts.keys() - {_NONE}) < 2:
         return rows
-    meant = key in KEYS[:2] and any(name.startswith(("train", "val", "test", "dev", "restval")) for name in counts)
+    meant = key in SURE and any(name.startswith(("train", "val", "test", "dev", "restval")) for name in counts)
     if not meant and not _ALL & counts.keys():
         warnings.warn(f"{rows[0].path}: its values of {key} name no split, all rows are read: {said}", stacklevel=1)
         return rows
