@@ -1,6 +1,6 @@
 # make demo: BLIP-2's whole recipe on the embedded mini-world.
 # make ablation: the grid of stage 1's objectives at a reduced size, with its report.
-# make unit: tests that neither train nor start another Python.
+# make unit: tests that neither train, nor export, nor read a whole experiment, nor start another Python.
 # make test: all tests but the slow ones.   make test-slow: the slow ones.
 # All create .venv and install first. PYTHON chooses the interpreter (3.11 or newer).
 # make system: what some tests use beside Python: a database, a browser, Java (Debian, as root); skipped without.

@@ -15,6 +15,8 @@ from lit_blip2.config import read
 from lit_blip2.network import count, sketch
 from lit_blip2.parser import MOVED, TRAINER
 
+pytestmark = pytest.mark.run
+
 FILES = sorted(Path("experiments").glob("*.yaml"))
 
 

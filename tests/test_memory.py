@@ -48,6 +48,7 @@ def test_a_rank_s_share_of_100_trained_weights_and_100_frozen_bytes(strategy, de
     assert share(100, 100, devices, strategy)[:3] == expected
 
 
+@pytest.mark.run
 @pytest.mark.parametrize("name", ["mini_stage1", "mini_opt", "mini_t5", "mini_joint", "mini_retrieval"])
 @pytest.mark.parametrize("bf16", [False, True])
 def test_what_is_kept_is_what_a_real_step_keeps(name, bf16):
@@ -82,6 +83,7 @@ def real(net: nn.Module) -> nn.Module:
     return net
 
 
+@pytest.mark.run
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("bf16", [False, True])
 def test_a_trained_encoder_keeps_what_all_its_blocks_keep(checkpointing, bf16):

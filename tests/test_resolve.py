@@ -10,6 +10,8 @@ import pytest
 from lit_blip2.refusals import reason
 from lit_blip2.resolve import main
 
+pytestmark = pytest.mark.run
+
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):

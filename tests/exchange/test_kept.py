@@ -11,6 +11,8 @@ from lit_blip2.commands.convert import main
 from lit_blip2.inference import load
 from tests.exchange.tiny import OPT
 
+pytestmark = pytest.mark.run
+
 
 def scaled(file, factor):
     """Other weights of the same shapes."""

@@ -36,6 +36,8 @@ from lit_blip2.model.vision import VisionEncoder
 from lit_blip2.network import random_parts
 from tests.exchange.tiny import BERT, IMAGES, OPT, T5, VIT, encoder_file, load_stage1, randomise, same
 
+pytestmark = pytest.mark.run
+
 WORDS = len(AutoTokenizer.from_pretrained(OPT))
 ASKED = ["what shape is the red object ?", "a small", "is there a red star ?", "how many objects are there ?"]
 

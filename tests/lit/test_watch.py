@@ -13,6 +13,8 @@ import torch.distributed as dist
 from lit_blip2.lit import watch
 from lit_blip2.lit.watch import Watch
 
+pytestmark = pytest.mark.run
+
 QUICK = 5.0  # seconds, on a busy machine
 
 

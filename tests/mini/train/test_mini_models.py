@@ -123,6 +123,7 @@ def test_vit_training_leaves_timm_weights(tmp_path, monkeypatch):
     assert json.loads((tmp_path / "vit_figures.json").read_text())["n"] == 4
 
 
+@pytest.mark.run
 @pytest.mark.parametrize(
     ("name", "recipe", "model"),
     [("opt", train_opt.RECIPE, OPTForCausalLM), ("t5", train_t5.RECIPE, T5ForConditionalGeneration)],
