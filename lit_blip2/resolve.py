@@ -23,7 +23,7 @@ from jsonargparse import Namespace
 
 from lit_blip2.cli import SuiteCLI, build
 from lit_blip2.data.module import HOW_TO_GET, PairData
-from lit_blip2.evaluation.pope import TYPE as POPE
+from lit_blip2.evaluation.pope import is_pope, metrics_of_samplings
 from lit_blip2.evaluation.vqa import type_metric
 from lit_blip2.lit.progress import check_intervals
 from lit_blip2.network import NoDraws
@@ -110,7 +110,8 @@ def metric_names(built: Namespace, command: str, files: bool) -> set[str]:
     if files and "vqa/type_*" in names:
         types = built.data.question_types(split)
         names = names - {"vqa/type_*"} | {type_metric(name) for name in types}
-        names -= set() if types == {POPE} else {"vqa/yes_*"}
+        names -= {"pope/*"} if is_pope(types) else {"pope/*", "vqa/yes_*"}
+        names |= metrics_of_samplings(types)
     return names
 
 

@@ -173,11 +173,11 @@ def test_the_papers_data_leave_all_else_as_it_is(name, batch):
     assert data.init_args.val == data.init_args.sources["coco"].init_args.train  # Karpathy's other splits
 
 
-OVERLAYS = sorted(Path("experiments/zero_shot").glob("*.yaml"))
+OVERLAYS = sorted(file for folder in ("zero_shot", "mini_test") for file in Path("experiments", folder).glob("*.yaml"))
 
 
 @pytest.mark.parametrize("file", OVERLAYS, ids=lambda file: file.stem)
-def test_a_zero_shot_test_parses_behind_the_experiment_that_it_names(file):
+def test_a_test_set_parses_behind_the_experiment_that_it_names(file):
     """The command of its first lines, and what it sets."""
     (command,) = re.findall(
         r"python -m lit_blip2 (test --config \S+ --config \S+ --ckpt_path \S+)$", file.read_text(), re.M
@@ -191,7 +191,7 @@ def test_a_zero_shot_test_parses_behind_the_experiment_that_it_names(file):
         assert (
             found if value is None else {name: found[name] for name in value} if isinstance(value, dict) else found
         ) == value
-    for key, value in given["model"]["init_args"].items():
+    for key, value in given.get("model", {"init_args": {}})["init_args"].items():
         if key != "net":
             assert resolved.model.init_args[key] == value
 

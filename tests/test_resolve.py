@@ -24,6 +24,8 @@ def world(tmp_path_factory):
             (root / "annotations" / f"{kind}_{split}.json").touch()
         marked = {"annotations": [{"question_type": name} for name in ("count", "how many", "count")]}
         (root / "annotations" / f"answers_{split}.json").write_text(json.dumps(marked))
+    pope = {"question_id": 1, "image": "1.png", "text": "a dog ?", "label": "no", "category": "random"}
+    (root / "annotations/pope_test.json").write_text(json.dumps(pope))
     captions = [{"image_id": 1, "caption": "a dog"}]
     (root / "one.json").write_text(json.dumps({"images": [{"id": 1, "file_name": "1.png"}], "annotations": captions}))
     return root
@@ -41,6 +43,7 @@ def answers(world):
         "itm alone": ("test", [*stage1, *here, "--model.net.itc=null", "--model.net.itg=null"]),
         "stage 2": ("test", [*opt, *here, "--model.init_from=$stage1"]),
         "no test set": ("test", [*opt, *here, "--data.test=null", "--data.vqa_test=null"]),
+        "pope": ("test", [*opt, "--config", "experiments/mini_test/pope.yaml", *here]),
         "no batches": ("test", [*opt, *here, "--trainer.limit_test_batches=0"]),
         "answers without a language model": (
             "test",
@@ -127,7 +130,14 @@ def test_it_says_what_can_be_written(answers):
     metrics = set(answers["stage 2"]["metrics"])
     assert {"vqa/no_image", "caption/exact", "llm/text_qa", "vqa/objects_4"} <= metrics
     assert {name for name in metrics if name.startswith("vqa/type_")} == {"vqa/type_count", "vqa/type_how_many"}
-    assert "vqa/type_*" in answers["stage 2, data not yet"]["metrics"]
+    assert {"vqa/type_*", "pope/*"} <= set(answers["stage 2, data not yet"]["metrics"])
+    assert not [name for name in metrics if name.startswith(("pope/", "vqa/yes_"))]
+
+
+def test_popes_samplings_are_named_and_count_nowhere_else(answers):
+    metrics = set(answers["pope"]["metrics"])
+    assert {"pope/accuracy", "pope/random_accuracy", "pope/random_yes_f1", "vqa/yes_*"} <= metrics
+    assert not {"pope/*", "pope/popular_accuracy", "vqa/objects_4", "caption/cider"} & metrics
 
 
 def test_joint_training_writes_what_its_objectives_can(answers):

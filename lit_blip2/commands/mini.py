@@ -7,6 +7,7 @@ import torch
 
 from lit_blip2.data.coco import COCO
 from lit_blip2.data.features.writer import cache_features
+from lit_blip2.mini.pope import write_pope
 from lit_blip2.mini.restyle import write_styles
 from lit_blip2.mini.train.vit import VIT_KWARGS, VIT_NAME
 from lit_blip2.mini.write import write_world
@@ -28,7 +29,8 @@ def make_mini(
     features: bool = True,
     vision_weights: str = WEIGHTS,
 ) -> None:
-    """Write the mini-world: COCO captions, VQAv2 questions, binding pairs, images, and the frozen encoder's features.
+    """Write the mini-world: captions as COCO's, questions as VQAv2's and POPE's, binding pairs, images, and the frozen
+    encoder's features.
 
     A complete world of the same settings is left as it is; one of other settings is an error.
 
@@ -46,6 +48,7 @@ def make_mini(
     """
     write_world(out, train=train, val=val, test=test, seed=seed, workers=workers)
     write_styles(out, styles or [])
+    write_pope(out)
     if features:
         cache_mini_features(out, vision_weights, workers)
     say(f"The mini-world is in {out}.")

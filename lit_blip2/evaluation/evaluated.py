@@ -16,7 +16,10 @@ RANDOM = f"{PREFIX}random_"  # before a part of the network
 TESTED_STEP, VALIDATED_STEP = STEPS = ("evaluated/test_step", "evaluated/val_step")
 UNITS = {"caption": "images", "vqa": "questions", "binding": "pairs"}  # what a row of a task's table is
 # The first part of a metric's name -> what it is measured on; of others it is not known
-MEASURED_ON = {"caption": "images", "retrieval": "images", "loss": "images", "vqa": "questions", "binding": "pairs"}
+MEASURED_ON = {
+    "caption": "images", "retrieval": "images", "loss": "images", "probe": "images",
+    "vqa": "questions", "pope": "questions", "binding": "pairs",
+}  # fmt: skip
 
 
 def read_metrics(file: Path) -> dict[str, float | None]:

@@ -11,8 +11,7 @@ import numpy as np
 from lit_blip2.evaluation.captioning import caption_items
 from lit_blip2.evaluation.items import Items
 from lit_blip2.evaluation.lemmas import LEMMATISERS
-from lit_blip2.evaluation.pope import TYPE as POPE
-from lit_blip2.evaluation.pope import pope_items, yes_or_no
+from lit_blip2.evaluation.pope import is_pope, pope_items, sampled_items, yes_or_no
 from lit_blip2.evaluation.vqa import Scoring, type_metric, vqa_scores
 from lit_blip2.whole_files import write_json
 
@@ -89,14 +88,15 @@ def _captions(rows: Rows, captioning: Mapping[str, Any]) -> dict[str, Items]:
 
 
 def _answers(rows: Rows, lemmatised: bool, scoring: Scoring) -> dict[str, Items]:
-    """vqa/accuracy, mean_over_types, type_*, for POPE yes_*, and no_image where it was asked for."""
+    """vqa/accuracy, mean_over_types, type_*, for POPE yes_* and pope/*, and no_image where it was asked for."""
     truths, types = [row["answers"] for row in rows], np.array([row["question_type"] for row in rows])
     images, ids = (np.array([row[key] for row in rows]) for key in ("image_id", "question_id"))
     said = LEMMATISERS[scoring] if lemmatised else str
     given, items = [said(row["answer"]) for row in rows], {}
-    if set(types) == {POPE}:
+    if is_pope(kinds := types.tolist()):
         given = [yes_or_no(answer) for answer in given]
-        items |= pope_items(given, [answer for (answer,) in truths], images, ids)
+        true = [answer for (answer,) in truths]
+        items |= pope_items(given, true, images, ids) | sampled_items(given, true, kinds, images, ids)
     scores = np.array(vqa_scores(given, truths, scoring))
     items["vqa/accuracy"] = Items(scores, images, ids)
     items["vqa/mean_over_types"] = Items(scores, images, ids, types)

@@ -22,7 +22,15 @@ SEARCH = ("max_new_tokens", "num_beams", "length_penalty")
 ANSWERS = ("question", *(f"vqa_{name}" for name in SEARCH), "in_context", "lemmatise", "scoring")
 CAPTIONS = ("prompt", *(f"caption_{name}" for name in SEARCH), "caption_tokenizer")
 # The first part of a metric's name -> the rules that it stands under
-RULES = {"vqa": ANSWERS, "caption": CAPTIONS, "loss": ("prompt",), "retrieval": ("rerank",), "binding": ()}
+RULES = {
+    "vqa": ANSWERS,
+    "caption": CAPTIONS,
+    "loss": ("prompt",),
+    "retrieval": ("rerank",),
+    "binding": (),
+    "pope": ANSWERS,
+    "probe": (),
+}
 PRECISIONS = ("precision", "vision.dtype", "language.dtype", "language.bits")  # what every metric is computed in
 ALL = (*dict.fromkeys(name for names in RULES.values() for name in names), *PRECISIONS)
 ALIASES = {"None": "32-true", "64": "64-true", "32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}  # Lightning's

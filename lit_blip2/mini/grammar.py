@@ -143,6 +143,10 @@ def _count(scene, rng, _caption):
     return f"how many {PLURALS[shape]} are there ?", str(shapes.count(shape))
 
 
+def existence_text(colour: int, shape: int) -> str:
+    return f"is there {with_article(f'{COLOURS[colour]} {SHAPES[shape]}')} ?"
+
+
 def _existence(scene, rng, _caption):
     present = sorted({(o.colour, o.shape) for o in scene.objects})
     if rng.random() < 0.5:
@@ -155,7 +159,7 @@ def _existence(scene, rng, _caption):
             absent = [(colour, s) for s in range(len(SHAPES)) if s != shape]
             absent += [(c, shape) for c in range(len(COLOURS)) if c != colour]
         answer, (colour, shape) = "no", _pick(absent, rng)
-    return f"is there {with_article(f'{COLOURS[colour]} {SHAPES[shape]}')} ?", answer
+    return existence_text(colour, shape), answer
 
 
 def _relation(scene, rng, caption):

@@ -158,12 +158,13 @@ def _parallel(task: Callable, items: list, workers: int, what: str) -> Iterable:
         yield from track(pool.map(task, items), **show)
 
 
-def _file_name(image_id: int) -> str:
+def image_name(image_id: int) -> str:
+    """The file of an image, in its split's folder."""
     return f"{image_id:012d}.png"
 
 
 def _image_record(split: str, image_id: int) -> dict:
-    return {"id": image_id, "file_name": _file_name(image_id), "width": PIXELS, "height": PIXELS}
+    return {"id": image_id, "file_name": image_name(image_id), "width": PIXELS, "height": PIXELS}
 
 
 def _write_images(task: tuple[Path, str, int, list[Entry]]) -> None:
@@ -174,7 +175,7 @@ def _write_images(task: tuple[Path, str, int, list[Entry]]) -> None:
         pixels = render([entry.scene], stream_rng(seed, split, entry.image_id, _NOISE))[0]
         buffer = io.BytesIO()
         Image.fromarray(pixels).save(buffer, format="png", compress_level=1)
-        (folder / _file_name(entry.image_id)).write_bytes(buffer.getvalue())
+        (folder / image_name(entry.image_id)).write_bytes(buffer.getvalue())
 
 
 def _write_annotations(out: Path, split: str, entries: list[Entry], swaps: list[Entry] = ()) -> None:

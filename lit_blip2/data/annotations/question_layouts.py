@@ -165,7 +165,8 @@ def _pope(row: Entry) -> Question:
         raise row.error(f"question {name}: {image!r} ends in no image id")
     if (label := row.text("label").strip().lower()) not in ("yes", "no"):
         raise row.error(f"question {name}: label must be yes or no, and is {row.text('label')[:60]!r}")
-    return Question(name, _image_id(image), image, row.text("text").strip(), POPE, [label])
+    kind = f"{POPE} {row.text('category', default='')}".strip()
+    return Question(name, _image_id(image), image, row.text("text").strip(), kind, [label])
 
 
 def _aokvqa(row: Entry, files: Mapping[int, str]) -> Question:

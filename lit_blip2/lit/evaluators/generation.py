@@ -138,7 +138,7 @@ class Generation:
                 *(f"caption/{name}" for name in ("meteor", "spice") if self.caption_scoring[name]),
             }
         if "vqa" in tasks:
-            names |= {"vqa/accuracy", "vqa/mean_over_types", "vqa/type_*", "vqa/yes_*"}
+            names |= {"vqa/accuracy", "vqa/mean_over_types", "vqa/type_*", "vqa/yes_*", "pope/*"}
             names |= {"vqa/no_image"} if self.no_image and command == "test" else set()
         return names
 
