@@ -22,7 +22,7 @@ from lit_blip2.terminal import first_few
 
 # Names of attributes that are no settings, in any class.
 NO_FUNCTION = {"training", "frozen", "checkpointing", "inplace", "label_smoothing", "attention_dropout"}
-NO_FUNCTION |= {"hard_negatives", "gather_with_grad", "mean_of_ranks", "learn_begin"}
+NO_FUNCTION |= {"hard_negatives", "hard_negatives_from", "gather_with_grad", "mean_of_ranks", "learn_begin"}
 NO_FUNCTION |= {"prompt", "max_text_tokens", "tokenizer_path"}
 # The same in these classes, or all classes of a module, and in their subclasses: such attributes matter in training
 # alone, or shapes show them. In another class the name says nothing: a `weight` may be a factor, and num_tokens of a

@@ -60,7 +60,7 @@ class LitJoint(LitBLIP2):
             load_bert(self.net.qformer, getattr(self.net.stage1, "itg", None), self.bert)
 
     def losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        made = {name: batch.get(name) for name in ("text", "uniform_BU", "target")}
+        made = {name: batch.get(name) for name in ("text", "uniform_BU", "target", "step")}
         return self.net(image_features(self.net.vision, batch), batch["image_id"], **made)
 
     def watch(self, losses: dict[str, Tensor]) -> None:

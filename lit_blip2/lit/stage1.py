@@ -50,4 +50,5 @@ class LitStage1(LitBLIP2):
             load_bert(self.net.qformer, self.net.itg, self.bert)
 
     def losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        return self.net(image_features(self.net.vision, batch), batch["text"], batch["image_id"], batch["uniform_BU"])
+        given = batch["text"], batch["image_id"], batch["uniform_BU"]
+        return self.net(image_features(self.net.vision, batch), *given, batch["step"])

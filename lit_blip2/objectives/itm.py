@@ -22,15 +22,26 @@ class ITM(nn.Module):
     Args:
         hidden: Q-Former width.
         hard_negatives: draw negatives by ITC similarity; false, or no ITC: uniformly.
+        hard_negatives_from: the first optimiser step that draws them so, counted from 0; those before draw uniformly,
+            while ITC has not learnt yet what is similar. Evaluation draws as the last steps do.
         weight: factor of this loss in the total.
+    Raises:
+        ValueError: hard_negatives_from that is negative, or that no hard negatives follow.
     """
 
     draws = 2  # see Objective
 
-    def __init__(self, hidden: int, hard_negatives: bool = True, weight: float = 1.0):
+    def __init__(self, hidden: int, hard_negatives: bool = True, hard_negatives_from: int = 0, weight: float = 1.0):
         super().__init__()
+        if hard_negatives_from < 0:
+            raise ValueError(f"hard_negatives_from={hard_negatives_from} must not be negative; 0 draws them throughout")
+        if hard_negatives_from and not hard_negatives:
+            raise ValueError(
+                f"hard_negatives=false draws uniformly in all steps, and hard_negatives_from={hard_negatives_from} is "
+                "the first that would not: set it to 0"
+            )
         self.head = nn.Linear(hidden, 2)
-        self.hard_negatives, self.weight = hard_negatives, weight
+        self.hard_negatives, self.hard_negatives_from, self.weight = hard_negatives, hard_negatives_from, weight
         nn.init.normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
 
@@ -60,10 +71,13 @@ class ITM(nn.Module):
         """A text for each image and an image for each text, int64 [B]; float [B], 0 where there was none to draw."""
         ids_B, ids_N = shared.image_ids_B, gather(shared.image_ids_B)
         image_to_text_BN, text_to_image_BN = shared.image_to_text_BN, shared.text_to_image_BN
-        if image_to_text_BN is None or not self.hard_negatives:
+        if image_to_text_BN is None or not self._draws_hard(shared.step):
             image_to_text_BN = text_to_image_BN = torch.zeros(len(ids_B), len(ids_N), device=ids_B.device)
         texts = draw_negatives(image_to_text_BN, ids_B, ids_N, uniform_B2[:, 0])
         return *texts, *draw_negatives(text_to_image_BN, ids_B, ids_N, uniform_B2[:, 1])
+
+    def _draws_hard(self, step: int | None) -> bool:
+        return self.hard_negatives and (step is None or step >= self.hard_negatives_from)
 
     def logits(self, query_RQD: Tensor) -> Tensor:
         """Mean over queries of the head's two logits: [R, 2]; class 1 is a match."""

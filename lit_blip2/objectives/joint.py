@@ -104,17 +104,18 @@ class Joint(nn.Module):
         text: PackedText | None = None,
         uniform_BU: Tensor | None = None,
         target: TargetText | None = None,
+        step: int | None = None,
     ) -> dict[str, Tensor]:
         """Losses of the global batch.
 
         Args: image features [B, N, W]; image ids int64 [B]; for ITC, ITM and ITG captions, packed on the host, and the
-        uniform numbers of each row (Stage1.draws); for LM its targets.
+        uniform numbers of each row (Stage1.draws); for LM its targets; the optimiser step in training.
         Returns: itc, itm, itg, lm (those that are on) and total, their weighted sum; scalars.
         """
         if self.stage1 is None:
             return self.stage2(features_BND, target)
         on = self.stage2 is not None
-        losses, query_BQD = self.stage1.losses(features_BND, text, image_ids_B, uniform_BU, reads_queries=on)
+        losses, query_BQD = self.stage1.losses(features_BND, text, image_ids_B, uniform_BU, step, reads_queries=on)
         if on:
             second = self.stage2.losses(self.stage2.bridge.projection(query_BQD), target)
             losses |= second | {"total": losses["total"] + second["total"]}

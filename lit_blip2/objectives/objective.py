@@ -27,6 +27,7 @@ class Shared:
     dec: id of [DEC]. longest: tokens of the longest caption that any rank may have.
     queries: the pass of the queries alone. Whoever needs it puts this very object among its passes: it runs once.
     reads_text: whether some objective reads text outputs of the lockstep forward.
+    step: the optimiser step in training, counted from 0; None in evaluation.
     image_to_text_BN, text_to_image_BN: ITC's similarities over its temperature; None without ITC.
     """
 
@@ -38,6 +39,7 @@ class Shared:
     dec: int
     longest: int
     queries: Pass
+    step: int | None = None
     reads_text: bool = False
     image_to_text_BN: Tensor | None = None
     text_to_image_BN: Tensor | None = None

@@ -128,15 +128,20 @@ class Stage1(nn.Module):
         self.tokenizer = self.tokenizer or BertTokenizer(self.tokenizer_path, vocabulary, self.max_text_tokens)
 
     def forward(
-        self, features_BND: Tensor, text: PackedText, image_ids_B: Tensor, uniform_BU: Tensor
+        self,
+        features_BND: Tensor,
+        text: PackedText,
+        image_ids_B: Tensor,
+        uniform_BU: Tensor,
+        step: int | None = None,
     ) -> dict[str, Tensor]:
         """Losses of the global batch.
 
         Args: image features [B, N, W]; captions, packed on the host; image ids int64 [B]; `draws` uniform numbers per
-        row, in [0, 1), which draw ITM's negatives.
+        row, in [0, 1), which draw ITM's negatives; the optimiser step in training.
         Returns: the loss of each objective that is on, by name, and total, their weighted sum; scalars.
         """
-        return self.losses(features_BND, text, image_ids_B, uniform_BU)[0]
+        return self.losses(features_BND, text, image_ids_B, uniform_BU, step)[0]
 
     def losses(
         self,
@@ -144,6 +149,7 @@ class Stage1(nn.Module):
         text: PackedText,
         image_ids_B: Tensor,
         uniform_BU: Tensor,
+        step: int | None = None,
         reads_queries: bool = False,
     ) -> tuple[dict[str, Tensor], Tensor | None]:
         """forward's losses, and the outputs of the pass of queries alone [B, Q, D].
@@ -155,9 +161,8 @@ class Stage1(nn.Module):
         uniform = {name: uniform_BU[:, spans[name]] for name in objectives}
         image = self.qformer.project_image(features_BND)
         queries = Pass(masks.UNIMODAL, image=image)
-        shared = Shared(
-            self.qformer, features_BND, image, text, image_ids_B, self.tokenizer.dec, self.max_text_tokens, queries
-        )
+        dec, longest = self.tokenizer.dec, self.max_text_tokens
+        shared = Shared(self.qformer, features_BND, image, text, image_ids_B, dec, longest, queries, step)
         passes = {name: each.passes(shared, uniform[name]) for name, each in objectives.items()}
         wanted = [*chain(*passes.values()), *([queries] if reads_queries else [])]
         shared.reads_text = any(each.text is not None and each.read != "none" for each in wanted)

@@ -75,6 +75,17 @@ def test_a_run_without_hard_negatives_draws_them_uniformly(fit, monkeypatch):
     assert metrics.keys() >= {"loss/itc", "loss/itm", "train/loss_itm", "retrieval/itm_txt_r1", "binding/itm_accuracy"}
 
 
+def test_a_resumed_run_begins_with_hard_negatives_at_their_step(fit, monkeypatch):
+    hard, before = {}, itm.ITM._draws_hard
+    monkeypatch.setattr(itm.ITM, "_draws_hard", lambda self, step: hard.setdefault(step, before(self, step)))
+    whole = fit("mini_stage1", "--model.net.itm.hard_negatives_from=3")
+    assert hard.pop(None) and hard == {step: step >= 3 for step in range(len(hard))} and any(hard.values())
+    middle = next((whole / "checkpoints").glob("*step=2.ckpt"))
+    resumed = fit("mini_stage1", "--model.net.itm.hard_negatives_from=3", f"--ckpt_path={middle}")
+    expected, found = (read_checkpoint(run)["state_dict"] for run in (whole, resumed))
+    assert all(torch.equal(found[key], value) for key, value in expected.items())
+
+
 @pytest.mark.parametrize("experiment", ["mini_stage1", "mini_opt"])
 def test_resuming_gives_the_unbroken_run(experiment, fit, stage1_run):
     start = [] if experiment == "mini_stage1" else [f"--model.init_from={stage1_run}"]

@@ -58,3 +58,10 @@ def test_a_constant_predictor_scores_its_known_loss():
         itm.head.bias.copy_(torch.tensor([math.log(2.0), 0.0]))
     loss = itm(torch.zeros(3, 1, 2), torch.tensor([1, 0, 0]), torch.ones(3))["loss"]
     assert loss.item() == pytest.approx(0.6365, abs=1e-4)
+
+
+def test_a_step_that_begins_nothing_is_refused():
+    with pytest.raises(ValueError, match="hard_negatives_from=-1 must not be negative; 0 draws them throughout"):
+        ITM(hidden=2, hard_negatives_from=-1)
+    with pytest.raises(ValueError, match=r"hard_negatives=false draws uniformly in all steps, and .*=9 .* set it to 0"):
+        ITM(hidden=2, hard_negatives=False, hard_negatives_from=9)

@@ -108,6 +108,19 @@ def test_without_hard_negatives_each_other_row_is_as_likely(make_stage1, make_ba
     assert not torch.isclose(net(features, text, ids, uniform)["itm"], by_hand)
 
 
+def test_hard_negatives_begin_at_their_step(make_stage1, make_batch):
+    """Before it losses are those of uniform negatives, to the last bit; from it on, and in evaluation, of hard ones."""
+    net, batch = make_stage1(*NAMES), make_batch(5)
+    net.itc.temperature.data = torch.tensor(0.001)
+    hard = net(*batch)["itm"]
+    net.itm.hard_negatives = False
+    uniform = net(*batch)["itm"]
+    net.itm.hard_negatives, net.itm.hard_negatives_from = True, 7
+    assert not torch.isclose(hard, uniform)
+    assert [torch.equal(net(*batch, step)["itm"], uniform) for step in (0, 6)] == [True, True]
+    assert [torch.equal(net(*batch, step)["itm"], hard) for step in (7, 8, None)] == [True, True, True]
+
+
 @pytest.mark.parametrize("others", [("itc",), NAMES], ids="+".join)
 def test_a_fourth_objective_joins_without_a_change_to_the_others(others, make_stage1, make_batch):
     features, text, ids, uniform_B2 = make_batch(4)
