@@ -7,6 +7,7 @@ import torch
 
 from lit_blip2.data.coco import COCO
 from lit_blip2.data.features.writer import cache_features
+from lit_blip2.mini.extras import Kind
 from lit_blip2.mini.pope import write_pope
 from lit_blip2.mini.restyle import write_styles
 from lit_blip2.mini.train.vit import VIT_KWARGS, VIT_NAME
@@ -26,6 +27,7 @@ def make_mini(
     seed: int = 0,
     workers: int = 2,
     styles: list[str] | None = None,
+    extra: Kind | None = None,
     features: bool = True,
     vision_weights: str = WEIGHTS,
 ) -> None:
@@ -43,12 +45,17 @@ def make_mini(
         workers: processes that draw, and that see.
         styles: also write the captions in these styles, as captions_train_STYLE.json and so on: boilerplate,
             some_boilerplate, much_boilerplate, no_articles, noun_first.
+        extra: detail: a mark two pixels wide in most scenes; reading: a digit in each. Captions tell it, and a question
+            of this type asks for it. POPE's questions are left out, and the captions have no other styles.
         features: also cache the frozen encoder's output for every image, in OUT/features.
         vision_weights: the frozen encoder's weights.
     """
-    write_world(out, train=train, val=val, test=test, seed=seed, workers=workers)
+    if extra and styles:
+        raise ValueError(f"extra={extra}: no style of captions has words for it, make a world of each")
+    write_world(out, train=train, val=val, test=test, seed=seed, workers=workers, extra=extra)
     write_styles(out, styles or [])
-    write_pope(out)
+    if extra is None:
+        write_pope(out)
     if features:
         cache_mini_features(out, vision_weights, workers)
     say(f"The mini-world is in {out}.")

@@ -11,6 +11,7 @@ from lit_blip2.mini.world import COLOURS, PLACES, SHAPES, SIZES, Object, Scene
 RELATIONS = ("left of", "right of", "above", "below")
 PLURALS = ("circles", "squares", "triangles", "stars", "crosses", "rings")
 QUESTION_TYPES = ("colour", "shape", "size", "place", "count", "existence", "relation")
+OBJECTS = "how many objects are there ?"
 UNSAID = -1
 # Two objects without a place, or related without a size, would be true of one image in 25 batches: left out.
 KINDS = ("full", "no size", "no place", "plain", "relation")
@@ -137,7 +138,7 @@ def _place(scene, rng, caption):
 
 def _count(scene, rng, _caption):
     if rng.random() < 0.5:
-        return "how many objects are there ?", str(len(scene.objects))
+        return OBJECTS, str(len(scene.objects))
     shapes = [o.shape for o in scene.objects]
     shape = _pick(sorted(set(shapes)), rng)
     return f"how many {PLURALS[shape]} are there ?", str(shapes.count(shape))

@@ -1,6 +1,6 @@
 """Drawing scenes: anti-aliased stamps of six shapes, blended onto a background, with noise.
 
-Legend: N images, H = W = 64 pixels, S = 19 pixels of a stamp, C = 3 channels.
+Legend: N images, H = W = 64 pixels, S = 19 pixels of a stamp, C = 3 channels, G x K pixels of a glyph.
 """
 
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from functools import cache
 
 import numpy as np
 
-from lit_blip2.mini.world import SHAPES, Scene
+from lit_blip2.mini.world import SHAPES, Extra, Scene
 
 PIXELS = 64
 CENTRES = (11, 32, 52)  # of the three columns and rows
@@ -28,6 +28,21 @@ _RGB = np.array(
     ],
     dtype=np.float32,
 )
+
+
+def _digit(*rows: str) -> np.ndarray:
+    """bool [G, K]: three times as large as it is written."""
+    return np.kron([[each == "#" for each in row] for row in rows], np.ones((3, 3))) > 0
+
+
+GLYPHS = {  # by the noun of an Extra
+    "circle": np.ones((5, 2), dtype=bool),
+    "0": _digit("###", "#.#", "#.#", "#.#", "###"),
+    "1": _digit(".#.", "##.", ".#.", ".#.", "###"),
+    "2": _digit("###", "..#", "###", "#..", "###"),
+    "3": _digit("###", "..#", "###", "..#", "###"),
+    "4": _digit("#.#", "#.#", "###", "..#", "..#"),
+}
 
 
 def _inside(shape: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -71,6 +86,7 @@ def render(scenes: Sequence[Scene], rng: np.random.Generator) -> np.ndarray:
     x_NHWC = NOISE * rng.standard_normal((len(scenes), PIXELS, PIXELS, 3), dtype=np.float32)
     bright_N = rng.uniform(-12, 12, len(scenes)).astype(np.float32)
     for canvas, scene, bright in zip(x_NHWC, scenes, bright_N, strict=True):
+        over = None if scene.extra is None else _written(scene.extra, canvas)
         canvas += (_backgrounds()[scene.background] + bright)[..., None]
         for o in scene.objects:
             top = CENTRES[o.row] + o.dy - _HALF
@@ -79,4 +95,14 @@ def render(scenes: Sequence[Scene], rng: np.random.Generator) -> np.ndarray:
             shade = _backgrounds()[scene.background, top : top + 2 * _HALF + 1, left : left + 2 * _HALF + 1]
             alpha = stamps()[o.shape, o.size][..., None]
             patch += alpha * (_RGB[o.colour] - shade[..., None] - bright)  # the noise stays on top
+        if over is not None:
+            canvas[over[0]] = over[1]
     return np.clip(np.rint(x_NHWC), 0, 255).astype(np.uint8)
+
+
+def _written(extra: Extra, noise_HWC: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """bool [H, W], where a thing is written over what lies there, and its pixels [number, C] with their noise."""
+    glyph_GK = GLYPHS[extra.noun]
+    where_HW = np.zeros((PIXELS, PIXELS), dtype=bool)
+    where_HW[extra.y : extra.y + len(glyph_GK), extra.x : extra.x + glyph_GK.shape[1]] = glyph_GK
+    return where_HW, noise_HWC[where_HW] + _RGB[extra.colour]

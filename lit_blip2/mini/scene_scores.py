@@ -14,6 +14,7 @@ from lit_blip2.evaluation.items import Items
 from lit_blip2.evaluation.vqa import vqa_scores
 from lit_blip2.lit.module import LitBLIP2
 from lit_blip2.lit.stage1 import LitStage1
+from lit_blip2.mini.extras import told_first
 from lit_blip2.mini.grammar import UNSAID, Caption, Mention, caption_text
 from lit_blip2.mini.scores import Score, score_caption
 from lit_blip2.mini.world import OBJECT_COUNTS, Scene
@@ -177,5 +178,6 @@ def reading_items(readings: Sequence[Reading]) -> dict[str, Items]:
 
 
 def description(scene: Scene) -> str:
-    """All that words can say of the scene's objects."""
-    return caption_text(Caption("full", tuple(Mention(*each[:4]) for each in scene.objects), UNSAID))
+    """All that words can say of the scene."""
+    objects = Caption("full", tuple(Mention(*each[:4]) for each in scene.objects), UNSAID)
+    return told_first(caption_text(objects), scene.extra)

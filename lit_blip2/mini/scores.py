@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
+from lit_blip2.mini.extras import untold
 from lit_blip2.mini.grammar import RELATIONS, UNSAID, Caption, Mention
 from lit_blip2.mini.styles import without_boilerplate
 from lit_blip2.mini.truth import is_true
@@ -88,7 +89,12 @@ def _mention(clause: str, patterns: Sequence[re.Pattern]) -> Mention | None:
 
 
 def score_caption(text: str, scene: Scene, styled: bool = False) -> Score:
-    """Precision, recall and exactness of one caption of `scene`; see the top of the file. styled: see read_caption."""
+    """Precision, recall and exactness of one caption of `scene`; see the top of the file. styled: see read_caption.
+
+    Objects count, and no small thing beside them (extras.py): where there is one, a caption's opening that tells it is
+    left out."""
+    if scene.extra is not None:
+        text = untold(text.lower())
     mentions, relation = read_caption(text, styled)
     readable = [mention for mention in mentions if mention is not None]
     right = _most_matched(readable, scene.objects)

@@ -53,11 +53,22 @@ class Object(NamedTuple):
         return self.cell % 3
 
 
+class Extra(NamedTuple):
+    """A small thing beside the objects, see extras.py: what it is called, an index into COLOURS, and the pixel in its
+    upper left corner."""
+
+    noun: str
+    colour: int
+    x: int
+    y: int
+
+
 class Scene(NamedTuple):
-    """One to four objects in distinct cells, and a background that no text mentions."""
+    """One to four objects in distinct cells, a background that no text mentions, and in some worlds a small thing."""
 
     objects: tuple[Object, ...]
     background: int
+    extra: Extra | None = None
 
 
 def stream_rng(seed: int, stream: str, index: int, purpose: int = 0) -> np.random.Generator:

@@ -12,6 +12,7 @@ from PIL import Image
 from rich.progress import track
 
 from lit_blip2.contents import read_object, reading
+from lit_blip2.mini.extras import Kind, asked, told_first, with_extras
 from lit_blip2.mini.grammar import (
     RELATIONS,
     UNSAID,
@@ -24,7 +25,7 @@ from lit_blip2.mini.grammar import (
 from lit_blip2.mini.pairs import Described, described_pair
 from lit_blip2.mini.render import PIXELS, render
 from lit_blip2.mini.truth import match_matrix
-from lit_blip2.mini.world import COLOURS, PLACES, SHAPES, SIZES, Object, Scene, stream_rng
+from lit_blip2.mini.world import COLOURS, PLACES, SHAPES, SIZES, Extra, Object, Scene, stream_rng
 from lit_blip2.whole_files import written_whole
 
 VERSION = 2
@@ -32,7 +33,7 @@ CAPTIONS_PER_IMAGE = 3
 TRAIN_IMAGES_WITH_QUESTIONS = 2000
 SPLITS = ("train", "val", "test")
 _PAIRS_A_TASK = 100
-_NOISE = 1  # purpose number of the pixel noise's generator
+_NOISE, _EXTRA = 1, 4  # purpose numbers of generators: of pixel noise, and of a small thing in a pair of scenes
 
 
 class Entry(NamedTuple):
@@ -52,41 +53,50 @@ class SceneFile(NamedTuple):
 
 
 def write_world(
-    out: Path, train: int = 12000, val: int = 500, test: int = 500, seed: int = 0, workers: int = 2
+    out: Path,
+    train: int = 12000,
+    val: int = 500,
+    test: int = 500,
+    seed: int = 0,
+    workers: int = 2,
+    extra: Kind | None = None,
 ) -> None:
     """Write the world into the folder `out`: images/, annotations/ and settings.json.
 
     `train` (even), `val` and `test` count the captioned images; in val and test every image of two or more
-    objects has a colour-swapped partner besides. An existing world of the same settings is left as it is.
+    objects has a colour-swapped partner besides. extra: a small thing in the scenes, see extras.py; the objects are
+    the same with and without. An existing world of the same settings is left as it is.
     Raises ValueError on one of other settings, naming the difference, and on a folder that is no mini-world.
     """
     out = Path(out)
     settings = {"version": VERSION, "train": train, "val": val, "test": test, "seed": seed}
+    settings |= {} if extra is None else {"extra": extra}
     if train % 2:
         raise ValueError(f"train={train} images cannot be paired with swap partners: use an even number")
     if out.exists():
         return _check_existing(out, settings)
     with written_whole(out) as part:
         (part / "annotations").mkdir(parents=True)
-        _write_train(part, train, seed, workers)
+        _write_train(part, train, seed, workers, extra)
         first = train + 1
         for split, size in (("val", val), ("test", test)):
-            first += _write_evaluation(part, split, size, seed, first, workers)
+            first += _write_evaluation(part, split, size, seed, first, workers, extra)
         _dump(part / "settings.json", settings)
 
 
-def _check_existing(out: Path, settings: dict[str, int]) -> None:
+def _check_existing(out: Path, settings: dict[str, int | str]) -> None:
     path = out / "settings.json"
     if not path.is_file():
         raise ValueError(f"{out} is no complete mini-world ({path} is missing): remove it, or write elsewhere")
     found = read_object(path)
-    wrong = [f"{k}={found.get(k)} (wanted {v})" for k, v in settings.items() if found.get(k) != v]
+    wanted = {"extra": None} | settings
+    wrong = [f"{k}={found.get(k)} (wanted {v})" for k, v in wanted.items() if found.get(k) != v]
     if wrong:
         raise ValueError(f"{out} holds a mini-world of {', '.join(wrong)}: remove it, or write elsewhere")
 
 
-def _write_train(out: Path, size: int, seed: int, workers: int) -> None:
-    tasks = [(out, seed, k, min(k + _PAIRS_A_TASK, size // 2)) for k in range(0, size // 2, _PAIRS_A_TASK)]
+def _write_train(out: Path, size: int, seed: int, workers: int, extra: Kind | None) -> None:
+    tasks = [(out, seed, k, min(k + _PAIRS_A_TASK, size // 2), extra) for k in range(0, size // 2, _PAIRS_A_TASK)]
     parts = _parallel(_train_part, tasks, workers, "train")
     _write_annotations(out, "train", seated([entry for part in parts for entry in part]))
 
@@ -103,27 +113,44 @@ def seated(entries: list[Entry]) -> list[Entry]:
     return [entry for four in parted for entry in four]
 
 
-def _train_part(task: tuple[Path, int, int, int]) -> list[Entry]:
-    out, seed, start, stop = task
+def _train_part(task: tuple[Path, int, int, int, Kind | None]) -> list[Entry]:
+    out, seed, start, stop, extra = task
     entries = []
     for k in range(start, stop):
         pair, rng = described_pair(seed, "train", k, CAPTIONS_PER_IMAGE)
-        for i, (scene, captions) in enumerate(pair, start=2 * k):
-            questions = draw_questions(scene, rng) if i < TRAIN_IMAGES_WITH_QUESTIONS else ()
-            entries.append(Entry(i + 1, scene, captions, tuple(questions)))
+        both = [
+            Entry(i + 1, scene, captions, tuple(draw_questions(scene, rng) if i < TRAIN_IMAGES_WITH_QUESTIONS else ()))
+            for i, (scene, captions) in enumerate(pair, start=2 * k)
+        ]
+        entries += _with_extras(both, seed, "train", extra)
     _write_images((out, "train", seed, entries))
     return entries
 
 
-def _write_evaluation(out: Path, split: str, size: int, seed: int, first: int, workers: int) -> int:
+def _with_extras(entries: list[Entry], seed: int, split: str, kind: Kind | None) -> list[Entry]:
+    """Entries of a pair with the same small thing in each; those with questions get one about it."""
+    if kind is None:
+        return entries
+    scenes = with_extras(kind, [e.scene for e in entries], stream_rng(seed, split, entries[0].image_id, _EXTRA))
+    return [
+        e._replace(scene=scene, questions=tuple(asked(e.questions, scene.extra)) if e.questions else ())
+        for e, scene in zip(entries, scenes, strict=True)
+    ]
+
+
+def _write_evaluation(out: Path, split: str, size: int, seed: int, first: int, workers: int, extra: Kind | None) -> int:
     """Write a retrieval set and its swapped partners; return how many images that was."""
     kept, partners = _distinct_pairs(split, size, seed)
-    entries = [Entry(first + i, d.scene, d.captions, tuple(q)) for i, (d, q) in enumerate(kept)]
-    swaps, pairs = [], []
-    for entry, partner in zip(entries, partners, strict=True):
-        if len(entry.scene.objects) > 1:
-            swaps.append(Entry(first + size + len(swaps), partner.scene, (), ()))
-            text = caption_text(entry.captions[0])
+    entries, swaps, pairs = [], [], []
+    for i, ((told, questions), partner) in enumerate(zip(kept, partners, strict=True)):
+        both = [Entry(first + i, told.scene, told.captions, tuple(questions))]
+        if len(told.scene.objects) > 1:
+            both.append(Entry(first + size + len(swaps), partner.scene, (), ()))
+        entry, *swap = _with_extras(both, seed, split, extra)
+        entries.append(entry)
+        if swap:
+            swaps += swap
+            text = told_first(caption_text(entry.captions[0]), entry.scene.extra)
             swapped = swaps[-1].image_id
             pairs.append({"image_id": entry.image_id, "caption": text, "swapped_image_id": swapped})
     everything = entries + swaps
@@ -184,7 +211,7 @@ def _write_annotations(out: Path, split: str, entries: list[Entry], swaps: list[
     for entry in entries:
         for caption in entry.captions:
             key = {"id": len(captions) + 1, "image_id": entry.image_id}
-            captions.append({**key, "caption": caption_text(caption)})
+            captions.append({**key, "caption": told_first(caption_text(caption), entry.scene.extra)})
             specs.append({**key, **caption_to_json(caption)})
         for question in entry.questions:
             key = {"question_id": len(questions) + 1, "image_id": entry.image_id}
@@ -204,7 +231,8 @@ def scenes_file(root: Path, split: str) -> Path:
 
 
 def _answer(question: Question) -> dict:
-    kind = {"count": "number", "existence": "yes/no", "relation": "yes/no"}.get(question.type, "other")
+    kinds = {"count": "number", "reading": "number", "existence": "yes/no", "relation": "yes/no"}
+    kind = kinds.get(question.type, "other")
     one = {"answer": question.answer, "answer_confidence": "yes"}
     return {
         "question_type": question.type,
@@ -219,7 +247,7 @@ def _dump(path: Path, content: dict) -> None:
 
 
 def scene_to_json(scene: Scene) -> dict:
-    """Names for the attributes; `offset` is the jitter in pixels."""
+    """Names for the attributes; `offset` is the jitter in pixels; `corner` the upper left pixel of a small thing."""
     objects = [
         {
             "shape": SHAPES[o.shape],
@@ -230,7 +258,10 @@ def scene_to_json(scene: Scene) -> dict:
         }
         for o in scene.objects
     ]
-    return {"background": scene.background, "objects": objects}
+    record = {"background": scene.background, "objects": objects}
+    if (extra := scene.extra) is not None:
+        record["extra"] = {"noun": extra.noun, "colour": COLOURS[extra.colour], "corner": [extra.x, extra.y]}
+    return record
 
 
 def scene_from_json(record: dict) -> Scene:
@@ -244,7 +275,9 @@ def scene_from_json(record: dict) -> Scene:
         )
         for o in record["objects"]
     )
-    return Scene(tuple(objects), record["background"])
+    extra = record.get("extra")
+    small = None if extra is None else Extra(extra["noun"], COLOURS.index(extra["colour"]), *extra["corner"])
+    return Scene(tuple(objects), record["background"], small)
 
 
 def caption_to_json(caption: Caption) -> dict:

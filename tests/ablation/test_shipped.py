@@ -16,16 +16,18 @@ from lit_blip2.ablation.run import plan, space
 from lit_blip2.ablation.spec.read import read_grid
 from lit_blip2.ablation.spec.scale import read_scale, scales
 from lit_blip2.commands import sweep
+from lit_blip2.mini.extras import KINDS
 from lit_blip2.mini.grammar import QUESTION_TYPES
 from lit_blip2.resolve import ParserOnly, build, resolve
 
 HOUSE = Path.cwd()
 FILES = sorted(Path("ablations").glob("*.yaml"))
 MADE = ("opt_small", "opt_instruct", "opt_longer")  # language models that `prepare` trains: their sizes must be known
+ONLY_MINI = {"detail", "joint", "llm_tuning", "reading", "search_lr", "spatial"}
 REFUSED = {
     "tiny": {"encoder_size", "llm_size", "llm_tuning"},
-    "vitb_opt125m": {"encoder_size", "joint", "llm_size", "llm_tuning", "search_lr", "spatial"},
-    "vitg_opt27": {"joint", "llm_tuning", "search_lr", "spatial"},
+    "vitb_opt125m": {"encoder_size", "llm_size", *ONLY_MINI},
+    "vitg_opt27": ONLY_MINI,
 }
 WITHOUT = {  # labels that are left out
     ("vitb_opt125m", "skip_stage1_as_read"): {"llm=t5"},
@@ -83,7 +85,7 @@ def test_it_resolves_or_says_what_the_scale_lacks(file, scale, here):
 
 def test_metrics_by_type_of_question_are_the_mini_world_s():
     typed = [metric for file in FILES for metric in read_grid(file).metrics if metric.startswith("vqa/type_")]
-    assert typed and {metric.removeprefix("vqa/type_") for metric in typed} <= set(QUESTION_TYPES)
+    assert typed and {metric.removeprefix("vqa/type_") for metric in typed} <= {*QUESTION_TYPES, *KINDS}
 
 
 def test_what_a_scale_gives_or_lacks_is_asked_for():
