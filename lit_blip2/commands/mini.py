@@ -44,7 +44,7 @@ def make_mini(
         seed: of scenes, captions and questions.
         workers: processes that draw, and that see.
         styles: also write the captions in these styles, as captions_train_STYLE.json and so on: boilerplate,
-            some_boilerplate, much_boilerplate, no_articles, noun_first.
+            some_boilerplate, much_boilerplate, no_articles, noun_first, names.
         extra: detail: a mark two pixels wide in most scenes; reading: a digit in each. Captions tell it, and a question
             of this type asks for it. POPE's questions are left out, and the captions have no other styles.
         features: also cache the frozen encoder's output for every image, in OUT/features.

@@ -11,7 +11,7 @@ import torch
 
 from lit_blip2.distributed import gather_lists
 from lit_blip2.evaluation.items import Items
-from lit_blip2.evaluation.vqa import vqa_scores
+from lit_blip2.evaluation.vqa import type_metric, vqa_scores
 from lit_blip2.lit.module import LitBLIP2
 from lit_blip2.lit.stage1 import LitStage1
 from lit_blip2.mini.extras import told_first
@@ -51,6 +51,7 @@ class SceneScores(L.Callback):
 
         llm/text_qa     the accuracy of its answers, mean over types: the reference above vqa/mean_over_types, as
                         vqa/no_image is the one below.
+        llm/text_type_<name>  the accuracy on one type of question, as vqa/type_<name>.
         llm/text_loss   nats per token of the answers that most annotators gave, end mark included: the sum over all
                         questions' tokens by their number. It shows forgetting before an answer turns.
 
@@ -80,7 +81,7 @@ class SceneScores(L.Callback):
             return names
         reads = command == "test" or not pl_module.generation.net.language.frozen
         names |= {f"vqa/objects_{count}" for count in OBJECT_COUNTS}
-        return names | ({"llm/text_qa", "llm/text_loss"} if reads else set())
+        return names | ({"llm/text_qa", "llm/text_type_*", "llm/text_loss"} if reads else set())
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if isinstance(pl_module, LitStage1):
@@ -166,13 +167,17 @@ def read(pl_module: LitBLIP2, prompts: Sequence[str], asked: Sequence[dict[str, 
 
 
 def reading_items(readings: Sequence[Reading]) -> dict[str, Items]:
-    """llm/text_qa and llm/text_loss; none of no readings."""
+    """llm/text_qa, llm/text_type_* and llm/text_loss; none of no readings."""
     if not readings:
         return {}
     images, ids, answers, truths, types, nats, tokens = zip(*readings, strict=True)
-    about = np.array(images), np.array(ids)
-    return {
-        "llm/text_qa": Items(np.array(vqa_scores(answers, truths)), *about, strata=np.array(types)),
+    about, scores, kinds = (np.array(images), np.array(ids)), np.array(vqa_scores(answers, truths)), np.array(types)
+    by_type = {
+        f"llm/text_{type_metric(name).removeprefix('vqa/')}": Items(*(each[kinds == name] for each in (scores, *about)))
+        for name in sorted(set(types))
+    }
+    return by_type | {
+        "llm/text_qa": Items(scores, *about, strata=kinds),
         "llm/text_loss": Items(np.array([nats, tokens], dtype=float).T, *about),
     }
 

@@ -1,7 +1,7 @@
 """How captions are written: as the language models have always read them ("plain"), or as the web writes them.
 
-A style keeps what a caption says. What it adds, such as "photo 3 of 4", is drawn for each caption and says nothing of
-its image. Every word is one that all models of the mini-world know.
+A style keeps what a caption says; `names` alone leaves some of it out. What a style adds, such as "photo 3 of 4", is
+drawn for each caption and says nothing of its image. Every word is one that all models of the mini-world know.
 """
 
 import re
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lit_blip2.mini.grammar import Caption, Mention, caption_text, mention_words, with_article
+from lit_blip2.mini.grammar import UNSAID, Caption, Mention, caption_text, mention_words, with_article
 
 BEFORE = ("photo of", "the photo of", "photo of the objects ,", "photo {} of {} ,")
 AFTER = (", photo", ", the photo", ", photo {}", ", photo {} of {}")
@@ -17,11 +17,13 @@ MOST_PHOTOS = 4
 
 
 class Style(NamedTuple):
-    """articles: "a red ring", not "red ring". noun_first: "ring red large at top". boilerplate: the probability of each
+    """articles: "a red ring", not "red ring". noun_first: "ring red large at top". names: captions of one kind alone,
+    which say an object's colour and shape and nothing else. boilerplate: the probability of each
     number of pieces, 0, 1 and so on, in front of a caption and, drawn again, behind it."""
 
     articles: bool = False
     noun_first: bool = False
+    names: bool = False
     boilerplate: tuple[float, ...] = (1.0,)
 
 
@@ -31,11 +33,14 @@ STYLES = {
     "much_boilerplate": Style(boilerplate=(0.0, 0.0, 1.0)),
     "no_articles": Style(),
     "noun_first": Style(noun_first=True),
+    "names": Style(articles=True, names=True),
 }
 
 
 def styled(caption: Caption, style: Style, rng: np.random.Generator) -> str:
     """The caption's text in a style: lower-case words joined by single spaces, as the grammar's own."""
+    if style.names:
+        caption = Caption("plain", tuple(m._replace(size=UNSAID, cell=UNSAID) for m in caption.mentions), UNSAID)
 
     def mention(of: Mention) -> str:
         words = " ".join(reversed(mention_words(of)) if style.noun_first else mention_words(of))

@@ -23,7 +23,7 @@ from lit_blip2.resolve import ParserOnly, build, resolve
 HOUSE = Path.cwd()
 FILES = sorted(Path("ablations").glob("*.yaml"))
 MADE = ("opt_small", "opt_instruct", "opt_longer")  # language models that `prepare` trains: their sizes must be known
-ONLY_MINI = {"detail", "joint", "llm_tuning", "reading", "search_lr", "spatial"}
+ONLY_MINI = {"detail", "joint", "llm_tuning", "reading", "search_lr", "spatial", "unfreeze_llm_narrow"}
 REFUSED = {
     "tiny": {"encoder_size", "llm_size", "llm_tuning"},
     "vitb_opt125m": {"encoder_size", "llm_size", *ONLY_MINI},

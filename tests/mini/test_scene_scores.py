@@ -14,7 +14,14 @@ from lit_blip2.lit import LitStage1, LitStage2
 from lit_blip2.lit.callbacks import MetricsFile
 from lit_blip2.lit.optim import AdamWCosine
 from lit_blip2.mini.grammar import UNSAID
-from lit_blip2.mini.scene_scores import SceneScores, accuracy_by_objects, caption_items, description
+from lit_blip2.mini.scene_scores import (
+    Reading,
+    SceneScores,
+    accuracy_by_objects,
+    caption_items,
+    description,
+    reading_items,
+)
 from lit_blip2.mini.scores import read_caption, score_caption
 from lit_blip2.mini.write import load_scenes, write_world
 from lit_blip2.objectives.lm import LM
@@ -103,6 +110,15 @@ def answers_by_scene(root, split: str = "test") -> dict[tuple[frozenset, str], s
     truth = {mark["question_id"]: mark["multiple_choice_answer"] for mark in marks}
     objects = {i: frozenset(o[:4] for o in scene.objects) for i, scene in scenes.items()}
     return {(objects[row["image_id"]], row["question"]): truth[row["question_id"]] for row in asked}
+
+
+def test_reading_is_told_by_type_of_question_too():
+    rows = [(1, 1, "red", "red", "colour"), (1, 2, "top", "left", "place"), (2, 3, "left", "left", "place")]
+    readings = [Reading(image, n, said, [true] * 10, kind, 0.5, 2) for image, n, said, true, kind in rows]
+    values = {name: each.value() for name, each in reading_items(readings).items()}
+    by_type = {"llm/text_type_colour": 1.0, "llm/text_type_place": 0.5}
+    assert values == by_type | {"llm/text_qa": 0.75, "llm/text_loss": 0.25}
+    assert reading_items([]) == {}
 
 
 def test_figures_of_a_test_run(root, tmp_path):

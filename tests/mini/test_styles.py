@@ -25,6 +25,7 @@ STAR = Mention(SHAPES.index("star"), COLOURS.index("red"), UNSAID, UNSAID)
         (Style(articles=True), "a large orange ring at top left and a red star"),
         (STYLES["no_articles"], "large orange ring at top left and red star"),
         (STYLES["noun_first"], "ring orange large at top left and star red"),
+        (STYLES["names"], "an orange ring and a red star"),
     ],
 )
 def test_words_and_their_order(style, text):
@@ -54,7 +55,11 @@ def test_a_caption_of_any_style_says_what_the_plain_one_says(seed, n_objects, ki
     scene = draw_scene(rng, n_objects)
     caption = draw_caption(scene, rng, kind)
     text = styled(caption, STYLES[name], rng)
-    assert read_caption(text, styled=True) == (caption.mentions, caption.relation)
+    said = [m[:2] if name == "names" else m for m in caption.mentions]
+    mentions, relation = read_caption(text, styled=True)
+    assert [m[: len(one)] for m, one in zip(mentions, said, strict=True)] == said
+    assert relation == (UNSAID if name == "names" else caption.relation)
+    assert name != "names" or {m[2:] for m in mentions} == {(UNSAID, UNSAID)}
     assert score_caption(text, scene, styled=True) == Score(1.0, 1.0, 1.0)
 
 
