@@ -16,7 +16,7 @@ from lit_blip2.model.vision import VisionEncoder
 from lit_blip2.terminal import say
 
 WEIGHTS = "lit_blip2/mini/weights/vit.safetensors"
-Model = Literal["vit", "vit_small", "opt", "opt_small", "opt_instruct", "opt_longer", "bert"]
+Model = Literal["vit", "vit_small", "opt", "opt_small", "opt_instruct", "opt_longer", "bert", "prompter"]
 
 
 def make_mini(

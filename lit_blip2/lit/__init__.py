@@ -1,7 +1,8 @@
 """LightningModules of the stages, their optimisation, checkpoints and callbacks."""
 
+from lit_blip2.lit.aligned import AlignedStage2
 from lit_blip2.lit.joint import LitJoint
 from lit_blip2.lit.stage1 import LitStage1
 from lit_blip2.lit.stage2 import LitStage2
 
-__all__ = ["LitJoint", "LitStage1", "LitStage2"]
+__all__ = ["AlignedStage2", "LitJoint", "LitStage1", "LitStage2"]

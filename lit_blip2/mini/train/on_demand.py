@@ -7,6 +7,7 @@
     opt_instruct  the shipped one, tuned to instructions (see instructions.py)
     opt_longer    the shipped one, trained as much longer on documents of its own kind: the control of opt_instruct
     bert          what a mini Q-Former may start from
+    prompter      from a caption to a soft prompt for the shipped opt (see prompter.py)
 
 Every folder holds figures.json: the model's own check, and under `settings` all that made it.
 """
@@ -25,6 +26,7 @@ from lit_blip2.contents import read_object
 from lit_blip2.mini.train import bert as train_bert
 from lit_blip2.mini.train import language as train_lm
 from lit_blip2.mini.train import opt as train_opt
+from lit_blip2.mini.train import prompter as train_prompter
 from lit_blip2.mini.train import vit as train_vit
 from lit_blip2.mini.train.instructions import CHECKED_FORMS, draw_instructed, draw_plain
 from lit_blip2.paths import PACKAGE_PARENT
@@ -70,9 +72,12 @@ def _opt(size: dict[str, int], **changes: Any) -> Maker:
     return Maker(partial(_train_opt, train_opt.RECIPE._replace(**changes)), train_opt.STEPS, recipe)
 
 
+def _digest_of_opt() -> str:
+    return hashlib.sha256((SHIPPED_OPT / "model.safetensors").read_bytes()).hexdigest()
+
+
 def _continued_opt(draw: train_lm.Draw) -> Maker:
-    digest = hashlib.sha256((SHIPPED_OPT / "model.safetensors").read_bytes()).hexdigest()
-    recipe = {"from_sha256": digest, "reads": draw.__name__, "batch": train_lm.BATCH, "peak_lr": TUNING_LR}
+    recipe = {"from_sha256": _digest_of_opt(), "reads": draw.__name__, "batch": train_lm.BATCH, "peak_lr": TUNING_LR}
     changes = dict(model=_shipped_opt, draw=draw, peak_lr=TUNING_LR, forms=CHECKED_FORMS)
     return Maker(partial(_train_opt, train_opt.RECIPE._replace(**changes)), TUNING_STEPS, recipe)
 
@@ -80,6 +85,14 @@ def _continued_opt(draw: train_lm.Draw) -> Maker:
 def _bert() -> Maker:
     recipe = train_bert.SIZE | {"batch": train_bert.BATCH, "peak_lr": train_bert.PEAK_LR}
     return Maker(train_bert.train_bert, train_bert.STEPS, recipe)
+
+
+def _prompter() -> Maker:
+    recipe = train_prompter.SIZE | {"for_sha256": _digest_of_opt(), "style": train_prompter.STYLE}
+    recipe |= {"words_weight": train_prompter.WORDS_WEIGHT}
+    recipe |= {"batch": train_prompter.BATCH, "peak_lr": train_prompter.PEAK_LR}
+    train = partial(train_prompter.train_prompter, language_folder=SHIPPED_OPT)
+    return Maker(train, train_prompter.STEPS, recipe)
 
 
 MAKERS: dict[str, Callable[[], Maker]] = {
@@ -90,6 +103,7 @@ MAKERS: dict[str, Callable[[], Maker]] = {
     "opt_instruct": partial(_continued_opt, draw_instructed),
     "opt_longer": partial(_continued_opt, draw_plain),
     "bert": _bert,
+    "prompter": _prompter,
 }
 
 

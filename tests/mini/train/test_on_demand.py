@@ -19,6 +19,7 @@ from lit_blip2.data.features.store import FeatureStore
 from lit_blip2.mini.train import bert as train_bert
 from lit_blip2.mini.train import language as train_lm
 from lit_blip2.mini.train import on_demand
+from lit_blip2.mini.train import prompter as train_prompter
 from lit_blip2.mini.train import vit as train_vit
 from lit_blip2.mini.train.on_demand import MAKERS, make_model
 from lit_blip2.model import masks
@@ -35,7 +36,7 @@ ABLATIONS = sorted(Path("ablations").glob("*.yaml"))
 @pytest.fixture(scope="module", autouse=True)
 def little_work():
     with pytest.MonkeyPatch.context() as patch:
-        for module, pairs in ((train_lm, 10), (train_vit, 4), (train_bert, 20)):
+        for module, pairs in ((train_lm, 10), (train_vit, 4), (train_bert, 20), (train_prompter, 2)):
             patch.setattr(module, "BATCH", 4)
             patch.setattr(module, "CHECK_PAIRS", pairs)
         yield
