@@ -23,6 +23,7 @@ FLOORS = [
     ["objectives"],
     ["model"],
     ["ablation.report", "mini", "data"],
+    ["ablation.kept"],
     ["ablation.folder", "evaluation"],
     ["ablation.schema"],
     ["ablation.spec"],

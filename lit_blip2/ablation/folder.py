@@ -24,6 +24,7 @@ from lit_blip2.contents import DataError, check_regular
 from lit_blip2.whole_files import written_whole
 
 WAY_OUT = "remove it, and run the sweep again to have it made anew"
+MOST_BYTES = 1 << 28  # of a file
 SHOWN = 80  # characters of a value that is wrong
 
 
@@ -89,7 +90,7 @@ def read(file: Path, kind: type[Kind]) -> Kind | None:
     """None if there is no such file. Raises SweepError with everything that is wrong with a damaged one."""
     check_regular(file)
     try:
-        return kind.model_validate_json(file.read_bytes())
+        return kind.model_validate_json(_bytes(file))
     except FileNotFoundError:
         return None
     except ValidationError as error:
@@ -103,13 +104,20 @@ def read_validations(file: Path) -> tuple[list[Validation], list[str]]:
     """
     check_regular(file)
     points, faults = [], []
-    lines = file.read_bytes().split(b"\n")[:-1] if file.exists() else []
+    lines = _bytes(file).split(b"\n")[:-1] if file.exists() else []
     for number, line in enumerate(lines, 1):
         try:
             points.append(Validation.model_validate_json(line))
         except ValidationError as error:
             faults += [f"{file}, line {number}{each}: remove the line" for each in _faults(error)]
     return points, faults
+
+
+def _bytes(file: Path) -> bytes:
+    """Raises SweepError for a file that no sweep writes so large."""
+    if (size := file.stat().st_size) > MOST_BYTES:
+        raise SweepError(f"{file} has {size:,} bytes, more than {MOST_BYTES:,}: {WAY_OUT}")
+    return file.read_bytes()
 
 
 def _faults(error: ValidationError) -> Iterator[str]:

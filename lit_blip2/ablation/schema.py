@@ -58,13 +58,16 @@ class StepRun(Saved):
 
     name: `stage1/itc=on,seed=0`, of the labels on which all cells that share it agree; also its folder below runs/.
     parents: step -> name of the run that it reads, of a test first the run that it tests; `$step` in the config stands
-    for that run's folder. max_steps: None of a test.
+    for that run's folder. code: digest of the package's code that it uses, empty in older plans. key: digest of all
+    that its results follow from: that code, the config, the files that it names, the parents' keys. max_steps: None
+    of a test.
     """
 
     name: Inside
     step: str
     command: str
     key: str
+    code: str = ""
     folder: Inside
     parents: dict[str, Inside]
     config: dict[str, Any]
@@ -154,7 +157,8 @@ class Failure(Saved):
 
 
 class Record(Saved):
-    """What a cell came to. worker: of a grid's cell. steps: of a trial, which no plan knew."""
+    """What a cell came to. worker: of a grid's cell. steps: of a trial, which no plan knew. keys: of each of its step
+    runs, as far as older records have them. commit, dirty: of the code that ran it, as in a plan."""
 
     state: Literal[STATES]
     metrics: dict[str, float | None]
@@ -163,6 +167,9 @@ class Record(Saved):
     seed: Whole
     worker: str | None = None
     steps: list[Inside] = []
+    keys: dict[Inside, str] = {}
+    commit: str | None = None
+    dirty: bool | None = None
     began: Time
     ended: Time
 

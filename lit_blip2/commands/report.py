@@ -3,6 +3,7 @@
 
 from jsonargparse import ArgumentParser
 
+from lit_blip2.ablation.kept import keep
 from lit_blip2.ablation.report.page import write_report
 from lit_blip2.ablation.report.summary import write_summary
 from lit_blip2.contents import DataError
@@ -14,13 +15,21 @@ def main(arguments: list[str]) -> None:
     parser = ArgumentParser(prog="python -m lit_blip2 report", description=__doc__)
     parser.add_argument("folder", type=str, metavar="DIR", help="a sweep's folder, which holds plan.json")
     parser.add_argument(
+        "--out",
+        type=str | None,
+        help="keep the records that the report is made of there, such as ablations/results/NAME, small enough to be "
+        "committed, and write the report beside them; a sweep of ablations/NAME.yaml takes its cells from there",
+    )
+    parser.add_argument(
         "--summary",
         action="store_true",
         help="DIR holds folders of sweeps with their reports: write its README.md, a line for each",
     )
     given = parser.parse_args(arguments)
     try:
-        written = [write_summary(given.folder)] if given.summary else write_report(given.folder)
+        if given.out and not given.summary:
+            keep(given.folder, given.out)
+        written = [write_summary(given.folder)] if given.summary else write_report(given.out or given.folder)
     except (DataError, OSError) as error:
         parser.error(printable(error))  # jsonargparse's own writes it as it is
     for file in written:

@@ -57,6 +57,11 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--launcher", choices=("local", "slurm"), default="local", help="who starts the workers")
     made.add_argument("--dry-run", action="store_true", help="check every cell, list what would run and what is shared")
+    made.add_argument(
+        "--anew",
+        action="store_true",
+        help="run every cell, also those whose records are kept in results/NAME beside the ablation",
+    )
     made.add_argument("--retry-failed", action="store_true", help="put a grid's failed cells back into the queue")
     return made
 

@@ -161,7 +161,8 @@ def read_sweep(root: str | Path) -> Sweep:
         problems += faults
     images = _read_images(folder, plan, ended_with, problems)
     cells = [_trial(plan, *each) for each in records.items()] if plan.search else plan.cells
-    problems += _unknown_steps(plan) + (_no_numbers(plan, cells) if plan.search else _twins(cells))
+    problems += _of_others(plan, records, done) + _unknown_steps(plan)
+    problems += _no_numbers(plan, cells) if plan.search else _twins(cells)
     if problems:
         raise SweepError("\n".join(dict.fromkeys(problems)))
     return Sweep(plan, cells, records, done, ended_with, validations, images, remade)
@@ -197,6 +198,18 @@ def _trial(plan: Plan, name: str, record: Record) -> Cell:
     metrics = dict.fromkeys([*plan.metrics, plan.search.objective], name)
     steps = [step for step in record.steps if step in plan.steps]
     return Cell(name=name, labels=record.labels, seed=record.seed, steps=steps, metrics=metrics)
+
+
+def _of_others(plan: Plan, records: dict[str, Record], done: dict[str, Done]) -> list[str]:
+    """Records of other settings, data or code than the plan's: one table may not hold both."""
+    keys = {name: run.key for name, run in plan.steps.items()}
+    files = [(f"cells/{cell}.json", name, key) for cell, each in records.items() for name, key in each.keys.items()]
+    files += [(f"runs/{name}/done.json", name, each.key) for name, each in done.items()]
+    return [
+        f"{file}: {name} is of other settings, data or code than plan.json says: {WAY_OUT}"
+        for file, name, key in files
+        if keys.get(name, key) != key
+    ]
 
 
 def _unknown_steps(plan: Plan) -> list[str]:

@@ -15,6 +15,7 @@ from lit_blip2.ablation.run.queue import Queue
 from lit_blip2.ablation.run.reads import check_unchanged
 from lit_blip2.ablation.run.space import make_space, trial_plan
 from lit_blip2.ablation.run.storage import JOURNAL, open_storage
+from lit_blip2.ablation.run.taken import kept_beside, take
 from lit_blip2.ablation.run.trials import search
 from lit_blip2.ablation.run.worker import Worker
 from lit_blip2.ablation.schema import Plan, Record
@@ -59,8 +60,11 @@ def begin(
             check_same(known, plan, folder)
             check_unchanged(folder)
         queue = Queue(storage, grid, plan.identity, folder)
-        _write_plan(grid, known, plan, folder, options)
+        plan = plan.model_copy(update=provenance(options))
+        _write_plan(grid, known, plan, folder)
         if not grid.ranges:
+            for line in [] if options.anew else take(plan, grid, kept_beside(grid, options.config), folder, queue):
+                console.print(line, highlight=False, soft_wrap=True)
             queue.fill(plan)
         if options.retry_failed:
             retry(plan, queue, folder, console)
@@ -74,11 +78,11 @@ def _prepare(grid: Grid, console: Console) -> None:
             run_prepare(line)
 
 
-def _write_plan(grid: Grid, known: Plan | None, plan: Plan, folder: Folder, options: argparse.Namespace) -> None:
+def _write_plan(grid: Grid, known: Plan | None, plan: Plan, folder: Folder) -> None:
     """Once; later only the pairs to compare and the number of a search's trials may change: no cell depends on them. A
     search's plan has no cells."""
     if known is None:
-        known = plan.model_copy(update=provenance(options) | ({"cells": [], "steps": {}} if grid.ranges else {}))
+        known = plan.model_copy(update={"cells": [], "steps": {}} if grid.ranges else {})
     write(folder.plan, known.model_copy(update={"compare": plan.compare, "search": plan.search}))
 
 
@@ -103,13 +107,17 @@ def check_same(known: Plan, plan: Plan, folder: Folder) -> None:
     before, now = {cell.name for cell in known.cells}, {cell.name for cell in plan.cells}
     if known.cells and before != now:
         what = f"another grid: {len(before - now)} of its cells are not in this one, {len(now - before)} are new"
-    elif known.sources != plan.sources:
-        what = f"other sources of lit_blip2 (it was begun at commit {known.commit}): its cells would not be comparable"
+    elif _codes(known) != _codes(plan) or (not known.cells and known.sources != plan.sources):
+        what = f"other code of lit_blip2 (it was begun at commit {known.commit}): its cells would not be comparable"
     elif other := sorted(path for path in known.files | plan.files if known.files.get(path) != plan.files.get(path)):
         what = f"other contents of {other[0]}, which a step's config names"
     else:
         what = "other metrics, another control, or other settings, ranges or data files in its steps"
     raise ValueError(f"{folder.root} holds a sweep of this name with {what}. Give another --out, or remove the folder")
+
+
+def _codes(plan: Plan) -> set[str]:
+    return {run.code for run in plan.steps.values()}
 
 
 def retry(plan: Plan, queue: Queue, folder: Folder, console: Console) -> None:

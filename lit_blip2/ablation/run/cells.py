@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 
@@ -50,6 +51,9 @@ def _run_cell(plan: Plan, cell: Cell, trial_id: int, worker: Worker) -> str:
         labels=cell.labels,
         seed=cell.seed,
         worker=f"{os.uname().nodename}:{os.getpid()}",
+        keys={name: plan.steps[name].key for name in cell.steps},
+        commit=worker.commit,
+        dirty=worker.dirty,
         began=began,
         ended=datetime.now(UTC),
     )
@@ -66,8 +70,8 @@ def _run_steps(plan: Plan, cell: Cell, trial_id: int, worker: Worker) -> tuple[d
         worker.queue.record(trial_id, cell, worker.grid)
         for name in cell.steps:
             worker.run(plan, name)
-        metrics = _metrics(cell, worker)
-        return metrics, _lacking(cell, metrics)
+        metrics = cell_metrics(cell, {name: worker.metrics(name) for name in cell.steps})
+        return metrics, lacking(cell, metrics)
     except StepError as error:
         return metrics, error.failure
     except Exception:
@@ -76,9 +80,9 @@ def _run_steps(plan: Plan, cell: Cell, trial_id: int, worker: Worker) -> tuple[d
         raise
 
 
-def _metrics(cell: Cell, worker: Worker) -> dict[str, float | None]:
-    """Every metric of the cell's runs, a later step's over an earlier's, a compared one of its own step alone."""
-    of_step = {name: worker.metrics(name) for name in cell.steps}
+def cell_metrics(cell: Cell, of_step: Mapping[str, dict[str, float | None]]) -> dict[str, float | None]:
+    """Every metric of the cell's runs, a later step's over an earlier's, a compared one of its own step alone.
+    of_step: what each of its step runs ended with, in their order."""
     merged = {metric: value for metrics in of_step.values() for metric, value in metrics.items()}
     for metric, name in cell.metrics.items():
         merged.pop(metric, None)
@@ -87,7 +91,7 @@ def _metrics(cell: Cell, worker: Worker) -> dict[str, float | None]:
     return merged
 
 
-def _lacking(cell: Cell, metrics: dict[str, float | None]) -> Failure | None:
+def lacking(cell: Cell, metrics: dict[str, float | None]) -> Failure | None:
     """That a compared metric which the cell can have is missing or not finite."""
     for metric, name in cell.metrics.items():
         if name is not None and not is_finite(metrics.get(metric)):

@@ -1,18 +1,26 @@
 """What a sweep would run: every cell with its steps, before anything starts."""
 
+from collections.abc import Sequence
+
 from rich.table import Table
 
+from lit_blip2.ablation.folder import Folder
 from lit_blip2.ablation.run.begin import plan_or_space
+from lit_blip2.ablation.run.taken import look, told
 from lit_blip2.ablation.schema import Plan
 from lit_blip2.ablation.spec.grid import Grid
 
 
-def dry_run(grid: Grid) -> Table:
-    """Raises ValueError with every cell that cannot be run. The data need not be there yet, and what the steps would
+def dry_run(grid: Grid, kept: Folder | None = None) -> Table:
+    """kept: where records of cells may lie that need not be run.
+
+    Raises ValueError with every cell that cannot be run. The data need not be there yet, and what the steps would
     miss of them is told; models that the cells name must be."""
     missing: list[str] = []
     try:
-        return plan_table(grid, plan_or_space(grid, False, missing)[0], missing)
+        plan = plan_or_space(grid, False, missing)[0]
+        taken = told(plan, kept, look(plan, kept)) if kept and not (grid.ranges or missing) else []
+        return plan_table(grid, plan, missing, taken)
     except ValueError as error:
         if not grid.prepare:
             raise
@@ -20,9 +28,9 @@ def dry_run(grid: Grid) -> Table:
         raise ValueError(f"{error}\nA sweep first runs these commands, which a dry run does not:{begins}") from error
 
 
-def plan_table(grid: Grid, plan: Plan, missing: list[str]) -> Table:
-    """Every cell with its step runs; how many cells share a run stands behind it, what is run before all below, and
-    what is missing."""
+def plan_table(grid: Grid, plan: Plan, missing: list[str], taken: Sequence[str] = ()) -> Table:
+    """Every cell with its step runs; how many cells share a run stands behind it, what is run before all below, what
+    is missing, and which cells need not be run."""
     uses = plan.uses()
     total = sum(len(cell.steps) for cell in plan.cells)
     title = f"{grid.name}: {len(plan.cells)} cells, {total} steps, of which {len(plan.steps)} are run"
@@ -30,6 +38,7 @@ def plan_table(grid: Grid, plan: Plan, missing: list[str]) -> Table:
     said = [f"left out: {line}" for line in plan.left_out[len(grid.left_out) :]]
     if grid.prepare:
         said += ["first, if not done: " + "; ".join(f"python -m lit_blip2 {line}" for line in grid.prepare)]
+    said += taken
     if missing:
         unless = "the commands above make" if grid.prepare else "you provide"
         said += [f"NOT THERE, and the sweep stops before its first step unless {unless} it:", *missing]

@@ -57,6 +57,14 @@ class Queue:
             if cell.name not in states or self._lost(cell, states[cell.name], lost):
                 self._enqueue(cell)
 
+    def add_done(self, cell: Cell, grid: Grid, value: float | None) -> None:
+        """A trial that has ended well, for a cell that needs no worker. The caller keeps others from filling."""
+        self._enqueue(cell)
+        trial_id = self.trial_id(len(self.trials()) - 1)
+        self._starts(trial_id)
+        self.record(trial_id, cell, grid)
+        self.end(trial_id, DONE, value)
+
     def _stands(self, run: StepRun) -> bool:
         """Whether the record of a step is there, and its checkpoint, if that is there, tells the same."""
         done = read(self.folder.done(run.name), Done)

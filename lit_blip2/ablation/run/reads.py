@@ -86,7 +86,7 @@ def check_unchanged(folder: Folder) -> None:
     reads = _reads(folder)
     made = {path for path, known in reads if known == OUTPUT}
     for (path, known), run in reads.items():
-        if path not in made and _digest(path) != known:
+        if path not in made and has_changed(path, known):
             raise ChangedError(
                 f"{path} has changed since {run} read it: the sweep's cells would not be comparable. Put it back, or "
                 "begin another sweep with --out. (A sweep is best run from a checkout of its own.)"
@@ -108,6 +108,11 @@ def check_files(run: StepRun, plan: Plan, folder: Folder) -> None:
                 f"{path} has changed since this sweep began, and the config of {run.name} names it: put it back and "
                 "start the same command again, or begin another sweep with --out"
             )
+
+
+def has_changed(path: str, known: str) -> bool:
+    """Whether what `collect` told under this name is no longer so. What the step wrote itself is not looked at."""
+    return known != OUTPUT and _digest(path) != known
 
 
 def _reads(folder: Folder) -> dict[tuple[str, str], Path]:

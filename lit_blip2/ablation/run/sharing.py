@@ -1,7 +1,7 @@
 """Which runs cells share: each distinct step once, and for each cell which step runs it stands on.
 
-Two cells share a step if its resolved config, the files that the config names, the package's sources, and the steps
-before it are all equal. A step that no compared metric needs is not run.
+Two cells share a step if its resolved config, the files that the config names, the package's code that it uses, and the
+steps before it are all equal. A step that no compared metric needs is not run.
 """
 
 import copy
@@ -15,6 +15,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from lit_blip2.ablation.run import fingerprint
+from lit_blip2.ablation.run.code import code_digest
 from lit_blip2.ablation.schema import Cell, Plan, Search, StepRun, setting_name
 from lit_blip2.ablation.spec.grid import Grid, Point, run_name
 from lit_blip2.ablation.spec.step import REFERENCE
@@ -39,6 +40,7 @@ class _Draft:
     parents: dict[str, str]  # step -> key
     config: dict[str, Any]
     max_steps: int | None
+    code: str
     users: list[Chain] = field(default_factory=list)
 
 
@@ -100,9 +102,10 @@ def _draft(grid: Grid, chain: Chain, drafts: dict[str, _Draft], known: Collectio
     for step in [step for step in grid.steps if step in needed]:
         command, config = grid.steps[step].command, _with_seed(chain.answers[step]["config"], chain.point.seed)
         of_parents = {parent: keys[parent] for parent in parents[step]}
-        keys[step] = _key(command, config, of_parents, _files(config, known))
+        code = code_digest(config)
+        keys[step] = step_key(command, config, of_parents, _files(config, known), code)
         steps = chain.answers[step]["steps"] if command == "fit" else None
-        drafts.setdefault(keys[step], _Draft(step, command, of_parents, config, steps)).users.append(chain)
+        drafts.setdefault(keys[step], _Draft(step, command, of_parents, config, steps, code)).users.append(chain)
     return keys
 
 
@@ -120,9 +123,10 @@ def _with_seed(config: dict[str, Any], seed: int) -> dict[str, Any]:
     return config
 
 
-def _key(command: str, config: dict[str, Any], parents: dict[str, str], files: dict[str, str]) -> str:
+def step_key(command: str, config: dict[str, Any], parents: dict[str, str], files: dict[str, str], code: str) -> str:
+    """What a step's results follow from. parents: step -> key; files: name -> digest."""
     trainer = {key: value for key, value in config["trainer"].items() if key != "logger"}
-    return _digest([command, config | {"trainer": trainer}, parents, files, _sources()])
+    return _digest([command, config | {"trainer": trainer}, parents, files, code])
 
 
 def _files(config: dict[str, Any], known: Collection[str] | None) -> dict[str, str]:
@@ -136,7 +140,6 @@ def _paths(config: str) -> list[str]:
 
 
 _of_path = cache(fingerprint.of_path)
-_sources = cache(sources)
 
 
 def _digest(value: Any) -> str:
@@ -162,6 +165,7 @@ def _step_run(key: str, draft: _Draft, names: dict[str, str]) -> StepRun:
         step=draft.step,
         command=draft.command,
         key=key,
+        code=draft.code,
         folder=f"runs/{names[key]}",
         parents={step: names[parent] for step, parent in draft.parents.items()},
         config=draft.config,

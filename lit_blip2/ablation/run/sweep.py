@@ -7,6 +7,7 @@ from lit_blip2.ablation.folder import Folder
 from lit_blip2.ablation.run.begin import begin
 from lit_blip2.ablation.run.dry_run import dry_run
 from lit_blip2.ablation.run.locks import wait_lock
+from lit_blip2.ablation.run.taken import kept_beside
 from lit_blip2.ablation.run.workers import INTERRUPTED, run_workers
 from lit_blip2.ablation.spec.read import read_grid
 from lit_blip2.console import Console
@@ -23,7 +24,7 @@ def run(options: argparse.Namespace) -> int:
     for line in grid.left_out:
         console.print(f"left out: {line}", highlight=False)
     if options.dry_run:
-        console.print(dry_run(grid))
+        console.print(dry_run(grid, kept_beside(grid, options.config)))
         return 0
     folder = _folder(options.out or Path("sweeps") / grid.name)
     plan, queue, task = begin(grid, folder, options, console)

@@ -105,6 +105,9 @@ def _run_trial(plan: Plan, trial: Trial, worker: Worker) -> str:
         labels=cell.labels,
         seed=cell.seed,
         steps=cell.steps,
+        keys={name: plan.steps[name].key for name in cell.steps},
+        commit=worker.commit,
+        dirty=worker.dirty,
         began=began,
         ended=_now(),
     )

@@ -15,7 +15,8 @@ from lit_blip2.sources import PACKAGE, sources
 
 @dataclass(frozen=True)
 class Worker:
-    """environment: of its processes. stopping: whether to end. tell: gets a line for each start and end."""
+    """environment: of its processes. stopping: whether to end. tell: gets a line for each start and end. commit, dirty:
+    of the code that runs, see Record."""
 
     grid: Grid
     queue: Queue
@@ -23,6 +24,8 @@ class Worker:
     environment: Mapping[str, str]
     stopping: Callable[[], bool]
     tell: Callable[[str], None]
+    commit: str | None = None
+    dirty: bool | None = None
 
     def run(self, plan: Plan, name: str, watch: Callable[[Path], None] = lambda validations: None) -> None:
         """One of the plan's step runs; see run_step. Raises ValueError where the code has been edited since the

@@ -31,7 +31,8 @@ def run_workers(
         try:
             with own_gpu() if wants_gpus(plan) else nullcontext({}) as gpu, suppress(StoppedError):
                 environment = os.environ | thread_share(workers) | gpu
-                task(Worker(grid, queue, folder, environment, stop.is_set, progress.tell))
+                of_code = (plan.commit, plan.dirty)
+                task(Worker(grid, queue, folder, environment, stop.is_set, progress.tell, *of_code))
         except BaseException:
             stop.set()
             raise

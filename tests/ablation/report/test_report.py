@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 from markdown_it import MarkdownIt
-from matplotlib.figure import Figure
 from PIL import Image
 from scipy import stats
 
@@ -22,15 +21,8 @@ from lit_blip2.ablation.folder import SweepError
 from lit_blip2.ablation.report.cells_csv import cells_csv
 from lit_blip2.ablation.report.html import to_html
 from lit_blip2.ablation.report.page import report_markdown, write_report
-from lit_blip2.ablation.report.plots.paper import Plots
 from lit_blip2.ablation.report.records import read_sweep
-
-
-class Blank(Plots):
-    """Quick: the plots that a page asks for, with nothing in them."""
-
-    def show(self, name, alt, draw, *arguments):
-        return super().show(name, alt, lambda paper: Figure((1, 1)))
+from tests.ablation.report.blank import Blank
 
 
 def report(folder: Path) -> str:

@@ -60,10 +60,13 @@ class HandMade:
         replace(process, "POLL_SECONDS", 0.01)
         replace(step, "POLL_SECONDS", 0.01)
 
+    def empty_queue(self) -> Queue:
+        return Queue(open_storage(self.storage), self.grid, self.plan.identity, self.folder)
+
     def queue(self, again: bool = False) -> Queue:
         """Filled; with what failed put back if it is to be tried again."""
         with wait_lock(self.folder.lock("begin")):
-            queue = Queue(open_storage(self.storage), self.grid, self.plan.identity, self.folder)
+            queue = self.empty_queue()
             write(self.folder.plan, self.plan)
             queue.fill(self.plan)
             if again:

@@ -1,7 +1,6 @@
 """From a grid to distinct steps: what is shared, what is not run, what is refused."""
 
 from datetime import UTC, datetime
-from functools import cache
 
 import pytest
 import torch
@@ -204,9 +203,9 @@ def test_a_run_s_yaml_points_to_its_parent_and_writes_into_its_own_folder(planne
     )
 
 
-def test_the_key_changes_with_data_files_sources_and_parents(planned, monkeypatch, tmp_path):
+def test_the_key_changes_with_data_files_code_and_parents(planned, monkeypatch, tmp_path):
     def keys():
-        for cached in (sharing._of_path, sharing._sources, sharing._paths):
+        for cached in (sharing._of_path, sharing._paths):
             cached.cache_clear()
         return {name: run.key for name, run in planned(text).steps.items()}
 
@@ -221,8 +220,7 @@ def test_the_key_changes_with_data_files_sources_and_parents(planned, monkeypatc
     assert {name for name in first if first[name] == changed[name]} == {
         name for name in first if "start=none" in name
     }  # all else stands on stage 1, which names the folder
-    other = cache(lambda: "other")
-    monkeypatch.setattr(sharing, "_sources", other)
+    monkeypatch.setattr(sharing, "code_digest", lambda config: "other")
     assert not set(keys().values()) & set(changed.values())
 
 

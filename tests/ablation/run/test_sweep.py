@@ -13,6 +13,7 @@ import yaml
 
 from lit_blip2.ablation.run import plan
 from lit_blip2.commands.mini import make_mini
+from lit_blip2.commands.report import main as report
 from lit_blip2.commands.sweep import main
 from lit_blip2.resolve import ParserOnly, build, resolve
 
@@ -99,6 +100,27 @@ def test_the_same_command_finds_everything_done(ablation, copy, resolving_here, 
     assert main(["--config", str(ablation), "--out", str(copy)]) == 0
     assert "2 done" in capfd.readouterr().out
     assert {file: file.stat().st_mtime for file in copy.glob("runs/**/*")} == before
+
+
+def test_a_sweep_goes_on_from_the_records_beside_its_ablation(ablation, out, resolving_here, tmp_path, capfd):
+    """As on a fresh clone: no run is there, and of one cell no record either."""
+    here = Path(shutil.copy(ablation, tmp_path))
+    kept = tmp_path / "results" / "small"
+    report([str(out), "--out", str(kept)])
+    (kept / "cells" / "itc=off,seed=3.json").unlink()
+    assert main(["--config", str(here), "--out", str(tmp_path / "out")]) == 0
+    assert f"1 of 2 cells are taken from {kept}" in " ".join(capfd.readouterr().out.split())
+    ran = {str(file.parent.relative_to(tmp_path / "out" / "runs")) for file in tmp_path.glob("out/runs/*/*/log.txt")}
+    assert ran == {"stage1/itc=off,seed=3", "retrieval/itc=off,seed=3"}
+    for label in ("on", "off"):
+        cells = [json.loads((each / f"cells/itc={label},seed=3.json").read_text()) for each in (out, tmp_path / "out")]
+        assert cells[0]["metrics"] == cells[1]["metrics"] and cells[0]["keys"] == cells[1]["keys"]
+    report([str(tmp_path / "out"), "--out", str(kept)])
+    assert main(["--config", str(here), "--out", str(tmp_path / "again")]) == 0
+    assert f"2 of 2 cells are taken from {kept}" in " ".join(capfd.readouterr().out.split())
+    assert (tmp_path / "again" / "cells.csv").read_text() == (kept / "cells.csv").read_text()
+    assert main(["--config", str(here), "--dry-run"]) == 0
+    assert "2 of 2 cells are taken from" in capfd.readouterr().out
 
 
 def test_another_grid_in_the_same_folder_is_refused(ablation, copy, resolving_here, tmp_path, capsys):

@@ -44,7 +44,7 @@ MOMENTS = {
     "it starts a step": (step, "write_config", dies),
     "a step ends": (step, "run_process", dies_behind),
     "a step's record is written": (step, "_record_done", dies_behind),
-    "it adds up the metrics": (cells, "_metrics", dies),
+    "it adds up the metrics": (cells, "cell_metrics", dies),
     "it writes the cell's record": (cells, "write", dies),
     "the queue has not heard of the end": (Queue, "end", dies),
 }

@@ -1,6 +1,7 @@
 """What a sweep asks and how far it has come; at the page's end, where it ran."""
 
 import shlex
+from collections import Counter
 from pathlib import Path
 
 from lit_blip2.ablation.report.markdown import code, plain, table
@@ -52,11 +53,20 @@ def _status(sweep: Sweep) -> list[str]:
             f"> **Metrics of an earlier step than the last:** {', '.join(earlier)}. These trainings ended after "
             "their last validation, as val_check_interval does not divide their steps."
         )
+    if len(commits := _commits(sweep)) > 1:
+        cells = ", ".join(f"{name} ({count} cells)" for name, count in commits.items())
+        lines.append(f"**Cells of several commits:** {cells}. What their steps use is the same in all (plan.json).")
     counts = [f"{states[DONE]} done", f"{states[FAILED]} failed"]
     counts += [f"{states[PRUNED]} pruned"] if is_search or states[PRUNED] else []
     counts += [] if is_search else [f"{states[WAITING]} running or waiting"]
     lines.append(f"**Status:** {', '.join(counts)}, of {len(sweep.cells)} {'trials' if is_search else 'cells'}.")
     return lines
+
+
+def _commits(sweep: Sweep) -> Counter[str]:
+    """The commits that cells were run at, as far as their records tell -> how many."""
+    told = [each for each in sweep.records.values() if each.commit]
+    return Counter(code(each.commit) + (", with uncommitted changes" if each.dirty else "") for each in told)
 
 
 def _short(sweep: Sweep) -> list[str]:

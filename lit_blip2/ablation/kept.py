@@ -1,0 +1,62 @@
+"""What is kept of a sweep beside its ablation: all that its report is made of, and small enough to be committed.
+
+It is a folder of the same files as the sweep's own: plan.json, cells/, and of each run done.json, metrics.json,
+validation.jsonl and, of the compared metrics, items.npz. `report` reads it as it reads a sweep, and a sweep of the same
+ablation takes its cells from there. A file is read and checked, then written anew. Checkpoints and logs are not kept.
+"""
+
+from collections.abc import Collection
+from pathlib import Path
+
+from lit_blip2.ablation.folder import Folder, SweepError, read, read_validations, write
+from lit_blip2.ablation.schema import Done, Metrics, Plan, Record
+from lit_blip2.evaluation.items import FILE, read_items, write_items
+from lit_blip2.links import check_links
+from lit_blip2.whole_files import write_text
+
+
+def keep(folder: str | Path, out: str | Path) -> None:
+    """Write what is kept of a sweep, at any time of it, into `out`.
+
+    Raises SweepError where the folder is no sweep, a file is damaged, or `out` holds cells that this sweep has not.
+    """
+    source, target = Folder(folder), Folder(out)
+    if (plan := read(source.plan, Plan)) is None:
+        raise SweepError(f"no plan.json in {str(folder)!r}: give the folder that `sweep --out` wrote")
+    check_links(source.root)
+    records = {file.stem: read(file, Record) for file in source.cells()}  # a cell's runs are whole before its record
+    _check_free(source, target, records)
+    target.root.mkdir(parents=True, exist_ok=True)
+    check_links(target.root)
+    for name in plan.steps:
+        copy_run(source, name, target, name, plan.metrics)
+    for name, record in records.items():
+        write(target.cell(name), record)
+    write(target.plan, plan)
+
+
+def copy_run(source: Folder, name: str, target: Folder, new_name: str, metrics: Collection[str]) -> None:
+    """What is kept of a run, as far as it is there; the results per image of these metrics. Raises SweepError, or
+    DataError for a damaged items.npz."""
+    for of, kind in ((Folder.metrics, Metrics), (Folder.done, Done)):
+        if (found := read(of(source, name), kind)) is not None:
+            write(of(target, new_name), found)
+    points, faults = read_validations(source.validations(name))
+    if faults:
+        raise SweepError("\n".join(faults))
+    if points:
+        write_text(target.validations(new_name), "".join(f"{point.model_dump_json()}\n" for point in points))
+    if (file := source.run(name) / FILE).exists():
+        items = {metric: each for metric, each in read_items(file).items() if metric in metrics}
+        write_items(target.run(new_name) / FILE, items)
+
+
+def _check_free(source: Folder, target: Folder, records: Collection[str]) -> None:
+    """Raises SweepError where the target is a sweep's own folder, or would mix cells of two sweeps."""
+    if any((target.root / name).exists() for name in ("locks", "configs")):
+        raise SweepError(f"--out {target.root} is a folder in which a sweep runs: give another one")
+    if others := [file.stem for file in target.cells() if file.stem not in records]:
+        raise SweepError(
+            f"--out {target.root} holds {len(others)} cells that {source.root} has not, the first {others[0]}: remove "
+            "the folder to replace them by this sweep's, or give another one"
+        )
