@@ -54,6 +54,8 @@ class PrefixLM(nn.Module):
     The split lies between the first token and the middle, as an author of the paper has answered; the paper does not
     say where. A one-word caption has nothing to split: all of it is suffix.
 
+    The paper has it for encoder-decoders. A decoder reads the prefix as it reads a prompt (ablations/forgetting.yaml).
+
     Args:
         weight: factor of this loss in the total.
         mean_of_ranks: each rank takes the mean over its own target tokens, and the ranks' means are averaged, as in

@@ -25,7 +25,7 @@ class Stage2(nn.Module):
         vision: image encoder.
         language: language model.
         bridge: image features to soft prompt; gets (encoder width, language model width).
-        objective: LM, or PrefixLM for an encoder-decoder.
+        objective: LM, or PrefixLM, which the paper has for an encoder-decoder.
         prompt: text before each caption in training, and for captioning; never a target.
     """
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from lit_blip2.ablation.run import plan, space
+from lit_blip2.ablation.spec.grid import Grid
 from lit_blip2.ablation.spec.read import read_grid
 from lit_blip2.ablation.spec.scale import read_scale, scales
 from lit_blip2.commands import sweep
@@ -24,14 +25,21 @@ HOUSE = Path.cwd()
 FILES = sorted(Path("ablations").glob("*.yaml"))
 MADE = ("opt_small", "opt_instruct", "opt_longer")  # language models that `prepare` trains: their sizes must be known
 ONLY_MINI = {"detail", "joint", "llm_tuning", "reading", "search_lr", "spatial", "unfreeze_llm_narrow"}
+ONLY_MINI |= {"skip_stage1_boilerplate", "skip_stage1_styles", "stage1_length"}
 REFUSED = {
-    "tiny": {"encoder_size", "llm_size", "llm_tuning"},
-    "vitb_opt125m": {"encoder_size", "llm_size", *ONLY_MINI},
+    "mini_styles": {"detail", "encoder_size", "joint", "reading", "unfreeze_llm_narrow"},
+    "tiny": {"encoder_size", "llm_size", "llm_tuning", "stage1_length"},
+    "vitb_opt125m": {"encoder_size", "llm_size", "skip_stage1_t5", *ONLY_MINI},
     "vitg_opt27": ONLY_MINI,
 }
 WITHOUT = {  # labels that are left out
     ("vitb_opt125m", "skip_stage1_as_read"): {"llm=t5"},
     ("vitb_opt125m", "bridge"): {"bridge=shuffle"},
+    ("mini", "forgetting"): {"remedy=aligned"},
+    ("small", "forgetting"): {"remedy=aligned"},
+    ("tiny", "forgetting"): {"remedy=aligned", "remedy=instructed"},
+    ("vitb_opt125m", "forgetting"): {"remedy=aligned", "remedy=instructed"},
+    ("vitg_opt27", "forgetting"): {"remedy=aligned", "remedy=instructed"},
 }
 
 
@@ -65,6 +73,14 @@ def here():
         yield
 
 
+def few_cells(grid: Grid) -> None:
+    """One seed, and one axis changed at a time, unless a step of other cells is spoken of beforehand."""
+    grid.seeds, grid.vary = grid.seeds[:1], "one"
+    kept = [point.labels for point in grid.points()]
+    named = [labels for each in grid.expected if each.at for labels in (each.better, each.than)]
+    grid.vary = "one" if all(labels in kept for labels in named) else "product"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("scale", scales())
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
@@ -77,10 +93,28 @@ def test_it_resolves_or_says_what_the_scale_lacks(file, scale, here):
     if grid.ranges:
         space.make_space(grid, files=False)
     else:
-        grid.seeds, grid.vary = grid.seeds[:1], "one"
+        few_cells(grid)
         plan.make_plan(grid, files=False)  # raises ValueError for a metric that no cell can write
     left_out = {line.partition(": ")[0] for line in grid.left_out}
     assert {name for name in left_out if "=" in name} == WITHOUT.get((scale, file.stem), set())
+
+
+@pytest.mark.parametrize("name", ["skip_stage1_t5", "skip_stage1_styles", "skip_stage1_boilerplate", "stage1_length"])
+def test_what_stands_beside_skip_stage1_has_its_recipe(name):
+    """Stage 1 with the same settings; stage 2 too, but for what an ablation is about."""
+    primary, other = read_grid("ablations/skip_stage1.yaml"), read_grid(f"ablations/{name}.yaml")
+    assert other.seeds == primary.seeds[:5]
+
+    def given(grid, step, **labels):
+        return dict(each.split("=", 1) for each in grid.arguments(grid.setting(labels), step) if "=" in each)
+
+    off = given(other, "stage2", **({"steps": "0"} if name == "stage1_length" else {"stage1": "off"}))
+    ours = given(primary, "stage2", stage1="off")
+    if name == "skip_stage1_t5":
+        off = {key: value for key, value in off.items() if key in ours}
+    assert off == ours
+    whole = given(other, "stage1", **({} if name == "stage1_length" else {"stage1": "on"}))
+    assert whole == given(primary, "stage1")
 
 
 def test_metrics_by_type_of_question_are_the_mini_world_s():
@@ -110,5 +144,5 @@ def shown() -> list[str]:
 def test_what_is_shown_can_be_run(line, here):
     options = sweep.parser().parse_args(shlex.split(line))
     grid = read_grid(options.config, options.scale, options.set)
-    grid.seeds, grid.vary = grid.seeds[:1], "one"
+    few_cells(grid)
     plan.make_plan(grid, files=False)

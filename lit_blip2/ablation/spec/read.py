@@ -132,7 +132,7 @@ def _filled(raw: dict[str, Any], scale: Scale, at: At) -> dict[str, Any]:
         given["seeds"] = seeds
     made = [line for name, lines in scale.prepare.items() if name in _used(raw) for line in lines]
     if isinstance(own := given.get("prepare", []), list):
-        given["prepare"] = made + own + at.prepare
+        given["prepare"] = [*dict.fromkeys(made), *own, *at.prepare]
     if at.comparisons:
         expect = given.get("expect", "")
         expect = {"text": expect} if isinstance(expect, str) else as_dict(expect)

@@ -26,7 +26,12 @@ ABLATION = {
 SMALL = {
     "seeds": [0, 1],
     "gives": {"stage1": "s1.yaml", "stage2": "s2.yaml", "retrieval": None, "t5": {"stage2.model.net.language": "t5"}},
-    "prepare": {"stage1": ["data make-mini"], "t5": ["data make-models --only t5"], "bert": ["data make-models"]},
+    "prepare": {
+        "stage1": ["data make-mini"],
+        "stage2": ["data make-mini"],
+        "t5": ["data make-models --only t5"],
+        "bert": ["data make-models"],
+    },
 }
 LARGE = {
     "like": "small",
