@@ -107,6 +107,8 @@ def metric_names(built: Namespace, command: str, files: bool) -> set[str]:
     for callback in built.trainer.callbacks or []:
         if hasattr(callback, "metric_names"):
             names |= callback.metric_names(built.model, tasks, command)
+    if "vqa/type_*" in names and built.data.vqa[split].get("annotations"):
+        names -= {"pope/*", "vqa/yes_*"}  # POPE's answers stand beside its questions
     if files and "vqa/type_*" in names:
         types = built.data.question_types(split)
         names = names - {"vqa/type_*"} | {type_metric(name) for name in types}
