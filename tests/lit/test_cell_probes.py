@@ -1,6 +1,7 @@
 """Runs with the callback CellProbes, as experiments/mini_test/cells.yaml adds it."""
 
 import json
+import shutil
 
 import pytest
 
@@ -48,3 +49,14 @@ def test_without_scenes_it_says_what_is_missing(fit, stage1_run, own_copy):
     with pytest.raises(FileNotFoundError, match=r"missing: .*nowhere\.json, the mini-world's scenes"):
         lost = "{class_path: lit_blip2.mini.cell_probes.CellProbes, init_args: {scenes_train: nowhere.json}}"
         fit("mini_stage1", f"--trainer.callbacks+={lost}", f"--ckpt_path={run}", command="test", runs=run.parent.parent)
+
+
+@pytest.mark.run
+def test_two_ranks_probe_as_one(fit, stage1_run, tmp_path):
+    found = []
+    for strategy, devices in (("auto", 1), ("ddp_fork", 2)):
+        run = shutil.copytree(stage1_run, tmp_path / strategy / "mini_stage1" / "version_0")
+        ranks = [f"--trainer.devices={devices}", f"--trainer.strategy={strategy}", "--data.binding_test=null"]
+        metrics = metrics_of(fit, run, "mini_stage1", *ranks)
+        found.append({name: value for name, value in metrics.items() if name.startswith("probe/")})
+    assert found[0] == pytest.approx(found[1], abs=0.02) and len(found[0]) > 6
