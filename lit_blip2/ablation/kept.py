@@ -5,14 +5,15 @@ validation.jsonl and, of the compared metrics, items.npz. `report` reads it as i
 ablation takes its cells from there. A file is read and checked, then written anew. Checkpoints and logs are not kept.
 """
 
-from collections.abc import Collection
+import zipfile
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from lit_blip2.ablation.folder import Folder, SweepError, read, read_validations, write
 from lit_blip2.ablation.schema import Done, Metrics, Plan, Record
-from lit_blip2.evaluation.items import FILE, read_items, write_items
+from lit_blip2.evaluation.items import FILE, Items, read_items, write_items
 from lit_blip2.links import check_links
-from lit_blip2.whole_files import write_text
+from lit_blip2.whole_files import write_text, written_whole
 
 
 def keep(folder: str | Path, out: str | Path) -> None:
@@ -48,7 +49,17 @@ def copy_run(source: Folder, name: str, target: Folder, new_name: str, metrics: 
         write_text(target.validations(new_name), "".join(f"{point.model_dump_json()}\n" for point in points))
     if (file := source.run(name) / FILE).exists():
         items = {metric: each for metric, each in read_items(file).items() if metric in metrics}
-        write_items(target.run(new_name) / FILE, items)
+        _write_small(target.run(new_name) / FILE, items)
+
+
+def _write_small(file: Path, items: Mapping[str, Items]) -> None:
+    """As `write_items` does, and packed again by LZMA, which makes a third of it: most are numbers of questions."""
+    write_items(file, items)
+    with zipfile.ZipFile(file) as packed:
+        parts = {part.filename: packed.read(part) for part in packed.infolist()}
+    with written_whole(file) as new, zipfile.ZipFile(new, "w", zipfile.ZIP_LZMA) as packed:
+        for name, content in parts.items():
+            packed.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_LZMA)  # of no time, so that git sees no change
 
 
 def _check_free(source: Folder, target: Folder, records: Collection[str]) -> None:

@@ -64,7 +64,7 @@ def test_what_is_kept_makes_the_same_report(tested, tmp_path):
 def test_sixteen_cells_of_five_thousand_questions_are_small(tested, tmp_path):
     keep(tested.write(), tmp_path / "kept")
     files = [file for file in (tmp_path / "kept").rglob("*") if file.is_file()]
-    assert sum(file.stat().st_size for file in files) < 500_000
+    assert sum(file.stat().st_size for file in files) < 350_000
 
 
 def test_the_command_keeps_and_reports(sweep, tmp_path, capsys, monkeypatch):
