@@ -25,8 +25,8 @@ from lit_blip2.data.batches.training import TrainPairs
 from lit_blip2.data.coco import COCO
 from lit_blip2.keyed import row_uniforms
 from lit_blip2.mini.grammar import Caption, caption_text
+from lit_blip2.mini.scene_files import SceneFile, load_scenes
 from lit_blip2.mini.truth import match_matrix
-from lit_blip2.mini.write import SceneFile, load_scenes
 from lit_blip2.network import build_net
 from lit_blip2.objectives.itc import similarity
 from lit_blip2.objectives.itm import draw_negatives

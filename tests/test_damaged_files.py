@@ -37,7 +37,7 @@ from lit_blip2.evaluation.rules import kept_rules, read_rules
 from lit_blip2.exchange.files import read_json, read_weights
 from lit_blip2.lit.callbacks.metrics_file import lines_before
 from lit_blip2.lit.evaluators.unfinished import Unfinished
-from lit_blip2.mini.write import load_scenes
+from lit_blip2.mini.scene_files import load_scenes
 from lit_blip2.model import pretrained
 from lit_blip2.model.bert import read_bert
 from tests.ablation.conftest import SweepFolder

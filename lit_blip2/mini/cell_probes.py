@@ -17,9 +17,9 @@ from lit_blip2.evaluation.items import Items
 from lit_blip2.evaluation.probes import balanced_items, occurs, probed
 from lit_blip2.lit.evaluators.evaluation import image_features
 from lit_blip2.lit.module import LitBLIP2
+from lit_blip2.mini.scene_files import image_name, load_scenes
 from lit_blip2.mini.scene_scores import WAY_OUT
 from lit_blip2.mini.world import COLOURS, PLACES, SHAPES, Scene
-from lit_blip2.mini.write import image_name, load_scenes
 from lit_blip2.model import masks
 from lit_blip2.model.qformer import Pass
 

@@ -15,10 +15,10 @@ from lit_blip2.distributed import gather_lists
 from lit_blip2.evaluation.items import Items
 from lit_blip2.evaluation.vqa import vqa_scores
 from lit_blip2.lit.module import LitBLIP2
+from lit_blip2.mini.scene_files import load_scenes
 from lit_blip2.mini.scene_scores import WAY_OUT, description
 from lit_blip2.mini.styles import BEFORE
 from lit_blip2.mini.world import COLOURS, OBJECT_COUNTS, PLACES, SHAPES, SIZES, Scene
-from lit_blip2.mini.write import load_scenes
 
 # First words: of captions of any style that open no answer, and all words that can open an answer.
 OPENINGS = frozenset({"a", "an", *(piece.split()[0] for piece in BEFORE)})

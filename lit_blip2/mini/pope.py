@@ -23,8 +23,8 @@ import numpy as np
 
 from lit_blip2.contents import read_object
 from lit_blip2.mini.grammar import existence_text
+from lit_blip2.mini.scene_files import image_name, load_scenes, scenes_file
 from lit_blip2.mini.world import COLOURS, SHAPES, Scene, stream_rng
-from lit_blip2.mini.write import image_name, load_scenes, scenes_file
 from lit_blip2.whole_files import write_text
 
 POOL = 8  # of 48 kinds of objects

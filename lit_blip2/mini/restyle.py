@@ -6,9 +6,9 @@ from typing import Any
 
 from lit_blip2.contents import read_object
 from lit_blip2.mini.grammar import Caption
+from lit_blip2.mini.scene_files import SPLITS, caption_from_json, scenes_file
 from lit_blip2.mini.styles import STYLES, styled
 from lit_blip2.mini.world import stream_rng
-from lit_blip2.mini.write import SPLITS, caption_from_json, scenes_file
 from lit_blip2.whole_files import write_text
 
 _DRAWS = 2  # purpose number of the generator of what a style adds

@@ -11,27 +11,19 @@ from typing import NamedTuple
 from PIL import Image
 from rich.progress import track
 
-from lit_blip2.contents import read_object, reading
+from lit_blip2.contents import read_object
 from lit_blip2.mini.extras import Kind, asked, told_first, with_extras
-from lit_blip2.mini.grammar import (
-    RELATIONS,
-    UNSAID,
-    Caption,
-    Mention,
-    Question,
-    caption_text,
-    draw_questions,
-)
+from lit_blip2.mini.grammar import Caption, Question, caption_text, draw_questions
 from lit_blip2.mini.pairs import Described, described_pair
 from lit_blip2.mini.render import PIXELS, render
+from lit_blip2.mini.scene_files import caption_to_json, image_name, scene_to_json, scenes_file
 from lit_blip2.mini.truth import match_matrix
-from lit_blip2.mini.world import COLOURS, PLACES, SHAPES, SIZES, Extra, Object, Scene, stream_rng
+from lit_blip2.mini.world import Scene, stream_rng
 from lit_blip2.whole_files import written_whole
 
 VERSION = 2
 CAPTIONS_PER_IMAGE = 3
 TRAIN_IMAGES_WITH_QUESTIONS = 2000
-SPLITS = ("train", "val", "test")
 _PAIRS_A_TASK = 100
 _NOISE, _EXTRA = 1, 4  # purpose numbers of generators: of pixel noise, and of a small thing in a pair of scenes
 
@@ -43,13 +35,6 @@ class Entry(NamedTuple):
     scene: Scene
     captions: tuple[Caption, ...]
     questions: tuple[Question, ...]
-
-
-class SceneFile(NamedTuple):
-    """What `scenes_{split}.json` holds, by image id."""
-
-    scenes: dict[int, Scene]
-    captions: dict[int, tuple[Caption, ...]]
 
 
 def write_world(
@@ -185,11 +170,6 @@ def _parallel(task: Callable, items: list, workers: int, what: str) -> Iterable:
         yield from track(pool.map(task, items), **show)
 
 
-def image_name(image_id: int) -> str:
-    """The file of an image, in its split's folder."""
-    return f"{image_id:012d}.png"
-
-
 def _image_record(split: str, image_id: int) -> dict:
     return {"id": image_id, "file_name": image_name(image_id), "width": PIXELS, "height": PIXELS}
 
@@ -225,11 +205,6 @@ def _write_annotations(out: Path, split: str, entries: list[Entry], swaps: list[
     _dump(scenes_file(out, split), {"scenes": scenes, "captions": specs})
 
 
-def scenes_file(root: Path, split: str) -> Path:
-    """What is on the images of a split, and what their captions say."""
-    return root / "annotations" / f"scenes_{split}.json"
-
-
 def _answer(question: Question) -> dict:
     kinds = {"count": "number", "reading": "number", "existence": "yes/no", "relation": "yes/no"}
     kind = kinds.get(question.type, "other")
@@ -244,83 +219,3 @@ def _answer(question: Question) -> dict:
 
 def _dump(path: Path, content: dict) -> None:
     path.write_text(json.dumps(content, separators=(",", ":")))
-
-
-def scene_to_json(scene: Scene) -> dict:
-    """Names for the attributes; `offset` is the jitter in pixels; `corner` the upper left pixel of a small thing."""
-    objects = [
-        {
-            "shape": SHAPES[o.shape],
-            "colour": COLOURS[o.colour],
-            "size": SIZES[o.size],
-            "place": PLACES[o.cell],
-            "offset": [o.dx, o.dy],
-        }
-        for o in scene.objects
-    ]
-    record = {"background": scene.background, "objects": objects}
-    if (extra := scene.extra) is not None:
-        record["extra"] = {"noun": extra.noun, "colour": COLOURS[extra.colour], "corner": [extra.x, extra.y]}
-    return record
-
-
-def scene_from_json(record: dict) -> Scene:
-    objects = (
-        Object(
-            SHAPES.index(o["shape"]),
-            COLOURS.index(o["colour"]),
-            SIZES.index(o["size"]),
-            PLACES.index(o["place"]),
-            *o["offset"],
-        )
-        for o in record["objects"]
-    )
-    extra = record.get("extra")
-    small = None if extra is None else Extra(extra["noun"], COLOURS.index(extra["colour"]), *extra["corner"])
-    return Scene(tuple(objects), record["background"], small)
-
-
-def caption_to_json(caption: Caption) -> dict:
-    """Names for what is said, null for what is not; the relation holds between the first two mentions."""
-    mentions = [
-        {
-            "shape": SHAPES[m.shape],
-            "colour": COLOURS[m.colour],
-            "size": None if m.size == UNSAID else SIZES[m.size],
-            "place": None if m.cell == UNSAID else PLACES[m.cell],
-        }
-        for m in caption.mentions
-    ]
-    relation = None if caption.relation == UNSAID else RELATIONS[caption.relation]
-    return {"kind": caption.kind, "mentions": mentions, "relation": relation}
-
-
-def caption_from_json(record: dict) -> Caption:
-    def number(names: tuple[str, ...], name: str | None) -> int:
-        return UNSAID if name is None else names.index(name)
-
-    mentions = (
-        Mention(
-            SHAPES.index(m["shape"]),
-            COLOURS.index(m["colour"]),
-            number(SIZES, m["size"]),
-            number(PLACES, m["place"]),
-        )
-        for m in record["mentions"]
-    )
-    return Caption(record["kind"], tuple(mentions), number(RELATIONS, record["relation"]))
-
-
-def load_scenes(path: Path) -> SceneFile:
-    """Read `scenes_{split}.json`. Raises FileNotFoundError naming the command that writes it."""
-    path = Path(path)
-    if not path.is_file():
-        command = f"python -m lit_blip2 data make-mini --out {path.parents[1]}"
-        raise FileNotFoundError(f"{path} is missing: {command}")
-    with reading(path, "list of scenes", "write the mini-world again"):
-        content = read_object(path)
-        scenes = {record["image_id"]: scene_from_json(record) for record in content["scenes"]}
-        captions: dict[int, list[Caption]] = {}
-        for record in content["captions"]:
-            captions.setdefault(record["image_id"], []).append(caption_from_json(record))
-    return SceneFile(scenes, {i: tuple(found) for i, found in captions.items()})

@@ -9,7 +9,7 @@ import torch
 
 from lit_blip2.checkpoint import read_checkpoint
 from lit_blip2.evaluation.vqa import vqa_scores
-from lit_blip2.mini.write import load_scenes
+from lit_blip2.mini.scene_files import load_scenes
 
 
 def command(world, opt_folder, runs, name, experiment, *arguments):

@@ -14,12 +14,13 @@ from lit_blip2.mini.extras import KINDS, asked, told_first, untold, with_extras
 from lit_blip2.mini.grammar import OBJECTS, Question, caption_text, draw_questions
 from lit_blip2.mini.pairs import described_pair
 from lit_blip2.mini.render import GLYPHS, render
+from lit_blip2.mini.scene_files import load_scenes, scene_from_json, scene_to_json
 from lit_blip2.mini.scene_scores import description
 from lit_blip2.mini.scores import Score, score_caption
 from lit_blip2.mini.train.vit import VIT_KWARGS, VIT_NAME, pixels
 from lit_blip2.mini.vocabulary import bert_tokenizer, opt_tokenizer, t5_tokenizer
 from lit_blip2.mini.world import COLOURS, Extra, Object, Scene, stream_rng
-from lit_blip2.mini.write import load_scenes, scene_from_json, scene_to_json, write_world
+from lit_blip2.mini.write import write_world
 from lit_blip2.model.language import LanguageModel
 from lit_blip2.model.vision import VisionEncoder
 

@@ -5,9 +5,10 @@ import pytest
 from PIL import Image
 
 from lit_blip2.mini.grammar import caption_text
+from lit_blip2.mini.scene_files import load_scenes
 from lit_blip2.mini.truth import match_matrix
 from lit_blip2.mini.world import graph
-from lit_blip2.mini.write import load_scenes, write_world
+from lit_blip2.mini.write import write_world
 
 SIZES = {"train": 10, "val": 9, "test": 8}
 

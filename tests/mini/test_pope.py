@@ -8,8 +8,9 @@ import pytest
 
 from lit_blip2.data.annotations.questions import read_questions
 from lit_blip2.mini.pope import KINDS, POOL, Beside, kinds_in, write_pope
+from lit_blip2.mini.scene_files import load_scenes, scenes_file
 from lit_blip2.mini.world import COLOURS, SHAPES, Object, Scene
-from lit_blip2.mini.write import load_scenes, scenes_file, write_world
+from lit_blip2.mini.write import write_world
 
 
 def scene(*kinds: tuple[int, int]) -> Scene:

@@ -14,6 +14,7 @@ from lit_blip2.lit import LitStage1, LitStage2
 from lit_blip2.lit.callbacks import MetricsFile
 from lit_blip2.lit.optim import AdamWCosine
 from lit_blip2.mini.grammar import UNSAID
+from lit_blip2.mini.scene_files import load_scenes
 from lit_blip2.mini.scene_scores import (
     Reading,
     SceneScores,
@@ -23,7 +24,7 @@ from lit_blip2.mini.scene_scores import (
     reading_items,
 )
 from lit_blip2.mini.scores import read_caption, score_caption
-from lit_blip2.mini.write import load_scenes, write_world
+from lit_blip2.mini.write import write_world
 from lit_blip2.objectives.lm import LM
 from tests.lit.stub import Stage2Stub
 
