@@ -14,15 +14,16 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lit_blip2.config import Experiment, read
+from lit_blip2.distributed import gather_lists
 from lit_blip2.evaluation.rules import differing, folder_name, kept_rules, rules_of, told
-from lit_blip2.go_on import go_on
+from lit_blip2.go_on import check_folder, go_on
 from lit_blip2.links import check_links
 from lit_blip2.lit.callbacks import Agreement, Companions, HParams, MetricsFile, Pictures
 from lit_blip2.lit.module import LitBLIP2
 from lit_blip2.parser import HELP, TRAINER, SuiteParser, config_files
 from lit_blip2.paths import free_name
-from lit_blip2.runs import CONFIG, Left, find_checkpoint, newest_checkpoint, run_of
-from lit_blip2.stopping import STATUS
+from lit_blip2.runs import CONFIG, JOB, Left, find_checkpoint, newest_checkpoint, run_of
+from lit_blip2.stopping import STATUS, job_name
 from lit_blip2.trust import taken_allow
 from lit_blip2.whole_files import write_text
 
@@ -62,7 +63,7 @@ class SuiteCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Evaluation of a checkpoint writes into that run's folder, or one in it (`_test_set`, `_by_rules`), unless the
-        logger names a version; a folder stands for its newest checkpoint."""
+        logger names a version; a folder stands for its newest checkpoint. A fit goes on, or has a folder of its own."""
         config = self.config[self.subcommand]
         if self.subcommand in EVALUATIONS and config.get("ckpt_path") is None:
             raise SystemExit(
@@ -70,18 +71,21 @@ class SuiteCLI(LightningCLI):
             )
         if self.subcommand == "fit":
             self.left = go_on(config, yaml.safe_load(self._dumped()), self._parser("fit").resume)
-        if self.left is not None:
-            return check_links(self.left.run)
-        if config.get("ckpt_path") is None:
+            if self.left is not None:
+                return check_links(self.left.run)
+        if config.get("ckpt_path") is not None:
+            look = newest_checkpoint if self.subcommand == "fit" else find_checkpoint
+            given, config.ckpt_path = config.ckpt_path, str(look(config.ckpt_path))
+            if config.ckpt_path != str(Path(given)):
+                rank_zero_info(f"--ckpt_path {given}: {config.ckpt_path} is its newest whole checkpoint")
+        if self.subcommand == "fit":
+            return check_folder(config)
+        if self.subcommand not in EVALUATIONS:
             return
-        look = newest_checkpoint if self.subcommand == "fit" else find_checkpoint
-        given, config.ckpt_path = config.ckpt_path, str(look(config.ckpt_path))
-        if config.ckpt_path != str(Path(given)):
-            rank_zero_info(f"--ckpt_path {given}: {config.ckpt_path} is its newest whole checkpoint")
         run = run_of(Path(config.ckpt_path).resolve())
         logger = config.trainer.logger
         unplaced = hasattr(logger, "init_args") and logger.init_args.get("version") is None
-        if self.subcommand in EVALUATIONS and (run / CONFIG).exists() and unplaced:
+        if (run / CONFIG).exists() and unplaced:
             check_links(run)  # it is written into
             logger.init_args.save_dir = str(run.parent.parent)
             place = self._by_rules(run.joinpath(*self._test_set()))
@@ -127,15 +131,19 @@ class SuiteCLI(LightningCLI):
 
 
 class SaveConfigOnFit(SaveConfigCallback):
-    """config.yaml in the run's folder, written by fit alone: evaluating a run must not change it. A run that goes on
-    writes it again: not before all was found right, and whole, whatever happens in that moment."""
+    """config.yaml in the run's folder, and the name of the job that trains it, written by fit alone: evaluating a run
+    must not change them. A run that goes on writes them again: not before all was found right, and whole, whatever
+    happens in that moment."""
 
     def setup(self, trainer, pl_module, stage: str) -> None:
         pass
 
     def on_train_start(self, trainer, pl_module) -> None:
         folder = trainer.log_dir  # asks all ranks
+        jobs = sorted({each for each in gather_lists([job_name()]) if each})  # torchrun has one for each machine
         if trainer.is_global_zero:
+            if jobs:
+                write_text(Path(folder, JOB), "\n".join(jobs) + "\n")
             write_text(Path(folder, self.config_filename), self.parser.dump(self.config, skip_none=False))
         trainer.strategy.barrier()
 

@@ -1,6 +1,6 @@
-"""Whether a `fit` begins anew or goes on with a run that was stopped, and where."""
+"""Whether a `fit` begins a new run or goes on with one that was stopped, and where; a new one has a folder of its
+own."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +8,9 @@ from jsonargparse import Namespace
 from lightning.pytorch.utilities import rank_zero_info
 
 from lit_blip2.config import flat
-from lit_blip2.runs import Left, newer_without_config, newest_of, newest_other
-from lit_blip2.stopping import RESTARTS, slurm_job
+from lit_blip2.contents import DataError
+from lit_blip2.runs import Left, check_new, newest_of, newest_other
+from lit_blip2.stopping import job_name, restarted
 from lit_blip2.terminal import first_few, one_line
 
 SHOWN = 60  # characters of a setting
@@ -19,51 +20,91 @@ def go_on(config: Namespace, dumped: dict[str, Any], resume: bool) -> Left | Non
     """The run to go on with, its place and checkpoint put into the config; None for a new one, which is told of an
     unfinished one of the same settings.
 
-    Args: resume: --resume was given; a job that was started once more goes on without it.
-    Raises SystemExit where the newest run of these settings is finished.
+    Args: resume: --resume was given; a job that was started once more looks for its own run without it.
+    Raises SystemExit where the run that is meant is finished, and ValueError where two are meant.
     """
-    asked, restarted = resume, any(int(os.environ.get(name) or 0) for name in RESTARTS)
-    resume = asked or restarted
-    if config.get("ckpt_path"):
+    start, again, job = config.get("ckpt_path"), restarted(), job_name()
+    if resume and start:
+        raise ValueError(
+            f"--resume goes on with the newest unfinished run of these settings, and --ckpt_path with {start}: leave "
+            "out one of them"
+        )
+    if start and not again:
         return None
     places = _places(config.trainer.logger)
     if not places:
-        if resume:
+        if resume or again:
             rank_zero_info(
                 "no logger gives these runs a folder (save_dir and name), so none is found: a new one begins"
             )
         return None
-    folder = Path(places[0].save_dir, places[0].name)
-    left = newest_of(dumped, folder, config.trainer.max_steps)
-    if left is None:
-        if resume:
+    folder, steps = Path(places[0].save_dir, places[0].name), config.trainer.max_steps
+    if again and job and (own := newest_of(dumped, folder, steps, job)):
+        return _with(own, config, places, "the run of this job")
+    if again and not resume:
+        of = f"of this job ({job})" if job else "of this job, whose number is not known,"
+        whence = f", from {start}" if start else ""
+        rank_zero_info(f"no run {of} has left a checkpoint in {folder}: a new one begins{whence}")
+        return None
+    return _newest(config, dumped, places, folder, resume)
+
+
+def _newest(
+    config: Namespace, dumped: dict[str, Any], places: list[Namespace], folder: Path, resume: bool
+) -> Left | None:
+    """The newest run of these settings, whoever began it; without --resume it is only told. Raises DataError as
+    `newest_of`, where it is to be gone on with."""
+    try:
+        left = newest_of(dumped, folder, config.trainer.max_steps)
+        if left is None and resume:
             said = f"no unfinished run of these settings has left a checkpoint in {folder}: a new one begins"
             rank_zero_info(said + _other(dumped, folder))
+    except DataError as error:
+        if resume:
+            raise
+        rank_zero_info(f"{error}. A new one begins")
         return None
-    where = f"{left.run}, at step {left.step} of {config.trainer.max_steps}"
-    if left.finished:
-        return _after_finished(left, where, asked, restarted)
-    if not resume:
+    if resume and left is not None:
+        return _with(left, config, places, "the newest run of these settings")
+    if left is not None and not left.finished:
         rank_zero_info(
-            f"an unfinished run of these settings lies in {where}: --resume goes on with it. A new one begins"
+            f"an unfinished run of these settings lies in {_where(left, config)}: --resume goes on with it. A new one "
+            "begins"
         )
-        return None
-    rank_zero_info(f"going on with {where}")
+    return None
+
+
+def _with(left: Left, config: Namespace, places: list[Namespace], which: str) -> Left:
+    """Go on with a run. Raises SystemExit where nothing is left to do."""
+    where = _where(left, config)
+    if left.finished:
+        rank_zero_info(f"{which} is finished: {where}. Another one begins by a command without --resume, or a new job")
+        raise SystemExit(0)
+    instead = f", {which}, and not with {start}" if (start := config.get("ckpt_path")) else ""
+    rank_zero_info(f"going on with {where}{instead}")
     config.ckpt_path = str(left.checkpoint)
     for each in places:
         each.version = left.run.name
     return left
 
 
-def _after_finished(left: Left, where: str, asked: bool, restarted: bool) -> None:
-    """A new run begins, unless one was to be gone on with. Raises SystemExit: nothing is left to do."""
-    if restarted and not asked and None not in (left.job, job := slurm_job()) and left.job != job:
-        rank_zero_info(f"the finished run of these settings, {where}, is another job's: a new one begins")
-    elif restarted and not asked and (own := newer_without_config(left.run)):
-        rank_zero_info(f"a run that was begun later, in {own}, has left nothing to go on from: a new one begins")
-    elif asked or restarted:
-        rank_zero_info(f"the newest run of these settings is finished: {where}. Leave out --resume for another one")
-        raise SystemExit(0)
+def _where(left: Left, config: Namespace) -> str:
+    return f"{left.run}, at step {left.step} of {config.trainer.max_steps}"
+
+
+def check_folder(config: Namespace) -> None:
+    """Raises ValueError where a fit would begin a new run in a folder that the settings name and that holds a run. A
+    logger without a version makes a new one."""
+    trainer = config.trainer
+    if trainer.get("fast_dev_run"):
+        return
+    places = [each for each in _places(trainer.logger) if each.get("version") is not None]
+    names = [each.version if isinstance(each.version, str) else f"version_{each.version}" for each in places]
+    runs = [Path(each.save_dir, each.name, name) for each, name in zip(places, names)]
+    if trainer.logger is False or trainer.logger == []:
+        runs = [Path(trainer.get("default_root_dir") or ".")]
+    for run in runs:
+        check_new(run, config.get("ckpt_path"), job_name())
 
 
 def _other(dumped: dict[str, Any], folder: Path) -> str:

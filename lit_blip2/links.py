@@ -30,27 +30,32 @@ def below(folder: Path) -> list[Path]:
 
 def check_inside(folder: Path, files: Iterable[Path]) -> None:
     """Raises DataError for the first of some files in a folder that is a link, or behind one, which leads out of it."""
-    home = os.path.realpath(folder)
     for file in files:
-        real = os.path.realpath(file)
-        if os.path.commonpath([home, real]) != home:
+        if leads_out(folder, file):
             raise DataError(
-                f"{file} leads out of {folder}, to {real}, by a link: what is not in a folder that was written by this "
-                "package is not taken for a part of it. Copy it there if it is yours"
+                f"{file} leads out of {folder}, to {os.path.realpath(file)}, by a link: what is not in a folder that "
+                "was written by this package is not taken for a part of it. Copy it there if it is yours"
             )
+
+
+def leads_out(folder: Path, file: Path) -> bool:
+    """Whether a file in a folder is a link, or behind one, that leads out of it."""
+    home = os.path.realpath(folder)
+    return os.path.commonpath([home, os.path.realpath(file)]) != home
 
 
 def check_links(folder: Path) -> None:
     """Raises DataError for the first link anywhere in a folder that leads out of it; a folder is read and written as a
     whole. None of them is followed."""
-    check_inside(folder, _links(folder))
+    check_inside(folder, links_in(folder))
 
 
-def _links(folder: str | Path) -> Iterator[Path]:
+def links_in(folder: str | Path) -> Iterator[Path]:
+    """All links below a folder, none of them followed."""
     with os.scandir(folder) as entries:
         for entry in sorted(entries, key=lambda entry: entry.name):
             if entry.is_symlink():
                 yield Path(entry.path)
             elif entry.is_dir(follow_symlinks=False):
-                with suppress(FileNotFoundError):  # another process has removed it meanwhile
-                    yield from _links(entry.path)
+                with suppress(FileNotFoundError, PermissionError):  # removed meanwhile; not to be read
+                    yield from links_in(entry.path)

@@ -1,9 +1,13 @@
 """Which checkpoint of a run's folder is meant, and which run a checkpoint belongs to: everybody asks here.
 
-A run is the folder that holds its config.yaml. Its checkpoints lie in it or up to two folders below, under any name:
+A run is the folder that holds its config.yaml, and a folder holds one run. Its checkpoints lie in it or up to two
+folders below, under any name:
 
     runs/mini_opt/version_0/config.yaml
-    runs/mini_opt/version_0/checkpoints/last.ckpt, last-v1.ckpt, epoch=0-step=500.ckpt
+    runs/mini_opt/version_0/job.txt                  the job that trains it, of a cluster's
+    runs/mini_opt/version_0/checkpoints/last.ckpt, epoch=0-step=500.ckpt
+
+Older folders may hold checkpoints of several runs: the one that config.yaml is of counts.
 """
 
 import warnings
@@ -15,15 +19,18 @@ from typing import Any, NamedTuple
 from filelock import FileLock, Timeout
 
 from lit_blip2.contents import DataError, parsed_yaml, read_text
-from lit_blip2.links import check_inside
+from lit_blip2.links import check_inside, leads_out, links_in
 
 CONFIG = "config.yaml"
+JOB = "job.txt"  # the names of the job that trains a run, a line for each machine, see stopping.job_name
+PLANNED = "planned_steps"  # in a checkpoint that stands for its run; one that is picked, such as a best one, has none
 WRITES = ("logger", "default_root_dir")  # the trainer's keys that say where it writes
 # Of what a run is: where it writes, how long it may take, what it shows, and how many processes share its steps.
 NO_PART = (
     *WRITES, "max_time", "devices", "num_nodes", "enable_progress_bar", "enable_model_summary", "log_every_n_steps",
 )  # fmt: skip
 NO_DATA = ("num_workers", "eval_batch_size")  # of its data's arguments
+CHECKPOINTS = "checkpoints"  # the folder of a run that holds them
 HELD = ".training.lock"  # of the process that trains a run
 LOOK_SECONDS = 1.0  # within which whoever only looks whether a run is held has looked: each of many ranks does
 DEPTH = 3  # a checkpoint's folder, the one above it, and the one above that
@@ -40,16 +47,26 @@ class Found(NamedTuple):
 
 def find_checkpoint(path: str | Path) -> Path:
     """A checkpoint file, or the newest whole one of a run's folder, or of an experiment's newest run. A warning says
-    where that run has made fewer steps than its config asks for. Raises as `newest_checkpoint`."""
-    file, contents = _newest(Path(path))
-    step, planned = contents.get("global_step"), _max_steps(contents.get("config"))
+    where that has made fewer steps than its run was to make; not of a file that was picked on purpose, as those of
+    ModelCheckpoint are. Raises as `newest_checkpoint`."""
+    file, contents = _newest(given := Path(path))
+    if given.is_file():
+        contents = _standing(file)
+    step, planned = contents.get("global_step"), _planned(contents)
     if step is not None and planned is not None and step < planned:
         warnings.warn(
-            f"{run_of(file)} stands at step {step} of {planned}: it was stopped, has ended early, or still trains. "
-            "fit --resume goes on with a run that was stopped",
+            f"{file if given.is_file() else run_of(file)} stands at step {step} of {planned}: its run was stopped, has "
+            "ended early, or still trains. fit --resume goes on with a run that was stopped",
             stacklevel=2,
         )
     return file
+
+
+def _standing(file: Path) -> dict[str, Any]:
+    """What a checkpoint file holds that stands for its run, under whatever name; empty of another one. Older ones are
+    known by their name alone."""
+    contents = (_read(file) or {}) if zipfile.is_zipfile(file) else {}
+    return contents if PLANNED in contents or file.name.startswith("last") else {}
 
 
 def newest_checkpoint(path: str | Path) -> Path:
@@ -63,10 +80,9 @@ def newest_checkpoint(path: str | Path) -> Path:
 
 
 def _newest(path: Path) -> tuple[Path, dict[str, Any]]:
-    """The checkpoint, and what it holds. A file is taken as it is, and only a last.ckpt, which stands for its run, is
-    read."""
+    """The checkpoint, and what it holds; a file is taken as it is, unread."""
     if path.is_file():
-        return path, (_read(path) or {}) if path.name.startswith("last") else {}
+        return path, {}
     files = _files_of_newest_run(path)
     check_inside(path, files)
     if files:
@@ -85,7 +101,7 @@ def _newest(path: Path) -> tuple[Path, dict[str, Any]]:
         )
     if damaged:
         warnings.warn(f"{said}: taking {whole}", stacklevel=2)
-    if not found[0].is_of_config and read[whole].get("config") and (config := run_of(whole) / CONFIG).is_file():
+    if not found[0].is_of_config and read[whole].get("config") and _config(config := run_of(whole) / CONFIG):
         warnings.warn(
             f"no checkpoint was written by the run of {config}, which has ended before its first one: taking {whole}, "
             "of another run in that folder",
@@ -111,30 +127,38 @@ def _files_of_newest_run(folder: Path) -> list[Path]:
 
 def _files(folder: Path) -> list[Path]:
     """All that may be a checkpoint below a folder; a name that begins with a dot is one that is being written."""
-    return sorted(file for file in folder.rglob("*.ckpt") if file.is_file() and not file.name.startswith("."))
+    files = [*folder.rglob("*.ckpt"), *(_behind_links(folder) if folder.is_dir() else [])]
+    return sorted(file for file in files if file.is_file() and not file.name.startswith("."))
+
+
+def _behind_links(folder: Path) -> list[Path]:
+    """Checkpoints in a run, or in its folder `checkpoints`, that a link in a folder leads out to: they are there, to be
+    refused by name, and not passed over."""
+    links = [link for link in links_in(folder) if link.is_dir() and leads_out(folder, link)]
+    own = [file for link in links if link.name == CHECKPOINTS for file in link.glob("*.ckpt")]
+    return own + [file for link in links for file in link.glob(f"{CHECKPOINTS}/*.ckpt")]
 
 
 class Left(NamedTuple):
-    """How far a run has come. checkpoint: its newest whole one. finished: all its steps are made and validated. job: of
-    a cluster, that wrote it."""
+    """How far a run has come. checkpoint: its newest whole one. finished: all its steps are made and validated."""
 
     run: Path
     checkpoint: Path
     step: int
     finished: bool
-    job: str | None = None
 
 
-def newest_of(config: dict[str, Any], folder: Path, max_steps: int) -> Left | None:
+def newest_of(config: dict[str, Any], folder: Path, max_steps: int, job: str | None = None) -> Left | None:
     """The newest unfinished run of a resolved config in an experiment's folder that has left a checkpoint and is not
     being trained now; where there is none, the newest finished one. Where a run writes is no part of its config. None,
     too, where a run that is newer than the finished one has left nothing: it is to be made anew. Damaged checkpoints
-    are named."""
+    are named. job: only runs that this job trained last.
+
+    Raises DataError where such a run's checkpoints lie behind a link that leads out of it."""
     wanted, newer, done = _placeless(config), False, None
-    runs = [file.parent for file in folder.glob(f"*/{CONFIG}")]
-    for run in sorted(runs, key=lambda run: (run / CONFIG).stat().st_mtime_ns, reverse=True):
+    for run in _runs(folder):
         kept = _config(run / CONFIG)
-        if kept not in (None, wanted):
+        if kept not in (None, wanted) or (job is not None and job not in jobs_of(run)):
             continue
         if is_held(run):
             newer = newer or kept is not None
@@ -146,16 +170,51 @@ def newest_of(config: dict[str, Any], folder: Path, max_steps: int) -> Left | No
             if any(run.rglob("*.ckpt")):
                 warnings.warn(str(error), stacklevel=2)
             continue
-        if contents.get("config") and _config(contents["config"]) != wanted:  # another run has left it in that folder
+        if contents.get("config") and _config(contents["config"]) != wanted:  # config.yaml does not tell, or is newer
             newer = newer or kept is not None
             continue
+        if kept is None:
+            warnings.warn(f"{run} has no {CONFIG} that can be read: taking the one in {file}", stacklevel=2)
         step = contents.get("global_step", 0)
-        finished = step >= max_steps and contents.get("validated_step", step) == step
-        left = Left(run, file, step, finished, contents.get("job"))
+        left = Left(run, file, step, step >= max_steps and contents.get("validated_step", step) == step)
         if not left.finished:
             return left
         done = done or (None if newer else left)
     return done
+
+
+def _runs(folder: Path) -> list[Path]:
+    """The runs of an experiment, the newest first. One whose config.yaml has not come, as where a copy was cut off, is
+    known by its checkpoints."""
+    runs = {file.parent for file in folder.glob(f"*/{CONFIG}")}
+    runs |= {file.parent.parent for file in folder.glob(f"*/{CHECKPOINTS}/*.ckpt")}
+    return sorted(runs, key=lambda run: (run / CONFIG if (run / CONFIG).exists() else run).stat().st_mtime_ns)[::-1]
+
+
+def jobs_of(run: Path) -> list[str]:
+    """The names of the job that trained a run last; none where no job of a cluster did."""
+    try:
+        return read_text(run / JOB).splitlines()
+    except (OSError, DataError):
+        return []
+
+
+def check_new(run: Path, start: str | Path | None = None, job: str | None = None) -> None:
+    """Raises ValueError where a new run would begin in the folder of another one. start: the checkpoint that is gone on
+    from, which may be that run's. job: what a job's own run has left before its first checkpoint may be written over.
+    """
+    if start is not None and run_of(Path(start).resolve()) == run.resolve():
+        return
+    kept = any((run / CHECKPOINTS).glob("*.ckpt"))
+    if not (kept or (run / CONFIG).exists()) or (not kept and job in jobs_of(run)):
+        return
+    left = standing(run)
+    place = f"at step {left.step}{f' of {left.planned}' if left.planned else ''}" if left else "without a checkpoint"
+    raise ValueError(
+        f"{run} holds a run already, {place}, and nothing is written over it: --resume goes on with an unfinished run "
+        "of the same settings; for a new one give another --trainer.logger.version (without a logger: "
+        "--trainer.default_root_dir), or none, and it gets a folder of its own"
+    )
 
 
 class Other(NamedTuple):
@@ -170,31 +229,41 @@ class Other(NamedTuple):
 
 def newest_other(config: dict[str, Any], folder: Path) -> Other | None:
     """The newest run in an experiment's folder, where it is unfinished and of other settings than a resolved config."""
-    files = sorted(folder.glob(f"*/{CONFIG}"), key=lambda file: file.stat().st_mtime_ns)
-    if not files or is_held(run := files[-1].parent):
+    runs = _runs(folder)
+    if not runs or is_held(run := runs[0]) or (left := standing(run)) is None:
         return None
-    theirs, ours = _config(files[-1]), _placeless(config)
-    step, planned = step_of(run), _max_steps(read_text(files[-1]))
-    if theirs in (None, ours) or step is None or planned is None or step >= planned:
+    theirs, ours = _config(run / CONFIG) or _config(left.config), _placeless(config)
+    if theirs in (None, ours) or left.planned is None or left.step >= left.planned:
         return None
-    return Other(run, step, planned, (theirs, ours))
+    return Other(run, left.step, left.planned, (theirs, ours))
 
 
-def newer_without_config(run: Path) -> Path | None:
-    """The newest run beside a run, and begun after it, that ended before its training began: it has not even a
-    config."""
-    began = (run / CONFIG).stat().st_mtime_ns
-    folders = [lock.parent for lock in run.parent.glob(f"*/{HELD}") if not (lock.parent / CONFIG).exists()]
-    later = [folder for folder in folders if folder.stat().st_mtime_ns > began and not is_held(folder)]
-    return max(later, key=lambda folder: folder.stat().st_mtime_ns, default=None)
+class Standing(NamedTuple):
+    """Where the newest whole checkpoint of a run stands. step: optimiser steps. validated: those behind its last whole
+    validation. planned: those that it was to make. None: it does not tell."""
+
+    checkpoint: Path
+    step: int
+    validated: int | None
+    planned: int | None
+    config: str | None
+
+
+def standing(run: Path) -> Standing | None:
+    """None for a run without a whole checkpoint that tells its step."""
+    try:
+        file, contents = _newest(run)
+    except FileNotFoundError:
+        return None
+    if not isinstance(step := contents.get("global_step"), int):
+        return None
+    return Standing(file, step, contents.get("validated_step"), _planned(contents), contents.get("config"))
 
 
 def step_of(run: Path) -> int | None:
     """The optimiser steps that the newest whole checkpoint of a run has behind it; None where there is none."""
-    try:
-        return _newest(run)[1].get("global_step")
-    except FileNotFoundError:
-        return None
+    left = standing(run)
+    return left and left.step
 
 
 def later_than(step: int, run: Path) -> list[Path]:
@@ -233,7 +302,7 @@ def run_of(checkpoint: Path) -> Path:
     """The folder of the run that a checkpoint belongs to: the nearest above it with a config.yaml; without one, the
     folder above `checkpoints`, or its own."""
     above = list(checkpoint.parents)[:DEPTH]
-    own = above[1] if above[0].name == "checkpoints" and len(above) > 1 else above[0]
+    own = above[1] if above[0].name == CHECKPOINTS and len(above) > 1 else above[0]
     return next((folder for folder in above if (folder / CONFIG).is_file()), own)
 
 
@@ -267,11 +336,11 @@ def _found(file: Path, contents: dict[str, Any]) -> Found:
     return Found(is_of_config, step if isinstance(step, int) else 0, file.stat().st_mtime_ns, file)
 
 
-def _max_steps(config: Any) -> int | None:
-    """That a checkpoint's config asks for; None where it sets no number of steps."""
-    trainer = (_config(config) or {}).get("trainer") if isinstance(config, str) else None
-    steps = trainer.get("max_steps") if isinstance(trainer, dict) else None
-    return steps if isinstance(steps, int) and steps > 0 else None
+def _planned(contents: dict[str, Any]) -> int | None:
+    """The steps that a checkpoint's run was to make; None where neither it nor its config sets a number."""
+    trainer = (_config(contents.get("config")) or {}).get("trainer")
+    asked = trainer.get("max_steps") if isinstance(trainer, dict) else None
+    return next((each for each in (contents.get(PLANNED), asked) if isinstance(each, int) and each > 0), None)
 
 
 def is_same_run(one: str | None, two: str | None) -> bool:
@@ -279,10 +348,13 @@ def is_same_run(one: str | None, two: str | None) -> bool:
     return _config(one) == _config(two)
 
 
-def _config(given: str | Path | None) -> Any:
-    """A config, a text or a file, as it can be compared: a run that went on from a checkpoint is the same run."""
+def _config(given: Any) -> Any:
+    """A config, a text or a file, as it can be compared: a run that went on from a checkpoint is the same run. None for
+    a file that is not there, and what is no config."""
+    if not isinstance(given, str | Path) or (isinstance(given, Path) and not given.exists()):
+        return None
     try:
-        config = parsed_yaml(read_text(given) if isinstance(given, Path) else given or "", CONFIG)
+        config = parsed_yaml(read_text(given) if isinstance(given, Path) else given, CONFIG)
     except DataError:
         return None
     return _placeless(config) if isinstance(config, dict) else None

@@ -11,15 +11,29 @@ import torch
 import yaml
 from filelock import FileLock
 
-from lit_blip2.runs import CONFIG, HELD, find_checkpoint, hold, is_held, newest_checkpoint, newest_of, run_of
+from lit_blip2.contents import DataError
+from lit_blip2.runs import (
+    CONFIG,
+    HELD,
+    JOB,
+    PLANNED,
+    check_new,
+    find_checkpoint,
+    hold,
+    is_held,
+    newest_checkpoint,
+    newest_of,
+    newest_other,
+    run_of,
+)
 
 CLOCK = count(1_700_000_000)
 
 
-def save(file: Path, step: int = 0, config: str = "lr: 1", cut: bool = False) -> Path:
+def save(file: Path, step: int = 0, config: str = "lr: 1", cut: bool = False, **more) -> Path:
     """A checkpoint, written after those before it."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    torch.save({"state_dict": {"x": torch.zeros(3000)}, "global_step": step, "config": config}, file)
+    torch.save({"state_dict": {"x": torch.zeros(3000)}, "global_step": step, "config": config} | more, file)
     if cut:
         file.write_bytes(file.read_bytes()[:-100])
     os.utime(file, (at := next(CLOCK), at))
@@ -134,7 +148,7 @@ def test_a_finished_run_is_not_the_newest_where_a_newer_one_is_damaged_or_being_
 
 
 def test_a_checkpoint_that_another_run_has_left_in_the_folder_finishes_nothing(tmp_path):
-    """As where --trainer.logger.version names one folder for several runs, and the second ended before its first."""
+    """As in older folders, which several runs could share, where the second ended before its first."""
     run = made(tmp_path, 0, 6)
     (run / CONFIG).write_text("lr: 2\n")
     with pytest.warns(UserWarning, match="of another run in that folder"):
@@ -156,9 +170,9 @@ def test_a_run_of_fewer_steps_than_planned_is_named_by_its_steps(run):
         return save(run / "checkpoints/last.ckpt", step, config)
 
     stopped = stands_at(4, "{max_steps: 6}")
-    with pytest.warns(UserWarning, match="version_0 stands at step 4 of 6: it was stopped, has ended early"):
+    with pytest.warns(UserWarning, match="version_0 stands at step 4 of 6: its run was stopped, has ended early"):
         assert find_checkpoint(run.parent) == stopped
-    with pytest.warns(UserWarning, match="version_0 stands at step 4 of 6"):
+    with pytest.warns(UserWarning, match="version_0/checkpoints/last.ckpt stands at step 4 of 6"):
         assert find_checkpoint(stopped) == stopped
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -170,10 +184,107 @@ def test_a_run_of_fewer_steps_than_planned_is_named_by_its_steps(run):
         assert stands_at(4, "{max_steps: -1, max_epochs: 2}") == find_checkpoint(run)
 
 
+@pytest.mark.parametrize("name", ["mini.ckpt", "Last.ckpt", "epoch=0-step=4.ckpt", "version_0_last"])
+def test_a_copy_of_a_checkpoint_that_stands_for_its_run_is_named_whatever_it_is_called(tmp_path, name):
+    copy = save(tmp_path / name, 4, "trainer: {max_steps: 6}", **{PLANNED: 6})
+    with pytest.warns(UserWarning, match=f"{name} stands at step 4 of 6: its run was stopped"):
+        assert find_checkpoint(copy) == copy
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert find_checkpoint(save(copy, 6, **{PLANNED: 6})) == copy
+        assert find_checkpoint(save(copy, 4, "trainer: {max_steps: 6}")) == copy  # as a callback that keeps the best
+        copy.write_bytes(b"weights of another kind")
+        assert find_checkpoint(copy) == copy
+
+
+def test_a_new_run_begins_in_no_folder_that_holds_one(tmp_path):
+    run = made(tmp_path, 0, 4, config="lr: 1\ntrainer: {max_steps: 6}\n")
+    own = run / "checkpoints/last.ckpt"
+    said = r"version_0 holds a run already, at step 4 of 6, .* --resume goes on .* another --trainer\.logger\.version"
+    with pytest.raises(ValueError, match=said):
+        check_new(run)
+    with pytest.raises(ValueError, match="version_0 holds a run already"):
+        check_new(run, save(tmp_path / "version_1/checkpoints/last.ckpt"))
+    check_new(run, own)
+    (tmp_path / "named").symlink_to(run)
+    check_new(tmp_path / "named", own)
+    (run / CONFIG).unlink()
+    with pytest.raises(ValueError, match="at step 4 of 6"):
+        check_new(run)
+    check_new(run, own)
+    own.write_bytes(b"cut")
+    with pytest.raises(ValueError, match="without a checkpoint"):
+        check_new(run)
+
+
+def test_what_a_jobs_own_run_has_left_before_its_first_checkpoint_is_written_over(tmp_path):
+    run = made(tmp_path, 0, None)
+    (run / JOB).write_text("slurm 5\nslurm 5 too\n")
+    check_new(tmp_path / "version_1")
+    for job in (None, "slurm", "slurm 6"):
+        with pytest.raises(ValueError, match="without a checkpoint"):
+            check_new(run, job=job)
+    check_new(run, job="slurm 5")
+    save(run / "checkpoints/last.ckpt", 2)
+    with pytest.raises(ValueError, match="at step 2, "):
+        check_new(run, job="slurm 5")
+
+
+def test_a_job_finds_the_run_that_it_trained_and_no_other(tmp_path):
+    runs = [made(tmp_path, number, step) for number, step in enumerate((4, 5, 6, 3))]
+    for run, job in zip(runs, ("slurm 5", "slurm 6", "slurm 7\ntorchrun none host 1 2", None)):
+        if job:
+            (run / JOB).write_text(f"{job}\n")
+    found = {job: newest_of({"lr": 1}, tmp_path, 6, job) for job in ("slurm 5", "slurm 6", "slurm 7", "slurm 8")}
+    assert found["slurm 5"][::3] == (runs[0], False) and found["slurm 6"].step == 5 and found["slurm 7"].finished
+    assert newest_of({"lr": 1}, tmp_path, 6, "torchrun none host 1 2").run == runs[2] and found["slurm 8"] is None
+    assert newest_of({"lr": 2}, tmp_path, 6, "slurm 5") is None
+    assert newest_of({"lr": 1}, tmp_path, 6).run == runs[3]
+
+
+def test_a_run_whose_config_has_not_come_is_named_and_its_checkpoint_tells_it(tmp_path):
+    """As after a copy that was cut off: checkpoints/ comes before config.yaml."""
+    run = made(tmp_path, 0, 4, config="lr: 1\ntrainer: {max_steps: 6}\n")
+    (run / CONFIG).unlink()
+    with pytest.warns(UserWarning, match=r"version_0 has no config\.yaml that can be read: taking the one in"):
+        assert newest_of({"lr": 1, "trainer": {"max_steps": 6}}, tmp_path, 6).run == run
+    assert newest_of({"lr": 2, "trainer": {"max_steps": 6}}, tmp_path, 6) is None
+    assert newest_other({"lr": 2, "trainer": {"max_steps": 6}}, tmp_path)[:3] == (run, 4, 6)
+
+
+def test_checkpoints_that_were_moved_to_another_disk_are_named(tmp_path):
+    """And linked: they are there, so that nobody may say that there are none."""
+    run = made(tmp_path / "x", 0, 4)
+    (run / "checkpoints").rename(tmp_path / "disk")
+    (run / "checkpoints").symlink_to(tmp_path / "disk")
+    for look in (run, run.parent):
+        with pytest.raises(DataError, match=r"version_0/checkpoints/last\.ckpt leads out of .*, to .*/disk/last"):
+            find_checkpoint(look)
+    with pytest.raises(DataError, match=r"leads out of"):
+        newest_of({"lr": 1}, run.parent, 6)
+    assert newest_of({"lr": 2}, run.parent, 6) is None
+    with pytest.raises(DataError, match=r"leads out of"):
+        check_new(run)
+    newer = made(tmp_path / "x", 1, 6)
+    assert find_checkpoint(run.parent).parent.parent == newer
+
+
+def test_a_run_behind_a_link_is_not_passed_over(tmp_path):
+    run = made(tmp_path / "elsewhere", 0, 4)
+    (tmp_path / "x").mkdir()
+    link = tmp_path / "x/version_0"
+    link.symlink_to(run)
+    with pytest.raises(DataError, match=r"x/version_0/checkpoints/last\.ckpt leads out of"):
+        find_checkpoint(tmp_path / "x")
+    assert find_checkpoint(link).parent.parent == link and newest_of({"lr": 1}, tmp_path / "x", 6).run == link
+
+
 def test_where_a_run_s_config_cannot_be_read_its_checkpoint_tells_it(tmp_path):
     run = made(tmp_path, 0, 4)
     (run / CONFIG).write_text("")
-    assert newest_of({"lr": 1}, tmp_path, 6).run == run and newest_of({"lr": 2}, tmp_path, 6) is None
+    with pytest.warns(UserWarning, match="version_0 has no config.yaml that can be read"):
+        assert newest_of({"lr": 1}, tmp_path, 6).run == run
+    assert newest_of({"lr": 2}, tmp_path, 6) is None
 
 
 def test_what_changes_no_step_makes_no_other_run(tmp_path):

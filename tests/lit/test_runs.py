@@ -19,7 +19,8 @@ from lit_blip2.evaluation.rules import read_rules
 from lit_blip2.lit.callbacks import MetricsFile
 from lit_blip2.model.vision import VisionEncoder
 from lit_blip2.objectives import itm
-from lit_blip2.runs import find_checkpoint
+from lit_blip2.runs import PLANNED
+from tests.lit.conftest import digests
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -399,8 +400,6 @@ def test_a_resumed_run_has_one_line_of_a_step(fit):
     middle = next((run / "checkpoints").glob("*step=2.ckpt"))
     fit("mini_stage1", *own, f"--ckpt_path={middle}", runs=run.parent.parent)
     assert curve(run) == before
-    fit("mini_stage1", *own, "--trainer.val_check_interval=4", runs=run.parent.parent)
-    assert [line["step"] for line in curve(run)] == [4]  # a new run in an old folder
 
 
 def test_a_figure_that_is_not_finite_is_null_in_the_curve(tmp_path):
@@ -464,10 +463,17 @@ def test_a_checkpoint_with_code_in_it_is_not_run(tmp_path):
     assert not (tmp_path / "was_run").exists()
 
 
-def test_a_second_fit_into_a_run_is_the_run(fit, tmp_path):
-    """Lightning names its checkpoint last-v1.ckpt; the config beside both is the second's."""
+def test_a_second_fit_into_a_run_is_refused_before_it_writes(fit, tmp_path):
     named = ["--trainer.logger.version=version_7", "--trainer.callbacks=[{class_path: RichProgressBar}]"]
-    fit("mini_stage1", *named, "--trainer.max_steps=3", runs=tmp_path)
-    run = fit("mini_stage1", *named, "--trainer.max_steps=2", "--model.optimization.weight_decay=0.125", runs=tmp_path)
-    assert find_checkpoint(run.parent) == run / "checkpoints" / "last-v1.ckpt"
-    assert "weight_decay: 0.125" in read_checkpoint(run)["config"]
+    run = fit("mini_stage1", *named, "--trainer.max_steps=2", runs=tmp_path)
+    before = digests(run)
+    for more in ([], ["--model.optimization.weight_decay=0.125"], ["--resume", "--data.seed=3"]):
+        with pytest.raises(ValueError, match=r"version_7 holds a run already, at step 2 of 2, .*: --resume goes on"):
+            fit("mini_stage1", *named, "--trainer.max_steps=2", *more, runs=tmp_path)
+    assert digests(run) == before and list(run.parent.iterdir()) == [run]
+
+
+def test_a_file_that_stands_for_its_run_tells_so_and_one_of_the_best_does_not(stage1_run):
+    folder = stage1_run / "checkpoints"
+    own, best = (torch.load(folder / name, weights_only=True) for name in ("last.ckpt", "epoch=0-step=2.ckpt"))
+    assert own[PLANNED] == 4 and PLANNED not in best

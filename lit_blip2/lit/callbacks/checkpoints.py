@@ -15,8 +15,8 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lit_blip2.lit.checkpoint_io import WholeCheckpointIO
 from lit_blip2.lit.signals import Signals, Stopped, keep_lightnings_out
 from lit_blip2.paths import free_name
-from lit_blip2.runs import hold, later_than, run_of
-from lit_blip2.stopping import GRACE, STATUS, slurm_job
+from lit_blip2.runs import CHECKPOINTS, PLANNED, check_new, hold, later_than, run_of
+from lit_blip2.stopping import GRACE, STATUS, job_name, slurm_job
 
 
 class Checkpoints(Checkpoint):
@@ -28,8 +28,9 @@ class Checkpoints(Checkpoint):
     validation that a signal or a kill has cut off is made again by the run that goes on. On SLURM a run that SIGUSR1
     has ended is put into the queue again.
 
-    The file is there whole or not at all, and the former one until then. One that another run has left in the same
-    folder is kept: this run's is then called last-v1.ckpt. Nothing is written under `fast_dev_run`.
+    The file is there whole or not at all, and the former one until then. A run that goes on in its folder writes into
+    the file that it went on from, where that is called last too, and over no other. A new one has a folder of its own.
+    Nothing is written under `fast_dev_run`.
 
     Args:
         every_n_steps: optimiser steps from one file to the next; None: at validations and at the end alone.
@@ -47,6 +48,7 @@ class Checkpoints(Checkpoint):
         self.folder = self.file = Path()
         self.step, self.due = 0, False  # due: a file, as soon as the step before has been logged
         self.held: FileLock | None = None
+        self.planned, self.saves = 0, False  # saves: it is this callback that has a checkpoint written
         self.written: tuple[int, int] | None = None  # the step of the file, and of its last whole validation
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -54,16 +56,19 @@ class Checkpoints(Checkpoint):
         if stage == "fit" or trainer.world_size > 1:
             keep_lightnings_out(trainer)
         if stage == "fit":
-            self.folder, self.written = _folder(trainer), None
+            self.folder, self.planned, self.written = _folder(trainer), trainer.max_steps, None
             if trainer.is_global_zero and not trainer.fast_dev_run:
                 self.held = hold(self.folder.parent)
+                if not pl_module.resumed:
+                    check_new(self.folder.parent, job=job_name())  # another process may have trained there meanwhile
             self.signals.listen()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.step = trainer.global_step
-        self.file = _free(self.folder / "last.ckpt", trainer.ckpt_path)
         if trainer.is_global_zero and trainer.ckpt_path:
             self._set_aside(Path(trainer.ckpt_path))
+        trainer.strategy.barrier()
+        self.file = _file(self.folder, trainer.ckpt_path)
         if self.signals.received is not None and trainer.world_size == 1:
             self._end(trainer, self.signals.received)
 
@@ -74,9 +79,8 @@ class Checkpoints(Checkpoint):
         if run_of(start.absolute()) != run.absolute():
             return
         for file in later_than(self.step, run):
-            if file.name != self.file.name:
-                file.rename(left := free_name(file.with_name(f"{file.name}.left")))
-                rank_zero_info(f"{file} is of a later step than {self.step}, where this run goes on: it is now {left}")
+            file.rename(left := free_name(file.with_name(f"{file.name}.left")))
+            rank_zero_info(f"{file} is of a later step than {self.step}, where this run goes on: it is now {left}")
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         if trainer.global_step == self.step:  # a micro-batch alone is no step
@@ -95,7 +99,8 @@ class Checkpoints(Checkpoint):
             self.due = False
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict) -> None:
-        checkpoint["job"] = slurm_job()  # one that is queued again knows its own run by it
+        if self.saves:
+            checkpoint[PLANNED] = self.planned
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self._trains(trainer):
@@ -139,7 +144,11 @@ class Checkpoints(Checkpoint):
     def _save(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         state = trainer.global_step, pl_module.validated_step
         if state != self.written and not trainer.fast_dev_run:
-            trainer.save_checkpoint(self.file, weights_only=False)
+            self.saves = True
+            try:
+                trainer.save_checkpoint(self.file, weights_only=False)
+            finally:
+                self.saves = False
             self.written = state
 
     def _newest(self) -> str:
@@ -162,16 +171,16 @@ def _folder(trainer: L.Trainer) -> Path:
     """Where ModelCheckpoint puts its files, whatever the logger."""
     logger = trainer.logger
     if logger is None:
-        return Path(trainer.default_root_dir, "checkpoints")
+        return Path(trainer.default_root_dir, CHECKPOINTS)
     version = logger.version if isinstance(logger.version, str) else f"version_{logger.version}"
-    return Path(logger.save_dir or trainer.default_root_dir, str(logger.name), version, "checkpoints")
+    return Path(logger.save_dir or trainer.default_root_dir, str(logger.name), version, CHECKPOINTS)
 
 
-def _free(file: Path, resumed_from: str | Path | None) -> Path:
-    """The file, or one beside it where a run that this one does not go on from has left it."""
-    if resumed_from is not None and Path(resumed_from).absolute().parent == file.absolute().parent:
-        return file
-    return free_name(file)
+def _file(folder: Path, start: str | Path | None) -> Path:
+    """The file that was gone on from, where it stands for the run of this folder; else a free name."""
+    if start is not None and Path(start).name.startswith("last") and Path(start).resolve().parent == folder.resolve():
+        return folder / Path(start).name
+    return free_name(folder / "last.ckpt")
 
 
 def _requeue(job: str) -> None:
