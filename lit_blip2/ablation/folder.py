@@ -7,6 +7,7 @@ runs/<step>/<labels>/          a run of an ordinary command, and in it
     metrics.json               Metrics: what it ended with
     validation.jsonl           of a run that trains: a Validation a line
     items.npz                  of a run that tests: its metrics taken apart, see lit_blip2.evaluation.items
+before/<number>/<step>/<labels>/   what an attempt has left that was made anew: kept, and never read; may be removed
 configs/, locks/               the resolved YAML of each step run, and a lock for each step run and cell
 outcome.json                   Found: the report in short, for the table of several sweeps
 study.db                       the queue, unless --storage names another
@@ -56,6 +57,10 @@ class Folder:
     def run(self, name: str) -> Path:
         """The folder of a step run, `stage1/itc=on,seed=0`."""
         return self.root / "runs" / name
+
+    def before(self, name: str, number: int) -> Path:
+        """Where a step run's folder lies that was set aside, the first, the second ..."""
+        return self.root / "before" / str(number) / name
 
     def config(self, name: str) -> Path:
         return self.root / "configs" / f"{name}.yaml"

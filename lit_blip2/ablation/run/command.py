@@ -6,24 +6,19 @@ from typing import Any
 import yaml
 
 from lit_blip2.ablation.folder import Folder
+from lit_blip2.ablation.run.made import going_on
 from lit_blip2.ablation.schema import StepRun
 from lit_blip2.ablation.spec.step import REFERENCE
-from lit_blip2.runs import newest_checkpoint, step_of
 from lit_blip2.whole_files import write_text
 
 
 def command(run: StepRun, folder: Folder) -> list[str]:
-    """A fit goes on from its newest whole checkpoint. One that stands at its last step and has lost metrics.json starts
-    over: going on would train nothing and write no metrics."""
+    """A fit goes on where `going_on` says, or starts over."""
     arguments = [sys.executable, "-m", "lit_blip2", run.command, "--config", str(folder.config(run.name))]
     if run.command == "test":
         return [*arguments, "--ckpt_path", str(folder.run(next(iter(run.parents.values()))))]
-    if not folder.metrics(run.name).exists() and step_of(folder.run(run.name)) == run.max_steps:
-        return arguments
-    try:
-        return [*arguments, "--ckpt_path", str(newest_checkpoint(folder.run(run.name)))]
-    except FileNotFoundError:
-        return arguments
+    left = going_on(run, folder)
+    return [*arguments, *(["--ckpt_path", str(left.checkpoint)] if left else [])]
 
 
 def write_config(run: StepRun, folder: Folder) -> None:

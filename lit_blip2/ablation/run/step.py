@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import NoReturn
 
 from lit_blip2.ablation.folder import Folder, read, write
+from lit_blip2.ablation.run.anew import set_aside
 from lit_blip2.ablation.run.command import command, write_config
 from lit_blip2.ablation.run.locks import try_lock
-from lit_blip2.ablation.run.made import agrees, steps_made
+from lit_blip2.ablation.run.made import agrees, going_on, steps_made
 from lit_blip2.ablation.run.process import POLL_SECONDS, run_process
 from lit_blip2.ablation.run.reads import ChangedError, asked_to_record, collect
 from lit_blip2.ablation.schema import Done, Failure, StepRun
@@ -94,6 +95,8 @@ def _run(
     environment = {name: value for name, value in environment.items() if name not in RESTARTS}
     environment |= asked_to_record(run, folder)
     for _ in range(MOST_KILLS):
+        if run.command == "fit" and going_on(run, folder) is None:
+            set_aside(run, folder)
         attempts = _count_attempt(log.with_name("attempts.txt"))
         code, peak = run_process(command(run, folder), log, environment, lock, poll, _patience(run))
         if code == 0:

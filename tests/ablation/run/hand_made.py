@@ -55,6 +55,7 @@ class HandMade:
         """Let the script run in place of training, without waiting and without TensorBoard's events, which take torch
         seconds to import."""
         replace(step, "command", self.command)
+        replace(step, "going_on", lambda *_: True)  # it looks itself for what is there
         replace(cells, "write_cell", lambda *_: None)
         replace(cells, "WAIT_SECONDS", 0.05)
         replace(process, "POLL_SECONDS", 0.01)

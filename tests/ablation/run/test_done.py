@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from lit_blip2.ablation.folder import Folder, write
+from lit_blip2.ablation.run.anew import set_aside
 from lit_blip2.ablation.run.command import command
 from lit_blip2.ablation.run.made import agrees, steps_made
 from lit_blip2.ablation.run.step import _ended, _patience
@@ -64,3 +65,28 @@ def test_a_fit_that_has_lost_its_metrics_is_made_anew(tmp_path):
     assert "--ckpt_path" not in command(RUN, folder)
     write_json(folder.metrics(RUN.name), {})
     assert command(RUN, folder)[-2:] == ["--ckpt_path", str(checkpoint)]
+
+
+@pytest.mark.parametrize(("told", "again"), [(200, True), (300, False), (None, False)])
+def test_metrics_of_another_attempt_than_the_checkpoints_are_made_anew(tmp_path, told, again):
+    """As where its metrics were lost once, and the attempt that was to make them was killed after a validation."""
+    folder = Folder(tmp_path)
+    write(folder.done(RUN.name), done_of())
+    torch.save({"state_dict": {}, "global_step": 300, "validated_step": 300}, folder.run(RUN.name) / "last.ckpt")
+    write_json(folder.metrics(RUN.name), {} if told is None else {"evaluated/val_step": float(told)})
+    assert (_ended(RUN, folder) is None) == ("--ckpt_path" not in command(RUN, folder)) == again
+    torch.save({"state_dict": {}, "global_step": 299, "validated_step": 250}, folder.run(RUN.name) / "last.ckpt")
+    assert "--ckpt_path" in command(RUN, folder)  # which writes them again
+
+
+def test_what_an_attempt_has_left_that_starts_over_is_kept_elsewhere(tmp_path):
+    folder = Folder(tmp_path)
+    assert set_aside(RUN, folder) is None
+    for number in (1, 2):
+        (folder.run(RUN.name) / "checkpoints").mkdir(parents=True)
+        for name in ("config.yaml", "checkpoints/last.ckpt", "attempts.txt", ".training.lock"):
+            (folder.run(RUN.name) / name).write_text(str(number))
+        assert set_aside(RUN, folder) == (place := tmp_path / "before" / str(number) / RUN.name)
+        assert (place / "checkpoints/last.ckpt").read_text() == (place / "config.yaml").read_text() == str(number)
+        assert [each.name for each in folder.run(RUN.name).iterdir()] == ["attempts.txt"]
+    assert set_aside(RUN, folder) is None
