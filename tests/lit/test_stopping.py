@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 import zipfile
 from pathlib import Path
@@ -203,9 +204,75 @@ def test_a_new_run_says_that_an_unfinished_one_is_there_and_a_finished_one_is_no
 
 
 @pytest.mark.slow
-def test_a_job_that_is_started_once_more_goes_on_without_being_asked(world, whole, at_step_3, tmp_path):
+def test_a_process_that_torchrun_starts_once_more_goes_on_with_its_own_run(world, whole, at_step_3, tmp_path):
+    """It was killed in step 3, behind the validation of step 2; a run of somebody else stands further."""
     runs = shutil.copytree(at_step_3, tmp_path / "runs")
-    ends_as(whole, world, runs, 3, environment={"TORCHELASTIC_RESTART_COUNT": "1"})
+    arguments = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--max-restarts=1", "-m"]
+    arguments += command("mini_stage1", world, runs, STEPS, *PLAIN)[2:]
+    process = subprocess.Popen(
+        arguments, text=True, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    said, at = "", "step 3"
+    for line in process.stdout:
+        if line.startswith(at):
+            (worker,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+            os.kill(int(worker), signal.SIGKILL)
+            at = NEVER
+        said += line
+    own = runs / "mini_stage1/version_1"
+    assert process.wait(60) == 0 and f"going on with {own}, at step 2 of {STEPS}" in said, said
+    assert same_weights(own, whole) and read_checkpoint(runs / "mini_stage1/version_0")["global_step"] == 3
+    assert "an unfinished run of these settings lies in" in said  # when it was started first
+
+
+@pytest.mark.slow
+def test_a_slurm_job_goes_on_with_its_own_run_beside_those_of_others(world, whole, at_step_3, tmp_path):
+    """The others' stand there too, one is newer; one has no job. Once its own is finished, nothing begins."""
+    runs = shutil.copytree(at_step_3, tmp_path / "runs")
+    own = runs / "mini_stage1/version_0"
+    others = [shutil.copytree(own, own.with_name(f"version_{number}")) for number in (1, 2)]
+    (own / "job.txt").write_text("slurm 4711_2\n")
+    (others[0] / "job.txt").write_text("slurm 4711_3\n")
+    job = slurm(tmp_path / "cluster", 0) | {"SLURM_RESTART_COUNT": "1"}
+    given = f"--ckpt_path={others[1]}"
+    status, said = finished(world, runs, given, environment=job)
+    assert status == 0 and f"going on with {own}, at step 3 of {STEPS}, the run of this job, and not with" in said, said
+    assert same_weights(own, whole)
+    status, said = finished(world, runs, environment=job | {"SLURM_RESTART_COUNT": "2"})
+    assert status == 0 and f"the run of this job is finished: {own}, at step 6 of 6" in said, said
+    assert sorted((runs / "mini_stage1").iterdir()) == [own, *others]
+    assert {read_checkpoint(each)["global_step"] for each in others} == {3}
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_in_the_file_that_it_went_on_from(world, whole, at_step_3, tmp_path):
+    """In an older folder, which a run of other settings was put into before it: that one's checkpoint stays."""
+    runs = shutil.copytree(at_step_3, tmp_path / "runs")
+    run = run_of(runs)
+    other = (run / "checkpoints/last.ckpt").rename(run / "checkpoints/last-v1.ckpt").with_name("last.ckpt")
+    contents = read_checkpoint(run)
+    torch.save(contents | {"config": contents["config"].replace("seed: 0", "seed: 1"), "global_step": 2}, other)
+    before = other.read_bytes()
+    ends_as(whole, world, runs, 3, "--resume")
+    assert other.read_bytes() == before
+    assert sorted(file.name for file in (run / "checkpoints").iterdir()) == ["last-v1.ckpt", "last.ckpt"]
+
+
+@pytest.mark.slow
+def test_a_run_whose_config_has_not_come_goes_on(world, whole, at_step_3, tmp_path):
+    runs = shutil.copytree(at_step_3, tmp_path / "runs")
+    (run_of(runs) / "config.yaml").unlink()
+    ends_as(whole, world, runs, 3, "--resume")
+
+
+def test_a_run_whose_checkpoints_are_a_link_is_named(world, at_step_3, tmp_path):
+    runs = shutil.copytree(at_step_3, tmp_path / "runs")
+    folder = run_of(runs) / "checkpoints"
+    folder.rename(tmp_path / "disk")
+    folder.symlink_to(tmp_path / "disk")
+    status, said = finished(world, runs, "--resume")
+    assert status == 1 and f"error: {folder}/last.ckpt leads out of {folder.parent}, to {tmp_path}/disk" in said, said
 
 
 @pytest.mark.slow
@@ -215,6 +282,7 @@ def test_a_slurm_job_is_saved_and_put_into_the_queue_again_and_goes_on(world, wh
     said = stops_at(world, runs, "step 3", signal.SIGUSR1, 3, environment=job)
     assert (tmp_path / "cluster" / "asked").read_text() == "requeue 4711_2\n", said
     assert not list(Path().glob("hpc_ckpt_*"))  # Lightning's own way
+    assert (run_of(runs) / "job.txt").read_text() == "slurm 4711_2\n"
     ends_as(whole, world, runs, 3, environment=job | {"SLURM_RESTART_COUNT": "1"})
 
 

@@ -123,6 +123,25 @@ def test_a_sweep_goes_on_from_the_records_beside_its_ablation(ablation, out, res
     assert "2 of 2 cells are taken from" in capfd.readouterr().out
 
 
+def test_a_step_whose_metrics_are_lost_is_made_anew_beside_what_it_had_left(ablation, copy, resolving_here, capfd):
+    """One has lost its metrics and its record; another has metrics of an earlier validation than its checkpoint."""
+    before = {file.name: json.loads(file.read_text())["metrics"] for file in copy.glob("cells/*.json")}
+    older, lost = (copy / "runs/stage1" / f"itc={label},seed=3" for label in ("on", "off"))
+    metrics = json.loads((older / "metrics.json").read_text())
+    (older / "metrics.json").write_text(json.dumps(metrics | {"evaluated/val_step": 2.0, "loss/itm": 9.0}))
+    for file in (lost / "metrics.json", lost / "done.json", copy / "cells/itc=off,seed=3.json"):
+        file.unlink()
+    assert main(["--config", str(ablation), "--out", str(copy)]) == 0
+    assert "2 done" in capfd.readouterr().out
+    assert {file.name: json.loads(file.read_text())["metrics"] for file in copy.glob("cells/*.json")} == before
+    for run in (older, lost):
+        kept = copy / "before/1" / run.relative_to(copy / "runs")
+        assert (kept / "checkpoints/last.ckpt").exists() and not (kept / "log.txt").exists()
+        assert [each.name for each in (run / "checkpoints").iterdir()] == ["last.ckpt"]
+        assert json.loads((run / "metrics.json").read_text())["evaluated/val_step"] == 4
+        assert json.loads((run / "done.json").read_text())["attempts"] == 2
+
+
 def test_another_grid_in_the_same_folder_is_refused(ablation, copy, resolving_here, tmp_path, capsys):
     changed = yaml.safe_load(ablation.read_text()) | {"seeds": [3, 4]}
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(changed, sort_keys=False))
