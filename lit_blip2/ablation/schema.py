@@ -175,10 +175,11 @@ class Record(Saved):
 
 
 class Decided(Saved):
-    """What came of one comparison that was expected: claim (in Markdown) and verdict in words; difference, the ends of
-    its interval and Holm's p where there are some."""
+    """What came of one comparison that was expected: claim (in Markdown) and verdict in words, and of which metric it
+    is; difference, the ends of its interval and Holm's p where there are some."""
 
     claim: str
+    metric: str = ""
     verdict: str
     difference: float | None
     interval: tuple[float, float] | None

@@ -1,9 +1,12 @@
 """`python -m lit_blip2 report`: tables and plots of a sweep, at any time of it, from what its folder holds; or, with
 --summary, one table of all sweeps in a folder."""
 
+from pathlib import Path
+
 from jsonargparse import ArgumentParser
 
 from lit_blip2.ablation.kept import keep
+from lit_blip2.ablation.report.claims import write_results
 from lit_blip2.ablation.report.page import write_report
 from lit_blip2.ablation.report.summary import write_summary
 from lit_blip2.contents import DataError
@@ -25,11 +28,20 @@ def main(arguments: list[str]) -> None:
         action="store_true",
         help="DIR holds folders of sweeps with their reports: write its README.md, a line for each",
     )
+    parser.add_argument(
+        "--claims",
+        type=Path | None,
+        help="with --summary: a file of claims, docs/claims.yaml; results.md beside it says what the sweeps show",
+    )
     given = parser.parse_args(arguments)
     try:
-        if given.out and not given.summary:
-            keep(given.folder, given.out)
-        written = [write_summary(given.folder)] if given.summary else write_report(given.out or given.folder)
+        if given.summary:
+            written = [write_summary(given.folder)]
+            written += [write_results(given.claims, Path(given.folder))] if given.claims else []
+        else:
+            if given.out:
+                keep(given.folder, given.out)
+            written = write_report(given.out or given.folder)
     except (DataError, OSError) as error:
         parser.error(printable(error))  # jsonargparse's own writes it as it is
     for file in written:

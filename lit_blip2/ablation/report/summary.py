@@ -26,6 +26,7 @@ def found(sweep: Sweep) -> Found:
     decided = [
         Decided(
             claim=claim(each),
+            metric=each.expected.metric,
             verdict=each.verdict,
             difference=each.comparison.difference,
             interval=each.comparison.interval,
