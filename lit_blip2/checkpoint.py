@@ -21,7 +21,10 @@ from lit_blip2.settings import LOW_RANK
 from lit_blip2.terminal import first_few
 
 MOST_REPEATED = 1_000_000  # numbers of a tensor beyond those that its file holds
-KINDS = {"state_dict": dict, "settings": dict}  # what a checkpoint holds under which name
+# What a checkpoint holds under which name.
+KINDS = {"state_dict": dict, "settings": dict, "callbacks": dict, "loops": dict, "global_step": int}
+KINDS |= {"validated_step": int, "optimizer_states": list, "lr_schedulers": list}
+MOST_STEPS = 2**53
 
 
 def trainable_state(module: nn.Module) -> dict[str, Tensor]:
@@ -73,6 +76,9 @@ def read_checkpoint(path: str | Path) -> dict:
         raise DataError(f"{file} holds no state_dict: it is not a checkpoint of this package")
     if wrong := [name for name, kind in KINDS.items() if not isinstance(checkpoint.get(name), kind | None)]:
         raise DataError(f"{file}: {', '.join(wrong)} of the checkpoint are of another type: it is damaged")
+    steps = {name: checkpoint[name] for name, kind in KINDS.items() if kind is int and name in checkpoint}
+    if odd := [f"{name} {step}" for name, step in steps.items() if step is not None and not 0 <= step < MOST_STEPS]:
+        raise DataError(f"{file}: {odd[0]:.80} is no number of steps: it is damaged")
     state = checkpoint["state_dict"]
     if not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()):
         raise DataError(f"{file}: state_dict holds something else than tensors by name: it is damaged")

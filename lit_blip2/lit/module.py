@@ -41,15 +41,14 @@ from lit_blip2.lit.evaluators.tally import Tally
 from lit_blip2.lit.evaluators.unfinished import predictions_made_of
 from lit_blip2.lit.finite import check_finite, gradient_norm
 from lit_blip2.lit.foreign_paths import forget_foreign_paths
+from lit_blip2.lit.kept_optimizer import take_up
 from lit_blip2.lit.optim import AdamWCosine
 from lit_blip2.lit.progress import (
     check_counts,
-    check_groups,
     check_intervals,
     check_place,
     check_whole,
     end_at,
-    groups_of,
     stand_at,
 )
 from lit_blip2.model.plain import naming
@@ -76,7 +75,7 @@ class LitBLIP2(L.LightningModule):
     resumed: training goes on from a checkpoint, which holds all that `start` would read; set by the command line.
     validated_step: of the training's last whole validation.
     max_steps: of training that goes on from a checkpoint, which may first make up for a validation (see `stand_at`).
-    kept_groups: how many parameters the groups of its optimisers have.
+    kept: that checkpoint, until its optimisers are compared with this training's.
     built: the network as it stands on its device, before callbacks may change it in training.
     """
 
@@ -92,7 +91,7 @@ class LitBLIP2(L.LightningModule):
         self.resumed = False
         self.trained_steps = self.validated_step = 0
         self.max_steps: int | None = None
-        self.kept_groups: list[list[int]] | None = None
+        self.kept: dict[str, Any] | None = None
         self.built: Built | None = None
 
     def setup(self, stage: str) -> None:
@@ -151,8 +150,9 @@ class LitBLIP2(L.LightningModule):
         check_counts(self.trainer)
         check_statistics(self.net)
         self.check_built()
-        if self.kept_groups is not None:
-            check_groups(self.trainer, self.kept_groups)
+        if self.kept is not None:
+            take_up(self.trainer, self.kept)
+            self.kept = None
 
     def on_train_start(self) -> None:
         self.check_built()
@@ -384,7 +384,7 @@ class LitBLIP2(L.LightningModule):
         self.validated_step = checkpoint.get("validated_step", self.trained_steps)
         if goes_on:
             check_whole(self.trainer, checkpoint, None if self.resumed else self.config)
-            self.max_steps, self.kept_groups = self.trainer.max_steps, groups_of(checkpoint["optimizer_states"])
+            self.max_steps, self.kept = self.trainer.max_steps, checkpoint
             stand_at(self.trainer, checkpoint)
 
 

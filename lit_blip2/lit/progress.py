@@ -7,7 +7,7 @@ counts follow from the step that the checkpoint stands at.
 """
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import lightning as L
@@ -15,6 +15,8 @@ from lightning.pytorch.callbacks import LambdaCallback
 from lightning.pytorch.utilities import rank_zero_info
 
 from lit_blip2.config import Experiment, class_path, flat, from_text, unplaced
+from lit_blip2.contents import DataError
+from lit_blip2.terminal import one_line
 
 LOOP = "epoch_loop"
 # Arguments of data that decide nothing about the rows of a training step.
@@ -134,6 +136,7 @@ def check_whole(trainer: L.Trainer, checkpoint: Mapping[str, Any], config: str |
             f"{file} holds weights and no {', '.join(missing)}: training cannot go on from it, start from its weights "
             "by --model.init_from"
         )
+    _check_loops(checkpoint["loops"].get("fit_loop"), trainer.fit_loop.state_dict(), f"{file}: loops.fit_loop")
     if config and checkpoint.get("config") != config:
         raise ValueError(
             f"{file} lies where a requeued run looks for its checkpoint, and is that of another run: remove it, or "
@@ -154,24 +157,12 @@ def check_whole(trainer: L.Trainer, checkpoint: Mapping[str, Any], config: str |
         )
 
 
-def groups_of(optimizers: Iterable[Mapping[str, Any]]) -> list[list[int]]:
-    """How many parameters each group of each optimiser has, by its state."""
-    return [[len(group["params"]) for group in each.get("param_groups", [])] for each in optimizers]
-
-
-def check_groups(trainer: L.Trainer, kept: Sequence[Sequence[int]]) -> None:
-    """Raises ValueError where a checkpoint's optimisers have other groups than this training's."""
-    own = groups_of({"param_groups": each.param_groups} for each in trainer.optimizers)
-    if kept != own:
-        raise ValueError(
-            f"{trainer.ckpt_path} holds the state of an optimiser whose groups have {_sizes(kept)} parameters, here "
-            f"they have {_sizes(own)}: a callback that adds a group must have done so in on_fit_start where a training "
-            "goes on; else start from its weights by --model.init_from"
-        )
-
-
-def _sizes(optimizers: Sequence[Sequence[int]]) -> str:
-    return "; ".join(", ".join(map(str, groups)) for groups in optimizers)
+def _check_loops(given: Any, own: Any, what: str) -> None:
+    """Raises DataError for counts of a checkpoint that are none, by those of this training's loop."""
+    if type(given) is not type(own):
+        raise DataError(f"{what} is {one_line(given, 60)}, where a {type(own).__name__} is wanted: it is damaged")
+    for name, each in own.items() if isinstance(own, dict) else ():
+        _check_loops(given.get(name), each, f"{what}.{name}")
 
 
 def _check_settings(trainer: L.Trainer, checkpoint: Mapping[str, Any]) -> None:

@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
-from lit_blip2.checkpoint import trainable_state
+from lit_blip2.checkpoint import check_fits, trainable_state
 
 
 class EMA(L.Callback):
@@ -45,8 +45,10 @@ class EMA(L.Callback):
         self.module, self.weights = pl_module, {}
         weights = trainable_state(pl_module)
         pl_module.averages = {name: weight.clone() for name, weight in weights.items()}
-        for name, weight in self.resumed.get("weights", {}).items():
-            weights[name].copy_(weight)
+        if self.resumed:
+            check_fits(self.resumed["weights"], weights, f"{trainer.ckpt_path}, in what EMA kept of its weights,")
+            for name, weight in self.resumed["weights"].items():
+                weights[name].copy_(weight)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Only now does the trainer know how many steps a resumed run has taken. A checkpoint that was written between
