@@ -27,7 +27,7 @@ FLOORS = [
     ["ablation.folder", "evaluation"],
     ["ablation.schema"],
     ["ablation.spec"],
-    ["checkpoint", "distributed", "roll_call", "whole_files"],
+    ["checkpoint", "distributed", "offline", "roll_call", "whole_files"],
     ["allocator", "config", "keyed", "nulls", "paths", "pixels", "refusals", "runs", "settings", "sources", "trust"],
     ["links", "zeros"],
     ["console", "contents", "reads"],
@@ -100,6 +100,24 @@ def test_lightning_stays_in_its_rooms():
     for name, file in HOUSE.items():
         if not f"{name}.".startswith(tuple(f"{room}." for room in allowed)):
             assert "lightning" not in {each.split(".")[0] for each in every_import(file)}, name
+
+
+def test_what_a_folder_holds_is_read_offline():
+    """Every call by which transformers reads a folder, or makes something of what one says, is within `offline`."""
+    readers = ("from_pretrained", "for_model", "from_config")
+    for name, file in HOUSE.items():
+        tree = ast.parse(file.read_text())
+        blocks = [node for node in ast.walk(tree) if isinstance(node, ast.With) and is_offline(node)]
+        held = {id(node) for block in blocks for node in ast.walk(block)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and getattr(node.func, "attr", None) in readers:
+                assert id(node) in held, f"{name}, line {node.lineno}"
+
+
+def is_offline(block: ast.With) -> bool:
+    """Whether it is a block of `with offline()`, or of `with _usable(...)`, which is made of one."""
+    calls = [item.context_expr for item in block.items if isinstance(item.context_expr, ast.Call)]
+    return any(getattr(call.func, "id", None) in ("offline", "_usable") for call in calls)
 
 
 def every_import(file: Path) -> set[str]:

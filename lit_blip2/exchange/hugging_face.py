@@ -22,6 +22,7 @@ from lit_blip2.model.plain import Plain
 from lit_blip2.model.pretrained import OLD_BUFFERS, build, read_tokenizer
 from lit_blip2.model.published import published
 from lit_blip2.model.random_weights import tell_random
+from lit_blip2.offline import offline
 from lit_blip2.pixels import RESAMPLE, UNNOTED, Looks
 from lit_blip2.terminal import one_line
 
@@ -99,7 +100,8 @@ def completed(given: Mapping[str, Any], kind: str, path: Path) -> dict[str, Any]
 
     config_of = transformers.InstructBlipConfig if kind == INSTRUCTED else transformers.Blip2Config
     try:
-        config = config_of(**given).to_dict()
+        with offline():
+            config = config_of(**given).to_dict()
         # T5's own class ties embeddings whatever it is told.
         config["text_config"] |= given.get("text_config", {})
     except Exception as error:  # of many kinds, as values are

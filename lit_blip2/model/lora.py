@@ -1,14 +1,23 @@
 """Low-rank changes of a frozen model's layers (LoRA, arXiv 2106.09685), by peft."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from lit_blip2.contents import DataError, read_object, shown
+from lit_blip2.offline import offline
 from lit_blip2.settings import LOW_RANK, is_plain
 
 NO_FUNCTION = {"task_type", "peft_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision"}
 NO_FUNCTION |= {"inference_mode", "lora_dropout"}
+# What an adapter of a folder may say: numbers, layers of the model, and how they are changed. peft's other fields name
+# modules, files and further adapters, or are methods of training.
+ADAPTER = NO_FUNCTION | {"r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora", "use_qalora"}
+ADAPTER |= {"target_modules", "exclude_modules", "modules_to_save", "target_parameters", "layers_to_transform"}
+ADAPTER |= {"layers_pattern", "layer_replication", "trainable_token_indices", "fan_in_fan_out", "bias", "lora_bias"}
+ADAPTER |= {"init_lora_weights", "qalora_group_size", "alora_invocation_tokens", "ensure_weight_tying"}
 
 
 def add_lora(model: nn.Module, lora: dict[str, Any]) -> None:
@@ -25,7 +34,8 @@ def add_lora(model: nn.Module, lora: dict[str, Any]) -> None:
         config = LoraConfig(**lora)
     except TypeError as error:
         raise ValueError(f"lora={lora} must be arguments of peft.LoraConfig: {error}") from error
-    inject_adapter_in_model(config, model)
+    with offline():
+        inject_adapter_in_model(config, model)
     changes = {id(parameter) for parameter in _changes(model)}
     if others := [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in changes]:
         raise ValueError(
@@ -36,6 +46,23 @@ def add_lora(model: nn.Module, lora: dict[str, Any]) -> None:
     for parameter in _changes(model):
         parameter.data = parameter.data.float()
         parameter.requires_grad_(True)
+
+
+def check_adapter(file: Path) -> None:
+    """Raises DataError for an adapter beside a language model's weights that is no LoRA, or sets one of peft's fields
+    that ADAPTER has not."""
+    from peft import LoraConfig
+
+    told, plain = read_object(file), vars(LoraConfig())
+    odd = {name: told[name] for name in told.keys() & plain.keys() - ADAPTER if told[name] != plain[name]}
+    if told.get("peft_type") != "LORA":
+        odd = {"peft_type": told.get("peft_type")}
+    if odd:
+        name = min(odd)
+        raise DataError(
+            f"the language model in {file.parent} cannot be read: {file.name} has {name} {shown(odd[name])}, and only "
+            "a plain LoRA is put into a model: merge the adapter into the weights, or take it out"
+        )
 
 
 def lora_settings(given: Mapping[str, Any]) -> dict[str, Any]:

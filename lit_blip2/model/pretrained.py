@@ -10,13 +10,15 @@ import torch
 from torch import nn
 
 from lit_blip2.contents import IS_POINTER, is_pointer, read_object
+from lit_blip2.model.lora import check_adapter
 from lit_blip2.model.random_weights import same_each_time
 from lit_blip2.model.side_files import check_names, other_configs
+from lit_blip2.model.tokenizer_files import check_class, check_read, check_whole_pieces
+from lit_blip2.offline import offline
 from lit_blip2.terminal import one_line
 from lit_blip2.trust import check_fetches_nothing
 from lit_blip2.zeros import check_zeros
 
-PIECES, PIECES_READ = "tokenizer.model", 50  # sentencepiece's file, and how many of its pieces are tried
 # What transformers makes by itself and old files hold: how its name ends, its dimensions, what an import says of it.
 OLD_BUFFERS = {
     ".rotary_emb.inv_freq": (1, "derived: frequencies that the configuration gives"),
@@ -58,17 +60,18 @@ def read_tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
     check_names(folder)
-    if cut := _cut_pieces(folder):
-        raise ValueError(f"{cut} is cut short: what stands at the end of sentencepiece's file is missing. Get it again")
+    check_class(folder)
+    check_whole_pieces(folder)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        with offline():
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # of many kinds, as what is damaged is
         reason = one_line(f"{type(error).__name__} {error}", 200)
         if "tiktoken" in reason and (file := next(folder.glob("*.model"), None)):
             reason = f"{file.name} is no file of sentencepiece: it is cut short, or of another kind"
     else:
         if len(tokenizer) - len(tokenizer.all_special_ids) > 1:  # T5's empty one has a space
-            _check_pieces(folder, tokenizer)
+            check_read(folder, tokenizer)
             return tokenizer
         reason = "there is none beside config.json"
     reason = _pointer(folder) or reason
@@ -79,63 +82,6 @@ def _pointer(folder: Path) -> str | None:
     """What to do where a folder was cloned without its large files; None where all are there."""
     files = sorted(each for each in folder.iterdir() if each.is_file())
     return next((f"{file.name} {IS_POINTER}" for file in files if is_pointer(file)), None)
-
-
-def _cut_pieces(folder: Path) -> Path | None:
-    """The file of sentencepiece that ends between its pieces, if tokenizers are made of one: it would be read as a
-    smaller vocabulary, or by other rules, for these (fields 2 and 3) stand behind the pieces (field 1)."""
-    if (folder / "tokenizer.json").is_file():
-        return None
-    for file in sorted(folder.glob("*.model")):
-        fields = _fields(file.read_bytes())
-        if fields is not None and 1 in fields and not {2, 3} <= fields:
-            return file
-    return None
-
-
-def _fields(content: bytes) -> set[int] | None:
-    """Numbers of the fields of a protobuf message; None for what is none, as one that ends within a field."""
-    found, at = set(), 0
-    while at < len(content):
-        key, at = _varint(content, at)
-        size, at = _varint(content, at)
-        if key % 8 != 2 or (at := at + size) > len(content):  # a field of so many bytes
-            return None
-        found.add(key // 8)
-    return found
-
-
-def _varint(content: bytes, at: int) -> tuple[int, int]:
-    """A whole number at a place, seven bits a byte, and the place behind it."""
-    value = shift = 0
-    while at < len(content):
-        value, shift, at = value | (content[at] & 127) << shift, shift + 7, at + 1
-        if content[at - 1] < 128:
-            break
-    return value, at
-
-
-def _check_pieces(folder: Path, tokenizer: Any) -> None:
-    """Raises ValueError where sentencepiece's file alone is there and is read as another kind of tokenizer, as for a
-    family whose own tokenizers are of that kind: spaces and letters would be lost."""
-    if not (folder / PIECES).is_file() or (folder / "tokenizer.json").is_file():
-        return
-    from sentencepiece import SentencePieceProcessor
-
-    try:
-        own = SentencePieceProcessor(str(folder / PIECES))
-    except (RuntimeError, OSError) as error:
-        raise ValueError(f"{folder / PIECES} cannot be read: {error} Get the file again") from error
-    pieces = [
-        id_ for id_ in range(own.vocab_size()) if not (own.is_control(id_) or own.is_unknown(id_) or own.is_byte(id_))
-    ]
-    text = own.decode(pieces[:PIECES_READ])
-    read, wanted = tokenizer(text, add_special_tokens=False)["input_ids"], own.encode(text)
-    if len(set(read) ^ set(wanted)) > 2:  # whether a text begins with a space is the family's own affair
-        raise ValueError(
-            f"{folder / PIECES} is read as a {type(tokenizer).__name__}, and gives other tokens than sentencepiece "
-            "(spaces or letters are lost): save the tokenizer there (save_pretrained), as a tokenizer.json"
-        )
 
 
 def tell_no_begin(folder: Path, family: str, tokenizer: Any) -> None:
@@ -187,7 +133,8 @@ def build(
 def _usable(source: str) -> Iterator[None]:
     """While transformers makes a model of fields, which may hold anything: what it raises becomes a ValueError."""
     try:
-        yield
+        with offline():
+            yield
     except Exception as error:  # of many kinds
         raise ValueError(f"{source} cannot be used: {one_line(f'{type(error).__name__} {error}', 500)}") from error
 
@@ -250,12 +197,13 @@ def _read(auto: Any, folder: Path, dtype: torch.dtype | str) -> nn.Module:
     for other in other_configs(folder):
         check_runs_nothing(read_config(folder, other))
     adapter = folder / "adapter_config.json"  # which transformers would put into the model, by peft
-    if adapter.is_file() and read_config(folder, adapter.name).get("megatron_config"):
-        raise ValueError(f"{adapter} has a megatron_config, whose module peft would import by its name: take it out")
+    if adapter.is_file():
+        check_adapter(adapter)
     how = dict(dtype=dtype, local_files_only=True, trust_remote_code=False)
     how |= dict(ignore_mismatched_sizes=True, output_loading_info=True)
     try:
-        model, report = auto.from_pretrained(folder, **how)
+        with offline():
+            model, report = auto.from_pretrained(folder, **how)
     except Exception as error:  # of many kinds, as what is damaged is
         reason = _pointer(folder) or one_line(f"{type(error).__name__} {error}", 300)
         more = f". {adapter} asks for an adapter: put its weights there, or take it out" if adapter.is_file() else ""

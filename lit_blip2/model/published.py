@@ -13,6 +13,8 @@ from typing import Any
 
 from torch import nn
 
+from lit_blip2.offline import offline
+
 FILE = Path(__file__).with_name("published.json")
 ADDED_WORDS = 1024  # rows that fine-tuning, or rounding up, may have put behind a published vocabulary
 
@@ -52,7 +54,8 @@ def check_is(name: str, config: Mapping[str, Any], file: Path) -> None:
     own, family = card["config"], card["config"]["model_type"]
     differing = [f"model_type {config.get('model_type')}, there {family}"]
     if config.get("model_type") == family:
-        filled = AutoConfig.for_model(**config)  # a file leaves out what is its class' default
+        with offline():
+            filled = AutoConfig.for_model(**config)  # a file leaves out what is its class' default
         sizes = {field: (getattr(filled, field), value) for field, value in own.items() if _is_size(field, value)}
         if sizes["vocab_size"][0] in range(own["vocab_size"], own["vocab_size"] + ADDED_WORDS + 1):
             del sizes["vocab_size"]

@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerFast
 from lit_blip2.mini.train.documents import Piece, draw_documents
 from lit_blip2.mini.train.lm_check import check_items, count_per_type, text_qa
 from lit_blip2.mini.world import stream_rng
+from lit_blip2.offline import offline
 
 BATCH, PEAK_LR, WARMUP = 64, 2e-3, 100
 # Shares of the steps. Look-up breaks through on whole scenes, where "any colour mentioned" pays least. Then one or
@@ -106,7 +107,8 @@ def train(recipe: Recipe, out: Path, seed: int, steps: int) -> dict:
     seconds = time.process_time() - began
     model.half().save_pretrained(out)
     tokenizer.save_pretrained(out)
-    model = type(model).from_pretrained(out, dtype=torch.float32).eval()
+    with offline():
+        model = type(model).from_pretrained(out, dtype=torch.float32).eval()
     items = check_items(seed, CHECK_PAIRS)
     answer = partial(recipe.answers, model, tokenizer)
     metrics = {name: text_qa(answer, items, form) for name, form in recipe.forms.items()}

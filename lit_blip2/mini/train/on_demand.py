@@ -29,6 +29,7 @@ from lit_blip2.mini.train import opt as train_opt
 from lit_blip2.mini.train import prompter as train_prompter
 from lit_blip2.mini.train import vit as train_vit
 from lit_blip2.mini.train.instructions import CHECKED_FORMS, draw_instructed, draw_plain
+from lit_blip2.offline import offline
 from lit_blip2.paths import PACKAGE_PARENT
 from lit_blip2.whole_files import written_whole
 
@@ -55,7 +56,8 @@ def _small_opt(tokenizer: PreTrainedTokenizerFast) -> OPTForCausalLM:
 
 
 def _shipped_opt(_tokenizer: PreTrainedTokenizerFast) -> OPTForCausalLM:
-    return OPTForCausalLM.from_pretrained(SHIPPED_OPT, dtype=torch.float32)
+    with offline():
+        return OPTForCausalLM.from_pretrained(SHIPPED_OPT, dtype=torch.float32)
 
 
 def _train_opt(recipe: train_lm.Recipe, folder: Path, seed: int, steps: int) -> dict[str, Any]:
