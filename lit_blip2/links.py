@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from lit_blip2.contents import DataError
+from lit_blip2.contents import DataError, check_regular
 
 
 def below(folder: Path) -> list[Path]:
@@ -45,17 +45,19 @@ def leads_out(folder: Path, file: Path) -> bool:
 
 
 def check_links(folder: Path) -> None:
-    """Raises DataError for the first link anywhere in a folder that leads out of it; a folder is read and written as a
-    whole. None of them is followed."""
-    check_inside(folder, links_in(folder))
+    """Raises DataError for the first link anywhere in a folder that leads out of it, and for a FIFO, a device or a
+    socket, for whose other end its reader would wait; a folder is read and written as a whole. No link is followed."""
+    for each in others_in(folder):
+        check_inside(folder, [each])
+        check_regular(each)
 
 
-def links_in(folder: str | Path) -> Iterator[Path]:
-    """All links below a folder, none of them followed."""
+def others_in(folder: str | Path) -> Iterator[Path]:
+    """All below a folder that is neither a file nor a folder: links, none of them followed, and FIFOs."""
     with os.scandir(folder) as entries:
         for entry in sorted(entries, key=lambda entry: entry.name):
-            if entry.is_symlink():
-                yield Path(entry.path)
-            elif entry.is_dir(follow_symlinks=False):
+            if entry.is_dir(follow_symlinks=False):
                 with suppress(FileNotFoundError, PermissionError):  # removed meanwhile; not to be read
-                    yield from links_in(entry.path)
+                    yield from others_in(entry.path)
+            elif not entry.is_file(follow_symlinks=False):
+                yield Path(entry.path)

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from filelock import FileLock, Timeout
 
 from lit_blip2.contents import DataError, parsed_yaml, read_text
-from lit_blip2.links import check_inside, leads_out, links_in
+from lit_blip2.links import check_inside, leads_out, others_in
 
 CONFIG = "config.yaml"
 JOB = "job.txt"  # the names of the job that trains a run, a line for each machine, see stopping.job_name
@@ -134,7 +134,7 @@ def _files(folder: Path) -> list[Path]:
 def _behind_links(folder: Path) -> list[Path]:
     """Checkpoints in a run, or in its folder `checkpoints`, that a link in a folder leads out to: they are there, to be
     refused by name, and not passed over."""
-    links = [link for link in links_in(folder) if link.is_dir() and leads_out(folder, link)]
+    links = [link for link in others_in(folder) if link.is_dir() and leads_out(folder, link)]
     own = [file for link in links if link.name == CHECKPOINTS for file in link.glob("*.ckpt")]
     return own + [file for link in links for file in link.glob(f"{CHECKPOINTS}/*.ckpt")]
 

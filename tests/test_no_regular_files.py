@@ -20,6 +20,7 @@ from lit_blip2.data.features.store import FeatureStore, Layout, open_shard
 from lit_blip2.data.images import UnreadableImageError, load_image
 from lit_blip2.data.shards.indexing import index_shards
 from lit_blip2.evaluation.items import read_items
+from lit_blip2.links import check_links
 from lit_blip2.model.pretrained import read_config, read_tokenizer
 from lit_blip2.model.vision import VisionEncoder
 
@@ -45,6 +46,7 @@ READERS = {
     "done.json": lambda file: folder.read(file, schema.Done),
     "validation.jsonl": folder.read_validations,
     "items.npz": read_items,
+    ".test.0.0.jsonl": lambda file: check_links(file.parent),  # as of any file of a run, a sweep or a store
     "features.json": read_object,
     "image_ids.npy": features,
     "00000.safetensors": lambda file: open_shard(file, LAYOUT),

@@ -4,6 +4,7 @@ Types are not converted: "1" is no number. Keys that nobody knows are passed ove
 """
 
 import math
+import os
 from collections import Counter
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -15,6 +16,8 @@ from lit_blip2.ablation.spec.expect import Expected
 from lit_blip2.ablation.spec.grid import Range
 from lit_blip2.terminal import printable
 
+BY_PIP = " (installed)"  # behind the name of a library among what a step has read
+NO_FILES = ("/proc/", "/sys/", "/dev/")  # of the system, whose files may have no end
 WAITING = "waiting"  # of a cell that has no record
 DONE, FAILED, PRUNED = STATES = ("done", "failed", "pruned")
 
@@ -26,7 +29,20 @@ def _inside(name: str) -> str:
     return name
 
 
+def _read(name: str) -> str:
+    """What a step has read: a file, the names in a folder (`FOLDER/*.txt`, `FOLDER/*/`), or `LIBRARY (installed)`."""
+    folder, star, ending = name.rpartition("/*")
+    path = (folder or "/") if star else name.removesuffix(BY_PIP)
+    plain = path not in ("", ".", "..") and "\0" not in path and os.path.normpath(path) == path
+    plain = plain and not path.startswith(("//", "../")) and not f"{path}/".startswith(NO_FILES)
+    listed = not star or ("*" not in ending and "/" not in ending.removesuffix("/"))
+    if not plain or not listed or (name.endswith(BY_PIP) and "/" in path):
+        raise ValueError(f"{printable(name)!r} is no path of a file that a step could have read")
+    return name
+
+
 Inside = Annotated[str, AfterValidator(_inside)]
+Read = Annotated[str, AfterValidator(_read)]
 # One without a zone is of UTC, as all are that a sweep writes: others could not be compared with it.
 Time = Annotated[
     datetime,
@@ -144,7 +160,7 @@ class Done(Saved):
     began: Time
     ended: Time
     attempts: Whole
-    reads: dict[str, str] = {}
+    reads: dict[Read, str] = {}
 
 
 class Failure(Saved):

@@ -17,18 +17,17 @@ from pathlib import Path
 from lit_blip2.ablation.folder import Folder, read
 from lit_blip2.ablation.run import fingerprint
 from lit_blip2.ablation.run.unseen import MODULE, data_of, digest_of_library, libraries
-from lit_blip2.ablation.schema import Done, Plan, StepRun
+from lit_blip2.ablation.schema import BY_PIP, NO_FILES, Done, Plan, StepRun
 from lit_blip2.reads import LISTED, MISSED, READ, READS, UPDATED, WRITTEN, Seen, read_log
 from lit_blip2.sources import PACKAGE, digest
 
 INSTALLED = tuple(os.path.realpath(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib"))
 INSTALLED += (os.path.realpath(site.getusersitepackages()),)
 PROGRAMS = tuple(os.path.join(prefix, "bin", "") for prefix in (sys.prefix, sys.base_prefix))  # of Python
-OF_SYSTEM = ("/proc/", "/sys/", "/dev/", "/etc/", "/bin/", "/sbin/", "/lib/", "/lib64/", "/usr/bin/", "/usr/sbin/")
+OF_SYSTEM = (*NO_FILES, "/etc/", "/bin/", "/sbin/", "/lib/", "/lib64/", "/usr/bin/", "/usr/sbin/")
 OF_SYSTEM += ("/usr/lib/", "/usr/share/", "/var/cache/")
 # Below the home folder.
 OF_LIBRARIES = (".config/matplotlib/", ".cache/huggingface/", ".cache/matplotlib/", ".cache/torch/", ".triton/", ".nv/")
-BY_PIP = " (installed)"  # behind the name of a library
 GONE, OUTPUT = "", "written"  # in the place of a digest
 
 

@@ -1,13 +1,18 @@
 """A sweep's folder and storage that somebody else has sent: nothing outside of the folder is written or removed."""
 
+import json
+import os
 import sqlite3
 import struct
+import subprocess
+import sys
 
 import pytest
 
-from lit_blip2.ablation.folder import SweepError
+from lit_blip2.ablation.folder import SweepError, read
 from lit_blip2.ablation.run import begin
 from lit_blip2.ablation.run.storage import SUPER_JOURNAL, open_storage
+from lit_blip2.ablation.schema import Done
 from lit_blip2.commands.sweep import main
 from lit_blip2.contents import DataError
 from lit_blip2.links import check_links
@@ -121,3 +126,57 @@ def test_a_storage_that_names_another_cell_is_refused(make, thesis, cell):
         with pytest.raises(SweepError, match=r"trial 1 is of cell .*, which is no cell of this sweep: remove"):
             sweep.run(again=again)
     assert thesis.exists()
+
+
+@pytest.mark.run
+@pytest.mark.parametrize(
+    "place", ["locks/begin.lock", "runs/stage1/itc=on,seed=0/log.txt", "runs/stage1/itc=on,seed=0/attempts.txt"]
+)
+def test_a_fifo_in_a_sweeps_folder_is_refused_before_anything_is_opened(tmp_path, place):
+    """Whoever opens one waits for somebody at its other end, whatever signal comes."""
+    fifo = tmp_path / "sent" / place
+    fifo.parent.mkdir(parents=True)
+    os.mkfifo(fifo)
+    command = [sys.executable, "-m", "lit_blip2", "sweep", *SWEEP, str(tmp_path / "sent"), "--retry-failed"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and done.stderr.startswith(
+        f"error: {fifo} is no regular file but a FIFO, which may have"
+    )
+    assert list(fifo.parent.iterdir()) == [fifo]
+
+
+def done(**changes):
+    time = "2026-01-01T00:00:00Z"
+    plain = {
+        "key": "a",
+        "seconds": 1.0,
+        "steps": 1,
+        "peak_memory_gib": 1.0,
+        "began": time,
+        "ended": time,
+        "attempts": 1,
+    }
+    return json.dumps(plain | changes)
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/proc/kmsg", "//**", "/**", "//proc/kmsg", "/a/../proc/kmsg", "../../x", "..", "/dev/*.txt", "/sys/*/", "/x/*a/b"]
+    + ["/x/**/", "/x/*/../..", "a//b", "./a", "", "a\0b", "../x (installed)", "a/b (installed)", "/dev", "/x/"],
+)
+def test_a_record_of_what_was_read_names_files_alone(tmp_path, path):
+    file = tmp_path / "done.json"
+    file.write_text(done(reads={path: "x"}))
+    with pytest.raises(SweepError, match=r"done\.json: reads\..* is no path of a file that a step could have read"):
+        read(file, Done)
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/home/me/a.py", "mine/words.txt", "mine/lists/*.txt", "mine/by_language/*/", "*.json", "scikit-learn (installed)"]
+    + ["/data/a*b.txt", "..a", "a (installed).txt", "/x/*", "/development/a", "/*.txt"],
+)
+def test_what_a_step_has_read_is_such_a_path(tmp_path, path):
+    file = tmp_path / "done.json"
+    file.write_text(done(reads={path: "x"}))
+    assert read(file, Done).reads == {path: "x"}
