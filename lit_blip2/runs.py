@@ -208,12 +208,14 @@ def check_new(run: Path, start: str | Path | None = None, job: str | None = None
     kept = any((run / CHECKPOINTS).glob("*.ckpt"))
     if not (kept or (run / CONFIG).exists()) or (not kept and job in jobs_of(run)):
         return
-    left = standing(run)
-    place = f"at step {left.step}{f' of {left.planned}' if left.planned else ''}" if left else "without a checkpoint"
+    left, place, way = standing(run), "without a checkpoint", "remove it if nothing there is needed"
+    if left is not None:
+        place = f"at step {left.step}{f' of {left.planned}' if left.planned else ''}"
+        way = "--resume goes on with an unfinished run of the same settings"
     raise ValueError(
-        f"{run} holds a run already, {place}, and nothing is written over it: --resume goes on with an unfinished run "
-        "of the same settings; for a new one give another --trainer.logger.version (without a logger: "
-        "--trainer.default_root_dir), or none, and it gets a folder of its own"
+        f"{run} holds a run already, {place}, and nothing is written over it: {way}; for a new one give another "
+        "--trainer.logger.version (without a logger: --trainer.default_root_dir), or none, and it gets a folder of its "
+        "own"
     )
 
 
