@@ -1,6 +1,7 @@
 """What a step depends on besides its config: the files that its config names, and the package."""
 
 import hashlib
+import json
 import math
 from collections.abc import Iterator
 from functools import cache
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_blip2.config import strings
+from lit_blip2.contents import read_object
 from lit_blip2.links import below
 from lit_blip2.runs import CONFIG, WRITES, newest_checkpoint, run_of
 from lit_blip2.sources import PACKAGE, digest
@@ -16,18 +18,26 @@ BY_SIZE = {".jpg", ".jpeg", ".png", ".webp", ".tar"}  # told apart by name and s
 LARGEST_READ = 2**30  # bytes
 SAMPLE = 2**20  # bytes
 LONGEST_PATH = 4096
+# Of a section of cached features (lit_blip2.data.features): what made it, its images, the files that they were.
+SECTION = ("features.json", "image_ids.npy", "keys.npy")
 SPLITS = ("train", "val", "test")
 
 
 def paths(config: Any) -> list[str]:
-    """The files and folders that a resolved config reads, relative to here or beside the package."""
+    """The files and folders that a resolved config reads, relative to here or beside the package. Of a data's `root`
+    only what is named below it, if anything is: a class that reads more of it is seen to do so, see reads.py."""
     trainer = _without_outputs(config.get("trainer", {}))
-    roots = {str(root) for root in _roots(config)} | {"."}
+    roots = {str(root) for root in _roots(config)}
     named = strings(config | {"trainer": trainer})
     named |= {text.replace("{split}", split) for text in named if "{split}" in text for split in SPLITS}
-    # Beside the data, such as other features.
-    named |= {f"{root}/{text}" for text in named if text.startswith("../") for root in roots}
+    beside = {f"{root}/{text}" for text in named if text.startswith("../") for root in roots}  # such as other features
+    below = {root: {f"{root}/{text}" for text in named - roots if _is_below(root, text)} for root in roots}
+    named = (named - {root for root, found in below.items() if found}).union(beside, *below.values())
     return [text for text in sorted(named) if find(text) is not None]
+
+
+def _is_below(root: str, text: str) -> bool:
+    return text != "" and not text.startswith(("/", "~", ".")) and find(f"{root}/{text}") is not None
 
 
 def _without_outputs(trainer: Any) -> Any:
@@ -47,15 +57,24 @@ def _roots(config: Any) -> Iterator[Any]:
 
 def of_path(text: str, until: float = math.inf) -> str:
     """A digest of a file's contents; of a run, of its newest checkpoint and its config; of another folder, of the names
-    and contents of all files below it (see `contents`). until: files that were written later, in seconds, are left out.
+    and contents of all files below it but hidden ones (see `contents`). Cached features stand for what they are made
+    of, so that they may be made again. until: files that were written later, in seconds, are left out.
     """
     path = find(text)
-    files = [path] if path.is_file() else _of_run(path) or below(path)
+    files = [path] if path.is_file() else _of_run(path) or _of_folder(path)
     return digest((str(file.relative_to(path)), contents(file)) for file in files if _is_there(file, until))
 
 
 def _is_there(file: Path, until: float) -> bool:
     return file.is_file() and file.stat().st_mtime <= until
+
+
+def _of_folder(folder: Path) -> list[Path]:
+    """All files but hidden ones; of a section of cached features those that tell what is in it: its numbers differ in
+    their last bits between machines, and its marks hold the times of the images."""
+    files = [file for file in below(folder) if not file.name.startswith(".")]
+    sections = {file.parent for file in files if file.name == SECTION[0]}
+    return [file for file in files if file.parent not in sections or file.name in SECTION]
 
 
 def _of_run(folder: Path) -> list[Path]:
@@ -78,14 +97,17 @@ def find(text: str) -> Path | None:
 
 
 def contents(file: Path) -> bytes:
-    """What identifies a file's contents: a digest; of images and tars the size alone; of files above LARGEST_READ the
-    size and three samples. A file is read again only once it has been written again."""
+    """What identifies a file's contents: a digest; of images and tars the size alone; of cached features what made
+    them; of files above LARGEST_READ the size and three samples. A file is read again only once it has been written
+    again."""
     now = file.stat()
     return _contents(file, now.st_size, now.st_mtime_ns)
 
 
 @cache
 def _contents(file: Path, size: int, written_ns: int) -> bytes:
+    if file.name == SECTION[0]:
+        return _of_section(file)
     if file.suffix.lower() in BY_SIZE:
         return str(size).encode()
     with file.open("rb") as stream:
@@ -96,3 +118,9 @@ def _contents(file: Path, size: int, written_ns: int) -> bytes:
             stream.seek(place)
             parts.append(stream.read(SAMPLE))
         return b"".join(parts)
+
+
+def _of_section(file: Path) -> bytes:
+    """What the features.json of a section tells but for the check sums of its other files."""
+    told = read_object(file)
+    return json.dumps({key: value for key, value in told.items() if key != "crc32"}, sort_keys=True).encode()

@@ -1,5 +1,6 @@
 """From a grid to distinct steps: what is shared, what is not run, what is refused."""
 
+import json
 from datetime import UTC, datetime
 
 import pytest
@@ -244,6 +245,35 @@ def test_every_string_that_names_a_file_counts_and_what_is_written_does_not(tmp_
         "trainer": {"default_root_dir": "out", "logger": {"save_dir": "runs"}, "accelerator": "cpu"},
     }
     assert fingerprint.paths(config) == ["mini", "mini/../kept", "w.safetensors"]
+
+
+def test_of_a_data_root_only_what_is_named_below_it_counts(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("mini/annotations/train.json", "mini/annotations/more.json", "mini/images/val/1.jpg", "w.bin"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    data = {"root": "mini", "train": "annotations/train.json", "images": "images/{split}", "features": "features"}
+    config = {"data": {"init_args": data}, "model": {"weights": "w.bin", "word": "."}}
+    assert fingerprint.paths(config) == [".", "mini/annotations/train.json", "mini/images/val", "w.bin"]
+    (tmp_path / "mini" / "features").mkdir()
+    assert "mini/features" in fingerprint.paths(config)
+
+
+def test_features_that_are_made_again_are_the_same(tmp_path):
+    """They differ in their last bits, in the times of the images, and in the check sums of both."""
+
+    def made(crc: int, shard: bytes, encoder: str = "vit", ids: bytes = b"ids", lock: str = "") -> str:
+        section = tmp_path / "features" / "train"
+        section.mkdir(parents=True, exist_ok=True)
+        (section / "features.json").write_text(json.dumps({"made_by": {"encoder": encoder}, "crc32": {"a": crc}}))
+        (section / "00000.safetensors").write_bytes(shard)
+        (section / "image_ids.npy").write_bytes(ids)
+        (tmp_path / "features" / ".lock").write_text(lock)
+        return fingerprint.of_path(str(tmp_path / "features"))
+
+    first = made(1, b"1")
+    assert made(22, b"2", lock="held") == first
+    assert first not in (made(1, b"1", encoder="vit_small"), made(1, b"1", ids=b"others"))
 
 
 def test_files_behind_a_link_count(tmp_path):
