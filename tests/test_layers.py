@@ -23,7 +23,7 @@ FLOORS = [
     ["objectives"],
     ["model"],
     ["ablation.report", "mini", "data"],
-    ["ablation.kept"],
+    ["ablation.kept", "ablation.reached"],
     ["ablation.folder", "evaluation"],
     ["ablation.schema"],
     ["ablation.spec"],

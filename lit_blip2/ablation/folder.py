@@ -5,6 +5,7 @@ cells/<cell>.json              Record: what a cell came to, once it has ended
 runs/<step>/<labels>/          a run of an ordinary command, and in it
     done.json or failed.json   Done or Failure, once it has ended
     metrics.json               Metrics: what it ended with
+    parents.json               of a fit that starts from others: Parents
     validation.jsonl           of a run that trains: a Validation a line
     items.npz                  of a run that tests: its metrics taken apart, see lit_blip2.evaluation.items
 before/<number>/<step>/<labels>/   what an attempt has left that was made anew: kept, and never read; may be removed
@@ -70,6 +71,9 @@ class Folder:
 
     def failed(self, name: str) -> Path:
         return self.run(name) / "failed.json"
+
+    def parents(self, name: str) -> Path:
+        return self.run(name) / "parents.json"
 
     def metrics(self, name: str) -> Path:
         return self.run(name) / "metrics.json"

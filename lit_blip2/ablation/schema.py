@@ -150,8 +150,9 @@ class Plan(Saved):
 
 
 class Done(Saved):
-    """A step whose process ended well. steps: optimiser steps, None of a test. reads: files of others, see
-    lit_blip2.ablation.run.reads."""
+    """A step whose process ended well. steps: optimiser steps, None of a test. parents: of each run that it started
+    from or tested, and of those behind these, the optimiser steps behind it then. metrics: whether it left a
+    metrics.json. reads: files of others, see lit_blip2.ablation.run.reads. Older ones have no parents and metrics."""
 
     key: str
     seconds: Spent
@@ -160,7 +161,15 @@ class Done(Saved):
     began: Time
     ended: Time
     attempts: Whole
+    parents: dict[Inside, Whole] = {}
+    metrics: bool = False
     reads: dict[Read, str] = {}
+
+
+class Parents(RootModel[dict[Inside, Whole]]):
+    """Of each run that a fit started from, and of those behind these, the optimiser steps behind it then."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
 
 
 class Failure(Saved):
@@ -172,10 +181,22 @@ class Failure(Saved):
     log_tail: list[str]
 
 
-class Record(Saved):
-    """What a cell came to. worker: of a grid's cell. steps: of a trial, which no plan knew. keys: of each of its step
-    runs, as far as older records have them. commit, dirty: of the code that ran it, as in a plan."""
+class Reached(Saved):
+    """How far a step run of a cell came, in optimiser steps. planned: that a fit was to make. made: by a fit, or by the
+    run that a test tested. measured: behind the weights that those of its metrics are of which the cell is compared by.
+    None where that is not known."""
 
+    planned: Whole | None
+    made: Whole | None
+    measured: Whole | None
+
+
+class Record(Saved):
+    """What a cell came to. name: the cell's, or `trial=7`. worker: of a grid's cell. steps: of a trial, which no plan
+    knew. keys, reached: of each of its step runs that has ended well. commit, dirty: of the code that ran it, as in a
+    plan. Older records lack some of these."""
+
+    name: Inside | None = None
     state: Literal[STATES]
     metrics: dict[str, float | None]
     error: Failure | None
@@ -184,6 +205,7 @@ class Record(Saved):
     worker: str | None = None
     steps: list[Inside] = []
     keys: dict[Inside, str] = {}
+    reached: dict[Inside, Reached] = {}
     commit: str | None = None
     dirty: bool | None = None
     began: Time
@@ -203,7 +225,8 @@ class Decided(Saved):
 
 
 class Found(Saved):
-    """A sweep's report in short. cells: how many there are; done: how many of them have ended well."""
+    """A sweep's report in short. cells: how many are planned; done: how many of them have ended well. warnings: in
+    Markdown, which trainings ended at another step than planned, or were measured at another than their last."""
 
     name: str
     question: str
@@ -212,6 +235,7 @@ class Found(Saved):
     seeds: list[int]
     cells: int
     done: int
+    warnings: list[str] = []
 
 
 class Validation(BaseModel):
@@ -232,6 +256,11 @@ class Metrics(RootModel[dict[str, Annotated[float | None, AfterValidator(finite)
     """metrics.json of a run. None where a metric is not finite."""
 
     model_config = ConfigDict(strict=True, frozen=True)
+
+
+def is_of(record: Record, cell: Cell) -> bool:
+    """Whether a record is the cell's own, and no copy of another's."""
+    return record.name in (None, cell.name) and (record.labels, record.seed) == (cell.labels, cell.seed)
 
 
 def setting_name(labels: Mapping[str, str]) -> str:

@@ -4,14 +4,17 @@ A cell is a setting (labels) at one seed; it is waiting, or running, while it ha
 cells. Of a search the plan holds no cells: each trial's record says itself what it was.
 """
 
+import math
+import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from lit_blip2.ablation.folder import WAY_OUT, Folder, SweepError, read, read_validations
+from lit_blip2.ablation.reached import reached
 from lit_blip2.ablation.report.images import OneRun, read_images, together
 from lit_blip2.ablation.report.remade import plan_of_records
 from lit_blip2.ablation.report.statistics import Runs
@@ -22,13 +25,17 @@ from lit_blip2.ablation.schema import (
     Done,
     Metrics,
     Plan,
+    Reached,
     Record,
     Saved,
+    Search,
     StepRun,
     Validation,
     is_finite,
+    is_of,
     setting_name,
 )
+from lit_blip2.ablation.spec.grid import run_name
 from lit_blip2.config import Experiment
 from lit_blip2.contents import DataError
 from lit_blip2.evaluation.evaluated import Evaluated, evaluated
@@ -41,7 +48,8 @@ NOT_PLANNED, MISSING, NOT_FINITE = "n/a", "missing", "not finite"
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep as far as it has come: records by cell; done, metrics, validations and results per image by step run."""
+    """A sweep as far as it has come: records by cell; done, metrics, validations and results per image by step run.
+    strangers: files in cells/ that are of no cell, or of no trial."""
 
     plan: Plan
     cells: list[Cell]
@@ -50,6 +58,7 @@ class Sweep:
     ended_with: dict[str, Metrics]
     validations: dict[str, list[Validation]]
     images: dict[str, dict[str, OneRun]]
+    strangers: list[str] = field(default_factory=list)
     remade: bool = False  # the plan is none that was written
 
     @property
@@ -77,10 +86,20 @@ class Sweep:
         """Step run -> how many cells stand on it."""
         return self.plan.uses()
 
+    @cached_property
+    def reached(self) -> dict[str, Reached]:
+        """Step run -> how far it came, of those that lie there."""
+        return reached(self.plan.steps, self.cells, self.done, self.ended_with)
+
+    def told(self, cell: Cell) -> dict[str, Reached]:
+        """The same of the cell's runs, as its record tells it, which holds its metrics too; none of older ones."""
+        return self.records[cell.name].reached if cell.name in self.records else {}
+
     @property
-    def strangers(self) -> list[str]:
-        """Records that belong to no cell of the plan."""
-        return [name for name in self.records if name not in {cell.name for cell in self.cells}]
+    def planned(self) -> int:
+        """How many cells, or trials, there are to be."""
+        trials = self.plan.search.trials if self.plan.search else None
+        return max(len(self.cells), trials or 0)
 
     def steps_of(self, cell: Cell) -> list[StepRun]:
         return [self.plan.steps[name] for name in cell.steps]
@@ -160,12 +179,16 @@ def read_sweep(root: str | Path) -> Sweep:
         validations[name], faults = read_validations(folder.validations(name))
         problems += faults
     images = _read_images(folder, plan, ended_with, problems)
-    cells = [_trial(plan, *each) for each in records.items()] if plan.search else plan.cells
-    problems += _of_others(plan, records, done) + _unknown_steps(plan)
+    cells = plan.cells
+    if plan.search:
+        cells = [_trial(plan, *each) for each in records.items() if _is_trial(plan.search, *each)]
+    own = {cell.name: records[cell.name] for cell in cells if cell.name in records}
+    problems += _of_others(plan, own, done) + _copied(cells, own) + _unknown_steps(plan)
     problems += _no_numbers(plan, cells) if plan.search else _twins(cells)
     if problems:
         raise SweepError("\n".join(dict.fromkeys(problems)))
-    return Sweep(plan, cells, records, done, ended_with, validations, images, remade)
+    strangers = [name for name in records if name not in own]
+    return Sweep(plan, cells, own, done, ended_with, validations, images, strangers, remade)
 
 
 def _read_all(files: dict[str, Path], kind: type[Saved], problems: list[str]) -> dict[str, Any]:
@@ -198,6 +221,22 @@ def _trial(plan: Plan, name: str, record: Record) -> Cell:
     metrics = dict.fromkeys([*plan.metrics, plan.search.objective], name)
     steps = [step for step in record.steps if step in plan.steps]
     return Cell(name=name, labels=record.labels, seed=record.seed, steps=steps, metrics=metrics)
+
+
+def _is_trial(search: Search, name: str, record: Record) -> bool:
+    """Whether a record is a trial's. Older ones do not say so themselves, and have one of the search's numbers."""
+    number = re.fullmatch(r"trial=(0|[1-9]\d*)", name)
+    return bool(number) and (record.name is not None or int(number[1]) < (search.trials or math.inf))
+
+
+def _copied(cells: list[Cell], records: dict[str, Record]) -> list[str]:
+    """Records of another cell under a cell's name."""
+    found = [(cell, records[cell.name]) for cell in cells if cell.name in records]
+    return [
+        f"cells/{cell.name}.json is the record of {record.name or run_name(record.labels, record.seed)}: {WAY_OUT}"
+        for cell, record in found
+        if not is_of(record, cell)
+    ]
 
 
 def _of_others(plan: Plan, records: dict[str, Record], done: dict[str, Done]) -> list[str]:

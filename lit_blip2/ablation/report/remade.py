@@ -1,7 +1,7 @@
-"""The plan of a sweep of which the cells' records alone were kept, as committed results are: what was asked is read
+"""The plan of a sweep of which the cells' records alone were kept: what was asked, of which cells and seeds, is read
 from the ablation's file beside them, or from that file as it is now."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lit_blip2.ablation.schema import Cell, Plan, Record, setting_name
@@ -26,6 +26,8 @@ def plan_of_records(folder: Path, records: Mapping[str, Record]) -> Plan | None:
     file = ablation_of(folder)
     if not records or not file.is_file() or (grid := read_grid(file)).ranges:
         return None
+    settings = [point.labels for point in grid.points()]
+    seeds = sorted({*grid.seeds, *(record.seed for record in records.values() if record.labels in settings)})
     return Plan(
         name=folder.resolve().name,
         question=grid.question,
@@ -33,23 +35,24 @@ def plan_of_records(folder: Path, records: Mapping[str, Record]) -> Plan | None:
         expected=grid.expected,
         compare=[tuple(setting_name(grid.setting(each)) for each in pair) for pair in grid.compare],
         axes={axis: list(labels) for axis, labels in grid.axes.items()},
-        seeds=sorted({record.seed for record in records.values()}),
+        seeds=seeds,
         metrics=grid.metrics,
         control=grid.control,
         identity="",
         sources="",
-        cells=_cells(grid, records),
+        cells=_cells(grid, seeds, records),
         steps={},
     )
 
 
-def _cells(grid: Grid, records: Mapping[str, Record]) -> list[Cell]:
-    """Those that have records, in the grid's order. A setting can have a metric if one of its records has it."""
+def _cells(grid: Grid, seeds: Sequence[int], records: Mapping[str, Record]) -> list[Cell]:
+    """All of the grid, at each seed; those without a record are waiting. A setting can have a metric if one of its
+    records has it, and if it has no record."""
     cells = []
     for labels in {setting_name(point.labels): point.labels for point in grid.points()}.values():
-        own = {record.seed: record for record in records.values() if record.labels == labels}
-        known = {metric for record in own.values() for metric in record.metrics}
-        for seed in sorted(own):
+        own = [record for record in records.values() if record.labels == labels]
+        known = {metric for record in own for metric in record.metrics} if own else set(grid.metrics)
+        for seed in seeds:
             name = run_name(labels, seed)
             metrics = {metric: name if metric in known else None for metric in grid.metrics}
             cells.append(Cell(name=name, labels=labels, seed=seed, steps=[], metrics=metrics))

@@ -9,6 +9,7 @@ from lit_blip2.ablation.report.markdown import NONE, code, number, plain, span, 
 from lit_blip2.ablation.report.records import Sweep
 from lit_blip2.ablation.report.sections.expected import RULE, claim
 from lit_blip2.ablation.report.statistics import PERCENT
+from lit_blip2.ablation.report.steps import warnings_of
 from lit_blip2.ablation.schema import DONE, Decided, Found
 from lit_blip2.whole_files import written_whole
 
@@ -35,8 +36,9 @@ def found(sweep: Sweep) -> Found:
         for each in outcomes(sweep)
     ]
     plan, done = sweep.plan, sweep.count(DONE)
+    warnings = [each.short for each in warnings_of(sweep)]
     about = {"name": plan.name, "question": plan.question, "expect": plan.expect, "seeds": plan.seeds}
-    return Found(**about, expected=decided, cells=len(sweep.cells), done=done)
+    return Found(**about, expected=decided, cells=sweep.planned, done=done, warnings=warnings)
 
 
 def write_summary(folder: str | Path) -> Path:
@@ -61,8 +63,9 @@ def write_summary(folder: str | Path) -> Path:
 
 def _line(folder: str, short: Found) -> list[str]:
     seeds = f"{len(short.seeds)}" + (f" ({short.done} of {short.cells} cells done)" if short.done < short.cells else "")
-    decided = "<br>".join(map(_decided, short.expected)) or f"{plain(short.expect) or NONE} (no comparison is listed)"
-    return [f"[{plain(folder)}]({folder}/report.md)", plain(short.question) or NONE, decided, seeds]
+    decided = [*map(_decided, short.expected)] or [f"{plain(short.expect) or NONE} (no comparison is listed)"]
+    came = "<br>".join([*short.warnings, *decided])
+    return [f"[{plain(folder)}]({folder}/report.md)", plain(short.question) or NONE, came, seeds]
 
 
 def _decided(each: Decided) -> str:

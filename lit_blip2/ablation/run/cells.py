@@ -45,6 +45,7 @@ def _run_cell(plan: Plan, cell: Cell, trial_id: int, worker: Worker) -> str:
     state = FAILED if error else DONE
     write_cell(worker.folder, worker.grid, cell, state, metrics)
     record = Record(
+        name=cell.name,
         state=state,
         metrics=metrics,
         error=error,
@@ -52,6 +53,7 @@ def _run_cell(plan: Plan, cell: Cell, trial_id: int, worker: Worker) -> str:
         seed=cell.seed,
         worker=f"{os.uname().nodename}:{os.getpid()}",
         keys={name: plan.steps[name].key for name in cell.steps},
+        reached=worker.reached(plan, cell),
         commit=worker.commit,
         dirty=worker.dirty,
         began=began,

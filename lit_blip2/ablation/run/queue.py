@@ -7,6 +7,7 @@ that runs without one belonged to a killed worker, and is taken over by whoever 
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Set
 from contextlib import contextmanager
+from functools import cache
 
 import optuna
 from optuna.distributions import CategoricalDistribution
@@ -14,11 +15,12 @@ from optuna.trial import FrozenTrial, TrialState
 
 from lit_blip2.ablation.folder import Folder, SweepError, read
 from lit_blip2.ablation.run.locks import try_lock
-from lit_blip2.ablation.run.made import agrees
+from lit_blip2.ablation.run.made import Look, agrees
 from lit_blip2.ablation.run.waiting import Waiting
-from lit_blip2.ablation.schema import DONE, FAILED, PRUNED, WAITING, Cell, Done, Plan, StepRun
+from lit_blip2.ablation.schema import DONE, FAILED, PRUNED, WAITING, Cell, Done, Plan, Record, StepRun, is_of
 from lit_blip2.ablation.spec.grid import Grid, Point
 from lit_blip2.contents import read_text, shown
+from lit_blip2.runs import standing
 from lit_blip2.whole_files import write_text
 
 OPEN = (TrialState.WAITING, TrialState.RUNNING)
@@ -49,10 +51,12 @@ class Queue:
 
     def fill(self, plan: Plan) -> None:
         """A waiting trial for each cell that has none, or has ended by the queue and not by the folder: a file was
-        removed, or a checkpoint of another step put back. The caller keeps others from filling at the same time."""
+        removed, a step has gone on since, or a checkpoint of another one was put back. The caller keeps others from
+        filling at the same time."""
         states = self.states()
         ended = {name for cell in plan.cells if states.get(cell.name) == DONE for name in cell.steps}
-        lost = {name for name in ended if not self._stands(plan.steps[name])}
+        look = cache(lambda name: standing(self.folder.run(name)))  # reads a checkpoint whole
+        lost = {name for name in ended if not self._stands(plan.steps[name], look)}
         for cell in plan.cells:
             if cell.name not in states or self._lost(cell, states[cell.name], lost):
                 self._enqueue(cell)
@@ -65,16 +69,18 @@ class Queue:
         self.record(trial_id, cell, grid)
         self.end(trial_id, DONE, value)
 
-    def _stands(self, run: StepRun) -> bool:
-        """Whether the record of a step is there, and its checkpoint, if that is there, tells the same."""
+    def _stands(self, run: StepRun, look: Look) -> bool:
+        """Whether the record of a step is there and holds; its checkpoint need not be there any more."""
         done = read(self.folder.done(run.name), Done)
-        return done is not None and agrees(run, self.folder, done, if_lost=True)
+        return done is not None and agrees(run, self.folder, done, if_lost=True, look=look)
 
     def _lost(self, cell: Cell, state: str, lost: Set[str]) -> bool:
-        """Whether a cell that has ended lacks its record, or stands on one of the steps that are lost."""
+        """Whether a cell that has ended lacks its record, has another's, or stands on one of the steps that are
+        lost."""
         if state not in (DONE, FAILED):
             return False
-        return not self.folder.cell(cell.name).exists() or (state == DONE and not lost.isdisjoint(cell.steps))
+        record = read(self.folder.cell(cell.name), Record)
+        return record is None or not is_of(record, cell) or (state == DONE and not lost.isdisjoint(cell.steps))
 
     def trial_id(self, number: int) -> int:
         """The storage's id of a trial."""

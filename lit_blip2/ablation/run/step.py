@@ -12,7 +12,7 @@ from lit_blip2.ablation.folder import Folder, read, write
 from lit_blip2.ablation.run.anew import set_aside
 from lit_blip2.ablation.run.command import command, write_config
 from lit_blip2.ablation.run.locks import try_lock
-from lit_blip2.ablation.run.made import agrees, going_on, steps_made
+from lit_blip2.ablation.run.made import agrees, going_on, parents_of, steps_made
 from lit_blip2.ablation.run.process import POLL_SECONDS, run_process
 from lit_blip2.ablation.run.reads import ChangedError, asked_to_record, collect
 from lit_blip2.ablation.schema import Done, Failure, StepRun
@@ -64,8 +64,8 @@ def run_step(
 
 
 def _ended(run: StepRun, folder: Folder) -> Done | None:
-    """Of a run that ended well and whose checkpoint agrees; another one is run again. Raises StepError for one that did
-    not end well, ValueError for one of another key."""
+    """Of a run that ended well and whose record still holds, see `agrees`; another one is run again. Raises StepError
+    for one that did not end well, ValueError for one of another key."""
     failure, done = read(folder.failed(run.name), Failure), read(folder.done(run.name), Done)
     if any(each and each.key != run.key for each in (failure, done)):
         raise ValueError(
@@ -97,10 +97,11 @@ def _run(
     for _ in range(MOST_KILLS):
         if run.command == "fit" and going_on(run, folder) is None:
             set_aside(run, folder)
+        parents = parents_of(run, folder)  # before it reads them: where one moves on meanwhile, it is run again
         attempts = _count_attempt(log.with_name("attempts.txt"))
         code, peak = run_process(command(run, folder), log, environment, lock, poll, _patience(run))
         if code == 0:
-            return _record_done(run, folder, began, time.monotonic() - clock, attempts, peak, log)
+            return _record_done(run, folder, began, time.monotonic() - clock, attempts, peak, parents, log)
         if stopping():
             raise StoppedError  # Ctrl-C reaches the whole terminal: the run was interrupted, it has not failed
         if code > 0 and code - STATUS not in ASKING:
@@ -135,7 +136,14 @@ def _count_attempt(file: Path) -> int:
 
 
 def _record_done(
-    run: StepRun, folder: Folder, began: datetime, seconds: float, attempts: int, peak: float, log: Path
+    run: StepRun,
+    folder: Folder,
+    began: datetime,
+    seconds: float,
+    attempts: int,
+    peak: float,
+    parents: dict[str, int],
+    log: Path,
 ) -> Done:
     try:
         reads = collect(run, folder, began.timestamp())
@@ -149,6 +157,8 @@ def _record_done(
         began=began,
         ended=datetime.now(UTC),
         attempts=attempts,
+        parents=parents,
+        metrics=folder.metrics(run.name).exists(),
         **({"reads": reads} if reads else {}),
     )
     write(folder.done(run.name), done)

@@ -59,7 +59,9 @@ def look(plan: Plan, kept: Folder, left_out: Container[str] = ()) -> Kept:
             found.others.setdefault(reason, []).append(cell.name)
             continue
         keys = {name: plan.steps[name].key for name in cell.steps}
-        found.records[cell.name] = record.model_copy(update={"metrics": metrics, "keys": keys})
+        reached = {name: record.reached[runs[name]] for name in cell.steps if runs[name] in record.reached}
+        update = {"metrics": metrics, "keys": keys, "reached": reached}
+        found.records[cell.name] = record.model_copy(update=update)
         found.runs[cell.name] = runs
     return found
 

@@ -99,6 +99,7 @@ def _run_trial(plan: Plan, trial: Trial, worker: Worker) -> str:
     name = f"trial={trial.number}"
     write_cell(worker.folder, worker.grid, cell.model_copy(update={"name": name}), state, metrics)
     record = Record(
+        name=name,
         state=state,
         metrics=metrics,
         error=error,
@@ -106,6 +107,7 @@ def _run_trial(plan: Plan, trial: Trial, worker: Worker) -> str:
         seed=cell.seed,
         steps=cell.steps,
         keys={name: plan.steps[name].key for name in cell.steps},
+        reached=worker.reached(plan, cell),
         commit=worker.commit,
         dirty=worker.dirty,
         began=began,

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lit_blip2.ablation.folder import Folder, read
+from lit_blip2.ablation.reached import reached
 from lit_blip2.ablation.run.queue import Queue
 from lit_blip2.ablation.run.reads import check_files, check_unchanged
 from lit_blip2.ablation.run.step import run_step
-from lit_blip2.ablation.schema import Metrics, Plan
+from lit_blip2.ablation.schema import Cell, Done, Metrics, Plan, Reached
 from lit_blip2.ablation.spec.grid import Grid
 from lit_blip2.sources import PACKAGE, sources
 
@@ -44,3 +45,9 @@ class Worker:
         """What a step run ended with; empty if it wrote nothing."""
         ended = read(self.folder.metrics(name), Metrics)
         return ended.root if ended else {}
+
+    def reached(self, plan: Plan, cell: Cell) -> dict[str, Reached]:
+        """How far the cell's step runs came that have ended well."""
+        done = {name: each for name in cell.steps if (each := read(self.folder.done(name), Done))}
+        metrics = {name: each for name in done if (each := read(self.folder.metrics(name), Metrics))}
+        return reached(plan.steps, [cell], done, metrics)

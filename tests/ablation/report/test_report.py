@@ -22,6 +22,7 @@ from lit_blip2.ablation.report.cells_csv import cells_csv
 from lit_blip2.ablation.report.html import to_html
 from lit_blip2.ablation.report.page import report_markdown, write_report
 from lit_blip2.ablation.report.records import read_sweep
+from lit_blip2.ablation.report.summary import found
 from tests.ablation.report.blank import Blank
 
 
@@ -105,6 +106,45 @@ def test_metrics_of_an_earlier_step_than_a_runs_last_are_named(new_sweep):
         new_sweep.put(f"runs/{name}/metrics.json", json.dumps({"loss/lm": 1.0} | told))
     page = report(new_sweep.write())
     assert "> **Metrics of an earlier step than the last:** `stage2/odd` (step 3 of 5). These" in page
+
+
+def reached(planned: int | None, made: int, measured: int | None) -> dict:
+    return {"planned": planned, "made": made, "measured": measured}
+
+
+def test_a_record_tells_how_far_its_steps_came_without_the_runs(new_sweep):
+    for label, made, measured in (("short", 4, 4), ("odd", 6, 3), ("long", 9, 9), ("whole", 6, 6)):
+        runs = [f"{step}/bridge={label},seed=0" for step in ("stage2", "vqa")]
+        new_sweep.step(runs[0])
+        new_sweep.step(runs[1], "test")
+        told = dict(zip(runs, (reached(6, made, measured), reached(None, made, made))))
+        new_sweep.ended(new_sweep.cell({"bridge": label}, 0, runs, {}), extra={"reached": told})
+    page = report(new_sweep.write())
+    assert "> **Fewer steps than planned:** `stage2/bridge=short,seed=0` (4 of 6). A limit" in page
+    assert "> **More steps than planned:** `stage2/bridge=long,seed=0` (9 of 6). Somebody" in page
+    assert "> **Metrics of an earlier step than the last:** `stage2/bridge=odd,seed=0` (step 3 of 6). These" in page
+    assert "earlier step of another run" not in page
+
+
+def test_trials_that_ended_before_their_last_step_are_named(search):
+    for n, told in ((0, reached(6, 4, 3)), (1, reached(6, 6, 6))):
+        edited(search, f"cells/trial={n}.json", name=f"trial={n}", reached={f"stage2/lr={n}": told})
+    page = report(search.write())
+    assert "> **Fewer steps than planned:** `stage2/lr=0` (4 of 6). A limit" in page
+    assert "> **Metrics of an earlier step than the last:** `stage2/lr=0` (step 3 of 4). These" in page
+
+
+@pytest.mark.parametrize("is_told", [True, False], ids=["in done.json", "in an older test's metrics.json"])
+def test_what_stands_on_an_earlier_step_of_a_run_that_has_gone_on_is_named(new_sweep, is_told):
+    new_sweep.step("stage1/a", steps=6)
+    new_sweep.step("itc/a", "test", **({"parents": {"stage1/a": 4}} if is_told else {"steps": None}))
+    new_sweep.plan["steps"]["itc/a"]["parents"] = {"stage1": "stage1/a"}
+    new_sweep.put("runs/itc/a/metrics.json", json.dumps({"x/y": 1.0} | ({} if is_told else {"evaluated/test_step": 4})))
+    told = {"stage1/a": reached(6, 4, None), "itc/a": reached(None, 4, 4)}
+    new_sweep.ended(new_sweep.cell({"k": "a"}, 0, ["stage1/a", "itc/a"], {"x/y": "itc/a"}), extra={"reached": told})
+    page = report(new_sweep.write())
+    older = ["`itc/a` (step 4 of `stage1/a`, which is at 6)", "`cell k=a,seed=0` (step 4 of `stage1/a`, which is at 6)"]
+    assert f"> **Made of an earlier step of another run:** {', '.join(older)}. That run" in page
 
 
 def test_a_metric_has_its_mean_interval_and_verdict(sweep):
@@ -338,7 +378,7 @@ def search(new_sweep):
         own = {"labels": {"lr": f"{10.0**-n:g}", "dropout": "0.1"}, "seed": 0}
         metrics = {} if value is None else {"vqa/accuracy": value}
         error = {"step": "stage2", "message": "out of memory", "log_tail": []} if state == "failed" else None
-        new_sweep.ended(f"trial-{n}", state, error, own, **metrics)
+        new_sweep.ended(f"trial={n}", state, error, own, **metrics)
     return new_sweep
 
 
@@ -347,7 +387,7 @@ def test_a_search_ranks_its_trials(search, direction, order):
     search.plan["search"]["direction"] = direction
     page = report(search.write())
     trials = tables(page)["Trials"][0][1:]
-    assert [row[1] for row in trials] == [f"trial-{n}" for n in order.split()]
+    assert [row[1] for row in trials] == [f"trial={n}" for n in order.split()]
     assert [row[0] for row in trials] == ["1", "2", "3", "-", "-"]
     assert trials[-1][2:5] == ["failed", "failed", "0.001"] and trials[-2][2:4] == ["pruned", "0.700"]
     assert {row[-1] for row in trials} == {"1 min 0 s"} and "The trials took 5 min 0 s" in page
@@ -396,7 +436,7 @@ def test_all_problems_are_told_at_once(sweep):
     sweep.put("cells/itc=on,bridge=on,seed=0.json", "x")
     with pytest.raises(SweepError) as found:
         write_report(folder)
-    assert len(str(found.value).splitlines()) == 3
+    assert len(str(found.value).splitlines()) == 4
     assert "step 'stage9/x'" in str(found.value) and "the same labels and seed" in str(found.value)
 
 
@@ -541,5 +581,35 @@ def test_a_search_that_was_stopped_says_how_many_trials_it_was_to_make(new_sweep
     assert "> **This sweep is still running** (or was stopped): 1 of its 2 trials have ended." in report(
         new_sweep.write()
     )
+    assert found(read_sweep(new_sweep.folder)).cells == 2
     new_sweep.plan["search"]["trials"] = 1
     assert "still running" not in report(new_sweep.write())
+
+
+@pytest.mark.parametrize("name", ["trial=0 (copy)", "trial=7", "trial=01", "best"])
+def test_a_file_that_is_no_trials_is_named_and_not_counted(search, name):
+    search.plan["search"]["trials"] = 6
+    (search.folder / f"cells/{name}.json").write_text((search.folder / "cells/trial=0.json").read_text())
+    page = report(search.write())
+    assert "5 of its 6 trials have ended" in page and "3 done, 1 failed, 1 pruned, of 6 trials" in page
+    assert f"cells/{name}.json is no trial's: left out." in page and len(tables(page)["Trials"][0]) == 1 + 5
+
+
+def test_a_trial_that_was_made_before_there_were_to_be_fewer_counts(search):
+    search.plan["search"]["trials"] = 2
+    edited(search, "cells/trial=4.json", name="trial=4")
+    assert "3 done, 0 failed, 0 pruned, of 3 trials" in report(search.write())
+    assert {row["cell"] for row in csv_rows(search.folder)} == {"trial=0", "trial=1", "trial=4"}
+
+
+def test_a_record_of_another_cell_is_refused(sweep):
+    copy, name = sweep.folder / "cells/itc=off,bridge=off,seed=1.json", "itc=on,bridge=on,seed=0"
+    copy.write_text((sweep.folder / f"cells/{name}.json").read_text())
+    with pytest.raises(SweepError, match=rf"cells/itc=off,bridge=off,seed=1.json is the record of {name}: remove it"):
+        report(sweep.write())
+
+
+def test_a_record_of_another_trial_is_refused(search):
+    edited(search, "cells/trial=0.json", name="trial=2")
+    with pytest.raises(SweepError, match=r"cells/trial=0.json is the record of trial=2: remove it"):
+        report(search.write())

@@ -60,6 +60,16 @@ def test_the_report_in_short_is_data(expecting):
     assert (second["difference"], second["interval"], second["p"]) == (None, None, None)
 
 
+def test_the_table_says_which_trainings_are_short(expecting):
+    for seed in (0, 1):
+        expecting.plan["steps"][f"stage1/itc=off,seed={seed}"]["max_steps"] = 700
+    write_report(expecting.write())
+    short = "**Fewer steps than planned:** `stage1/itc=off,seed=0` (680 of 700) and 1 more"
+    assert json.loads((expecting.folder / "outcome.json").read_text())["warnings"] == [short]
+    text = write_summary(expecting.folder.parent).read_text()
+    assert f" | {short}<br>{CLAIM}: **came true**" in text
+
+
 def test_what_no_table_can_be_made_of_says_so(sweep, tmp_path):
     with pytest.raises(SweepError, match=r"holds a report\.md"):
         write_summary(tmp_path / "nowhere")
@@ -94,6 +104,15 @@ def test_records_without_a_plan_are_read_with_the_ablation_s_file(records):
     assert "cells/itc=maybe,seed=0.json belongs to no cell" in page and "## Cost" not in page
     assert "| `itc=off` | 0.110 | 0.0100 | 3 |" in page and "| `itc=off` | n/a | - | - |" in page
     assert list(read.settings) == ["itc=on", "itc=off"]
+
+
+def test_settings_and_seeds_without_a_record_are_waiting(records):
+    for file in records.folder.glob("cells/itc=on*"):
+        file.unlink()
+    (records.folder / "cells/itc=off,seed=1.json").unlink()
+    read = read_sweep("sweep")
+    assert "2 done, 0 failed, 4 running or waiting, of 6 cells" in report_markdown(read, "sweep", Plots())
+    assert (found(read).cells, found(read).done) == (6, 2)
 
 
 def test_a_report_of_records_alone_leaves_their_table(records):

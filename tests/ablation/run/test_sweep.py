@@ -142,6 +142,28 @@ def test_a_step_whose_metrics_are_lost_is_made_anew_beside_what_it_had_left(abla
         assert json.loads((run / "done.json").read_text())["attempts"] == 2
 
 
+def test_a_training_that_somebody_has_gone_on_with_is_tested_again(ablation, copy, resolving_here):
+    """By hand and by two steps. The other cell's steps stay."""
+    name = "itc=off,seed=3"
+    training, test = (copy / "runs" / step / name for step in ("stage1", "retrieval"))
+    fit = [sys.executable, "-m", "lit_blip2", "fit", "--config", str(copy / f"configs/stage1/{name}.yaml")]
+    where = ["--ckpt_path", str(training), f"--trainer.logger.init_args.save_dir={copy / 'runs'}"]
+    subprocess.run([*fit, *where, "--trainer.max_steps=6"], check=True, capture_output=True)
+    before = (copy / "runs/retrieval/itc=on,seed=3/done.json").read_text()
+    assert main(["--config", str(ablation), "--out", str(copy)]) == 0
+    assert json.loads((test / "metrics.json").read_text())["evaluated/test_step"] == 6
+    assert json.loads((test / "done.json").read_text())["parents"] == {f"stage1/{name}": 6}
+    assert (copy / "runs/retrieval/itc=on,seed=3/done.json").read_text() == before
+    record = json.loads((copy / f"cells/{name}.json").read_text())
+    assert record["reached"] == {
+        f"stage1/{name}": {"planned": 4, "made": 6, "measured": None},
+        f"retrieval/{name}": {"planned": None, "made": 6, "measured": 6},
+    }
+    shutil.rmtree(copy / "runs")
+    assert not report([str(copy)])
+    assert f"> **More steps than planned:** `stage1/{name}` (6 of 4)." in (copy / "report.md").read_text()
+
+
 def test_another_grid_in_the_same_folder_is_refused(ablation, copy, resolving_here, tmp_path, capsys):
     changed = yaml.safe_load(ablation.read_text()) | {"seeds": [3, 4]}
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(changed, sort_keys=False))

@@ -159,13 +159,22 @@ def test_a_step_whose_process_is_killed_is_tried_again_and_then_failed(make):
     assert len((sweep.folder.run("shared/0") / "attempts.txt").read_text().splitlines()) == 3
 
 
-@pytest.mark.parametrize("lost", ["cells/k=0,seed=0.json", "runs/own/0/done.json"])
+@pytest.mark.parametrize("lost", ["cells/k=0,seed=0.json", "runs/own/0/done.json", "runs/own/0/metrics.json"])
 def test_a_cell_of_which_a_file_was_removed_is_run_again(make, lost):
     sweep = make(1)
     assert sweep.run() == 0
     (sweep.folder.root / lost).unlink()
     assert sweep.run() == 0
     assert (sweep.folder.root / lost).exists()
+
+
+def test_a_record_of_another_cell_is_made_anew(make):
+    sweep = make(2)
+    assert sweep.run() == 0
+    sweep.folder.cell("k=1,seed=0").write_text(sweep.folder.cell("k=0,seed=0").read_text())
+    assert sweep.run() == 0 and sweep.record(1)["name"] == "k=1,seed=0"
+    starts = (sweep.folder.run("own/1") / "attempts.txt").read_text().splitlines()
+    assert len(starts) == 1  # its steps had ended
 
 
 def test_the_record_of_a_failed_cell_is_made_anew(make):
