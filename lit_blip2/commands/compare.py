@@ -13,6 +13,7 @@ from lit_blip2.evaluation.evaluated import METRICS, TESTED_STEP, read_metrics, s
 from lit_blip2.evaluation.items import FILE, Items, paired_interval, read_items
 from lit_blip2.evaluation.rules import SCORING, differing, of_metric, read_random, read_rules, told
 from lit_blip2.links import check_links
+from lit_blip2.runs import Standing, run_of, standing
 from lit_blip2.terminal import say
 
 HELP = """Compare the tests of two runs on the same questions, captions and images, pair by pair.
@@ -36,6 +37,7 @@ def main(arguments: list[str]) -> int:
         check_scoring(other)
         rows = compared(read_items(first), read_items(second))
         steps = [tested_step(items) for items in (first, second)]
+        stand = [standing(run_of(items)) for items in (first, second)]
         random = [read_random(items.parent) for items in (first, second)]
     except (OSError, ValueError) as error:
         say(f"error: {error}", error=True)
@@ -53,6 +55,11 @@ def main(arguments: list[str]) -> int:
         say(f"A and B were made by other rules: {told(shown)}")
     if steps[0] != steps[1] and None not in steps:
         say(f"A was tested at step {steps[0]}, B at step {steps[1]}")
+    for name, step, left in zip("AB", steps, stand):
+        if step is None and steps != [None, None]:
+            say(f"{name}'s test is an older one, which does not tell the step that it is of")
+        elif step is not None and left is not None and (early := told_early(step, left)):
+            say(f"{name} was tested at step {step}{early}")
     for name, parts in zip("AB", random):
         if parts:
             say(f"{name} is of RANDOM weights, for trials: {', '.join(parts)}")
@@ -75,6 +82,13 @@ def tested_step(items: Path) -> int | None:
     """The step of the checkpoint that was tested; None where an older test does not say. Raises DataError."""
     file = items.with_name(METRICS)
     return step_in(read_metrics(file), TESTED_STEP) if file.is_file() else None
+
+
+def told_early(tested: int, left: Standing) -> str:
+    """What to say behind the step of a test: that its run has come further since, or has not made all its steps."""
+    if tested < left.step:
+        return f", and its run stands at step {left.step} now: test it again"
+    return f" of the {left.planned} that its run was to make" if tested < (left.planned or 0) else ""
 
 
 def check_scoring(other: Mapping[str, tuple[Any, Any]]) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from lit_blip2.commands.compare import main
 from lit_blip2.evaluation.items import FILE, Items, write_items
@@ -76,6 +77,24 @@ def test_tests_of_other_steps_are_told(tmp_path, capsys):
         (Path(folder) / "v0/metrics.json").write_text(json.dumps({"evaluated/test_step": step}))
     assert main(runs) == 0 and capsys.readouterr().out.endswith("\nA was tested at step 4, B at step 6\n")
     assert main([runs[0], runs[0]]) == 0 and "tested at" not in capsys.readouterr().out
+
+
+def test_a_test_before_its_runs_last_step_is_told(tmp_path, capsys):
+    """A: the run has come further since. B: it stands where it was tested, and was to make more."""
+    first, second = both_by(({}, {}), tmp_path)
+    for folder, tested, step in ((first, 4, 6), (second, 5, 5)):
+        run = Path(folder) / "v0"
+        (run / "metrics.json").write_text(json.dumps({"evaluated/test_step": tested}))
+        torch.save({"state_dict": {}, "global_step": step, "planned_steps": 6}, run / "last.ckpt")
+    early = "B was tested at step 5 of the 6 that its run was to make\n"
+    assert main([first, second]) == 0
+    again = "A was tested at step 4, and its run stands at step 6 now: test it again\n"
+    assert capsys.readouterr().out.endswith(f"\nA was tested at step 4, B at step 5\n{again}{early}")
+    assert main([second, second]) == 0 and capsys.readouterr().out.endswith(f"{early.replace('B', 'A')}{early}")
+    (Path(first) / "v0/metrics.json").write_text("{}")
+    assert main([first, second]) == 0
+    older = "A's test is an older one, which does not tell the step that it is of\n"
+    assert capsys.readouterr().out.endswith(f"{older}{early}")
 
 
 def test_a_test_of_random_weights_is_named(tmp_path, capsys):
