@@ -15,6 +15,7 @@ from lit_blip2.evaluation.pope import is_pope, pope_items, sampled_items, yes_or
 from lit_blip2.evaluation.vqa import Scoring, type_metric, vqa_scores
 from lit_blip2.whole_files import write_json
 
+PREDICTIONS = "predictions.jsonl"  # of a test; those of predict have a file of their own
 Rows = Sequence[Mapping[str, Any]]
 # task -> the file of a server, the name of an id in the rows, and what is predicted
 SUBMISSIONS = {

@@ -20,6 +20,7 @@ from lit_blip2.data.features.store import FeatureStore
 from lit_blip2.data.module import PairData
 from lit_blip2.evaluation import evaluated
 from lit_blip2.evaluation.items import Items
+from lit_blip2.evaluation.predictions import PREDICTIONS
 from lit_blip2.evaluation.rules import (
     VALIDATED,
     Rules,
@@ -56,8 +57,6 @@ from lit_blip2.network import as_asked_here, kept_settings, random_parts, settin
 from lit_blip2.paths import run_all
 from lit_blip2.settings import check_same
 from lit_blip2.signature import norm
-
-PREDICTIONS = "predictions.jsonl"  # of a test; those of predict have a file of their own
 
 
 class LitBLIP2(L.LightningModule):

@@ -19,8 +19,11 @@ from lit_blip2.evaluation.evaluated import (
     is_tested,
     random_marks,
     read_metrics,
+    step_in,
     unit_of,
 )
+from lit_blip2.evaluation.predictions import PREDICTIONS, SUBMISSIONS
+from lit_blip2.lit.evaluators.intervals import INTERVALS
 from lit_blip2.network import random_parts
 from lit_blip2.runs import is_same_run
 from lit_blip2.whole_files import write_json, write_text
@@ -34,7 +37,8 @@ class MetricsFile(L.Callback):
     unit, and what they were measured on: evaluated/test_images stands in the place of evaluated/val_images.
     evaluated/val_step and evaluated/test_step are the optimiser steps of the weights that were looked at.
     Random weights are named beside them: evaluated/random_language_model.
-    Training that goes on removes what was tested before. The command `validate` writes `validate.json`: its metrics
+    Training that goes on removes what was tested before, and keeps its predictions and a server's files as
+    predictions.step=4.jsonl: they are of step 4. The command `validate` writes `validate.json`: its metrics
     must not mix with those of a test.
 
     `validation.jsonl`: one line of JSON for each validation of `fit`, {"step": steps taken, metric: number, ...} with
@@ -64,7 +68,8 @@ class MetricsFile(L.Callback):
         if (file := Path(folder, METRICS)).exists():
             tested = is_tested(read_metrics(file))
             if tested or not trainer.global_step:
-                for name in (METRICS, rules.FILE, items.FILE):
+                name_by_step(Path(folder), step_in(read_metrics(file), TESTED_STEP))
+                for name in (METRICS, rules.FILE, items.FILE, INTERVALS):
                     Path(folder, name).unlink(missing_ok=True)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -105,6 +110,15 @@ class MetricsFile(L.Callback):
         line = json.dumps({"step": trainer.global_step} | logged, allow_nan=False) + "\n"
         file = Path(folder, "validation.jsonl")
         write_text(file, "".join([*lines_before(file, trainer.global_step), line]))
+
+
+def name_by_step(folder: Path, step: int | None) -> None:
+    """Let the files of a test that may be handed on say of which step they are, or that they are of an earlier one."""
+    for name in (PREDICTIONS, *(file for file, _, _ in SUBMISSIONS.values())):
+        if (file := folder / name).exists():
+            kept = file.with_suffix(f".{'earlier' if step is None else f'step={step}'}{file.suffix}")
+            file.replace(kept)
+            rank_zero_warn(f"{file} is of a test before this training went on: it is kept as {kept.name}")
 
 
 def numbers(trainer: L.Trainer) -> dict[str, float | None]:

@@ -83,6 +83,18 @@ def test_training_on_leaves_no_metrics_of_weights_that_are_gone(tmp_path, metric
     assert (tmp_path / "metrics.json").exists() == (tmp_path / "items.npz").exists() == stays
 
 
+@pytest.mark.parametrize(("told", "kept"), [({"evaluated/test_step": 4.0}, "step=4"), ({}, "earlier")])
+def test_what_a_server_may_get_says_of_which_step_it_is_once_training_goes_on(tmp_path, told, kept):
+    (tmp_path / "metrics.json").write_text(json.dumps(about("test", 1, questions=4) | told))
+    for name in ("predictions.jsonl", "submission_vqa.json", "intervals.json", f"submission_captions.{kept}.json"):
+        (tmp_path / name).write_text("of this test")
+    with pytest.warns(UserWarning, match=f"it is kept as submission_vqa.{kept}.json"):
+        MetricsFile().on_train_start(trainer(tmp_path, 4), None)
+    names = {f"predictions.{kept}.jsonl", f"submission_vqa.{kept}.json", f"submission_captions.{kept}.json"}
+    assert {file.name for file in tmp_path.iterdir()} == names
+    assert (tmp_path / f"submission_vqa.{kept}.json").read_text() == "of this test"
+
+
 def strict(text: str) -> dict:
     """JSON as its standard has it: no NaN, no Infinity."""
 
