@@ -54,9 +54,19 @@ def check_fits(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], what: 
         for key in wanted
         if key in state and state[key].shape != wanted[key].shape
     ]
+    problems += [
+        f"{key} is of {state[key].dtype}, the model's is of {wanted[key].dtype}"
+        for key in wanted
+        if key in state and _kind(state[key]) != _kind(wanted[key])
+    ]
     if problems:
         shown = first_few(problems, 10, "; ")
         raise ValueError(f"{what} does not fit this model: {shown}. Use the config that it was trained with.")
+
+
+def _kind(value: Tensor) -> tuple[Any, ...]:
+    """What keeps one tensor's numbers from standing in another's place."""
+    return value.is_floating_point(), value.is_complex(), value.layout
 
 
 def read_checkpoint(path: str | Path) -> dict:
@@ -72,17 +82,24 @@ def read_checkpoint(path: str | Path) -> dict:
     except Exception as error:
         raise DataError(f"{file} cannot be read as a checkpoint: it is damaged, or another kind of file") from error
     check_held(checkpoint, file)
-    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+    _check_kinds(checkpoint, file)
+    return checkpoint
+
+
+def _check_kinds(checkpoint: Any, file: Path) -> None:
+    """Raises DataError for parts of a checkpoint that are of another type than this package writes."""
+    if not isinstance(checkpoint, dict) or checkpoint.get("state_dict") is None:
         raise DataError(f"{file} holds no state_dict: it is not a checkpoint of this package")
     if wrong := [name for name, kind in KINDS.items() if not isinstance(checkpoint.get(name), kind | None)]:
         raise DataError(f"{file}: {', '.join(wrong)} of the checkpoint are of another type: it is damaged")
+    if not all(isinstance(each, dict) for each in (checkpoint.get("callbacks") or {}).values()):
+        raise DataError(f"{file}: callbacks of the checkpoint have states that are none: it is damaged")
     steps = {name: checkpoint[name] for name, kind in KINDS.items() if kind is int and name in checkpoint}
     if odd := [f"{name} {step}" for name, step in steps.items() if step is not None and not 0 <= step < MOST_STEPS]:
         raise DataError(f"{file}: {odd[0]:.80} is no number of steps: it is damaged")
     state = checkpoint["state_dict"]
     if not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()):
         raise DataError(f"{file}: state_dict holds something else than tensors by name: it is damaged")
-    return checkpoint
 
 
 def check_held(contents: Any, file: Path) -> None:

@@ -5,7 +5,7 @@ import torch
 import yaml
 from torch import nn
 
-from lit_blip2.checkpoint import carried, check_statistics, read_checkpoint, trainable_state
+from lit_blip2.checkpoint import carried, check_fits, check_statistics, read_checkpoint, trainable_state
 from lit_blip2.contents import DataError
 from lit_blip2.pixels import UNNOTED
 
@@ -56,3 +56,32 @@ def test_a_checkpoint_of_more_numbers_than_its_file_is_refused(tmp_path):
     torch.save(held, tmp_path / "a.ckpt")
     with pytest.raises(DataError, match=r"a\.ckpt: more\.b\.2 is \(1000000000000,\), and the file holds 1 numbers"):
         read_checkpoint(tmp_path / "a.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"state_dict": None}, "holds no state_dict"),
+        ({"state_dict": {"a": 3}}, "state_dict holds something else than tensors"),
+        ({"callbacks": {"EMA": 5}}, "callbacks of the checkpoint have states that are none"),
+        ({"global_step": "x", "loops": 4}, "loops, global_step of the checkpoint are of another type"),
+        ({"validated_step": 2**60}, r"validated_step \d+ is no number of steps"),
+    ],
+)
+def test_parts_of_another_type_are_refused(tmp_path, change, words):
+    torch.save({"state_dict": {"a": torch.ones(3)}} | change, tmp_path / "a.ckpt")
+    with pytest.raises(DataError, match=rf"a\.ckpt.*{words}"):
+        read_checkpoint(tmp_path / "a.ckpt")
+
+
+@pytest.mark.parametrize(
+    "change", [torch.Tensor.bool, torch.Tensor.char, lambda old: old.cfloat(), torch.Tensor.to_sparse]
+)
+def test_weights_of_another_kind_of_numbers_do_not_fit(change):
+    """They would be cast: of truth values 0 and 1 are left."""
+    wanted = {"a": torch.rand(2, 3)}
+    with pytest.raises(
+        ValueError, match=r"does not fit this model: a is of torch\.\w+, the model's is of torch\.float32"
+    ):
+        check_fits({"a": change(wanted["a"])}, wanted, "it")
+    check_fits({"a": wanted["a"].bfloat16()}, wanted, "it")

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from lit_blip2.offline import offline
 from lit_blip2.settings import settings
 from lit_blip2.terminal import one_line
 from lit_blip2.trust import check_fetches_nothing
@@ -242,6 +243,7 @@ def asks_for_same(name: str, args: Any, own: Mapping[str, Any]) -> bool:
         return args == own
     try:
         check_fetches_nothing({"model_args": args, "name": name}, "the file", "")
-        return same_network(name, args, own)
+        with offline():
+            return same_network(name, args, own)
     except Exception:  # of many kinds, for a file may tell anything
         return False

@@ -168,6 +168,9 @@ def test_a_step_that_a_checkpoint_has_and_its_average_lacks_is_made_up_for():
     assert module.averages["weight"].item() == 4 and module.weight.item() == 8 and ema.state_dict()["steps"] == 7
     ema.on_train_batch_end(trainer, module)
     assert module.averages["weight"].item() == 4
+    ema.load_state_dict({"weights": {"weight": torch.tensor(8.0)}, "steps": 6})  # would be spread over all of it
+    with pytest.raises(ValueError, match=r"what EMA kept of the weights does not fit .*weight is \(\)"):
+        ema.on_fit_start(trainer, module)
 
 
 def test_the_average_is_of_weights_wherever_they_are_put():

@@ -46,7 +46,7 @@ class EMA(L.Callback):
         weights = trainable_state(pl_module)
         pl_module.averages = {name: weight.clone() for name, weight in weights.items()}
         if self.resumed:
-            check_fits(self.resumed["weights"], weights, f"{trainer.ckpt_path}, in what EMA kept of its weights,")
+            check_fits(self.resumed["weights"], weights, "what EMA kept of the weights")
             for name, weight in self.resumed["weights"].items():
                 weights[name].copy_(weight)
 
