@@ -40,7 +40,7 @@ def warnings_of(sweep: Sweep) -> list[Warned]:
         Warned(
             "Metrics of an earlier step than the last",
             [_at(name, each.measured, each.made) for name, each in trained if _below(each.measured, each.made)],
-            "These trainings went on after their last validation: val_check_interval does not divide their steps.",
+            "These trainings went on after that validation, as where val_check_interval does not divide their steps.",
         ),
         Warned(
             "Made of an earlier step of another run",
