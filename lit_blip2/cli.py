@@ -20,7 +20,7 @@ from lit_blip2.go_on import check_folder, go_on
 from lit_blip2.links import check_links
 from lit_blip2.lit.callbacks import Agreement, Companions, HParams, MetricsFile, Pictures
 from lit_blip2.lit.module import LitBLIP2
-from lit_blip2.parser import HELP, TRAINER, SuiteParser, config_files
+from lit_blip2.parser import HELP, TRAINER, SuiteParser, config_files, counts_before_shares
 from lit_blip2.paths import free_name
 from lit_blip2.runs import CONFIG, JOB, Left, find_checkpoint, newest_checkpoint, run_of
 from lit_blip2.stopping import STATUS, job_name
@@ -150,6 +150,7 @@ class SaveConfigOnFit(SaveConfigCallback):
 
 def build(cli: type[SuiteCLI], arguments: list[str] | None = None, run: bool = True) -> SuiteCLI:
     """The command line with this suite's defaults; `run` as LightningCLI has it."""
+    counts_before_shares()
     return cli(
         LitBLIP2,
         LightningDataModule,

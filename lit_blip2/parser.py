@@ -1,12 +1,14 @@
 """The command line's parser: what every experiment shares, filled in behind what its YAML and the arguments say."""
 
-from functools import cache
+import inspect
+import operator
+from functools import cache, reduce
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
 import yaml
 from jsonargparse import ArgumentParser, Namespace, _loaders_dumpers, get_loader, set_loader
-from lightning import Callback
+from lightning import Callback, Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 
 from lit_blip2.config import Experiment, check_encoder, read
@@ -101,6 +103,18 @@ class SuiteParser(LightningArgumentParser):
         file = f"{self.reading}: " if self.reading and str(self.reading) not in message else ""
         say(f"error: {file}{reason(message)}", error=True)
         self.exit(2)
+
+
+def counts_before_shares() -> None:
+    """Let the Trainer's arguments that may be a count or a share (limit_test_batches) read 1 as one batch.
+
+    typing may give `float | int` where Lightning writes `int | float`, if it has met the former shortly before: which
+    it is hangs on what was imported earlier, and 1 then becomes 1.0, all batches.
+    """
+    hints = inspect.unwrap(Trainer.__init__).__annotations__
+    for name, hint in hints.items():
+        if {int, float} <= set(kinds := get_args(hint)):
+            hints[name] = reduce(operator.or_, [int, *(each for each in kinds if each is not int)])
 
 
 def config_files(config: Namespace) -> list[Path]:

@@ -1,13 +1,16 @@
 """Every shipped experiment parses against the real signatures and counts as the paper says."""
 
+import inspect
 import os
 import re
 from pathlib import Path
+from typing import Union
 
 import pytest
 import torch
 import yaml
 from jsonargparse import Namespace
+from lightning import Trainer
 
 from lit_blip2.cli import SuiteCLI, build
 from lit_blip2.commands.params import PAPER, comparison
@@ -39,6 +42,14 @@ def parsed(*arguments: str, file: str | Path = "experiments/mini_stage1.yaml", c
 
 def net_of(config: Namespace) -> Namespace:
     return config.model.init_args.net.init_args
+
+
+@pytest.mark.parametrize("name", ["limit_test_batches", "limit_val_batches", "val_check_interval", "overfit_batches"])
+def test_one_batch_is_never_all_batches(name, monkeypatch):
+    hints = inspect.unwrap(Trainer.__init__).__annotations__
+    monkeypatch.setitem(hints, name, Union[float, int, None])  # noqa: UP007 - what typing may make of int | float
+    assert repr(parsed(f"--trainer.{name}=1").trainer[name]) == "1"
+    assert repr(parsed(f"--trainer.{name}=1.0").trainer[name]) == "1.0"
 
 
 @pytest.mark.parametrize("arguments", [["--model.net.itm=null"], ["--model.net.itm", "null"], ["--model.net.itm=~"]])

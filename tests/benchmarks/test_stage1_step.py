@@ -83,6 +83,7 @@ def test_quick_run_ends_with_its_figures(capsys):
 
 
 @pytest.mark.run
+@pytest.mark.slow
 def test_memory_is_measured_in_processes_of_their_own(capsys):
     stage1_step.main(["--quick", "--repetitions", "1", "--texts", "coco", "--no-breakdown"])
     figures = json.loads(capsys.readouterr().out.splitlines()[-1])

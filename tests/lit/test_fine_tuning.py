@@ -134,6 +134,7 @@ class SaveInValidation(L.Callback):
             raise RuntimeError("a power cut")
 
 
+@pytest.mark.slow
 def test_a_checkpoint_holds_the_average_whenever_it_is_written(fit, stage1_run, tmp_path):
     ema = "{class_path: lit_blip2.lit.callbacks.ema.EMA, init_args: {decay: 0.5}}"
     saves = f"{{class_path: tests.lit.test_fine_tuning.SaveInValidation, init_args: {{folder: {tmp_path}}}}}"

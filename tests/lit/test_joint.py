@@ -60,7 +60,7 @@ def test_one_checkpoint_is_tested_in_both_ways_asked_and_continued(fit, joint_ru
     assert {"retrieval/itm_img_r1", "vqa/no_image", "caption/bleu4", "binding/itm_accuracy"} <= sure.keys()
     for name, row in sure.items():
         assert row["low"] - 1e-6 <= found[name] <= row["high"] + 1e-6, name
-        of_some = name.startswith(("vqa/type_", "vqa/objects_", "binding"))
+        of_some = name.startswith(("vqa/type_", "vqa/objects_", "llm/text_type_", "binding"))
         assert row["images"] == 6 or (row["images"] < 6 and of_some), name
     items = read_items(joint_run / "items.npz")
     for name, each in items.items():

@@ -123,6 +123,7 @@ def test_an_epoch_that_would_end_within_a_step_is_refused(fit):
         fit("mini_stage1", *PLAIN, "--trainer.limit_train_batches=3", "--trainer.accumulate_grad_batches=2")
 
 
+@pytest.mark.slow
 def test_epochs_of_a_few_batches_are_resumed_in_their_middle(fit, seen):
     short = ["--trainer.limit_train_batches=6", "--trainer.accumulate_grad_batches=2", "--trainer.max_steps=7"]
     run = fit("mini_stage1", *PLAIN, *short, callbacks(4))

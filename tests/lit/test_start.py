@@ -27,6 +27,7 @@ def test_stage_1_goes_on_without_an_objective_and_says_what_it_left(fit, stage1_
         fit("mini_stage1", start, "--model.bert=somewhere")
 
 
+@pytest.mark.slow
 def test_stage_2_goes_on_from_stage_2_and_may_train_its_encoder(fit, stage1_run):
     first = fit("mini_opt", f"--model.init_from={stage1_run}", *STILL)
     assert equal(fit("mini_opt", f"--model.init_from={first}", *STILL), first)
