@@ -45,7 +45,8 @@ def go_on(config: Namespace, dumped: dict[str, Any], resume: bool) -> Left | Non
         of = f"of this job ({job})" if job else "of this job, whose number is not known,"
         whence = f", from {start}" if start else ""
         rank_zero_info(f"no run {of} has left a checkpoint in {folder}: a new one begins{whence}")
-        return None
+        if start:
+            return None
     return _newest(config, dumped, places, folder, resume)
 
 

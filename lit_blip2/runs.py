@@ -152,10 +152,11 @@ def newest_of(config: dict[str, Any], folder: Path, max_steps: int, job: str | N
     """The newest unfinished run of a resolved config in an experiment's folder that has left a checkpoint and is not
     being trained now; where there is none, the newest finished one. Where a run writes is no part of its config. None,
     too, where a run that is newer than the finished one has left nothing: it is to be made anew. Damaged checkpoints
-    are named. job: only runs that this job trained last.
+    are named. job: only runs that this job trained last, and of these the one that has come furthest: the others are
+    copies of it, whose files are newer.
 
     Raises DataError where such a run's checkpoints lie behind a link that leads out of it."""
-    wanted, newer, done = _placeless(config), False, None
+    wanted, newer, found = _placeless(config), False, []
     for run in _runs(folder):
         kept = _config(run / CONFIG)
         if kept not in (None, wanted) or (job is not None and job not in jobs_of(run)):
@@ -177,10 +178,11 @@ def newest_of(config: dict[str, Any], folder: Path, max_steps: int, job: str | N
             warnings.warn(f"{run} has no {CONFIG} that can be read: taking the one in {file}", stacklevel=2)
         step = contents.get("global_step", 0)
         left = Left(run, file, step, step >= max_steps and contents.get("validated_step", step) == step)
-        if not left.finished:
+        if not left.finished and job is None:
             return left
-        done = done or (None if newer else left)
-    return done
+        if not (left.finished and newer):
+            found.append(left)
+    return max(found, key=lambda left: left.step if job else 0, default=None)
 
 
 def _runs(folder: Path) -> list[Path]:
@@ -188,7 +190,8 @@ def _runs(folder: Path) -> list[Path]:
     known by its checkpoints."""
     runs = {file.parent for file in folder.glob(f"*/{CONFIG}")}
     runs |= {file.parent.parent for file in folder.glob(f"*/{CHECKPOINTS}/*.ckpt")}
-    return sorted(runs, key=lambda run: (run / CONFIG if (run / CONFIG).exists() else run).stat().st_mtime_ns)[::-1]
+    written = {run: (run / CONFIG if (run / CONFIG).exists() else run).stat().st_mtime_ns for run in runs}
+    return sorted(runs, key=lambda run: (written[run], run.name), reverse=True)
 
 
 def jobs_of(run: Path) -> list[str]:

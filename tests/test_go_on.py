@@ -87,7 +87,16 @@ def test_a_job_started_once_more_goes_on_with_its_own_run_alone(run, started_aga
     assert started_again("5", resume=True)[0] == first
     found, said = started_again("7")
     assert found is None and "no run of this job (slurm 7) has left a checkpoint in " in said
+    assert f"an unfinished run of these settings lies in {second.parent / 'version_2'}" in said
     assert started_again(None)[0] is None
+
+
+def test_a_copy_of_a_jobs_run_is_not_gone_on_with(run, started_again):
+    own = run(5, "slurm 5")
+    run(3, "slurm 5")  # a copy made in between, with job.txt, and written later
+    assert started_again("5")[0] == own
+    run(6, "slurm 5")
+    assert started_again("5")[0] == 0
 
 
 def test_a_job_started_once_more_ends_where_its_own_run_is_finished_and_there_alone(run, started_again, tmp_path):
