@@ -295,6 +295,8 @@ def test_params_takes_a_runs_config_for_the_runs(elsewhere, capsys):
     [
         ({"name": "hf-hub:timm/vit_tiny_patch16_224"}, "vision.name='hf-hub:timm"),
         ({"name": "HF_HUB:timm/vit_tiny_patch16_224"}, "vision.name='HF_HUB:timm"),
+        ({"name": " h\tf-hub:timm/vit_tiny_patch16_224"}, "nothing is fetched"),
+        ({"name": "\x01hf-hub:timm/vit_tiny_patch16_224"}, "nothing is fetched"),
         ({"name": "local-dir:/tmp/vit"}, "vision.name='local-dir:/tmp/vit'"),
         ({"weights": "https://127.0.0.1:9/vit.pth"}, "vision.weights='https://"),
         ({"model_args": {"pretrained": True}}, "model_args.pretrained=True"),

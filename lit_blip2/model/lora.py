@@ -14,7 +14,7 @@ NO_FUNCTION = {"task_type", "peft_type", "auto_mapping", "peft_version", "base_m
 NO_FUNCTION |= {"inference_mode", "lora_dropout"}
 # What an adapter of a folder may say: numbers, layers of the model, and how they are changed. peft's other fields name
 # modules, files and further adapters, or are methods of training.
-ADAPTER = NO_FUNCTION | {"r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora", "use_qalora"}
+ADAPTER = NO_FUNCTION | {"r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "use_qalora"}
 ADAPTER |= {"target_modules", "exclude_modules", "modules_to_save", "target_parameters", "layers_to_transform"}
 ADAPTER |= {"layers_pattern", "layer_replication", "trainable_token_indices", "fan_in_fan_out", "bias", "lora_bias"}
 ADAPTER |= {"init_lora_weights", "qalora_group_size", "alora_invocation_tokens", "ensure_weight_tying"}
