@@ -37,8 +37,9 @@ def take_up(trainer: L.Trainer, checkpoint: Mapping[str, Any]) -> None:
     ours = [each.scheduler for each in trainer.lr_scheduler_configs]
     if not isinstance(schedules, list) or len(schedules) != len(ours):
         raise DataError(f"{trainer.ckpt_path}: lr_schedulers are not the states of {len(ours)} schedules: {WAY_OUT}")
+    stepwise = _of_the_step(trainer)
     for place, schedule in enumerate(ours):
-        if type(schedule) is LambdaLR:  # a function of the step
+        if place in stepwise:
             schedules[place] = _at(schedule, step)
         else:
             _check_schedule(schedule, schedules[place], trainer.ckpt_path)
@@ -46,9 +47,30 @@ def take_up(trainer: L.Trainer, checkpoint: Mapping[str, Any]) -> None:
         if step and isinstance(optimizer, Adam) and not state["state"]:
             raise DataError(f"{trainer.ckpt_path}: optimizer_states holds no state at step {step}: {WAY_OUT}")
         _check_states(optimizer, state, trainer.ckpt_path)
-        stepwise = [each for each in ours if type(each) is LambdaLR and each.optimizer is optimizer]
-        rates = _at(stepwise[0], step)["_last_lr"] if stepwise else None
+        rates = next((_at(each, step)["_last_lr"] for each in stepwise.values() if each.optimizer is optimizer), None)
         _set_options(optimizer, state, rates, trainer.ckpt_path)
+
+
+def settle(trainer: L.Trainer, checkpoint: dict[str, Any]) -> None:
+    """Let a checkpoint tell schedules and rates as they are at its step, in place: it may be written after an
+    optimiser's step and before its schedule's, and is the same file either way."""
+    if not (checkpoint.get("optimizer_states") and checkpoint.get("lr_schedulers")):
+        return  # weights alone
+    for place, schedule in _of_the_step(trainer).items():
+        state = checkpoint["lr_schedulers"][place] = _at(schedule, checkpoint["global_step"])
+        for optimizer, kept in zip(trainer.optimizers, checkpoint["optimizer_states"]):
+            if optimizer is schedule.optimizer:
+                for group, rate in zip(kept["param_groups"], state["_last_lr"]):
+                    group["lr"] = rate
+
+
+def _of_the_step(trainer: L.Trainer) -> dict[int, LambdaLR]:
+    """The schedules that are functions of the step alone, by their places."""
+    return {
+        place: each.scheduler
+        for place, each in enumerate(trainer.lr_scheduler_configs)
+        if type(each.scheduler) is LambdaLR and (each.interval, each.frequency) == ("step", 1)
+    }
 
 
 def _check_groups(trainer: L.Trainer, kept: Any) -> None:

@@ -42,7 +42,7 @@ from lit_blip2.lit.evaluators.tally import Tally
 from lit_blip2.lit.evaluators.unfinished import predictions_made_of
 from lit_blip2.lit.finite import check_finite, gradient_norm
 from lit_blip2.lit.foreign_paths import forget_foreign_paths
-from lit_blip2.lit.kept_optimizer import take_up
+from lit_blip2.lit.kept_optimizer import settle, take_up
 from lit_blip2.lit.optim import AdamWCosine
 from lit_blip2.lit.progress import (
     check_counts,
@@ -99,6 +99,7 @@ class LitBLIP2(L.LightningModule):
         where nothing would be evaluated."""
         if stage == "fit":
             check_intervals(self.trainer)
+            self.max_steps = None
             _check_callbacks(self.trainer.callbacks)
         limit = f"limit_{'val' if stage == 'validate' else TrainerFn(stage).value}_batches"
         if stage != "fit" and getattr(self.trainer, limit) == 0:
@@ -331,7 +332,8 @@ class LitBLIP2(L.LightningModule):
     def configure_optimizers(self) -> dict[str, Any]:
         """Called where the network stands on its device, and before `on_fit_start`."""
         self.built = Built.of(self)
-        optimizer, schedule = self.optimization(self, self.trainer.max_steps)
+        steps = self.trainer.max_steps if self.max_steps is None else self.max_steps
+        optimizer, schedule = self.optimization(self, steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def metric_names(self, tasks: set[str], command: str) -> set[str]:
@@ -366,6 +368,7 @@ class LitBLIP2(L.LightningModule):
         self.check_built()
         checkpoint["state_dict"] = trainable_state(self) | self.averages
         checkpoint["config"], checkpoint["settings"] = self.config, self.settings()
+        settle(self.trainer, checkpoint)
         check_finite(checkpoint)
         if getattr(data := self.trainer.datamodule, "pairs", None) is not None:
             checkpoint["rows"] = data.rows()

@@ -13,7 +13,7 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import OneCycleLR
 
 from lit_blip2.contents import DataError
-from lit_blip2.lit.kept_optimizer import take_up
+from lit_blip2.lit.kept_optimizer import settle, take_up
 from lit_blip2.lit.optim import AdamWCosine
 
 STEPS = 10
@@ -26,7 +26,9 @@ def trained(steps, seed=0, given=None):
     network = nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 3))
     optimizer, schedule = AdamWCosine(lr=1e-2, warmup_steps=2)(network, STEPS)
     trainer = SimpleNamespace(
-        optimizers=[optimizer], lr_scheduler_configs=[SimpleNamespace(scheduler=schedule)], ckpt_path="sent.ckpt"
+        optimizers=[optimizer],
+        lr_scheduler_configs=[SimpleNamespace(scheduler=schedule, interval="step", frequency=1)],
+        ckpt_path="sent.ckpt",
     )
     if given is not None:
         weights, states, schedules = copy.deepcopy(given)
@@ -50,6 +52,32 @@ def held(network, trainer):
 @pytest.fixture
 def kept():
     return held(*trained(4))
+
+
+def test_a_checkpoint_written_before_the_schedules_step_is_the_same_file():
+    network, trainer = trained(3)
+    trainer.optimizers[0].step()  # the gradient of the third step again; the schedule has not stepped
+    early = {"global_step": 4}
+    _, early["optimizer_states"], early["lr_schedulers"] = held(network, trainer)
+    trainer.lr_scheduler_configs[0].scheduler.step()
+    late = {"global_step": 4}
+    _, late["optimizer_states"], late["lr_schedulers"] = held(network, trainer)
+    assert repr(early) != repr(late)
+    settle(trainer, early)
+    assert repr(early) == repr(late)
+    settle(trainer, late)
+    assert repr(early) == repr(late)
+    settle(trainer, weights := {"global_step": 4})
+    assert weights == {"global_step": 4}
+
+
+def test_a_schedule_of_epochs_is_the_checkpoints(kept):
+    _, trainer = trained(0)
+    trainer.lr_scheduler_configs[0].interval = "epoch"
+    _, states, schedules = copy.deepcopy(kept)
+    schedules[0]["last_epoch"], states[0]["param_groups"][0]["lr"] = 1, 0.5
+    take_up(trainer, {"optimizer_states": states, "lr_schedulers": schedules, "global_step": 4})
+    assert schedules[0]["last_epoch"] == 1 and states[0]["param_groups"][0]["lr"] == 0.5
 
 
 def test_what_was_kept_goes_on_as_if_it_had_not_been_cut(kept):
@@ -165,7 +193,7 @@ def test_an_optimiser_and_a_schedule_of_ones_own_go_on(kind):
     kept = dict(zip(names, ([optimizer.state_dict()], [schedule.state_dict()], 3)))
     states = copy.deepcopy(kept)
     again, schedule = make(nn.Linear(3, 2))
-    configs = [SimpleNamespace(scheduler=schedule)]
+    configs = [SimpleNamespace(scheduler=schedule, interval="step", frequency=1)]
     trainer = SimpleNamespace(optimizers=[again], lr_scheduler_configs=configs, ckpt_path="a.ckpt")
     take_up(trainer, kept)
     assert kept == states
