@@ -60,7 +60,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--anew",
         action="store_true",
-        help="run every cell, also those whose records are kept in results/NAME beside the ablation",
+        help="run every step, also where another sweep in the same folder has run it, and every cell, also where its "
+        "record is kept in results/NAME beside the ablation",
     )
     made.add_argument("--retry-failed", action="store_true", help="put a grid's failed cells back into the queue")
     return made

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from lit_blip2.ablation.folder import Folder, read, write
+from lit_blip2.ablation.run.beside import take_beside
 from lit_blip2.ablation.run.cells import work
 from lit_blip2.ablation.run.locks import wait_lock
 from lit_blip2.ablation.run.machine import run_prepare
@@ -63,8 +64,10 @@ def begin(
         plan = plan.model_copy(update=provenance(options))
         _write_plan(grid, known, plan, folder)
         if not grid.ranges:
-            for line in [] if options.anew else take(plan, grid, kept_beside(grid, options.config), folder, queue):
-                console.print(line, highlight=False, soft_wrap=True)
+            if not options.anew:
+                told = take_beside(plan, folder) + take(plan, grid, kept_beside(grid, options.config), folder, queue)
+                for line in told:
+                    console.print(line, highlight=False, soft_wrap=True)
             queue.fill(plan)
         if options.retry_failed:
             retry(plan, queue, folder, console)

@@ -1,5 +1,5 @@
-"""What of this package's own code a step uses: every definition that its command, and the classes that its config
-names, lead to. A change elsewhere changes no result of the step.
+"""What of this package's own code a step's results follow from: every definition that the classes of its config lead
+to. A change elsewhere changes no result of the step, nor does one of the modules that only ask, refuse, tell or store.
 
 A definition is a function, a class or a name that a module sets. It leads to what its source names: to what its module
 defines or imports under that name, and to what a text such as "lit_blip2.lit.callbacks.EMA" names. What cannot be told
@@ -19,7 +19,14 @@ from typing import Any, NamedTuple
 from lit_blip2.config import strings
 from lit_blip2.sources import PACKAGE, digest
 
-BEGIN = f"{PACKAGE.name}.cli.main"  # of every step's process
+BEGIN = f"{PACKAGE.name}.lit.callbacks.MetricsFile"  # writes what is compared, in every step's process
+# Modules from which no number of a run that ends follows. One that is not named here counts.
+NO_NUMBERS = {
+    "allocator", "config", "console", "contents", "links", "nulls", "offline", "parser", "paths", "refusals",
+    "roll_call", "runs", "settings", "signature", "sources", "stopping", "terminal", "trust", "whole_files", "words",
+    "zeros", "data.annotations.unread", "data.faults", "lit.finite", "lit.foreign_paths", "lit.kept_batch",
+    "lit.signals", "lit.watch", "model.side_files", "model.spelling", "model.tokenizer_files",
+}  # fmt: skip
 DOTTED = re.compile(rf"{PACKAGE.name}(\.\w+)+")
 FILE = re.compile(r"[\w-]{1,60}\.\w{1,20}")
 REST = ""  # in the place of a name: what a module does beside defining
@@ -42,7 +49,8 @@ class Module(NamedTuple):
 
 
 def code_digest(config: Any, package: Path = PACKAGE) -> str:
-    """Of the code that a step of this resolved config uses. package: the folder of the sources."""
+    """Of the code that the results of a step of this resolved config follow from. package: the folder of the
+    sources."""
     names = {BEGIN} | {text for text in strings(config) if DOTTED.fullmatch(text)}
     return _digest(frozenset(names), package)
 
@@ -58,7 +66,7 @@ def _digest(names: frozenset[str], package: Path) -> str:
 
 
 def reached(names: Iterable[str], package: Path = PACKAGE) -> set[tuple[str, str]]:
-    """(module, name of a definition) of all that dotted names lead to."""
+    """(module, name of a definition) of all that dotted names lead to, without NO_NUMBERS."""
     found: set[tuple[str, str]] = set()
     open_names, seen = list(names), set()
     while open_names:
@@ -77,8 +85,10 @@ def _definitions_of(dotted: str, package: Path) -> Iterator[tuple[str, str]]:
     words = dotted.split(".")
     modules = [".".join(words[:end]) for end in range(1, len(words) + 1)]
     modules = [name for name in modules if _file(name, package)]
-    yield from ((name, REST) for name in modules)
+    yield from ((name, REST) for name in modules if _counts(name))
     if not modules:  # of another package
+        return
+    if not _counts(modules[-1]):
         return
     module = _module(modules[-1], package)
     name = next(iter(words[len(modules) :]), None)
@@ -88,6 +98,10 @@ def _definitions_of(dotted: str, package: Path) -> Iterator[tuple[str, str]]:
         yield from _definitions_of(module.imported[name], package)
     else:
         yield from ((modules[-1], each) for each in module.definitions)
+
+
+def _counts(module: str) -> bool:
+    return module.partition(".")[2] not in NO_NUMBERS
 
 
 def _file(module: str, package: Path) -> Path | None:

@@ -6,20 +6,22 @@ from rich.table import Table
 
 from lit_blip2.ablation.folder import Folder
 from lit_blip2.ablation.run.begin import plan_or_space
+from lit_blip2.ablation.run.beside import look as look_beside
 from lit_blip2.ablation.run.taken import look, told
 from lit_blip2.ablation.schema import Plan
 from lit_blip2.ablation.spec.grid import Grid
 
 
-def dry_run(grid: Grid, kept: Folder | None = None) -> Table:
-    """kept: where records of cells may lie that need not be run.
+def dry_run(grid: Grid, folder: Folder, kept: Folder | None = None) -> Table:
+    """folder: where the sweep would run. kept: where records of cells may lie that need not be run.
 
     Raises ValueError with every cell that cannot be run. The data need not be there yet, and what the steps would
     miss of them is told; models that the cells name must be."""
     missing: list[str] = []
     try:
         plan = plan_or_space(grid, False, missing)[0]
-        taken = told(plan, kept, look(plan, kept)) if kept and not (grid.ranges or missing) else []
+        taken = [] if grid.ranges or missing else look_beside(plan, folder)[1]
+        taken += told(plan, kept, look(plan, kept)) if kept and not (grid.ranges or missing) else []
         return plan_table(grid, plan, missing, taken)
     except ValueError as error:
         if not grid.prepare:

@@ -23,10 +23,11 @@ def run(options: argparse.Namespace) -> int:
     console = Console()
     for line in grid.left_out:
         console.print(f"left out: {line}", highlight=False)
+    root = options.out or Path("sweeps") / grid.name
     if options.dry_run:
-        console.print(dry_run(grid, kept_beside(grid, options.config)))
+        console.print(dry_run(grid, Folder(root), kept_beside(grid, options.config)))
         return 0
-    folder = _folder(options.out or Path("sweeps") / grid.name)
+    folder = _folder(root)
     plan, queue, task = begin(grid, folder, options, console)
     for line in plan.left_out[len(grid.left_out) :]:
         console.print(f"left out: {line}", highlight=False)

@@ -4,22 +4,23 @@ from textwrap import dedent
 
 import pytest
 
-from lit_blip2.ablation.run.code import code_digest, reached
+from lit_blip2.ablation.run.code import BEGIN, NO_NUMBERS, code_digest, reached
 from lit_blip2.sources import PACKAGE
 
 FILES = {
     "__init__.py": "",
-    "cli.py": """
+    "start.py": """
         import json
         from lit_blip2 import tools
         from lit_blip2.nets import Net
+        from lit_blip2.words import said
 
         LIMIT = 3
 
         def main():
             '''Said of it.'''
             from lit_blip2.late import helper  # only here
-            return json, LIMIT, tools.used(), helper, "lit_blip2.parts.Named"
+            return json, LIMIT, tools.used(), helper, said(), "lit_blip2.parts.Named"
 
         def other():
             return unused
@@ -31,8 +32,10 @@ FILES = {
     "parts/named.py": "class Named:\n    def run(self):\n        return 1\n\n\nclass Spare: ...\n",
     "parts/idle.py": "class Idle:\n    a = 1\n",
     "nets.py": "class Net:\n    a = 1\n",
+    "words.py": "def said():\n    return 'one'\n",
 }
-CONFIG = {"model": {"class_path": "lit_blip2.nets.Net", "root": "lit_blip2/nets.py"}}
+START = {"callbacks": ["lit_blip2.start.main"]}
+CONFIG = START | {"model": {"class_path": "lit_blip2.nets.Net", "root": "lit_blip2/nets.py"}}
 
 
 @pytest.fixture
@@ -54,7 +57,7 @@ def digest(tmp_path):
 @pytest.mark.parametrize(
     "change",
     [
-        ("cli.py", "LIMIT = 3", "LIMIT = 4"),
+        ("start.py", "LIMIT = 3", "LIMIT = 4"),
         ("tools.py", "return 1", "return 3"),  # two calls away
         ("late.py", "['a'] = 1", "['a'] = 2"),  # a statement that defines nothing
         ("late.py", "load(", "load_all("),
@@ -70,14 +73,15 @@ def test_a_change_of_what_is_used_counts(digest, change):
 @pytest.mark.parametrize(
     "change",
     [
-        ("cli.py", "return unused", "return None"),
-        ("cli.py", "Said of it.", "More\n    is said of it."),
-        ("cli.py", "  # only here", ""),
+        ("start.py", "return unused", "return None"),
+        ("start.py", "Said of it.", "More\n    is said of it."),
+        ("start.py", "  # only here", ""),
         ("tools.py", "return 2", "return 3"),
         ("tools.py", "def spare", "def added():\n    return 1\n\n\ndef spare"),
         ("late.py", "def spare(): ...", ""),
         ("parts/named.py", "class Spare: ...", "class Other: ..."),
         ("parts/idle.py", "a = 1", "a = 2"),
+        ("words.py", "one", "two"),  # it only tells
     ],
 )
 def test_a_change_of_anything_else_does_not(digest, change):
@@ -85,19 +89,23 @@ def test_a_change_of_anything_else_does_not(digest, change):
 
 
 def test_what_a_config_does_not_name_is_not_used(digest):
-    without = {"model": {}}
+    without = START
     assert digest("nets.py", "a = 1", "a = 2", config=without) == digest(config=without) != digest()
 
 
-def test_the_package_s_own_steps_lead_to_their_networks_and_not_to_sweeps():
-    found = reached({"lit_blip2.cli.main", "lit_blip2.objectives.stage1.Stage1"})
-    modules = {module for module, name in found if name}
-    assert {"lit_blip2.objectives.itc", "lit_blip2.model.masks", "lit_blip2.lit.module"} <= modules
-    assert not [name for name in modules if name.startswith(("lit_blip2.ablation", "lit_blip2.commands"))]
+def test_the_package_s_own_steps_lead_to_their_networks_and_not_to_commands_and_refusals():
+    found = reached(
+        {BEGIN, "lit_blip2.lit.LitStage1", "lit_blip2.data.coco.COCO", "lit_blip2.objectives.stage1.Stage1"}
+    )
+    modules = {module.removeprefix("lit_blip2.") for module, name in found if name}
+    assert {"objectives.itc", "model.masks", "lit.module", "lit.optim", "data.batches.order", "keyed"} <= modules
+    assert {"evaluation.retrieval", "lit.callbacks.metrics_file", "pixels", "checkpoint"} <= modules
+    assert not [name for name in modules if name.startswith(("ablation", "commands", "cli", "trust"))]
     assert PACKAGE.name == "lit_blip2"
 
 
 def test_every_module_of_the_package_can_be_read():
     files = [file.relative_to(PACKAGE).with_suffix("").parts for file in PACKAGE.rglob("*.py")]
     names = {".".join(("lit_blip2", *parts)).removesuffix(".__init__") for parts in files}
-    assert len({module for module, _ in reached(names)}) == len(names)
+    without = {f"lit_blip2.{name}" for name in NO_NUMBERS}
+    assert without < names and {module for module, _ in reached(names)} == names - without

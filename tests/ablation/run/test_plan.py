@@ -152,7 +152,7 @@ def test_a_step_that_no_cell_runs_is_said(planned, tmp_path):
     )
     said = [f"step {step}: no metric that is compared is of it, so no cell runs it" for step in ("retrieval", "again")]
     assert planned(text).left_out == said
-    caption = dry_run(read_grid(tmp_path / "trial.yaml")).caption
+    caption = dry_run(read_grid(tmp_path / "trial.yaml"), Folder(tmp_path / "none" / "sweep")).caption
     assert caption.startswith("\n".join(f"left out: {line}" for line in said) + "\nNOT THERE")
 
 
@@ -167,7 +167,7 @@ def test_a_test_s_figure_beside_a_validation_s_is_refused(planned, tmp_path):
 
 def test_a_dry_run_says_what_is_made_first_and_what_is_not_there_yet(planned, tmp_path):
     planned("prepare: [data make-mini --out data/mini]" + GRID)
-    table = dry_run(read_grid(tmp_path / "trial.yaml"))
+    table = dry_run(read_grid(tmp_path / "trial.yaml"), Folder(tmp_path / "none" / "sweep"))
     assert table.caption.splitlines() == [
         "first, if not done: python -m lit_blip2 data make-mini --out data/mini",
         "NOT THERE, and the sweep stops before its first step unless the commands above make it:",
@@ -182,7 +182,7 @@ def test_a_dry_run_that_lacks_a_model_says_what_would_make_it(planned, tmp_path)
     with pytest.raises(ValueError):
         planned("prepare: [data make-models --only bert]" + text)
     with pytest.raises(ValueError, match="a dry run does not:\n  python -m lit_blip2 data make-models --only bert"):
-        dry_run(read_grid(tmp_path / "trial.yaml"))
+        dry_run(read_grid(tmp_path / "trial.yaml"), Folder(tmp_path / "none" / "sweep"))
 
 
 def test_every_setting_that_is_refused_is_named_with_its_command(planned):

@@ -1,0 +1,106 @@
+"""Step runs that another sweep beside this one has made: they are copied with their checkpoints, and not run again.
+
+A run is the same where its key is (the same settings, named files, code that it uses, and steps before it), its record
+holds, the libraries are of the same versions, and all that it read besides is as it was. Two ablations that start from
+one stage 1 so train it once, where both write into one folder, as into `sweeps/` by default.
+"""
+
+import os
+import shutil
+from collections import Counter
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from lit_blip2.ablation.folder import Folder, read, write
+from lit_blip2.ablation.run.made import agrees
+from lit_blip2.ablation.run.provenance import versions
+from lit_blip2.ablation.run.reads import has_changed
+from lit_blip2.ablation.schema import Done, Parents, Plan, StepRun
+from lit_blip2.contents import DataError
+from lit_blip2.links import check_links
+from lit_blip2.terminal import printable
+from lit_blip2.whole_files import write_json
+
+OWN = ("done.json", "parents.json")  # name runs, which are called otherwise in each sweep
+LOCKS = ".*.lock"
+
+
+class Same(NamedTuple):
+    """A run of another sweep. names: of the runs behind it, there -> here."""
+
+    folder: Folder
+    name: str
+    done: Done
+    names: dict[str, str]
+
+
+def look(plan: Plan, folder: Folder) -> tuple[dict[str, Same], list[str]]:
+    """Step run of which this folder has nothing yet -> the same one of another sweep; and a line for each sweep that
+    has one and for each that cannot be read."""
+    here = {run.key: name for name, run in plan.steps.items()}
+    wanted = {key for key, name in here.items() if not folder.run(name).exists()}
+    found: dict[str, Same] = {}
+    faults = []
+    for file in sorted(folder.root.parent.glob("*/plan.json")):
+        other = Folder(file.parent)
+        if other.root.resolve() == folder.root.resolve():
+            continue
+        try:
+            same = _same_runs(other, wanted, here)
+        except DataError as error:
+            faults.append(f"nothing is taken from {other.root}: {str(error).splitlines()[0]}")
+        else:
+            found |= {name: each for name, each in same.items() if name not in found}
+    counts = Counter(str(each.folder.root) for each in found.values())
+    told = [
+        f"{n} of {len(plan.steps)} step runs are taken from {root}, which has run the same"
+        for root, n in counts.items()
+    ]
+    return found, [printable(line) for line in told + faults]
+
+
+def take_beside(plan: Plan, folder: Folder) -> list[str]:
+    """Copy what `look` finds; the lines that say so. A run whose copying is interrupted has no record, and is run."""
+    found, told = look(plan, folder)
+    for name, same in found.items():
+        source, target = same.folder.run(same.name), folder.run(name)
+        shutil.copytree(
+            source, target, copy_function=_copy, ignore=shutil.ignore_patterns(*OWN, LOCKS), dirs_exist_ok=True
+        )
+        if (parents := read(same.folder.parents(same.name), Parents)) is not None:
+            write_json(folder.parents(name), _renamed(parents.root, same.names))
+        write(folder.done(name), same.done.model_copy(update={"parents": _renamed(same.done.parents, same.names)}))
+    return told
+
+
+def _same_runs(other: Folder, wanted: set[str], here: dict[str, str]) -> dict[str, Same]:
+    """Name here -> run there. Raises DataError where a file is damaged, or a link leads out of the folder."""
+    known = read(other.plan, Plan)
+    runs = {here[run.key]: run for run in known.steps.values() if run.key in wanted} if known else {}
+    if not runs or known.versions != versions():
+        return {}
+    check_links(other.root)
+    names = {name: here[run.key] for name, run in known.steps.items() if run.key in here}
+    done = {name: _done(run, other) for name, run in runs.items()}
+    return {name: Same(other, run.name, done[name], names) for name, run in runs.items() if done[name]}
+
+
+def _done(run: StepRun, other: Folder) -> Done | None:
+    """The record of a run that has ended well and stands as it tells."""
+    done = read(other.done(run.name), Done)
+    if done is None or done.key != run.key or not agrees(run, other, done):
+        return None
+    return None if any(has_changed(path, told) for path, told in done.reads.items()) else done
+
+
+def _renamed(parents: dict[str, int], names: dict[str, str]) -> dict[str, int]:
+    return {names[name]: steps for name, steps in parents.items() if name in names}
+
+
+def _copy(source: str, target: str) -> None:
+    """Checkpoints are large and never written in place: the disk holds them once, where it can."""
+    if Path(source).suffix == ".ckpt":
+        with suppress(OSError):
+            return os.link(source, target)
+    shutil.copy2(source, target)
