@@ -7,6 +7,7 @@ from jsonargparse import ArgumentParser
 
 from lit_blip2.ablation.kept import keep
 from lit_blip2.ablation.report.claims import write_results
+from lit_blip2.ablation.report.front import write_front
 from lit_blip2.ablation.report.page import write_report
 from lit_blip2.ablation.report.summary import write_summary
 from lit_blip2.contents import DataError
@@ -33,11 +34,19 @@ def main(arguments: list[str]) -> None:
         type=Path | None,
         help="with --summary: a file of claims, docs/claims.yaml; results.md beside it says what the sweeps show",
     )
+    parser.add_argument(
+        "--front",
+        type=Path | None,
+        help="with --claims: a page, README.md, whose table of ablations, between two comments, says what came of each",
+    )
     given = parser.parse_args(arguments)
+    if (given.claims and not given.summary) or (given.front and not given.claims):
+        parser.error("--claims needs --summary, and --front needs --claims")
     try:
         if given.summary:
             written = [write_summary(given.folder)]
             written += [write_results(given.claims, Path(given.folder))] if given.claims else []
+            written += [write_front(given.front, given.claims, Path(given.folder))] if given.front else []
         else:
             if given.out:
                 keep(given.folder, given.out)
