@@ -114,7 +114,7 @@ def rerank(
 
 def by_mode(cosine_P: torch.Tensor, itm_P: torch.Tensor, mode: str) -> torch.Tensor:
     """Scores of the pairs: mode "itc" keeps the cosine, "itm" takes the logit, "sum" adds the two, as LAVIS does
-    (docs/faithful.md, the same). Raises ValueError for nan and for another mode."""
+    (docs/numerics.md, Retrieval). Raises ValueError for nan and for another mode."""
     if mode not in ("itc", "itm", "sum"):
         raise ValueError(f"mode {mode!r} is none of itc, itm, sum")
     itm_P = itm_P.to(cosine_P)

@@ -1,4 +1,4 @@
-"""AdamW with linear warm-up and a cosine, both per optimiser step (docs/faithful.md)."""
+"""AdamW with linear warm-up and a cosine, both per optimiser step (docs/numerics.md, Optimisation)."""
 
 import math
 import re

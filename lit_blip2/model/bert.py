@@ -1,4 +1,4 @@
-"""The Q-Former's start from BERT (docs/faithful.md, without a setting): the text half and self-attention are BERT's,
+"""The Q-Former's start from BERT (docs/numerics.md, Q-Former): the text half and self-attention are BERT's,
 the query feed-forward copies its text twin, cross-attention stays random."""
 
 from pathlib import Path

@@ -8,7 +8,8 @@ matryoshka.py, instructed.py. `class_path` chooses; only a Q-Former has weights 
         net:
           bridge: {class_path: lit_blip2.model.bridge.LinearBridge, init_args: {num_tokens: 32}}
 
-Every bridge begins with a trainable LayerNorm, ln_vision: the encoder's output has none (docs/faithful.md, the same).
+Every bridge begins with a trainable LayerNorm, ln_vision: the encoder's output has none (docs/numerics.md, Image
+encoder).
 
 Legend: B images, N image tokens, Q query tokens, T soft prompt tokens, D bridge width, P language model width.
 """

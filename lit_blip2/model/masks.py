@@ -1,7 +1,8 @@
 """The only place that makes an attention mask.
 
 A sequence is a list of segments, queries Q and text T; a rule says which segment sees which. Masks are bool,
-True = attends; rows look, columns are looked at. For two queries and three text tokens (paper, figure 2):
+True = attends; rows look, columns are looked at. For two queries and three text tokens (paper, figure 2;
+docs/numerics.md, Masks):
 
       UNIMODAL              BIDIRECTIONAL          MULTIMODAL_CAUSAL
       ITC, stage 2          ITM, prompts           ITG

@@ -1,4 +1,5 @@
-"""The Q-Former: BERT's text half and a query half that looks at an image, with shared self-attention (paper, 3.1).
+"""The Q-Former: BERT's text half and a query half that looks at an image, with shared self-attention (paper, 3.1;
+docs/numerics.md, Q-Former).
 
 Layout. A forward takes several passes (sequences of [queries; text] under one rule of `masks`) in lockstep: all their
 real tokens lie in one matrix, query rows first, so each linear layer runs once for all passes and never on padding.
@@ -86,7 +87,7 @@ class QFormer(nn.Module):
 
     @torch.no_grad()
     def copy_text_feed_forward(self) -> None:
-        """Start every query feed-forward as its text twin (docs/faithful.md, without a setting)."""
+        """Start every query feed-forward as its text twin (docs/numerics.md, Q-Former)."""
         for layer in self.layers:
             if layer.text_mlp is not None:
                 layer.query_mlp.load_state_dict(layer.text_mlp.state_dict())

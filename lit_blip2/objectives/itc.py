@@ -1,4 +1,4 @@
-"""Image-text contrastive learning (paper, 3.1; docs/faithful.md).
+"""Image-text contrastive learning (paper, 3.1; docs/numerics.md, ITC).
 
 Legend: B rows of this rank, N rows of the global batch, Q query tokens, D Q-Former width, P projection width.
 """

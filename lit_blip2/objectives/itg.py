@@ -1,4 +1,4 @@
-"""Image-grounded text generation (paper, 3.1; docs/faithful.md).
+"""Image-grounded text generation (paper, 3.1; docs/numerics.md, ITG).
 
 Legend: L predicting tokens of all texts, D Q-Former width, V vocabulary.
 """

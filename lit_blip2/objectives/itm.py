@@ -1,4 +1,4 @@
-"""Image-text matching with hard negatives (paper, 3.1; docs/faithful.md).
+"""Image-text matching with hard negatives (paper, 3.1; docs/numerics.md, ITM).
 
 Legend: B rows of this rank, N rows of the global batch, R pairs, T longest text, Q query tokens, D Q-Former width.
 """

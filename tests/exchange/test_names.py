@@ -153,7 +153,7 @@ def test_positions_at_the_sizes_of_fine_tuning_are_hugging_faces(size):
 
 
 def as_lavis(key: str, value: torch.Tensor, projection: str) -> dict[str, torch.Tensor]:
-    """What LAVIS calls a weight of Hugging Face's (TRAPS, key map), written apart from the package's own tables."""
+    """What LAVIS calls a weight of Hugging Face's, written apart from the package's own tables."""
     if key.endswith("self_attn.qkv.bias"):
         place = key.replace("vision_model.encoder.layers", "visual_encoder.blocks").removesuffix("self_attn.qkv.bias")
         third = len(value) // 3
