@@ -20,7 +20,7 @@ def test_each_section_names_the_tests_that_hold_it():
     assert all("Held by `tests/" in part for part in parts)
 
 
-@pytest.mark.parametrize("page", sorted(Path("docs").glob("*.md")), ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", [Path("README.md"), *sorted(Path("docs").glob("*.md"))], ids=lambda page: page.stem)
 def test_named_tests_and_pages_are_there(page):
     named = re.findall(r"`((?:tests|docs|benchmarks|experiments|ablations)/[\w/.-]+\.(?:py|md|yaml))", page.read_text())
     assert not [name for name in named if not Path(name).is_file()]

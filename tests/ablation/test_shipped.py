@@ -136,8 +136,9 @@ def test_what_a_scale_gives_or_lacks_is_asked_for():
 
 
 def shown() -> list[str]:
-    """The sweeps at a scale that README and --help show."""
-    lines = (Path("README.md").read_text() + sweep.EXAMPLES).splitlines()
+    """The sweeps at a scale that README, the page of full size and --help show."""
+    pages = [Path("README.md"), Path("docs/full_size.md")]
+    lines = ("".join(page.read_text() for page in pages) + sweep.EXAMPLES).splitlines()
     return [line.split("lit_blip2 sweep", 1)[1] for line in lines if "lit_blip2 sweep" in line and "--scale" in line]
 
 
