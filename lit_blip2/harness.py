@@ -29,7 +29,8 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from lit_blip2.inference import DECODING, decoding, load, score, template, write
+from lit_blip2.inference import load
+from lit_blip2.loaded import DECODING, decoding, template
 from lit_blip2.terminal import printable
 
 SAMPLING = ("temperature", "do_sample", "top_p", "top_k")
@@ -66,10 +67,9 @@ class BLIP2(lmms):
         if not str(batch_size).isdecimal() or int(batch_size) < 1:
             raise ValueError(f"batch_size={batch_size!r} must be a whole number of requests, 1 or more")
         self.batch_size, self.device = int(batch_size), self._choose_device(device)
-        loaded = load(checkpoint, str(allow).split())
-        self.net, self.image_size = loaded.net.to(self.device), loaded.image_size
-        self.question = template(loaded.settings) if question is None else str(question)
-        self.answering = decoding(loaded.settings, "vqa")
+        self.run = load(checkpoint, self.device, allow=str(allow).split(), writes=True)
+        self.question = template(self.run.settings) if question is None else str(question)
+        self.answering = decoding(self.run.settings, "vqa")
 
     def _choose_device(self, device: str | None) -> torch.device:
         """The evaluator hands each process its requests, and lets several wait for each other by accelerate."""
@@ -92,7 +92,7 @@ class BLIP2(lmms):
                 for batch in self._batches(list(group)):
                     prompts, pixels_BCHW, image_R = self._inputs(batch)
                     with _named(batch, "; --gen_kwargs max_new_tokens=10 asks for short answers"):
-                        made = write(self.net, pixels_BCHW, prompts, image_R, **how)
+                        made = self.run.write(pixels_BCHW, prompts, image_R, **how)
                     texts += [_until(text, ends) for text in made]
                     bar.update(len(batch))
         return texts
@@ -100,7 +100,7 @@ class BLIP2(lmms):
     def loglikelihood(self, requests: Sequence[Instance]) -> list[GenerationResult]:
         """The loss of each continuation, and whether greedy search would write it: pairs (float, bool).
 
-        A mean negative log-likelihood (see ask.score), as lmms-eval's own models return it and as its multiple choice
+        A mean negative log-likelihood (Loaded.score), as lmms-eval's own models return it and as its multiple choice
         reads it, which takes the smallest; its base class speaks of a log-likelihood. Each pair is wrapped, because the
         evaluator (0.7.3) turns a bare one into a string.
         """
@@ -110,7 +110,7 @@ class BLIP2(lmms):
                 prompts, pixels_BCHW, image_R = self._inputs(batch)
                 targets = [self._continuation(each) for each in batch]
                 with _named(batch):
-                    losses_R, greedy_R = score(self.net, pixels_BCHW, prompts, targets, image_R)
+                    losses_R, greedy_R = self.run.score(pixels_BCHW, prompts, targets, image_R)
                 scores += map(GenerationResult, zip(losses_R.tolist(), greedy_R.tolist()))
                 bar.update(len(batch))
         return scores
@@ -136,17 +136,14 @@ class BLIP2(lmms):
         """Prompts, images uint8 [B, 3, size, size] and, int64 [R], which image each prompt is about."""
         documents = [each.args[3:6] for each in batch]
         requests = dict(zip(documents, batch))  # choices share their document's image
-        pixels_BCHW = torch.stack([self._pixels(each) for each in requests.values()])
+        pixels_BCHW = self.run.pixels([self._image(each) for each in requests.values()])
         places = {document: place for place, document in enumerate(requests)}
         image_R = torch.tensor([places[document] for document in documents])
         texts = [each.args[0].replace("<image>", "").strip() for each in batch]
         prompts = [self.question.replace("{}", text) for text in texts]
-        return prompts, pixels_BCHW.to(self.device), image_R.to(self.device)
+        return prompts, pixels_BCHW, image_R.to(self.device)
 
-    def _pixels(self, request: Instance) -> Tensor:
-        from lit_blip2.data.images import to_rgb
-        from lit_blip2.data.transforms import eval_view
-
+    def _image(self, request: Instance) -> Image.Image:
         looks = request.args[2:3]  # mutual information asks for choices alone, with neither image nor document
         visuals = _as_list(looks[0](self._document(request)) if looks else None)
         if len(visuals) != 1 or not isinstance(visuals[0], Image.Image):
@@ -155,7 +152,7 @@ class BLIP2(lmms):
                 f"task {request.task_name}, document {request.doc_id}: its images are {kinds}, and this model looks at "
                 "exactly one (PIL)"
             )
-        return eval_view(to_rgb(visuals[0]), self.image_size, self.net.vision.interpolation)
+        return visuals[0]
 
     def _continuation(self, request: Instance) -> str:
         target = request.args[1]

@@ -62,7 +62,7 @@ def test_batches_answer_as_ask_does(make, run_folder, pictures, tmp_path):  # no
     wanted = []
     for place, (picture, question) in enumerate(zip(pictures, QUESTIONS)):
         picture.save(tmp_path / f"{place}.png")
-        wanted.append(inference.answer(run_folder, tmp_path / f"{place}.png", question))
+        wanted.append(inference.load(run_folder).ask(tmp_path / f"{place}.png", question))
     assert make().generate_until(generation(*QUESTIONS, until=[])) == wanted
     assert len(set(wanted)) == 3 and all(wanted)
 
@@ -70,9 +70,9 @@ def test_batches_answer_as_ask_does(make, run_folder, pictures, tmp_path):  # no
 def test_the_tasks_wishes_are_kept(make, pictures):
     """Length, beams, ends and the form of the question: each as the network itself writes it."""
     model = make()
-    pixels = torch.stack([eval_view(to_rgb(each), model.image_size) for each in pictures])
+    pixels = torch.stack([eval_view(to_rgb(each), model.run.image_size) for each in pictures])
     prompts = [f"Question: {question} Answer:" for question in QUESTIONS]
-    wanted = inference.write(model.net, pixels, prompts, max_new_tokens=6, num_beams=3, length_penalty=2.0)
+    wanted = model.run.write(pixels, prompts, max_new_tokens=6, num_beams=3, length_penalty=2.0)
     wishes = dict(max_new_tokens=6, num_beams=3, length_penalty=2.0, temperature=0, do_sample=False, top_p=1.0)
     assert model.generate_until(generation(*QUESTIONS, **wishes)) == wanted
     stop = wanted[0].split()[2]
@@ -81,7 +81,7 @@ def test_the_tasks_wishes_are_kept(make, pictures):
     assert model.generate_until(generation(*QUESTIONS, **wishes, until=stop)) == cut
     captions = make(question="a").generate_until(generation(*QUESTIONS, **wishes))
     how = dict(max_new_tokens=6, num_beams=3, length_penalty=2.0)
-    assert captions == inference.write(model.net, pixels, ["a"] * 3, **how) != wanted
+    assert captions == model.run.write(pixels, ["a"] * 3, **how) != wanted
 
 
 def test_requests_of_other_wishes_stay_in_order(make):
@@ -96,15 +96,15 @@ def test_requests_of_other_wishes_stay_in_order(make):
 def test_choices_are_scored_as_the_evaluator_reads_them(make, pictures):
     """A loss and a flag per choice, which the evaluator leaves a pair; an image is looked at once for its choices."""
     model, seen = make(), []
-    model.net.vision.register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
+    model.run.net.vision.register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
     asked = [request("loglikelihood", i, QUESTION, f" {choice}") for i in range(2) for choice in CHOICES]
     model.batch_size = 6
     pairs = [unwrap_generation_output(each)[0] for each in model.loglikelihood(asked)]
     assert seen == [2]
-    pixels = torch.stack([eval_view(to_rgb(each), model.image_size) for each in pictures[:2]])
+    pixels = torch.stack([eval_view(to_rgb(each), model.run.image_size) for each in pictures[:2]])
     for place, (loss, greedy) in enumerate(pairs):
         prompts, choice = [f"Question: {QUESTION} Answer:"], [CHOICES[place % 3]]
-        alone, flag = inference.score(model.net, pixels[place // 3][None], prompts, choice)
+        alone, flag = model.run.score(pixels[place // 3][None], prompts, choice)
         assert loss == pytest.approx(alone.item(), rel=1e-5) and greedy is bool(flag)
     called = [request("loglikelihood", 0, QUESTION, lambda document: CHOICES[0])]
     assert unwrap_generation_output(model.loglikelihood(called)[0])[0][0] == pytest.approx(pairs[0][0], rel=1e-5)

@@ -71,11 +71,11 @@ def test_a_class_of_ones_own_is_refused_until_it_is_named(model, own_run, folder
             model(str(own_run), allow=allow, device="cpu")
     assert not own_run.with_name("imported").exists()
     made = model(str(own_run), allow="other.place own_bridges", device="cpu")
-    assert own_run.with_name("imported").exists() and type(made.net.bridge).__module__ == "own_bridges"
+    assert own_run.with_name("imported").exists() and type(made.run.net.bridge).__module__ == "own_bridges"
     wanted = inference.load(folder / "runs/mini")
     texts = [
-        inference.write(net, image_of_noise, [f"Question: {QUESTION} Answer:"], max_new_tokens=4, num_beams=2)
-        for net in (made.net, wanted.net)
+        run.write(image_of_noise, [f"Question: {QUESTION} Answer:"], max_new_tokens=4, num_beams=2)
+        for run in (made.run, wanted)
     ]
     assert texts[0] == texts[1] and texts[0][0]
 

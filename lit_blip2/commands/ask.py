@@ -5,7 +5,8 @@ import sys
 import warnings
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 
-from lit_blip2.inference import answer
+from lit_blip2.data.images import as_rgb
+from lit_blip2.inference import load
 from lit_blip2.terminal import printable, say
 from lit_blip2.trust import add_allow
 
@@ -36,7 +37,9 @@ def main(command: str, arguments: list[str]) -> None:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_: say(f"{command}: {message}", error=True)
-            say(answer(options.checkpoint, options.image, getattr(options, "question", None), options.allow))
+            picture = as_rgb(options.image)
+            run = load(options.checkpoint, allow=options.allow, writes=True)
+            say(run.caption(picture) if command == "caption" else run.ask(picture, options.question))
     except (OSError, ValueError, ImportError) as error:
         sys.exit(printable(f"{command}: {error}"))
 

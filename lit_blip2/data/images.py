@@ -50,6 +50,28 @@ def load_image(path: str | Path) -> Image.Image:
     return decode_image(read_file(path), path)
 
 
+def as_rgb(image: Image.Image | str | Path) -> Image.Image:
+    """An image of Pillow's, of any mode, or the file of one as 8-bit RGB, turned as its EXIF says.
+
+    Raises FileNotFoundError, UnreadableImageError, and TypeError for what is neither of the two.
+    """
+    if isinstance(image, str | Path):
+        if not Path(image).is_file():
+            raise FileNotFoundError(f"no image file {str(image)!r}")
+        return load_image(image)
+    if not isinstance(image, Image.Image):
+        way_out = ": PIL.Image.fromarray makes an image of an array of uint8" if hasattr(image, "shape") else ""
+        raise TypeError(f"an image is one of PIL's or the path of a file, not a {type(image).__name__}{way_out}")
+    name = getattr(image, "filename", "") or "given"
+    try:
+        image.load()  # of a file that Pillow has only opened
+    except Exception as error:
+        raise UnreadableImageError(name, "damaged", error) from error
+    with suppress(Exception):  # of a damaged EXIF block, which says nothing about the pixels
+        image = ImageOps.exif_transpose(image)
+    return to_rgb(image, name)
+
+
 def read_file(path: str | Path) -> bytes:
     """A file's contents. Raises FileNotFoundError, or UnreadableImageError for what is no file or may not be read."""
     try:

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from lit_blip2 import lit
 from lit_blip2.checkpoint import carried, read_checkpoint
+from lit_blip2.checkpoint_net import load_net
 from lit_blip2.config import Experiment, class_path
 from lit_blip2.contents import DataError, read_text
-from lit_blip2.inference import load_net
 from lit_blip2.keyed import seed_dropout
 from lit_blip2.links import check_inside
 from lit_blip2.lit.module import LitBLIP2

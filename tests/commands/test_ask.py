@@ -178,7 +178,7 @@ def test_a_trained_language_model_answers(folder, image, tmp_path):
         wanted = net.eval().language.generate(
             net.bridge(net.vision(pixels)), [f"Question: {QUESTION} Answer:"], 4, 2, -1.0
         )
-    assert inference.answer(file, image, QUESTION) == wanted[0]
+    assert loaded.ask(image, QUESTION) == wanted[0]
     del state["net.language.model.model.decoder.final_layer_norm.weight"]
     torch.save({"state_dict": state, "config": yaml.safe_dump(config)}, file)
     with pytest.raises(ValueError, match=r"missing language\.model\.model\.decoder\.final_layer_norm\.weight"):
@@ -188,7 +188,7 @@ def test_a_trained_language_model_answers(folder, image, tmp_path):
 def test_question_form_and_length_come_from_the_run(folder, run_folder, image):
     try:
         write_checkpoint(folder, question="{} Short answer:", vqa_max_new_tokens=1)
-        assert len(inference.answer(run_folder, image, QUESTION).split()) == 1
+        assert len(inference.load(run_folder).ask(image, QUESTION).split()) == 1
     finally:
         write_checkpoint(folder)
 
@@ -200,23 +200,21 @@ def picture_batch() -> torch.Tensor:
 
 def test_a_batch_is_written_as_one_by_one(run_folder):
     """Prompts of unequal length about three images, two of them about the same one."""
-    net, pixels, image_R = inference.load(run_folder).net, picture_batch(), torch.tensor([2, 0, 2, 1])
+    run, pixels, image_R = inference.load(run_folder), picture_batch(), torch.tensor([2, 0, 2, 1])
     prompts = ["a", f"Question: {QUESTION} Answer:", "is there a red star ?", "a"]
     how = dict(max_new_tokens=5, num_beams=2, length_penalty=-1.0)
-    alone = [inference.write(net, pixels[i][None], [each], **how)[0] for i, each in zip(image_R, prompts)]
-    assert inference.write(net, pixels, prompts, image_R, **how) == alone
-    assert inference.write(net, pixels, prompts[:3], **how) == inference.write(
-        net, pixels, prompts[:3], torch.arange(3), **how
-    )
+    alone = [run.write(pixels[i][None], [each], **how)[0] for i, each in zip(image_R, prompts)]
+    assert run.write(pixels, prompts, image_R, **how) == alone
+    assert run.write(pixels, prompts[:3], **how) == run.write(pixels, prompts[:3], torch.arange(3), **how)
     assert len(set(alone)) == 3
 
 
 def test_scores_are_the_language_models_own(run_folder):
     """Against its plain forward over [soft prompt; prompt; target; end], text by text without padding."""
-    net, pixels, image_R = inference.load(run_folder).net, picture_batch(), torch.tensor([1, 1, 0])
+    run, pixels, image_R = inference.load(run_folder), picture_batch(), torch.tensor([1, 1, 0])
     prompts, targets = ["a", "a", f"Question: {QUESTION} Answer:"], ["red star", "no", "a small red star"]
-    losses_R, _ = inference.score(net, pixels, prompts, targets, image_R)
-    model, tokenizer = net.language.model, net.language.tokenizer
+    losses_R, _ = run.score(pixels, prompts, targets, image_R)
+    net, model, tokenizer = run.net, run.net.language.model, run.net.language.tokenizer
     for loss, image, prompt, target in zip(losses_R, image_R, prompts, targets):
         ids = torch.tensor(tokenizer(f"{prompt} {target}")["input_ids"] + [tokenizer.eos_token_id])
         with torch.no_grad():
@@ -231,13 +229,14 @@ def test_scores_are_the_language_models_own(run_folder):
 
 def test_a_target_is_likeliest_where_greedy_search_writes_it(run_folder, monkeypatch):
     """The end mark is left out, which a random model does not write."""
-    net, pixels = inference.load(run_folder).net, picture_batch()[:1]
-    own = net.language.target_ids
-    monkeypatch.setattr(net.language, "target_ids", lambda *texts: [ids[:-1] for ids in own(*texts)])
-    (text,) = inference.write(net, pixels, ["a"], max_new_tokens=3, num_beams=1)
+    run, pixels = inference.load(run_folder), picture_batch()[:1]
+    language = run.net.language
+    own = language.target_ids
+    monkeypatch.setattr(language, "target_ids", lambda *texts: [ids[:-1] for ids in own(*texts)])
+    (text,) = run.write(pixels, ["a"], max_new_tokens=3, num_beams=1)
     *words, last = text.split()
     other = " ".join([*words, "red" if last != "red" else "blue"])
-    _, likeliest_R = inference.score(net, pixels, ["a", "a"], [text, other], torch.tensor([0, 0]))
+    _, likeliest_R = run.score(pixels, ["a", "a"], [text, other], torch.tensor([0, 0]))
     assert likeliest_R.tolist() == [True, False]
 
 
@@ -323,4 +322,4 @@ def test_nothing_else_on_standard_output_and_no_trainer(run_folder, image):
     command = [sys.executable, "-c", code, "ask", "--checkpoint", run_folder, image, QUESTION]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    assert result.stdout == inference.answer(run_folder, image, QUESTION) + "\n" and not result.stderr
+    assert result.stdout == inference.load(run_folder).ask(image, QUESTION) + "\n" and not result.stderr

@@ -115,15 +115,13 @@ def test_a_run_takes_images_of_its_encoders_size_and_may_be_asked(generation, tm
     """From another folder, into one whose name is a word of the configuration."""
     from PIL import Image
 
-    from lit_blip2.inference import answer
-
     monkeypatch.chdir(tmp_path)
     folder, config = generation["opt"][1], "--config=experiments/mini_opt.yaml"
     assert main("import", [str(folder), "--from=hf", "--out=weights", config]) == 0
     settings = yaml.safe_load(Path("weights/version_0/config.yaml").read_text())
     assert settings["data"]["init_args"]["image_size"] == 8 and settings["data"]["init_args"]["features"] is None
     Image.new("RGB", (9, 9)).save("x.png")
-    assert isinstance(answer("weights", "x.png", "what shape ?"), str)
+    assert isinstance(load("weights").ask("x.png", "what shape ?"), str)
 
 
 @pytest.mark.parametrize("ends", [[1, 10**6], 10**6])

@@ -31,7 +31,7 @@ from transformers import (
 from lit_blip2.checkpoint import read_checkpoint
 from lit_blip2.commands.convert import main
 from lit_blip2.exchange.encoders import CLIP, EVA, kind_of
-from lit_blip2.inference import answer, load
+from lit_blip2.inference import load
 from lit_blip2.model.vision import VisionEncoder
 from lit_blip2.network import random_parts
 from tests.exchange.tiny import BERT, IMAGES, OPT, T5, VIT, encoder_file, load_stage1, randomise, same
@@ -302,9 +302,9 @@ def test_an_imported_run_may_be_moved(native, languages, tmp_path):
     run = native("mini_opt", {"name": str(languages["opt"])})
     there = imported(exported(run, tmp_path / "hf"), tmp_path / "there", run / "version_0/config.yaml")
     Image.new("RGB", (9, 9)).save(tmp_path / "x.png")
-    said = answer(there, tmp_path / "x.png", "what shape ?")
+    said = load(there).ask(tmp_path / "x.png", "what shape ?")
     shutil.move(there, tmp_path / "moved")
-    assert answer(tmp_path / "moved", tmp_path / "x.png", "what shape ?") == said
+    assert load(tmp_path / "moved").ask(tmp_path / "x.png", "what shape ?") == said
     exported(tmp_path / "moved", tmp_path / "again")
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lit_blip2.checkpoint import read_checkpoint
-from lit_blip2.inference import answer
+from lit_blip2.inference import load
 from lit_blip2.lit import AlignedStage2
 from lit_blip2.lit.aligned import alignment
 from lit_blip2.model.language import LanguageModel
@@ -58,7 +58,7 @@ def test_a_run_learns_to_meet_the_reference_and_is_read_without_it(fit, referenc
         file.unlink()
     fit("mini_opt", *aligned(folder), f"--ckpt_path={run}", command="test", runs=run.parent.parent)
     image = next((world / "images/test").iterdir())
-    assert isinstance(answer(run, image), str)
+    assert isinstance(load(run).caption(image), str)
 
 
 @pytest.mark.run

@@ -66,7 +66,8 @@ def test_one_checkpoint_is_tested_in_both_ways_asked_and_continued(fit, joint_ru
     for name, each in items.items():
         assert each.value() == pytest.approx(found[name], abs=1e-6), name
     image = str(next((world / "images" / "test").glob("*.png")))
-    assert inference.answer(joint_run, image, "how many objects are there ?") and inference.answer(joint_run, image)
+    loaded = inference.load(joint_run)
+    assert loaded.ask(image, "how many objects are there ?") and loaded.caption(image)
 
     start = [f"--model.init_from={joint_run}", "--trainer.max_steps=2", "--model.optimization.lr=1e-30"]
     after = fit("mini_opt", BRIEF, *start, "--model.optimization.min_lr=0")

@@ -1,0 +1,258 @@
+"""A trained run in Python: it describes images, answers questions about them, and compares images with texts, by the
+settings of its own evaluation and without a Trainer. docs/python.md shows it.
+
+Legend: B images of a batch, I images, R prompts or pairs, T texts, Q queries, D width of the Q-Former, P positions of
+a soft prompt, W width of the language model, L target tokens, V vocabulary.
+"""
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lit_blip2 import words
+from lit_blip2.checkpoint_net import check_writes
+from lit_blip2.config import MAX_UNKNOWN_WORDS, Experiment
+from lit_blip2.data.annotations.captions import clean_caption
+from lit_blip2.data.images import as_rgb
+from lit_blip2.data.transforms import eval_view
+from lit_blip2.given import Picture, as_given, joined, listed, paired, rows_of_once
+from lit_blip2.model import masks
+from lit_blip2.model.plain import shown
+from lit_blip2.model.qformer import Pass
+from lit_blip2.objectives.itc import similarity
+from lit_blip2.objectives.joint import Joint
+from lit_blip2.objectives.stage1 import Stage1
+from lit_blip2.objectives.stage2 import Stage2
+
+DECODING = ("max_new_tokens", "num_beams", "length_penalty")  # what LanguageModel.generate is told
+MIXED = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+
+
+class Features(NamedTuple):
+    """What a bridge makes of images, on the CPU. queries: the Q-Former's outputs, [Q, D], of a list of images
+    [I, Q, D]; None for a bridge without queries. soft_prompt: what the language model reads, [P, W] or [I, P, W]; None
+    for stage 1."""
+
+    queries: Tensor | None
+    soft_prompt: Tensor | None
+
+
+class Loaded:
+    """A run that looks at images. `lit_blip2.load` makes it.
+
+    An image is one of PIL's, of any mode, or the path of a file; it is turned as its EXIF says, and sized and
+    normalised as the run's evaluation does. One image gives one result, a list gives a list in the same order, made in
+    batches of `batch_size`. A text belongs to each image, or one text to all of them, or all texts to one image, which
+    is then looked at once.
+
+    net: Stage1, Stage2 or Joint, in eval mode. stage1, stage2: it, or its parts; None for what the run lacks.
+    file: the checkpoint. settings: arguments of the run's LightningModule. image_size: pixels. batch_size: images at
+    once, at first the run's eval_batch_size. device, precision: what it computes on and in.
+
+    Every method raises FileNotFoundError or UnreadableImageError for a file that is no image, TypeError for what is
+    neither image nor path, and ValueError for what the run cannot do.
+    """
+
+    def __init__(self, net: nn.Module, experiment: Experiment, file: Path, device: torch.device, precision: str):
+        self.net, self.experiment, self.file = net.to(device).eval(), experiment, file
+        self.device, self.precision = device, precision
+        self.settings, data = experiment.model, experiment.data
+        first, second = (net.stage1, net.stage2) if isinstance(net, Joint) else (net, net)
+        self.stage1: Stage1 | None = first if hasattr(first, "encode_images") else None
+        self.stage2: Stage2 | None = second if hasattr(second, "language") else None
+        self.image_size, self.batch_size = data["image_size"] or net.vision.size, data.get("eval_batch_size", 64)
+        self.max_caption_words, limit = data.get("max_caption_words", 50), data.get("max_unknown_words")
+        self.max_unknown_words = MAX_UNKNOWN_WORDS if limit is None else limit
+
+    def __repr__(self) -> str:
+        kind = type(self.net).__name__
+        return f"{kind} of {self.file}, images of {self.image_size} px, {self.precision} on {self.device}"
+
+    def caption(self, images: Picture | Sequence[Picture]) -> str | list[str]:
+        """Describe images, as the run's `test` does for predictions.jsonl. Needs a language model."""
+        prompt, how = self._writer().prompt, decoding(self.settings, "caption")
+        images, prompts, one = paired(images, prompt)
+        made = (self.write(pixels, each, image_R, **how) for pixels, image_R, each in self._batches(images, prompts))
+        return as_given(joined(made), one)
+
+    def ask(self, images: Picture | Sequence[Picture], questions: str | Sequence[str]) -> str | list[str]:
+        """Answer questions about images, as the run's `test` does, without examples in front. Needs a language model.
+        Warns of words that a tokenizer does not know; too many raise ValueError."""
+        question, how = template(self.settings), decoding(self.settings, "vqa")
+        images, asked, one = paired(images, questions)
+        _check_words(self._writer(), words.QUESTIONS, "the question", asked, self.max_unknown_words)
+        prompts = [question.replace("{}", each) for each in asked]
+        made = (self.write(pixels, each, image_R, **how) for pixels, image_R, each in self._batches(images, prompts))
+        return as_given(joined(made), one)
+
+    @torch.inference_mode()
+    def features(self, images: Picture | Sequence[Picture]) -> Features:
+        """Query outputs and soft prompts of images. A bridge that reads prompts gets the run's captioning prompt."""
+        images, one = listed(images)
+        made = [self._features(self.pixels(each)) for each in self._parts(images)]
+        queries, soft_prompts = ([part for part in parts if part is not None] for parts in zip(*made))
+        both = (torch.cat(parts) if parts else None for parts in (queries, soft_prompts))
+        return Features(*(part[0] if one and part is not None else part for part in both))
+
+    @torch.inference_mode()
+    def similarity(self, images: Picture | Sequence[Picture], texts: str | Sequence[str]) -> Tensor:
+        """ITC's cosine of each image's best query with each text, by which retrieval ranks: float [I, T] on the CPU,
+        without I where one image is given, and without T where one text is. Needs ITC."""
+        net, (images, one_image), (texts, one_text) = self._head("itc"), listed(images), listed(texts)
+        texts = self._texts(texts)
+        with self._autocast():
+            encoded = [net.encode_texts(net.tokenizer(each).to(self.device)) for each in self._parts(texts)]
+            seen = (net.encode_images(net.vision(self.pixels(each)))[0] for each in self._parts(images))
+            cosine_IT = torch.cat([similarity(image_BQP, torch.cat(encoded)).float().cpu() for image_BQP in seen])
+        cosine_IT = cosine_IT[:, 0] if one_text else cosine_IT
+        return cosine_IT[0] if one_image else cosine_IT
+
+    @torch.inference_mode()
+    def match(self, images: Picture | Sequence[Picture], texts: str | Sequence[str]) -> float | list[float]:
+        """ITM's probability that a text describes its image, as re-ranking takes it. Needs ITM."""
+        net, (images, texts, one) = self._head("itm"), paired(images, texts)
+        made = []
+        for pixels, image_R, chosen in self._batches(images, self._texts(texts)):
+            with self._autocast():
+                features_BND = net.vision(pixels)
+            image = net.qformer.project_image(features_BND).select(image_R)  # in full, as in re-ranking
+            logits_R2 = net.match_logits(image, net.tokenizer(chosen).to(self.device))
+            made.append(logits_R2.float().softmax(-1)[:, 1].tolist())
+        return as_given(joined(made), one)
+
+    @torch.inference_mode()
+    def write(
+        self, pixels_BCHW: Tensor, prompts: Sequence[str], image_R: Tensor | None = None, **how: Any
+    ) -> list[str]:
+        """What the language model writes after each of R prompts about images, pixels uint8.
+
+        Args: image_R: int64, which image each prompt is about; None: one after the other. how: as
+        LanguageModel.generate.
+        """
+        with self._autocast():
+            return self._writer().language.generate(self._soft_prompts(pixels_BCHW, prompts, image_R), prompts, **how)
+
+    @torch.inference_mode()
+    def score(
+        self, pixels_BCHW: Tensor, prompts: Sequence[str], targets: Sequence[str], image_R: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """How likely each of R targets is after its prompt: mean negative log-likelihood of its tokens (nats), the mark
+        that ends it among them, float32 [R]; and whether each of them is the likeliest token at its place, bool [R].
+
+        Args: image_R: as `write`. Raises ValueError for an empty target.
+        """
+        language = self._writer().language
+        text = language.tokenise(prompts, targets).to(pixels_BCHW.device)
+        with self._autocast():
+            logits_LV, row_L = language.logits(self._soft_prompts(pixels_BCHW, prompts, image_R), text)
+            losses_L = F.cross_entropy(logits_LV, text.target_L, reduction="none")
+        missed_L = (logits_LV.argmax(dim=1) != text.target_L).float()
+        count_R = torch.bincount(row_L, minlength=len(prompts))
+        sums_2R = losses_L.new_zeros(2, len(prompts)).index_add(1, row_L, torch.stack([losses_L, missed_L]))
+        return sums_2R[0] / count_R, sums_2R[1] == 0
+
+    def pixels(self, images: Sequence[Picture]) -> Tensor:
+        """Images as the run's evaluation sees them: uint8 [B, 3, size, size] on the device."""
+        filtered = self.net.vision.interpolation
+        return torch.stack([eval_view(as_rgb(each), self.image_size, filtered) for each in images]).to(self.device)
+
+    def _batches(
+        self, images: Sequence[Picture], texts: Sequence[str]
+    ) -> Iterator[tuple[Tensor, Tensor, Sequence[str]]]:
+        """Of each batch the pixels of its images, which image each row is about, int64 [R], and the rows' texts."""
+        for chosen, own in zip(self._parts(images), self._parts(texts)):
+            once, rows = rows_of_once(chosen)
+            yield self.pixels(once), torch.tensor(rows, device=self.device), own
+
+    def _parts(self, given: Sequence[Any]) -> Iterator[Sequence[Any]]:
+        yield from (given[at : at + self.batch_size] for at in range(0, len(given), self.batch_size))
+
+    def _features(self, pixels_BCHW: Tensor) -> Features:
+        """Of a batch. Query outputs are those of the pass that makes the soft prompt, whatever the bridge does."""
+        seen, prompts = [], [getattr(self.stage2, "prompt", "")] * len(pixels_BCHW)
+        with self._autocast():
+            if self.stage2 is None:
+                image = self.stage1.qformer.project_image(self.net.vision(pixels_BCHW))
+                (output,) = self.stage1.qformer([Pass(masks.UNIMODAL, image=image)])
+                return Features(output.query_RQD.cpu(), None)
+            if (qformer := getattr(self.stage2.bridge, "qformer", None)) is None:
+                return Features(None, self._soft_prompts(pixels_BCHW, prompts).cpu())
+            hook = qformer.register_forward_hook(lambda part, given, outputs: seen.append(outputs[0].query_RQD))
+            try:
+                soft_prompt_BPW = self._soft_prompts(pixels_BCHW, prompts)
+            finally:
+                hook.remove()
+        return Features(seen[0].cpu(), soft_prompt_BPW.cpu())
+
+    def _soft_prompts(self, pixels_BCHW: Tensor, prompts: Sequence[str], image_R: Tensor | None = None) -> Tensor:
+        """Soft prompts [R, P, W]; each image is looked at once."""
+        net = self._writer()
+        read = net.read(prompts)
+        read = None if read is None else read.to(pixels_BCHW.device)
+        return net.soft_prompts(net.vision(pixels_BCHW), read, image_R)
+
+    def _autocast(self) -> AbstractContextManager:
+        """What the Trainer computes in at this precision; as there, 16-mixed is bf16-mixed on a CPU."""
+        if (dtype := MIXED[self.precision]) is None:
+            return nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16 if self.device.type == "cpu" else dtype)
+
+    def _writer(self) -> Stage2:
+        """The part with the language model. Raises ValueError for a run without one."""
+        if self.stage2 is None:
+            check_writes(self.experiment)
+            raise ValueError(f"{self.file}: its {type(self.net).__name__} has no language model")
+        return self.stage2
+
+    def _head(self, name: str) -> Stage1:
+        """The part with the head itc or itm. Raises ValueError for a run without it."""
+        if getattr(self.stage1, name, None) is not None:
+            return self.stage1
+        if self.stage1 is not None:
+            raise ValueError(f"{self.file} was trained with {name}=null: take a run of stage 1 that has it on")
+        start = self.settings.get("init_from")
+        own = f", such as the one that it started from, {start}" if isinstance(start, str) else ""
+        raise ValueError(f"{self.file} is of stage 2, which has no {name.upper()}: load a run of stage 1{own}")
+
+    def _texts(self, texts: Sequence[str]) -> list[str]:
+        """Texts as captions are read for retrieval. Raises ValueError for one without a word, or too many unknown."""
+        cleaned = [clean_caption(each, self.max_caption_words) for each in texts]
+        if "" in cleaned:
+            raise ValueError(f"the text {texts[cleaned.index('')]!r} holds no word")
+        _check_words(self.stage1, words.CAPTIONS, "the text", cleaned, self.max_unknown_words)
+        return cleaned
+
+
+def template(settings: dict[str, Any]) -> str:
+    """How a run puts a question, {} being its place. Raises ValueError where its configuration does not say."""
+    if "question" not in settings:
+        raise ValueError("the checkpoint's configuration has no model.question, by which a question is put")
+    return settings["question"]
+
+
+def decoding(settings: dict[str, Any], task: str) -> dict[str, Any]:
+    """How a run's evaluation looks for answers (vqa) or captions (caption): arguments of LanguageModel.generate."""
+    return {name: settings[f"{task}_{name}"] for name in DECODING if f"{task}_{name}" in settings}
+
+
+def _check_words(net: nn.Module, kind: str, what: str, texts: Sequence[str], limit: float) -> None:
+    """Warn of words that a tokenizer of a network does not know. Raises ValueError where they are too many, and for a
+    text that is empty."""
+    if any(not each.strip() for each in texts):
+        raise ValueError(f"{what} is empty")
+    told = [
+        words.Told(reader, f"{what} {shown(each)!r}", plain.known([each]))
+        for each in dict.fromkeys(texts)
+        for reader, (plain, kinds) in words.tokenizers(net).items()
+        if kind in kinds
+    ]
+    words.check_known(told, limit)
+    for each in told:
+        if each.known.unknown:
+            warnings.warn(str(each), stacklevel=4)
