@@ -91,7 +91,7 @@ class Loaded:
         made = (self.write(pixels, each, image_R, **how) for pixels, image_R, each in self._batches(images, prompts))
         return as_given(joined(made), one)
 
-    @torch.inference_mode()
+    @torch.no_grad()  # its tensors may be trained on
     def features(self, images: Picture | Sequence[Picture]) -> Features:
         """Query outputs and soft prompts of images. A bridge that reads prompts gets the run's captioning prompt."""
         images, one = listed(images)
@@ -100,7 +100,7 @@ class Loaded:
         both = (torch.cat(parts) if parts else None for parts in (queries, soft_prompts))
         return Features(*(part[0] if one and part is not None else part for part in both))
 
-    @torch.inference_mode()
+    @torch.no_grad()  # its tensors may be trained on
     def similarity(self, images: Picture | Sequence[Picture], texts: str | Sequence[str]) -> Tensor:
         """ITC's cosine of each image's best query with each text, by which retrieval ranks: float [I, T] on the CPU,
         without I where one image is given, and without T where one text is. Needs ITC."""
