@@ -4,6 +4,7 @@ checkpoint, results beside the run they belong to)."""
 import signal
 import sys
 from argparse import ArgumentTypeError
+from collections.abc import Callable
 from pathlib import Path
 
 import yaml
@@ -18,17 +19,20 @@ from lit_blip2.distributed import gather_lists
 from lit_blip2.evaluation.rules import differing, folder_name, kept_rules, rules_of, told
 from lit_blip2.go_on import check_folder, go_on
 from lit_blip2.links import check_links
-from lit_blip2.lit.callbacks import Agreement, Companions, HParams, MetricsFile, Pictures
+from lit_blip2.lit.callbacks import Agreement, Companions, HParams, MetricsFile, Pictures, PrintMetrics
 from lit_blip2.lit.module import LitBLIP2
+from lit_blip2.lit.quiet import quiet
 from lit_blip2.parser import HELP, TRAINER, SuiteParser, config_files, counts_before_shares
 from lit_blip2.paths import free_name
 from lit_blip2.runs import CONFIG, JOB, Left, find_checkpoint, newest_checkpoint, run_of
 from lit_blip2.stopping import STATUS, job_name
+from lit_blip2.terminal import say
 from lit_blip2.trust import taken_allow
+from lit_blip2.what_next import TESTED, after_fit, after_test
 from lit_blip2.whole_files import write_text
 
+ALWAYS = (Agreement, Companions, MetricsFile, PrintMetrics, HParams, Pictures)  # callbacks of every run
 EVALUATIONS = ("validate", "test", "predict")
-TESTED = {"test", "vqa_test", "binding_test"}  # what a data module tests on
 
 
 class SuiteCLI(LightningCLI):
@@ -37,8 +41,9 @@ class SuiteCLI(LightningCLI):
     left: Left | None = None  # the run that a fit goes on with
 
     def parse_arguments(self, parser: LightningArgumentParser, args: list[str] | None) -> None:
+        self.given = sys.argv[1:] if args is None else args
         try:
-            self.allow, rest = taken_allow(sys.argv[1:] if args is None else args)
+            self.allow, rest = taken_allow(self.given)
         except ArgumentTypeError as error:
             parser.error(str(error))
         self.config = parser.parse_args(rest)
@@ -48,6 +53,8 @@ class SuiteCLI(LightningCLI):
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand in ("validate", "test"):
+            parser.set_defaults(verbose=False)  # the callback PrintMetrics has a table of its own
         if subcommand == "fit":
             parser.add_argument(
                 "--resume",
@@ -108,7 +115,7 @@ class SuiteCLI(LightningCLI):
         """The name of the last file behind the experiment that chooses what to test on: test sets of one run keep
         apart. Parsed settings do not tell which file they came from, so the files are asked."""
         files = config_files(self.config.test)[1:] if self.subcommand == "test" else []
-        return [file.stem for file in files if TESTED & read(file).data.keys()][-1:]
+        return [file.stem for file in files if read(file).data.keys() & set(TESTED)][-1:]
 
     def _by_rules(self, folder: Path) -> Path:
         """Where to test: a folder, or one in it where it holds a test by other rules, such as scoring=lavis."""
@@ -120,6 +127,22 @@ class SuiteCLI(LightningCLI):
             rank_zero_info(f"{folder} holds a test by other rules ({told(other)}): results go to {place}")
             folder = place
         return folder
+
+    def after_fit(self) -> None:
+        """Where the run lies, how far it came, and what to type next."""
+        changed = any(each.startswith(("--model", "--data")) for each in self.given)
+        steps = f"{self.trainer.global_step} of {self.trainer.max_steps} steps"
+        self._end(steps, lambda run, of: after_fit(run, config_files(self.config.fit), of, changed))
+
+    def after_test(self) -> None:
+        self._end("tested", lambda folder, of: after_test(run_of(Path(self.config.test.ckpt_path)), of))
+
+    def _end(self, how: str, next_lines: Callable[[Path, Experiment], list[str]]) -> None:
+        folder = self.trainer.log_dir  # asks all ranks, so it comes before any of them leaves
+        if not (folder and self.trainer.is_global_zero) or self.trainer.fast_dev_run:
+            return
+        lines = next_lines(Path(folder), Experiment(self.config[self.subcommand].as_dict(), "this run"))
+        say(f"{folder}: {how}", *(["next:"] if lines else []), *(f"  {line}" for line in lines))
 
     def after_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
@@ -151,6 +174,7 @@ class SaveConfigOnFit(SaveConfigCallback):
 def build(cli: type[SuiteCLI], arguments: list[str] | None = None, run: bool = True) -> SuiteCLI:
     """The command line with this suite's defaults; `run` as LightningCLI has it."""
     counts_before_shares()
+    quiet()
     return cli(
         LitBLIP2,
         LightningDataModule,
@@ -162,7 +186,7 @@ def build(cli: type[SuiteCLI], arguments: list[str] | None = None, run: bool = T
         seed_everything_default=0,
         parser_class=SuiteParser,
         parser_kwargs={command: {"description": HELP} for command in ("fit", *EVALUATIONS)},
-        trainer_defaults=TRAINER | {"callbacks": [Agreement(), Companions(), MetricsFile(), HParams(), Pictures()]},
+        trainer_defaults=TRAINER | {"callbacks": [each() for each in ALWAYS]},
         args=arguments,
         run=run,
     )

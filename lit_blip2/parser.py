@@ -32,7 +32,7 @@ TRAINER = {
 CALLBACKS = [
     {"class_path": "lit_blip2.lit.callbacks.Checkpoints"},
     {"class_path": "lit_blip2.lit.callbacks.NonFinite"},
-    {"class_path": "lightning.pytorch.callbacks.TQDMProgressBar", "init_args": {"refresh_rate": 20}},
+    {"class_path": "lit_blip2.lit.callbacks.StepProgressBar"},
 ]
 # Kinds of callbacks, by how their classes end, and the Trainer's argument that switches them off, if there is one.
 SWITCHES = {

@@ -371,12 +371,20 @@ def _placeless(config: dict[str, Any]) -> dict[str, Any]:
     trainer = config.get("trainer")
     trainer = {key: value for key, value in trainer.items() if key not in NO_PART} if isinstance(trainer, dict) else {}
     if isinstance(callbacks := trainer.get("callbacks"), list):
-        trainer["callbacks"] = [_graceless(each) for each in callbacks]
+        trainer["callbacks"] = [_graceless(each) for each in without_bars(callbacks)]
     placeless = {key: value for key, value in config.items() if key != "ckpt_path"} | {"trainer": trainer}
     data = config.get("data")
     if isinstance(data, dict) and isinstance(own := data.get("init_args"), dict):
         placeless["data"] = data | {"init_args": {name: own[name] for name in own if name not in NO_DATA}}
     return placeless
+
+
+def without_bars(callbacks: Any) -> Any:
+    """The settings of callbacks without progress bars, which only show what happens; anything else as it is."""
+    if not isinstance(callbacks, list):
+        return callbacks
+    paths = [each.get("class_path") if isinstance(each, dict) else None for each in callbacks]
+    return [each for each, path in zip(callbacks, paths) if not str(path).endswith("ProgressBar")]
 
 
 def _graceless(callback: Any) -> Any:

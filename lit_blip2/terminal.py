@@ -1,5 +1,5 @@
 """What reaches a terminal: texts of others, such as file names and captions, without control characters in them; sizes
-in units; the first few of a long list."""
+and times in units; the first few of a long list."""
 
 import logging
 import re
@@ -37,6 +37,14 @@ def readable(count: float) -> str:
             return f"{count:.3g} {unit}"
         count /= 1000
     return f"{count:,.3g} TB"
+
+
+def duration(seconds: float) -> str:
+    """Such as 45 s, 12 min, 3.5 h or 2.1 days."""
+    for unit, size, most in (("s", 1, 100), ("min", 60, 100), ("h", 3600, 48)):
+        if seconds < most * size:
+            return f"{seconds / size:.{1 if unit == 'h' else 0}f} {unit}"
+    return f"{seconds / 86400:.1f} days"
 
 
 def first_few(texts: Sequence[str], most: int, between: str = ", ") -> str:

@@ -145,18 +145,18 @@ def test_help_says_what_an_experiment_is(capsys):
 
 def test_a_callback_is_shared_unless_one_of_its_kind_is_named(tmp_path):
     ema = "--trainer.callbacks+={class_path: lit_blip2.lit.callbacks.ema.EMA}"
-    assert names(parsed(ema)) == ["Checkpoints", "NonFinite", "RichProgressBar", "EMA"]
-    assert names(parsed("--trainer.callbacks=null")) == ["Checkpoints", "NonFinite", "TQDMProgressBar"]
+    assert names(parsed(ema)) == ["Checkpoints", "NonFinite", "StepProgressBar", "EMA"]
+    assert names(parsed("--trainer.callbacks=null")) == ["Checkpoints", "NonFinite", "StepProgressBar"]
     assert names(parsed("--trainer.callbacks=LearningRateMonitor"))[-1] == "LearningRateMonitor"
     own = parsed("--trainer.callbacks=[{class_path: ModelCheckpoint, init_args: {save_top_k: 3}}]")
-    assert names(own) == ["Checkpoints", "NonFinite", "TQDMProgressBar", "ModelCheckpoint"]
+    assert names(own) == ["Checkpoints", "NonFinite", "StepProgressBar", "ModelCheckpoint"]
     assert own.trainer.callbacks[3].init_args.save_top_k == 3 and own.trainer.callbacks[3].init_args.save_last is None
 
 
 @pytest.mark.parametrize(
     ("switch", "left"),
     [
-        ("enable_checkpointing", ["NonFinite", "RichProgressBar", "SceneScores"]),
+        ("enable_checkpointing", ["NonFinite", "StepProgressBar", "SceneScores"]),
         ("enable_progress_bar", ["Checkpoints", "NonFinite", "SceneScores"]),
     ],
 )

@@ -30,7 +30,7 @@ FLOORS = [
     ["ablation.folder", "evaluation"],
     ["ablation.schema"],
     ["ablation.spec"],
-    ["checkpoint", "distributed", "offline", "roll_call", "whole_files"],
+    ["checkpoint", "distributed", "offline", "roll_call", "what_next", "whole_files"],
     ["allocator", "config", "keyed", "nulls", "paths", "pixels", "refusals", "runs", "settings", "sources", "trust"],
     ["given", "links", "zeros"],
     ["console", "contents", "reads"],

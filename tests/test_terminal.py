@@ -13,7 +13,7 @@ from rich.table import Table
 
 from lit_blip2.console import Console, styled
 from lit_blip2.contents import DataError
-from lit_blip2.terminal import first_few, guard, one_line, printable, say
+from lit_blip2.terminal import duration, first_few, guard, one_line, printable, say
 
 HOSTILE = "a\x1b]0;owned\x07\x9b2J\x7f\u202eb\rc\udcff"
 
@@ -31,6 +31,11 @@ def test_control_characters_are_written_out_and_all_else_stays():
 
 def test_an_error_of_many_lines_becomes_one():
     assert one_line(ValueError("a\n  b\tc")) == "a b c" and one_line("a\nbcd", 3) == "a b" and one_line("\n") == ""
+
+
+def test_a_time_has_the_unit_that_one_would_say():
+    told = {0.4: "0 s", 99: "99 s", 100: "2 min", 5999: "100 min", 6000: "1.7 h", 172799: "48.0 h", 432000: "5.0 days"}
+    assert {seconds: duration(seconds) for seconds in told} == told
 
 
 def test_a_long_list_is_cut_and_says_how_much_is_left():

@@ -24,8 +24,9 @@ BEGIN = f"{PACKAGE.name}.lit.callbacks.MetricsFile"  # writes what is compared, 
 NO_NUMBERS = {
     "allocator", "config", "console", "contents", "links", "nulls", "offline", "parser", "paths", "refusals",
     "roll_call", "runs", "settings", "signature", "sources", "stopping", "terminal", "trust", "whole_files", "words",
-    "zeros", "data.annotations.unread", "data.faults", "lit.finite", "lit.foreign_paths", "lit.kept_batch",
-    "lit.signals", "lit.watch", "model.side_files", "model.spelling", "model.tokenizer_files",
+    "what_next", "zeros", "data.annotations.unread", "data.faults", "lit.callbacks.print_metrics",
+    "lit.callbacks.step_progress_bar", "lit.finite", "lit.foreign_paths", "lit.kept_batch", "lit.quiet", "lit.signals",
+    "lit.watch", "model.side_files", "model.spelling", "model.tokenizer_files",
 }  # fmt: skip
 DOTTED = re.compile(rf"{PACKAGE.name}(\.\w+)+")
 FILE = re.compile(r"[\w-]{1,60}\.\w{1,20}")

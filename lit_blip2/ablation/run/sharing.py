@@ -20,6 +20,7 @@ from lit_blip2.ablation.schema import Cell, Plan, Search, StepRun, setting_name
 from lit_blip2.ablation.spec.grid import Grid, Point, run_name
 from lit_blip2.ablation.spec.step import REFERENCE
 from lit_blip2.config import arguments_of, strings
+from lit_blip2.runs import without_bars
 from lit_blip2.sources import sources
 
 
@@ -124,8 +125,10 @@ def _with_seed(config: dict[str, Any], seed: int) -> dict[str, Any]:
 
 
 def step_key(command: str, config: dict[str, Any], parents: dict[str, str], files: dict[str, str], code: str) -> str:
-    """What a step's results follow from. parents: step -> key; files: name -> digest."""
+    """What a step's results follow from: not where it logs, nor what it shows. parents: step -> key; files: name ->
+    digest."""
     trainer = {key: value for key, value in config["trainer"].items() if key != "logger"}
+    trainer["callbacks"] = without_bars(trainer.get("callbacks"))
     return _digest([command, config | {"trainer": trainer}, parents, files, code])
 
 

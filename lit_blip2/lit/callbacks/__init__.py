@@ -8,5 +8,10 @@ from lit_blip2.lit.callbacks.hparams import HParams
 from lit_blip2.lit.callbacks.metrics_file import MetricsFile
 from lit_blip2.lit.callbacks.non_finite import NonFinite
 from lit_blip2.lit.callbacks.pictures import Pictures
+from lit_blip2.lit.callbacks.print_metrics import PrintMetrics
+from lit_blip2.lit.callbacks.step_progress_bar import StepProgressBar
 
-__all__ = ["EMA", "Agreement", "Checkpoints", "Companions", "HParams", "MetricsFile", "NonFinite", "Pictures"]
+__all__ = [
+    "EMA", "Agreement", "Checkpoints", "Companions", "HParams", "MetricsFile", "NonFinite", "Pictures", "PrintMetrics",
+    "StepProgressBar",
+]  # fmt: skip

@@ -1,12 +1,10 @@
-"""How sure a test's metrics are: in a table, in intervals.json, and item by item for `compare`."""
+"""How sure a test's metrics are: in intervals.json, and item by item for `compare`."""
 
 from pathlib import Path
 
 import lightning as L
 import numpy as np
-from rich.table import Table
 
-from lit_blip2.console import Console
 from lit_blip2.evaluation.items import FILE, Items, interval, write_items
 from lit_blip2.whole_files import write_json
 
@@ -31,10 +29,3 @@ def write_intervals(trainer: L.Trainer, items: dict[str, Items]) -> None:
         for name, (low, high) in found.items()
     }
     write_json(Path(folder, INTERVALS), kept)
-    table = Table("metric", title="95 % intervals, bootstrap over images")
-    for head in ("value", "low", "high", "images"):
-        table.add_column(head, justify="right")
-    for name, each in items.items():
-        row = kept[name]
-        table.add_row(name, f"{each.value():.4f}", f"{row['low']:.4f}", f"{row['high']:.4f}", str(row["images"]))
-    Console().print(table)

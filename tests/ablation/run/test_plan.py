@@ -225,6 +225,16 @@ def test_the_key_changes_with_data_files_code_and_parents(planned, monkeypatch, 
     assert not set(keys().values()) & set(changed.values())
 
 
+def test_what_a_step_shows_and_where_it_logs_decide_nothing():
+    def key(*callbacks: str, **trainer) -> str:
+        named = {"callbacks": [{"class_path": each} for each in callbacks]}
+        return sharing.step_key("fit", {"trainer": named | trainer}, {}, {}, "")
+
+    own = key("Checkpoints", "lightning.pytorch.callbacks.RichProgressBar")
+    assert own == key("Checkpoints", "lit_blip2.lit.callbacks.StepProgressBar", logger="x") == key("Checkpoints")
+    assert own not in (key(), key("Checkpoints", "EMA"), key("Checkpoints", max_steps=3))
+
+
 def test_images_are_told_apart_by_size_and_texts_by_content(tmp_path):
     def digest(name: str, content: bytes) -> str:
         (tmp_path / name).write_bytes(content)

@@ -1,0 +1,40 @@
+"""What to type once a command has ended: commands that go on from its run."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from lit_blip2.config import Experiment, read
+from lit_blip2.contents import DataError
+from lit_blip2.runs import CONFIG
+
+COMMAND = "python -m lit_blip2"
+MOST = 3  # experiments that start from a run
+TESTED = ("test", "vqa_test", "binding_test")  # what a data module tests on
+
+
+def after_fit(run: Path, files: Sequence[Path], experiment: Experiment, changed: bool) -> list[str]:
+    """Commands for a run that has been trained: its test, experiments beside its own that start from it, and for one
+    with a language model a question. changed: whether it has settings that its files do not tell."""
+    given = [run / CONFIG] if changed else files
+    configs = " ".join(f"--config {file}" for file in given)
+    lines = [f"{COMMAND} test {configs} --ckpt_path {run}"] if any(map(experiment.data.get, TESTED)) else []
+    lines += [f"{COMMAND} fit --config {file} --model.init_from={run}" for file in starting_from(run, files[:1])]
+    return lines + after_test(run, experiment)
+
+
+def after_test(run: Path, experiment: Experiment) -> list[str]:
+    """Commands for a run that has been tested."""
+    return [f'{COMMAND} ask --checkpoint {run} IMAGE "what is in the picture ?"'] if experiment.language else []
+
+
+def starting_from(run: Path, files: Sequence[Path]) -> list[Path]:
+    """Experiments beside a run's own whose `init_from` is the newest run of that experiment, the first few by name."""
+    found = []
+    for file in sorted(each for own in files for each in own.parent.glob("*.yaml")):
+        try:
+            start = read(file).model.get("init_from")
+        except (DataError, OSError):  # no experiment
+            continue
+        if isinstance(start, str) and Path(start).name == run.parent.name:
+            found.append(file)
+    return found[:MOST]
