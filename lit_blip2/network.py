@@ -2,12 +2,13 @@
 
 import traceback
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
 import torch
-from jsonargparse import ArgumentError, ArgumentParser
+from jsonargparse import ArgumentError, ArgumentParser, Namespace
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
@@ -27,6 +28,7 @@ from lit_blip2.trust import NotAllowedError, check_fetches_nothing, importing_on
 # The annotations of `net` in this package's own modules, so that `params` and `ask` need not import Lightning.
 OWN = {"lit_blip2.lit.LitStage1": Stage1, "lit_blip2.lit.LitStage2": Stage2, "lit_blip2.lit.LitJoint": Joint}
 
+OPTIMISER = "lit_blip2.lit.optim.AdamWCosine"  # the one class that is no network and may stand in a checkpoint
 ENCODER = "image encoder "  # what a random part is called, before its name
 
 
@@ -48,12 +50,19 @@ def network_class(experiment: Experiment) -> type[nn.Module]:
             module = parser.parse_object({"model": path}).model
     except (ArgumentError, ImportError, AttributeError) as error:
         raise ValueError(f"{experiment.source}: model.class_path {path!r} cannot be imported: {error}") from error
+    if (found := annotated_network(module)) is None:
+        raise ValueError(
+            f"{experiment.source}: {path} must name the class of its network, as in __init__(self, net: Stage1)"
+        )
+    return found
+
+
+def annotated_network(module: type) -> type[nn.Module] | None:
+    """The annotation of `net` in a LightningModule's arguments; None where there is none."""
     for each in module.__mro__:  # a subclass may hand `net` on in its **kwargs
         if "net" in getattr(each.__init__, "__annotations__", {}):
             return get_type_hints(each.__init__)["net"]
-    raise ValueError(
-        f"{experiment.source}: {path} must name the class of its network, as in __init__(self, net: Stage1)"
-    )
+    return None
 
 
 def build_net(experiment: Experiment) -> nn.Module:
@@ -72,12 +81,30 @@ def _built(experiment: Experiment, parts: Any, kind: type[nn.Module]) -> nn.Modu
     """A network, or a part of one, of this class, from its settings."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--net", type=kind)
+    return _parsed(parser, experiment, {"net": parts}).net
+
+
+def module_arguments(experiment: Experiment, kind: type, given: Collection[str] = ()) -> dict[str, Any]:
+    """The arguments of a run's LightningModule, as those of this class, without its network and those `given` already.
+
+    Raises ValueError for those that do not fit, or that have names that they may not have (see trust.py).
+    """
+    left_out = {"net", *given}
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(kind, "model", skip=left_out, instantiate=False)
+    settings = {name: value for name, value in experiment.model.items() if name not in left_out}
+    allow = None if experiment.allow is None else (*experiment.allow, OPTIMISER)
+    return vars(_parsed(parser, replace(experiment, allow=allow), {"model": settings}).model)
+
+
+def _parsed(parser: ArgumentParser, experiment: Experiment, settings: dict[str, Any]) -> Namespace:
+    """What a parser makes of settings, its classes built."""
     try:
         with importing_only(experiment.allow, experiment.source):
-            _check_fetches_nothing(experiment, parts)
-            given = parser.parse_object({"net": parts})
+            _check_fetches_nothing(experiment, settings)
+            given = parser.parse_object(settings)
             _check_fetches_nothing(experiment, given.as_dict())  # also what stood in a text
-            return parser.instantiate(given).net
+            return parser.instantiate(given)
     except NotAllowedError:
         raise
     except (ArgumentError, ValueError, TypeError) as error:

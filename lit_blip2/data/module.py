@@ -301,7 +301,14 @@ class PairData(L.LightningDataModule):
         return [None if name is None else self.root / name for name in names]
 
     def train_dataloader(self) -> TrainLoader:
-        """Batches from the trainer's current step to its last. See `TrainPairs` and `train_loader`."""
+        """Batches from the trainer's current step to its last; without a trainer those of one epoch. See `TrainPairs`
+        and `train_loader`."""
+        if self.pairs is None:
+            raise ValueError('nothing is read yet: call setup("fit") first, or give the data to a Trainer')
+        if self.trainer is None:
+            steps = max(1, len(self.pairs) // self.batch_size)
+            pairs = TrainPairs(self.pairs, self.seed)
+            return train_loader(pairs, self.batch_size, 0, steps, num_workers=self.num_workers, faults=self.faults)
         trainer = self._checked_trainer()
         if trainer.max_steps < 1:
             raise ValueError("training is counted in optimiser steps: set trainer.max_steps")
@@ -330,7 +337,7 @@ class PairData(L.LightningDataModule):
 
     def _tell(self) -> None:
         if self.faults.counts:
-            rank = self.trainer.global_rank
+            rank = 0 if self.trainer is None else self.trainer.global_rank
             log.warning("replaced %d images:\n%s", self.faults.counts.total(), self.faults.table())
             if self.folder:
                 self.faults.write(Path(self.folder) / (f"unreadable_{rank}.json" if rank else "unreadable.json"))
@@ -358,11 +365,14 @@ class PairData(L.LightningDataModule):
         return Examples(self.tables[split]["vqa"], self.source(split), count, self.seed)
 
     def _eval_loaders(self, split: str) -> dict[str, DataLoader]:
+        if split not in self.tables:
+            raise ValueError(f"nothing of {split} is read yet: call setup() first, or give the data to a Trainer")
+        rows = self.tables[split], self.source(split), self.eval_batch_size
+        if self.trainer is None:
+            return eval_loaders(*rows, num_workers=self.num_workers)
         trainer = self._checked_trainer()
         return eval_loaders(
-            self.tables[split],
-            self.source(split),
-            self.eval_batch_size,
+            *rows,
             trainer.global_rank,
             trainer.world_size,
             self.num_workers,

@@ -3,7 +3,7 @@ and lean checkpoints."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import lightning as L
 import torch
@@ -43,6 +43,7 @@ from lit_blip2.lit.evaluators.unfinished import predictions_made_of
 from lit_blip2.lit.finite import check_finite, gradient_norm
 from lit_blip2.lit.foreign_paths import forget_foreign_paths
 from lit_blip2.lit.kept_optimizer import settle, take_up
+from lit_blip2.lit.made_from import made_from
 from lit_blip2.lit.optim import AdamWCosine
 from lit_blip2.lit.progress import (
     check_counts,
@@ -92,6 +93,29 @@ class LitBLIP2(L.LightningModule):
         self.max_steps: int | None = None
         self.kept: dict[str, Any] | None = None
         self.built: Built | None = None
+
+    @classmethod
+    def load_from_checkpoint(
+        cls,
+        checkpoint_path: str | Path,
+        map_location: str | torch.device | None = None,
+        allow: Sequence[str] = (),
+        **arguments: Any,
+    ) -> Self:
+        """A run's module, with its frozen weights and the trained ones, on `map_location`; in training mode, as
+        Lightning leaves it.
+
+        Args: checkpoint_path: a checkpoint, or a run's folder. allow: what its configuration may name beside this
+        package's own (SECURITY.md). arguments: of this class, in the place of the run's; net=..., optimization=... for
+        a checkpoint that was not written by `python -m lit_blip2 fit`.
+
+        Raises ValueError for a run of another class, and for what does not fit; FileNotFoundError for missing weights.
+        """
+        module, checkpoint = made_from(cls, checkpoint_path, allow, arguments)
+        module.config, module.allow = checkpoint.get("config") or "", list(allow)
+        module.on_load_checkpoint(checkpoint)
+        module.load_state_dict(checkpoint["state_dict"], strict=False)  # what is missing is frozen, and was checked
+        return module.to(map_location)
 
     def setup(self, stage: str) -> None:
         """Read frozen weights and tokenizers from disk, and what training starts from. Cached features need no image
@@ -231,7 +255,8 @@ class LitBLIP2(L.LightningModule):
         folder = None if trainer.log_dir is None else Path(trainer.log_dir)  # log_dir asks all ranks
         if self.generation is not None and command in ("test", "predict"):
             examples = data.examples(self.generation.in_context) if self.generation.in_context else None
-            made_of = predictions_made_of(self.config, trainer.ckpt_path, str(trainer.precision), data)
+            weights = trainer.ckpt_path or str(norm(trainable_state(self).values()))
+            made_of = predictions_made_of(self.config, weights, str(trainer.precision), data)
         return Evaluation(command, folder, trainer.is_global_zero, examples, made_of)
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> None:
@@ -313,11 +338,13 @@ class LitBLIP2(L.LightningModule):
                 "predict writes captions and answers, without a language model there are none: use a stage-2 experiment"
             )
 
-    def predict_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Captions and answers, for predict.jsonl; those of a test, in predictions.jsonl, stay."""
+    def predict_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> list[dict[str, Any]]:
+        """Captions and answers of a batch, as they stand in predict.jsonl; a test's, in predictions.jsonl, stay."""
+        before = len(self.generation.predictions)
         if batch["task"] in self.generation.tasks:
             with naming(names_of(batch)):
                 self.generation.step(batch)
+        return self.generation.predictions[before:]
 
     def on_predict_epoch_end(self) -> None:
         self.generation.write("predict.jsonl")

@@ -75,10 +75,11 @@ class Unfinished:
             file.unlink(missing_ok=True)
 
 
-def predictions_made_of(config: str, checkpoint: str | Path | None, precision: str, data: "PairData") -> list[str]:
+def predictions_made_of(config: str, weights: str, precision: str, data: "PairData") -> list[str]:
     """All that a prediction depends on: model, checkpoint, numbers, data; not how many at a time, or by whom.
 
-    Args: config: the resolved configuration as YAML. checkpoint: the file that is tested. precision: the trainer's.
+    Args: config: the resolved configuration as YAML. weights: the checkpoint that is tested, or what tells the weights
+    of a module that was loaded before. precision: the trainer's.
     data: set up for the test, with the validation questions too where examples are drawn from them.
     """
     model = from_text(config, "this run").settings.get("model")
@@ -89,12 +90,12 @@ def predictions_made_of(config: str, checkpoint: str | Path | None, precision: s
         for task, table in of_split.items()
         if task == "vqa" or (split, task) == ("test", "caption")
     ]
-    return [json.dumps(model), _stamp(checkpoint), precision, *looks, *tables]
+    return [json.dumps(model), _stamp(weights), precision, *looks, *tables]
 
 
-def _stamp(checkpoint: str | Path | None) -> str:
-    """Which state of a checkpoint file this is."""
-    if checkpoint is None:
-        return ""
-    state = Path(checkpoint).stat()
-    return f"{checkpoint} {state.st_size} {state.st_mtime_ns}"
+def _stamp(weights: str) -> str:
+    """Which state of a checkpoint file this is, where it is one."""
+    if not (file := Path(weights)).is_file():
+        return weights
+    state = file.stat()
+    return f"{weights} {state.st_size} {state.st_mtime_ns}"

@@ -52,7 +52,7 @@ MADE_OF = dict(precision="32-true", seed=0, asked="a", examples="b", image_size=
 def made_of(precision: str, seed: int, asked: str, examples: str, image_size: int) -> list[str]:
     tables = {"test": {"vqa": Table(asked), "binding": Table("c")}, "val": {"vqa": Table(examples)}}
     about = dict(root="data", images="images", features=None, image_size=image_size, seed=seed, tables=tables)
-    return predictions_made_of("model: {a: 1}", None, precision, SimpleNamespace(**about))
+    return predictions_made_of("model: {a: 1}", "", precision, SimpleNamespace(**about))
 
 
 @pytest.mark.parametrize(
