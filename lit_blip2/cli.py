@@ -26,7 +26,7 @@ from lit_blip2.parser import HELP, TRAINER, SuiteParser, config_files, counts_be
 from lit_blip2.paths import free_name
 from lit_blip2.runs import CONFIG, JOB, Left, find_checkpoint, newest_checkpoint, run_of
 from lit_blip2.stopping import STATUS, job_name
-from lit_blip2.terminal import say
+from lit_blip2.terminal import PROGRAM, say
 from lit_blip2.trust import taken_allow
 from lit_blip2.what_next import TESTED, after_fit, after_test
 from lit_blip2.whole_files import write_text
@@ -185,7 +185,7 @@ def build(cli: type[SuiteCLI], arguments: list[str] | None = None, run: bool = T
         auto_configure_optimizers=False,
         seed_everything_default=0,
         parser_class=SuiteParser,
-        parser_kwargs={command: {"description": HELP} for command in ("fit", *EVALUATIONS)},
+        parser_kwargs={"prog": PROGRAM, **{each: {"description": HELP} for each in ("fit", *EVALUATIONS)}},
         trainer_defaults=TRAINER | {"callbacks": [each() for each in ALWAYS]},
         args=arguments,
         run=run,

@@ -10,6 +10,7 @@ from argparse import ArgumentParser
 from collections.abc import Sequence
 from typing import IO
 
+PROGRAM = "python -m lit_blip2"  # in every help, also of `lit-blip2`: true wherever the package can be imported
 # Control characters of ASCII and Latin-1 (a terminal's escapes begin with one), marks that turn the direction of
 # writing, and halves of surrogate pairs, which cannot be printed; a tab and the end of a line may stay.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")

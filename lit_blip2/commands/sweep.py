@@ -75,7 +75,7 @@ def main(arguments: list[str]) -> int:
         if options.workers < 1:
             raise ValueError(f"--workers {options.workers} must be at least 1")
         return run(options)
-    except (ValueError, OSError, RuntimeError) as error:
+    except (ValueError, OSError, RuntimeError, ImportError) as error:
         say(f"error: {error}", error=True)
     except STORAGE_ERRORS as error:
         say(f"error: {lost_storage(error)}", error=True)

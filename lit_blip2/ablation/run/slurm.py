@@ -4,12 +4,15 @@ import argparse
 import sys
 from pathlib import Path
 
-import submitit
-
 from lit_blip2.ablation.folder import Folder
 from lit_blip2.ablation.run.provenance import asked
 from lit_blip2.ablation.spec.grid import Grid
 from lit_blip2.console import Console
+
+try:
+    import submitit
+except ImportError as error:
+    raise ImportError('--launcher slurm needs submitit: pip install -e ".[slurm]"') from error
 
 DEFAULTS = {"timeout_min": 24 * 60, "cpus_per_task": 8}
 

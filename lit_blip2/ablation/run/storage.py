@@ -39,7 +39,7 @@ def open_storage(url: str) -> Waiting:
         shown = url if "@" not in url else url.partition("://")[0] + "://...@" + url.rpartition("@")[2]
         raise ConnectionError(
             f"--storage {shown} cannot be used ({reason(error)}). It may be sqlite:///FILE, "
-            f"postgresql://USER@HOST/DATABASE (needs psycopg2-binary) or {JOURNAL}FILE"
+            f'postgresql://USER@HOST/DATABASE (needs pip install -e ".[postgresql]") or {JOURNAL}FILE'
         ) from error
 
 

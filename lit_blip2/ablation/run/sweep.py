@@ -27,13 +27,13 @@ def run(options: argparse.Namespace) -> int:
     if options.dry_run:
         console.print(dry_run(grid, Folder(root), kept_beside(grid, options.config)))
         return 0
+    if options.launcher == "slurm":
+        from lit_blip2.ablation.run.slurm import submit  # before anything is begun: submitit may not be there
     folder = _folder(root)
     plan, queue, task = begin(grid, folder, options, console)
     for line in plan.left_out[len(grid.left_out) :]:
         console.print(f"left out: {line}", highlight=False)
     if options.launcher == "slurm":
-        from lit_blip2.ablation.run.slurm import submit
-
         return submit(grid, folder, options, console)
     status = run_workers(grid, plan, queue, folder, options.workers, console, task)
     if status != INTERRUPTED:
