@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from lit_blip2.ablation.folder import Folder, read, write
 from lit_blip2.ablation.run.made import agrees
-from lit_blip2.ablation.run.provenance import versions
+from lit_blip2.ablation.run.provenance import other_versions
 from lit_blip2.ablation.run.reads import has_changed
 from lit_blip2.ablation.schema import Done, Parents, Plan, StepRun
 from lit_blip2.contents import DataError
@@ -78,7 +78,7 @@ def _same_runs(other: Folder, wanted: set[str], here: dict[str, str]) -> dict[st
     """Name here -> run there. Raises DataError where a file is damaged, or a link leads out of the folder."""
     known = read(other.plan, Plan)
     runs = {here[run.key]: run for run in known.steps.values() if run.key in wanted} if known else {}
-    if not runs or known.versions != versions():
+    if not runs or other_versions(known.versions):
         return {}
     check_links(other.root)
     names = {name: here[run.key] for name, run in known.steps.items() if run.key in here}

@@ -6,6 +6,7 @@ import os
 import platform
 import shlex
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,11 @@ def commit(ablation: str) -> dict[str, Any]:
 def versions() -> dict[str, str | None]:
     """Of LIBRARIES; None of one that is not installed."""
     return {each: _version(each) for each in LIBRARIES}
+
+
+def other_versions(known: Mapping[str, str | None]) -> list[str]:
+    """Libraries whose version a plan does not tell, or tells another one of than is installed: `torch 1.0, now 2.0`."""
+    return [f"{name} {known.get(name)}, now {now}" for name, now in versions().items() if known.get(name) != now]
 
 
 def _version(library: str) -> str | None:

@@ -13,7 +13,7 @@ from lit_blip2.ablation.folder import Folder, read, write
 from lit_blip2.ablation.kept import copy_run
 from lit_blip2.ablation.run.cells import cell_metrics, lacking
 from lit_blip2.ablation.run.fingerprint import paths
-from lit_blip2.ablation.run.provenance import versions
+from lit_blip2.ablation.run.provenance import other_versions
 from lit_blip2.ablation.run.queue import Queue
 from lit_blip2.ablation.run.reads import has_changed
 from lit_blip2.ablation.run.sharing import step_key
@@ -103,8 +103,7 @@ def _why_not(
     """Why a cell is not taken, None if it can be."""
     if known is None:
         return "no plan.json lies there, which holds the fingerprints of their steps"
-    libraries = [(name, known.versions.get(name), now) for name, now in versions().items()]
-    if other := [f"{name} {then}, now {now}" for name, then, now in libraries if then != now]:
+    if other := other_versions(known.versions):
         return f"made with {', '.join(other)}"
     if len(runs) < len(cell.steps):
         return "made with other steps"

@@ -3,7 +3,7 @@
 import pytest
 
 from lit_blip2.ablation.folder import Folder, read, write
-from lit_blip2.ablation.run import beside
+from lit_blip2.ablation.run import provenance
 from lit_blip2.ablation.run.beside import take_beside
 from lit_blip2.ablation.schema import Done, Parents, Plan
 from lit_blip2.whole_files import write_json
@@ -11,7 +11,7 @@ from lit_blip2.whole_files import write_json
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(beside, "versions", lambda: {})
+    monkeypatch.setattr(provenance, "versions", lambda: {})
 
 
 @pytest.fixture
@@ -84,9 +84,12 @@ def test_what_has_not_ended_or_does_not_stand_as_told_is_not_taken(make, first, 
 
 
 def test_sweeps_with_other_libraries_are_passed_over(make, first, monkeypatch):
-    monkeypatch.setattr(beside, "versions", lambda: {"torch": "2.0"})
+    write(first.plan, read(first.plan, Plan).model_copy(update={"versions": {"python": "3.11.7", "torch": "1.0"}}))
+    monkeypatch.setattr(provenance, "versions", lambda: {"torch": "2.0"})
     sweep = make(4)
     assert take_beside(sweep.plan, sweep.folder) == []
+    monkeypatch.setattr(provenance, "versions", lambda: {"torch": "1.0"})
+    assert take_beside(sweep.plan, sweep.folder)[0].startswith("6 of 6 step runs")
 
 
 def test_a_damaged_sweep_is_named_and_passed_over(make, first, tmp_path):

@@ -4,7 +4,7 @@ import pytest
 
 from lit_blip2.ablation.folder import Folder, SweepError, read, write
 from lit_blip2.ablation.kept import keep
-from lit_blip2.ablation.run import taken
+from lit_blip2.ablation.run import provenance, taken
 from lit_blip2.ablation.schema import Done, Plan, Record
 from lit_blip2.contents import DataError
 
@@ -12,7 +12,7 @@ from lit_blip2.contents import DataError
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     monkeypatch.setattr(taken, "write_cell", lambda *_: None)
-    monkeypatch.setattr(taken, "versions", lambda: {})
+    monkeypatch.setattr(provenance, "versions", lambda: {})
 
 
 @pytest.fixture
@@ -119,7 +119,7 @@ def test_other_libraries_and_changed_files_are_reasons(make, kept, tmp_path, mon
     write(kept.done("own/2"), done.model_copy(update={"reads": {str(own): "what it was"}}))
     assert f"{own} has changed since own/2 read it" in take(make(4), kept)[1]
     write(kept.plan, read(kept.plan, Plan).model_copy(update={"versions": {"torch": "1.0"}}))
-    monkeypatch.setattr(taken, "versions", lambda: {"torch": "2.0"})
+    monkeypatch.setattr(provenance, "versions", lambda: {"torch": "2.0"})
     assert take(make(4, out="other", storage=f"sqlite:///{tmp_path}/other.db"), kept) == [
         f"4 of 4 cells are not taken from {kept.root} (k=0,seed=0): made with torch 1.0, now 2.0"
     ]
