@@ -27,7 +27,7 @@ OTHERS = {
     "ask": 'answer a question about an image: ask --checkpoint RUN IMAGE "what shape is red ?"',
     "import": "make a run of LAVIS' or Hugging Face's weights: import --from lavis|hf PATH --out RUN",
     "export": "write a run for LAVIS or from_pretrained: export --checkpoint RUN --to lavis|hf --out PATH",
-    "caption": "describe an image: caption --checkpoint RUN IMAGE",
+    "caption": "describe an image, or many: caption --checkpoint RUN IMAGE|FOLDER|CSV [--out FILE]",
 }
 # Commands that share a file of commands/, which is told which of them it is; every other has one of its own name.
 SHARED = {"ask": "ask", "caption": "ask", "import": "convert", "export": "convert"}

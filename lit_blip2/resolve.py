@@ -22,7 +22,7 @@ import yaml
 from jsonargparse import Namespace
 
 from lit_blip2.cli import SuiteCLI, build
-from lit_blip2.data.module import HOW_TO_GET, PairData
+from lit_blip2.data.module import PairData
 from lit_blip2.evaluation.pope import is_pope, metrics_of_samplings
 from lit_blip2.evaluation.vqa import type_metric
 from lit_blip2.lit.progress import check_intervals
@@ -68,7 +68,7 @@ def resolve(cli: ParserOnly, command: str, arguments: list[str], files: bool = T
         "config": yaml.safe_load(cli.parser.dump(config, skip_none=False, skip_validation=True)),
         "metrics": sorted(names),
         "steps": config.trainer.max_steps,
-        "missing": missing.removesuffix(f" {HOW_TO_GET}"),
+        "missing": missing.removesuffix(f" {built.data.how_to_get}"),
     }
 
 

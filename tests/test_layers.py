@@ -11,7 +11,7 @@ FLOORS = [
     [""],
     ["__main__"],
     ["commands"],
-    ["resolve", "harness"],
+    ["resolve", "harness", "captioned"],
     ["cli"],
     ["parser", "go_on"],
     ["mini.demo"],

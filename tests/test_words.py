@@ -156,7 +156,9 @@ def experiment(tmp_path):
         data.update(changed.pop("data", {}))
         net.update(changed)
         (tmp_path / "experiment.yaml").write_text(json.dumps(given))
-        return main(["check", "--config", str(tmp_path / "experiment.yaml"), "--workers", "1"])
+        return main(
+            ["check", "--config", str(tmp_path / "experiment.yaml"), "--workers=1", f"--out={tmp_path}/faults.csv"]
+        )
 
     return check
 

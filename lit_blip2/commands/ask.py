@@ -5,6 +5,7 @@ import sys
 import warnings
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 
+from lit_blip2.commands.caption import add_arguments, caption_many, many
 from lit_blip2.data.images import as_rgb
 from lit_blip2.inference import load
 from lit_blip2.terminal import printable, say
@@ -17,9 +18,12 @@ HELP = {
 
 The mini-world's model knows the words of its own questions only: what color is the star ? what shape is the red
 object ? where is the blue ring ? how many objects are there ? is there a red star ? is the ring above the star ?""",
-    "caption": """Describe an image. The caption goes to standard output, alone.
+    "caption": """Describe an image, whose caption goes to standard output, alone; or all pictures of a folder or of a
+table (.csv, .tsv or .jsonl with a column image), whose captions go to a file. The same command again goes on where it
+stopped. Pictures that cannot be read are named and passed over: the status is 1 then.
 
-  python -m lit_blip2 caption --checkpoint runs/mini_opt image.png""",
+  python -m lit_blip2 caption --checkpoint runs/mini_opt image.png
+  python -m lit_blip2 caption --checkpoint runs/mini_opt folder --out captions.jsonl""",
 }
 CHECKPOINT_HELP = (
     "a checkpoint of stage 2 or of joint training: a file, or a run's folder (its last checkpoint). Frozen weights are "
@@ -28,20 +32,23 @@ CHECKPOINT_HELP = (
 )
 
 
-def main(command: str, arguments: list[str]) -> None:
-    """Run `ask` or `caption`: one line on standard output. What is wrong with the files ends in status 1 and a line on
-    standard error, what is wrong with the arguments in status 2."""
+def main(command: str, arguments: list[str]) -> int:
+    """Run `ask` or `caption`: one line on standard output, of many pictures a file. What is wrong with the files ends
+    in status 1 and a line on standard error, what is wrong with the arguments in status 2."""
     options = _parse(command, arguments)
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_: say(f"{command}: {message}", error=True)
+            if command == "caption" and (pictures := many(options)) is not None:
+                return caption_many(options, pictures)
             picture = as_rgb(options.image)
             run = load(options.checkpoint, allow=options.allow, writes=True)
             say(run.caption(picture) if command == "caption" else run.ask(picture, options.question))
     except (OSError, ValueError, ImportError) as error:
         sys.exit(printable(f"{command}: {error}"))
+    return 0
 
 
 def _parse(command: str, arguments: list[str]) -> Namespace:
@@ -52,7 +59,10 @@ def _parse(command: str, arguments: list[str]) -> Namespace:
     )
     parser.add_argument("--checkpoint", required=True, metavar="RUN_OR_FILE", help=CHECKPOINT_HELP)
     add_allow(parser)
-    parser.add_argument("image", metavar="IMAGE", help="an image file, as Pillow reads them")
+    kinds = "" if command == "ask" else ", or a folder or table of many"
+    parser.add_argument("image", metavar="IMAGE", help=f"an image file, as Pillow reads them{kinds}")
+    if command == "caption":
+        add_arguments(parser)
     if command == "ask":
         parser.add_argument("question", metavar="QUESTION", help="one question, in quotation marks")
     options = parser.parse_args(arguments)

@@ -7,6 +7,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -23,6 +24,7 @@ from lit_blip2.data.batches.evaluation import Pixels
 from lit_blip2.data.batches.pairs import FilePairs, MixedPairs, PairSource, ShardPairs, sources_in
 from lit_blip2.data.faults import MOST_EXAMPLES
 from lit_blip2.data.images import UnreadableImageError, decode_image, read_file
+from lit_blip2.data.missing import all_missing, namesake
 from lit_blip2.data.mixture import Mixture
 from lit_blip2.data.module import PairData
 from lit_blip2.data.shards.indexing import several_lines
@@ -32,7 +34,7 @@ CHUNK = 64  # samples that a process reads at a time
 
 
 class Looked(NamedTuple):
-    """One sample. digest: of the image's file. reason, example: why its image cannot be read."""
+    """One sample. digest: of the image's file. reason, details: why its image, example, cannot be read."""
 
     source: str
     digest: int
@@ -41,6 +43,7 @@ class Looked(NamedTuple):
     words: list[int]
     reason: str = ""
     example: str = ""
+    details: str = ""
 
 
 @dataclass
@@ -54,9 +57,11 @@ class CheckReport:
     sides: list[np.ndarray] = field(default_factory=list)
     words: Counter[int] = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)  # what is no fault
+    rows: list[tuple[str, str, str, str]] = field(default_factory=list)  # each fault: source, problem, file, details
 
-    def fault(self, source: str, reason: str, example: str, count: int = 1) -> None:
+    def fault(self, source: str, reason: str, example: str, count: int = 1, details: str = "") -> None:
         self.faults[source, reason] += count
+        self.rows.append((source, reason if count == 1 else f"{reason}: {count:,}", example, details))
         known = self.examples.setdefault((source, reason), [])
         known += [example] if len(known) < MOST_EXAMPLES else []
 
@@ -65,7 +70,7 @@ class CheckReport:
             self.samples[each.source] += 1
             self.words.update(each.words)
             if each.reason:
-                self.fault(each.source, each.reason, each.example)
+                self.fault(each.source, each.reason, each.example, details=each.details)
         read = [each for each in chunk if not each.reason]
         self.digests.append(np.array([each.digest for each in read], dtype=np.uint64))
         self.sides.append(np.array([(each.width, each.height) for each in read], dtype=np.int32).reshape(-1, 2))
@@ -90,17 +95,17 @@ def read_files(data: PairData, faults: list[str]) -> tuple[PairSource | None, Ta
 
 
 def check_images(
+    found: CheckReport,
     data: PairData,
     source: PairSource | None,
     tables: Tables,
-    experiment: str,
     sample: int | None = None,
     workers: int = 0,
 ) -> None:
     """Look at all images of a data module, or a sample of them, and at the captions to train on; print what there is.
 
-    Args: source: what it trains on, if that can be read. tables: split -> task -> table, as it reads them. experiment:
-    its name. sample, workers: see the command. Raises ValueError where something is wrong.
+    Args: found: gets what is seen. source: what it trains on, if that can be read. tables: split -> task -> table, as
+    it reads them. sample, workers: see the command. Raises ValueError for texts that no batch can hold.
     """
     pairs_of = [] if source is None else sources_in(source)
     if source is not None:
@@ -108,7 +113,6 @@ def check_images(
     evaluated = [
         Images(split, data.pixels(split), data.named_images(split, read).values()) for split, read in tables.items()
     ]
-    found = CheckReport()
     texts = [(pairs.name, pairs.texts) for pairs in pairs_of if isinstance(pairs, FilePairs)]
     for name, table in texts + [(split, table) for split, read in tables.items() for table in read.values()]:
         if isinstance(table, Captions) and table.empty:
@@ -127,8 +131,7 @@ def check_images(
     for chunk in look(sources, chosen, workers or os.cpu_count() or 1):
         found.add(chunk)
     show(found, count, data.max_caption_words)
-    if found.faults:
-        raise ValueError(f"{found.faults.total():,} problems in {experiment}")
+    show_missing(found, sources)
 
 
 def check_texts(source: PairSource) -> None:
@@ -210,12 +213,25 @@ def look_at(source: Source, number: int) -> Looked:
     try:
         content = source.file(number)
         image = decode_image(content, "")
-    except FileNotFoundError as error:
-        return Looked(source.name, 0, 0, 0, words, "missing", str(error))
+    except FileNotFoundError:
+        place = source.place(number)
+        there = f"it is called {name}" if (name := namesake(Path(place))) else ""
+        return Looked(source.name, 0, 0, 0, words, "missing", place, there)
     except UnreadableImageError as error:
-        return Looked(source.name, 0, 0, 0, words, error.reason, source.place(number))
+        return Looked(source.name, 0, 0, 0, words, error.reason, source.place(number), error.details)
     digest = int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
     return Looked(source.name, digest, image.width, image.height, words)
+
+
+def show_missing(found: CheckReport, sources: Sequence[Source]) -> None:
+    """Say of each source all of whose images are missing where they were looked for, and what is there."""
+    for source in sources:
+        if (
+            not isinstance(source, ShardPairs)
+            and 0 < found.samples[source.name] == found.faults[source.name, "missing"]
+        ):
+            said = all_missing(source.images.folder, Path(source.place(0)), source.name, len(source))
+            Console().print(said, style="red", highlight=False, soft_wrap=True)
 
 
 def show(found: CheckReport, count: int, most_words: int) -> None:

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from lit_blip2.data.annotations.captions import read_captions
 from lit_blip2.data.batches.pairs import FilePairs
 from lit_blip2.data.module import PairData, check_names
 
@@ -26,5 +25,5 @@ class COCO(PairData):
         return [self.root / self.train]
 
     def train_pairs(self) -> FilePairs:
-        captions = read_captions(self.root / self.train, "train", self.max_caption_words)
+        captions = self.read_captions(self.train, "train")
         return FilePairs("coco", captions, self.pixels("train", captions.files), self.augment, self.group)

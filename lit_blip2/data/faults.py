@@ -44,7 +44,7 @@ class Faults:
             key = source, reason
             self.counts[key] += 1
             known = self.examples.setdefault(key, [])
-            if len(known) < MOST_EXAMPLES:
+            if len(known) < MOST_EXAMPLES and example not in known:
                 known.append(example)
                 log.warning("%s: %s; another image of the source was put in its place", source, example)
         for source in {fault.source for fault in faults}:

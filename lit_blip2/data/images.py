@@ -25,6 +25,7 @@ from lit_blip2.contents import COPY_AGAIN, POINTER, DataError, check_regular
 SIXTEEN = re.compile(r"(?<!BGR);16")  # in Pillow's names of raw modes; BGR;16 has 5 or 6 bits of a colour
 # Tags of a TIFF. PHOTOMETRIC is 0 where its lowest value is white; FORMAT is 2 where values have a sign.
 BITS, PHOTOMETRIC, MAX_VALUE, FORMAT = 258, 262, 281, 339
+HEIC = {b"ftyp" + kind for kind in (b"heic", b"heix", b"hevc", b"mif1")}  # bytes 4 to 11 of a file of a phone's camera
 SIGNED = {8: 127, 16: 32767}  # bits -> the white of values with a sign
 # Pillow's names of pictures that it decodes within this process.
 FORMATS = {
@@ -42,7 +43,7 @@ class UnreadableImageError(OSError):
 
     def __init__(self, name: str | Path, reason: str, details: object = ""):
         super().__init__(f"cannot read image {name}: {reason}" + (f" ({details})" if str(details) else ""))
-        self.reason = reason
+        self.reason, self.details = reason, str(details)
 
 
 def load_image(path: str | Path) -> Image.Image:
@@ -100,7 +101,9 @@ def _opened_formats() -> tuple[str, ...]:
 
 
 def _other_format(data: bytes) -> str:
-    """Pillow's name of a format that it knows by its first bytes and that is not opened; else an empty string."""
+    """The name of a format that is known by its first bytes and that is not opened; else an empty string."""
+    if data[4:12] in HEIC:
+        return "HEIC"
     others = (name for name in Image.ID if name not in FORMATS)
     accepting = ((name, Image.OPEN[name][1]) for name in others)
     return next((name for name, accepts in accepting if accepts is not None and accepts(data[:16]) is True), "")

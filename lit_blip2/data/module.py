@@ -26,6 +26,7 @@ from lit_blip2.data.batches.pairs import FilePairs, PairSource, sources_in, with
 from lit_blip2.data.batches.training import TrainPairs
 from lit_blip2.data.faults import Faults
 from lit_blip2.data.features.store import ABOUT, WAY_OUT, FeatureStore
+from lit_blip2.data.missing import check_some_there
 from lit_blip2.keyed import check_seed
 from lit_blip2.sources import digest
 
@@ -81,6 +82,8 @@ class PairData(L.LightningDataModule):
 
     A subclass says what it trains on: `train_files` and `train_pairs`.
 
+    how_to_get: where files that are missing come from, for the error that names them.
+
     Args:
         root: folder that every relative path below starts from.
         images: folder of images; "{split}" in it becomes train, val or test, as in "images/{split}" or "{split}2014".
@@ -112,6 +115,8 @@ class PairData(L.LightningDataModule):
             more are refused.
         max_unreadable: share of the training images that may be replaced because they cannot be read; more end the run.
     """
+
+    how_to_get = HOW_TO_GET
 
     def __init__(
         self,
@@ -210,10 +215,12 @@ class PairData(L.LightningDataModule):
         return ["train"]
 
     def _checked(self, pairs: PairSource) -> PairSource:
-        """Pairs with their cached features, of which none may be missing. Of images, the first file of each source must
-        be there: a wrong folder shows before the run."""
+        """Pairs with their cached features, of which none may be missing. Of images, some of each source must be
+        there."""
         if self.features is None:
-            self._require([Path(one.place(0)) for one in sources_in(pairs) if isinstance(one, FilePairs)])
+            for one in sources_in(pairs):
+                if isinstance(one, FilePairs):
+                    check_some_there(map(one.path, range(len(one))), one.images.folder, one.name)
             return pairs
         stores = [self.store(section) for section in self.train_sections()]
         for one, store in zip(sources_in(pairs), stores, strict=True):
@@ -386,7 +393,11 @@ class PairData(L.LightningDataModule):
 
     def _require(self, paths: list[Path]) -> None:
         if missing := [str(path) for path in paths if not path.exists()]:
-            raise FileNotFoundError(f"missing: {', '.join(missing)}. {HOW_TO_GET}")
+            raise FileNotFoundError(f"missing: {', '.join(missing)}. {self.how_to_get}")
+
+    def read_captions(self, file: str, split: str) -> Captions:
+        """The captions of a split in a file under root."""
+        return read_captions(self.root / file, split, self.max_caption_words)
 
     def read(self, split: str, faults: list[str] | None = None) -> dict[str, Captions | Questions | Pairs]:
         """task -> table of a split to evaluate on, for those that have a file. faults: gets what is wrong with each
@@ -395,7 +406,7 @@ class PairData(L.LightningDataModule):
         files: dict[int, str] = {}
         if path := self.captions[split]:
             with noting(faults):
-                captions = tables["caption"] = read_captions(self.root / path, split, self.max_caption_words)
+                captions = tables["caption"] = self.read_captions(path, split)
                 files = dict(zip(captions.image_ids.tolist(), captions.files))
         if self.vqa[split]:
             named = self.files_of(self.vqa[split])
@@ -415,7 +426,8 @@ class PairData(L.LightningDataModule):
             image_ids = np.array(list(files), dtype=np.int64)
             self._check_covered(self.store(split), image_ids, pixels.keys(names), lambda row: pixels.path(names[row]))
         elif files:
-            self._require([self.pixels(split).path(next(iter(files.values())))])
+            pixels = self.pixels(split)
+            check_some_there(map(pixels.path, files.values()), pixels.folder, split)
 
     def _check_covered(
         self,

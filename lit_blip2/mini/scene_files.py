@@ -8,6 +8,7 @@ from lit_blip2.mini.grammar import RELATIONS, UNSAID, Caption, Mention
 from lit_blip2.mini.world import COLOURS, PLACES, SHAPES, SIZES, Extra, Object, Scene
 
 SPLITS = ("train", "val", "test")
+HOW_TO_MAKE = "the mini-world is made by `python -m lit_blip2 data make-mini --out data/mini`"
 
 
 class SceneFile(NamedTuple):
@@ -93,11 +94,10 @@ def caption_from_json(record: dict) -> Caption:
 
 
 def load_scenes(path: Path) -> SceneFile:
-    """Read `scenes_{split}.json`. Raises FileNotFoundError naming the command that writes it."""
+    """Read `scenes_{split}.json`. Raises FileNotFoundError naming the command that writes the mini-world."""
     path = Path(path)
     if not path.is_file():
-        command = f"python -m lit_blip2 data make-mini --out {path.parents[1]}"
-        raise FileNotFoundError(f"{path} is missing: {command}")
+        raise FileNotFoundError(f"{path}, a file of the mini-world, is missing: {HOW_TO_MAKE}")
     with reading(path, "list of scenes", "write the mini-world again"):
         content = read_object(path)
         scenes = {record["image_id"]: scene_from_json(record) for record in content["scenes"]}

@@ -16,13 +16,13 @@ from lit_blip2.lit.module import LitBLIP2
 from lit_blip2.lit.stage1 import LitStage1
 from lit_blip2.mini.extras import told_first
 from lit_blip2.mini.grammar import UNSAID, Caption, Mention, caption_text
-from lit_blip2.mini.scene_files import load_scenes
+from lit_blip2.mini.scene_files import HOW_TO_MAKE, load_scenes
 from lit_blip2.mini.scores import Score, score_caption
 from lit_blip2.mini.world import OBJECT_COUNTS, Scene
 
 WAY_OUT = (
     "With data of your own, leave SceneScores out of trainer.callbacks (--trainer.callbacks=null leaves out all that "
-    "the experiment names); the mini-world is made by `python -m lit_blip2 data make-mini --out data/mini`"
+    f"the experiment names), or start from experiments/own_data_opt.yaml; {HOW_TO_MAKE}"
 )
 
 

@@ -9,11 +9,19 @@ import pytest
 import yaml
 from PIL import Image
 
+from lit_blip2.commands import check
 from lit_blip2.commands.data import main
 from lit_blip2.data.annotations import entries
 from lit_blip2.data.shards.indexing import index_shards
 from tests.data.shards.test_shards import jpeg, sample, write_tar
 from tests.data.test_images import png_of
+
+
+@pytest.fixture(autouse=True)
+def list_of_faults(tmp_path, monkeypatch):
+    """Where `data check` writes, which would be the working folder."""
+    monkeypatch.setattr(check, "FAULTS", tmp_path / "faults.csv")
+    return tmp_path / "faults.csv"
 
 
 @pytest.fixture

@@ -11,16 +11,24 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from posixpath import normpath
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 from lit_blip2.contents import DataError, read_text
 from lit_blip2.data.annotations.entries import Entry, listed_entries, read_json, read_lines
 from lit_blip2.data.annotations.ids import Name, image_number, last_digits
+from lit_blip2.data.annotations.pictures import pictures_in
 from lit_blip2.data.annotations.splits import of_splits
 from lit_blip2.data.annotations.tables import SEPARATORS, check_no_nulls, read_table
 from lit_blip2.data.annotations.unread import refuse_by_name, what_it_is
 
 _KARPATHY_SPLITS = {"train": ("train", "restval"), "val": ("val",), "test": ("test",)}
+
+
+class Columns(TypedDict, total=False):
+    """What the rows of a table, of JSON lines or of a list call the picture's file, and its caption."""
+
+    image: str
+    caption: str
 
 
 class Listed(NamedTuple):
@@ -32,21 +40,23 @@ class Listed(NamedTuple):
     domain: str | None = None
 
 
-def images_in(path: str | Path, *splits: str) -> list[Listed]:
-    """The images of a caption file, each once. splits: train, val or test, of files that hold several; of "test" they
-    may lack captions.
+def images_in(path: str | Path, *splits: str, columns: Columns | None = None) -> list[Listed]:
+    """The images of a caption file, each once, or of "test" those in a folder. splits: train, val or test, of files
+    that hold several; of "test" they may lack captions. columns: see `read_captions`.
 
     Raises FileNotFoundError, or DataError naming the file, the entry and, where it is known, what the file is.
     """
     path = Path(path)
+    if "test" in splits and path.is_dir():
+        return [Listed(place, file, []) for place, file in enumerate(pictures_in(path))]
     refuse_by_name(path)
     if path.suffix in (".jsonl", *SEPARATORS):
-        return _of_table(path, splits)
+        return _of_table(path, splits, columns)
     if ".token" in path.suffixes:
         return _of_token(path)
     content = read_json(path)
     if isinstance(content, list):
-        return _of_list(content, path, splits)
+        return _of_list(content, path, splits, columns)
     top = Entry(content, path)
     _check_no_frame(top)
     if is_karpathy(top):
@@ -161,21 +171,35 @@ def _of_textcaps(rows: list[Entry]) -> list[Listed]:
     return [Listed(name, f"{name}.jpg", _joined(captions[number])) for number, name in names.items()]
 
 
-def _of_list(content: list[Any], path: Path, splits: Sequence[str]) -> list[Listed]:
+def _of_list(content: list[Any], path: Path, splits: Sequence[str], columns: Columns | None) -> list[Listed]:
     """LAVIS': one image may have several rows (training) or one row with several captions (evaluation)."""
-    rows = listed_entries(content, path)
+    rows = _named_usually(listed_entries(content, path), columns)
     if not any("caption" in row and "image" in row for row in rows) and (what := what_it_is(content)):
         raise DataError(f"{path}: no captions of images: it holds {what}")
     return _of_rows(of_splits(rows, splits), path, caption_needed="test" not in splits)
 
 
-def _of_table(path: Path, splits: Sequence[str]) -> list[Listed]:
+def _of_table(path: Path, splits: Sequence[str], columns: Columns | None) -> list[Listed]:
     """JSON lines, CSV or TSV with image and caption, or file_name and text of Hugging Face; a row or several for each
     image. Images without image_id are numbered."""
-    rows = read_table(path) if path.suffix in SEPARATORS else read_lines(path)
+    rows = read_table(path, (columns or {}).values()) if path.suffix in SEPARATORS else read_lines(path)
+    rows = _named_usually(rows, columns)
     if rows and "image" not in rows[0] and (what := what_it_is([rows[0].values])):
         raise DataError(f"{path} is not read: it holds {what}")
-    return _of_rows(of_splits(rows, splits), path, caption_needed=True, numbered=True)
+    return _of_rows(of_splits(rows, splits), path, caption_needed="test" not in splits, numbered=True)
+
+
+def _named_usually(rows: list[Entry], columns: Columns | None) -> list[Entry]:
+    """Rows that call image and caption so. Raises DataError for one that lacks what `columns` names."""
+    if not columns:
+        return rows
+    made = []
+    for row in rows:
+        if absent := [name for name in columns.values() if name not in row]:
+            raise row.error(f"has no {absent[0]!r}, which data.columns names: it has {', '.join(map(str, row.values))}")
+        others = {key: value for key, value in row.values.items() if key not in {*columns, *columns.values()}}
+        made.append(Entry(others | {key: row.values[name] for key, name in columns.items()}, row.path, row.place))
+    return made
 
 
 def _of_token(path: Path) -> list[Listed]:
@@ -206,7 +230,10 @@ def _of_rows(rows: list[Entry], path: Path, caption_needed: bool, numbered: bool
         image, text = ("image", "caption") if "image" in row else ("file_name", "text" if "text" in row else "caption")
         more = [key for key in row.values if row.values[key] and _is_further(key, text)]
         if image not in row or (caption_needed and text not in row and not more):
-            raise row.error(f"needs image and caption, and has {', '.join(sorted(map(str, row.values)))}")
+            raise row.error(
+                f"needs image and caption, and has {', '.join(sorted(map(str, row.values)))}: call them image and "
+                "caption, or say by data.columns of lit_blip2.data.own.OwnData what they are called"
+            )
         if {"label", "relation"} <= row.values.keys():
             raise row.error("VSR's captions, true or false of their images as label says: write those of label 1 alone")
         _check_one(row, image, text)

@@ -10,11 +10,13 @@ from posixpath import normpath
 import numpy as np
 
 from lit_blip2.contents import DataError
-from lit_blip2.data.annotations.caption_layouts import images_in, is_karpathy, karpathys_files, list_images
+from lit_blip2.data.annotations.caption_layouts import Columns, images_in, is_karpathy, karpathys_files, list_images
 from lit_blip2.data.annotations.entries import Entry, listed_entries, read_json
 from lit_blip2.data.annotations.ids import Name, image_number, name_of, written
 from lit_blip2.data.annotations.strings import Strings, digest_of
+from lit_blip2.terminal import first_few
 
+MOST_NAMED = 5  # images in a message
 _PUNCTUATION = re.compile(r'[.!"()*#:;~]')
 
 
@@ -69,17 +71,19 @@ def clean_caption(text: str, max_words: int = 50) -> str:
     return " ".join(_PUNCTUATION.sub(" ", text.lower()).split()[:max_words])
 
 
-def read_captions(path: str | Path, split: str = "train", max_words: int = 50) -> Captions:
+def read_captions(
+    path: str | Path, split: str = "train", max_words: int = 50, columns: Columns | None = None
+) -> Captions:
     """Read a caption file in any of the layouts. `split` (train, val, test) selects in Karpathy's, and
-    in all others whose rows name several.
+    in all others whose rows name several. columns: what rows call image and caption, where they do not call them so.
 
     An empty caption is left out if its image has another one; the number left out is warned about once. So is it that
-    a test split has images and no captions at all, which only COCO's and LAVIS' layouts allow.
+    a test split has images and no captions at all.
 
     Raises FileNotFoundError, or DataError naming the file and the id for: no images, an image twice, an
     image without a caption, an annotation of an image that is not listed, a layout that is not known.
     """
-    images = images_in(path, split)
+    images = images_in(path, split, columns=columns)
     if not images:
         raise DataError(f"{path}: no images of split {split!r}")
     names, files, captions, domains = zip(*images, strict=True)
@@ -134,9 +138,11 @@ def make_captions(
     """Clean, and leave out what is empty, as `read_captions` says. path, names (of images): for the messages."""
     cleaned = [[clean_caption(text, max_words) for text in texts] for texts in captions]
     kept = [[text for text in texts if text] for texts in cleaned]
-    for name, texts in zip(names or image_ids.tolist(), kept, strict=True):
-        if not texts:
-            raise DataError(f"{path}: image {name} has no caption, or only empty ones")
+    named = zip(names or image_ids.tolist(), files, kept, strict=True)
+    if bare := [(f"image {name}", file) for name, file, texts in named if not texts]:
+        images, paths = (first_few(each, MOST_NAMED) for each in zip(*bare))
+        has = "has" if len(bare) == 1 else "have"
+        raise DataError(f"{path}: {images} {has} no caption, or only empty ones ({paths})")
     if empty := sum(map(len, cleaned)) - sum(map(len, kept)):
         warnings.warn(f"{path}: {empty} empty captions left out", stacklevel=3)
     return _captions(image_ids, files, kept, empty)

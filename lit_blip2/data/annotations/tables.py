@@ -14,6 +14,7 @@ from pathlib import Path
 
 from lit_blip2.contents import COPY_AGAIN, DataError, check_file
 from lit_blip2.data.annotations.entries import Entry
+from lit_blip2.data.annotations.pictures import ends_as_picture
 
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 READ = {"image", "caption", "file_name", "text", "image_id", "img_id"}  # columns that make images and captions
@@ -21,25 +22,26 @@ _OTHERS = ",;\t|"
 _NO_VALUE = {"nan", "NaN", "None", "<NA>"}  # how Python prints a value that is missing
 
 
-def read_table(path: Path) -> list[Entry]:
-    """The rows of a .csv or .tsv, by their columns' names; empty lines are passed over.
+def read_table(path: Path, more: Iterable[str] = ()) -> list[Entry]:
+    """The rows of a .csv or .tsv, by their columns' names; empty lines are passed over. more: columns that are read
+    beside READ.
 
     Raises FileNotFoundError, or DataError naming the file and the line for: too many or too few cells in a row, quotes
     that do not close or close in another row, two columns of one name that is read, another separator, another encoding
     than UTF-8, NULs, an end within the last row.
     """
-    separator, rows, line = SEPARATORS[path.suffix], [], 1
+    separator, rows, line, known = SEPARATORS[path.suffix], [], 1, READ.union(more)
     check_file(path)
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:  # which a spreadsheet begins with a mark
             lines = csv.reader(file, delimiter=separator, strict=True)
-            names = _checked_names(next(lines, []), separator, path)
+            names = _checked_names(next(lines, []), separator, path, known)
             check_no_nulls(names, path, line)
             line = lines.line_num + 1
             for cells in lines:
                 if cells:
                     check_no_nulls(cells, path, line)
-                    rows.append(_row(names, cells, separator, path, line))
+                    rows.append(_row(names, cells, separator, path, line, known))
                 line = lines.line_num + 1
     except UnicodeDecodeError as error:
         raise DataError(f"{path} cannot be read: {error}. Save it as UTF-8") from error
@@ -72,10 +74,10 @@ def _check_end(rows: list[Entry], path: Path) -> None:
     )
 
 
-def _checked_names(names: list[str], separator: str, path: Path) -> list[str]:
-    if twice := [name for name, count in Counter(names).items() if name in {*READ, "split"} and count > 1]:
+def _checked_names(names: list[str], separator: str, path: Path, known: set[str]) -> list[str]:
+    if twice := [name for name, count in Counter(names).items() if name in {*known, "split"} and count > 1]:
         raise DataError(f"{path}: two columns are named {twice[0]!r}")
-    if names and names[0].lstrip()[:1] in ("[", "{") and not READ.intersection(names):
+    if names and names[0].lstrip()[:1] in ("[", "{") and not known.intersection(names):
         raise DataError(
             f"{path}: its first line, {names[0][:60]!r}, names no columns but begins JSON: call the file .json, or "
             ".jsonl where each line is an object"
@@ -85,14 +87,19 @@ def _checked_names(names: list[str], separator: str, path: Path) -> list[str]:
             f"{path}: its first line, {names[0][:60]!r}, is separated by {others[0]!r}: separate a {path.suffix} by"
             f" {separator!r}"
         )
+    if not known.intersection(names) and (files := [name for name in names if ends_as_picture(name)]):
+        raise DataError(
+            f"{path}: its first line names no columns but {files[0][:60]!r}: put a line in front that does, such as "
+            f"image{separator}caption"
+        )
     return names
 
 
-def _row(names: list[str], cells: list[str], separator: str, path: Path, line: int) -> Entry:
+def _row(names: list[str], cells: list[str], separator: str, path: Path, line: int, known: set[str]) -> Entry:
     """A row by its columns' names. Cells past the last column are passed over where all are empty, and columns that a
     short row leaves out are absent where nobody reads them. A printed `nan` or `None` is an empty cell."""
     twice = {name for name, count in Counter(names).items() if count > 1}  # which nobody reads
-    if any(cells[len(names) :]) or any(name in READ for name in names[len(cells) :]):
+    if any(cells[len(names) :]) or any(name in known for name in names[len(cells) :]):
         raise DataError(
             f"{path}: line {line} has {len(cells)} cells, and the first line names {len(names)} columns: put a cell"
             f" that holds {separator!r} in quotes. It begins with {separator.join(cells)[:60]!r}"

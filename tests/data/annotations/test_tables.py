@@ -55,7 +55,11 @@ from tests.data.annotations.test_captions import coco, table
         ("x.csv", "image\tcaption\na.jpg\ta dog\n", "is separated by '\\t': separate a .csv by ','"),
         ("x.tsv", "image,caption\na.jpg,a dog\n", "is separated by ',': separate a .tsv by '\\t'"),
         ("x.tsv", "image\tcaption\na.jpg\ta\tdog\n", "line 2 has 3 cells"),
-        ("x.csv", "a.jpg,a dog\nb.jpg,a cat\n", "needs image and caption, and has a dog, a.jpg"),
+        (
+            "x.csv",
+            "a.jpg,a dog\nb.jpg,a cat\n",
+            "its first line names no columns but 'a.jpg': put a line in front that does",
+        ),
         ("x.csv", "", "no images"),
         ("x.csv", '[\n {"image": "a.jpg", "caption": "a"}]', "names no columns but begins JSON: call the file .json"),
         ("x.tsv", '{"image": "a.jpg", "caption": "a"}\n', "names no columns but begins JSON: call the file .json"),

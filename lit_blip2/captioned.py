@@ -1,0 +1,153 @@
+"""A file of captions that a run writes of many pictures: in batches, by one load, and on from where it stopped.
+
+Each line is an object of JSON: `image`, as it was named, `caption`, and `made_by`, which says by which checkpoint, how,
+and of which folder. The file can be trained on, as `data.train` of data/own.py.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import pairwise
+from pathlib import Path
+from typing import BinaryIO, NamedTuple, TypeVar
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from lit_blip2.console import Console
+from lit_blip2.contents import parsed_json
+from lit_blip2.data.annotations.caption_layouts import images_in
+from lit_blip2.data.annotations.entries import Entry
+from lit_blip2.data.annotations.pictures import pictures_in
+from lit_blip2.data.batches.evaluation import Pixels
+from lit_blip2.data.images import UnreadableImageError
+from lit_blip2.runs import run_of
+from lit_blip2.whole_files import alone
+
+View = TypeVar("View")
+BEGINS = b'{"image":'  # a line
+TABLES = (".csv", ".tsv", ".jsonl", ".json")
+BAR = (TextColumn("captions"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+
+
+class Pictures(NamedTuple):
+    """Pictures to caption: their names, and the folder that these start from."""
+
+    folder: Path
+    names: list[str]
+
+    def path(self, name: str) -> Path:
+        return Pixels(self.folder, 0).path(name)
+
+
+def pictures_of(given: Path, images: Path | None = None) -> Pictures | None:
+    """The pictures in a folder, or those that a table names, each once; None for another file, which may be a picture.
+
+    images: the folder in which a table's pictures lie; None: the table's own. Raises DataError for a folder or table
+    without any.
+    """
+    if given.is_dir():
+        return Pictures(given, pictures_in(given))
+    if given.suffix.lower() not in TABLES:
+        return None
+    return Pictures(images or given.parent, [each.file for each in images_in(given, "train", "val", "test")])
+
+
+def made_by(checkpoint: Path, how: str, folder: Path) -> str:
+    """What a line says of where it comes from: a run's checkpoint, its file's digest, how it captions, the folder."""
+    with checkpoint.open("rb") as opened:
+        digest = hashlib.file_digest(opened, "blake2b").hexdigest()[:12]
+    run = run_of(checkpoint.resolve())
+    return f"{run.parent.name}/{run.name} ({digest}), {how}, images in {folder.resolve()}"
+
+
+class CaptionFile:
+    """The file that is written. done: names of the pictures that it holds.
+
+    A line that a kill has cut is removed; whole ones stay. Raises ValueError for a file that something else has
+    written, or another checkpoint, or of another folder.
+    """
+
+    def __init__(self, file: Path, made_by: str):
+        self.file, self.made_by = file, made_by
+        self.done = self._read() if file.exists() else set()
+
+    def _read(self) -> set[str]:
+        content = self.file.read_bytes()
+        *lines, cut = content.split(b"\n")
+        rows = [self._row(line) for line in lines]
+        if cut and (not BEGINS.startswith(cut[: len(BEGINS)]) or cut.endswith(b"}")):
+            self._row(cut)  # which is refused, if it is of something else
+        os.truncate(self.file, len(content) - len(cut))
+        return {row.file("image") for row in rows}
+
+    def _row(self, line: bytes) -> Entry:
+        """A whole line. Raises ValueError for one that something else has made."""
+        row = Entry(parsed_json(line, f"{self.file}, which --out names and would go on with,"), self.file)
+        if (other := row.text("made_by", default="something else")) != self.made_by:
+            raise ValueError(
+                f"{self.file} was made by {other}, and now it is {self.made_by}: give another --out, or remove it"
+            )
+        return row
+
+    def append(self, opened: BinaryIO, names: Sequence[str], captions: Sequence[str]) -> None:
+        """Write the lines of a batch, which are on the disk then."""
+        rows = ({"image": name, "caption": text, "made_by": self.made_by} for name, text in zip(names, captions))
+        opened.write("".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows).encode())
+        opened.flush()
+        os.fsync(opened.fileno())
+
+
+def write_captions(
+    pictures: Pictures,
+    out: CaptionFile,
+    look: Callable[[Path], View],
+    caption: Callable[[list[View]], list[str]],
+    batch_size: int,
+    unreadable: Callable[[str], None],
+) -> tuple[int, int]:
+    """Caption the pictures that `out` does not hold. Returns how many were, and how many could not be read.
+
+    Args: look: a file to what is captioned, in several threads; UnreadableImageError for one that is passed over.
+    caption: what `look` has made of some to their captions. unreadable: is told why a picture is passed over.
+    """
+    names = [name for name in pictures.names if name not in out.done]
+    written = failed = 0
+    out.file.parent.mkdir(parents=True, exist_ok=True)
+    with alone(out.file), out.file.open("ab") as opened, Progress(*BAR, console=Console(stderr=True)) as bar:
+        task = bar.add_task("", total=len(pictures.names), completed=len(pictures.names) - len(names))
+        for batch in _looked_ahead(pictures, names, look, batch_size):
+            sound = {name: view for name, view in batch.items() if not isinstance(view, OSError)}
+            for error in batch.values():
+                if isinstance(error, OSError):
+                    unreadable(str(error))
+            if sound:
+                out.append(opened, list(sound), caption(list(sound.values())))
+            written, failed = written + len(sound), failed + len(batch) - len(sound)
+            bar.advance(task, len(batch))
+    return written, failed
+
+
+def _looked_ahead(
+    pictures: Pictures, names: Sequence[str], look: Callable[[Path], View], batch_size: int
+) -> Iterator[dict[str, View | OSError]]:
+    """Batches of what `look` makes of pictures, or why one cannot be read, by their names; the next one is looked at
+    meanwhile."""
+
+    def looked(name: str) -> View | OSError:
+        try:
+            name.encode()
+            return look(pictures.path(name))
+        except (UnreadableImageError, FileNotFoundError) as error:
+            return error
+        except UnicodeEncodeError:
+            return UnreadableImageError(name, "its name is no UTF-8")
+
+    batches = [names[at : at + batch_size] for at in range(0, len(names), batch_size)]
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        ahead: list[Future] = []
+        for batch, following in pairwise([[], *batches, []]):
+            looking, ahead = ahead, [pool.submit(looked, name) for name in following]
+            if batch:
+                yield {name: each.result() for name, each in zip(batch, looking)}
