@@ -125,6 +125,8 @@ def check_images(
         lines = pairs.shards.shards if isinstance(pairs, ShardPairs) else ()
         if several := sum(line.get("several_lines", 0) for line in lines):
             found.notes.append(f"{pairs.name}: {several_lines(several)}")
+    if source is not None and len(source) < data.batch_size:
+        found.notes.append(f"{len(source):,} images are fewer than a batch: set data.batch_size={len(source)} or less")
     sources = [*map(_once, pairs_of), *evaluated]
     count = sum(map(len, sources))
     chosen = range(count) if sample is None else np.linspace(0, count - 1, min(sample, count)).astype(int).tolist()
