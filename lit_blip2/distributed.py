@@ -82,21 +82,31 @@ def gather_lists(items: list[Any]) -> list[Any]:
     return [item for part in parts for item in part]
 
 
-def gather_rows(parts: list[Tensor], device: torch.device) -> Tensor | None:
-    """Rows [R, ...] of the parts of all ranks, in rank order, on the CPU; None where nobody has a part.
+def gather_rows(rows: Tensor, group: Any = None) -> list[Tensor]:
+    """The rows [R, ...] of each rank, in rank order, where `rows` lie; torchmetrics calls this a dist_sync_fn.
 
-    Args: parts of one dtype and shape but for R; a rank may have none. device: where this rank's collectives work.
+    Ranks may differ in R, and one without rows may bring an empty tensor of any shape and dtype. Rows of the CPU pass
+    through the GPU where NCCL gathers. group: a process group, None for all ranks.
     """
-    rows = torch.cat(parts) if parts else None
     if world_size() == 1:
-        return rows
-    shapes = gather_lists([None if rows is None else (rows.shape, rows.dtype)])
+        return [rows]
+    shapes: list[Any] = [None] * dist.get_world_size(group)
+    dist.all_gather_object(shapes, (rows.shape, rows.dtype) if rows.numel() else None, group=group)
     if not any(shapes):
-        return None
-    (shape, dtype), longest = next(filter(None, shapes)), max(each[0][0] for each in shapes if each)
-    padded = torch.zeros(longest, *shape[1:], dtype=dtype, device=device)
-    if rows is not None:
+        return [rows] * len(shapes)
+    (_, *shape), dtype = next(filter(None, shapes))
+    counts = [each[0][0] if each else 0 for each in shapes]
+    padded = torch.zeros(max(counts), *shape, dtype=dtype, device=_collective_device(rows, group))
+    if rows.numel():
         padded[: len(rows)] = rows
     gathered = [torch.empty_like(padded) for _ in shapes]
-    dist.all_gather(gathered, padded)
-    return torch.cat([each[: shape[0][0]].cpu() for each, shape in zip(gathered, shapes) if shape])
+    dist.all_gather(gathered, padded, group=group)
+    return [each[:count].to(rows.device) for each, count in zip(gathered, counts)]
+
+
+def _collective_device(rows: Tensor, group: Any) -> torch.device:
+    """Where a backend gathers rows."""
+    backend = dist.get_backend(group)
+    if backend == "nccl":
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cpu") if backend == "gloo" else rows.device

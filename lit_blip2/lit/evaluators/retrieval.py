@@ -16,17 +16,15 @@ R pairs, L tokens of all texts.
 """
 
 from collections.abc import Iterable, Iterator
-from itertools import chain
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from rich.progress import track
 from torch import Tensor
 
 from lit_blip2.distributed import gather_lists, gather_rows, rank
-from lit_blip2.evaluation.binding import binding_items
 from lit_blip2.evaluation.items import Items
+from lit_blip2.evaluation.metrics import BindingAccuracy
 from lit_blip2.evaluation.retrieval import (
     Candidates,
     best,
@@ -81,7 +79,7 @@ class RetrievalSet:
         self.net, self.rerank = net, rerank
         self.features = FeatureBuffer(features_gb)
         self.rows: list[dict[str, Tensor]] = []
-        self.binding: list[dict[str, Any]] = []
+        self.binding = {head: BindingAccuracy(head) for head in ("itc", "itm") if getattr(net, head) is not None}
         self.items: dict[str, Items] = {}
         self.retrieved: Retrieved | None = None
 
@@ -106,25 +104,24 @@ class RetrievalSet:
     ) -> None:
         """Texts with the scene they describe and the one with attributes swapped; the ids of the first, and the
         numbers of the pairs."""
-        scores: dict[Any, list] = {"images": image_ids_B.tolist(), "ids": rows_B.tolist()}
-        for features, name in ((features_BND, "true"), (swapped_BND, "swapped")):
+        scores: dict[str, list[Tensor]] = {head: [] for head in self.binding}
+        for features in (features_BND, swapped_BND):
             image_BQP, image = self.net.encode_images(features)
             if image_BQP is not None:
                 text_BP = self.net.encode_texts(text)
-                scores["itc", name] = torch.einsum("bqp,bp->bq", image_BQP, text_BP).amax(1).tolist()
+                scores["itc"].append(torch.einsum("bqp,bp->bq", image_BQP, text_BP).amax(1))
             if self.net.itm is not None:
-                scores["itm", name] = self.net.match_logits(image, text)[:, 1].tolist()
-        self.binding.append(scores)
+                scores["itm"].append(self.net.match_logits(image, text)[:, 1])
+        for head, (true_B, swapped_B) in scores.items():
+            self.binding[head].update(true_B, swapped_B, image_ids_B, rows_B)
 
     def metrics(self) -> dict[str, float]:
         """retrieval/{itc,itm,sum}_{txt,img}_r{1,5,10} and binding/{itc,itm}_accuracy, as far as the net has heads."""
-        binding = gather_lists(self.binding)
         self.items = self._retrieval()
-        for head in ("itc", "itm"):
-            if binding and (head, "true") in binding[0]:
-                true, swapped = (torch.tensor(_joined(binding, (head, name))) for name in ("true", "swapped"))
-                images, ids = (np.array(_joined(binding, name)) for name in ("images", "ids"))
-                self.items[f"binding/{head}_accuracy"] = binding_items(true, swapped, images, ids)
+        if any(gather_lists([each.update_called for each in self.binding.values()])):
+            for each in self.binding.values():
+                each.compute()
+                self.items |= each.items
         return {name: each.value() for name, each in self.items.items()}
 
     def query_wins(self) -> Tensor | None:
@@ -133,7 +130,9 @@ class RetrievalSet:
 
     def _gathered(self, name: str) -> Tensor | None:
         """A column of all ranks, once: this rank's own part is let go."""
-        return gather_rows([row.pop(name) for row in self.rows], self.net.qformer.query_tokens.device)
+        parts = [row.pop(name) for row in self.rows]
+        rows = torch.cat(gather_rows(torch.cat(parts) if parts else torch.empty(0)))
+        return rows if len(rows) else None
 
     def _retrieval(self) -> dict[str, Items]:
         counts_I, ids_I = self._gathered("counts"), self._gathered("image_ids")
@@ -173,7 +172,7 @@ class RetrievalSet:
         begin, end = torch.searchsorted(pairs_P2[:, 0].contiguous(), torch.tensor([first, first + len(self.features)]))
         own_R2 = pairs_P2[begin:end] - torch.tensor([first, 0])
         logits_R = match_pairs(self.net, self.features, text, own_R2, bar=rank() == 0)
-        return gather_rows([logits_R], self.net.qformer.query_tokens.device)
+        return torch.cat(gather_rows(logits_R))
 
 
 @torch.no_grad()
@@ -194,7 +193,3 @@ def match_pairs(net: Stage1, features: Iterable[Tensor], text: PackedText, pairs
             chosen = text.select(chosen_R).to(device)
             logits.append(net.match_logits(image.repeat(len(chosen)), chosen)[:, 1].float())
     return torch.cat(logits).cpu() if logits else torch.empty(0)  # brought over at the end: one wait for a device
-
-
-def _joined(batches: list[dict[Any, list]], name: Any) -> list:
-    return list(chain(*(batch[name] for batch in batches)))
