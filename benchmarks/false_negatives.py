@@ -23,12 +23,12 @@ from lit_blip2.config import from_text
 from lit_blip2.data.batches.loaders import train_loader
 from lit_blip2.data.batches.training import TrainPairs
 from lit_blip2.data.coco import COCO
+from lit_blip2.evaluation.retrieval import similarity
 from lit_blip2.keyed import row_uniforms
 from lit_blip2.mini.grammar import Caption, caption_text
 from lit_blip2.mini.scene_files import SceneFile, load_scenes
 from lit_blip2.mini.truth import match_matrix
 from lit_blip2.network import build_net
-from lit_blip2.objectives.itc import similarity
 from lit_blip2.objectives.itm import draw_negatives
 from lit_blip2.objectives.stage1 import Stage1
 

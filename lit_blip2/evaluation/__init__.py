@@ -4,7 +4,7 @@ Lightning. `from lit_blip2.evaluation import BindingAccuracy` (docs/metrics.md).
 from importlib import import_module
 from typing import Any
 
-_FILES = {"BindingAccuracy": "metrics"}
+_FILES = {"BindingAccuracy": "metrics", "RetrievalRecall": "recall"}
 __all__ = [*_FILES]
 
 

@@ -1,7 +1,7 @@
 """Recall at k of image-to-text ("txt") and text-to-image ("img") retrieval, and re-ranking by ITM.
 
-Suffixes: I images, T texts, K candidates, P pairs. Scores are larger for better matches. Every function works on the
-device of its scores.
+Suffixes: I images, T texts, Q query tokens, K candidates, P pairs (of vectors: projection width). Scores are larger for
+better matches. Every function works on the device of its scores.
 """
 
 from typing import NamedTuple
@@ -28,6 +28,16 @@ class Candidates(NamedTuple):
     pairs_P2: torch.Tensor
     place_IK: torch.Tensor
     place_TK: torch.Tensor
+
+
+def similarity(image_IQP: torch.Tensor, text_TP: torch.Tensor) -> torch.Tensor:
+    """Cosine of each text with each image's best query: [I, T], of unit vectors. One product, then the
+    maximum over queries.
+
+    In the vectors' own precision: bf16 would blur cosines that a temperature of 0.01 then multiplies by 100.
+    """
+    with torch.autocast(image_IQP.device.type, enabled=False):
+        return (image_IQP.flatten(0, 1) @ text_TP.T).unflatten(0, image_IQP.shape[:2]).amax(dim=1)
 
 
 def ranks(scores_IT: torch.Tensor, image_of_text_T: torch.Tensor) -> dict[str, torch.Tensor]:

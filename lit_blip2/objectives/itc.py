@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lit_blip2.distributed import gather
+from lit_blip2.evaluation.retrieval import similarity
 from lit_blip2.model import masks
 from lit_blip2.model.passes import Output, Pass
 from lit_blip2.objectives.objective import Shared
@@ -98,15 +99,6 @@ class ITC(nn.Module):
         targets_BN = soft_targets(image_ids_B, ids_N, self.label_smoothing)
         loss = (_cross_entropy(image_to_text_BN, targets_BN) + _cross_entropy(text_to_image_BN, targets_BN)) / 2
         return {"loss": loss, "image_to_text_BN": image_to_text_BN, "text_to_image_BN": text_to_image_BN}
-
-
-def similarity(image_IQP: Tensor, text_TP: Tensor) -> Tensor:
-    """Cosine of each text with each image's best query: [I, T]. One product, then the maximum over queries.
-
-    In the vectors' own precision: bf16 would blur cosines that a temperature of 0.01 then multiplies by 100.
-    """
-    with torch.autocast(image_IQP.device.type, enabled=False):
-        return (image_IQP.flatten(0, 1) @ text_TP.T).unflatten(0, image_IQP.shape[:2]).amax(dim=1)
 
 
 def soft_targets(ids_B: Tensor, ids_N: Tensor, label_smoothing: float) -> Tensor:

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from lit_blip2.evaluation import BindingAccuracy
+from lit_blip2.evaluation import BindingAccuracy, RetrievalRecall
 from lit_blip2.evaluation.binding import binding_items
 from lit_blip2.evaluation.item_metric import ItemMetric
 from lit_blip2.evaluation.items import Items, interval
+from lit_blip2.evaluation.retrieval import candidates, ranks, recall_items, rerank, similarity
 from tests.ranks import on_ranks
 
 N = 12  # rows
@@ -26,9 +27,41 @@ def binding(batches: Sequence[slice]) -> BindingAccuracy:
     return metric
 
 
+COUNTS = [1 + place % 3 for place in range(N)]  # texts of each row's image
+VECTORS = torch.nn.functional.normalize(
+    torch.randn(N * 2 + sum(COUNTS), 4, generator=torch.Generator().manual_seed(1)), dim=-1
+)
+QUERIES, TEXTS = VECTORS[: N * 2].view(N, 2, 4), VECTORS[N * 2 :]
+
+
+def match(pairs_P2: torch.Tensor) -> torch.Tensor:
+    """A score of each pair that has nothing to do with its cosine."""
+    return (pairs_P2 * torch.tensor([0.37, 0.61])).sum(1).sin()
+
+
+def retrieval(batches: Sequence[slice]) -> RetrievalRecall:
+    metric = RetrievalRecall(match, rerank=4)
+    ends = [0, *torch.tensor(COUNTS).cumsum(0).tolist()]
+    for rows in batches:
+        texts = TEXTS[ends[rows.start] : ends[rows.stop]]
+        metric.update(QUERIES[rows], texts, COUNTS[rows], torch.tensor(IDS[rows]))
+    return metric
+
+
+def recalled() -> dict[str, Items]:
+    cosine_IT, owner_T = similarity(QUERIES, TEXTS), torch.repeat_interleave(torch.tensor(COUNTS))
+    found = candidates(cosine_IT, 4)
+    by = {"itc": ranks(cosine_IT, owner_T)}
+    for mode in ("itm", "sum"):
+        by[mode] = rerank(found, cosine_IT[tuple(found.pairs_P2.T)], match(found.pairs_P2), mode, owner_T)
+    items = [recall_items(each, torch.tensor(IDS), owner_T, f"retrieval/{mode}") for mode, each in by.items()]
+    return items[0] | items[1] | items[2]
+
+
 # Each with what its formulas give of all rows at once.
 METRICS: dict[str, tuple[Callable[[Sequence[slice]], ItemMetric], Callable[[], dict[str, Items]]]] = {
     "binding": (binding, lambda: {"binding/itm_accuracy": binding_items(TRUE, SWAPPED, IMAGES, IDS)}),
+    "retrieval": (retrieval, recalled),
 }
 
 
@@ -95,4 +128,19 @@ def test_bad_pairs_are_named():
     metric.update(torch.zeros(2), torch.zeros(2))
     metric.update(torch.zeros(1), torch.zeros(1), torch.tensor([7]))
     with pytest.raises(ValueError, match="image_ids of 1 of 3 items: give them in every update, or in none"):
+        metric.compute()
+
+
+def test_bad_images_and_texts_are_named():
+    metric = RetrievalRecall(lambda pairs_P2: torch.zeros(3))
+    with pytest.raises(ValueError, match="unequal numbers: 2 images, 1 counts"):
+        metric.update(torch.eye(2), torch.eye(2), [2])
+    with pytest.raises(ValueError, match="2 texts, where counts add up to 3"):
+        metric.update(torch.eye(2), torch.eye(2), [1, 2])
+    with pytest.raises(ValueError, match="image 1 of the batch has no text"):
+        metric.update(torch.eye(2), torch.eye(2), [2, 0])
+    with pytest.raises(ValueError, match="rerank=0 must be at least 1"):
+        RetrievalRecall(rerank=0)
+    metric.update(torch.eye(2), torch.eye(2))
+    with pytest.raises(ValueError, match=r"match gave \(3,\) for 4 pairs"):
         metric.compute()

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from lit_blip2.objectives.itc import ITC, similarity, soft_targets
+from lit_blip2.evaluation.retrieval import similarity
+from lit_blip2.objectives.itc import ITC, soft_targets
 
 IMAGES = torch.tensor([[[1.0, 0.0], [0.0, 1.0]], [[0.6, 0.8], [0.0, -1.0]]])  # two images of two queries
 TEXTS = torch.tensor([[0.0, 1.0], [1.0, 0.0]])

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from lit_blip2.evaluation.retrieval import similarity
 from lit_blip2.evaluation.vqa import vqa_scores
-from lit_blip2.objectives.itc import similarity
 from lit_blip2.objectives.stage1 import Stage1
 
 

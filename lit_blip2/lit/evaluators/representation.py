@@ -9,9 +9,10 @@ from torch import Tensor
 from lit_blip2.distributed import single_process
 from lit_blip2.evaluation.items import Items
 from lit_blip2.evaluation.queries import query_usage
+from lit_blip2.evaluation.recall import Retrieved
 from lit_blip2.keyed import row_uniforms
 from lit_blip2.lit.evaluators.evaluation import Evaluation, Losses, image_features, names_of
-from lit_blip2.lit.evaluators.retrieval import RetrievalSet, Retrieved
+from lit_blip2.lit.evaluators.retrieval import RetrievalSet
 from lit_blip2.model.plain import naming
 from lit_blip2.objectives.stage1 import Stage1
 from lit_blip2.whole_files import write_text

@@ -8,13 +8,13 @@ import pytest
 import torch
 from rich.progress import Progress
 
-from lit_blip2.evaluation.retrieval import candidates, ranks, recall_items, rerank
+from lit_blip2.evaluation import recall
+from lit_blip2.evaluation.retrieval import candidates, ranks, recall_items, rerank, similarity
 from lit_blip2.lit.evaluators import retrieval
 from lit_blip2.lit.evaluators.feature_buffer import FeatureBuffer
 from lit_blip2.lit.evaluators.representation import Representation
 from lit_blip2.lit.evaluators.retrieval import RetrievalSet, match_pairs
 from lit_blip2.model.text import PackedText
-from lit_blip2.objectives.itc import similarity
 from tests.ranks import on_ranks
 
 COUNTS = [2, 1, 3, 1, 2]  # texts of each of five images
@@ -65,7 +65,7 @@ def plain(net, images) -> dict[str, float]:
 @pytest.mark.parametrize("features_gb", [8.0, 0.0])
 def test_equals_a_forward_for_each_pair(net, images, features_gb, monkeypatch):
     monkeypatch.setattr(retrieval, "PAIRS_PER_PASS", 3)
-    monkeypatch.setattr(retrieval, "IMAGES_AT_ONCE", 2)
+    monkeypatch.setattr(recall, "IMAGES_AT_ONCE", 2)
     assert collect(net, images, [[0, 1, 2], [3, 4]], features_gb).metrics() == plain(net, images)
 
 
