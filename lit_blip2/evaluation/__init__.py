@@ -4,7 +4,10 @@ Lightning. `from lit_blip2.evaluation import BindingAccuracy` (docs/metrics.md).
 from importlib import import_module
 from typing import Any
 
-_FILES = {"BindingAccuracy": "metrics", "RetrievalRecall": "recall"}
+_FILES = {
+    "BindingAccuracy": "metrics", "CaptionScores": "metrics", "POPE": "metrics", "RetrievalRecall": "recall",
+    "VQAAccuracy": "metrics",
+}  # fmt: skip
 __all__ = [*_FILES]
 
 

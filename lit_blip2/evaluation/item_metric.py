@@ -5,6 +5,7 @@ Legend: L bytes.
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from operator import methodcaller
 from typing import Any
 
 import numpy as np
@@ -75,8 +76,8 @@ class RowMetric(ItemMetric):
         self.add_state("rows", [], dist_reduce_fx="cat")
 
     def add(self, rows: Iterable[Sequence[Any]]) -> None:
-        """Keep rows of equal length."""
-        if lines := "".join(f"{json.dumps(row)}\n" for row in rows).encode():
+        """Keep rows of equal length; numbers may be NumPy's or torch's."""
+        if lines := "".join(f"{json.dumps(row, default=methodcaller('item'))}\n" for row in rows).encode():
             self.rows.append(torch.frombuffer(bytearray(lines), dtype=torch.uint8).to(self.device))
 
     def columns(self, what: str) -> list[list]:

@@ -6,13 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from lit_blip2.evaluation.captioning import caption_items
+from lit_blip2.evaluation.item_metric import ItemMetric
 from lit_blip2.evaluation.items import Items
 from lit_blip2.evaluation.lemmas import LEMMATISERS
-from lit_blip2.evaluation.pope import is_pope, pope_items, sampled_items, yes_or_no
-from lit_blip2.evaluation.vqa import Scoring, type_metric, vqa_scores
+from lit_blip2.evaluation.metrics import POPE, CaptionScores, VQAAccuracy
+from lit_blip2.evaluation.pope import is_pope, yes_or_no
+from lit_blip2.evaluation.vqa import Scoring
 from lit_blip2.whole_files import write_json
 
 PREDICTIONS = "predictions.jsonl"  # of a test; those of predict have a file of their own
@@ -31,7 +30,7 @@ def score(rows: Rows, lemmatised: bool = False, scoring: Scoring = "official", *
     """What makes every metric of the rows that have something to be compared with; {} where none has.
 
     lemmatised: answers are compared by their lemmas. scoring: by whose rules they are. captioning: how captions are
-    scored, see `caption_items`. Empty predictions are warned about.
+    scored, see CaptionScores. Empty predictions are warned about.
     """
     captions = [row for row in rows if row["task"] == "caption" and row["references"]]
     answers = [row for row in rows if row["task"] == "vqa" and row["answers"]]
@@ -81,32 +80,32 @@ def _id(row: Mapping[str, Any], key: str) -> int | str:
 
 
 def _captions(rows: Rows, captioning: Mapping[str, Any]) -> dict[str, Items]:
-    texts, references, ids = zip(*((row["caption"], row["references"], row["image_id"]) for row in rows))
-    domains = [row.get("domain") for row in rows]
-    if None in domains:
-        domains = None
-    return caption_items(texts, references, ids, domains, **captioning)
+    columns = ([row.get(key) for row in rows] for key in ("caption", "references", "image_id", "domain"))
+    return _scored(CaptionScores(**captioning, sync_on_compute=False), *columns)
 
 
 def _answers(rows: Rows, lemmatised: bool, scoring: Scoring) -> dict[str, Items]:
     """vqa/accuracy, mean_over_types, type_*, for POPE yes_* and pope/*, and no_image where it was asked for."""
-    truths, types = [row["answers"] for row in rows], np.array([row["question_type"] for row in rows])
-    images, ids = (np.array([row[key] for row in rows]) for key in ("image_id", "question_id"))
+    keys = ("answers", "question_type", "image_id", "question_id")
+    truths, types, *about = ([row[key] for row in rows] for key in keys)
     said = LEMMATISERS[scoring] if lemmatised else str
-    given, items = [said(row["answer"]) for row in rows], {}
-    if is_pope(kinds := types.tolist()):
+    given, blind, items = [said(row["answer"]) for row in rows], [row["no_image"] for row in rows], {}
+    if is_pope(types):
         given = [yes_or_no(answer) for answer in given]
-        true = [answer for (answer,) in truths]
-        items |= pope_items(given, true, images, ids) | sampled_items(given, true, kinds, images, ids)
-    scores = np.array(vqa_scores(given, truths, scoring))
-    items["vqa/accuracy"] = Items(scores, images, ids)
-    items["vqa/mean_over_types"] = Items(scores, images, ids, types)
-    for name in sorted(set(types.tolist())):
-        items[type_metric(name)] = Items(*(each[types == name] for each in (scores, images, ids)))
-    if rows[0]["no_image"] is not None:
-        blind = np.array(vqa_scores([said(row["no_image"]) for row in rows], truths, scoring))
-        items["vqa/no_image"] = Items(blind, images, ids, types)
+        samplings = [name.partition(" ")[2] for name in types]
+        items |= _scored(POPE(sync_on_compute=False), given, [answer for (answer,) in truths], samplings, *about)
+    items |= _scored(VQAAccuracy(scoring, sync_on_compute=False), given, truths, types, *about)
+    if blind[0] is not None:
+        unseen = _scored(VQAAccuracy(scoring, sync_on_compute=False), [*map(said, blind)], truths, types, *about)
+        items["vqa/no_image"] = unseen["vqa/mean_over_types"]
     return items
+
+
+def _scored(metric: ItemMetric, *columns: Sequence[Any]) -> dict[str, Items]:
+    """What a metric makes of rows, which are those of all ranks."""
+    metric.update(*columns)
+    metric.compute()
+    return metric.items
 
 
 def _empty(task: str, rows: Rows) -> str:

@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from lit_blip2.evaluation import BindingAccuracy, RetrievalRecall
+from lit_blip2.evaluation import POPE, BindingAccuracy, CaptionScores, RetrievalRecall, VQAAccuracy
 from lit_blip2.evaluation.binding import binding_items
+from lit_blip2.evaluation.captioning import caption_items
 from lit_blip2.evaluation.item_metric import ItemMetric
 from lit_blip2.evaluation.items import Items, interval
+from lit_blip2.evaluation.pope import pope_items, sampled_items
 from lit_blip2.evaluation.retrieval import candidates, ranks, recall_items, rerank, similarity
+from lit_blip2.evaluation.vqa import vqa_scores
 from tests.ranks import on_ranks
 
 N = 12  # rows
@@ -58,10 +61,66 @@ def recalled() -> dict[str, Items]:
     return items[0] | items[1] | items[2]
 
 
+SAID = [["two", "a cat", "Yes.", "no"][place % 4] for place in range(N)]
+ANSWERS = [["2"] * 8 + ["3", "cat"], ["cat"], ["yes"], ["no"] * 2 + ["yes"]] * (N // 4)
+TYPES = [["how many", "what"][place % 2] for place in range(N)]
+
+
+def vqa(batches: Sequence[slice]) -> VQAAccuracy:
+    metric = VQAAccuracy()
+    for rows in batches:
+        metric.update(SAID[rows], ANSWERS[rows], TYPES[rows], IMAGES[rows], IDS[rows])
+    return metric
+
+
+def answered() -> dict[str, Items]:
+    scores, types = np.array(vqa_scores(SAID, ANSWERS)), np.array(TYPES)
+    every = Items(scores, IMAGES, IDS)
+    items = {"vqa/accuracy": every, "vqa/mean_over_types": every._replace(strata=types)}
+    for kind in ("how many", "what"):
+        items[f"vqa/type_{kind.replace(' ', '_')}"] = Items(*(each[types == kind] for each in every[:3]))
+    return items
+
+
+CLAIMS = [["Yes, it is.", "no", "There is not.", "yes"][place % 4] for place in range(N)]
+MEANT = ["yes", "no", "no", "yes"] * (N // 4)
+TRUTHS = ["yes", "no", "yes"] * (N // 3)
+SAMPLINGS = ["random", "far off", ""] * (N // 3)
+
+
+def pope(batches: Sequence[slice]) -> POPE:
+    metric = POPE()
+    for rows in batches:
+        metric.update(CLAIMS[rows], TRUTHS[rows], SAMPLINGS[rows], IMAGES[rows], IDS[rows])
+    return metric
+
+
+def claimed() -> dict[str, Items]:
+    right, types = np.array([float(a == b) for a, b in zip(MEANT, TRUTHS)]), [f"pope {name}" for name in SAMPLINGS]
+    types = [name.strip() for name in types]
+    items = {"vqa/accuracy": Items(right, IMAGES, IDS)} | pope_items(MEANT, TRUTHS, IMAGES, IDS)
+    return items | sampled_items(MEANT, TRUTHS, types, IMAGES, IDS)
+
+
+TOLD = [f"a {colour} ring above a star\né" for colour in ("red", "blue", "green")] * (N // 3)
+REFERENCES = [["a red ring above a star é"] * (1 + place % 2) + ["two stars"] for place in range(N)]
+DOMAINS = ["in-domain", "near-domain"] * (N // 2)
+
+
+def captions(batches: Sequence[slice]) -> CaptionScores:
+    metric = CaptionScores()
+    for rows in batches:
+        metric.update(TOLD[rows], REFERENCES[rows], torch.tensor(IDS[rows]), DOMAINS[rows])
+    return metric
+
+
 # Each with what its formulas give of all rows at once.
 METRICS: dict[str, tuple[Callable[[Sequence[slice]], ItemMetric], Callable[[], dict[str, Items]]]] = {
     "binding": (binding, lambda: {"binding/itm_accuracy": binding_items(TRUE, SWAPPED, IMAGES, IDS)}),
     "retrieval": (retrieval, recalled),
+    "vqa": (vqa, answered),
+    "pope": (pope, claimed),
+    "captions": (captions, lambda: caption_items(TOLD, REFERENCES, IDS, DOMAINS)),
 }
 
 
@@ -144,3 +203,30 @@ def test_bad_images_and_texts_are_named():
     metric.update(torch.eye(2), torch.eye(2))
     with pytest.raises(ValueError, match=r"match gave \(3,\) for 4 pairs"):
         metric.compute()
+
+
+def test_bad_texts_are_named():
+    with pytest.raises(ValueError, match="unequal numbers: 2 predictions, 1 answers, 2 types"):
+        VQAAccuracy().update(["a", "b"], [["a"]], ["x", "y"])
+    with pytest.raises(ValueError, match=r"answers\[0\] is 'ab', where a list of texts is needed: \['ab'\]"):
+        VQAAccuracy().update(["a"], ["ab"])
+    with pytest.raises(ValueError, match=r"answers\[1\] is empty"):
+        VQAAccuracy().update(["a", "b"], [["a"], []])
+    with pytest.raises(ValueError, match=r"references\[0\] is empty"):
+        CaptionScores().update(["a"], [[]])
+    with pytest.raises(ValueError, match="scoring='strict' is none of official, lavis"):
+        VQAAccuracy("strict")
+    with pytest.raises(ValueError, match="tokenizer='words' is none of spaces, ptb"):
+        CaptionScores("words")
+    metric = POPE()
+    metric.update(["yes"], ["maybe"])
+    with pytest.raises(ValueError, match="'maybe' is neither yes nor no"):
+        metric.compute()
+
+
+def test_ids_and_types_may_be_left_out():
+    metric = VQAAccuracy()
+    metric.update(["a"], [["a"]])
+    metric.update(["a", "a"], [["a"], ["b"]])
+    assert metric.compute() == {"vqa/accuracy": torch.tensor(2 / 3)}
+    assert metric.items["vqa/accuracy"].ids.tolist() == [0, 1, 2]
