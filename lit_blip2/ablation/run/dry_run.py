@@ -1,18 +1,22 @@
-"""What a sweep would run: every cell with its steps, before anything starts."""
+"""What a sweep would run: every setting with its steps, and how long that takes, before anything starts."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from itertools import groupby
 
 from rich.table import Table
 
 from lit_blip2.ablation.folder import Folder
 from lit_blip2.ablation.run.begin import plan_or_space
 from lit_blip2.ablation.run.beside import look as look_beside
-from lit_blip2.ablation.run.taken import look, told
-from lit_blip2.ablation.schema import Plan
+from lit_blip2.ablation.run.estimate import Size, folders_of, known_seconds, seconds_of
+from lit_blip2.ablation.run.taken import Kept, look, told
+from lit_blip2.ablation.schema import Plan, StepRun
 from lit_blip2.ablation.spec.grid import Grid
+from lit_blip2.terminal import duration
 
 
-def dry_run(grid: Grid, folder: Folder, kept: Folder | None = None) -> Table:
+def dry_run(grid: Grid, folder: Folder, kept: Folder | None = None, workers: int = 1) -> Table:
     """folder: where the sweep would run. kept: where records of cells may lie that need not be run.
 
     Raises ValueError with every cell that cannot be run. The data need not be there yet, and what the steps would
@@ -20,9 +24,16 @@ def dry_run(grid: Grid, folder: Folder, kept: Folder | None = None) -> Table:
     missing: list[str] = []
     try:
         plan = plan_or_space(grid, False, missing)[0]
-        taken = [] if grid.ranges or missing else look_beside(plan, folder)[1]
-        taken += told(plan, kept, look(plan, kept)) if kept and not (grid.ranges or missing) else []
-        return plan_table(grid, plan, missing, taken)
+        there: set[str] = {name for name in plan.steps if folder.done(name).exists()}
+        taken: list[str] = []
+        if not (grid.ranges or missing):
+            same, taken = look_beside(plan, folder)
+            found = look(plan, kept) if kept else Kept({}, {}, {})
+            taken = taken + (told(plan, kept, found) if kept else [])
+            there |= {*same, *(name for runs in found.runs.values() for name in runs)}
+        left = [run for name, run in plan.steps.items() if name not in there]
+        how_long = [] if grid.ranges else [time_of(left, known_seconds(folders_of(folder, kept)), workers)]
+        return plan_table(grid, plan, missing, [*taken, *how_long])
     except ValueError as error:
         if not grid.prepare:
             raise
@@ -30,25 +41,43 @@ def dry_run(grid: Grid, folder: Folder, kept: Folder | None = None) -> Table:
         raise ValueError(f"{error}\nA sweep first runs these commands, which a dry run does not:{begins}") from error
 
 
-def plan_table(grid: Grid, plan: Plan, missing: list[str], taken: Sequence[str] = ()) -> Table:
-    """Every cell with its step runs; how many cells share a run stands behind it, what is run before all below, what
-    is missing, and which cells need not be run."""
-    uses = plan.uses()
+def time_of(runs: Sequence[StepRun], known: Mapping[Size, float], workers: int) -> str:
+    """How long these steps would take, in a line."""
+    seconds, unknown = seconds_of(runs, known)
+    if unknown:
+        return f"time: not known, no {unknown} of this size has been run here"
+    each = f" on {workers} workers" if workers > 1 else ""
+    return f"time: about {duration(seconds / workers)}{each}, by what steps of this size have taken"
+
+
+def plan_table(grid: Grid, plan: Plan, missing: list[str], said: Sequence[str] = ()) -> Table:
+    """A line for each setting with its steps, seeds folded; how many settings share a run stands behind it. Below it
+    what is run before all, what need not be run, how long the rest takes, and what is missing."""
     total = sum(len(cell.steps) for cell in plan.cells)
     title = f"{grid.name}: {len(plan.cells)} cells, {total} steps, of which {len(plan.steps)} are run"
     table = Table(title=title, caption_justify="left")
-    said = [f"left out: {line}" for line in plan.left_out[len(grid.left_out) :]]
+    lines = [f"left out: {line}" for line in plan.left_out[len(grid.left_out) :]]
     if grid.prepare:
-        said += ["first, if not done: " + "; ".join(f"python -m lit_blip2 {line}" for line in grid.prepare)]
-    said += taken
+        lines += ["first, if not done: " + "; ".join(f"python -m lit_blip2 {line}" for line in grid.prepare)]
+    lines += said
     if missing:
         unless = "the commands above make" if grid.prepare else "you provide"
-        said += [f"NOT THERE, and the sweep stops before its first step unless {unless} it:", *missing]
-    table.caption = "\n".join(said) or None
-    for head in ("cell", "steps (x cells that share one)", "cannot have"):
+        lines += [f"NOT THERE, and the sweep stops before its first step unless {unless} it:", *missing]
+    table.caption = "\n".join(lines) or None
+    for head in ("setting", "seeds", "steps (x settings that share one)", "cannot have"):
         table.add_column(head, overflow="fold")
-    for cell in plan.cells:
-        steps = [f"{name} x{uses[name]}" if uses[name] > 1 else name for name in cell.steps]
-        lacking = [metric for metric, step in cell.metrics.items() if step is None]
-        table.add_row(cell.name, "\n".join(steps), "\n".join(lacking))
+    uses = settings_of_runs(plan)
+    for setting, cells in groupby(plan.cells, key=lambda cell: cell.setting):
+        first, *others = cells
+        steps = [f"{plan.steps[name].step} x{n}" if (n := uses[name]) > 1 else plan.steps[name].step
+                 for name in first.steps]  # fmt: skip
+        lacking = [metric for metric, step in first.metrics.items() if step is None]
+        seeds = ", ".join(str(cell.seed) for cell in (first, *others))
+        table.add_row(setting, seeds, ", ".join(steps), ", ".join(lacking))
     return table
+
+
+def settings_of_runs(plan: Plan) -> dict[str, int]:
+    """Step run -> how many settings stand on it."""
+    users = {(name, cell.setting) for cell in plan.cells for name in cell.steps}
+    return Counter(name for name, _ in users)

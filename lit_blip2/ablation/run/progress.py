@@ -2,18 +2,20 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from lit_blip2.ablation.folder import Folder, read
+from lit_blip2.ablation.run.estimate import folders_of, known_seconds, seconds_of
 from lit_blip2.ablation.run.locks import is_locked
 from lit_blip2.ablation.run.queue import RUNNING, WORDS, Queue
-from lit_blip2.ablation.schema import DONE, FAILED, PRUNED, WAITING, Cell, Done, Plan, Record
+from lit_blip2.ablation.schema import DONE, FAILED, PRUNED, WAITING, Cell, Plan, Record
 from lit_blip2.ablation.spec.grid import Grid
 from lit_blip2.console import Console, styled
+from lit_blip2.terminal import duration
 
 REFRESH_SECONDS = 1.0
 MOST_ROWS = 24
@@ -23,15 +25,17 @@ STYLES = {DONE: "green", FAILED: "red", RUNNING: "cyan", PRUNED: "yellow"}
 
 
 class Progress:
-    """The live table; where there is no terminal, a line for each start and end of a cell."""
+    """The live table; where there is no terminal, a line as a cell begins and ends, with how far the sweep is."""
 
     def __init__(self, grid: Grid, plan: Plan, queue: Queue, folder: Folder, workers: int, console: Console):
         self.grid, self.plan, self.queue, self.folder = grid, plan, queue, folder
         self.workers, self.console = workers, console
+        self.known = known_seconds(folders_of(folder))
 
     def tell(self, line: str) -> None:
         if not self.console.is_terminal:
-            self.console.print(f"{time.strftime('%H:%M:%S')} {line}", highlight=False, soft_wrap=True)
+            said = f"{time.strftime('%H:%M:%S')} {line} ({self.standing(self.queue.states())})"
+            self.console.print(said, highlight=False, soft_wrap=True)
 
     def show_until(self, finished: Callable[[], bool]) -> None:
         if not self.console.is_terminal:
@@ -47,7 +51,7 @@ class Progress:
     def table(self) -> Table:
         """The cells, those that run first; what does not fit is counted."""
         states = self.queue.states()
-        table = Table(title=f"{self.grid.name}: {_counts(states)}; {self.time_left()}")
+        table = Table(title=f"{self.grid.name}: {self.standing(states)}")
         for head in ("cell", "state", "steps"):
             table.add_column(head, overflow="fold")
         planned = {cell.name: cell for cell in self.plan.cells}
@@ -72,21 +76,28 @@ class Progress:
                 words.append(styled(f"{step} ...", "cyan") if running else styled(step, "dim"))
         return Text(" ").join(words)
 
-    def time_left(self) -> str:
-        """From the mean seconds of the steps that are done, spread over this command's workers."""
-        if self.grid.ranges:
-            return f"{self.grid.trials} trials in all"
-        seconds: dict[str, list[float]] = {}
-        undone = Counter()
-        for name, run in self.plan.steps.items():
-            if done := read(self.folder.done(name), Done):
-                seconds.setdefault(run.step, []).append(done.seconds)
-            elif not self.folder.failed(name).exists():
-                undone[run.step] += 1
-        if unknown := [step for step in undone if step not in seconds]:
-            return f"time left unknown before a first {unknown[0]} is done"
-        left = sum(n * sum(seconds[step]) / len(seconds[step]) for step, n in undone.items()) / self.workers
-        return f"about {left / 60:.0f} min left"
+    def standing(self, states: Mapping[str, str]) -> str:
+        """`3 of 35, 1 failed, 12 min left`: of all cells those that have ended."""
+        ended = sum(state not in (WAITING, RUNNING) for state in states.values())
+        failed = sum(state == FAILED for state in states.values())
+        parts = [f"{ended} of {self.grid.trials or len(states)}", *([f"{failed} failed"] if failed else [])]
+        return ", ".join([*parts, *self.time_left(ended < len(states))])
+
+    def time_left(self, open_cells: bool) -> list[str]:
+        """From the seconds that steps like those that are left have taken, spread over this command's workers; nothing
+        for a search, and once all is done."""
+        if self.grid.ranges or not open_cells:
+            return []
+        undone = [
+            run
+            for name, run in self.plan.steps.items()
+            if not (self.folder.done(name).exists() or self.folder.failed(name).exists())
+        ]
+        own = known_seconds([self.folder])
+        seconds, unknown = seconds_of(undone, own | {size: s for size, s in self.known.items() if size not in own})
+        if unknown:
+            return [f"time left unknown before a first {unknown} is done"]
+        return [f"{duration(seconds / self.workers)} left"]
 
     def finish(self) -> int:
         """Print what became of the cells, and where to read on; the exit status."""

@@ -25,7 +25,7 @@ def run(options: argparse.Namespace) -> int:
         console.print(f"left out: {line}", highlight=False)
     root = options.out or Path("sweeps") / grid.name
     if options.dry_run:
-        console.print(dry_run(grid, Folder(root), kept_beside(grid, options.config)))
+        console.print(dry_run(grid, Folder(root), kept_beside(grid, options.config), options.workers))
         return 0
     if options.launcher == "slurm":
         from lit_blip2.ablation.run.slurm import submit  # before anything is begun: submitit may not be there
