@@ -16,8 +16,9 @@ from lit_blip2.lit.module import LitBLIP2
 from lit_blip2.lit.stage1 import LitStage1
 from lit_blip2.mini.extras import told_first
 from lit_blip2.mini.grammar import UNSAID, Caption, Mention, caption_text
+from lit_blip2.mini.scene_accuracy import SceneAccuracy
 from lit_blip2.mini.scene_files import HOW_TO_MAKE, load_scenes
-from lit_blip2.mini.scores import Score, score_caption
+from lit_blip2.mini.scores import Score
 from lit_blip2.mini.world import OBJECT_COUNTS, Scene
 
 WAY_OUT = (
@@ -94,19 +95,23 @@ class SceneScores(L.Callback):
         self.scenes = load_scenes(file).scenes
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: LitBLIP2) -> None:
-        """Runs before the module's own epoch end: `predictions` holds this rank's, so the scores are gathered here."""
+        """Runs before the module's own epoch end: `predictions` holds this rank's."""
         if (generation := pl_module.generation) is None:
             return
         seen = [(each, self._scene(each["image_id"])) for each in generation.predictions]
         told = [(each, scene) for each, scene in seen if each["task"] == "caption"]
         asked = [(each, scene) for each, scene in seen if each["task"] == "vqa" and each["answers"]]
-        captions = [(each["image_id"], *score_caption(each["caption"], scene, self.styled)) for each, scene in told]
+        captions = SceneAccuracy(self.styled)
+        texts, ids = ([row[key] for row, _ in told] for key in ("caption", "image_id"))
+        captions.update(texts, [scene for _, scene in told], ids)
         right = vqa_scores([each["answer"] for each, _ in asked], [each["answers"] for each, _ in asked])
         answers = [
             (each["image_id"], each["question_id"], len(scene.objects), score)
             for (each, scene), score in zip(asked, right, strict=True)
         ]
-        items = caption_items(gather_lists(captions)) | accuracy_by_objects(gather_lists(answers))
+        if any(gather_lists([len(told)])):
+            captions.compute()
+        items = captions.items | accuracy_by_objects(gather_lists(answers))
         if trainer.testing or not generation.net.language.frozen:
             items |= reading_items(gather_lists(self._read(trainer, pl_module, asked)))
         pl_module.log_dict({name: each.value() for name, each in items.items()})
@@ -131,15 +136,6 @@ class SceneScores(L.Callback):
             files = " and ".join(self.files.values())
             raise ValueError(f"image {image_id} has no scene in {files}: it is of other data. {WAY_OUT}")
         return self.scenes[image_id]
-
-
-def caption_items(rows: Sequence[tuple[int, float, float, float]]) -> dict[str, Items]:
-    """(image id, then a Score) of each caption to caption/{precision,recall,exact}: means over captions, so every image
-    counts alike; none of no captions."""
-    if not rows:
-        return {}
-    images, *columns = map(np.array, zip(*rows, strict=True))
-    return {f"caption/{name}": Items(column, images, images) for name, column in zip(Score._fields, columns)}
 
 
 def accuracy_by_objects(rows: Sequence[tuple[int, int, int, float]]) -> dict[str, Items]:

@@ -14,16 +14,17 @@ from lit_blip2.lit import LitStage1, LitStage2
 from lit_blip2.lit.callbacks import MetricsFile
 from lit_blip2.lit.optim import AdamWCosine
 from lit_blip2.mini.grammar import UNSAID
+from lit_blip2.mini.scene_accuracy import SceneAccuracy
 from lit_blip2.mini.scene_files import load_scenes
 from lit_blip2.mini.scene_scores import (
     Reading,
     SceneScores,
     accuracy_by_objects,
-    caption_items,
     description,
     reading_items,
 )
 from lit_blip2.mini.scores import read_caption, score_caption
+from lit_blip2.mini.world import Object, Scene
 from lit_blip2.mini.write import write_world
 from lit_blip2.objectives.lm import LM
 from tests.lit.stub import Stage2Stub
@@ -166,11 +167,13 @@ def test_accuracy_by_objects_by_hand():
 
 def test_captions_means_count_every_caption():
     """One perfect and one unreadable caption: halves, the unreadable one is not dropped."""
-    items = caption_items([(1, 1.0, 1.0, 1.0), (2, 0.0, 0.0, 0.0)])
-    assert {name: each.value() for name, each in items.items()} == {
-        "caption/precision": 0.5, "caption/recall": 0.5, "caption/exact": 0.5
-    }  # fmt: skip
-    assert caption_items([]) == {}
+    scene = Scene((Object(0, 0, 0, 0, 0, 0),), 0)
+    metric = SceneAccuracy()
+    metric.update(["nonsense", description(scene)], [scene, scene], [7, 3])
+    assert metric.compute() == {"caption/precision": 0.5, "caption/recall": 0.5, "caption/exact": 0.5}
+    assert metric.items["caption/recall"].images.tolist() == [7, 3]
+    with pytest.raises(ValueError, match="unequal numbers: 1 captions, 2 scenes"):
+        metric.update(["nonsense"], [scene, scene])
 
 
 @pytest.mark.parametrize("split", ["val", "test"])
