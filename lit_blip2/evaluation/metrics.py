@@ -27,7 +27,9 @@ class BindingAccuracy(ItemMetric):
 
     Example:
         >>> metric = BindingAccuracy()
-        >>> metric.update(torch.tensor([0.9, 0.4]), torch.tensor([0.1, 0.6]))  # {"binding/itc_accuracy": 0.5}
+        >>> metric.update(torch.tensor([0.9, 0.4]), torch.tensor([0.1, 0.6]))
+        >>> metric.compute()
+        {'binding/itc_accuracy': tensor(0.5000)}
     """
 
     def __init__(self, score: str = "itc", **kwargs: Any):
@@ -72,7 +74,9 @@ class VQAAccuracy(RowMetric):
 
     Example:
         >>> metric = VQAAccuracy()
-        >>> metric.update(["two"], [["2"] * 9 + ["3"]])  # {"vqa/accuracy": 1.0}
+        >>> metric.update(["two"], [["2"] * 9 + ["3"]])
+        >>> metric.compute()
+        {'vqa/accuracy': tensor(1.)}
     """
 
     def __init__(self, scoring: Scoring = "official", **kwargs: Any):
@@ -120,7 +124,9 @@ class POPE(RowMetric):
 
     Example:
         >>> metric = POPE()
-        >>> metric.update(["Yes, it is.", "There is no dog."], ["yes", "yes"])  # {"vqa/yes_recall": 0.5, ...}
+        >>> metric.update(["Yes, it is.", "There is no dog."], ["yes", "yes"])
+        >>> metric.compute()["vqa/yes_recall"]
+        tensor(0.5000)
     """
 
     def update(
@@ -165,6 +171,8 @@ class CaptionScores(RowMetric):
     Example:
         >>> metric = CaptionScores()
         >>> metric.update(["a red ring", "a dog"], [["a red ring"], ["the dog", "a brown dog"]])
+        >>> metric.compute()["caption/rouge_l"]
+        tensor(0.8861)
     """
 
     def __init__(self, tokenizer: str = "spaces", meteor: bool = False, spice: bool = False, **kwargs: Any):

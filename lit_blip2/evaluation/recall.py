@@ -73,7 +73,9 @@ class RetrievalRecall(ItemMetric):
 
     Example:
         >>> metric = RetrievalRecall()
-        >>> metric.update(torch.eye(3), torch.eye(3))  # {"retrieval/itc_txt_r1": 1.0, ...}
+        >>> metric.update(torch.eye(3), torch.eye(3))
+        >>> metric.compute()["retrieval/itc_txt_r1"]
+        tensor(1.)
     """
 
     def __init__(self, match: Match | None = None, rerank: int = 128, **kwargs: Any):
