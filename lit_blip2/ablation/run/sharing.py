@@ -103,7 +103,7 @@ def _draft(grid: Grid, chain: Chain, drafts: dict[str, _Draft], known: Collectio
     for step in [step for step in grid.steps if step in needed]:
         command, config = grid.steps[step].command, _with_seed(chain.answers[step]["config"], chain.point.seed)
         of_parents = {parent: keys[parent] for parent in parents[step]}
-        code = code_digest(config)
+        code = code_digest(_what_counts(config))
         keys[step] = step_key(command, config, of_parents, _files(config, known), code)
         steps = chain.answers[step]["steps"] if command == "fit" else None
         drafts.setdefault(keys[step], _Draft(step, command, of_parents, config, steps, code)).users.append(chain)
@@ -127,9 +127,13 @@ def _with_seed(config: dict[str, Any], seed: int) -> dict[str, Any]:
 def step_key(command: str, config: dict[str, Any], parents: dict[str, str], files: dict[str, str], code: str) -> str:
     """What a step's results follow from: not where it logs, nor what it shows. parents: step -> key; files: name ->
     digest."""
+    return _digest([command, _what_counts(config), parents, files, code])
+
+
+def _what_counts(config: dict[str, Any]) -> dict[str, Any]:
+    """The config without what changes no number: where a run logs, and what it shows."""
     trainer = {key: value for key, value in config["trainer"].items() if key != "logger"}
-    trainer["callbacks"] = without_bars(trainer.get("callbacks"))
-    return _digest([command, config | {"trainer": trainer}, parents, files, code])
+    return config | {"trainer": trainer | {"callbacks": without_bars(trainer.get("callbacks"))}}
 
 
 def _files(config: dict[str, Any], known: Collection[str] | None) -> dict[str, str]:
