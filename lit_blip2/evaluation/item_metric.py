@@ -16,6 +16,8 @@ from torchmetrics import Metric
 from lit_blip2.distributed import gather_rows
 from lit_blip2.evaluation.items import Items
 
+_SOME = "{} of {} of {} items: give them in every update, or in none"
+
 
 class ItemMetric(Metric):
     """Base of the metrics: `update` takes a batch, `compute` gives {name: float32 scalar} of all ranks' batches.
@@ -63,7 +65,7 @@ class ItemMetric(Metric):
         if (given := self.joined(state)) is None:
             return np.arange(count)
         if len(given) != count:
-            raise ValueError(f"{state} of {len(given)} of {count} items: give them in every update, or in none")
+            raise ValueError(_SOME.format(state, len(given), count))
         return given.cpu().numpy()
 
 
@@ -87,9 +89,18 @@ class RowMetric(ItemMetric):
         return [list(column) for column in zip(*map(json.loads, lines_L.cpu().numpy().tobytes().splitlines()))]
 
 
-def ids_of(given: Sequence[int | None]) -> np.ndarray:
-    """Ids of items, int64; their places, where not all have one."""
-    return np.arange(len(given)) if None in given else np.array(given)
+def all_or_none(name: str, given: list) -> list | None:
+    """A column of rows, None where no row has it. Raises ValueError where only some have."""
+    have = len(given) - given.count(None)
+    if 0 < have < len(given):
+        raise ValueError(_SOME.format(name, have, len(given)))
+    return given if have else None
+
+
+def ids_of(name: str, given: list) -> np.ndarray:
+    """Ids of items, int64; their places, where none was given. Raises ValueError where only some were."""
+    ids = all_or_none(name, given)
+    return np.arange(len(given)) if ids is None else np.array(ids)
 
 
 def same_lengths(columns: Mapping[str, Sequence | Tensor | None]) -> list[Sequence | Tensor]:

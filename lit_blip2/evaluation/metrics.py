@@ -9,7 +9,7 @@ from torch import Tensor
 from lit_blip2.distributed import gather_lists, rank
 from lit_blip2.evaluation.binding import binding_items
 from lit_blip2.evaluation.captioning import TOKENIZERS, caption_items
-from lit_blip2.evaluation.item_metric import ItemMetric, RowMetric, ids_of, same_lengths
+from lit_blip2.evaluation.item_metric import ItemMetric, RowMetric, all_or_none, ids_of, same_lengths
 from lit_blip2.evaluation.items import Items
 from lit_blip2.evaluation.java import check_java
 from lit_blip2.evaluation.pope import TYPE, pope_items, sampled_items, yes_or_no
@@ -105,9 +105,9 @@ class VQAAccuracy(RowMetric):
 
     def scored(self) -> dict[str, Items]:
         scores, types, images, ids = self.columns("questions")
-        scores, images, ids = np.array(scores), ids_of(images), ids_of(ids)
+        scores, images, ids = np.array(scores), ids_of("image_ids", images), ids_of("ids", ids)
         items = {"vqa/accuracy": Items(scores, images, ids)}
-        if None not in types:
+        if all_or_none("types", types):
             types = np.array(types)
             items["vqa/mean_over_types"] = Items(scores, images, ids, types)
             for name in sorted(set(types.tolist())):
@@ -148,7 +148,7 @@ class POPE(RowMetric):
 
     def scored(self) -> dict[str, Items]:
         said, truths, samplings, images, ids = self.columns("questions")
-        images, ids = ids_of(images), ids_of(ids)
+        images, ids = ids_of("image_ids", images), ids_of("ids", ids)
         types = [f"{TYPE} {name or ''}".strip() for name in samplings]
         right = (np.array(said) == np.array(truths)).astype(float)
         whole = {"vqa/accuracy": Items(right, images, ids)} | pope_items(said, truths, images, ids)
@@ -202,12 +202,10 @@ class CaptionScores(RowMetric):
 
     def scored(self) -> dict[str, Items]:
         together = self._is_synced  # the rows of all ranks are here
-        own = [] if together and rank() else [self._items(*self.columns("captions"))]
+        captions, references, image_ids, domains = self.columns("captions")
+        ids, domains = ids_of("image_ids", image_ids), None if None in domains else domains
+        own = [] if together and rank() else [caption_items(captions, references, ids, domains, **self.scoring)]
         return gather_lists(own)[0] if together else own[0]
-
-    def _items(self, captions: list, references: list, image_ids: list, domains: list) -> dict[str, Items]:
-        domains = None if None in domains else domains
-        return caption_items(captions, references, ids_of(image_ids), domains, **self.scoring)
 
 
 def check_lists(name: str, given: Sequence[Any]) -> None:

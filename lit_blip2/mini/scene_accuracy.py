@@ -39,5 +39,5 @@ class SceneAccuracy(RowMetric):
 
     def scored(self) -> dict[str, Items]:
         image_ids, *columns = self.columns("captions")
-        images = ids_of(image_ids)
+        images = ids_of("image_ids", image_ids)
         return {f"caption/{name}": Items(np.array(each), images, images) for name, each in zip(Score._fields, columns)}

@@ -151,6 +151,24 @@ def test_forward_tells_of_the_batch_and_keeps_all():
     assert metric.compute() == {"binding/itc_accuracy": 0.5} and len(metric.items["binding/itc_accuracy"].ids) == 4
 
 
+def nothing_on_rank(rank: int) -> list[str]:
+    told = []
+    for make, _ in METRICS.values():
+        try:
+            make([]).compute()
+        except ValueError as error:
+            told.append(str(error))
+    return told
+
+
+@pytest.mark.run
+@pytest.mark.filterwarnings("ignore:The ``compute`` method:UserWarning")
+def test_nothing_to_score_ends_every_rank(tmp_path):
+    """None waits for another."""
+    for told in on_ranks(2, tmp_path, nothing_on_rank):
+        assert len(told) == len(METRICS) and all("to score" in each for each in told)
+
+
 def on_rank(rank: int) -> dict[str, tuple]:
     """The first rank has seven rows in two batches, the second the others, the third none."""
     batches = [[slice(0, 5), slice(5, 7)], [slice(7, N)], []][rank]
@@ -218,6 +236,11 @@ def test_bad_texts_are_named():
         VQAAccuracy("strict")
     with pytest.raises(ValueError, match="tokenizer='words' is none of spaces, ptb"):
         CaptionScores("words")
+    metric = VQAAccuracy()
+    metric.update(["a", "a"], [["a"], ["b"]])
+    metric.update(["a"], [["a"]], ids=[3])
+    with pytest.raises(ValueError, match="ids of 1 of 3 items: give them in every update, or in none"):
+        metric.compute()
     metric = POPE()
     metric.update(["yes"], ["maybe"])
     with pytest.raises(ValueError, match="'maybe' is neither yes nor no"):
