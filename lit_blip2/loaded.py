@@ -84,9 +84,10 @@ class Loaded:
     def ask(self, images: Picture | Sequence[Picture], questions: str | Sequence[str]) -> str | list[str]:
         """Answer questions about images, as the run's `test` does, without examples in front. Needs a language model.
         Warns of words that a tokenizer does not know; too many raise ValueError."""
-        question, how = template(self.settings), decoding(self.settings, "vqa")
+        net, how = self._writer(), decoding(self.settings, "vqa")
+        question = template(self.settings)
         images, asked, one = paired(images, questions)
-        _check_words(self._writer(), words.QUESTIONS, "the question", asked, self.max_unknown_words)
+        _check_words(net, words.QUESTIONS, "the question", asked, self.max_unknown_words)
         prompts = [question.replace("{}", each) for each in asked]
         made = (self.write(pixels, each, image_R, **how) for pixels, image_R, each in self._batches(images, prompts))
         return as_given(joined(made), one)
@@ -95,6 +96,8 @@ class Loaded:
     def features(self, images: Picture | Sequence[Picture]) -> Features:
         """Query outputs and soft prompts of images. A bridge that reads prompts gets the run's captioning prompt."""
         images, one = listed(images)
+        if not images:
+            raise ValueError("no image is given: features are of one at least")
         made = [self._features(self.pixels(each)) for each in self._parts(images)]
         queries, soft_prompts = ([part for part in parts if part is not None] for parts in zip(*made))
         both = (torch.cat(parts) if parts else None for parts in (queries, soft_prompts))
@@ -105,6 +108,8 @@ class Loaded:
         """ITC's cosine of each image's best query with each text, by which retrieval ranks: float [I, T] on the CPU,
         without I where one image is given, and without T where one text is. Needs ITC."""
         net, (images, one_image), (texts, one_text) = self._head("itc"), listed(images), listed(texts)
+        if not (images and texts):
+            raise ValueError(f"no {'text' if images else 'image'} is given: similarities are of one at least")
         texts = self._texts(texts)
         with self._autocast():
             encoded = [net.encode_texts(net.tokenizer(each).to(self.device)) for each in self._parts(texts)]

@@ -13,10 +13,12 @@ import yaml
 from lit_blip2.checkpoint import carried
 from lit_blip2.commands import params
 from lit_blip2.config import Experiment, read
+from lit_blip2.lit import LitStage1
+from lit_blip2.lit.optim import AdamWCosine
 from lit_blip2.model.bridge import LinearBridge
 from lit_blip2.model.lora import add_lora
 from lit_blip2.model.pretrained import build, build_random
-from lit_blip2.network import kept_settings, sketch
+from lit_blip2.network import kept_settings, module_arguments, sketch
 from lit_blip2.trust import NotAllowedError, taken_allow
 
 HOSTILE = """
@@ -102,6 +104,21 @@ WAYS = {
 def test_a_name_from_elsewhere_is_refused_before_it_is_imported(elsewhere, name, way):
     said = refused(settings(bridge=WAYS[way](name)))
     assert said.startswith(f"x.ckpt names {name}, ") and f"--allow {name}," in said and "\n" not in said
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", NAMES)
+def test_arguments_of_a_module_name_nothing_else(elsewhere, name, way):
+    """As load_from_checkpoint takes them: beside plain values the optimiser of this package."""
+    config = settings("mini_stage1")
+    own = config["model"]["init_args"]
+    own["optimization"] = {"class_path": "lit_blip2.lit.optim.AdamWCosine", "init_args": own["optimization"]}
+    found = module_arguments(of_checkpoint(config), LitStage1)
+    assert found["rerank"] == 16 and type(found["optimization"]) is AdamWCosine and "net" not in found
+    own["optimization"] = WAYS[way](name)
+    with pytest.raises(NotAllowedError, match=f"x.ckpt names {name}, which"):
+        module_arguments(of_checkpoint(config), LitStage1)
+    assert not Path("ran").exists() and not {"hostile", "hostile_package"} & set(sys.modules)
 
 
 def hidden(place: str) -> dict:
