@@ -79,7 +79,8 @@ class CaptionFile:
         rows = [self._row(line) for line in lines]
         if cut and (not BEGINS.startswith(cut[: len(BEGINS)]) or cut.endswith(b"}")):
             self._row(cut)  # which is refused, if it is of something else
-        os.truncate(self.file, len(content) - len(cut))
+        if cut:
+            os.truncate(self.file, len(content) - len(cut))
         return {row.file("image") for row in rows}
 
     def _row(self, line: bytes) -> Entry:

@@ -1,5 +1,6 @@
 """Pictures of one's own to train on, with their captions in a table or in JSON lines."""
 
+from os.path import expanduser  # a shell leaves the ~ of --data.root=~/photos
 from pathlib import Path
 
 from lit_blip2.data.annotations.caption_layouts import Columns
@@ -35,9 +36,9 @@ class OwnData(PairData):
         columns: Columns | None = None,
         **kwargs,
     ):
-        super().__init__(root=root, images=images, **kwargs)
+        super().__init__(root=expanduser(root), images=expanduser(images), **kwargs)
         check_names(train=train)
-        self.train, self.columns = train, columns
+        self.train, self.columns = train and expanduser(train), columns
 
     def train_files(self) -> list[Path]:
         if self.train is None:

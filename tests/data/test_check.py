@@ -1,8 +1,10 @@
 """A folder made to be bad: every planted fault is found, and nothing else."""
 
+import csv
 import json
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -84,6 +86,54 @@ def test_every_planted_fault_is_found_and_nothing_else(bad, capsys):
     assert "1 images are byte for byte one before them" in said
     assert "image sizes: 6 x 4 least" in said and "8 x 6 most" in said
     assert "looked at 14 of 14 images" in said and "of 1 to 3 words" in said
+
+
+def test_every_fault_is_a_row_of_a_file(bad, list_of_faults, capsys):
+    main(["check", "--config", str(bad), "--workers", "1"])
+    header, *rows = csv.reader(list_of_faults.open(newline=""))
+    assert header == ["source", "problem", "file", "details"] and len(rows) == 8
+    problems = {Path(file).name: (source, problem, details) for source, problem, file, details in rows}
+    assert problems["cut.jpg"][:2] == ("mine", "truncated") and "get it again" in problems["cut.jpg"][2]
+    assert problems["gone.jpg"] == ("mine", "missing", "") and problems["words.jpg"][1] == "no image"
+    assert f"8 problems in {bad}, each a row of {list_of_faults}" in capsys.readouterr().err
+
+
+def own_experiment(tmp_path, **settings) -> list[str]:
+    """`data check` of three sound pictures of one's own."""
+    (tmp_path / "photos").mkdir()
+    for name in ("A.JPG", "b.JPG", "c.JPG"):
+        (tmp_path / "photos" / name).write_bytes(jpeg(3))
+    (tmp_path / "photos/captions.csv").write_text("image,caption\na.jpg,a\nb.jpg,b\nc.jpg,c\n")
+    init = {"root": str(tmp_path / "photos"), "train": "captions.csv"} | settings
+    file = tmp_path / "own.yaml"
+    file.write_text(yaml.safe_dump({"data": {"class_path": "lit_blip2.data.own.OwnData", "init_args": init}}))
+    return ["check", "--config", str(file), "--workers=1"]
+
+
+def test_where_all_are_missing_the_folder_and_what_it_holds_are_named(tmp_path, list_of_faults, capsys):
+    given = own_experiment(tmp_path)
+    assert main(given) == 1
+    said, photos = capsys.readouterr().out, tmp_path / "photos"
+    assert f"{photos}/a.jpg (there is A.JPG): none of the images of captions.csv is in {photos}" in said
+    assert "which holds A.JPG, b.JPG, c.JPG, captions.csv" in said and "3 images are fewer than a batch" in said
+    assert "it is called b.JPG" in list_of_faults.read_text()
+    main([*given, "--data.images=elsewhere"])
+    assert (
+        f"{photos}/elsewhere (data.root and data.images), which is not there; {photos} holds" in capsys.readouterr().out
+    )
+    assert main([*given, "--data.train=nothing.csv"]) == 1
+    error = capsys.readouterr().err
+    assert "missing: " in error and "docs/own_data.md" in error and "mini" not in error
+
+
+def test_a_list_of_faults_is_emptied_and_no_other_file_is_written_over(tmp_path, list_of_faults, capsys):
+    given = own_experiment(tmp_path)
+    assert main(given) == 1 and len(list_of_faults.read_text().splitlines()) == 4
+    (tmp_path / "photos/captions.csv").write_text("image,caption\nA.JPG,a\n")
+    assert main(given) == 0 and list_of_faults.read_text().splitlines() == ["source,problem,file,details"]
+    table = tmp_path / "photos/captions.csv"
+    assert main([*given, f"--out={table}"]) == 2 and table.read_text().startswith("image,caption")
+    assert "captions.csv is there and no list of faults" in capsys.readouterr().err
 
 
 def test_a_sample_is_looked_at_and_good_data_end_well(tiny, tmp_path, capsys):

@@ -102,6 +102,16 @@ def test_a_folder_and_its_table_are_ready_to_train_on(photos):
     assert elsewhere.pairs.path(0) == photos / NAMES[0]
 
 
+def test_home_is_read_where_the_shell_leaves_it(photos, monkeypatch):
+    monkeypatch.setenv("HOME", str(photos.parent))
+    OwnData(root="~/photos", train="~/photos/captions.csv", image_size=4).setup("fit")
+
+
+def test_blanks_around_names_of_columns_are_none_of_them(tmp_path):
+    (tmp_path / "x.csv").write_text("image, caption\na.jpg, a dog\n")
+    assert list(read_captions(tmp_path / "x.csv").texts) == ["a dog"]
+
+
 def test_a_wrong_folder_is_named_with_what_is_there(photos):
     lost = OwnData(root=str(photos), images="pictures", train="captions.csv")
     with pytest.raises(

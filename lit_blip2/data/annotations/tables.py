@@ -35,7 +35,7 @@ def read_table(path: Path, more: Iterable[str] = ()) -> list[Entry]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:  # which a spreadsheet begins with a mark
             lines = csv.reader(file, delimiter=separator, strict=True)
-            names = _checked_names(next(lines, []), separator, path, known)
+            names = _checked_names([name.strip() for name in next(lines, [])], separator, path, known)
             check_no_nulls(names, path, line)
             line = lines.line_num + 1
             for cells in lines:
