@@ -170,6 +170,26 @@ def test_fit_runs_exactly_the_steps_and_resumes_where_it_stopped(arguments, tmp_
     assert resumed.global_step == 6
 
 
+def test_without_a_trainer_batches_are_those_of_a_runs_first_steps(arguments, tmp_path):
+    """One epoch of them, however often it is asked for; evaluation as in `validate`; setup comes first."""
+    trained, alone = Recorder(), COCO(**arguments)
+    trainer(tmp_path, max_steps=6, limit_val_batches=0).fit(trained, COCO(**arguments))
+    for loader in (alone.train_dataloader, alone.val_dataloader):
+        with pytest.raises(ValueError, match=r"read yet: call setup\("):
+            loader()
+    alone.setup("fit")
+    batches = list(alone.train_dataloader())
+    assert len(batches) == len(alone.pairs) // alone.batch_size > 1
+    seen = [(b["step"], b["row"].tolist(), b["image_id"].tolist(), b["caption"]) for b in batches]
+    assert seen == trained.seen[: len(seen)] and len(list(alone.train_dataloader())) == len(batches)
+    assert {task: len(loader) for task, loader in alone.val_dataloader().items()}.keys() == {
+        "caption",
+        "vqa",
+        "binding",
+    }
+    alone.teardown("fit")
+
+
 class StopAfter(L.Callback):
     def __init__(self, steps):
         self.steps = steps

@@ -59,6 +59,8 @@ def test_a_run_learns_to_meet_the_reference_and_is_read_without_it(fit, referenc
     fit("mini_opt", *aligned(folder), f"--ckpt_path={run}", command="test", runs=run.parent.parent)
     image = next((world / "images/test").iterdir())
     assert isinstance(load(run).caption(image), str)
+    module = AlignedStage2.load_from_checkpoint(run, vqa_num_beams=2)
+    assert (module.align_weight, module.generation.answering["num_beams"]) == (50.0, 2)
 
 
 @pytest.mark.run

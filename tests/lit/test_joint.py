@@ -9,7 +9,7 @@ from lit_blip2 import inference
 from lit_blip2.checkpoint import read_checkpoint
 from lit_blip2.commands import ask
 from lit_blip2.evaluation.items import read_items
-from lit_blip2.lit import joint
+from lit_blip2.lit import LitJoint, joint
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 BRIEF = "--model.caption_max_new_tokens=5"
@@ -68,6 +68,10 @@ def test_one_checkpoint_is_tested_in_both_ways_asked_and_continued(fit, joint_ru
     image = str(next((world / "images" / "test").glob("*.png")))
     loaded = inference.load(joint_run)
     assert loaded.ask(image, "how many objects are there ?") and loaded.caption(image)
+    assert loaded.similarity(image, ["a red star", "a ring"]).shape == (2,) and 0 < loaded.match(image, "a star") < 1
+    made = loaded.features(image)
+    torch.testing.assert_close(loaded.stage2.bridge.projection(made.queries), made.soft_prompt)
+    assert type(LitJoint.load_from_checkpoint(joint_run).net) is type(loaded.net)
 
     start = [f"--model.init_from={joint_run}", "--trainer.max_steps=2", "--model.optimization.lr=1e-30"]
     after = fit("mini_opt", BRIEF, *start, "--model.optimization.min_lr=0")
