@@ -120,13 +120,13 @@ class Loaded:
 
     @torch.inference_mode()
     def match(self, images: Picture | Sequence[Picture], texts: str | Sequence[str]) -> float | list[float]:
-        """ITM's probability that a text describes its image, as re-ranking takes it. Needs ITM."""
+        """ITM's probability that a text describes its image, pair by pair. Needs ITM."""
         net, (images, texts, one) = self._head("itm"), paired(images, texts)
         made = []
         for pixels, image_R, chosen in self._batches(images, self._texts(texts)):
             with self._autocast():
                 features_BND = net.vision(pixels)
-            image = net.qformer.project_image(features_BND).select(image_R)  # in full, as in re-ranking
+            image = net.qformer.project_image(features_BND).select(image_R)  # in full precision, as in re-ranking
             logits_R2 = net.match_logits(image, net.tokenizer(chosen).to(self.device))
             made.append(logits_R2.float().softmax(-1)[:, 1].tolist())
         return as_given(joined(made), one)

@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder, StochasticWeightAveraging, WeightAveraging
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities.model_helpers import _restricted_classmethod
 from torch import Tensor, nn
 
 from lit_blip2 import words
@@ -94,9 +95,9 @@ class LitBLIP2(L.LightningModule):
         self.kept: dict[str, Any] | None = None
         self.built: Built | None = None
 
-    @classmethod
+    @_restricted_classmethod  # Lightning's own: refused on an instance, which it would leave as it is
     def load_from_checkpoint(
-        cls,
+        cls,  # noqa: N805
         checkpoint_path: str | Path,
         map_location: str | torch.device | None = None,
         allow: Sequence[str] = (),

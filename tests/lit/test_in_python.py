@@ -87,6 +87,8 @@ def test_a_module_goes_on_where_its_run_stands(stage1_run, stage2_run):
     assert all(torch.equal(own[name], value) for name, value in state.items())
     again = LitStage1.load_from_checkpoint(stage1_run / "checkpoints/last.ckpt", net=module.net)
     assert again.net is module.net and again.representation.rerank == 3
+    with pytest.raises(TypeError, match="cannot be called on an instance"):
+        module.load_from_checkpoint(stage1_run)
     with pytest.raises(ValueError, match=r"last\.ckpt is a run of lit_blip2\.lit\.LitStage2, not of LitStage1"):
         LitStage1.load_from_checkpoint(stage2_run)
 
