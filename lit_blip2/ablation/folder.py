@@ -9,6 +9,7 @@ runs/<step>/<labels>/          a run of an ordinary command, and in it
     validation.jsonl           of a run that trains: a Validation a line
     items.npz                  of a run that tests: its metrics taken apart, see lit_blip2.evaluation.items
 before/<number>/<step>/<labels>/   what an attempt has left that was made anew: kept, and never read; may be removed
+copying/                       a run of another sweep until all of it is there
 configs/, locks/               the resolved YAML of each step run, and a lock for each step run and cell
 outcome.json                   Found: the report in short, for the table of several sweeps
 study.db                       the queue, unless --storage names another

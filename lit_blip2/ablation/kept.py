@@ -39,9 +39,8 @@ def keep(folder: str | Path, out: str | Path) -> None:
 def copy_run(source: Folder, name: str, target: Folder, new_name: str, metrics: Collection[str]) -> None:
     """What is kept of a run, as far as it is there; the results per image of these metrics. Raises SweepError, or
     DataError for a damaged items.npz."""
-    for of, kind in ((Folder.metrics, Metrics), (Folder.done, Done)):
-        if (found := read(of(source, name), kind)) is not None:
-            write(of(target, new_name), found)
+    if (ended := read(source.metrics(name), Metrics)) is not None:
+        write(target.metrics(new_name), ended)
     points, faults = read_validations(source.validations(name))
     if faults:
         raise SweepError("\n".join(faults))
@@ -50,6 +49,8 @@ def copy_run(source: Folder, name: str, target: Folder, new_name: str, metrics: 
     if (file := source.run(name) / FILE).exists():
         items = {metric: each for metric, each in read_items(file).items() if metric in metrics}
         _write_small(target.run(new_name) / FILE, items)
+    if (done := read(source.done(name), Done)) is not None:  # last: it says that all else is there
+        write(target.done(new_name), done)
 
 
 def _write_small(file: Path, items: Mapping[str, Items]) -> None:

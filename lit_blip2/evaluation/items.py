@@ -98,13 +98,14 @@ def read_items(file: Path) -> dict[str, Items]:
 
 
 def _is_whole(items: Items) -> bool:
-    """Whether the parts are of the types and shapes that they should be of, and all values are finite."""
+    """Whether the parts have the types and shapes that they should have, with at least one value, all finite."""
     strata = items.ids if items.strata is None else items.strata
     rows, shape = (items.images, items.ids, strata), items.values.shape
     numbers = items.values.dtype.kind in "fiub" and all(row.dtype.kind in "iu" for row in rows[:2])
     told = (items.figure, shape[1:]) in [("ratio", ()), *((name, (count,)) for name, count in STATISTICS.items())]
     return (
         numbers
+        and len(items.values) > 0
         and bool(np.isfinite(items.values).all())
         and told
         and strata.dtype.kind in "iuU"

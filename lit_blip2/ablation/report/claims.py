@@ -65,8 +65,8 @@ def read_claims(file: Path) -> list[Claim]:
 
 
 def _problems(shown: Shown) -> list[str]:
-    ablation = EXAMPLE.with_name(f"{shown.ablation}.yaml")
-    if not ablation.is_file():
+    ablation = EXAMPLE.parent / f"{shown.ablation}.yaml"
+    if Path(shown.ablation).name != shown.ablation or not ablation.is_file():
         return [unknown("ablation", shown.ablation, [each.stem for each in EXAMPLE.parent.glob("*.yaml")])]
     expected = {each.metric for each in read_grid(ablation).expected}
     return [

@@ -55,7 +55,7 @@ def _picture(claims: list[Claim], results: Path, place: str) -> list[str]:
 def _line(file: Path, results: Path, place: str) -> list[str]:
     short = read(Folder(results / file.stem).outcome, Found)
     name = f"[{code(file.stem)}]({place}/{file.stem}/report.md)" if short else code(file.stem)
-    return [name, plain(read_grid(file).question), _in_short(short) if short else NOT_RUN]
+    return [name, plain(short.question if short else read_grid(file).question), _in_short(short) if short else NOT_RUN]
 
 
 def _in_short(short: Found) -> str:

@@ -124,7 +124,8 @@ class Sweep:
     def validated(self, run: str, metric: str) -> dict[int, float]:
         """Step -> finite value. A run that was taken up again validates a step twice: the later one counts."""
         points = self.validations.get(run, [])
-        return {point.step: point.metrics[metric] for point in points if is_finite(point.metrics.get(metric))}
+        last = {point.step: point.metrics[metric] for point in points if metric in point.metrics}
+        return {step: value for step, value in last.items() if is_finite(value)}
 
     def validated_at(self, cell: Cell, metric: str, step: int) -> float | None:
         """The value at this step of the cell's last training that validates the metric."""

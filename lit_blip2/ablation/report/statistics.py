@@ -54,8 +54,7 @@ class Estimate:
     """Of a contrast, before it is known which others are made with it.
 
     seeds: how many each setting has. error: standard error, None where there is none, and `why`. images: how many the
-    error speaks of beyond its own; None if it is over seeds alone. lacking: runs without results per image, beside
-    others of their settings that have them.
+    error speaks of beyond its own; None if it is over seeds alone.
     """
 
     seeds: tuple[int, ...]
@@ -63,7 +62,6 @@ class Estimate:
     error: float | None = None
     df: float | None = None
     images: int | None = None
-    lacking: int = 0
     why: str = ""
 
 
@@ -104,7 +102,8 @@ def summarise(values: Iterable[float]) -> Summary:
 def contrast(settings: Sequence[Runs], weights: Sequence[float] = (1, -1)) -> Estimate:
     """The weighted sum of the settings' means; by default the first less the second.
 
-    Settings whose seeds all agree leave no standard error: nothing is known of the noise.
+    Settings whose seeds all agree leave no standard error: nothing is known of the noise. Nor do settings of which some
+    runs have results per image and others have none.
     """
     found = [summarise(each.values.values()) for each in settings]
     seeds = tuple(each.n for each in found)
@@ -120,11 +119,13 @@ def contrast(settings: Sequence[Runs], weights: Sequence[float] = (1, -1)) -> Es
     images = [each.images for each in settings]
     if not any(images):
         return Estimate(seeds, difference, *_error(parts))
-    if not all(images) or not same_images(images):
-        return Estimate(seeds, difference, why=OTHER_IMAGES if all(images) else NO_ITEMS)
-    number, lacking = len(images[0].ids), sum(seeds) - sum(len(each.values) for each in images)
+    if any(each is None or len(each.values) < n for each, n in zip(images, seeds)):
+        return Estimate(seeds, difference, why=NO_ITEMS)
+    if not same_images(images):
+        return Estimate(seeds, difference, why=OTHER_IMAGES)
+    number = len(images[0].ids)
     parts.append((image_variance(images, weights), number - 1))
-    return Estimate(seeds, difference, *_error(parts), number, lacking)
+    return Estimate(seeds, difference, *_error(parts), number)
 
 
 def _error(parts: Sequence[tuple[float, int]]) -> tuple[float, float]:

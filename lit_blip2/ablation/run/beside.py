@@ -16,7 +16,7 @@ from lit_blip2.ablation.folder import Folder, read, write
 from lit_blip2.ablation.run.made import agrees
 from lit_blip2.ablation.run.provenance import other_versions
 from lit_blip2.ablation.run.reads import has_changed
-from lit_blip2.ablation.schema import Done, Parents, Plan, StepRun
+from lit_blip2.ablation.schema import Done, Metrics, Parents, Plan, StepRun
 from lit_blip2.contents import DataError
 from lit_blip2.links import check_links
 from lit_blip2.terminal import printable
@@ -24,6 +24,7 @@ from lit_blip2.whole_files import write_json
 
 OWN = ("done.json", "parents.json")  # name runs, which are called otherwise in each sweep
 LOCKS = ".*.lock"
+PART = "copying"
 
 
 class Same(NamedTuple):
@@ -48,7 +49,7 @@ def look(plan: Plan, folder: Folder) -> tuple[dict[str, Same], list[str]]:
             continue
         try:
             same = _same_runs(other, wanted, here)
-        except DataError as error:
+        except (DataError, OSError) as error:
             faults.append(f"nothing is taken from {other.root}: {str(error).splitlines()[0]}")
         else:
             found |= {name: each for name, each in same.items() if name not in found}
@@ -61,16 +62,19 @@ def look(plan: Plan, folder: Folder) -> tuple[dict[str, Same], list[str]]:
 
 
 def take_beside(plan: Plan, folder: Folder) -> list[str]:
-    """Copy what `look` finds; the lines that say so. A run whose copying is interrupted has no record, and is run."""
+    """Copy what `look` finds; the lines that say so. Each run is there whole or not at all."""
     found, told = look(plan, folder)
     for name, same in found.items():
-        source, target = same.folder.run(same.name), folder.run(name)
-        shutil.copytree(
-            source, target, copy_function=_copy, ignore=shutil.ignore_patterns(*OWN, LOCKS), dirs_exist_ok=True
-        )
+        part = Folder(folder.root / PART)
+        shutil.rmtree(part.root, ignore_errors=True)  # of a sweep that was killed
+        source, ignored = same.folder.run(same.name), shutil.ignore_patterns(*OWN, LOCKS)
+        shutil.copytree(source, part.run(name), copy_function=_copy, ignore=ignored)
         if (parents := read(same.folder.parents(same.name), Parents)) is not None:
-            write_json(folder.parents(name), _renamed(parents.root, same.names))
-        write(folder.done(name), same.done.model_copy(update={"parents": _renamed(same.done.parents, same.names)}))
+            write_json(part.parents(name), _renamed(parents.root, same.names))
+        write(part.done(name), same.done.model_copy(update={"parents": _renamed(same.done.parents, same.names)}))
+        folder.run(name).parent.mkdir(parents=True, exist_ok=True)
+        part.run(name).rename(folder.run(name))
+        shutil.rmtree(part.root)
     return told
 
 
@@ -89,6 +93,7 @@ def _same_runs(other: Folder, wanted: set[str], here: dict[str, str]) -> dict[st
 def _done(run: StepRun, other: Folder) -> Done | None:
     """The record of a run that has ended well and stands as it tells."""
     done = read(other.done(run.name), Done)
+    read(other.metrics(run.name), Metrics)  # raises for a damaged one
     if done is None or done.key != run.key or not agrees(run, other, done):
         return None
     return None if any(has_changed(path, told) for path, told in done.reads.items()) else done

@@ -19,11 +19,16 @@ from typing import Any, NamedTuple
 from lit_blip2.config import strings
 from lit_blip2.sources import PACKAGE, digest
 
-BEGIN = f"{PACKAGE.name}.lit.callbacks.MetricsFile"  # writes what is compared, in every step's process
+# What every step's process runs: which checkpoint is read, how settings are, and what is written to be compared. The
+# rest of the command line only makes the config, which counts by itself.
+BEGIN = {
+    f"{PACKAGE.name}.{name}"
+    for name in ("go_on.go_on", "lit.callbacks.MetricsFile", "parser.counts_before_shares", "runs.find_checkpoint")
+}
 # Modules from which no number of a run that ends follows. One that is not named here counts.
 NO_NUMBERS = {
-    "allocator", "config", "console", "contents", "links", "nulls", "offline", "parser", "paths", "refusals",
-    "roll_call", "runs", "settings", "signature", "sources", "stopping", "terminal", "trust", "whole_files", "words",
+    "allocator", "config", "console", "contents", "links", "nulls", "offline", "paths", "refusals", "roll_call",
+    "settings", "signature", "sources", "stopping", "terminal", "trust", "whole_files", "words",
     "what_next", "zeros", "data.annotations.unread", "data.faults", "lit.callbacks.print_metrics",
     "lit.callbacks.step_progress_bar", "lit.finite", "lit.foreign_paths", "lit.kept_batch", "lit.quiet", "lit.signals",
     "lit.watch", "model.side_files", "model.spelling", "model.tokenizer_files",
@@ -52,7 +57,7 @@ class Module(NamedTuple):
 def code_digest(config: Any, package: Path = PACKAGE) -> str:
     """Of the code that the results of a step of this resolved config follow from. package: the folder of the
     sources."""
-    names = {BEGIN} | {text for text in strings(config) if DOTTED.fullmatch(text)}
+    names = BEGIN | {text for text in strings(config) if DOTTED.fullmatch(text)}
     return _digest(frozenset(names), package)
 
 
@@ -185,7 +190,7 @@ def _bare(source: str) -> list[str]:
         if token.type == tokenize.COMMENT:
             lines[token.start[0] - 1] = lines[token.start[0] - 1][: token.start[1]]
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, DEFINITIONS) and ast.get_docstring(node, clean=False) is not None:
+        if isinstance(node, (ast.Module, *DEFINITIONS)) and ast.get_docstring(node, clean=False) is not None:
             said = node.body[0]
             lines[said.lineno - 1 : said.end_lineno] = [""] * (said.end_lineno - said.lineno + 1)
     return [line.rstrip() for line in lines]

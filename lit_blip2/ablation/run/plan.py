@@ -34,7 +34,7 @@ def make_plan(
         known = sorted({name for chain in chains.values() for answer in chain.values() for name in answer["metrics"]})
         raise ValueError(f"metrics that no cell can write: {', '.join(lost)}. Its steps write {', '.join(known)}")
     check_providers(grid, providers)
-    check_expected(grid, chains)
+    check_expected(grid, chains, providers)
     points = [(point, run_name(point.labels, 0)) for point in grid.points()]
     return plan_of(grid, [Chain(point, chains[name], providers[name]) for point, name in points], known)
 

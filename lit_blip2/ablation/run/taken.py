@@ -18,7 +18,7 @@ from lit_blip2.ablation.run.queue import Queue
 from lit_blip2.ablation.run.reads import has_changed
 from lit_blip2.ablation.run.sharing import step_key
 from lit_blip2.ablation.run.tensorboard import write_cell
-from lit_blip2.ablation.schema import DONE, Cell, Done, Metrics, Plan, Record, StepRun
+from lit_blip2.ablation.schema import DONE, Cell, Done, Metrics, Plan, Record, StepRun, is_of
 from lit_blip2.ablation.spec.grid import Grid
 from lit_blip2.links import check_links
 from lit_blip2.terminal import printable
@@ -54,7 +54,7 @@ def look(plan: Plan, kept: Folder, left_out: Container[str] = ()) -> Kept:
         metrics, reason = {}, _why_not(plan, cell, known, record, runs, kept)
         if not reason:
             metrics = cell_metrics(cell, {name: _metrics(kept, runs[name]) for name in cell.steps})
-            reason = "a metric is missing" if lacking(cell, metrics) else ""
+            reason = _odd(cell, record, metrics)
         if reason:
             found.others.setdefault(reason, []).append(cell.name)
             continue
@@ -117,6 +117,16 @@ def _why_not(
         if changed := next((path for path, told in done.reads.items() if has_changed(path, told)), None):
             return f"{changed} has changed since {then.name} read it"
     return None
+
+
+def _odd(cell: Cell, record: Record, metrics: dict[str, float | None]) -> str:
+    """Why a record that is of the same steps is not sound, "" if it is."""
+    if lacking(cell, metrics):
+        return "a metric is missing"
+    if not is_of(record, cell):
+        return "its record is another cell's"
+    other = [name for name in cell.metrics if record.metrics.get(name) != metrics.get(name)]
+    return f"its record and its run's metrics.json do not agree on {other[0]}" if other else ""
 
 
 def _other(plan: Plan, now: StepRun, known: Plan, then: StepRun) -> str:

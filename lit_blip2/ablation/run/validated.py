@@ -12,12 +12,18 @@ Answers = Mapping[str, Mapping[str, Any]]  # step -> what lit_blip2.resolve says
 SHOWN = 12  # steps of a training
 
 
-def check_expected(grid: Grid, chains: Mapping[str, Answers]) -> None:
-    """Raises ValueError for each metric that no training of a setting validates, and each step at which the last that
-    does has no validation. chains: by setting, named as at seed 0."""
+def check_expected(grid: Grid, chains: Mapping[str, Answers], providers: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raises ValueError for each metric that a setting's cells cannot write, or no training of it validates, and each
+    step at which the last that does has no validation. chains, providers: by setting, named as at seed 0."""
     asked = [each for each in grid.expected if each.at is not None]
     sides = [(each.metric, each.at, labels) for each in asked for labels in (each.better, each.than)]
     problems = [line for metric, at, labels in sides for line in _problems(grid, chains, metric, at, labels)]
+    ended = [(each.metric, labels) for each in grid.expected if each.at is None for labels in (each.better, each.than)]
+    problems += [
+        f"expect, {setting_name(labels)}: its cells cannot have {metric}"
+        for metric, labels in ended
+        if providers[run_name(labels, 0)][metric] is None
+    ]
     if problems:
         raise ValueError("\n".join(dict.fromkeys(problems)))
 

@@ -84,6 +84,7 @@ def test_a_claim_of_size_alone_says_so(file, tmp_path):
 @pytest.mark.parametrize(
     ("shown", "said"),
     [
+        ({"ablation": "../objectives"}, "ablation '../objectives' is not known"),
         ({"ablation": "skip_stage"}, "ablation 'skip_stage' is not known, did you mean 'skip_stage1'"),
         (
             {"metrics": ["vqa/mean"]},

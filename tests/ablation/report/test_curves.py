@@ -34,6 +34,9 @@ def test_seeds_that_lag_behind_leave_shorter_spread(sweep):
     sweep.validated("stage2/itc=on,bridge=on,seed=2", [])
     line = curves(read_sweep(sweep.write()), "stage2", "loss/lm")[0]
     assert (line.steps, line.mean, line.sd, line.seeds) == ([260, 520], [3.0, 5.0], [None, None], 1)
+    again = [{"step": 260, "loss/lm": 1.0}, {"step": 260, "loss/lm": None}]  # the later one counts, finite or not
+    sweep.validated("stage2/itc=on,bridge=on,seed=0", again)
+    assert read_sweep(sweep.write()).validated("stage2/itc=on,bridge=on,seed=0", "loss/lm") == {}
 
 
 def test_forgetting_goes_by_steps_that_have_both(sweep):

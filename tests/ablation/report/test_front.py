@@ -31,7 +31,7 @@ def results(tmp_path):
 
 def ran(results: Path, *verdicts: str, done: int = 16) -> None:
     decided = [Decided(claim="", verdict=each, difference=None, interval=None, p=None) for each in verdicts]
-    about = {"name": "one", "question": "?", "expect": "", "seeds": list(range(8)), "cells": 16}
+    about = {"name": "one", "question": "Was one good?", "expect": "", "seeds": list(range(8)), "cells": 16}
     write(Folder(results / "one").outcome, Found(**about, expected=decided, done=done))
 
 
@@ -47,7 +47,7 @@ def test_each_ablation_has_a_line_with_what_came_of_it(results, tmp_path):
     text = (tmp_path / "page.md").read_text()
     assert text.startswith(f"Before.\n\n{BEGIN}\n\n| ablation |") and text.endswith(f"\n\n{END}\n\nBehind.\n")
     assert (
-        "| [`one`](ablations/results/one/report.md) | Is one good? | 2 came true, 1 did not, 1 open (n = 8) |" in text
+        "| [`one`](ablations/results/one/report.md) | Was one good? | 2 came true, 1 did not, 1 open (n = 8) |" in text
     )
     assert "| `two` | Is two good? | not run yet |" in text and "old" not in text and "![" not in text
     ran(results, done=9)

@@ -3,7 +3,7 @@
 import pytest
 
 from lit_blip2.ablation.folder import Folder, read, write
-from lit_blip2.ablation.run import provenance
+from lit_blip2.ablation.run import beside, provenance
 from lit_blip2.ablation.run.beside import take_beside
 from lit_blip2.ablation.schema import Done, Parents, Plan
 from lit_blip2.whole_files import write_json
@@ -83,6 +83,16 @@ def test_what_has_not_ended_or_does_not_stand_as_told_is_not_taken(make, first, 
     assert {name for name in sweep.plan.steps if sweep.folder.done(name).exists()} == {"shared/1", "own/2", "own/3"}
 
 
+def test_a_copy_that_was_interrupted_is_made_anew(make, first, monkeypatch):
+    sweep = make(4)
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr(beside, "_copy", lambda *_: 1 / 0)  # as a kill would end it
+        take_beside(sweep.plan, sweep.folder)
+    assert not list(sweep.folder.root.glob("runs/*/*"))
+    assert take_beside(sweep.plan, sweep.folder)[0].startswith("6 of 6 step runs")
+    assert not (sweep.folder.root / "copying").exists()
+
+
 def test_sweeps_with_other_libraries_are_passed_over(make, first, monkeypatch):
     write(first.plan, read(first.plan, Plan).model_copy(update={"versions": {"python": "3.11.7", "torch": "1.0"}}))
     monkeypatch.setattr(provenance, "versions", lambda: {"torch": "2.0"})
@@ -93,10 +103,15 @@ def test_sweeps_with_other_libraries_are_passed_over(make, first, monkeypatch):
 
 
 def test_a_damaged_sweep_is_named_and_passed_over(make, first, tmp_path):
+    whole = first.done("own/0").read_text()
     first.done("own/0").write_text("{}")
     sweep = make(4)
     (line,) = take_beside(sweep.plan, sweep.folder)
     assert line.startswith(f"nothing is taken from {first.root}: {first.done('own/0')}: no 'key'")
+    first.done("own/0").write_text(whole)
+    first.metrics("own/0").write_text('{"loss/total": 1')
+    (line,) = take_beside(sweep.plan, sweep.folder)
+    assert "metrics.json cannot be read as JSON" in line
 
 
 def test_a_link_out_of_another_sweep_is_not_followed(make, first, tmp_path):

@@ -31,7 +31,7 @@ FILES = {
     "parts/__init__.py": "from lit_blip2.parts.named import Named\nfrom lit_blip2.parts.idle import Idle\n",
     "parts/named.py": "class Named:\n    def run(self):\n        return 1\n\n\nclass Spare: ...\n",
     "parts/idle.py": "class Idle:\n    a = 1\n",
-    "nets.py": "class Net:\n    a = 1\n",
+    "nets.py": '"""Said of nets."""\n\n\nclass Net:\n    a = 1\n',
     "words.py": "def said():\n    return 'one'\n",
 }
 START = {"callbacks": ["lit_blip2.start.main"]}
@@ -82,6 +82,7 @@ def test_a_change_of_what_is_used_counts(digest, change):
         ("parts/named.py", "class Spare: ...", "class Other: ..."),
         ("parts/idle.py", "a = 1", "a = 2"),
         ("words.py", "one", "two"),  # it only tells
+        ("nets.py", "Said of nets.", "Said otherwise."),
     ],
 )
 def test_a_change_of_anything_else_does_not(digest, change):
@@ -95,11 +96,11 @@ def test_what_a_config_does_not_name_is_not_used(digest):
 
 def test_the_package_s_own_steps_lead_to_their_networks_and_not_to_commands_and_refusals():
     found = reached(
-        {BEGIN, "lit_blip2.lit.LitStage1", "lit_blip2.data.coco.COCO", "lit_blip2.objectives.stage1.Stage1"}
+        BEGIN | {"lit_blip2.lit.LitStage1", "lit_blip2.data.coco.COCO", "lit_blip2.objectives.stage1.Stage1"}
     )
     modules = {module.removeprefix("lit_blip2.") for module, name in found if name}
     assert {"objectives.itc", "model.masks", "lit.module", "lit.optim", "data.batches.order", "keyed"} <= modules
-    assert {"evaluation.retrieval", "lit.callbacks.metrics_file", "pixels", "checkpoint"} <= modules
+    assert {"runs", "go_on", "evaluation.retrieval", "lit.callbacks.metrics_file", "pixels", "checkpoint"} <= modules
     assert not [name for name in modules if name.startswith(("ablation", "commands", "cli", "trust"))]
     assert PACKAGE.name == "lit_blip2"
 

@@ -146,6 +146,12 @@ def test_an_expectation_of_what_is_not_validated_is_refused(planned):
         planned(expecting("vqa/accuracy", 3))
 
 
+def test_an_expectation_of_what_a_setting_cannot_have_is_refused(planned):
+    text = expecting("retrieval/itc_txt_r1", 2).replace(", at: 2", "")
+    with pytest.raises(ValueError, match=r"expect, itc=off,start=stage1: its cells cannot have retrieval/itc_txt_r1$"):
+        planned(text)
+
+
 def test_a_step_that_no_cell_runs_is_said(planned, tmp_path):
     assert planned().left_out == []
     text = GRID.replace("vqa: {test: stage2}", "vqa: {test: stage2}\n  again: {test: stage1}").replace(

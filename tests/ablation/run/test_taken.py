@@ -2,6 +2,7 @@
 
 import pytest
 
+from lit_blip2.ablation import kept as kept_module
 from lit_blip2.ablation.folder import Folder, SweepError, read, write
 from lit_blip2.ablation.kept import keep
 from lit_blip2.ablation.run import provenance, taken
@@ -110,6 +111,30 @@ def test_what_failed_or_lacks_a_metric_is_run_again(make, kept):
         f"2 of 4 cells are taken from {kept.root}",
         f"1 of 4 cells are not taken from {kept.root} (k=1,seed=0): a metric is missing",
     ]
+
+
+def test_a_record_that_its_run_s_metrics_contradict_is_not_taken(make, kept):
+    kept.metrics("own/0").write_text('{"loss/total": 9.0}')
+    assert take(make(4), kept) == [
+        f"3 of 4 cells are taken from {kept.root}",
+        f"1 of 4 cells are not taken from {kept.root} (k=0,seed=0): its record and its run's metrics.json do not "
+        "agree on loss/total",
+    ]
+
+
+def test_a_record_of_another_cell_is_not_taken(make, kept):
+    cell = kept.cell("k=0,seed=0")
+    write(cell, read(cell, Record).model_copy(update={"seed": 7}))
+    assert take(make(4), kept)[1].endswith("(k=0,seed=0): its record is another cell's")
+
+
+def test_a_run_that_was_kept_in_part_has_no_record_of_its_end(make, tmp_path, monkeypatch):
+    sweep = make(1, out="first", storage=f"sqlite:///{tmp_path}/first.db")
+    sweep.work()
+    monkeypatch.setattr(kept_module, "read_validations", lambda file: 1 / 0)  # as a kill would end it
+    with pytest.raises(ZeroDivisionError):
+        kept_module.copy_run(sweep.folder, "own/0", Folder(tmp_path / "new"), "own/0", [])
+    assert not Folder(tmp_path / "new").done("own/0").exists()
 
 
 def test_other_libraries_and_changed_files_are_reasons(make, kept, tmp_path, monkeypatch):

@@ -21,7 +21,7 @@ METHOD = (
 WHY = {
     TOO_FEW: "fewer than two in a setting",
     NO_SPREAD: "every seed has the same value, which says nothing of the noise",
-    NO_ITEMS: "some settings have them, these have not in two runs",
+    NO_ITEMS: "some runs have them, others have not",
     OTHER_IMAGES: "the settings' tests do not hold the same images",
 }
 
@@ -46,10 +46,9 @@ def speaks_of(found: Sequence[Comparison]) -> str:
     if images == {None}:
         text = "The intervals are over seeds alone: no results per image are known."
     elif images:
-        seen = [f"{each:,} images" if each else "seeds alone" for each in sorted(images, key=lambda n: n or 0)]
-        text = f"The intervals are over seeds and {' or '.join(seen)}."
-    if any(each.estimate.lacking for each in found):
-        text += " Some runs have no results per image: the variance by images is of the others of their settings."
+        seen = " or ".join(f"{each:,}" for each in sorted(each for each in images if each))
+        text = f"The intervals are over seeds and {seen} images"
+        text += ", or over seeds alone where no results per image are known." if None in images else "."
     return " ".join([text, *(f'"{word.capitalize()}": {why}.' for word, why in WHY.items() if _occurs(word, found))])
 
 
