@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from lit_blip2.checkpoint import carried, read_checkpoint
 from lit_blip2.checkpoint_net import check_settings
-from lit_blip2.config import Experiment, class_path
+from lit_blip2.config import STARTS, Experiment, class_path
 from lit_blip2.network import annotated_network, build_net, module_arguments, network_class
 from lit_blip2.runs import find_checkpoint
 
@@ -27,7 +27,8 @@ def made_from(
         _check_class(experiment, kind)
         arguments["net"] = build_net(experiment)
     if experiment.model:
-        arguments = module_arguments(experiment, kind, given) | arguments
+        # Training goes on from these weights, and not from the files that the run itself has started from.
+        arguments = module_arguments(experiment, kind, {*given, *STARTS}) | arguments
     arguments["net"].load()
     return kind(**arguments), contents
 

@@ -104,7 +104,7 @@ class LitBLIP2(L.LightningModule):
         **arguments: Any,
     ) -> Self:
         """A run's module, with its frozen weights and the trained ones, on `map_location`; in training mode, as
-        Lightning leaves it.
+        Lightning leaves it. A fit goes on from these weights: what the run itself started from is left out.
 
         Args: checkpoint_path: a checkpoint, or a run's folder. allow: what its configuration may name beside this
         package's own (SECURITY.md). arguments: of this class, in the place of the run's; net=..., optimization=... for

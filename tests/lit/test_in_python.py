@@ -85,6 +85,7 @@ def test_a_module_goes_on_where_its_run_stands(stage1_run, stage2_run):
     assert module.representation.rerank == 5 and module.trained_steps == 4 and module.optimization.warmup_steps == 1
     own = module.state_dict()
     assert all(torch.equal(own[name], value) for name, value in state.items())
+    assert LitStage2.load_from_checkpoint(stage2_run).init_from is None  # else a fit would read stage 1 over it
     again = LitStage1.load_from_checkpoint(stage1_run / "checkpoints/last.ckpt", net=module.net)
     assert again.net is module.net and again.representation.rerank == 3
     with pytest.raises(TypeError, match="cannot be called on an instance"):
