@@ -17,11 +17,12 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lit_blip2.config import Experiment, read
 from lit_blip2.distributed import gather_lists
 from lit_blip2.evaluation.rules import differing, folder_name, kept_rules, rules_of, told
-from lit_blip2.go_on import check_folder, go_on
+from lit_blip2.go_on import check_folder, go_on, own_run
 from lit_blip2.links import check_links
 from lit_blip2.lit.callbacks import Agreement, Companions, HParams, MetricsFile, Pictures, PrintMetrics
 from lit_blip2.lit.module import LitBLIP2
 from lit_blip2.lit.quiet import quiet
+from lit_blip2.loggers import folders, places
 from lit_blip2.parser import HELP, TRAINER, SuiteParser, config_files, counts_before_shares
 from lit_blip2.paths import free_name
 from lit_blip2.runs import CONFIG, JOB, Left, find_checkpoint, newest_checkpoint, run_of
@@ -69,7 +70,7 @@ class SuiteCLI(LightningCLI):
         return parser
 
     def before_instantiate_classes(self) -> None:
-        """Evaluation of a checkpoint writes into that run's folder, or one in it (`_test_set`, `_by_rules`), unless the
+        """Evaluation of a checkpoint writes into that run's folder, or one in it (`_test_set`, `_by_rules`), unless a
         logger names a version; a folder stands for its newest checkpoint. A fit goes on, or has a folder of its own."""
         config = self.config[self.subcommand]
         if self.subcommand in EVALUATIONS and config.get("ckpt_path") is None:
@@ -86,30 +87,35 @@ class SuiteCLI(LightningCLI):
             if config.ckpt_path != str(Path(given)):
                 rank_zero_info(f"--ckpt_path {given}: {config.ckpt_path} is its newest whole checkpoint")
         if self.subcommand == "fit":
-            return check_folder(config)
+            check_folder(config)
+            self.left = own_run(config)
+            return
         if self.subcommand not in EVALUATIONS:
             return
         run = run_of(Path(config.ckpt_path).resolve())
-        logger = config.trainer.logger
-        unplaced = hasattr(logger, "init_args") and logger.init_args.get("version") is None
-        if (run / CONFIG).exists() and unplaced:
+        own = places(config.trainer.logger)
+        if (run / CONFIG).exists() and own and all(each.version is None for each in own):
             check_links(run)  # it is written into
-            logger.init_args.save_dir = str(run.parent.parent)
             place = self._by_rules(run.joinpath(*self._test_set()))
-            logger.init_args.name, logger.init_args.version = run.parent.name, str(place.relative_to(run.parent))
+            for each in own:
+                each.save_dir, each.name = str(run.parent.parent), run.parent.name
+                each.version = str(place.relative_to(run.parent))
 
     def _dumped(self) -> str:
         config = self.config[self.subcommand]
         return self._parser(self.subcommand).dump(config, skip_none=False, skip_validation=True)
 
     def _one_curve(self, left: Left) -> None:
-        """Let the log of a run that goes on be one: TensorBoard hides what was logged behind its checkpoint, and of
-        Lightning's CSVLogger, which would delete what is there, the file is kept under another name."""
+        """Let the log of a run that goes on be one: TensorBoard hides what was logged behind its checkpoint."""
         for logger in self.trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger._kwargs["purge_step"] = left.step  # loggers count from 0; its writer is yet to be made
-        if rank_zero_only.rank == 0 and (file := left.run / "metrics.csv").exists():
-            file.rename(free_name(file.with_name(f"metrics-to-step-{left.step}.csv")))
+        self._keep_csv(left.run, f"metrics-to-step-{left.step}.csv")
+
+    def _keep_csv(self, folder: Path, name: str) -> None:
+        """Lightning's CSVLogger would delete the file that lies there: it is kept under another name."""
+        if rank_zero_only.rank == 0 and (file := folder / "metrics.csv").exists():
+            file.rename(free_name(file.with_name(name)))
 
     def _test_set(self) -> list[str]:
         """The name of the last file behind the experiment that chooses what to test on: test sets of one run keep
@@ -151,6 +157,9 @@ class SuiteCLI(LightningCLI):
         self.model.resumed = config.get("ckpt_path") is not None
         if self.left is not None:
             self._one_curve(self.left)
+        if self.subcommand in EVALUATIONS:
+            for folder in folders(config.trainer.logger)[:1]:
+                self._keep_csv(folder, f"metrics-before-{self.subcommand}.csv")
 
 
 class SaveConfigOnFit(SaveConfigCallback):

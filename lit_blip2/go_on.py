@@ -9,7 +9,8 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from lit_blip2.config import flat
 from lit_blip2.contents import DataError
-from lit_blip2.runs import Left, check_new, newest_of, newest_other
+from lit_blip2.loggers import folders, places
+from lit_blip2.runs import Left, check_new, newest_of, newest_other, run_of, standing
 from lit_blip2.stopping import job_name, restarted
 from lit_blip2.terminal import first_few, one_line
 
@@ -31,28 +32,26 @@ def go_on(config: Namespace, dumped: dict[str, Any], resume: bool) -> Left | Non
         )
     if start and not again:
         return None
-    places = _places(config.trainer.logger)
-    if not places:
+    own = places(config.trainer.logger)
+    if not own:
         if resume or again:
             rank_zero_info(
                 "no logger gives these runs a folder (save_dir and name), so none is found: a new one begins"
             )
         return None
-    folder, steps = Path(places[0].save_dir, places[0].name), config.trainer.max_steps
-    if again and job and (own := newest_of(dumped, folder, steps, job)):
-        return _with(own, config, places, "the run of this job")
+    folder, steps = Path(own[0].save_dir, own[0].name), config.trainer.max_steps
+    if again and job and (left := newest_of(dumped, folder, steps, job)):
+        return _with(left, config, own, "the run of this job")
     if again and not resume:
         of = f"of this job ({job})" if job else "of this job, whose number is not known,"
         whence = f", from {start}" if start else ""
         rank_zero_info(f"no run {of} has left a checkpoint in {folder}: a new one begins{whence}")
         if start:
             return None
-    return _newest(config, dumped, places, folder, resume)
+    return _newest(config, dumped, own, folder, resume)
 
 
-def _newest(
-    config: Namespace, dumped: dict[str, Any], places: list[Namespace], folder: Path, resume: bool
-) -> Left | None:
+def _newest(config: Namespace, dumped: dict[str, Any], own: list[Namespace], folder: Path, resume: bool) -> Left | None:
     """The newest run of these settings, whoever began it; without --resume it is only told. Raises DataError as
     `newest_of`, where it is to be gone on with."""
     try:
@@ -66,7 +65,7 @@ def _newest(
         rank_zero_info(f"{error}. A new one begins")
         return None
     if resume and left is not None:
-        return _with(left, config, places, "the newest run of these settings")
+        return _with(left, config, own, "the newest run of these settings")
     if left is not None and not left.finished:
         rank_zero_info(
             f"an unfinished run of these settings lies in {_where(left, config)}: --resume goes on with it. A new one "
@@ -75,7 +74,7 @@ def _newest(
     return None
 
 
-def _with(left: Left, config: Namespace, places: list[Namespace], which: str) -> Left:
+def _with(left: Left, config: Namespace, own: list[Namespace], which: str) -> Left:
     """Go on with a run. Raises SystemExit where nothing is left to do."""
     where = _where(left, config)
     if left.finished:
@@ -84,7 +83,7 @@ def _with(left: Left, config: Namespace, places: list[Namespace], which: str) ->
     instead = f", {which}, and not with {start}" if (start := config.get("ckpt_path")) else ""
     rank_zero_info(f"going on with {where}{instead}")
     config.ckpt_path = str(left.checkpoint)
-    for each in places:
+    for each in own:
         each.version = left.run.name
     return left
 
@@ -99,13 +98,20 @@ def check_folder(config: Namespace) -> None:
     trainer = config.trainer
     if trainer.get("fast_dev_run"):
         return
-    places = [each for each in _places(trainer.logger) if each.get("version") is not None]
-    names = [each.version if isinstance(each.version, str) else f"version_{each.version}" for each in places]
-    runs = [Path(each.save_dir, each.name, name) for each, name in zip(places, names)]
+    runs = folders(trainer.logger)
     if trainer.logger is False or trainer.logger == []:
         runs = [Path(trainer.get("default_root_dir") or ".")]
     for run in runs:
         check_new(run, config.get("ckpt_path"), job_name())
+
+
+def own_run(config: Namespace) -> Left | None:
+    """The run that --ckpt_path goes on with in its own folder, as a step of a sweep does; None for any other fit."""
+    start, runs = config.get("ckpt_path"), folders(config.trainer.logger)
+    if not (start and runs) or run_of(Path(start).resolve()) != runs[0].resolve():
+        return None
+    left = standing(runs[0])
+    return left and Left(runs[0], Path(start), left.step, False)
 
 
 def _other(dumped: dict[str, Any], folder: Path) -> str:
@@ -122,10 +128,3 @@ def _other(dumped: dict[str, Any], folder: Path) -> str:
         f". The newest one, {other.run}, stands at step {other.step} of {other.max_steps} and has other settings: "
         f"{first_few(differing, 3, '; ')}"
     )
-
-
-def _places(logger: Namespace | list[Namespace] | bool | None) -> list[Namespace]:
-    """The settings of the loggers that write into a run's folder: the first that names one, and those that share it."""
-    settings = [each.get("init_args") for each in (logger if isinstance(logger, list) else [logger]) if each]
-    named = [each for each in settings if each and each.get("name") and each.get("save_dir")]
-    return [each for each in named if (each.save_dir, each.name) == (named[0].save_dir, named[0].name)]

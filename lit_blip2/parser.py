@@ -10,9 +10,11 @@ import yaml
 from jsonargparse import ArgumentParser, Namespace, _loaders_dumpers, get_loader, set_loader
 from lightning import Callback, Trainer
 from lightning.pytorch.cli import LightningArgumentParser
+from lightning.pytorch.loggers import Logger
 
 from lit_blip2.config import Experiment, check_encoder, read
 from lit_blip2.contents import DEEPEST, INTEGER, Bounded, DataError, parsed_yaml
+from lit_blip2.loggers import CSV, as_list, entitle, has_folder
 from lit_blip2.nulls import check_nulls
 from lit_blip2.refusals import SHOW_TRACEBACKS, reason, tracebacks_shown
 from lit_blip2.terminal import one_line, say
@@ -70,7 +72,7 @@ class SuiteParser(LightningArgumentParser):
     def parse_args(self, *args: Any, **kwargs: Any) -> Namespace:
         config = super().parse_args(*args, **kwargs)
         if "trainer" in config:  # it is a command's parser, not the one above them
-            name_logger(config.trainer.logger, config_files(config))
+            config.trainer.logger = loggers(config.trainer.logger, config_files(config))
             config.trainer.callbacks = callbacks(config.trainer)
             self.resume = config.pop("resume", False)
             if (grace := config.pop("grace", None)) is not None:
@@ -122,19 +124,32 @@ def config_files(config: Namespace) -> list[Path]:
     return [Path(str(file)) for file in config.config or [] if file is not None]
 
 
-def name_logger(logger: Any, files: list[Path]) -> None:
-    """Name a logger without a name, or each of several, after the experiment: its runs lie in runs/NAME/version_N.
+def loggers(logger: Any, files: list[Path]) -> Any:
+    """The loggers, one with a folder for the run before those without (see loggers.py), each that has no name of its
+    own called after the experiment: its runs lie in runs/NAME/version_N.
 
     The name is that of the first --config: mini_opt for experiments/mini_opt.yaml, and for a run's own config.yaml in
     runs/mini_opt/version_0.
     """
-    if isinstance(logger, list):
-        for each in logger:
-            name_logger(each, files)
-    settings = logger.get("init_args", {}) if isinstance(logger, Namespace) else {}
-    if files and "name" in settings and settings["name"] is None:
+    if not (given := as_list(logger)):
+        return logger
+    if not any(map(has_folder, given)):
+        given = [csv_logger().clone(), *given]
+    if files:
         first = files[0].absolute()
-        settings["name"] = first.parent.parent.name if first.name == "config.yaml" else first.stem
+        title = first.parent.parent.name if first.name == "config.yaml" else first.stem
+        for each in given:
+            entitle(each, title)
+    return given if isinstance(logger, list) or len(given) > 1 else given[0]
+
+
+@cache
+def csv_logger() -> Namespace:
+    """Beside loggers that have no folder for a run, with all its arguments."""
+    parser = ArgumentParser()
+    parser.add_argument("--logger", type=Logger)
+    settings = {"save_dir": TRAINER["logger"]["init_args"]["save_dir"], "name": None}
+    return parser.parse_object({"logger": {"class_path": CSV, "init_args": settings}}).logger
 
 
 def callbacks(trainer: Namespace) -> list[Namespace]:

@@ -9,6 +9,8 @@ import pytest
 
 from lit_blip2.__main__ import OTHERS, TRAINING, run
 from lit_blip2.ablation.run.plan import ask
+from lit_blip2.ablation.spec.read import read_grid
+from lit_blip2.commands.sweep import parser as options_of_sweeps
 from lit_blip2.data.experiment import is_setting
 
 RUN_ELSEWHERE = {"extend.md"}  # runs what it prints, on files of its own: tests/lit/test_extend.py
@@ -38,6 +40,13 @@ def test_files_that_commands_name_are_there():
     named = {word.split("=")[-1] for words in commands() for word in words}
     files = {name for name in named if name.startswith(("experiments/", "ablations/")) and name.endswith(".yaml")}
     assert files and not [name for name in files if not list(Path().glob(name))]
+
+
+def test_sweeps_are_read_as_grids():
+    """Their scales and their settings of steps too."""
+    parsed = [options_of_sweeps().parse_args(words[1:]) for words in commands() if words[0] == "sweep"]
+    grids = [read_grid(each.config, each.scale, each.set) for each in parsed]
+    assert len(grids) > 9 and any("stage2.trainer.logger" in grid.settings for grid in grids)
 
 
 @pytest.mark.slow

@@ -127,6 +127,16 @@ def test_a_run_started_from_another_runs_config_is_named_after_that_run(tmp_path
     assert parsed(file=file).trainer.logger.init_args.name == "mini_stage1"
 
 
+def test_beside_a_tracker_a_csv_file_gives_a_run_its_folder():
+    """Lightning would take the tracker's folder, one for all runs, such as the working folder."""
+    table, tracker = parsed("--trainer.logger=tests.trackers.Tracker", "--trainer.logger.project=p").trainer.logger
+    assert table.class_path.endswith("CSVLogger") and (table.init_args.save_dir, table.init_args.version) == (
+        "runs",
+        None,
+    )
+    assert table.init_args.name == tracker.init_args.name == "mini_stage1" and tracker.init_args.project == "p"
+
+
 def test_print_config_shows_what_is_shared(capsys):
     with pytest.raises(SystemExit):
         build(ParseOnly, ["fit", "--config", "experiments/mini_opt.yaml", "--print_config"])

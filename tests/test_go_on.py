@@ -13,6 +13,7 @@ from jsonargparse import Namespace
 
 from lit_blip2 import go_on
 from lit_blip2.contents import DataError
+from lit_blip2.loggers import folders, places
 from lit_blip2.runs import CONFIG, JOB, Left, hold
 from lit_blip2.stopping import job_name
 
@@ -20,7 +21,7 @@ CLOCK = count(1_700_000_000)
 
 
 def logger(**settings) -> Namespace:
-    return Namespace(class_path="x", init_args=Namespace(settings))
+    return Namespace(class_path="CSVLogger", init_args=Namespace(settings))
 
 
 def config(loggers) -> Namespace:
@@ -37,6 +38,24 @@ def test_each_logger_goes_on_in_the_runs_folder(monkeypatch, tmp_path, several):
     assert go_on.go_on(given, {}, resume=True) == left and given.ckpt_path == str(left.checkpoint)
     assert [str(folder) for folder in looked] == ["runs/x"]
     assert all(each.init_args.version == "version_3" for each in own)
+
+
+def test_a_tracker_has_no_folder_and_no_version_of_a_runs():
+    """W&B would take a version for the name of one of its own runs."""
+    tracker = Namespace(class_path="WandbLogger", init_args=Namespace(save_dir="runs", name="x", version=None))
+    own = logger(save_dir="runs", name="x", version="version_2")
+    assert places([tracker, own]) == [own.init_args] and folders([tracker, own]) == [Path("runs/x/version_2")]
+    assert places(tracker) == folders(tracker) == folders(logger(save_dir="runs", name="x", version=None)) == []
+
+
+def test_a_step_goes_on_in_its_own_folder_and_says_from_which_step(run):
+    folder = run(4, None)
+    start, where = folder / "checkpoints/last.ckpt", dict(save_dir=str(folder.parents[1]), name="x")
+    given = config(logger(**where, version="version_0"))
+    given.ckpt_path = str(start)
+    assert go_on.own_run(given) == Left(folder, start, 4, False)
+    given.trainer.logger.init_args.version = "version_1"
+    assert go_on.own_run(given) is None
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from lit_blip2.ablation.folder import Folder
 from lit_blip2.ablation.run.made import going_on
 from lit_blip2.ablation.schema import StepRun
 from lit_blip2.ablation.spec.step import REFERENCE
+from lit_blip2.loggers import in_folder
 from lit_blip2.whole_files import write_text
 
 
@@ -22,13 +23,12 @@ def command(run: StepRun, folder: Folder) -> list[str]:
 
 
 def write_config(run: StepRun, folder: Folder) -> None:
-    """The step's resolved YAML: references to other steps as their folders, and a logger that writes into its own."""
+    """The step's resolved YAML: references to other steps as their folders, and loggers that write into its own, or
+    call it SWEEP/STEP/LABELS."""
     config = _with_folders(run.config, {step: str(folder.run(name)) for step, name in run.parents.items()})
     where = {"save_dir": str(folder.root / "runs"), "name": run.step, "version": run.name.partition("/")[2]}
-    config["trainer"]["logger"] = {
-        "class_path": "lightning.pytorch.loggers.TensorBoardLogger",
-        "init_args": where | {"default_hp_metric": False},
-    }
+    title = f"{folder.root.resolve().name}/{run.name}"
+    config["trainer"]["logger"] = in_folder(config["trainer"].get("logger"), where, title)
     file = folder.config(run.name)
     file.parent.mkdir(parents=True, exist_ok=True)
     write_text(file, yaml.safe_dump(config, sort_keys=False))

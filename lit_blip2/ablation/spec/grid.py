@@ -105,7 +105,7 @@ class Grid(BaseModel):
     @field_validator("settings")
     @classmethod
     def _check_settings(cls, settings: Settings, info: ValidationInfo) -> Settings:
-        return _sound(settings, _of_settings({"set": settings}, info))
+        return _sound(settings, _of_settings({"set": settings}, info, varies=False))
 
     @model_validator(mode="after")
     def _fill(self) -> "Grid":
@@ -160,12 +160,11 @@ def _sound(value: Any, problems: Iterable[str]) -> Any:
     return value
 
 
-def _of_settings(named: dict[str, Settings], info: ValidationInfo) -> Iterator[str]:
+def _of_settings(named: dict[str, Settings], info: ValidationInfo, varies: bool = True) -> Iterator[str]:
     """The problems of settings by what gives them; none where the steps have problems of their own."""
     if "steps" in info.data:
-        yield from (
-            line for where, each in named.items() for line in settings_problems(where, each, info.data["steps"])
-        )
+        for where, each in named.items():
+            yield from settings_problems(where, each, info.data["steps"], varies)
 
 
 def run_name(labels: dict[str, str], seed: int) -> str:

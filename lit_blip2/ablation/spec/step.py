@@ -54,14 +54,19 @@ def chain_problems(steps: Mapping[str, Step]) -> Iterator[str]:
             yield from _key_problems(f"step {name}, set", key, key, value, fits)
 
 
-def settings_problems(where: str, settings: Mapping[str, Any], steps: Mapping[str, Step]) -> Iterator[str]:
-    """Of settings whose keys begin with a step's name, `stage1.model.net.itc`; where: what gives them."""
+def settings_problems(
+    where: str, settings: Mapping[str, Any], steps: Mapping[str, Step], varies: bool = False
+) -> Iterator[str]:
+    """Of settings whose keys begin with a step's name, `stage1.model.net.itc`; where: what gives them; varies: to some
+    cells alone."""
     for key, value in settings.items():
         name, _, rest = key.partition(".")
         if name not in steps or not rest:
             yield unknown(f"{where}: {key!r} must begin with a step:", name, steps)
         elif rest == "fit" and (tested := steps[name].test):
             yield f"{where}, {key}: {name} tests what {tested} has fitted, with its settings: set {tested}.fit"
+        elif varies and f"{rest}.".startswith("trainer.logger."):
+            yield f"{where}: {key} is no axis, what logs a run changes none of its numbers: give it with --set"
         elif rest in FILES and not (value and isinstance(value, str)):
             yield f"{where}, {key} must be {FILES[rest]}, not {value!r}"
         else:
@@ -72,7 +77,7 @@ def _key_problems(where: str, key: str, rest: str, value: Any, fits: list[str]) 
     """rest: the key without its step; fits: the steps to whose runs the value may refer."""
     if rest in SEED_KEYS:
         yield f"{where}: {key} would be overwritten; seeds: is what varies the seed"
-    if f"{rest}.".startswith("trainer.logger."):
+    if rest.startswith("trainer.logger.") and rest.endswith((".save_dir", ".name", ".version", ".run_name")):
         yield f"{where}: {key} would be overwritten; every run of a sweep logs into its own folder"
     for text in sorted(strings(value)):
         if text.startswith(REFERENCE) and text[1:] not in fits:

@@ -1,18 +1,20 @@
-"""A row in TensorBoard's HParams table."""
+"""A run's settings, for each of its loggers: in TensorBoard a row of its HParams table."""
 
 import math
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from lit_blip2.config import Experiment, class_path, from_text
 from lit_blip2.objectives.stage1 import NAMED
 
 
 class HParams(L.Callback):
-    """A row in TensorBoard's HParams table with curated flat keys; the metrics fill in as they are logged.
+    """Curated flat keys, to each logger. In TensorBoard they make a row of the HParams table, whose metrics fill in as
+    they are logged; its tags start as nan, so that a run that crashed shows too.
 
-    Tags start as nan, so that a run that crashed shows too.
+    A test is a run of its own in a tracker that has no folder, such as W&B or MLflow, and gets them there too.
     """
 
     REPRESENTATION = (
@@ -22,15 +24,26 @@ class HParams(L.Callback):
     GENERATION = ("vqa/accuracy", "vqa/mean_over_types", "caption/cider")
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.is_global_zero and isinstance(trainer.logger, L.pytorch.loggers.TensorBoardLogger):
-            settings = curated(from_text(pl_module.config, "this run")) if pl_module.config else {}
-            trainer.logger.log_hyperparams(settings, {name: math.nan for name in self.metrics_of(pl_module)})
+        for logger in trainer.loggers if trainer.is_global_zero else ():
+            table = isinstance(logger, TensorBoardLogger)
+            tags = [{name: math.nan for name in self.metrics_of(pl_module)}] if table else []
+            logger.log_hyperparams(settings_of(pl_module), *tags)
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        for logger in trainer.loggers if trainer.is_global_zero else ():
+            if not isinstance(logger, TensorBoardLogger | CSVLogger):
+                logger.log_hyperparams(settings_of(pl_module))
 
     def metrics_of(self, pl_module: L.LightningModule) -> list[str]:
         """The metrics that this module can have."""
         names = [f"loss/{name}" for name in pl_module.net.objectives]
         names += self.REPRESENTATION if pl_module.representation is not None else ()
         return [*names, *(self.GENERATION if pl_module.generation is not None else ())]
+
+
+def settings_of(pl_module: L.LightningModule) -> dict[str, Any]:
+    """Those of a run that the command line began."""
+    return curated(from_text(pl_module.config, "this run")) if pl_module.config else {}
 
 
 def curated(experiment: Experiment) -> dict[str, Any]:

@@ -1,11 +1,12 @@
-"""What a network sees and says, in TensorBoard: sample images with texts, attention maps, which queries win."""
+"""What a network sees and says, as pictures for loggers: sample images with texts, attention maps, winning queries."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 import lightning as L
+import numpy as np
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
@@ -31,7 +32,7 @@ class Samples(NamedTuple):
 
 
 class Pictures(L.Callback):
-    """After validation (val/...) and testing (test/...), where TensorBoard is the logger:
+    """After validation (val/...) and testing (test/...), to each logger that takes pictures (TensorBoard, W&B, MLflow):
 
         samples     the first images with their captions. Stage 1: what ITC and ITM prefer among those captions.
                     Stage 2: the caption and answers that the evaluation has generated. Joint training: both.
@@ -61,7 +62,8 @@ class Pictures(L.Callback):
         self._show(trainer, pl_module, "test")
 
     def _show(self, trainer: L.Trainer, pl_module: L.LightningModule, split: str) -> None:
-        if not (trainer.is_global_zero and isinstance(trainer.logger, TensorBoardLogger)):
+        takers = [each for each in map(taker, trainer.loggers) if each] if trainer.is_global_zero else []
+        if not takers:
             return
         from lit_blip2.lit.callbacks.drawing import (
             render,  # matplotlib, half a second that other ranks and loggers spare
@@ -72,7 +74,8 @@ class Pictures(L.Callback):
         step = pl_module.trained_steps if trainer.testing else trainer.global_step
         for name, figure in figures:
             image_HW3 = render(figure)
-            trainer.logger.experiment.add_image(f"{split}/{name}", image_HW3, step, dataformats="HWC")
+            for take in takers:
+                take(f"{split}/{name}", image_HW3, step)
 
     def _figures(self, trainer: L.Trainer, pl_module: LitBLIP2, split: str) -> Iterator[tuple[str, "Figure"]]:
         from lit_blip2.lit.callbacks.drawing import attention_sheet, query_bars, sample_sheet, to_rgb
@@ -103,6 +106,17 @@ class Pictures(L.Callback):
         return [one + two[1:] for one, two in zip(first, second, strict=True)] if ranks else second
 
 
+def taker(logger: Logger) -> Callable[[str, np.ndarray, int], None] | None:
+    """How a logger takes a picture, by tag, uint8 [H, W, 3] and step; None for one that takes none."""
+    if isinstance(logger, TensorBoardLogger):
+        return lambda tag, image_HW3, step: logger.experiment.add_image(tag, image_HW3, step, dataformats="HWC")
+    if hasattr(type(logger), "log_image"):  # as W&B's
+        return lambda tag, image_HW3, step: logger.log_image(tag, [image_HW3], step=step)
+    if hasattr(type(logger), "run_id"):  # as MLflow's, whose client keeps a run's files
+        return lambda tag, image_HW3, step: logger.experiment.log_image(logger.run_id, image_HW3, f"{tag}/{step}.png")
+    return None
+
+
 def qformer_of(pl_module: LitBLIP2) -> QFormer | None:
     """The Q-Former, if there is one."""
     return getattr(getattr(pl_module.net, "bridge", pl_module.net), "qformer", None)
@@ -119,7 +133,7 @@ def read_samples(trainer: L.Trainer, pl_module: LitBLIP2, split: str, count: int
     rows = range(min(count, len(table)))
     files, image_ids = [table.files[i] for i in rows], table.image_ids[: len(rows)]
     if missing := [path for path in map(source.path, files) if not path.exists()]:
-        rank_zero_warn(f"no sample images in TensorBoard: {missing[0]} is missing ({len(missing)} of {len(files)})")
+        rank_zero_warn(f"no sample images in the logs: {missing[0]} is missing ({len(missing)} of {len(files)})")
         return None
     pixels_B3HW = source.load(files, image_ids)
     given = {"features": data.store(split).rows(image_ids)} if data.features else {"image": pixels_B3HW}

@@ -194,19 +194,29 @@ OVERWRITTEN = {
     "seed_everything": "seeds: is what varies the seed",
     "data.seed": "seeds: is what varies the seed",
     "data.init_args.seed": "seeds: is what varies the seed",
-    "trainer.logger": "every run of a sweep logs into its own folder",
     "trainer.logger.init_args.save_dir": "every run of a sweep logs into its own folder",
 }
 
 
 @pytest.mark.parametrize("key", OVERWRITTEN)
 def test_a_key_that_the_sweep_sets_itself_is_refused(tmp_path, key):
-    in_axis = problems_of(tmp_path, axes={"a": {"x": {f"stage1.{key}": 1}}}, control=None)
-    assert f"axis a, label x: stage1.{key} would be overwritten; {OVERWRITTEN[key]}" in in_axis
     in_step = problems_of(tmp_path, steps=CHAIN | {"stage1": {"fit": "a.yaml", "set": {key: 1}}})
     assert f"step stage1, set: {key} would be overwritten; {OVERWRITTEN[key]}" in in_step
+    in_axis = problems_of(tmp_path, axes={"a": {"x": {f"stage1.{key}": 1}}}, control=None)
     in_range = problems_of(tmp_path, **search_of(a={"key": f"stage1.{key}"}))
-    assert f"range a: stage1.{key} would be overwritten; {OVERWRITTEN[key]}" in in_range
+    why = "is no axis" if key.startswith("trainer.logger") else f"would be overwritten; {OVERWRITTEN[key]}"
+    assert f"axis a, label x: stage1.{key} {why}" in in_axis
+    assert f"range a: stage1.{key} {why}" in in_range
+
+
+def test_a_logger_is_a_setting_of_every_cell_and_no_axis(tmp_path):
+    for key in ("trainer.logger", "trainer.logger.init_args.project"):
+        in_axis = problems_of(tmp_path, axes={"a": {"x": {f"stage1.{key}": "CSVLogger"}}}, control=None)
+        assert f"axis a, label x: stage1.{key} is no axis, what logs a run changes none of its numbers" in in_axis
+    grid_of(tmp_path)
+    given = ["stage1.trainer.logger=CSVLogger", "stage1.trainer.logger.project=a"]
+    made = read_grid(tmp_path / "trial.yaml", settings=given)
+    assert {f"--{each.removeprefix('stage1.')}" for each in given} <= {*made.arguments(made.control, "stage1")}
 
 
 def axis(key: str, *values) -> dict:
