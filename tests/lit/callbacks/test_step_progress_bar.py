@@ -122,6 +122,7 @@ SAID = [  # and whether it concerns somebody
     ("You have overridden `on_before_batch_transfer` in `LightningModule` but have passed in a", False),
     ("The 'val_dataloader' does not have many workers which may be a bottleneck.", False),
     ("Found 83 module(s) in eval mode at the start of training. This may lead to", False),
+    ("Experiment logs directory runs/x/version_0 exists and is not empty. Previous log files in this", False),
     ("GPU available but not used. You can set it by doing `Trainer(accelerator='gpu')`.", True),
     ("The number of training batches (6) is smaller than the logging interval", True),
     ("trainer.val_check_interval=5 does not divide the run's 12 batches", True),
