@@ -15,6 +15,10 @@ def test_cited_sections_are_there():
     assert cited and cited <= SECTIONS, cited - SECTIONS
 
 
+def test_readme_stays_short():
+    assert len(Path("README.md").read_text().split()) <= 1000
+
+
 def test_each_section_names_the_tests_that_hold_it():
     parts = NUMERICS.split("\n## ")[1:]
     assert all("Held by `tests/" in part for part in parts)

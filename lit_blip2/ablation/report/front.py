@@ -1,5 +1,5 @@
-"""The part of a front page that is made of committed reports: every ablation with its question and what came of it, and
-the first plot of the claims. It stands between two comments; all else of the page is left as it is."""
+"""The part of a front page made of committed reports: each ablation with its question and what came of it, those
+not run yet, and the claims' first plot. It stands between two comments; all else of the page is left as it is."""
 
 import os
 from collections import Counter
@@ -9,7 +9,6 @@ from lit_blip2.ablation.folder import Folder, read
 from lit_blip2.ablation.report.claims import NOT_RUN, Claim, read_claims
 from lit_blip2.ablation.report.markdown import code, plain, table
 from lit_blip2.ablation.schema import Found
-from lit_blip2.ablation.spec.read import read_grid
 from lit_blip2.contents import DataError
 from lit_blip2.whole_files import write_text
 
@@ -35,8 +34,11 @@ def write_front(page: Path, claims: Path, results: Path) -> Path:
 def front(page: Path, claims: Path, results: Path) -> str:
     """The part in Markdown, with links as seen from the page."""
     place = os.path.relpath(results, page.parent)
-    lines = [_line(file, results, place) for file in sorted(results.parent.glob("*.yaml"))]
-    return "\n\n".join([table(HEAD, lines), *_picture(read_claims(claims), results, place)])
+    shorts = {file: read(Folder(results / file.stem).outcome, Found) for file in sorted(results.parent.glob("*.yaml"))}
+    lines = [_line(file.stem, short, place) for file, short in shorts.items() if short]
+    others = ", ".join(code(file.stem) for file, short in shorts.items() if not short)
+    waiting = [f"{NOT_RUN.capitalize()}: {others}."] if others else []
+    return "\n\n".join([table(HEAD, lines), *waiting, *_picture(read_claims(claims), results, place)])
 
 
 def _picture(claims: list[Claim], results: Path, place: str) -> list[str]:
@@ -52,10 +54,8 @@ def _picture(claims: list[Claim], results: Path, place: str) -> list[str]:
     return []
 
 
-def _line(file: Path, results: Path, place: str) -> list[str]:
-    short = read(Folder(results / file.stem).outcome, Found)
-    name = f"[{code(file.stem)}]({place}/{file.stem}/report.md)" if short else code(file.stem)
-    return [name, plain(short.question if short else read_grid(file).question), _in_short(short) if short else NOT_RUN]
+def _line(name: str, short: Found, place: str) -> list[str]:
+    return [f"[{code(name)}]({place}/{name}/report.md)", plain(short.question), _in_short(short)]
 
 
 def _in_short(short: Found) -> str:

@@ -49,7 +49,7 @@ def test_each_ablation_has_a_line_with_what_came_of_it(results, tmp_path):
     assert (
         "| [`one`](ablations/results/one/report.md) | Was one good? | 2 came true, 1 did not, 1 open (n = 8) |" in text
     )
-    assert "| `two` | Is two good? | not run yet |" in text and "old" not in text and "![" not in text
+    assert "\n\nNot run yet: `two`.\n" in text and "old" not in text and "![" not in text
     ran(results, done=9)
     write_front(tmp_path / "page.md", CLAIMS, results)
     assert "| no comparison (n = 8, 9 of 16 cells done) |" in (tmp_path / "page.md").read_text()
