@@ -1,13 +1,18 @@
 """The command line. Only the command that is asked for is imported, so that `--help` and `params` stay light."""
 
+import os
 import sys
 from importlib import import_module
 
 from lit_blip2.allocator import keep_freed_memory
+from lit_blip2.arguments import refused
+from lit_blip2.complaints import hint
 from lit_blip2.reads import record_if_asked
 from lit_blip2.refusals import SHOW_TRACEBACKS, refusal
 from lit_blip2.roll_call import answered
-from lit_blip2.terminal import guard, say
+from lit_blip2.terminal import PROGRAM, guard, say
+
+DEBUG = "--debug"
 
 record_if_asked()  # processes that are spawned from this one import this module too
 
@@ -38,37 +43,42 @@ def usage() -> str:
     lines = [f"  {name:9} {text}" for name, text in (TRAINING | OTHERS).items()]
     return "\n".join(
         [
-            "usage: python -m lit_blip2 COMMAND ...",
+            f"usage: {PROGRAM} COMMAND ...",
             "",
             "BLIP-2 in two stages: train, evaluate, ablate. An experiment is one YAML file in experiments/; any of its",
             "keys can be set behind it, such as --model.net.itm=null or --trainer.max_steps=100.",
             "",
             *lines,
             "",
-            "python -m lit_blip2 COMMAND --help says more about one.",
-            f"What is refused ends in one line; with {SHOW_TRACEBACKS}=true in the environment, in a traceback.",
+            f"{PROGRAM} COMMAND --help says more about one.",
+            "What is refused ends in one line and status 2; with --debug behind the command, in a traceback.",
         ]
     )
 
 
 def main() -> int:
-    """Dispatch; the exit status: of what is refused and no command tells itself, 1 behind a line on standard error."""
+    """Dispatch; the exit status: 2 for what is refused, behind a line on standard error, and 1 for a training that ends
+    on numbers that are not finite."""
     guard()
+    if DEBUG in sys.argv:
+        os.environ[SHOW_TRACEBACKS] = "true"  # in the processes that this one starts, too
+        sys.argv = [each for each in sys.argv if each != DEBUG]
     arguments = sys.argv[1:]
     command, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
     if command in ("-h", "--help"):
         print(usage())
         return 0
     if command not in TRAINING | OTHERS:
-        print(f"unknown command {command!r}\n\n{usage()}", file=sys.stderr)
+        way_out = f"; {PROGRAM} --help lists all"
+        say(f"error: unknown command {command!r}{hint(command, TRAINING | OTHERS) or way_out}", error=True)
         return 2
     try:
         return run(command, rest)
     except Exception as error:
         if (said := refusal(error)) is None:
             raise
-        say(f"error: {said}", error=True)
-        return 1
+        status = refused(error, said)
+        return 1 if isinstance(error, FloatingPointError) else status
 
 
 def run(command: str, rest: list[str]) -> int:

@@ -5,6 +5,7 @@ import signal
 import sys
 from argparse import ArgumentTypeError
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import yaml
@@ -15,16 +16,20 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lit_blip2.config import Experiment, read
+from lit_blip2.data.module import PairData
 from lit_blip2.distributed import gather_lists
 from lit_blip2.evaluation.rules import differing, folder_name, kept_rules, rules_of, told
+from lit_blip2.failed_start import leaving_no_folder
 from lit_blip2.go_on import check_folder, go_on, own_run
 from lit_blip2.links import check_links
 from lit_blip2.lit.callbacks import Agreement, Companions, HParams, MetricsFile, Pictures, PrintMetrics
 from lit_blip2.lit.module import LitBLIP2
 from lit_blip2.lit.quiet import quiet
 from lit_blip2.loggers import folders, places
-from lit_blip2.parser import HELP, TRAINER, SuiteParser, config_files, counts_before_shares
-from lit_blip2.paths import free_name
+from lit_blip2.model.random_weights import RANDOM
+from lit_blip2.model.vision import VisionEncoder
+from lit_blip2.parser import HELP, TRAINER, SuiteParser, config_files, counts_before_shares, parsed
+from lit_blip2.paths import free_name, run_all
 from lit_blip2.runs import CONFIG, JOB, Left, find_checkpoint, newest_checkpoint, run_of
 from lit_blip2.stopping import STATUS, job_name
 from lit_blip2.terminal import PROGRAM, say
@@ -47,7 +52,7 @@ class SuiteCLI(LightningCLI):
             self.allow, rest = taken_allow(self.given)
         except ArgumentTypeError as error:
             parser.error(str(error))
-        self.config = parser.parse_args(rest)
+        self.config = parsed(parser, rest)
 
     def _parse_ckpt_path(self) -> None:
         """Lightning would put a checkpoint's own hyper-parameters, classes too, in the place of what --config says."""
@@ -74,7 +79,7 @@ class SuiteCLI(LightningCLI):
         logger names a version; a folder stands for its newest checkpoint. A fit goes on, or has a folder of its own."""
         config = self.config[self.subcommand]
         if self.subcommand in EVALUATIONS and config.get("ckpt_path") is None:
-            raise SystemExit(
+            raise ValueError(
                 f"{self.subcommand} needs --ckpt_path, a checkpoint or a run's folder such as runs/mini_opt"
             )
         if self.subcommand == "fit":
@@ -155,11 +160,30 @@ class SuiteCLI(LightningCLI):
         self.model.config = self._dumped()
         self.model.allow = self.allow
         self.model.resumed = config.get("ckpt_path") is not None
+        self._check_files()
         if self.left is not None:
             self._one_curve(self.left)
         if self.subcommand in EVALUATIONS:
             for folder in folders(config.trainer.logger)[:1]:
                 self._keep_csv(folder, f"metrics-before-{self.subcommand}.csv")
+
+    def _check_files(self) -> None:
+        """Raises FileNotFoundError with all data and frozen weights that are not there, before anything begins."""
+        steps = [partial(self.datamodule.check_files, self.subcommand)] if isinstance(self.datamodule, PairData) else []
+        net, cached = self.model.net, getattr(self.datamodule, "features", None) is not None
+        if hasattr(net, "load_tokenizers"):
+            steps.append(net.load_tokenizers)  # quick, and looks for the language model's folder
+        vision = None if cached else getattr(net, "vision", None)
+        if isinstance(vision, VisionEncoder) and vision.weights != RANDOM:
+            steps.append(vision.weights_file)
+        start = None if self.model.resumed else getattr(self.model, "init_from", None)
+        if self.subcommand == "fit" and start and not Path(start).exists():
+            steps.append(partial(find_checkpoint, start))
+        run_all(*steps)
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        with leaving_no_folder(self.trainer):
+            super()._run_subcommand(subcommand)
 
 
 class SaveConfigOnFit(SaveConfigCallback):

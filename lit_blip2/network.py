@@ -13,6 +13,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from lit_blip2.checkpoint import carried
+from lit_blip2.complaints import reason
 from lit_blip2.config import Experiment, class_path, foreign_arguments
 from lit_blip2.model.language import LanguageModel
 from lit_blip2.model.lora import lora_settings
@@ -21,7 +22,6 @@ from lit_blip2.model.vision import VisionEncoder
 from lit_blip2.objectives.joint import Joint
 from lit_blip2.objectives.stage1 import Stage1
 from lit_blip2.objectives.stage2 import Stage2
-from lit_blip2.refusals import reason
 from lit_blip2.settings import check_same, settings
 from lit_blip2.trust import NotAllowedError, check_fetches_nothing, importing_only
 

@@ -2,6 +2,7 @@
 
 import inspect
 import operator
+from collections.abc import Sequence
 from functools import cache, reduce
 from pathlib import Path
 from typing import Any, NoReturn, get_args
@@ -12,12 +13,14 @@ from lightning import Callback, Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.loggers import Logger
 
+from lit_blip2.arguments import refuse
+from lit_blip2.complaints import without
 from lit_blip2.config import Experiment, check_encoder, read
 from lit_blip2.contents import DEEPEST, INTEGER, Bounded, DataError, parsed_yaml
 from lit_blip2.loggers import CSV, as_list, entitle, has_folder
 from lit_blip2.nulls import check_nulls
-from lit_blip2.refusals import SHOW_TRACEBACKS, reason, tracebacks_shown
-from lit_blip2.terminal import one_line, say
+from lit_blip2.refusals import tracebacks_shown
+from lit_blip2.terminal import one_line
 
 # The Trainer's defaults in this suite.
 TRAINER = {
@@ -48,8 +51,8 @@ HELP = (
     "--model.net.itm=null; --print_config prints all of them. A run lies in runs/NAME. It gets a checkpoint at each "
     "validation and at its end, and a progress bar, unless the experiment names its own. A run that was stopped goes "
     "on with --resume. --allow NAME: what a checkpoint's configuration may name "
-    "beside classes of this package and of the experiment (SECURITY.md). What is refused ends in one line; with "
-    f"{SHOW_TRACEBACKS}=true in the environment, in a traceback."
+    "beside classes of this package and of the experiment (SECURITY.md). What is refused ends in one line; "
+    "with --debug, in a traceback."
 )
 
 # Classes that runs were trained with under another name: their config.yaml can still be read.
@@ -63,11 +66,12 @@ class SuiteParser(LightningArgumentParser):
     """Reads arguments and YAML files; completes the logger's name and the callbacks.
 
     resume: whether the last command read asks to go on with an unfinished run; no setting of the run itself.
-    reading: the file of `--config` that is being read.
+    reading: the file of `--config` that is being read. complaint: what was refused last.
     """
 
     resume = False
     reading: Path | None = None
+    complaint = ""
 
     def parse_args(self, *args: Any, **kwargs: Any) -> Namespace:
         config = super().parse_args(*args, **kwargs)
@@ -99,12 +103,28 @@ class SuiteParser(LightningArgumentParser):
             self.reading = None
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """One line on standard error, where the base class writes the usage, 50 lines of it; status 2."""
+        """A line for each problem, where the base class writes the usage, 50 lines of it; status 2."""
         if not self.exit_on_error or tracebacks_shown():
             super().error(message, ex)
-        file = f"{self.reading}: " if self.reading and str(self.reading) not in message else ""
-        say(f"error: {file}{reason(message)}", error=True)
-        self.exit(2)
+        SuiteParser.complaint = message
+        refuse(self, message, str(self.reading or ""))
+
+
+def parsed(parser: LightningArgumentParser, arguments: Sequence[str]) -> Namespace:
+    """What a parser reads, or a line for each argument that it refuses, and status 2."""
+    refused: SystemExit | None = None
+    while True:
+        try:
+            config = parser.parse_args(arguments)
+            break
+        except SystemExit as stopped:
+            rest = without(arguments, SuiteParser.complaint) if stopped.code == 2 else None
+            if rest is None:
+                raise
+            arguments, refused = rest, stopped
+    if refused is not None:
+        raise refused
+    return config
 
 
 def counts_before_shares() -> None:

@@ -30,7 +30,7 @@ def run_all(*steps: Callable[[], object]) -> None:
         except FileNotFoundError as error:
             missing.append(str(error))
     if missing:
-        raise FileNotFoundError("\n".join(missing))
+        raise FileNotFoundError("\n".join(dict.fromkeys(missing)))
 
 
 def free_name(file: Path) -> Path:

@@ -9,7 +9,6 @@ from dis import opname
 from types import TracebackType
 
 SHOW_TRACEBACKS = "JSONARGPARSE_DEBUG"  # environment variable: the parser shows its own tracebacks by it
-MOST_SAID = 2000  # characters of a parser's complaint, which repeats the value that is wrong
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of an OSError: the disk, or what a user may have of it
 CHECKS = (ValueError, OSError, ImportError, FloatingPointError, RuntimeError)
 # The last frame of an error from a process that loads data, where one of our files raises on purpose; what it says.
@@ -35,7 +34,7 @@ def refusal(error: BaseException) -> str | None:
     if isinstance(error, OSError) and error.errno in FULL:  # in the middle of a file, whose name it does not tell
         return f"{error}: make room, and start the same command again; a training goes on with --resume"
     ours = raised_by.startswith("lit_blip2.") and isinstance(error, CHECKS)
-    building = any(frame.tb_frame.f_code.co_name == "instantiate_classes" for frame in _frames(error))
+    building = any(frame.tb_frame.f_code.co_name in ("instantiate_classes", "_set_seed") for frame in _frames(error))
     lightnings = raised_by.startswith("lightning." if building else "lightning.pytorch.callbacks.")
     if (ours or lightnings) and not isinstance(error, NotImplementedError):
         return str(error)
@@ -45,40 +44,6 @@ def refusal(error: BaseException) -> str | None:
 def tracebacks_shown() -> bool:
     """Whether SHOW_TRACEBACKS is set to true, as jsonargparse reads it."""
     return os.environ.get(SHOW_TRACEBACKS, "").lower() == "true"
-
-
-def reason(complaint: str) -> str:
-    """What is wrong, in one line: the setting, the class that it is an argument of, and jsonargparse's first innermost
-    complaint about it; of the alternatives that a setting may be, the one that only lacks an argument is meant."""
-    unknown = re.search(r"Option '[^']+' is not accepted", complaint)
-    if unknown is not None and _places(complaint):  # else it is in one line already
-        begun, rest = complaint[: unknown.end()], complaint[unknown.end() :]
-        inner = re.match(r"\. Got value: Namespace\(class_path='([^']+)'", rest)
-        return _shortened([*_places(begun), *([inner[1]] if inner else _classes(begun)), unknown[0]])
-    nested = re.search(r"Errors:\n\s*- (.*?)(?:\n\s*- Expected a <class 'NoneType'>|\Z)", complaint, re.DOTALL)
-    lines = [line.strip() for line in (nested[1] if nested else complaint).strip().splitlines()]
-    last = lines[-1].split("callable class: ")[-1].split(". Got value: Namespace")[0]
-    if kinds := [found[1] for line in lines if (found := re.fullmatch(r"(?:- )?Expected an? (.*)", line))]:
-        given = re.findall(r"Given value: (?!Nested|Namespace)(.*)", complaint)[:1]
-        last = f"expected {' or '.join(kinds)}" + "".join(f", got {value}" for value in given)
-        last = re.sub(r"<class '([\w.]+)'>", r"\1", last).replace("typing.", "").replace(". Got value:", ", got")
-    return _shortened([*_places(complaint), *_classes("\n".join(lines)), last])
-
-
-def _places(complaint: str) -> list[str]:
-    """The setting that a complaint is about, if it says so."""
-    keys = re.findall(r'Parser key "([^"]+)":', complaint)
-    return [".".join(keys)] if keys else []
-
-
-def _classes(complaint: str) -> list[str]:
-    """The innermost class that a complaint names, if any."""
-    return re.findall(r"Problem with given class_path '(.+)':", complaint)[-1:]
-
-
-def _shortened(parts: list[str]) -> str:
-    said = ": ".join(parts)
-    return said if len(said) <= MOST_SAID else f"{said[:MOST_SAID]}..."
 
 
 def _raised_by(error: BaseException) -> str:

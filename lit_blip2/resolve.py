@@ -22,12 +22,14 @@ import yaml
 from jsonargparse import Namespace
 
 from lit_blip2.cli import SuiteCLI, build
+from lit_blip2.complaints import reason
+from lit_blip2.data.missing import MissingFilesError
 from lit_blip2.data.module import PairData
 from lit_blip2.evaluation.pope import is_pope, metrics_of_samplings
 from lit_blip2.evaluation.vqa import type_metric
 from lit_blip2.lit.progress import check_intervals
 from lit_blip2.network import NoDraws
-from lit_blip2.refusals import reason
+from lit_blip2.terminal import one_line
 
 
 class ParserOnly(SuiteCLI):
@@ -50,9 +52,8 @@ def resolve(cli: ParserOnly, command: str, arguments: list[str], files: bool = T
         built.model.optimization.check(config.trainer.max_steps)
         if command == "fit":
             check_intervals(config.trainer)
-        missing = missing_files(built.data, command)
-        if files and missing:
-            raise FileNotFoundError(missing)
+        if (missing := missing_files(built.data, command)) and files:
+            raise missing
         names = metric_names(built, command, files)
         if command == "test" and (config.trainer.limit_test_batches == 0 or config.trainer.fast_dev_run):
             raise ValueError("trainer.limit_test_batches=0 or fast_dev_run: nothing would be tested, take it out")
@@ -62,25 +63,32 @@ def resolve(cli: ParserOnly, command: str, arguments: list[str], files: bool = T
                 "and the model evaluates none of it. Name a test set in the step's `with`, such as "
                 "experiments/zero_shot/vqav2_val.yaml, or take the step out"
             )
+    except FileNotFoundError as error:
+        return {"error": one_line(error)}
     except Exception as error:
         return {"error": reason(str(error))}
     return {
         "config": yaml.safe_load(cli.parser.dump(config, skip_none=False, skip_validation=True)),
         "metrics": sorted(names),
         "steps": config.trainer.max_steps,
-        "missing": missing.removesuffix(f" {built.data.how_to_get}"),
+        "missing": "" if missing is None else told(missing),
     }
 
 
-def missing_files(data: PairData, command: str) -> str:
-    """Which files the command would miss, in words; a test would miss its images hours later."""
+def told(missing: FileNotFoundError) -> str:
+    """Which files are missing; how they are had a sweep says once, and not for each step."""
+    return f"missing: {', '.join(missing.paths)}" if isinstance(missing, MissingFilesError) else one_line(missing)
+
+
+def missing_files(data: PairData, command: str) -> FileNotFoundError | None:
+    """What the command would miss, if anything; a test would miss its images hours later."""
     try:
         data.check_files(command)
         if command == "test":
             data.check_folder("test")
     except FileNotFoundError as error:
-        return str(error)
-    return ""
+        return error
+    return None
 
 
 @lru_cache(maxsize=16)  # a test has the arguments of its fit, and comes soon after it
@@ -94,7 +102,10 @@ def parse(cli: ParserOnly, arguments: tuple[str, ...]) -> tuple[Namespace, Names
             with torch.device("meta"), NoDraws():
                 return config, cli.parser.instantiate_classes(config)
     except SystemExit as error:
-        raise ValueError(complaint.getvalue().partition("error: ")[2]) from error
+        said = [
+            line.removeprefix("error: ") for line in complaint.getvalue().splitlines() if line.startswith("error: ")
+        ]
+        raise ValueError("; ".join(said)) from error
 
 
 def metric_names(built: Namespace, command: str, files: bool) -> set[str]:

@@ -20,7 +20,8 @@ from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
-from lit_blip2.refusals import reason, refusal
+from lit_blip2.complaints import reason
+from lit_blip2.refusals import refusal
 from lit_blip2.terminal import say
 
 KEY = "lit_blip2/roll_call"  # of the store: the port, the token, and the first rank as others name it

@@ -30,7 +30,7 @@ FLOORS = [
     ["ablation.folder", "evaluation"],
     ["ablation.schema"],
     ["ablation.spec"],
-    ["checkpoint", "distributed", "offline", "roll_call", "what_next", "whole_files"],
+    ["arguments", "checkpoint", "distributed", "offline", "failed_start", "roll_call", "what_next", "whole_files"],
     [
         "allocator",
         "config",
@@ -46,7 +46,7 @@ FLOORS = [
         "trust",
     ],
     ["given", "links", "loggers", "zeros"],
-    ["console", "contents", "reads"],
+    ["complaints", "console", "contents", "reads"],
     ["signature", "stopping", "terminal"],
 ]
 

@@ -55,7 +55,7 @@ def test_help_names_every_command(run):
 
 def test_an_unknown_command_is_named(run):
     result = run("fitt")
-    assert result.returncode == 2 and "unknown command 'fitt'" in result.stderr
+    assert result.returncode == 2 and result.stderr == "error: unknown command 'fitt', did you mean 'fit'\n"
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from io import StringIO
 
 import pytest
 
-from lit_blip2.refusals import reason
+from lit_blip2.complaints import reason
 from lit_blip2.resolve import main
 
 pytestmark = pytest.mark.run
@@ -166,7 +166,7 @@ def test_a_fit_that_never_validates_writes_nothing(answers):
         ("refused", "num_queries=0 must be at least 1"),
         ("no batch", "data.batch_size=0: each must be at least 1"),
         ("nested", "Option 'hiden' is not accepted"),
-        ("trainer", "unrecognized arguments: --trainer.max_stepss=4"),
+        ("trainer", "unknown option --trainer.max_stepss, did you mean '--trainer.max_steps'"),
         ("warm-up", "warmup_steps=60 must be less than trainer.max_steps=4"),
         ("no data", "missing: nowhere/annotations/captions_train.json"),
         ("no file", "experiments/nowhere.yaml"),

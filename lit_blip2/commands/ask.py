@@ -1,14 +1,14 @@
 """`ask` and `caption`: a run looks at an image and writes one line."""
 
 import os
-import sys
 import warnings
-from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from argparse import Namespace
 
+from lit_blip2.arguments import Arguments, refused
 from lit_blip2.commands.caption import add_arguments, caption_many, many
 from lit_blip2.data.images import as_rgb
 from lit_blip2.inference import load
-from lit_blip2.terminal import printable, say
+from lit_blip2.terminal import say
 from lit_blip2.trust import add_allow
 
 HELP = {
@@ -33,8 +33,8 @@ CHECKPOINT_HELP = (
 
 
 def main(command: str, arguments: list[str]) -> int:
-    """Run `ask` or `caption`: one line on standard output, of many pictures a file. What is wrong with the files ends
-    in status 1 and a line on standard error, what is wrong with the arguments in status 2."""
+    """Run `ask` or `caption`: one line on standard output, of many pictures a file. 0; 1 where some of them
+    could not be read; 2 with the reason where it cannot be done."""
     options = _parse(command, arguments)
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -47,16 +47,12 @@ def main(command: str, arguments: list[str]) -> int:
             run = load(options.checkpoint, allow=options.allow, writes=True)
             say(run.caption(picture) if command == "caption" else run.ask(picture, options.question))
     except (OSError, ValueError, ImportError) as error:
-        sys.exit(printable(f"{command}: {error}"))
+        return refused(error)
     return 0
 
 
 def _parse(command: str, arguments: list[str]) -> Namespace:
-    parser = ArgumentParser(
-        prog=f"python -m lit_blip2 {command}",
-        description=HELP[command],
-        formatter_class=RawDescriptionHelpFormatter,
-    )
+    parser = Arguments(command, HELP[command])
     parser.add_argument("--checkpoint", required=True, metavar="RUN_OR_FILE", help=CHECKPOINT_HELP)
     add_allow(parser)
     kinds = "" if command == "ask" else ", or a folder or table of many"

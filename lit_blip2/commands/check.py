@@ -13,6 +13,7 @@ from lit_blip2.contents import read_text
 from lit_blip2.data.annotations.entries import MISSING, noting
 from lit_blip2.data.check import CheckReport, check_images, read_files
 from lit_blip2.data.experiment import built, experiments_in, names, read_data
+from lit_blip2.data.missing import way_to
 from lit_blip2.network import network_class
 from lit_blip2.terminal import say
 from lit_blip2.whole_files import written_whole
@@ -47,8 +48,10 @@ def check(config: list[str], sample: int | None = None, workers: int = 0, out: P
             words.check_known(told, data.max_unknown_words)
     for fault in faults:
         say(f"error: {fault}", error=True)
-    if any(fault.startswith(MISSING) for fault in faults):
-        say(data.how_to_get, error=True)
+    missing = [Path(fault.removeprefix(MISSING)) for fault in faults if fault.startswith(MISSING)]
+    ways = [data.how_to_get or way_to(path, data.root) for path in missing]
+    if ways:
+        say(*dict.fromkeys(ways), error=True)
     if count := report.faults.total():
         say(f"error: {count:,} problems in {names(config)}, each a row of {file}", error=True)
     if report.rows or faults or file.exists():

@@ -1,13 +1,13 @@
 """`compare`: what differs between the tests of two runs, item by item."""
 
 import sys
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
+from lit_blip2.arguments import Arguments, refused
 from lit_blip2.console import Console
 from lit_blip2.evaluation.evaluated import METRICS, TESTED_STEP, read_metrics, step_in
 from lit_blip2.evaluation.items import FILE, Items, paired_interval, read_items
@@ -25,9 +25,7 @@ The interval is that of the difference, by bootstrap over images. It does not co
 
 def main(arguments: list[str]) -> int:
     """Parse, compare, print; 0, or 2 with the reason where it cannot be done."""
-    parser = ArgumentParser(
-        "python -m lit_blip2 compare", description=HELP, formatter_class=RawDescriptionHelpFormatter
-    )
+    parser = Arguments("compare", HELP)
     parser.add_argument("first", metavar="RUN_A", type=Path, help="run folder, or one above it: the newest test counts")
     parser.add_argument("second", metavar="RUN_B", type=Path)
     given = parser.parse_args(arguments)
@@ -40,8 +38,7 @@ def main(arguments: list[str]) -> int:
         stand = [standing(run_of(items)) for items in (first, second)]
         random = [read_random(items.parent) for items in (first, second)]
     except (OSError, ValueError) as error:
-        say(f"error: {error}", error=True)
-        return 2
+        return refused(error)
     table = Table(title=f"A: {first.parent}\nB: {second.parent}", title_justify="left")
     for head in ("metric", "A", "B", "B - A", "95 % interval", "verdict"):
         table.add_column(head, justify="left" if head in ("metric", "verdict") else "right")

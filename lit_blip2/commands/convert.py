@@ -2,7 +2,6 @@
 
 import re
 import sys
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from pickle import UnpicklingError
 from rich.table import Table
 from safetensors import SafetensorError
 
+from lit_blip2.arguments import Arguments, refused
 from lit_blip2.console import Console
 from lit_blip2.terminal import one_line, say
 from lit_blip2.trust import add_allow
@@ -35,20 +35,17 @@ def main(command: str, arguments: list[str]) -> int:
     try:
         (import_run if command == "import" else export_run)(arguments)
     except KeyError as error:
-        say(f"error: {error} is missing in what is to be read", error=True)
-        return 2
+        return refused(error, f"{error} is missing in what is to be read")
     except (ValueError, OSError, TypeError) as error:
-        say(f"error: {error}", error=True)
-        return 2
+        return refused(error)
     except (ImportError, RuntimeError, SafetensorError, UnpicklingError) as error:
         # Out of the libraries that read a run's own files; what they say may be long.
-        say(f"error: {type(error).__name__}: {one_line(error, 500)}", error=True)
-        return 2
+        return refused(error, f"{type(error).__name__}: {one_line(error, 500)}")
     return 0
 
 
 def import_run(arguments: list[str]) -> None:
-    parser = _parser("import", IMPORT)
+    parser = Arguments("import", IMPORT)
     parser.add_argument("path", type=Path, help="LAVIS: a .pth; Hugging Face: a folder of save_pretrained")
     parser.add_argument("--from", dest="side", choices=("lavis", "hf"), required=True)
     parser.add_argument("--out", type=Path, required=True, help="run folder to write")
@@ -74,7 +71,7 @@ def import_run(arguments: list[str]) -> None:
 
 
 def export_run(arguments: list[str]) -> None:
-    parser = _parser("export", EXPORT)
+    parser = Arguments("export", EXPORT)
     parser.add_argument("--checkpoint", type=Path, required=True, help="checkpoint or run folder")
     parser.add_argument("--to", dest="side", choices=("lavis", "hf", "timm"), required=True)
     parser.add_argument("--out", type=Path, required=True, help="LAVIS: a .pth; Hugging Face and timm: a folder")
@@ -91,11 +88,6 @@ def check_free(out: Path) -> None:
     """Raises FileExistsError before anything is read."""
     if out.exists():
         raise FileExistsError(f"{out} exists: remove it, or give another --out")
-
-
-def _parser(command: str, description: str) -> ArgumentParser:
-    name = f"python -m lit_blip2 {command}"
-    return ArgumentParser(name, description=description, formatter_class=RawDescriptionHelpFormatter)
 
 
 def show(fate: Mapping[str, str]) -> None:

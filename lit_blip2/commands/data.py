@@ -2,16 +2,19 @@
 
 import json
 from inspect import getdoc
+from typing import NoReturn
 
 from jsonargparse import ArgumentParser
 
+from lit_blip2.arguments import refuse, refused
 from lit_blip2.commands.check import check
 from lit_blip2.commands.features import features
 from lit_blip2.commands.mini import make_mini, make_models
 from lit_blip2.data.experiment import is_setting
 from lit_blip2.data.shards.indexing import index_shards
 from lit_blip2.data.shards.packing import pack
-from lit_blip2.terminal import say
+from lit_blip2.refusals import tracebacks_shown
+from lit_blip2.terminal import PROGRAM
 
 COMMANDS = {
     "make-mini": make_mini,
@@ -23,14 +26,23 @@ COMMANDS = {
 }
 
 
+class DataParser(ArgumentParser):
+    """Refuses as the parsers of the other commands do."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        if not self.exit_on_error or tracebacks_shown():
+            super().error(message, ex)
+        refuse(self, message)
+
+
 def parser() -> ArgumentParser:
     """A subcommand for each function, its options from the signature, their help from the docstring. What reads an
     experiment takes it by --config, as the other commands do."""
-    made = ArgumentParser(prog="python -m lit_blip2 data", description=__doc__)
+    made = DataParser(prog=f"{PROGRAM} data", description=__doc__)
     commands = made.add_subcommands()
     for name, function in COMMANDS.items():
         said = getdoc(function).partition("\nArgs:")[0]
-        one = ArgumentParser(description=said)
+        one = DataParser(description=said)
         one.add_function_arguments(function, as_positional=function not in (check, features, pack))
         commands.add_subcommand(name, one, help=said.splitlines()[0])
     return made
@@ -43,8 +55,7 @@ def main(arguments: list[str]) -> int:
     try:
         return COMMANDS[given.subcommand](**given[given.subcommand]) or 0
     except (ValueError, OSError, ImportError) as error:
-        say(f"error: {error}", error=True)
-        return 2
+        return refused(error)
 
 
 def configs_joined(arguments: list[str]) -> list[str]:

@@ -1,11 +1,12 @@
 """`params`: what an experiment trains and what it keeps frozen, counted on the meta device without weights."""
 
 import sys
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lit_blip2.arguments import Arguments, refused
+from lit_blip2.complaints import no_file
 from lit_blip2.config import read
 from lit_blip2.network import count, sketch
 from lit_blip2.runs import CONFIG
@@ -31,11 +32,11 @@ PAPER = {
 }
 
 
-def main(arguments: list[str]) -> None:
+def main(arguments: list[str]) -> int:
     """Parse the command line and print: the parts of one experiment, or a line for each of several."""
     from lit_blip2.console import Console
 
-    parser = ArgumentParser("python -m lit_blip2 params", description=HELP, formatter_class=RawDescriptionHelpFormatter)
+    parser = Arguments("params", HELP)
     parser.add_argument("--config", nargs="+", type=Path, required=True, metavar="FILE", help="experiments")
     parser.add_argument("--memory", action="store_true", help="what a training step needs of each GPU")
     parser.add_argument("--devices", type=int, default=1, help="GPUs that share the global batch (with --memory)")
@@ -48,7 +49,7 @@ def main(arguments: list[str]) -> None:
     files, counted = options.config, {}
     for file in files:
         if not file.is_file():
-            parser.error(f"no file {str(file)!r}: give an experiment, such as experiments/vitg_opt27.yaml")
+            parser.error(no_file(file))
         try:
             experiment = read(file)
             if file.name == CONFIG:  # a run's, which may be anybody's
@@ -62,13 +63,14 @@ def main(arguments: list[str]) -> None:
                 continue
             counted[file] = count(net)
         except ValueError as error:
-            parser.error(str(error))
+            return refused(error)
         except FileNotFoundError as error:
-            parser.error(f"{file}: {error}")
+            return refused(error, f"{file}: {error}")
     if len(counted) > 1:
         print(comparison({file.stem: rows for file, rows in counted.items()}))
     elif counted:
         Console().print(parts_table(*counted.popitem()))
+    return 0
 
 
 def parts_table(file: Path, rows: list[tuple[str, int, int]]) -> "Table":

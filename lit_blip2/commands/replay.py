@@ -1,10 +1,10 @@
 """`replay`: the batch of a step that was not finite, looked at again."""
 
 import warnings
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from math import isfinite
 from pathlib import Path
 
+from lit_blip2.arguments import Arguments
 from lit_blip2.lit.callbacks.non_finite import faulty_rows
 from lit_blip2.lit.kept_batch import read_kept
 from lit_blip2.lit.replay import Replayed, module_of, replay
@@ -24,7 +24,7 @@ def main(arguments: list[str]) -> int:
     """Parse, run, print; status 0 whatever is found, as long as the batch could be run."""
     import torch
 
-    parser = ArgumentParser("python -m lit_blip2 replay", description=HELP, formatter_class=RawDescriptionHelpFormatter)
+    parser = Arguments("replay", HELP)
     parser.add_argument("file", metavar="FILE", type=Path, help="a file of not_finite/ in a run's folder")
     add_allow(parser)
     options = parser.parse_args(arguments)

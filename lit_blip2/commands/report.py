@@ -3,24 +3,21 @@
 
 from pathlib import Path
 
-from jsonargparse import ArgumentParser
-
 from lit_blip2.ablation.kept import keep
 from lit_blip2.ablation.report.claims import write_results
 from lit_blip2.ablation.report.front import write_front
 from lit_blip2.ablation.report.page import write_report
 from lit_blip2.ablation.report.summary import write_summary
+from lit_blip2.arguments import Arguments, refused
 from lit_blip2.contents import DataError
-from lit_blip2.terminal import printable
 
 
-def main(arguments: list[str]) -> None:
+def main(arguments: list[str]) -> int:
     """Parse the command line, write the report, say where it is."""
-    parser = ArgumentParser(prog="python -m lit_blip2 report", description=__doc__)
+    parser = Arguments("report", __doc__)
     parser.add_argument("folder", type=str, metavar="DIR", help="a sweep's folder, which holds plan.json")
     parser.add_argument(
         "--out",
-        type=str | None,
         help="keep the records that the report is made of there, such as ablations/results/NAME, small enough to be "
         "committed, and write the report beside them; a sweep of ablations/NAME.yaml takes its cells from there",
     )
@@ -31,12 +28,12 @@ def main(arguments: list[str]) -> None:
     )
     parser.add_argument(
         "--claims",
-        type=Path | None,
+        type=Path,
         help="with --summary: a file of claims, docs/claims.yaml; results.md beside it says what the sweeps show",
     )
     parser.add_argument(
         "--front",
-        type=Path | None,
+        type=Path,
         help="with --claims: a page, README.md, whose table of ablations, between two comments, says what came of each",
     )
     given = parser.parse_args(arguments)
@@ -52,6 +49,7 @@ def main(arguments: list[str]) -> None:
                 keep(given.folder, given.out)
             written = write_report(given.out or given.folder)
     except (DataError, OSError) as error:
-        parser.error(printable(error))  # jsonargparse's own writes it as it is
+        return refused(error)
     for file in written:
         print(file)
+    return 0

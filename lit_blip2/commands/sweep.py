@@ -1,12 +1,12 @@
 """`python -m lit_blip2 sweep`: run an ablation at a scale."""
 
-import argparse
 import signal
 
 from lit_blip2.ablation.run.storage import lost_storage
 from lit_blip2.ablation.run.sweep import run
 from lit_blip2.ablation.run.waiting import STORAGE_ERRORS
 from lit_blip2.ablation.run.workers import INTERRUPTED
+from lit_blip2.arguments import Arguments, refused
 from lit_blip2.terminal import say
 
 EXAMPLES = """
@@ -23,13 +23,12 @@ examples:
 """
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Arguments:
     """The options of `sweep`."""
-    made = argparse.ArgumentParser(
-        prog="python -m lit_blip2 sweep",
-        description="Run an ablation: every cell of a grid, each a chain of ordinary commands; equal steps run once.",
+    made = Arguments(
+        "sweep",
+        "Run an ablation: every cell of a grid, each a chain of ordinary commands; equal steps run once.",
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     made.add_argument("--config", required=True, help="the ablation, a YAML file in ablations/")
     made.add_argument(
@@ -76,12 +75,11 @@ def main(arguments: list[str]) -> int:
             raise ValueError(f"--workers {options.workers} must be at least 1")
         return run(options)
     except (ValueError, OSError, RuntimeError, ImportError) as error:
-        say(f"error: {error}", error=True)
+        return refused(error)
     except STORAGE_ERRORS as error:
-        say(f"error: {lost_storage(error)}", error=True)
+        return refused(error, lost_storage(error))
     except KeyboardInterrupt:
         say("interrupted; the same command goes on from here", error=True)
         return INTERRUPTED
     finally:
         signal.signal(signal.SIGTERM, before)
-    return 2

@@ -8,10 +8,10 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
+from lit_blip2.complaints import reason
 from lit_blip2.config import Experiment, arguments_of, check_encoder, read
 from lit_blip2.data.module import PairData
 from lit_blip2.nulls import check_nulls
-from lit_blip2.refusals import reason
 
 SETTINGS = ("--data.", "--model.net.", "--model.init_args.net.")  # what of an experiment these commands use
 

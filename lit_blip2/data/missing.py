@@ -1,8 +1,9 @@
-"""Why images that a file names are not where they are looked for: in words, with what is there instead."""
+"""Which files are missing and how each is had; why images are not where they are looked for, and what is there."""
 
 import os
+import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 from itertools import islice
 from pathlib import Path
@@ -11,6 +12,39 @@ from lit_blip2.terminal import first_few
 
 MOST_TRIED = 1000  # images of a source of which one must be there before a run begins
 MOST_NAMED = 4  # of what a folder holds
+# Where a file comes from, by how its path below the data's root ends; the first that fits counts.
+WAYS = {
+    r"(captions|binding|questions|answers)_(train|val|test)\.json|features/\w+/features\.json": (
+        "The mini-world's files are made by python -m lit_blip2 data make-mini --out {root}"
+    ),
+    r"features\.json": "Cached features: python -m lit_blip2 data features --config FILE --out FOLDER",
+    r"captions_(train|val)2014\.json": "COCO's captions and images: https://cocodataset.org/#download",
+    r"(v2_|OpenEnded_|mscoco_).*\.json": "VQA's questions and annotations: https://visualqa.org/download.html",
+    r"dataset_(coco|flickr30k)\.json": (
+        "Karpathy's splits: https://cs.stanford.edu/people/karpathy/deepimagesent/caption_datasets.zip"
+    ),
+    r"index/[^/]*|shards\.jsonl": "An index of tar shards: python -m lit_blip2 data index FOLDER",
+}
+UNKNOWN = "The page of the data set has it; docs/data.md says what each kind of file holds"
+
+
+class MissingFilesError(FileNotFoundError):
+    """A line for each way to get the files that are missing, which it names. paths: all of these files."""
+
+    def __init__(self, paths: Sequence[Path], root: Path, how_to_get: str | None):
+        """how_to_get: the way to get all of them; None: each has its own, where it is known."""
+        by_way: dict[str, list[str]] = {}
+        for path in dict.fromkeys(paths):
+            by_way.setdefault(how_to_get or way_to(path, root), []).append(str(path))
+        super().__init__("\n".join(f"missing: {', '.join(files)}. {way}" for way, files in by_way.items()))
+        self.paths = list(dict.fromkeys(map(str, paths)))
+
+
+def way_to(path: Path, root: Path) -> str:
+    """How a file of a data set is had. root: the data's."""
+    below = path.relative_to(root) if path.is_relative_to(root) else path
+    ways = [way for pattern, way in WAYS.items() if re.search(rf"(^|/)({pattern})$", below.as_posix())]
+    return ways[0].format(root=root) if ways else UNKNOWN
 
 
 def check_some_there(paths: Iterable[Path], folder: Path, source: str) -> None:

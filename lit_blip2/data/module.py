@@ -26,18 +26,13 @@ from lit_blip2.data.batches.pairs import FilePairs, PairSource, sources_in, with
 from lit_blip2.data.batches.training import TrainPairs
 from lit_blip2.data.faults import Faults
 from lit_blip2.data.features.store import ABOUT, WAY_OUT, FeatureStore
-from lit_blip2.data.missing import check_some_there
+from lit_blip2.data.missing import MissingFilesError, check_some_there
 from lit_blip2.keyed import check_seed
 from lit_blip2.sources import digest
 
 # Which splits a command evaluates on.
 SPLITS = {"fit": ["val"], "validate": ["val"], "test": ["test"], "predict": ["test"]}
 ROWS_TOLD = 1000
-HOW_TO_GET = (
-    "The mini-world is made by `python -m lit_blip2 data make-mini --out data/mini`, an index of tar shards by"
-    " `python -m lit_blip2 data index FOLDER`, cached features by `python -m lit_blip2 data features`. COCO's images"
-    " and captions are at https://cocodataset.org/#download, VQAv2's questions at https://visualqa.org/download.html."
-)
 
 
 log = logging.getLogger(__name__)
@@ -82,7 +77,7 @@ class PairData(L.LightningDataModule):
 
     A subclass says what it trains on: `train_files` and `train_pairs`.
 
-    how_to_get: where files that are missing come from, for the error that names them.
+    how_to_get: where its files come from, for the error that names what is missing; None: data/missing.py knows.
 
     Args:
         root: folder that every relative path below starts from.
@@ -116,7 +111,7 @@ class PairData(L.LightningDataModule):
         max_unreadable: share of the training images that may be replaced because they cannot be read; more end the run.
     """
 
-    how_to_get = HOW_TO_GET
+    how_to_get: str | None = None
 
     def __init__(
         self,
@@ -392,8 +387,8 @@ class PairData(L.LightningDataModule):
         return [*(self.root / file for file in named), *asked]
 
     def _require(self, paths: list[Path]) -> None:
-        if missing := [str(path) for path in paths if not path.exists()]:
-            raise FileNotFoundError(f"missing: {', '.join(missing)}. {self.how_to_get}")
+        if missing := [path for path in paths if not path.exists()]:
+            raise MissingFilesError(missing, self.root, self.how_to_get)
 
     def read_captions(self, file: str, split: str) -> Captions:
         """The captions of a split in a file under root."""

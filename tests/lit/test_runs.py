@@ -316,7 +316,7 @@ def test_a_checkpoint_that_is_not_there_is_never_left_out(fit):
 
 
 def test_an_evaluation_without_a_checkpoint_is_refused(fit):
-    with pytest.raises(SystemExit, match="needs --ckpt_path"):
+    with pytest.raises(ValueError, match="needs --ckpt_path"):
         fit("mini_stage1", command="test")
 
 

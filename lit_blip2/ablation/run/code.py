@@ -27,11 +27,13 @@ BEGIN = {
 }
 # Modules from which no number of a run that ends follows. One that is not named here counts.
 NO_NUMBERS = {
-    "allocator", "config", "console", "contents", "links", "loggers", "nulls", "offline", "paths", "refusals",
-    "roll_call", "settings", "signature", "sources", "stopping", "terminal", "trust", "whole_files", "words",
-    "what_next", "zeros", "data.annotations.unread", "data.faults", "lit.callbacks.print_metrics",
-    "lit.callbacks.step_progress_bar", "lit.finite", "lit.foreign_paths", "lit.kept_batch", "lit.quiet", "lit.signals",
-    "lit.watch", "model.side_files", "model.spelling", "model.tokenizer_files",
+    "allocator", "arguments", "complaints", "config", "console", "contents", "failed_start", "links",
+    "loggers", "nulls",
+    "offline", "paths", "refusals", "roll_call", "settings", "signature", "sources", "stopping",
+    "terminal", "trust", "whole_files", "words", "what_next", "zeros", "data.annotations.unread", "data.faults",
+    "data.missing", "lit.callbacks.print_metrics", "lit.callbacks.step_progress_bar", "lit.finite", "lit.foreign_paths",
+    "lit.kept_batch", "lit.quiet", "lit.signals", "lit.watch", "model.side_files", "model.spelling",
+    "model.tokenizer_files",
 }  # fmt: skip
 DOTTED = re.compile(rf"{PACKAGE.name}(\.\w+)+")
 FILE = re.compile(r"[\w-]{1,60}\.\w{1,20}")

@@ -1,6 +1,5 @@
 """From a YAML file to a checked model: keys that stand twice are refused, and all problems are told at once."""
 
-import difflib
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,6 +9,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from lit_blip2.ablation.spec.values import word
+from lit_blip2.complaints import hint, no_file
 from lit_blip2.contents import DataError, Loader, parsed_yaml, read_text
 
 MERGE = "tag:yaml.org,2002:merge"  # YAML's <<
@@ -46,7 +46,7 @@ def read_mapping(path: Path, example: Path, keys: Iterable[str]) -> tuple[dict[s
     """
     if not path.is_file():
         known = ", ".join(sorted(map(str, example.parent.glob("*.yaml")))) or f"none in {example.parent}/"
-        raise FileNotFoundError(f"no file {str(path)!r}; there are: {known}")
+        raise FileNotFoundError(f"{no_file(path)}; there are: {known}")
     raw = parsed_yaml(read_text(path), path, OnceLoader)
     if not isinstance(raw, dict):
         raise DataError(f"{path} holds no mapping: see {example} for the keys of such a file")
@@ -85,6 +85,4 @@ def complain(path: Path, problems: list[str]) -> None:
 def unknown(what: str, name: str, known: Iterable[str]) -> str:
     """That there is no such name, which one may have been meant, and which there are."""
     known = sorted(known)
-    close = difflib.get_close_matches(name, known, 1)
-    hint = f", did you mean {close[0]!r}" if close else ""
-    return f"{what} {name!r} is not known{hint}; there are {', '.join(known) or 'none'}"
+    return f"{what} {name!r} is not known{hint(name, known)}; there are {', '.join(known) or 'none'}"
