@@ -85,7 +85,7 @@ def test_what_is_not_yaml_is_named_in_one_line(tmp_path):
 def test_every_experiment_has_its_parts(file):
     experiment = read(file)
     assert experiment.vision["name"] and experiment.trainer["max_steps"] and experiment.optimization["lr"]
-    assert experiment.data["image_size"] and experiment.data["batch_size"] and experiment.qformer["num_queries"]
+    assert experiment.data["root"] and experiment.data["batch_size"] and experiment.qformer["num_queries"]
 
 
 def test_arguments_of_others_classes_are_told_by_their_places():

@@ -272,7 +272,7 @@ def test_a_run_whose_checkpoints_are_a_link_is_named(world, at_step_3, tmp_path)
     folder.rename(tmp_path / "disk")
     folder.symlink_to(tmp_path / "disk")
     status, said = finished(world, runs, "--resume")
-    assert status == 1 and f"error: {folder}/last.ckpt leads out of {folder.parent}, to {tmp_path}/disk" in said, said
+    assert status == 2 and f"error: {folder}/last.ckpt leads out of {folder.parent}, to {tmp_path}/disk" in said, said
 
 
 @pytest.mark.slow

@@ -85,7 +85,10 @@ def test_what_a_scale_lacks_is_told_first(capsys, monkeypatch):
         (["--set", "stage1.model.lr"], "--set stage1.model.lr must be step.key=value"),
         (["--set", "stage1.model.lr={"], "--set stage1.model.lr={: '{' is no plain value of YAML"),
         (["--set", "stage1.model.lr=2024-01-01"], "'2024-01-01' is no plain value of YAML"),
-        (["--scale", "smal"], "no file 'ablations/scales/smal.yaml'; there are: ablations/scales/mini.yaml"),
+        (
+            ["--scale", "smal"],
+            "no file 'ablations/scales/smal.yaml', did you mean 'ablations/scales/small.yaml'; there are: ",
+        ),
     ],
 )
 def test_a_scale_or_a_setting_that_is_not_known_is_an_error(tmp_path, capsys, options, message):
