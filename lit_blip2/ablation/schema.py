@@ -226,7 +226,8 @@ class Decided(Saved):
 
 class Found(Saved):
     """A sweep's report in short. cells: how many are planned; done: how many of them have ended well. warnings: in
-    Markdown, which trainings ended at another step than planned, or were measured at another than their last."""
+    Markdown, which trainings ended at another step than planned, or were measured at another than their last. plot: the
+    path of the one that shows most of what came of it; older ones name none."""
 
     name: str
     question: str
@@ -236,6 +237,7 @@ class Found(Saved):
     cells: int
     done: int
     warnings: list[str] = []
+    plot: Inside | Literal[""] = ""
 
 
 class Validation(BaseModel):

@@ -10,8 +10,8 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, StrictStr
 
 from lit_blip2.ablation.folder import Folder, read
-from lit_blip2.ablation.report.markdown import code, number, plain, span, table
-from lit_blip2.ablation.report.sections.expected import RULE
+from lit_blip2.ablation.report.markdown import code, plain, table
+from lit_blip2.ablation.report.sections.expected import RULE, in_short
 from lit_blip2.ablation.schema import Decided, Found
 from lit_blip2.ablation.spec.parsing import complain, parsed, read_mapping, unknown
 from lit_blip2.ablation.spec.read import EXAMPLE, read_grid
@@ -120,7 +120,7 @@ def _shown(shown: Shown, short: Found | None, results: Path, place: str) -> list
         return [f"{code(shown.ablation)}: {NOT_RUN} ({code(command)})."]
     link = f"[{plain(shown.ablation)}]({place}/{shown.ablation}/report.md)"
     part = f", {short.done} of {short.cells} cells done" if short.done < short.cells else ""
-    lines = [_decided(each) for each in _of(shown, short)]
+    lines = [in_short(each) for each in _of(shown, short)]
     lines = lines or [f"no comparison of {', '.join(map(code, shown.metrics))} was written down beforehand."]
     text = "\n".join([f"{link}, n = {len(short.seeds)}{part}:", "", *(f"- {line}" for line in lines)])
     plot = f"{shown.ablation}/plots/{shown.plot}.png"
@@ -131,8 +131,3 @@ def _shown(shown: Shown, short: Found | None, results: Path, place: str) -> list
 
 def _of(shown: Shown, short: Found) -> list[Decided]:
     return [each for each in short.expected if each.metric in shown.metrics]
-
-
-def _decided(each: Decided) -> str:
-    told = f", difference {number(each.difference, sign=True)}, {span(each.interval)}" if each.interval else ""
-    return f"{each.claim}: **{plain(each.verdict)}**{told}"

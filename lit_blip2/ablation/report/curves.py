@@ -11,18 +11,17 @@ from lit_blip2.ablation.schema import is_finite, setting_name
 from lit_blip2.ablation.spec.values import smaller_is_better
 
 CAPTION_LOSS = "loss/lm"
-BLIND = {"vqa/mean_over_types": "vqa/no_image"}  # a metric -> the same without the image, which tests measure
 
 
 @dataclass(frozen=True)
 class Curve:
     """steps, mean and sd are of one length; sd is None where one seed has validated.
 
-    first: the label of the first axis, as axis=label.
+    setting: whose look it has, the control or the first of the settings that share the runs.
     """
 
     name: str
-    first: str
+    setting: str
     steps: list[int]
     mean: list[float]
     sd: list[float | None]
@@ -34,7 +33,7 @@ class Track:
     """A setting's way through (caption loss, metric), means over seeds, in the order of steps; sd of the metric."""
 
     name: str
-    first: str
+    setting: str
     loss: list[float]
     metric: list[float]
     sd: list[float | None]
@@ -85,12 +84,6 @@ def curves(sweep: Sweep, step: str, metric: str) -> list[Curve]:
     return found
 
 
-def blind(sweep: Sweep, metric: str) -> float | None:
-    """What the metric is without the image: the mean over the cells that tell it, None where none does."""
-    values = [record.metrics.get(BLIND.get(metric, "")) for record in sweep.records.values()]
-    return summarise([value for value in values if is_finite(value)]).mean
-
-
 def tracks(sweep: Sweep, step: str, metric: str) -> list[Track]:
     """The metric against the caption loss, at the steps that have both."""
     losses = {curve.name: dict(zip(curve.steps, curve.mean)) for curve in curves(sweep, step, CAPTION_LOSS)}
@@ -99,7 +92,7 @@ def tracks(sweep: Sweep, step: str, metric: str) -> list[Track]:
         loss = losses.get(curve.name, {})
         both = [(loss[at], mean, sd) for at, mean, sd in zip(curve.steps, curve.mean, curve.sd) if at in loss]
         if len(both) > 1:
-            found.append(Track(curve.name, curve.first, *map(list, zip(*both))))
+            found.append(Track(curve.name, curve.setting, *map(list, zip(*both))))
     return found
 
 
@@ -140,12 +133,12 @@ def _groups(sweep: Sweep, step: str) -> dict[frozenset[str], list[dict[str, str]
 
 
 def _name(sweep: Sweep, settings: list[dict[str, str]]) -> tuple[str, str]:
-    """What settings that share their runs are called together, and the label of the first axis."""
+    """What settings that share their runs are called together, and the one whose look they have."""
     common = {k: v for k, v in settings[0].items() if all(other.get(k) == v for other in settings)}
-    axis = next(iter(sweep.plan.axes), "")
-    first = f"{axis}={settings[0].get(axis, '')}"
+    names = [setting_name(labels) for labels in settings]
+    setting = sweep.control if sweep.control in names else names[0]
     if len(settings) == 1:
-        return setting_name(common), first
+        return setting_name(common), setting
     if len(settings) == len(sweep.settings):
-        return "all settings", first
-    return f"{setting_name(common)} (shared by {len(settings)})", first
+        return "all settings", setting
+    return f"{setting_name(common)} (shared by {len(settings)})", setting

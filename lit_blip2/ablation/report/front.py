@@ -2,19 +2,18 @@
 not run yet, and the claims' first plot. It stands between two comments; all else of the page is left as it is."""
 
 import os
-from collections import Counter
 from pathlib import Path
 
 from lit_blip2.ablation.folder import Folder, read
 from lit_blip2.ablation.report.claims import NOT_RUN, Claim, read_claims
 from lit_blip2.ablation.report.markdown import code, plain, table
+from lit_blip2.ablation.report.summary import counted
 from lit_blip2.ablation.schema import Found
 from lit_blip2.contents import DataError
 from lit_blip2.whole_files import write_text
 
 BEGIN, END = "<!-- outcomes: made by `report`, see docs/claims.yaml -->", "<!-- end of outcomes -->"
 HEAD = ["ablation", "question", "what came of it"]
-WORDS = {"came true": "came true", "did not come true": "did not", "open": "open"}  # as a verdict begins -> in short
 
 
 def write_front(page: Path, claims: Path, results: Path) -> Path:
@@ -55,12 +54,4 @@ def _picture(claims: list[Claim], results: Path, place: str) -> list[str]:
 
 
 def _line(name: str, short: Found, place: str) -> list[str]:
-    return [f"[{code(name)}]({place}/{name}/report.md)", plain(short.question), _in_short(short)]
-
-
-def _in_short(short: Found) -> str:
-    """`2 came true, 1 open (n = 8)`."""
-    counts = Counter(word for each in short.expected for start, word in WORDS.items() if each.verdict.startswith(start))
-    told = ", ".join(f"{counts[word]} {word}" for word in WORDS.values() if counts[word]) or "no comparison"
-    part = f", {short.done} of {short.cells} cells done" if short.done < short.cells else ""
-    return f"{told} (n = {len(short.seeds)}{part})"
+    return [f"[{code(name)}]({place}/{name}/report.md)", plain(short.question), counted(short)]

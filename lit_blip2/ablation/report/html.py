@@ -7,26 +7,42 @@ from collections.abc import Mapping
 
 from markdown_it import MarkdownIt
 
+from lit_blip2.ablation.report.plots.looks import GLYPHS, MARKERS, Look
 from lit_blip2.ablation.report.plots.paper import DARK, LIGHT, Paper
 from lit_blip2.terminal import printable
 
 
-def to_html(markdown: str, title: str, plots: Mapping[str, tuple[bytes, bytes]]) -> str:
+def to_html(
+    markdown: str, title: str, plots: Mapping[str, tuple[bytes, bytes]], looks: Mapping[str, Look] | None = None
+) -> str:
     """plots: PNGs on light and on dark paper, by the path that the Markdown shows them under. In the place of any other
-    picture stands its text."""
+    picture stands its text. looks: by setting; its name, in a code span, bears the mark that it has in the plots."""
     reader = MarkdownIt("commonmark", {"html": False}).enable("table")
+    marks = {name: f' class="{_mark(look)}"' for name, look in (looks or {}).items()}
 
     def image(self, tokens, index, options, env) -> str:
         token = tokens[index]
         pair = plots.get(token.attrs["src"])
         return html.escape(token.content) if pair is None else _picture(pair, token.content)
 
+    def code(self, tokens, index, options, env) -> str:
+        """May break after a comma and a slash."""
+        text = tokens[index].content
+        shown = html.escape(text).replace(",", ",<wbr>").replace("/", "/<wbr>")
+        return f"<code{marks.get(text, '')}>{shown}</code>"
+
     reader.add_render_rule("image", image)
+    reader.add_render_rule("code_inline", code)
     body = reader.render(markdown)
     body = body.replace("<table>", '<div class="wide"><table>').replace("</table>", "</table></div>")
     body = re.sub(r"<td>(better|worse)</td>", r'<td class="\1">\1</td>', body)
-    body = re.sub(r"(?<=<td>)<code>(.*?)</code>", lambda m: m[0].replace(",", ",<wbr>"), body)
-    return PAGE.format(title=html.escape(printable(title)), style=_style(), body=body)
+    body = re.sub(r"<th( [^>]*)?>([^<]{25,})</th>", r'<th class="long"\1>\2</th>', body)
+    body = re.sub(r"(<th[^>]*><code>[^<]*?)/", r"\1/<wbr>", body)
+    return PAGE.format(title=html.escape(printable(title)), style=_style(looks or {}), body=body)
+
+
+def _mark(look: Look) -> str:
+    return f"mark-{'ink' if look.colour is None else look.colour}-{MARKERS.find(look.marker)}"
 
 
 def _picture(pair: tuple[bytes, bytes], text: str) -> str:
@@ -55,45 +71,53 @@ PAGE = """<!doctype html>
 """
 
 
-def _style() -> str:
-    def variables(paper: Paper, line: str, soft: str) -> str:
-        names = dict(
-            paper=paper.background,
-            ink=paper.ink,
-            faint=paper.faint,
-            better=paper.colours[0],
-            worse=paper.colours[1],
-            line=line,
-            soft=soft,
-        )
+def _style(looks: Mapping[str, Look]) -> str:
+    def variables(paper: Paper, more: Mapping[str, str]) -> str:
+        colours = {f"mark-{place}": colour for place, colour in enumerate(paper.colours)}
+        names = {"paper": paper.background, "ink": paper.ink, "faint": paper.faint, **colours, **more}
         return ":root {" + "".join(f"--{name}: {value};" for name, value in names.items()) + "}"
 
-    dark = "@media (prefers-color-scheme: dark) {" + variables(DARK, "#30363d", "#1f242b") + "}"
-    return "\n" + variables(LIGHT, "#d8dde3", "#f4f6f8") + "\n" + dark + STYLE
+    marks = {
+        f'code.{_mark(look)}::before {{ content: "{GLYPHS[look.marker]}"; '
+        f"color: var(--{'ink' if look.colour is None else f'mark-{look.colour}'}); }}"
+        for look in looks.values()
+    }
+    dark = "@media (prefers-color-scheme: dark) {" + variables(DARK, ON_DARK) + "}"
+    return "\n".join(["", variables(LIGHT, ON_LIGHT), dark, *sorted(marks), STYLE])
 
 
+# Verdicts stand on grounds too pale for a setting's colour.
+ON_LIGHT = {"line": "#d8dde3", "soft": "#f4f6f8", "better": "#d9f0ea", "worse": "#fbe3d6"}
+ON_DARK = {"line": "#30363d", "soft": "#1f242b", "better": "#12382f", "worse": "#4a2a17"}
 STYLE = """
 html { background: var(--paper); color: var(--ink); font: 16px/1.5 system-ui, sans-serif; }
 html { -webkit-text-size-adjust: 100%; }
 body { margin: 0; }
-main { max-width: 66rem; margin: 0 auto; padding: 1rem; overflow-wrap: anywhere; }
+main { max-width: 76rem; margin: 0 auto; padding: 1rem; overflow-wrap: anywhere; }
+main > :is(p, ul, blockquote) { max-width: 62rem; }
+main > p:has(picture) { max-width: none; }
 h1 { font-size: 1.7rem; line-height: 1.2; }
 h2 { font-size: 1.3rem; margin-top: 2.2rem; padding-bottom: .2rem; border-bottom: 1px solid var(--line); }
 h3 { font-size: 1.05rem; margin-top: 1.6rem; }
+h3 code { font-size: 1em; font-weight: 600; }
 main > p:first-child { font-size: .85rem; color: var(--faint); }
 code, pre { font: .87em ui-monospace, monospace; background: var(--soft); border-radius: 4px; }
 code { padding: .1em .25em; }
 pre { padding: .7rem; overflow-x: auto; }
 pre code { padding: 0; font-size: 1em; }
-blockquote { margin: 1rem 0; padding: .1rem 1rem; border-left: 4px solid var(--worse); background: var(--soft); }
+blockquote { margin: 1rem 0; padding: .1rem 1rem; border-left: 4px solid var(--ink); background: var(--soft); }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; overflow-wrap: normal; }
 th, td { padding: .3rem .6rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
-th { border-bottom-width: 2px; white-space: nowrap; }
+th { border-bottom-width: 2px; vertical-align: bottom; white-space: nowrap; }
+th:has(code) { white-space: normal; }
+th.long { white-space: normal; width: 12rem; text-wrap: balance; }
 td { white-space: nowrap; }
-td:first-child { white-space: normal; min-width: 8rem; }
-td.better { color: var(--better); font-weight: 600; }
-td.worse { color: var(--worse); font-weight: 600; }
+td:is(:first-child, :last-child) { white-space: normal; }
+td:first-child { min-width: 8rem; }
+td.better { background: var(--better); font-weight: 600; }
+td.worse { background: var(--worse); font-weight: 600; }
+code[class]::before { margin-right: .35em; font-family: sans-serif; }
 picture { display: inline-block; max-width: 100%; vertical-align: top; margin: .4rem 0; }
 picture.broad { overflow-x: auto; }
 img { max-width: 100%; height: auto; vertical-align: top; }

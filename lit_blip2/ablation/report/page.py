@@ -5,14 +5,18 @@ from pathlib import Path
 from lit_blip2.ablation.folder import Folder
 from lit_blip2.ablation.report.cells_csv import cells_csv
 from lit_blip2.ablation.report.html import to_html
+from lit_blip2.ablation.report.plots.looks import looks
 from lit_blip2.ablation.report.plots.paper import Plots
 from lit_blip2.ablation.report.records import Sweep, read_sweep
+from lit_blip2.ablation.report.results import metric_result
 from lit_blip2.ablation.report.sections.costs import costs_section
 from lit_blip2.ablation.report.sections.differences import differences_section
+from lit_blip2.ablation.report.sections.expected import expected_section
 from lit_blip2.ablation.report.sections.failures import failures_section
 from lit_blip2.ablation.report.sections.learning import curves_section, forgetting_section
 from lit_blip2.ablation.report.sections.metrics import metrics_section
-from lit_blip2.ablation.report.sections.opening import opening, where_it_ran
+from lit_blip2.ablation.report.sections.opening import opening, what_was_run, where_it_ran
+from lit_blip2.ablation.report.sections.overview import overview_section
 from lit_blip2.ablation.report.sections.search import search_section
 from lit_blip2.ablation.report.summary import found
 from lit_blip2.whole_files import written_whole
@@ -29,8 +33,9 @@ def write_report(folder: str | Path) -> list[Path]:
     contents: dict[str, bytes] = {path: light for path, (light, _) in plots.files.items()}
     if not sweep.remade:  # the table that lies there may hold what the records do not
         contents["cells.csv"] = cells_csv(sweep).encode()
-    contents[Folder("").outcome.name] = found(sweep).model_dump_json(indent=1).encode() + b"\n"
-    contents["report.html"] = to_html(markdown, sweep.plan.name, plots.files).encode()
+    contents[Folder("").outcome.name] = found(sweep, plots.files).model_dump_json(indent=1).encode() + b"\n"
+    marked = {} if sweep.plan.search else looks(sweep)
+    contents["report.html"] = to_html(markdown, sweep.plan.name, plots.files, marked).encode()
     contents["report.md"] = markdown.encode()
     (folder / "plots").mkdir(exist_ok=True)
     for path, content in contents.items():
@@ -41,11 +46,14 @@ def write_report(folder: str | Path) -> list[Path]:
 
 def report_markdown(sweep: Sweep, folder: str, plots: Plots) -> str:
     """The whole page, drawing its plots on the way."""
-    sections = [opening(sweep, folder)]
+    sections = [opening(sweep, folder, found(sweep).expected)]
     if sweep.plan.search:
-        sections.append(search_section(sweep, plots))
+        sections += [search_section(sweep, plots), expected_section(sweep), what_was_run(sweep, folder)]
     else:
-        sections += [metrics_section(sweep, plots), curves_section(sweep, plots), forgetting_section(sweep, plots)]
+        results = [metric_result(sweep, metric) for metric in sweep.metrics]
+        sections += [overview_section(sweep, results, plots), expected_section(sweep), what_was_run(sweep, folder)]
+        sections.append(metrics_section(sweep, results, plots))
+        sections += [curves_section(sweep, plots), forgetting_section(sweep, plots)]
     sections.append(failures_section(sweep))
     if not sweep.remade:
         costs = "" if sweep.plan.search else costs_section(sweep)

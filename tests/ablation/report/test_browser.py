@@ -85,7 +85,7 @@ def report(page, written) -> str:
 
 def test_the_report_shows_its_plots_and_asks_for_nothing_beside_itself(page, report):
     light = plots(page, "light", but=set())
-    assert len(plots(page, "dark", but=light)) == len(light) == 6
+    assert len(plots(page, "dark", but=light)) == len(light) == 7
     assert [each["message"] for each in page.logged("browser")] == []
     events = [json.loads(each["message"])["message"] for each in page.logged("performance")]
     asked = {event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"}
@@ -112,9 +112,9 @@ def test_the_report_shows_the_figures_of_its_cells(page, report):
     )
     control, without_itc, without_itm = "itc=on,itm=on (control)", "itc=off,itm=on", "itc=on,itm=off"
     assert overview == [
-        [control, "0.625", "0.875"],
-        [without_itc, "0.500", "n/a"],
-        [without_itm, "failed", "failed"],
+        [control, "1", "0.625", "0.875"],
+        [without_itc, "1", "0.500", "n/a"],
+        [without_itm, "0 of 1", "failed", "failed"],
     ]
     assert [row[:5] for row in vqa] == [
         [control, "0.625", "-", "1", "-"],
@@ -127,6 +127,14 @@ def test_the_report_shows_the_figures_of_its_cells(page, report):
         [WITHOUT_ITC, "done", "20.0 s"],
         [FAILED, "failed", "10.0 s (1 of 2 steps)"],
     ]
+
+
+def test_nothing_is_cut_off_on_a_narrow_desk(page, report):
+    screen = {"width": 1280, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+    look = "return [...document.querySelectorAll('html, .wide, picture')].map(e => e.scrollWidth - e.clientWidth)"
+    assert set(page.run(look)) <= {0}
+    page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
 def test_the_report_fits_on_a_phone(page, report):

@@ -63,7 +63,7 @@ def test_a_claim_shows_its_own_comparisons_with_interval_n_and_plot(file, tmp_pa
     page = results_page(file(), results)
     assert "`skip_stage1`: came true; open, too few seeds |" in page and "caption/cider" not in page
     assert "[skip\\_stage1](../results/skip_stage1/report.md), n = 8:\n\n" in page
-    assert "- `vqa/mean_over_types` is better: **came true**, difference +0.150, +0.100 to +0.200\n" in page
+    assert "- `vqa/mean_over_types` is better: **came true** (difference +0.150, +0.100 to +0.200, p 0.0100)\n" in page
     assert "Mind \\*this\\*." in page and "![" not in page
     plot = results / "skip_stage1" / "plots" / "a.curve.png"
     plot.parent.mkdir()

@@ -3,11 +3,9 @@
 import pytest
 
 from lit_blip2.ablation.report.costs import cell_cost, sweep_cost
-from lit_blip2.ablation.report.curves import Curve, blind, changes, curve_metrics, curves, tracks, validating_steps
+from lit_blip2.ablation.report.curves import changes, curve_metrics, curves, tracks, validating_steps
 from lit_blip2.ablation.report.differences import ABSENT, config_differences, flat_differences
 from lit_blip2.ablation.report.markdown import code, fence, number, plain, seconds
-from lit_blip2.ablation.report.plots.curves import curve_figure
-from lit_blip2.ablation.report.plots.paper import LIGHT
 from lit_blip2.ablation.report.records import read_sweep
 from lit_blip2.ablation.report.statistics import BETTER
 
@@ -25,7 +23,8 @@ def test_settings_that_share_runs_share_a_curve(sweep):
     read = read_sweep(sweep.write())
     assert validating_steps(read) == ["stage1", "stage2"] and curve_metrics(read, "stage1") == ["loss/itc"]
     (line,) = curves(read, "stage1", "loss/itc")
-    assert (line.name, line.first, line.mean, line.sd) == ("itc=on (shared by 2)", "itc=on", [1.0], [1.0])
+    assert (line.name, line.mean, line.sd) == ("itc=on (shared by 2)", [1.0], [1.0])
+    assert line.setting == read.control == "itc=on,bridge=on"
 
 
 def test_seeds_that_lag_behind_leave_shorter_spread(sweep):
@@ -162,15 +161,3 @@ def test_durations_as_a_person_says_them():
 
 def test_signs():
     assert (number(0.5, sign=True), number(-0.5, sign=True), number(0.0, sign=True)) == ("+0.500", "-0.500", "0")
-
-
-def test_what_is_answered_without_the_image_is_a_line(new_sweep):
-    name = new_sweep.cell({"stage1": "on"}, 0, [], {})
-    new_sweep.ended(name, **{"vqa/no_image": 0.3, "vqa/mean_over_types": 0.6})
-    new_sweep.ended(new_sweep.cell({"stage1": "off"}, 0, [], {}), **{"vqa/no_image": 0.4, "loss/lm": 1.0})
-    read = read_sweep(new_sweep.write())
-    assert blind(read, "vqa/mean_over_types") == pytest.approx(0.35) and blind(read, "caption/cider") is None
-    drawn = [Curve("stage1=on", "stage1=on", [1, 2], [0.5, 0.6], [None, None], 1)]
-    with_line, without = (curve_figure(LIGHT, drawn, "vqa/mean_over_types", None, each) for each in (0.35, None))
-    assert [text.get_text() for text in with_line.axes[0].texts] == ["without the image"]
-    assert with_line.axes[0].lines[0].get_ydata() == [0.35, 0.35] and not without.axes[0].texts

@@ -92,9 +92,11 @@ def test_a_cell_that_is_not_there_is_no_number(asked):
 def test_outcomes_are_the_report_s_first_lines(asked):
     sweep = asked([expect()])
     page = report_markdown(read_sweep(sweep.write()), "x", Plots())
-    head = page.split("## Overview")[0].split("**Status:**")[0]
-    row = next(line for line in head.splitlines() if line.startswith("| `vqa/accuracy` is better"))
+    head, below = page.split("## Overview")
+    (line,) = [line for line in head.splitlines() if line.startswith("- `vqa/accuracy` is better")]
+    assert "**came true** (difference +0.198, " in line
+    row = next(line for line in below.splitlines() if line.startswith("| `vqa/accuracy` is better"))
     assert "with `stage1=on` than with `stage1=off` (size that matters: 0.05) | +0.198 |" in row and row.endswith(
         "| came true |"
     )
-    assert head.index("Expected beforehand") < head.index(row)
+    assert below.index("Expected beforehand") < below.index(row)

@@ -84,6 +84,17 @@ def test_the_page_opens_with_its_commands_and_how_far_it_has_come(sweep):
     assert "still running** (or was stopped): 2 of 12" in page
 
 
+def test_the_outcome_and_the_overview_come_first(sweep):
+    on, off = {"itc": "on", "bridge": "on"}, {"itc": "off", "bridge": "on"}
+    sweep.plan["expected"] = [{"metric": "vqa/mean_over_types", "better": on, "than": off, "by": 0.05}]
+    page = report(sweep.write())
+    head, rest = page.split("## Overview")
+    (outcome,) = [line for line in head.splitlines() if line.startswith("- ")]
+    assert "than with `itc=off,bridge=on` (size that matters: 0.05): **came true** (difference +0.100, +0.0" in outcome
+    assert re.findall("^## (.*)", rest, re.M)[:3] == ["What was expected", "What was run", "Metrics"]
+    assert rest.index("![all metrics by setting](plots/overview.png)") < rest.index("| setting | n |")
+
+
 def test_the_page_says_what_a_scale_has_left_out(sweep):
     assert "Left out" not in report(sweep.write())
     sweep.plan["left_out"] = ["llm=t5: no t5, none is published", "llm/text_qa: no texts"]
@@ -172,7 +183,11 @@ def test_a_metric_says_which_split_it_is_of_and_how_much(sweep):
     vqa, retrieval = (page.split(f"### `{name}`")[1] for name in ("vqa/mean_over_types", "retrieval/itc_txt_r1"))
     assert vqa.split("\n\n")[2] == "Evaluated on val (4,000 questions)."
     assert retrieval.split("\n\n")[2] == "Evaluated on 5 % of val (250 images)."
-    assert rows(page, "Overview")["itc=on,bridge=off"][:2] == ["0.600", "0.905, n = 2, 5 % of val"]
+    assert rows(page, "Overview")["itc=on,bridge=off"][:3] == [
+        "3",
+        "0.600 ± 0.0173",
+        "0.905 ± 0.00707, n = 2, 5 % of val",
+    ]
     about = {"evaluated/val_questions": 20, "vqa/mean_over_types": 0.1}
     about |= {"evaluated/val_share": 0.005}  # an older run's, of all units
     sweep.put("runs/stage2/itc=on,bridge=off,seed=1/metrics.json", json.dumps(about))
@@ -218,8 +233,9 @@ def test_what_is_not_there_is_named_and_is_no_zero(sweep):
     assert retrieval["itc=off,bridge=on"] == ["n/a", *["-"] * 8]
     assert retrieval["itc=on,bridge=off"][:3] == ["0.905", "0.00707", "2 of 3 (1 not finite)"]
     overview = rows(page, "Overview")
-    assert overview["itc=on,bridge=off"] == ["0.600", "0.905, n = 2", "1.40"]
-    assert overview["itc=off,bridge=on"] == ["0.500, worse", "n/a", "1.50, worse"]
+    assert overview["itc=on,bridge=off"] == ["3", "0.600 ± 0.0173", "0.905 ± 0.00707, n = 2", "1.40 ± 0.0173"]
+    assert overview["itc=off,bridge=on"] == ["3", "0.500 ± 0.0300, worse", "n/a", "1.50 ± 0.0300, worse"]
+    assert overview["itc=off,bridge=off"][:2] == ["0 of 3", "1 failed, 2 waiting"]
 
 
 def test_how_intervals_were_made_is_said_in_numbers(sweep):
@@ -316,7 +332,7 @@ def test_a_sweep_that_has_not_begun(sweep):
         file.unlink()
     page = report(sweep.write())
     assert "0 done, 0 failed, 12 running or waiting, of 12" in page and "No step has ended yet." in page
-    assert rows(page, "Overview")["itc=on,bridge=on (control)"] == ["waiting", "waiting", "waiting"]
+    assert rows(page, "Overview")["itc=on,bridge=on (control)"] == ["0 of 3", *["waiting"] * 3]
     assert "![" not in page and {row["seconds"] for row in csv_rows(sweep.folder)} == {""}
 
 
@@ -354,7 +370,7 @@ def test_many_settings_share_colours(new_sweep):
         new_sweep.ended(name, **{"vqa/accuracy": 0.5})
         new_sweep.validated(f"stage2/{n}", [{"step": s, "vqa/accuracy": s / 9, "loss/lm": 1 / s} for s in (1, 2)])
     write_report(new_sweep.write())
-    assert (new_sweep.folder / "plots/curve.stage2.vqa-accuracy.png").is_file()
+    assert (new_sweep.folder / "plots/forgetting.stage2.vqa-accuracy.png").is_file()
 
 
 def test_labels_that_look_like_markup_stay_in_their_cells(new_sweep):
@@ -364,7 +380,7 @@ def test_labels_that_look_like_markup_stay_in_their_cells(new_sweep):
         name = new_sweep.cell({"prompt": prompt}, 0, [f"test/{prompt}"], {"vqa/accuracy": f"test/{prompt}"})
         new_sweep.ended(name, **{"vqa/accuracy": value})
     found = rows(report(new_sweep.write()), "Overview")
-    assert found["prompt=a|b"] == ["0.250"] and found["prompt=`_c_`"] == ["0.750"]
+    assert found["prompt=a|b"] == ["1", "0.250"] and found["prompt=`_c_`"] == ["1", "0.750"]
 
 
 @pytest.fixture

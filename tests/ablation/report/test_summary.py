@@ -1,6 +1,7 @@
 """One table of many sweeps, and reports of committed records alone."""
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -46,9 +47,26 @@ def test_a_table_has_a_line_for_each_sweep(expecting, monkeypatch, capsys):
     text = (folder / "README.md").read_text()
     assert f"`python -m lit_blip2 report --summary {folder}`" in text
     (line,) = [line for line in text.splitlines() if line.startswith("| [sweep](sweep/report.md)")]
-    first, second = line.split(" | ")[2].split("<br>")
-    assert first.startswith(f"{CLAIM}: **came true** (p 0.0") and "**open, 3 of 6 cells without a value" in second
-    assert line.split(" | ")[1].startswith("Which of \\*ITC\\*") and line.endswith("| 3 (9 of 12 cells done) |")
+    assert line.split(" | ")[1].startswith("Which of \\*ITC\\*")
+    assert line.endswith("| 1 came true, 1 open (n = 3, 9 of 12 cells done) |")
+
+
+def test_each_sweep_has_its_outcome_and_its_plot(expecting):
+    write_report(expecting.write())
+    section = write_summary(expecting.folder.parent).read_text().split("## [sweep](sweep/report.md)\n\n")[1]
+    _, outcome, plot = section.strip().split("\n\n")
+    first, second = outcome.splitlines()
+    assert first.startswith(f"- {CLAIM}: **came true** (difference +0.100, ") and first.endswith(")")
+    assert "**open, 3 of 6 cells without a value" in second
+    path = re.fullmatch(r'<img src="(sweep/plots/metric.vqa-mean_over_types.png)" width="680" alt=".*">', plot)[1]
+    assert (expecting.folder.parent / path).is_file()
+
+
+def test_the_plot_is_along_the_training_where_a_comparison_is(expecting):
+    expecting.plan["expected"][1]["at"] = 260
+    write_report(expecting.write())
+    short = json.loads((expecting.folder / "outcome.json").read_text())
+    assert short["plot"] == "plots/forgetting.stage2.vqa-mean_over_types.png"
 
 
 def test_the_report_in_short_is_data(expecting):
@@ -67,7 +85,7 @@ def test_the_table_says_which_trainings_are_short(expecting):
     short = "**Fewer steps than planned:** `stage1/itc=off,seed=0` (680 of 700) and 1 more"
     assert json.loads((expecting.folder / "outcome.json").read_text())["warnings"] == [short]
     text = write_summary(expecting.folder.parent).read_text()
-    assert f" | {short}<br>{CLAIM}: **came true**" in text
+    assert f" | {short}<br>1 came true" in text
 
 
 def test_what_no_table_can_be_made_of_says_so(sweep, tmp_path):

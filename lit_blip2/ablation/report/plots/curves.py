@@ -1,107 +1,127 @@
-"""Curves of validation metrics, and of a metric against the caption loss. Lines differ in their markers as well."""
+"""Curves of validation metrics, and of a metric against the caption loss, with a band over seeds."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from lit_blip2.ablation.report.baselines import Baseline
 from lit_blip2.ablation.report.curves import CAPTION_LOSS, Curve, Track
+from lit_blip2.ablation.report.plots.looks import MOST, Look
 from lit_blip2.ablation.report.plots.paper import Paper, axis_name
+from lit_blip2.ablation.report.plots.reference import handles, line_look, near
 
-MOST_LINES = 8  # more are coloured by the label of the first axis
+MOST_LINES = MOST + 1  # more are coloured by the label of the first axis, and have no bands
 MOST_MARKED = 25  # steps
-BLIND_NAME = "without the image"
-MARKERS = "sD^vPX*<"
-CONTROL = {"marker": "o", "linestyle": "--"}
-Look = dict[str, str]
+BAND = "band: one standard deviation over seeds"
+Looks = Mapping[str, Look]  # by setting
 
 
 def curve_figure(
-    paper: Paper, curves: Sequence[Curve], metric: str, control: str | None, blind: float | None = None
+    paper: Paper, curves: Sequence[Curve], metric: str, looks: Looks, baselines: Sequence[Baseline]
 ) -> Figure:
-    """Mean over seeds against step, a band of one standard deviation to either side. blind: the metric without the
-    image."""
-    figure, axes = _panel(curves)
-    _baseline(axes, paper, blind)
-    for curve, colour, look in _styled(curves, paper, control):
-        marked = look if len(curve.steps) <= MOST_MARKED else look | {"marker": None}
-        axes.plot(curve.steps, curve.mean, color=colour, markersize=4.5, linewidth=1.6, **marked)
-        if len(curves) <= MOST_LINES:
-            _band(axes, curve.steps, curve.mean, curve.sd, colour, np.nan)
-    axes.set(xlabel="optimiser step", ylabel=axis_name(metric))
-    _legend(figure, curves, paper, control, "band: one sd over seeds")
+    """Mean over seeds against step."""
+    figure, (axes,) = _panels(1, len(curves) + len(baselines))
+    _against_steps(axes, paper, curves, looks)
+    axes.set_ylabel(axis_name(metric))
+    _legend(figure, paper, curves, looks, baselines, _baselines(axes, paper, curves, looks, baselines))
     return figure
 
 
 def forgetting_figure(
-    paper: Paper, tracks: Sequence[Track], metric: str, control: str | None, blind: float | None = None
+    paper: Paper,
+    curves: Sequence[Curve],
+    tracks: Sequence[Track],
+    metric: str,
+    looks: Looks,
+    baselines: Sequence[Baseline],
 ) -> Figure:
-    """The metric against the caption loss, which falls to the right; the last validation is the large marker. blind:
-    the metric without the image."""
-    figure, axes = _panel(tracks)
-    _baseline(axes, paper, blind)
-    for track, colour, look in _styled(tracks, paper, control):
-        axes.plot(track.loss, track.metric, color=colour, markersize=3, linewidth=1.4, **look)
+    """The metric against the step; beside it, against the caption loss, which falls to the right: the last validation
+    is the large marker."""
+    figure, (left, right) = _panels(2, len(curves) + len(baselines))
+    _against_steps(left, paper, curves, looks)
+    for track in _control_last(tracks, looks):
+        look = _look(paper, looks[track.setting])
+        right.plot(track.loss, track.metric, **look, markersize=3.5, linewidth=1.4)
+        right.plot(track.loss[-1], track.metric[-1], **look, markersize=9)
         if len(tracks) <= MOST_LINES:
-            _band(axes, track.loss, track.metric, track.sd, colour, 0.0)
-        axes.plot(track.loss[-1], track.metric[-1], color=colour, markersize=8, **look)
-    axes.invert_xaxis()
-    axes.set(xlabel=f"{CAPTION_LOSS}, nats, falling to the right", ylabel=axis_name(metric))
-    _legend(figure, tracks, paper, control, "large: the last validation; band: one sd over seeds")
+            _band(right, track.loss, track.metric, track.sd, look["color"])
+    right.invert_xaxis()
+    right.set_xlabel(f"{CAPTION_LOSS}, nats, falling to the right; large: the last validation")
+    left.set_ylabel(axis_name(metric))
+    drawn = [_baselines(axes, paper, curves, looks, baselines) for axes in (left, right)]
+    _legend(figure, paper, curves, looks, baselines, drawn[0])
     return figure
 
 
-def _baseline(axes: Axes, paper: Paper, blind: float | None) -> None:
-    if blind is not None:
-        axes.axhline(blind, color=paper.faint, linestyle=":", linewidth=1.2)
-        axes.annotate(BLIND_NAME, (1, blind), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8,
-                      color=paper.faint)  # fmt: skip
+def _panels(columns: int, lines: int) -> tuple[Figure, Sequence[Axes]]:
+    size = (5.4 if columns == 1 else 10.4, 3.5 + 0.2 * min(lines, MOST_LINES) / columns)
+    figure = Figure(figsize=size, layout="constrained")
+    panels = figure.subplots(1, columns, sharey=True, squeeze=False)[0]
+    for axes in panels:
+        axes.grid()
+    return figure, panels
 
 
-def _band(axes: Axes, x: Sequence[float], mean: Sequence[float], sd: Sequence[float | None], colour: str, none: float):
-    """One standard deviation to either side; `none` where it is not known."""
-    spread = np.array([none if each is None else each for each in sd])
+def _against_steps(axes: Axes, paper: Paper, curves: Sequence[Curve], looks: Looks) -> None:
+    for curve in _control_last(curves, looks):
+        look = _look(paper, looks[curve.setting])
+        marked = look if len(curve.steps) <= MOST_MARKED else look | {"marker": None}
+        axes.plot(curve.steps, curve.mean, **marked, markersize=4.5, linewidth=1.6)
+        if len(curves) <= MOST_LINES:
+            _band(axes, curve.steps, curve.mean, curve.sd, look["color"])
+    axes.set_xlabel("optimiser step")
+
+
+def _band(axes: Axes, x: Sequence[float], mean: Sequence[float], sd: Sequence[float | None], colour: str) -> None:
+    """One standard deviation to either side, where it is known."""
+    spread = np.array([np.nan if each is None else each for each in sd])
     axes.fill_between(x, mean - spread, mean + spread, color=colour, alpha=0.16, linewidth=0)
 
 
-def _panel(lines: Sequence[Curve | Track]) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(5.2, 3.3 + 0.2 * min(len(lines), MOST_LINES)), layout="constrained")
-    axes = figure.subplots()
-    axes.grid()
-    return figure, axes
+def _baselines(
+    axes: Axes, paper: Paper, curves: Sequence[Curve], looks: Looks, baselines: Sequence[Baseline]
+) -> list[Baseline]:
+    """Draw those that are near; these. Where settings differ in one, each has a line in its own colour."""
+    data = [mean + side * (sd or 0) for curve in curves for mean, sd in zip(curve.mean, curve.sd) for side in (-1, 1)]
+    drawn = near(baselines, data)
+    for line in drawn:
+        of = {line.values[each.setting]: looks[each.setting] for each in curves if each.setting in line.values}
+        for value, look in list(of.items())[: 1 if line.is_one else None]:
+            own = {} if line.is_one else {"color": paper.colour(look)}
+            axes.axhline(value, **line_look(paper, line) | own)
+    return drawn
 
 
-def _key(line: Curve | Track, many: bool) -> str:
-    return line.first if many else line.name
+def _control_last(lines: Sequence[Curve] | Sequence[Track], looks: Looks) -> list:
+    """So that the control lies on top."""
+    return sorted(lines, key=lambda line: looks[line.setting].colour is None)
 
 
-def _styled(
-    lines: Sequence[Curve | Track], paper: Paper, control: str | None
-) -> Iterator[tuple[Curve | Track, str, Look]]:
-    """(line, colour, look), the control last, so that it lies on top, dashed."""
-    styles = _styles(lines, paper, control)
-    for line in sorted(lines, key=lambda line: line.name == control):
-        yield line, *styles[_key(line, len(lines) > MOST_LINES)]
+def _look(paper: Paper, look: Look) -> dict[str, str]:
+    """For matplotlib; the control is dashed."""
+    return {"color": paper.colour(look), "marker": look.marker, "linestyle": "--" if look.colour is None else "-"}
 
 
-def _styles(lines: Sequence[Curve | Track], paper: Paper, control: str | None) -> dict[str, tuple[str, Look]]:
-    """Colour and look of each line, or of each label of the first axis."""
-    keys = list(dict.fromkeys(_key(line, len(lines) > MOST_LINES) for line in lines))
-    others = [key for key in keys if key != control]
-    styles = {
-        key: (paper.colours[i % len(paper.colours)], {"marker": MARKERS[i % len(MARKERS)]})
-        for i, key in enumerate(others)
-    }
-    return {key: styles.get(key, (paper.ink, CONTROL)) for key in keys}
-
-
-def _legend(figure: Figure, lines: Sequence[Curve | Track], paper: Paper, control: str | None, title: str) -> None:
-    handles = [
-        Line2D([], [], color=colour, **look, markersize=4.5, label=name + (" (control)" if name == control else ""))
-        for name, (colour, look) in _styles(lines, paper, control).items()
-    ]
-    title = "coloured by the first axis; each line is one setting" if len(lines) > MOST_LINES else title
-    legend = figure.legend(handles=handles, loc="outside lower left", title=title, alignment="left")
+def _legend(
+    figure: Figure,
+    paper: Paper,
+    curves: Sequence[Curve],
+    looks: Looks,
+    baselines: Sequence[Baseline],
+    drawn: Sequence[Baseline],
+) -> None:
+    many = len(curves) > MOST_LINES
+    named = {}
+    for curve in curves:
+        look = looks[curve.setting]
+        is_control = look.colour is None and curve.name == curve.setting
+        named[look.of if many else curve.name + (" (control)" if is_control else "")] = _look(paper, look)
+    lines = [Line2D([], [], **look, markersize=4.5, label=name) for name, look in named.items()]
+    title = "coloured by the first axis; each line is one setting" if many else BAND
+    lines += handles(paper, baselines, drawn)
+    columns = 1 if len(figure.axes) == 1 else 2
+    legend = figure.legend(handles=lines, loc="outside lower left", title=title, alignment="left", ncols=columns)
     legend.get_title().set(color=paper.faint, fontsize=8.5)

@@ -1,41 +1,93 @@
-"""A metric by setting: each seed and the mean, and beside them the differences to the control."""
+"""Metrics by setting: each seed, the mean and the standard deviation. All metrics side by side for the overview; and of
+one metric, beside it, the differences to the control."""
 
+import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
+from lit_blip2.ablation.report.baselines import Baseline
+from lit_blip2.ablation.report.plots.looks import Look
 from lit_blip2.ablation.report.plots.paper import Paper, axis_name
+from lit_blip2.ablation.report.plots.reference import handles, line_look, near
 from lit_blip2.ablation.report.results import MetricResult, SettingResult
 from lit_blip2.ablation.report.statistics import BETTER, PERCENT, WORSE
 
 LABEL_WIDTH = 30  # characters
+MOST_BESIDE = 5  # panels in a row
+Looks = Mapping[str, Look]  # by setting
+Drawn = tuple[MetricResult, Sequence[Baseline]]
 
 
-def metric_figure(paper: Paper, result: MetricResult) -> Figure:
-    """Settings down; each seed a dot and the mean a bar; beside it differences to the control with their intervals."""
-    settings, compared = result.settings, bool(result.compared)
-    figure = Figure(figsize=(7.6 if compared else 5.6, 1.15 + 0.42 * len(settings)), layout="constrained")
-    panels = figure.subplots(
-        1, 2 if compared else 1, sharey=True, squeeze=False, width_ratios=[1.25, 1][: 1 + compared]
-    )
-    left = panels[0, 0]
-    for y, each in enumerate(settings):
-        _seeds(left, y, each, paper)
-    left.set_yticks(range(len(settings)), [_label(each) for each in settings])
-    left.set_ylim(len(settings) - 0.4, -0.6)
-    left.set_xlabel(axis_name(result.metric))
-    left.set_title("each seed, and the mean", loc="left")
-    if compared:
-        _differences(panels[0, 1], settings, paper)
-    for axes in panels[0]:
-        axes.grid(axis="x")
-        axes.tick_params(axis="y", length=0)
-        axes.locator_params(axis="x", nbins=5)
+def overview_figure(paper: Paper, drawn: Sequence[Drawn], looks: Looks) -> Figure:
+    """A small panel for each metric, settings down."""
+    settings = drawn[0][0].settings
+    rows = math.ceil(len(drawn) / MOST_BESIDE)
+    columns = math.ceil(len(drawn) / rows)
+    figure = Figure(figsize=(min(11.0, 4.2 + 2.2 * columns), rows * (0.6 + 0.27 * len(settings)) + 0.2))
+    figure.set_layout_engine("constrained")
+    panels = list(figure.subplots(rows, columns, sharey=True, squeeze=False).flat)
+    shown = {}
+    for axes, (result, baselines) in zip(panels, drawn):
+        lines = _settings(axes, paper, result, looks, baselines, size=3.4)
+        shown |= {handle.get_label().partition(":")[0]: handle for handle in handles(paper, lines, lines)}
+        axes.set_title(axis_name(result.metric), loc="left", fontsize=8.5)
+        axes.tick_params(axis="x", labelsize=8)
+        axes.locator_params(axis="x", nbins=4)
+    for axes in panels[len(drawn) :]:
+        axes.set_visible(False)
+    if shown:
+        figure.legend(shown.values(), shown.keys(), loc="outside lower right", ncols=len(shown))
     return figure
+
+
+def metric_figure(paper: Paper, result: MetricResult, looks: Looks, baselines: Sequence[Baseline]) -> Figure:
+    """Settings down; beside it differences to the control with their intervals."""
+    settings, compared = result.settings, bool(result.compared)
+    size = (9.6 if compared else 6.0, 1.2 + 0.42 * len(settings) + 0.2 * bool(baselines))
+    figure = Figure(figsize=size, layout="constrained")
+    ratios = [1.25, 1][: 1 + compared]
+    left, *right = figure.subplots(1, len(ratios), sharey=True, squeeze=False, width_ratios=ratios)[0]
+    lines = _settings(left, paper, result, looks, baselines, size=5.5)
+    left.set_xlabel(axis_name(result.metric))
+    left.set_title("each seed; mean and standard deviation", loc="left")
+    left.locator_params(axis="x", nbins=5)
+    for axes in right:
+        _differences(axes, settings, paper, looks)
+    if baselines:
+        figure.legend(handles=handles(paper, baselines, lines), loc="outside lower left", ncols=len(baselines))
+    return figure
+
+
+def _settings(
+    axes: Axes, paper: Paper, result: MetricResult, looks: Looks, baselines: Sequence[Baseline], size: float
+) -> list[Baseline]:
+    """Draw all settings and those baselines that are near; these. size: of the mean's marker, in points."""
+    settings = result.settings
+    for y, each in enumerate(settings):
+        _setting(axes, y, each, paper, looks[each.setting], size)
+    axes.set_yticks(range(len(settings)), [_label(each) for each in settings])
+    axes.set_ylim(len(settings) - 0.4, -0.6)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="x")
+    values = [value for each in settings for value in each.values.values()]
+    lines = near(baselines, values) if values else []
+    for line in lines:
+        _baseline(axes, paper, line, [each.setting for each in settings])
+    return lines
+
+
+def _baseline(axes: Axes, paper: Paper, baseline: Baseline, settings: Sequence[str]) -> None:
+    """From top to bottom; where settings differ in it, a piece for each that has it."""
+    look = line_look(paper, baseline)
+    if baseline.is_one:
+        axes.axvline(next(iter(baseline.values.values())), **look)
+        return
+    for y, value in enumerate(map(baseline.values.get, settings)):
+        if value is not None:
+            axes.plot([value] * 2, [y - 0.5, y + 0.5], **look)
 
 
 def _label(result: SettingResult) -> str:
@@ -46,35 +98,39 @@ def _label(result: SettingResult) -> str:
     return "\n".join(lines).replace(", ", ",")
 
 
-def _seeds(axes: Axes, y: int, result: SettingResult, paper: Paper) -> None:
+def _setting(axes: Axes, y: int, result: SettingResult, paper: Paper, look: Look, size: float) -> None:
+    """The seeds as small dots, and above them the mean with one standard deviation to either side."""
     if not result.values:
         place = axes.get_yaxis_transform()  # x in 0..1 of the panel, y in settings
         reason = " and ".join(result.without)
-        axes.text(0.02, y, reason, color=paper.faint, style="italic", fontsize=9, va="center", transform=place)
+        axes.text(0.02, y, reason, color=paper.faint, style="italic", fontsize=8.5, va="center", transform=place)
         return
-    colour = paper.ink if result.is_control else paper.colours[0]
-    values = [result.values[seed] for seed in sorted(result.values)]
-    lift = np.linspace(-0.16, 0.16, len(values)) if len(values) > 1 else np.zeros(1)
-    axes.scatter(values, y + lift, s=26, color=colour, alpha=0.65, linewidth=0, zorder=3)
-    axes.plot([result.summary.mean] * 2, [y - 0.28, y + 0.28], color=colour, linewidth=2.2, solid_capstyle="butt")
+    colour, mean, sd = paper.colour(look), result.summary.mean, result.summary.sd
+    dots = dict(color=colour, markersize=0.7 * size, alpha=0.5, markeredgewidth=0)
+    axes.plot(list(result.values.values()), [y + 0.18] * len(result.values), "o", **dots)
+    marked = dict(color=colour, marker=look.marker, markersize=size, linewidth=1.8, capsize=0.6 * size, zorder=4)
+    axes.errorbar(mean, y - 0.12, xerr=sd, **marked)
 
 
-def _differences(axes: Axes, settings: Sequence[SettingResult], paper: Paper) -> None:
+def _differences(axes: Axes, settings: Sequence[SettingResult], paper: Paper, looks: Looks) -> None:
+    """Filled where a difference is shown, hollow where not; the verdict stands at the right."""
     axes.axvline(0, color=paper.ink, linewidth=0.9)
-    colours = {BETTER: paper.colours[0], WORSE: paper.colours[1]}
-    for y, comparison in enumerate(each.comparison for each in settings):
-        if comparison is None or comparison.difference is None:
+    for y, each in enumerate(settings):
+        if each.comparison is None:
             continue
-        colour = colours.get(comparison.verdict, paper.faint)
-        if comparison.half_width is None:  # hollow: no interval
-            axes.plot(comparison.difference, y, "D", color=colour, markerfacecolor="none", markersize=5.5)
-        else:
-            look = dict(fmt="o", color=colour, capsize=3, markersize=5.5)
-            axes.errorbar(comparison.difference, y, xerr=comparison.half_width, **look)
+        shown, look = each.comparison.verdict in (BETTER, WORSE), looks[each.setting]
+        told = dict(color=paper.ink, fontweight="bold") if shown else dict(color=paper.faint)
+        place = axes.get_yaxis_transform()
+        axes.text(1.02, y, each.comparison.verdict, **told, fontsize=8.5, va="center", transform=place)
+        if each.comparison.difference is not None:
+            colour = paper.colour(look)
+            face = colour if shown else paper.background
+            marked = dict(color=colour, marker=look.marker, markersize=6, markerfacecolor=face, capsize=3)
+            axes.errorbar(each.comparison.difference, y, xerr=each.comparison.half_width, **marked)
     limit = max(abs(edge) for edge in axes.get_xlim())
     axes.set_xlim(-limit, limit)
+    axes.locator_params(axis="x", nbins=5)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="x")
     axes.set_xlabel("difference to the control")
     axes.set_title(f"difference of means, family-wise {PERCENT}", loc="left")
-    verdicts = [*colours.items(), ("not shown", paper.faint)]
-    handles = [Line2D([], [], marker="o", color=colour, label=name, markersize=5) for name, colour in verdicts]
-    axes.figure.legend(handles=handles, loc="outside lower right", ncols=3)

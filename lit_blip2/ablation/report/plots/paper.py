@@ -1,7 +1,7 @@
 """How a report's plots look, on light and on dark paper, and the files that they become.
 
-matplotlib without its global state. Colours are Okabe and Ito's, apart for colour-blind eyes too; the control is drawn
-in the ink of the text.
+matplotlib without its global state. Colours can be told apart by colour-blind eyes: on light paper they are Okabe and
+Ito's and a violet, on dark paper the same hues, lighter.
 """
 
 import io
@@ -14,6 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from lit_blip2.ablation.report.markdown import plain
+from lit_blip2.ablation.report.plots.looks import Look
 from lit_blip2.ablation.spec.values import smaller_is_better
 
 UNITS = {"loss": "nats", "retrieval": "share", "binding": "share", "vqa": "share", "llm": "share"}
@@ -41,6 +42,10 @@ class Paper:
     faint: str
     colours: tuple[str, ...]
 
+    def colour(self, look: Look) -> str:
+        """Of a setting."""
+        return self.ink if look.colour is None else self.colours[look.colour]
+
     @property
     def style(self) -> dict[str, str]:
         """As matplotlib's settings."""
@@ -52,13 +57,13 @@ LIGHT = Paper(
     "#ffffff",
     "#1f2328",
     "#7d8590",
-    ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a5a1c", "#6e6e6e"),
+    ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8700f0", "#e69f00", "#56b4e9"),
 )
 DARK = Paper(
     "#14171c",
     "#e6e9ed",
     "#8b949e",
-    ("#56b4e9", "#e69f00", "#2dbd8e", "#e59ac2", "#f0e442", "#ff7f50", "#9fa8ff", "#b8b8b8"),
+    ("#2f8fe0", "#f0752a", "#12b886", "#e59ac2", "#9b4dff", "#f0c000", "#8fd0ff"),
 )
 
 
@@ -70,9 +75,14 @@ class Plots:
 
     def show(self, name: str, alt: str, draw: Callable[..., Figure], *arguments) -> str:
         """Draw one, `draw(paper, *arguments)`; the Markdown that shows it."""
-        path = "plots/" + re.sub(r"[^\w.=-]+", "-", name) + ".png"
+        path = plot_path(name)
         self.files[path] = (_png(draw, LIGHT, *arguments), _png(draw, DARK, *arguments))
         return f"![{plain(alt)}]({path})"
+
+
+def plot_path(name: str) -> str:
+    """A plot's path in its report."""
+    return "plots/" + re.sub(r"[^\w.=-]+", "-", name) + ".png"
 
 
 def _png(draw: Callable[..., Figure], paper: Paper, *arguments) -> bytes:

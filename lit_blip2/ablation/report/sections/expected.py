@@ -1,11 +1,13 @@
-"""What was expected beforehand, and what came of it: the report's first lines."""
+"""What was expected beforehand, and what came of it: in short for a report's first lines, and in numbers."""
+
+from collections.abc import Sequence
 
 from lit_blip2.ablation.report.expected import Outcome, outcomes
 from lit_blip2.ablation.report.markdown import code, number, plain, span, table
 from lit_blip2.ablation.report.records import Sweep
 from lit_blip2.ablation.report.sections.method import family, speaks_of
 from lit_blip2.ablation.report.statistics import LEVEL, PERCENT
-from lit_blip2.ablation.schema import setting_name
+from lit_blip2.ablation.schema import Decided, setting_name
 
 HEAD = ["expected", "difference", f"{PERCENT} interval", "p (Holm)", "outcome"]
 
@@ -22,7 +24,18 @@ def expected_section(sweep: Sweep) -> str:
     if found := outcomes(sweep):
         said.append(table(HEAD, map(_line, found), (1, 2, 3)))
         said.append(f"{RULE} {family(len(found))} {speaks_of([each.comparison for each in found])}")
-    return "\n\n".join(said)
+    return "\n\n".join(["## What was expected", *said]) if said else ""
+
+
+def came_of_it(found: Sequence[Decided]) -> str:
+    """A line for each comparison that was expected."""
+    return "\n".join(f"- {in_short(each)}" for each in found)
+
+
+def in_short(each: Decided) -> str:
+    """The claim, its verdict, and the numbers behind it where there are some."""
+    told = f"difference {number(each.difference, sign=True)}, {span(each.interval)}, p {number(each.p)}"
+    return f"{each.claim}: **{plain(each.verdict)}**" + (f" ({told})" if each.interval else "")
 
 
 def claim(outcome: Outcome) -> str:

@@ -1,47 +1,38 @@
-"""The metrics: means beside each other, then of each metric a table of its settings against the control, and a plot.
+"""The metrics: of each a table of its settings against the control, and a plot.
 
 A column of these tables is an entry of COLUMNS.
 """
 
+from collections.abc import Sequence
+
+from lit_blip2.ablation.report.baselines import baselines
 from lit_blip2.ablation.report.effects import effects
 from lit_blip2.ablation.report.markdown import NONE, code, number, table
+from lit_blip2.ablation.report.plots.looks import looks
 from lit_blip2.ablation.report.plots.metric import metric_figure
 from lit_blip2.ablation.report.plots.paper import Plots
 from lit_blip2.ablation.report.records import NOT_PLANNED, Sweep
-from lit_blip2.ablation.report.results import MetricResult, Pair, SettingResult, metric_result
+from lit_blip2.ablation.report.results import MetricResult, Pair, SettingResult
 from lit_blip2.ablation.report.sections.effects import WORDS, effects_tables
 from lit_blip2.ablation.report.sections.method import COMPARED, METHOD, compared, family, speaks_of
-from lit_blip2.ablation.report.statistics import BETTER, WORSE
+from lit_blip2.ablation.report.sections.words import mean, named, reasons
 from lit_blip2.ablation.spec.values import smaller_is_better
 
 COLUMNS = ["setting", "mean", "sd", "n", *COMPARED]
 NUMBERS = range(1, len(COLUMNS) - 1)  # columns that are aligned to the right
-OVERVIEW = (
-    "Mean over seeds. Better and worse are against the control, as each metric's table below shows; the rest is not "
-    "shown to differ, or not known."
-)
 
 
-def metrics_section(sweep: Sweep, plots: Plots) -> str:
+def metrics_section(sweep: Sweep, results: Sequence[MetricResult], plots: Plots) -> str:
     """All metrics; empty where none is compared."""
-    results = [metric_result(sweep, metric) for metric in sweep.metrics]
-    crossed = [effects(sweep, metric) for metric in sweep.metrics]
-    parts = [_overview(results), "## Metrics", METHOD] if results else []
+    crossed = [effects(sweep, result.metric) for result in results]
+    parts = ["## Metrics", METHOD] if results else []
     parts += [WORDS] if any(interactions for _, interactions in crossed) else []
     for result, both in zip(results, crossed):
+        told = (result, looks(sweep), baselines(sweep, result.metric))
         drawn = any(each.values for each in result.settings)
-        plot = plots.show(f"metric.{result.metric}", result.metric, metric_figure, result) if drawn else ""
+        plot = plots.show(f"metric.{result.metric}", result.metric, metric_figure, *told) if drawn else ""
         parts += [_metric(result), effects_tables(*both), plot]
     return "\n\n".join(part for part in parts if part)
-
-
-def _overview(results: list[MetricResult]) -> str:
-    if not results[0].settings:
-        return ""
-    head = ["setting", *(code(result.metric) for result in results)]
-    across = zip(*(result.settings for result in results), strict=True)
-    lines = [[_name(each[0]), *map(_mean_and_verdict, each)] for each in across]
-    return f"## Overview\n\n{table(head, lines, range(1, len(head)))}\n\n{OVERVIEW}"
 
 
 def _metric(result: MetricResult) -> str:
@@ -81,7 +72,7 @@ def _rules(result: MetricResult) -> str:
 
 
 def _line(result: SettingResult) -> list[str]:
-    start = [_name(result), _mean(result), number(result.summary.sd), _n(result)]
+    start = [named(result), mean(result), number(result.summary.sd), _n(result)]
     if result.comparison is None:
         return [*start, *[NONE] * (len(COMPARED) - 1), "control" if result.is_control else NONE]
     return [*start, *compared(result.comparison)]
@@ -91,33 +82,11 @@ def _pair_line(pair: Pair) -> list[str]:
     return [f"{code(pair.first)} against {code(pair.second)}", *compared(pair.comparison)]
 
 
-def _name(result: SettingResult) -> str:
-    return code(result.setting) + (" (control)" if result.is_control else "")
-
-
-def _mean(result: SettingResult) -> str:
-    return _reasons(result) if result.summary.mean is None else number(result.summary.mean)
-
-
-def _mean_and_verdict(result: SettingResult) -> str:
-    verdict = result.comparison.verdict if result.comparison else ""
-    few = f", n = {result.summary.n}" if 0 < result.summary.n < result.seeds else ""
-    few += "".join(f", {part}" for part in dict.fromkeys(each.part for each in result.evaluated if each.share < 1))
-    return _mean(result) + few + (f", {verdict}" if verdict in (BETTER, WORSE) else "")
-
-
 def _n(result: SettingResult) -> str:
     if not result.planned:
         return NONE
-    missing = f"{result.summary.n} of {result.seeds} ({_reasons(result)})"
+    missing = f"{result.summary.n} of {result.seeds} ({reasons(result)})"
     return str(result.seeds) if result.summary.n == result.seeds else missing
-
-
-def _reasons(result: SettingResult) -> str:
-    """Why seeds have no value."""
-    if len(result.without) == 1 and not result.values:
-        return next(iter(result.without))
-    return ", ".join(f"{count} {reason}" for reason, count in result.without.items())
 
 
 def _how(result: MetricResult) -> str:

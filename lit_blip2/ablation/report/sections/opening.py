@@ -1,58 +1,68 @@
-"""What a sweep asks and how far it has come; at the page's end, where it ran."""
+"""What a sweep asks and what came of it; below the overview, what was run; at the page's end, where it ran."""
 
 import shlex
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from lit_blip2.ablation.report.markdown import code, plain, table
 from lit_blip2.ablation.report.records import Sweep
 from lit_blip2.ablation.report.remade import NOTICE, ablation_of
-from lit_blip2.ablation.report.sections.expected import expected_section
+from lit_blip2.ablation.report.sections.expected import came_of_it
 from lit_blip2.ablation.report.steps import warnings_of
-from lit_blip2.ablation.schema import DONE, FAILED, PRUNED, WAITING, Plan
+from lit_blip2.ablation.schema import DONE, FAILED, PRUNED, WAITING, Decided, Plan
 from lit_blip2.ablation.spec.grid import Range
 
 NOT_ENDED = "> **This sweep is still running** (or was stopped): "
 
 
-def opening(sweep: Sweep, folder: str) -> str:
-    """The commands that make it again, the question, what was expected and came of it, how far the sweep has come."""
+def opening(sweep: Sweep, folder: str, found: Sequence[Decided]) -> str:
+    """The commands that make it again, the question, what keeps the page from being whole, and what came of what was
+    expected. found: of each comparison."""
     plan = sweep.plan
     made_by = f"Sweep: {code(plan.command)}; this page: " if plan.command else "This page: "
     lines = [made_by + code(f"python -m lit_blip2 report {shlex.quote(folder)}"), f"# {plain(plan.name)}"]
-    lines += [NOTICE.format(file=code(ablation_of(Path(folder))))] if sweep.remade else []
     lines += [plain(plan.question)] if plan.question else []
-    lines += [expected_section(sweep)]
-    lines += [f"**Left out:** {plain('; '.join(plan.left_out))}."] if plan.left_out else []
-    lines += _status(sweep) + _axes(sweep)
+    return "\n\n".join([*lines, *_warnings(sweep), *([came_of_it(found)] if found else [])])
+
+
+def what_was_run(sweep: Sweep, folder: str) -> str:
+    """Cells, axes and seeds; what is left out."""
+    plan = sweep.plan
+    lines = ["## What was run", _status(sweep)]
+    lines += _axes(sweep)
     if plan.search:
         ranges = [f"{code(name)} ({_range(each)})" for name, each in plan.search.ranges.items()]
         lines.append(f"**Ranges:** {', '.join(ranges)}.")
+    lines += [f"**Left out:** {plain('; '.join(plan.left_out))}."] if plan.left_out else []
+    if len(commits := _commits(sweep)) > 1:
+        cells = ", ".join(f"{name} ({count} cells)" for name, count in commits.items())
+        lines.append(f"**Cells of several commits:** {cells}. What their steps use is the same in all (plan.json).")
+    lines += [NOTICE.format(file=code(ablation_of(Path(folder))))] if sweep.remade else []
     of = "is no trial's" if plan.search else "belongs to no cell of the plan"
     lines += [plain(f"cells/{name}.json {of}: left out.") for name in sweep.strangers]
-    return "\n\n".join(line for line in lines if line)
+    return "\n\n".join(lines)
 
 
-def _status(sweep: Sweep) -> list[str]:
-    """How many cells have ended, and how; first a warning where some have not."""
-    states = {state: sweep.count(state) for state in (DONE, FAILED, PRUNED, WAITING)}
+def _warnings(sweep: Sweep) -> list[str]:
+    """That some cells have not ended, or trainings made other steps than planned."""
     lines, is_search = [], sweep.plan.search is not None
-    if states[WAITING]:
-        ended = f"{states[WAITING]} of {len(sweep.cells)} cells have not ended. The tables hold what has."
-        lines.append(NOT_ENDED + ended)
+    if waiting := sweep.count(WAITING):
+        lines.append(f"{NOT_ENDED}{waiting} of {len(sweep.cells)} cells have not ended. The tables hold what has.")
     if is_search and len(sweep.cells) < sweep.planned:
         lines.append(f"{NOT_ENDED}{len(sweep.cells)} of its {sweep.planned} trials have ended.")
     elif not sweep.cells:
         lines.append(NOT_ENDED + "no cell has ended yet.")
-    lines += [f"> **{each.what}:** {', '.join(each.runs)}. {each.why}" for each in warnings_of(sweep)]
-    if len(commits := _commits(sweep)) > 1:
-        cells = ", ".join(f"{name} ({count} cells)" for name, count in commits.items())
-        lines.append(f"**Cells of several commits:** {cells}. What their steps use is the same in all (plan.json).")
-    counts = [f"{states[DONE]} done", f"{states[FAILED]} failed"]
-    counts += [f"{states[PRUNED]} pruned"] if is_search or states[PRUNED] else []
-    counts += [] if is_search else [f"{states[WAITING]} running or waiting"]
-    lines.append(f"**Status:** {', '.join(counts)}, of {sweep.planned} {'trials' if is_search else 'cells'}.")
-    return lines
+    return lines + [f"> **{each.what}:** {', '.join(each.runs)}. {each.why}" for each in warnings_of(sweep)]
+
+
+def _status(sweep: Sweep) -> str:
+    """How many cells have ended, and how."""
+    is_search, pruned = sweep.plan.search is not None, sweep.count(PRUNED)
+    counts = [f"{sweep.count(DONE)} done", f"{sweep.count(FAILED)} failed"]
+    counts += [f"{pruned} pruned"] if is_search or pruned else []
+    counts += [] if is_search else [f"{sweep.count(WAITING)} running or waiting"]
+    return f"**Status:** {', '.join(counts)}, of {sweep.planned} {'trials' if is_search else 'cells'}."
 
 
 def _commits(sweep: Sweep) -> Counter[str]:
