@@ -1,5 +1,6 @@
 """What to type once a command has ended: commands that go on from its run."""
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,8 +19,15 @@ def after_fit(run: Path, files: Sequence[Path], experiment: Experiment, changed:
     given = [run / CONFIG] if changed else files
     configs = " ".join(f"--config {file}" for file in given)
     lines = [f"{COMMAND} test {configs} --ckpt_path {run}"] if any(map(experiment.data.get, TESTED)) else []
-    lines += [f"{COMMAND} fit --config {file} --model.init_from={run}" for file in starting_from(run, files[:1])]
+    beside = starting_from(run, files) if len(files) == 1 else []  # more files change sizes, of those beside too
+    lines += [f"{COMMAND} fit --config {file} --model.init_from={run}{_root(file, experiment)}" for file in beside]
     return lines + after_test(run, experiment)
+
+
+def _root(file: Path, experiment: Experiment) -> str:
+    """The folder of an experiment's data, where that of the experiment in `file` is another."""
+    root = experiment.data.get("root")
+    return f" {shlex.quote(f'--data.root={root}')}" if root and root != read(file).data.get("root", root) else ""
 
 
 def after_test(run: Path, experiment: Experiment) -> list[str]:

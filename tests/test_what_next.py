@@ -26,6 +26,16 @@ def test_what_was_set_on_the_command_line_is_tested_with_the_runs_own_config():
     assert tested == f"python -m lit_blip2 test --config {RUN}/config.yaml --ckpt_path {RUN}"
 
 
+def test_what_starts_from_a_run_gets_its_data_and_no_line_where_sizes_may_differ():
+    file, run = Path("experiments/own_data_stage1.yaml"), Path("runs/own_data_stage1/version_0")
+    experiment = read(file)
+    line = f"python -m lit_blip2 fit --config experiments/own_data_opt.yaml --model.init_from={run}"
+    assert after_fit(run, [file], experiment, changed=False) == [line]
+    experiment.data["root"] = "my photos"
+    assert after_fit(run, [file], experiment, changed=True) == [f"{line} '--data.root=my photos'"]
+    assert after_fit(run, [file, Path("experiments/own_data_cpu/stage1.yaml")], experiment, changed=True) == []
+
+
 def test_stage_2_leads_to_its_test_and_a_question():
     file, run = Path("experiments/mini_opt.yaml"), Path("runs/mini_opt/version_0")
     lines = after_fit(run, [file], read(file), changed=False)
