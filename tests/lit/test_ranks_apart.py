@@ -68,7 +68,7 @@ def signs(**arguments) -> str:
 
 
 def test_another_learning_rate_on_one_rank_is_refused_in_one_line(two, tmp_path):
-    assert [each.wait(200) for each in two(own=("--model.optimization.lr=0.5",))] == [1, 1]
+    assert [each.wait(200) for each in two(own=("--model.optimization.lr=0.5",))] == [2, 2]
     (line,) = errors(tmp_path)
     assert "model.optimization.lr is 0.002 on rank 0 and 0.5 on rank 1. Start" in line
     assert not list(tmp_path.rglob("config.yaml"))
@@ -81,7 +81,7 @@ def test_other_annotations_to_evaluate_on_are_refused(two, world, tmp_path):
     told = json.loads(file.read_text())
     told["annotations"][-1]["caption"] += " indeed"
     file.write_text(json.dumps(told))
-    assert [each.wait(200) for each in two(own=(f"--data.root={other}",))] == [1, 1]
+    assert [each.wait(200) for each in two(own=(f"--data.root={other}",))] == [2, 2]
     (line,) = errors(tmp_path)
     assert "annotations of val: captions_val.json is " in line and line.count(" on rank 0 and ") == 1
 
@@ -99,7 +99,7 @@ def test_another_code_of_ones_own_class_and_another_precision_of_products_are_re
         )
     told = tuple({"PYTHONPATH": str(place)} for place in places)
     told[1]["NVIDIA_TF32_OVERRIDE"] = "0"
-    assert [each.wait(200) for each in two("--model=mine.Model", places=told)] == [1, 1]
+    assert [each.wait(200) for each in two("--model=mine.Model", places=told)] == [2, 2]
     (line,) = errors(tmp_path)
     assert "source of mine.losses is " in line and "NVIDIA_TF32_OVERRIDE is not set on rank 0 and 0 on rank 1" in line
     assert line.count(" on rank 0 and ") == 2  # mine itself is the same
@@ -112,7 +112,7 @@ def test_another_checkpoint_of_the_same_name_is_refused(two, stage1_run, tmp_pat
         place.parent.mkdir(parents=True)
         shutil.copy(next(stage1_run.glob(f"checkpoints/*step={step}*.ckpt")), place)
     arguments = [f"--ckpt_path={place}" for place in places]
-    assert [each.wait(200) for each in two(arguments[0], own=(arguments[1],))] == [1, 1]
+    assert [each.wait(200) for each in two(arguments[0], own=(arguments[1],))] == [2, 2]
     (line,) = errors(tmp_path)
     assert "the checkpoint is " in line and line.count(" on rank 0 and ") == 1
 

@@ -80,7 +80,7 @@ def check_agreed(own: dict[str, str]) -> None:
     told = differing(gather_lists([own]))
     if rank():
         time.sleep(2)  # who started the ranks ends all when one has: the first has a line to say
-        raise SystemExit(1)
+        raise SystemExit(2)
     raise ValueError(
         f"the ranks of this run differ, so nothing is started: {told}. Start each with the same command, files and "
         "version of this package"
