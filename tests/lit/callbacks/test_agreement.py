@@ -53,7 +53,7 @@ def _checked(rank: int, others: list[dict[str, str]]) -> str:
 def test_ranks_that_differ_refuse_to_start_and_the_first_says_why(tmp_path):
     first, second, third = on_ranks(3, tmp_path, _checked, [settings(), settings(), settings(lr=0.2)])
     assert first.startswith("ValueError: the ranks of this run differ, so nothing is started: model.optimization.lr is")
-    assert "0.2 on rank 2. Start each" in first and second == third == "SystemExit: 1"
+    assert "0.2 on rank 2. Start each" in first and second == third == "SystemExit: 2"
 
 
 def test_ranks_that_agree_start(tmp_path):
