@@ -46,9 +46,10 @@ def _picture(claims: list[Claim], results: Path, place: str) -> list[str]:
         for each in claim.shown:
             if (results / each.ablation / "plots" / f"{each.plot}.png").is_file():
                 path = f"{place}/{each.ablation}/plots/{each.plot}.png"
-                text = (
-                    f"The paper ({plain(claim.where)}): {plain(claim.says)} In the mini-world ({plain(each.ablation)}):"
-                )
+                short = read(Folder(results / each.ablation).outcome, Found)
+                came = f": {counted(short)}" if short else ""
+                here = f"In the mini-world ({plain(each.ablation)}{came}):"
+                text = f"The paper ({plain(claim.where)}): {plain(claim.says)} {here}"
                 return [text, f"![{plain(each.plot)}]({path})"]
     return []
 

@@ -27,8 +27,8 @@ def changed(plan: Plan, name: str, **fields) -> Plan:
     return plan.model_copy(update={"steps": plan.steps | {name: plan.steps[name].model_copy(update=fields)}})
 
 
-def started(folder: Folder) -> set[str]:
-    """Step runs of a sweep whose process began after this test's first sweep had ended."""
+def started_again(folder: Folder) -> set[str]:
+    """Step runs that were begun more than once: a copied one brings its first beginning along."""
     files = folder.root.glob("runs/*/*/attempts.txt")
     return {str(file.parent.relative_to(folder.root / "runs")) for file in files if len(file.read_text().split()) > 1}
 
@@ -42,7 +42,7 @@ def test_equal_steps_of_another_sweep_are_taken_and_the_others_are_run(make, fir
     assert not sweep.folder.run("own/2").exists()
     sweep.work()
     assert len(sweep.states()) == 4 and {state for _, state in sweep.states()} == {"COMPLETE"}
-    assert started(sweep.folder) == set()
+    assert started_again(sweep.folder) == set()
     assert read(sweep.folder.done("shared/0"), Done) == read(first.done("shared/0"), Done)
     assert take_beside(sweep.plan, sweep.folder) == []
 
