@@ -28,6 +28,8 @@ OF_SYSTEM = (*NO_FILES, "/etc/", "/bin/", "/sbin/", "/lib/", "/lib64/", "/usr/bi
 OF_SYSTEM += ("/usr/lib/", "/usr/share/", "/var/cache/")
 # Below the home folder.
 OF_LIBRARIES = (".config/matplotlib/", ".cache/huggingface/", ".cache/matplotlib/", ".cache/torch/", ".triton/", ".nv/")
+# How pip writes down what is installed, in a folder's or file's name; an editable package stands beside its sources.
+BY_INSTALLING = (".egg-info", ".dist-info", ".__path_hook__")
 GONE, OUTPUT = "", "written"  # in the place of a digest
 
 
@@ -133,6 +135,8 @@ def _counts(path: str) -> bool:
     """Whether a file may be the user's own: it is none of Python's, of the system's or of a cache."""
     real, here = os.path.realpath(path), os.path.join(os.getcwd(), "")
     if real.startswith(INSTALLED) or path.startswith(PROGRAMS):
+        return False
+    if any(part.endswith(BY_INSTALLING) for part in path.split(os.sep)):
         return False
     if path.startswith(here):
         return f"{os.sep}.git{os.sep}" not in path

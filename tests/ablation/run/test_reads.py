@@ -110,6 +110,17 @@ def test_they_are_the_code_of_others_and_what_it_reads(folder):
     assert not list(folder.run(RUN.name).iterdir())
 
 
+def test_how_a_package_is_installed_is_none_of_them(folder):
+    """A library that looks for plugins reads what every installed package says of itself, and tries a finder's name."""
+    Path("mine.egg-info").mkdir()
+    Path("mine.egg-info/PKG-INFO").write_text("Name: mine\nVersion: 1\n")
+    Path("mine.egg-info/entry_points.txt").write_text("[plugins]\nmine = mine\n")
+    found = run(
+        folder, "import importlib.metadata as m, sys; sys.path += ['mine.finder.__path_hook__']; m.entry_points()"
+    )
+    assert not [name for name in found if "mine." in name]
+
+
 @pytest.mark.parametrize("name", sorted(name for name in COUNTED - {"mine/compiled.so"} if "*" not in name))
 def test_an_edit_of_any_of_them_is_named(folder, name):
     write(folder.done(RUN.name), done_of(reads=run(folder)))
