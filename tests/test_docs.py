@@ -16,7 +16,8 @@ def test_cited_sections_are_there():
 
 
 def test_readme_stays_short():
-    assert len(Path("README.md").read_text().split()) <= 1000
+    words = Path("README.md").read_text().split()
+    assert sum(any(map(str.isalnum, word)) for word in words) <= 1000  # without the rules of tables
 
 
 def test_each_section_names_the_tests_that_hold_it():

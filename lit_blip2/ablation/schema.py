@@ -213,10 +213,11 @@ class Record(Saved):
 
 
 class Decided(Saved):
-    """What came of one comparison that was expected: claim (in Markdown) and verdict in words, and of which metric it
-    is; difference, the ends of its interval and Holm's p where there are some."""
+    """What came of one comparison that was expected: claim (in Markdown; in short the labels that differ) and verdict
+    in words, and of which metric it is; difference, the ends of its interval and Holm's p where there are some."""
 
     claim: str
+    short: str = ""
     metric: str = ""
     verdict: str
     difference: float | None

@@ -1,8 +1,8 @@
 """What came of what was expected: each comparison that an ablation's file lists, decided. All of them are one family.
 
 It came true where the difference is shown (Holm's p), in the direction that was expected, and the interval does not
-exclude the size that matters. It did not where the interval excludes a difference of that size. It is open otherwise,
-and wherever a cell has no value.
+exclude the size that matters. It did not where the interval excludes a difference of that size; where the difference is
+shown in the other direction, the verdict says so. It is open otherwise, and wherever a cell has no value.
 """
 
 from collections import Counter
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from lit_blip2.ablation.report.markdown import number
 from lit_blip2.ablation.report.records import MISSING, Sweep
-from lit_blip2.ablation.report.statistics import BETTER, Comparison, Estimate, Runs, contrast, decide
+from lit_blip2.ablation.report.statistics import BETTER, WORSE, Comparison, Estimate, Runs, contrast, decide
 from lit_blip2.ablation.schema import DONE, Cell, setting_name
 from lit_blip2.ablation.spec.expect import Expected
 from lit_blip2.ablation.spec.values import smaller_is_better
@@ -39,7 +39,7 @@ class Outcome:
             return f"{OPEN}, {found.verdict}"
         low, high = found.interval
         if (-low if smaller_is_better(self.expected.metric) else high) < by:
-            return f"{NOT_TRUE}: smaller than {by:g}"
+            return f"{NOT_TRUE}: {'the opposite is shown' if found.verdict == WORSE else f'smaller than {by:g}'}"
         return (
             CAME_TRUE
             if found.verdict == BETTER

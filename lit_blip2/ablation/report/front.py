@@ -1,19 +1,20 @@
-"""The part of a front page made of committed reports: each ablation with its question and what came of it, those
-not run yet, and the claims' first plot. It stands between two comments; all else of the page is left as it is."""
+"""The part of a front page made of committed reports: each ablation with its first comparison and what came of all of
+them, the ablations not run yet, and the claims' first plot. It stands between two comments; the rest of the page stays
+as it is."""
 
 import os
 from pathlib import Path
 
 from lit_blip2.ablation.folder import Folder, read
 from lit_blip2.ablation.report.claims import NOT_RUN, Claim, read_claims
-from lit_blip2.ablation.report.markdown import code, plain, table
+from lit_blip2.ablation.report.markdown import NONE, code, number, plain, table
 from lit_blip2.ablation.report.summary import counted
-from lit_blip2.ablation.schema import Found
+from lit_blip2.ablation.schema import Decided, Found
 from lit_blip2.contents import DataError
 from lit_blip2.whole_files import write_text
 
 BEGIN, END = "<!-- outcomes: made by `report`, see docs/claims.yaml -->", "<!-- end of outcomes -->"
-HEAD = ["ablation", "question", "what came of it"]
+HEAD = ["ablation", "first comparison", "all comparisons"]
 
 
 def write_front(page: Path, claims: Path, results: Path) -> Path:
@@ -55,4 +56,12 @@ def _picture(claims: list[Claim], results: Path, place: str) -> list[str]:
 
 
 def _line(name: str, short: Found, place: str) -> list[str]:
-    return [f"[{code(name)}]({place}/{name}/report.md)", plain(short.question), counted(short)]
+    return [f"[{code(name)}]({place}/{name}/report.md)", *map(_first, short.expected[:1] or [None]), counted(short)]
+
+
+def _first(decided: Decided | None) -> str:
+    """`itc=on` over `itc=off` in `loss/itm`: +0.1, came true."""
+    if decided is None or decided.difference is None:
+        return NONE
+    verdict = decided.verdict.partition(",")[0].rpartition(": ")[2]  # without the numbers of one that is open
+    return f"{decided.short}: {number(decided.difference, sign=True)}, {plain(verdict)}"

@@ -13,7 +13,7 @@ from lit_blip2.ablation.report.expected import CAME_TRUE, NOT_TRUE, OPEN, outcom
 from lit_blip2.ablation.report.markdown import NONE, code, plain, table
 from lit_blip2.ablation.report.plots.paper import plot_path
 from lit_blip2.ablation.report.records import Sweep
-from lit_blip2.ablation.report.sections.expected import RULE, came_of_it, claim
+from lit_blip2.ablation.report.sections.expected import RULE, came_of_it, claim, claim_in_short
 from lit_blip2.ablation.report.statistics import PERCENT
 from lit_blip2.ablation.report.steps import warnings_of
 from lit_blip2.ablation.schema import DONE, Decided, Found
@@ -36,6 +36,7 @@ def found(sweep: Sweep, plots: Collection[str] = ()) -> Found:
     decided = [
         Decided(
             claim=claim(each),
+            short=claim_in_short(each),
             metric=each.expected.metric,
             verdict=each.verdict,
             difference=each.comparison.difference,

@@ -7,6 +7,7 @@ from lit_blip2.ablation.report.expected import outcomes
 from lit_blip2.ablation.report.page import report_markdown
 from lit_blip2.ablation.report.plots.paper import Plots
 from lit_blip2.ablation.report.records import read_sweep
+from lit_blip2.ablation.report.sections.expected import claim_in_short
 
 ON, OFF = {"stage1": "on"}, {"stage1": "off"}
 HIGH, LOW = [0.5, 0.51, 0.52, 0.49], [0.3, 0.31, 0.33, 0.29]
@@ -40,7 +41,7 @@ def asked(new_sweep):
     [
         (HIGH, LOW, 0.05, "came true"),
         (HIGH, LOW, 0.3, "did not come true: smaller than 0.3"),  # shown, and not as large
-        (LOW, HIGH, 0.05, "did not come true: smaller than 0.05"),  # the other way round
+        (LOW, HIGH, 0.05, "did not come true: the opposite is shown"),
         (HIGH, [value + 0.001 for value in HIGH], 0.05, "did not come true: smaller than 0.05"),
         (HIGH, [0.3, 0.6, 0.5, 0.4], 0.05, "open, smallest detectable difference "),
         (HIGH[:1], LOW, 0.05, "open, too few seeds"),
@@ -58,7 +59,14 @@ def test_each_outcome(asked, on, off, by, said):
 def test_of_a_loss_smaller_is_better(asked):
     expected = [expect(metric="loss/lm"), expect(metric="loss/lm", better=OFF, than=ON)]
     found = outcomes(read_sweep(asked(expected, LOW, HIGH, "loss/lm").write()))
-    assert [each.verdict for each in found] == ["came true", "did not come true: smaller than 0.05"]
+    assert [each.verdict for each in found] == ["came true", "did not come true: the opposite is shown"]
+
+
+def test_in_short_it_names_the_labels_that_differ(asked):
+    (found,) = outcomes(
+        read_sweep(asked([expect(better=ON | {"llm": "t5"}, than=OFF | {"llm": "t5"}, at=200)]).write())
+    )
+    assert claim_in_short(found) == "`stage1=on` over `stage1=off` in `vqa/accuracy` at step 200"
 
 
 def test_all_that_is_expected_is_one_family(asked, new_sweep):
@@ -80,7 +88,7 @@ def test_a_step_of_training_is_looked_up_in_its_validations(asked):
             sweep.validated(f"stage2/stage1={label},seed={seed}", points)
     early, later = outcomes(read_sweep(sweep.write()))
     assert early.comparison.difference == pytest.approx(sum(LOW) / 4 - sum(HIGH) / 4)
-    assert early.verdict == "did not come true: smaller than 0.05"
+    assert early.verdict == "did not come true: the opposite is shown"
     assert later.verdict == "open, 8 of 8 cells without a value (8 missing)"
 
 

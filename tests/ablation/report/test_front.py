@@ -30,7 +30,10 @@ def results(tmp_path):
 
 
 def ran(results: Path, *verdicts: str, done: int = 16) -> None:
-    decided = [Decided(claim="", verdict=each, difference=None, interval=None, p=None) for each in verdicts]
+    short = "`k=x` over `k=y` in `loss/itc`"
+    decided = [
+        Decided(claim="", short=short, verdict=each, difference=-0.1, interval=(-0.2, 0.0), p=0.03) for each in verdicts
+    ]
     about = {"name": "one", "question": "Was one good?", "expect": "", "seeds": list(range(8)), "cells": 16}
     write(Folder(results / "one").outcome, Found(**about, expected=decided, done=done))
 
@@ -46,13 +49,27 @@ def test_each_ablation_has_a_line_with_what_came_of_it(results, tmp_path):
     write_front(tmp_path / "page.md", CLAIMS, results)
     text = (tmp_path / "page.md").read_text()
     assert text.startswith(f"Before.\n\n{BEGIN}\n\n| ablation |") and text.endswith(f"\n\n{END}\n\nBehind.\n")
-    assert (
-        "| [`one`](ablations/results/one/report.md) | Was one good? | 2 came true, 1 did not, 1 open (n = 8) |" in text
-    )
+    first = "`k=x` over `k=y` in `loss/itc`: -0.100, came true"
+    assert f"| [`one`](ablations/results/one/report.md) | {first} | 2 came true, 1 did not, 1 open (n = 8) |" in text
     assert "\n\nNot run yet: `two`.\n" in text and "old" not in text and "![" not in text
     ran(results, done=9)
     write_front(tmp_path / "page.md", CLAIMS, results)
-    assert "| no comparison (n = 8, 9 of 16 cells done) |" in (tmp_path / "page.md").read_text()
+    assert "| - | no comparison (n = 8, 9 of 16 cells done) |" in (tmp_path / "page.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("verdict", "said"),
+    [
+        ("did not come true: smaller than 0.05", "smaller than 0.05"),
+        ("did not come true: the opposite is shown", "the opposite is shown"),
+        ("open, smallest detectable difference 0.1", "open"),
+        ("open, 1 of 8 cells without a value (1 waiting)", "open"),
+    ],
+)
+def test_the_first_comparison_is_told_in_short(results, tmp_path, verdict, said):
+    ran(results, verdict)
+    write_front(tmp_path / "page.md", CLAIMS, results)
+    assert f": -0.100, {said} |" in (tmp_path / "page.md").read_text()
 
 
 def test_the_first_plot_that_is_there_stands_below(results, tmp_path):

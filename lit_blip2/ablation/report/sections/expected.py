@@ -13,8 +13,8 @@ HEAD = ["expected", "difference", f"{PERCENT} interval", "p (Holm)", "outcome"]
 
 RULE = (
     f"Came true: p is below {1 - LEVEL:.2g} in the direction that was expected, and the interval does not exclude the "
-    "size that matters. Did not: the interval excludes a difference of that size. Open: neither, or a cell has no "
-    "value."
+    "size that matters. Did not: the interval excludes a difference of that size; the opposite is shown where p is "
+    "below that in the other direction. Open: neither, or a cell has no value."
 )
 
 
@@ -44,6 +44,15 @@ def claim(outcome: Outcome) -> str:
     at = f" at step {each.at}" if each.at is not None else ""
     better, than = (code(setting_name(labels)) for labels in (each.better, each.than))
     return f"{code(each.metric)}{at} is better with {better} than with {than} (size that matters: {each.by:g})"
+
+
+def claim_in_short(outcome: Outcome) -> str:
+    """The metric, and the labels in which the two settings differ."""
+    each = outcome.expected
+    at = f" at step {each.at}" if each.at is not None else ""
+    sides = [(each.better, each.than), (each.than, each.better)]
+    better, than = (setting_name({axis: one[axis] for axis in one if one[axis] != two.get(axis)}) for one, two in sides)
+    return f"{code(better)} over {code(than)} in {code(each.metric)}{at}"
 
 
 def _line(outcome: Outcome) -> list[str]:
