@@ -107,6 +107,7 @@ def test_the_average_of_accumulated_steps_resumes_exactly(fit, stage1_run):
     assert all(torch.equal(found["state_dict"][key], value) for key, value in expected["state_dict"].items())
 
 
+@pytest.mark.slow
 def test_validation_sees_the_average(fit, stage1_run):
     """An average that hardly moves validates as the start does."""
     slow = "--trainer.callbacks+={class_path: lit_blip2.lit.callbacks.ema.EMA, init_args: {decay: 0.999999}}"

@@ -101,6 +101,7 @@ def test_a_validation_that_was_cut_off_is_made_again_from_its_beginning(fit, tmp
     assert found == expected and "retrieval/itc_txt_r5" in found[0]
 
 
+@pytest.mark.slow
 def test_a_validation_that_was_made_again_is_not_taken_up_by_the_next_to_go_on(fit, tmp_path):
     whole = fit("mini_stage1", *PLAIN)
     broken = fail(fit, "validation: 1", runs=tmp_path / "first")

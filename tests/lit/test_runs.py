@@ -271,6 +271,7 @@ def test_live_images_give_the_losses_of_kept_features(fit, stage1_run):
     assert live["train/loss_total"] == pytest.approx(kept["train/loss_total"], rel=2e-3)
 
 
+@pytest.mark.slow
 def test_packed_shards_give_the_losses_of_the_folder(fit, world, tmp_path):
     """Live images both times; the same files, once in COCO's folder and once in tars."""
     written = yaml.safe_load(Path("experiments/mini_stage1.yaml").read_text())["data"]
@@ -390,6 +391,7 @@ def test_every_validation_of_a_fit_leaves_a_line(fit, stage1_run, own_copy):
     assert first["loss/itc"] != last["loss/itc"]
 
 
+@pytest.mark.slow
 def test_a_resumed_run_has_one_line_of_a_step(fit):
     """Resumed in its own folder at step 2: that line stays, what came later is written anew."""
     own = ["--model.net.itm=null", "--trainer.logger.version=version_0"]

@@ -61,6 +61,7 @@ def test_what_shapes_do_not_show_must_be_the_same(fit, stage1_run, tmp_path):
     fit("mini_stage1", f"--model.init_from={stage1_run}", heads, "--model.allow_different=[heads]", *STILL)
 
 
+@pytest.mark.slow
 def test_an_argument_of_the_encoder_that_spells_out_a_default_is_the_same(fit, stage1_run):
     default = "--model.net.vision.model_args.mlp_ratio=4.0"
     first = fit("mini_stage1", f"--model.init_from={stage1_run}", default, *STILL)
