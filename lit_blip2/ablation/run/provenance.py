@@ -28,8 +28,11 @@ def provenance(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def command_line(options: argparse.Namespace) -> str:
-    """The command that makes the sweep again, without what is particular to one machine."""
-    return shlex.join(["python", "-m", "lit_blip2", "sweep", *asked(options), "--workers", str(options.workers)])
+    """The command that makes the sweep again, without what is particular to one machine. A library put before others
+    (LD_PRELOAD, see benchmarks/mkl_on_amd.py) stands there by its name: sums may be made in another order by it."""
+    preloaded = ":".join(Path(each).name for each in os.environ.get("LD_PRELOAD", "").split(":") if each)
+    command = ["python", "-m", "lit_blip2", "sweep", *asked(options), "--workers", str(options.workers)]
+    return (f"LD_PRELOAD={shlex.quote(preloaded)} " if preloaded else "") + shlex.join(command)
 
 
 def asked(options: argparse.Namespace) -> list[str]:
