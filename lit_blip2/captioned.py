@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from lit_blip2.console import Console
 from lit_blip2.contents import parsed_json
-from lit_blip2.data.annotations.caption_layouts import images_in
+from lit_blip2.data.annotations.caption_layouts import Columns, images_in
 from lit_blip2.data.annotations.entries import Entry
 from lit_blip2.data.annotations.pictures import pictures_in
 from lit_blip2.data.batches.evaluation import Pixels
@@ -41,17 +41,20 @@ class Pictures(NamedTuple):
         return Pixels(self.folder, 0).path(name)
 
 
-def pictures_of(given: Path, images: Path | None = None) -> Pictures | None:
+def pictures_of(given: Path, images: Path | None = None, column: str | None = None) -> Pictures | None:
     """The pictures in a folder, or those that a table names, each once; None for another file, which may be a picture.
 
-    images: the folder in which a table's pictures lie; None: the table's own. Raises DataError for a folder or table
+    images: the folder in which a table's pictures lie; None: the table's own. column: what the table calls its
+    pictures; None: image. Raises DataError for a folder or table
     without any.
     """
     if given.is_dir():
         return Pictures(given, pictures_in(given))
     if given.suffix.lower() not in TABLES:
         return None
-    return Pictures(images or given.parent, [each.file for each in images_in(given, "train", "val", "test")])
+    columns = Columns(image=column) if column else None
+    rows = images_in(given, "train", "val", "test", columns=columns)
+    return Pictures(images or given.parent, [each.file for each in rows])
 
 
 def made_by(checkpoint: Path, how: str, folder: Path) -> str:

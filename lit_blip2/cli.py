@@ -1,6 +1,7 @@
 """fit, validate, test and predict: LightningCLI with this suite's defaults (a run's folder, its config in each
 checkpoint, results beside the run they belong to)."""
 
+import os
 import signal
 import sys
 from argparse import ArgumentTypeError
@@ -9,7 +10,9 @@ from functools import partial
 from pathlib import Path
 
 import yaml
+from jsonargparse import Namespace
 from lightning import LightningDataModule
+from lightning.pytorch.callbacks import ModelSummary
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
@@ -30,6 +33,7 @@ from lit_blip2.model.random_weights import RANDOM
 from lit_blip2.model.vision import VisionEncoder
 from lit_blip2.parser import HELP, TRAINER, SuiteParser, config_files, counts_before_shares, parsed
 from lit_blip2.paths import free_name, run_all
+from lit_blip2.reads import READS
 from lit_blip2.runs import CONFIG, JOB, Left, find_checkpoint, newest_checkpoint, run_of
 from lit_blip2.stopping import STATUS, job_name
 from lit_blip2.terminal import PROGRAM, say
@@ -152,11 +156,13 @@ class SuiteCLI(LightningCLI):
         folder = self.trainer.log_dir  # asks all ranks, so it comes before any of them leaves
         if not (folder and self.trainer.is_global_zero) or self.trainer.fast_dev_run:
             return
-        lines = next_lines(Path(folder), Experiment(self.config[self.subcommand].as_dict(), "this run"))
+        experiment = Experiment(self.config[self.subcommand].as_dict(), "this run")
+        lines = [] if READS in os.environ else next_lines(Path(folder), experiment)  # nobody types after a sweep's step
         say(f"{folder}: {how}", *(["next:"] if lines else []), *(f"  {line}" for line in lines))
 
     def after_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
+        self._drop_summary(config.trainer.callbacks or [])
         self.model.config = self._dumped()
         self.model.allow = self.allow
         self.model.resumed = config.get("ckpt_path") is not None
@@ -166,6 +172,12 @@ class SuiteCLI(LightningCLI):
         if self.subcommand in EVALUATIONS:
             for folder in folders(config.trainer.logger)[:1]:
                 self._keep_csv(folder, f"metrics-before-{self.subcommand}.csv")
+
+    def _drop_summary(self, given: list[Namespace]) -> None:
+        """PrintMetrics tells the numbers of parameters: Lightning's table of one row goes, unless it was asked for."""
+        if not any(each.class_path.endswith("ModelSummary") for each in given):
+            own = [each for each in self.trainer.callbacks if not isinstance(each, ModelSummary)]
+            self.trainer.callbacks = own
 
     def _check_files(self) -> None:
         """Raises FileNotFoundError with all data and frozen weights that are not there, before anything begins."""

@@ -116,6 +116,11 @@ def reason(complaint: str) -> str:
     if found := re.search(r"Expected a dot import path string: (\S+)", complaint):
         said = f"{found[1]!r} is no class: give its whole name{_class_meant('', found[1])}"
         return _shortened([*_places(complaint), said])
+    if found := re.search(r"Errors:\n\s*- Not a valid subclass of .*", complaint, re.DOTALL):
+        # What the class that was given says, while it is built, stands between what other kinds of values would be.
+        kinds = re.findall(r"^ {0,4}- (.*)", found[0], re.MULTILINE)
+        if own := [each for each in kinds if not re.match(r"Expected an? |Not a valid |Problem with given ", each)]:
+            return _shortened([*_places(complaint), own[-1]])
     nested = re.search(r"Errors:\n\s*- (.*?)(?:\n\s*- Expected a <class 'NoneType'>|\Z)", complaint, re.DOTALL)
     lines = [line.strip() for line in (nested[1] if nested else complaint).strip().splitlines()]
     last = lines[-1].split("callable class: ")[-1].split(". Got value: Namespace")[0]

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from dis import opname
 from types import TracebackType
 
+from lit_blip2.complaints import reason
+
 SHOW_TRACEBACKS = "JSONARGPARSE_DEBUG"  # environment variable: the parser shows its own tracebacks by it
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of an OSError: the disk, or what a user may have of it
 CHECKS = (ValueError, OSError, ImportError, FloatingPointError, RuntimeError)
@@ -24,6 +26,8 @@ def refusal(error: BaseException) -> str | None:
     if tracebacks_shown():
         return None
     while error.__cause__ is not None and _raised_by(error).startswith("jsonargparse."):
+        if "Does not validate against any of the Union" in str(error):
+            return reason(str(error))  # the cause is the first kind of value that was tried, not what a class raised
         error = error.__cause__  # what a constructor raised
     raised_by = _raised_by(error)
     if raised_by == "torch._utils" and "Original Traceback" in str(error):
@@ -32,7 +36,7 @@ def refusal(error: BaseException) -> str | None:
     if isinstance(error, OSError) and error.filename is not None:
         return str(error)
     if isinstance(error, OSError) and error.errno in FULL:  # in the middle of a file, whose name it does not tell
-        return f"{error}: make room, and start the same command again; a training goes on with --resume"
+        return f"{error}: free some space and run the same command again; add --resume to go on with a training"
     ours = raised_by.startswith("lit_blip2.") and isinstance(error, CHECKS)
     building = any(frame.tb_frame.f_code.co_name in ("instantiate_classes", "_set_seed") for frame in _frames(error))
     lightnings = raised_by.startswith("lightning." if building else "lightning.pytorch.callbacks.")

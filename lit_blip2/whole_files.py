@@ -56,9 +56,9 @@ def _full_disk(error: Exception, path: Path, part: Path, size: int) -> OSError |
     if not told and free >= LEAST_FREE:
         return None
     return OSError(
-        f"{path} finds no room on its disk: {readable(max(size, written, _size(path)))} or more are needed, "
-        f"{readable(free + written)} are free. What was there before is as it was. Make room, and start the same "
-        "command again; a training goes on with --resume"
+        f"not enough disk space for {path}: it needs {readable(max(size, written, _size(path)))} or more, "
+        f"{readable(free + written)} are free. The previous file is intact. Free some space and run the same command "
+        "again; add --resume to go on with a training"
     )
 
 

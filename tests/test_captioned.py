@@ -35,6 +35,13 @@ def test_each_picture_has_a_line_that_can_be_trained_on(pictures, tmp_path):
     assert list(read.files) == NAMES and list(read.texts) == [f"ü {n + 1} wide" for n in range(7)]
 
 
+def test_a_table_may_call_its_pictures_otherwise(pictures, tmp_path):
+    (tmp_path / "t.csv").write_text("file,title\n3.png,three\n1.png,one\n")
+    assert pictures_of(tmp_path / "t.csv", column="file") == Pictures(tmp_path, ["3.png", "1.png"])
+    with pytest.raises(DataError, match="image"):
+        pictures_of(tmp_path / "t.csv")
+
+
 @pytest.mark.parametrize("cut", [0, 1, 9, -1])
 def test_it_goes_on_from_its_last_whole_line(pictures, tmp_path, cut):
     """A kill in the third batch, in the middle of a line: what was done before is not done again."""

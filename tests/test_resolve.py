@@ -2,12 +2,16 @@
 
 import json
 import sys
+from collections.abc import Iterable
 from contextlib import redirect_stdout
 from io import StringIO
 
 import pytest
+from jsonargparse import ArgumentParser
+from lightning.pytorch.loggers import Logger
 
 from lit_blip2.complaints import reason
+from lit_blip2.refusals import refusal
 from lit_blip2.resolve import main
 
 pytestmark = pytest.mark.run
@@ -178,6 +182,16 @@ def test_what_cannot_be_run_says_why_in_one_line(answers, name, message):
 
 def test_a_plain_complaint_stays_as_it_is():
     assert reason("lr=0 must be positive") == "lr=0 must be positive"
+
+
+def test_what_a_logger_says_while_it_is_made_is_told():
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--logger", type=Logger | Iterable[Logger] | bool | None)
+    given = parser.parse_object({"logger": [{"class_path": "tests.trackers.Refusing"}]})
+    with pytest.raises(ValueError) as caught:
+        parser.instantiate_classes(given)
+    assert reason(str(caught.value)) == "no server answers: set URI"
+    assert refusal(caught.value) == "no server answers: set URI"
 
 
 def test_a_test_of_nothing_is_an_error(answers):

@@ -94,7 +94,7 @@ def test_a_full_disk_is_told_by_the_file_and_leaves_the_former_one(small_disk, w
     with pytest.raises(OSError) as error, written_whole(file, RANDOM.nbytes) as part:
         WRITERS[writer](part)
     told = re.fullmatch(
-        r"(.*) finds no room on its disk: (\S+) MB or more are needed, (\S+) MB are free\. .* Make room, .*",
+        r"not enough disk space for (.*): it needs (\S+) MB or more, (\S+) MB are free\. .* Free some space .*",
         str(error.value),
     )
     assert told and told[1] == str(file) and float(told[2]) == 4.19 and 2 < float(told[3]) <= 2.1
@@ -103,7 +103,7 @@ def test_a_full_disk_is_told_by_the_file_and_leaves_the_former_one(small_disk, w
 
 
 def test_a_full_disk_is_told_of_a_file_whose_size_is_not_known(small_disk):
-    with pytest.raises(OSError, match=r"no room on its disk: 2\.\d+ MB or more are needed, 2\.\d+ MB are free"):
+    with pytest.raises(OSError, match=r"it needs 2\.\d+ MB or more, 2\.\d+ MB are free"):
         write_text(small_disk(2**21) / "out", "a" * RANDOM.nbytes)
 
 

@@ -29,6 +29,13 @@ class Tracker(Logger):
         self.told.append(("metrics", metrics, step))
 
 
+class Refusing(Tracker):
+    """One that does not start."""
+
+    def __init__(self, name: str | None = None):
+        raise RuntimeError("no server answers: set URI")
+
+
 class LikeWandb(Tracker):
     def log_image(self, key: str, images: list[Any], step: int | None = None) -> None:
         self.told.append(("picture", key, [image.shape[2] for image in images], step))

@@ -44,7 +44,7 @@ def main(command: str, arguments: list[str]) -> int:
             if command == "caption" and (pictures := many(options)) is not None:
                 return caption_many(options, pictures)
             picture = as_rgb(options.image)
-            run = load(options.checkpoint, allow=options.allow, writes=True)
+            run = load(options.checkpoint, precision=options.precision, allow=options.allow, writes=True)
             say(run.caption(picture) if command == "caption" else run.ask(picture, options.question))
     except (OSError, ValueError, ImportError) as error:
         return refused(error)
@@ -55,6 +55,7 @@ def _parse(command: str, arguments: list[str]) -> Namespace:
     parser = Arguments(command, HELP[command])
     parser.add_argument("--checkpoint", required=True, metavar="RUN_OR_FILE", help=CHECKPOINT_HELP)
     add_allow(parser)
+    parser.add_argument("--precision", help="32-true or bf16-mixed, ... (default: the run's)")
     kinds = "" if command == "ask" else ", or a folder or table of many"
     parser.add_argument("image", metavar="IMAGE", help=f"an image file, as Pillow reads them{kinds}")
     if command == "caption":

@@ -19,17 +19,20 @@ def add_arguments(parser: ArgumentParser) -> None:
     """What `caption` takes for many pictures."""
     parser.add_argument("--out", type=Path, metavar="FILE", help="JSON lines to write, or to go on with")
     parser.add_argument("--images", type=Path, metavar="FOLDER", help="of a table's pictures (default: its own)")
+    parser.add_argument("--column", metavar="NAME", help="of a table, which names its pictures (default: image)")
     parser.add_argument("--batch_size", type=int, metavar="N", help="pictures at a time (default: the run's)")
 
 
 def many(options: Namespace) -> Pictures | None:
     """The pictures of a folder or a table that is given in the place of an image. Raises ValueError for options that
     do not go together."""
-    pictures = pictures_of(Path(options.image), options.images)
+    pictures = pictures_of(Path(options.image), options.images, options.column)
     if pictures is None and options.out and not Path(options.image).exists():
         raise FileNotFoundError(f"no folder or table {options.image!r}")
-    if pictures is None and (options.out or options.images):
-        raise ValueError(f"--out and --images are for a folder or a table (.csv, .tsv, .jsonl), not {options.image}")
+    if pictures is None and (options.out or options.images or options.column):
+        raise ValueError(
+            f"--out, --images and --column are for a folder or a table (.csv, .tsv, .jsonl), not {options.image}"
+        )
     if pictures is not None and options.out is None:
         raise ValueError(f"{options.image} stands for {len(pictures.names):,} pictures: add --out captions.jsonl")
     if options.batch_size is not None and options.batch_size < 1:
@@ -39,7 +42,7 @@ def many(options: Namespace) -> Pictures | None:
 
 def caption_many(options: Namespace, pictures: Pictures) -> int:
     """Caption pictures into `--out`, without those that it holds. Status 1 where some cannot be read."""
-    loaded = load(options.checkpoint, allow=options.allow, writes=True)
+    loaded = load(options.checkpoint, precision=options.precision, allow=options.allow, writes=True)
     prompt, how = loaded.stage2.prompt, decoding(loaded.settings, "caption")
     told = ", ".join(f"{name} {value!r}" for name, value in {"prompt": prompt, **how}.items())
     out = CaptionFile(options.out, made_by(loaded.file, f"{told}, {loaded.precision}", pictures.folder))

@@ -145,13 +145,14 @@ class LitBLIP2(L.LightningModule):
         vision.signature = vision.signature or store.signature
 
     def _check_words(self) -> None:
-        """Say which share of the words is unknown to whom. Raises ValueError where it is above the limit."""
+        """Say which share of the words is unknown to whom, if any. Raises ValueError where it is above the limit."""
         data = self.trainer.datamodule
         if isinstance(data, PairData):
             question = "{}" if self.generation is None else self.generation.question
             told = words.look(self.net, words.tables_of(data.pairs, *data.tables.values()), question)
             for each in words.summed(told):
-                rank_zero_info(str(each))
+                if each.known.share:
+                    rank_zero_info(str(each))
             words.check_known(told, data.max_unknown_words)
         if self.generation is not None:
             for each in words.letters(self.net, (self.generation.net.prompt, self.generation.question)):

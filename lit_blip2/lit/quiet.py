@@ -5,7 +5,8 @@ import logging
 import warnings
 
 LOGS = ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero")
-ADVERT = "\N{ELECTRIC LIGHT BULB} Tip: "
+# How lines begin that a run tells in its own: adverts, and that all steps are made.
+NOT_SAID = ("\N{ELECTRIC LIGHT BULB} Tip: ", "`Trainer.fit` stopped: `max_steps=")
 # Functions of Lightning that log what a run's own lines tell, or what no experiment can change.
 CHATTER = {"_log_device_info", "_determine_batch_limits", "_check_cuda_matmul_precision"}
 # Doubts, by how a warning begins, and what settles each.
@@ -34,4 +35,4 @@ def quiet() -> None:
 class _Concerns(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         said = str(record.msg)
-        return record.levelno > logging.INFO or not (said.startswith(ADVERT) or record.funcName in CHATTER)
+        return record.levelno > logging.INFO or not (said.startswith(NOT_SAID) or record.funcName in CHATTER)

@@ -46,7 +46,9 @@ def test_many_pictures_get_the_captions_of_each(run_folder, photos, tmp_path, ca
     ("arguments", "words"),
     [
         (["photos"], r"photos stands for 4 pictures: add --out captions\.jsonl"),
-        (["photos/C.PNG", "--out", "c.jsonl"], r"--out and --images are for a folder or a table"),
+        (["photos/C.PNG", "--out", "c.jsonl"], r"--out, --images and --column are for a folder or a table"),
+        (["photos/C.PNG", "--column", "file"], r"--out, --images and --column are for a folder or a table"),
+        (["photos", "--out", "c.jsonl", "--precision", "8"], r"there is no precision '8': give precision='32-true'"),
         (["nowhere", "--out", "c.jsonl"], r"no folder or table 'nowhere'"),
         (["photos", "--out", "c.jsonl", "--batch_size", "0"], r"--batch_size 0 must be at least 1"),
         (["photos/empty", "--out", "c.jsonl"], r"photos/empty holds no pictures"),

@@ -19,8 +19,15 @@ HIDDEN = ("step", TESTED_STEP, VALIDATED_STEP)  # stands in the title
 
 
 class PrintMetrics(L.Callback):
-    """After a validation a line for each group of metrics (loss, retrieval, ...), after a test a table of all, with
-    the intervals of those that have one."""
+    """Before training a line with the numbers of parameters, after a validation a line for each group of metrics
+    (loss, retrieval, ...), after a test a table of all, with the intervals of those that have one."""
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.is_global_zero:
+            sizes = {trains: 0 for trains in (True, False)}
+            for each in pl_module.parameters():
+                sizes[each.requires_grad] += each.numel()
+            tell(f"{sizes[True]:,} parameters are trained, {sizes[False]:,} are frozen")
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.is_global_zero and not trainer.sanity_checking:
