@@ -19,6 +19,8 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lit_blip2.config import Experiment, read
+from lit_blip2.data import coco, conceptual, laion, mixture, questions, visual_genome  # noqa: F401  (for --help)
+from lit_blip2.data import own as own_data  # noqa: F401  (for --help)
 from lit_blip2.data.module import PairData
 from lit_blip2.distributed import gather_lists
 from lit_blip2.evaluation.rules import differing, folder_name, kept_rules, rules_of, told
@@ -69,12 +71,14 @@ class SuiteCLI(LightningCLI):
             parser.add_argument(
                 "--resume",
                 action="store_true",
-                help="go on with the newest unfinished run of the same settings, in its folder (default: begin anew)",
+                help="continue the newest unfinished run of the same settings in its own folder (default: start a "
+                "new run)",
             )
             parser.add_argument(
                 "--grace",
                 type=float | None,
-                help="seconds from SIGTERM or Ctrl-C to the end of the step under way, saved then (default: 30)",
+                help="after SIGTERM or Ctrl-C, wait at most this many seconds for the current step to end, then save a "
+                "checkpoint (default: 30)",
             )
         return parser
 

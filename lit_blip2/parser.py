@@ -47,12 +47,13 @@ SWITCHES = {
     "NonFinite": None,
 }
 HELP = (
-    "An experiment is a YAML file: --config experiments/NAME.yaml. Any setting can be given behind it, such as "
-    "--model.net.itm=null; --print_config prints all of them. A run lies in runs/NAME. It gets a checkpoint at each "
-    "validation and at its end, and a progress bar, unless the experiment names its own. A run that was stopped goes "
-    "on with --resume. --allow NAME: what a checkpoint's configuration may name "
-    "beside classes of this package and of the experiment (SECURITY.md). What is refused ends in one line; "
-    "with --debug, in a traceback."
+    "An experiment is a YAML file: --config experiments/NAME.yaml. Settings behind it change single values, such as "
+    "--model.net.itm=null; --print_config prints all settings. A run lies in runs/NAME. It gets a checkpoint at each "
+    "validation and at its end, and a progress bar, unless the experiment names its own. --model, --data and "
+    "--trainer.callbacks below list the classes that can be given. --model.help LitStage1, --data.help COCO and "
+    "--trainer.callbacks.help EMA explain the arguments of one class. --allow NAME: the configuration of a checkpoint "
+    "may also name this package, module or class; without it, only classes of lit_blip2 and of the experiment "
+    "(SECURITY.md). Mistakes end in one line; --debug shows the traceback."
 )
 
 # Classes that runs were trained with under another name: their config.yaml can still be read.

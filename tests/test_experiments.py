@@ -151,6 +151,8 @@ def test_help_says_what_an_experiment_is(capsys):
         build(ParseOnly, ["fit", "--help"])
     shown = " ".join(capsys.readouterr().out.split())
     assert "--config experiments/NAME.yaml" in shown and "A run lies in runs/NAME" in shown
+    for name in ("lit.LitStage2", "lit.callbacks.EMA", "data.coco.COCO", "data.own.OwnData", "data.mixture.Mixture"):
+        assert f"lit_blip2.{name}" in shown, f"fit --help does not list {name}"
 
 
 def test_a_callback_is_shared_unless_one_of_its_kind_is_named(tmp_path):

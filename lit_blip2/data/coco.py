@@ -1,4 +1,4 @@
-"""COCO's captions to train on. The mini-world is written in the same files."""
+"""COCO captions as training data. The mini-world uses the same file formats."""
 
 from pathlib import Path
 
@@ -7,11 +7,14 @@ from lit_blip2.data.module import PairData, check_names
 
 
 class COCO(PairData):
-    """Images with captions in COCO's json, LAVIS' list or Karpathy's dataset_coco.json, one caption drawn each time.
+    """Images with COCO captions. Each time an image comes, one of its captions is drawn.
+
+    The caption file may be COCO's own json, LAVIS' list or Karpathy's dataset_coco.json.
 
     Args:
-        train: captions to train on.
-        group: this many consecutive images stay in one batch; 2 keeps the mini-world's swap partners together.
+        train: captions to train on, a file under root; needed for `fit`.
+        group: number of consecutive images that always share a batch; 1: all images are shuffled one by one. 2 keeps
+            the pairs of the mini-world with swapped attributes together, as hard negatives.
     """
 
     def __init__(self, root: str = "data/mini", train: str | None = None, group: int = 1, **kwargs):

@@ -1,16 +1,17 @@
-"""LAION to train on, as img2dataset downloads it."""
+"""LAION as training data, in the tar shards that img2dataset writes."""
 
 from lit_blip2.data.tar_shards import TarShards
 
 
 class LAION(TarShards):
-    """Alt texts, or several captions of CapFilt: an image's `.json` may be a dict with "caption", or a list of
-    captions, the best first.
+    """LAION images with their alt texts, or with several CapFilt captions each.
+
+    The `.json` of an image in a tar is a dict with the key "caption", or a list of captions with the best first.
 
     Args:
-        shards: the folder of *.tar, under root.
-        best: of an image's captions this many are drawn from, those that are listed first; the paper keeps the two
-            best of CapFilt (3.4). null: all.
+        shards: folder of the *.tar files, under root.
+        best: number of captions of an image that training draws from, counted from the first; null: all. The default
+            2 is the paper's (section 3.4): it keeps the two best CapFilt captions.
     """
 
     def __init__(self, root: str = "data", shards: str = "laion", best: int | None = 2, **kwargs):

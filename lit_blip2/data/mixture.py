@@ -1,4 +1,4 @@
-"""Several data sets to train on at once."""
+"""A mixture of several data sets as training data."""
 
 from pathlib import Path
 
@@ -8,14 +8,16 @@ from lit_blip2.data.module import PairData
 
 
 class Mixture(PairData):
-    """Trains on several sources in exact proportions; evaluates on its own files, as every data module does.
+    """Trains on several data sets in exact proportions.
 
-    Of a source only what says where its training pairs are is used: sizes, batches, seed, augmentation and files to
-    evaluate on are the mixture's own.
+    A source contributes its training pairs alone. Image size, batch size, seed, augmentation and evaluation files are
+    the mixture's.
 
     Args:
-        sources: name -> data module.
-        weights: name -> share, in any unit; null: by the number of images, so that all come equally often.
+        sources: name -> data module, such as {coco: {class_path: COCO, init_args: {...}}}.
+        root: folder that the mixture's own evaluation files start from; each source has its own root.
+        weights: name -> share of a source's examples in training, in any unit; null: shares follow the number of
+            images, so that every image comes equally often.
     """
 
     def __init__(
@@ -46,8 +48,11 @@ class Mixture(PairData):
         return [f"train_{name}" for name in self.sources]
 
     def train_pairs(self, faults: list[str] | None = None) -> MixedPairs | None:
-        """faults: gets what is wrong with each source, which is then left out; without it, that is raised. None where
-        no source is left."""
+        """The training pairs of all sources.
+
+        With a list in `faults`, a source that cannot be read adds a line to the list and is left out. Without it, such
+        a source raises an error. Returns None if no source is left.
+        """
         pairs, weights = {}, self.weights
         for name, source in self.sources.items():
             source.image_size, source.interpolation = self.image_size, self.interpolation

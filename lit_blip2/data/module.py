@@ -1,4 +1,4 @@
-"""What is common to the data of all experiments, as a LightningDataModule: what to train on, and to evaluate on."""
+"""PairData, the LightningDataModule behind every data class: it reads, checks and batches training and test data."""
 
 import hashlib
 import logging
@@ -39,7 +39,11 @@ log = logging.getLogger(__name__)
 
 
 class Encoder(Protocol):
-    """The image encoder, which reads its weights in `load`. size, interpolation: how it wants its images."""
+    """What the data need of an image encoder.
+
+    `size` is the image height and width in pixels that the encoder expects, `interpolation` the filter that resizes
+    images to it ("bicubic" or "bilinear"). `load` reads the weights from disk.
+    """
 
     size: int
     interpolation: str
@@ -58,8 +62,12 @@ class Encoder(Protocol):
 
 
 class VQAFiles(TypedDict):
-    """The two files of one VQAv2 or OK-VQA split; GQA and Visual Genome have their answers with the questions. images:
-    COCO's captions, Karpathy's or Visual Genome's image_data.json, which name the images, where nothing else does."""
+    """The files of one split of questions.
+
+    questions: file of questions. annotations: file of their answers in VQAv2 and OK-VQA; GQA and Visual Genome keep
+    answers and questions in one file. images: a file that names the images, when nothing else does: COCO's captions,
+    Karpathy's dataset_coco.json or Visual Genome's image_data.json.
+    """
 
     questions: str
     annotations: NotRequired[str | None]
@@ -67,48 +75,50 @@ class VQAFiles(TypedDict):
 
 
 class PairData(L.LightningDataModule):
-    """Pairs to train on, from a source that a subclass names, and captions, questions and binding pairs to evaluate on.
+    """Base class of all data modules: training pairs, and captions, questions and binding pairs to evaluate on.
 
-    Training is counted in optimiser steps. Global batch k is a function of (seed, k): the same for any number of ranks,
-    workers and accumulated micro-batches, and a resumed run goes on where it stopped. A training row is an image with
-    one of its captions, drawn anew each time; an image that cannot be read is replaced by another of its source, drawn
-    by (seed, step, row), counted, and told. Evaluation rows are dealt to the ranks without padding or repetition, so
-    the trainer needs `use_distributed_sampler: false` on several devices. An image to evaluate on must be readable.
+    A subclass says what it trains on, in `train_files` and `train_pairs`. Training is counted in optimiser steps. The
+    global batch of a step depends on (seed, step) alone: it is the same for any number of ranks, workers and
+    accumulated micro-batches, and for a resumed run. A training row is an image and one of its captions, which is
+    drawn anew each time. An unreadable training image is replaced by another image of the same source, counted and
+    reported. An unreadable evaluation image stops the run. Evaluation rows are split over the ranks without padding
+    or repetition, so several devices need `trainer.use_distributed_sampler: false`.
 
-    A subclass says what it trains on: `train_files` and `train_pairs`.
-
-    how_to_get: where its files come from, for the error that names what is missing; None: data/missing.py knows.
+    how_to_get: tells the user where the files come from, in the error about missing files; None: data/missing.py knows.
 
     Args:
         root: folder that every relative path below starts from.
-        images: folder of images; "{split}" in it becomes train, val or test, as in "images/{split}" or "{split}2014".
-            Annotations may name a file with the end of this folder (val2014/x.jpg, in coco/val2014), or with the folder
-            that COCO's file names repeat: the file itself lies in this folder. Any other folder is part of a file's
-            name, unless none of the folders that a data set names is there and no two of its names end alike: then all
-            its files are looked for without them.
-        val: captions to validate on: COCO's json, LAVIS' list or Karpathy's dataset_coco.json; retrieval and caption
-            metrics come from these.
-        test: captions to test on; images without captions, as NoCaps' test list is, get theirs written for its server.
-        vqa_val: questions and annotations to validate on: VQAv2's, OK-VQA's, GQA's or Visual Genome's. VQAv2's image
-            files are named by the captions of the same split, else as COCO names them.
-        vqa_test: questions and annotations to test on; VQAv2's without annotations are answered for its server.
-        binding_val: captions with two images each, the true one and one with attributes swapped, to validate on.
-        binding_test: the same to test on.
-        features: folder of cached frozen features (`python -m lit_blip2 data features`), under root or from the working
-            folder; given, no image is opened.
-        image_size: images are made this many pixels high and wide; null: as the image encoder wants them. What filter
-            resizes them, and how they are normalised, is the encoder's own.
-        augment: random crop and flip in training. Turn it off where they make captions false: a flip "left of", a
-            crop the number of objects. Cached features are augmented if
-            they were written with --views.
-        batch_size: the GLOBAL training batch of one optimiser step, over all ranks and accumulated micro-batches.
-        eval_batch_size: rows of an evaluation batch on each rank.
-        seed: of the order, of the captions drawn and of augmentation.
-        num_workers: processes that load batches beside the training process.
+        images: folder of images. "{split}" in it becomes train, val or test, as in "images/{split}" or "{split}2014".
+            A file name in the annotations may start with the last parts of this folder (val2014/x.jpg with
+            coco/val2014) or with the folder that COCO's name repeats (val2014/COCO_val2014_1.jpg); both are dropped.
+            Other folders belong to the file name. If none of them exists, and no two file names are equal without
+            them, all images are looked for without them.
+        val: captions for validation: COCO's json, LAVIS' list or Karpathy's dataset_coco.json. Retrieval and caption
+            metrics are computed on them; null: none.
+        test: captions for testing, in the same formats; null: none. For images without captions (NoCaps' test list)
+            `test` writes captions to submit to the evaluation server.
+        vqa_val: questions and answers for validation, in the format of VQAv2, OK-VQA, GQA or Visual Genome; null:
+            none. The image files of VQAv2 are named in the captions of the same split, else they have COCO's names.
+        vqa_test: questions and answers for testing; null: none. For VQAv2 questions without answers `test` writes
+            answers to submit to the evaluation server.
+        binding_val: captions for validation with two images each, the true one and one with swapped attributes; null:
+            none.
+        binding_test: the same for testing; null: none.
+        features: folder of cached features (made by `python -m lit_blip2 data features`), relative to root or to the
+            working folder. Training and evaluation then open no image; null: images are read and encoded.
+        image_size: height and width of the images in pixels; null: the size that the image encoder expects. The
+            encoder also chooses the resizing filter and the normalisation.
+        augment: whether training crops and flips images at random. Turn it off where that makes captions false: a flip
+            swaps left and right, a crop loses objects that the caption counts. With cached features it needs features
+            that were written with --views.
+        batch_size: training examples of one optimiser step, over ALL ranks and accumulated micro-batches.
+        eval_batch_size: examples of an evaluation batch on each rank.
+        seed: seed of the training order, of the captions drawn and of the augmentation.
+        num_workers: processes on each rank that load batches; 0: the training process loads them.
         max_caption_words: captions are cut after this many words.
-        max_unknown_words: share of the words of captions, of questions or of answers that a tokenizer may not know;
-            more are refused.
-        max_unreadable: share of the training images that may be replaced because they cannot be read; more end the run.
+        max_unreadable: largest share (0 to 1) of the training images that may be unreadable; above it the run stops.
+        max_unknown_words: largest share (0 to 1) of unknown words that a tokenizer may find in the captions, in the
+            questions or in the answers; above it the run stops before training.
     """
 
     how_to_get: str | None = None
@@ -156,23 +166,23 @@ class PairData(L.LightningDataModule):
         self.seed, self.faults = check_seed(seed, "data.seed"), Faults(max_unreadable)
         self.tables: dict[str, dict[str, Captions | Questions | Pairs]] = {}
         self.stores: dict[str, FeatureStore] = {}
-        self.files: dict[str, list[Strings]] = {}  # by split, the names of all images that were read of
-        self.flat: set[Path] = set()  # folders of images of which it was told that they hold no others
+        self.files: dict[str, list[Strings]] = {}  # split -> the image names in its annotation files
+        self.flat: set[Path] = set()  # image folders for which the log already said that subfolders are ignored
         self.folder: str | None = None
 
     def train_files(self) -> list[Path]:
-        """The files that training needs. Raises ValueError where none are set."""
+        """The files that training needs. Raises ValueError if no training file is set."""
         raise NotImplementedError
 
     def train_pairs(self) -> PairSource:
-        """What to train on; the files are there."""
+        """The training pairs. Called when all of `train_files` exist."""
         raise NotImplementedError
 
     def setup(self, stage: str | None = None) -> None:
-        """Check all that `stage` needs and raise once, with everything that is missing. Then read the annotations.
+        """Check the files that `stage` (fit, validate, test, predict; None: all) needs, then read the annotations.
 
-        Raises FileNotFoundError that lists the missing files and how to get them, or ValueError for what the
-        readers reject and for images that `features` does not cover.
+        Raises FileNotFoundError with every missing file and how to get it. Raises ValueError for annotations that
+        cannot be read, and for images that have no cached features although `features` is set.
         """
         training, splits = stage in (None, "fit"), SPLITS.get(stage, ["val", "test"])
         net = getattr(self.trainer and self.trainer.lightning_module, "net", None)
@@ -191,7 +201,7 @@ class PairData(L.LightningDataModule):
             self.pairs = self._checked(self.train_pairs())
 
     def fit_to(self, vision: Encoder) -> None:
-        """Make images as an image encoder wants them. Raises ValueError for an `image_size` that it does not take."""
+        """Take image size and resizing filter from an image encoder. Raises ValueError if it rejects `image_size`."""
         self.interpolation = vision.interpolation
         if self.image_size is None:
             self.image_size = vision.size
@@ -199,7 +209,8 @@ class PairData(L.LightningDataModule):
             vision.output_shape(self.image_size)
 
     def store(self, section: str) -> FeatureStore:
-        """The cached features of train, val or test, opened once. Those of one run are all made by the same."""
+        """The cached features of a section (train, val or test), opened once. Raises ValueError if the sections were
+        written by different encoders."""
         if section not in self.stores:
             self.stores[section] = FeatureStore(self.features_folder / section)
             self.stores[section].check(next(iter(self.stores.values())).made_by)
@@ -210,8 +221,8 @@ class PairData(L.LightningDataModule):
         return ["train"]
 
     def _checked(self, pairs: PairSource) -> PairSource:
-        """Pairs with their cached features, of which none may be missing. Of images, some of each source must be
-        there."""
+        """The pairs, with their cached features if `features` is set. Raises ValueError if features are missing, and
+        FileNotFoundError if no image of a source is found."""
         if self.features is None:
             for one in sources_in(pairs):
                 if isinstance(one, FilePairs):
@@ -235,11 +246,11 @@ class PairData(L.LightningDataModule):
         return with_features(pairs, stores)
 
     def evaluation_images(self, split: str) -> dict[int, str]:
-        """image id -> file of all that a split's files name. Raises ValueError for an id of two files."""
+        """image id -> file name, for all images of a split (val, test). Raises ValueError if an id names two files."""
         return self.named_images(split, self.read(split))
 
     def named_images(self, split: str, tables: dict[str, Captions | Questions | Pairs]) -> dict[int, str]:
-        """image id -> file of all that these tables of a split name. Raises ValueError for an id of two files."""
+        """image id -> file name, for the images in `tables`. Raises ValueError if an id names two files."""
         files: dict[int, str] = {}
         folder = self._folder(split)
         for table in tables.values():
@@ -253,12 +264,12 @@ class PairData(L.LightningDataModule):
 
     @property
     def features_folder(self) -> Path:
-        """Under root, or else from the working folder, as `--out` of `data features` counts."""
+        """The folder of cached features: `features` under root if it exists, else in the working folder."""
         there = [path for path in (self.root / self.features, Path(self.features)) if path.exists()]
         return there[0] if there else self.root / self.features
 
     def check_files(self, stage: str | None = None) -> None:
-        """Raises FileNotFoundError that lists every annotation or feature file that `stage` needs and is not there."""
+        """Raises FileNotFoundError with every annotation or feature file that `stage` needs and that is missing."""
         splits = SPLITS.get(stage, ["val", "test"])
         files, sections = (self.train_files(), self.train_sections()) if stage in (None, "fit") else ([], [])
         sections = [*sections, *(split for split in splits if self.tasks(split))] if self.features else []
@@ -266,15 +277,14 @@ class PairData(L.LightningDataModule):
         self._require([*files, *self._annotation_files(splits), *kept])
 
     def check_folder(self, split: str) -> None:
-        """Raises FileNotFoundError where the folder of images of a split that has files is not there, nor its first
-        image elsewhere."""
+        """Raises FileNotFoundError if a split has annotations, but neither its image folder nor its images exist."""
         if self.features is None and self.tasks(split) and not self._folder(split).is_dir():
             self.tables[split] = self.read(split)
             self._check_images(split)
 
     def rows(self) -> str:
-        """What is trained on, as a checkpoint can keep it: how many rows, and a digest of the ids and texts of a
-        thousand of them, from first to last. Another file, or the same rows in another order, has another."""
+        """A description of the training data for the checkpoint: the number of rows, and a digest of the ids and texts
+        of 1,000 evenly spaced rows. Other data, and the same data in another order, have another digest."""
         found = hashlib.blake2b(digest_size=6)
         for sample in np.linspace(0, len(self.pairs) - 1, min(len(self.pairs), ROWS_TOLD)).astype(int).tolist():
             span = self.pairs.span(sample)
@@ -282,29 +292,32 @@ class PairData(L.LightningDataModule):
         return f"{len(self.pairs):,} rows ({found.hexdigest()})"
 
     def evaluated_files(self) -> dict[str, str]:
-        """Annotation file of a split that this command evaluates -> a digest of it."""
+        """ "SPLIT: FILE NAME" -> digest of the file, for each annotation file that is evaluated."""
         files = {(split, file) for split in self.tables for file in self._annotation_files([split])}
         return {f"{split}: {file.name}": digest([("", file.read_bytes())]) for split, file in sorted(files)}
 
     def tasks(self, split: str) -> set[str]:
-        """Which of caption, vqa and binding the split (val, test) has files for."""
+        """The tasks (caption, vqa, binding) that a split (val, test) has files for."""
         files = {"caption": self.captions, "vqa": self.vqa, "binding": self.binding}
         return {task for task, of_split in files.items() if of_split.get(split)}
 
     def question_types(self, split: str) -> frozenset[str]:
-        """The types of the questions of a split (val, test) that has some."""
+        """The question types of a split (val, test) that has questions."""
         return question_types(*self.files_of(self.vqa[split])[:2], split)
 
     def files_of(self, given: VQAFiles) -> list[Path | None]:
-        """Questions, annotations and images, under root; None for what is not given. ValueError for an empty name."""
+        """Paths of questions, annotations and images, None for those not given. Raises ValueError for an empty name."""
         names = [given.get(key) for key in ("questions", "annotations", "images")]
         if "" in names:
             raise ValueError(f"{dict(given)}: an empty text names no file; write null where there is none")
         return [None if name is None else self.root / name for name in names]
 
     def train_dataloader(self) -> TrainLoader:
-        """Batches from the trainer's current step to its last; without a trainer those of one epoch. See `TrainPairs`
-        and `train_loader`."""
+        """The batches from the trainer's current step to its last; without a trainer, those of one epoch.
+
+        `TrainPairs` lists the keys of a batch. Raises ValueError before `setup`, and for trainer settings that do not
+        fit (no max_steps, overfit_batches, Lightning's distributed sampler).
+        """
         if self.pairs is None:
             raise ValueError('nothing is read yet: call setup("fit") first, or give the data to a Trainer')
         if self.trainer is None:
@@ -329,12 +342,12 @@ class PairData(L.LightningDataModule):
         )
 
     def teardown(self, stage: str) -> None:
-        """Tell what was replaced, and keep it beside the run's metrics."""
+        """Report the images that were replaced, and write them to unreadable.json in the run's folder."""
         if stage == "fit":
             self._tell()
 
     def on_exception(self, exception: BaseException) -> None:
-        """As at the end: Lightning comes here where a run is broken off."""
+        """The same report when a run stops with an error."""
         self._tell()
 
     def _tell(self) -> None:
@@ -391,12 +404,15 @@ class PairData(L.LightningDataModule):
             raise MissingFilesError(missing, self.root, self.how_to_get)
 
     def read_captions(self, file: str, split: str) -> Captions:
-        """The captions of a split in a file under root."""
+        """The captions of a split (train, val, test) in a file under root."""
         return read_captions(self.root / file, split, self.max_caption_words)
 
     def read(self, split: str, faults: list[str] | None = None) -> dict[str, Captions | Questions | Pairs]:
-        """task -> table of a split to evaluate on, for those that have a file. faults: gets what is wrong with each
-        file, whose table is then left out; without it, that is raised."""
+        """task -> table of annotations, for each task that a split has files for.
+
+        With a list in `faults`, a file that cannot be read adds a line to the list and its table is left out. Without
+        it, such a file raises an error.
+        """
         tables: dict[str, Captions | Questions | Pairs] = {}
         files: dict[int, str] = {}
         if path := self.captions[split]:
@@ -431,7 +447,7 @@ class PairData(L.LightningDataModule):
         keys: np.ndarray,
         path: Callable[[int], Path] | None,
     ) -> None:
-        """Raises ValueError where a store lacks images, or was made of other files. path: row -> its image's file."""
+        """Raises ValueError if a store lacks images or was made from other files. path: row -> its image file."""
         missing, others = store.missing(image_ids, keys)
         if len(missing):
             raise ValueError(
@@ -451,7 +467,7 @@ class PairData(L.LightningDataModule):
                 )
 
     def pixels(self, split: str, files: Strings | None = None) -> Pixels:
-        """The images of a split in their files. files: the names of all to train on, as soon as they are known."""
+        """Reads the images of a split. files: the file names of the training images, once they are known."""
         if files is not None:
             self.files[split] = [files]
         folder = self._folder(split)
@@ -466,7 +482,7 @@ class PairData(L.LightningDataModule):
         return self.root / self.images.replace("{split}", split)
 
     def source(self, split: str) -> Pixels | Features:
-        """What to evaluate on: the images of a split, or their features."""
+        """The images of a split to evaluate on, or their cached features."""
         return Features(self.store(split)) if self.features else self.pixels(split)
 
     def _checked_trainer(self) -> L.Trainer:
@@ -481,7 +497,7 @@ class PairData(L.LightningDataModule):
 
 
 def check_names(**texts: str | None) -> None:
-    """Raises ValueError for names of files that are empty."""
+    """Raises ValueError for empty file names."""
     if empty := [f"data.{name}" for name, value in texts.items() if value == ""]:
         raise ValueError(f"{', '.join(empty)}: an empty text names no file; write null where there is none")
 
@@ -489,8 +505,7 @@ def check_names(**texts: str | None) -> None:
 def _check_arguments(
     sizes: Mapping[str, int | None], texts: Mapping[str, str | None], num_workers: int, unknown_words: float
 ) -> None:
-    """Raises ValueError for counts that are too small, for names of files that are empty, and for a share that is
-    none."""
+    """Raises ValueError for sizes below 1, empty file names, negative workers and shares outside 0 to 1."""
     if small := [f"data.{name}={value}" for name, value in sizes.items() if value is not None and value < 1]:
         raise ValueError(f"{', '.join(small)}: each must be at least 1")
     check_names(**texts)

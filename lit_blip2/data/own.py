@@ -1,4 +1,4 @@
-"""Pictures of one's own to train on, with their captions in a table or in JSON lines."""
+"""Your own images as training data, with their captions in a CSV, TSV or JSONL file."""
 
 from os.path import expanduser  # a shell leaves the ~ of --data.root=~/photos
 from pathlib import Path
@@ -10,17 +10,17 @@ from lit_blip2.data.module import PairData, check_names
 
 
 class OwnData(PairData):
-    """A folder of pictures, and a file that names each of them with its caption: see docs/own_data.md.
+    """A folder of images, and a CSV, TSV or JSONL file with a caption for each (docs/own_data.md).
 
-    Pictures may also be named by absolute paths. Where the rows of a file have a column `split` (train, val, test), the
-    same file can be given as train, val and test. A folder in the place of `test` stands for all pictures in it.
+    The file may also name images by absolute paths. If it has a column `split` (train, val or test), give the same
+    file as train, val and test. `test` may also be a folder: then all images in it are captioned.
 
     Args:
-        root: folder of the pictures and of the files below.
-        images: folder of the pictures, under root.
-        train: captions to train on: CSV, TSV or JSONL of image and caption.
-        columns: what the file calls these two, such as {image: filename, caption: description}; null: image and
-            caption.
+        root: folder that holds the images and the files below.
+        images: folder of the images, under root; ".": root itself.
+        train: captions to train on, a CSV, TSV or JSONL file with the columns image and caption; needed for `fit`.
+        columns: names of these two columns in your file, such as {image: filename, caption: description}; null: the
+            columns are called image and caption.
     """
 
     how_to_get = (

@@ -1,4 +1,4 @@
-"""Questions with their answers to train on: VQAv2's, OK-VQA's, GQA's or Visual Genome's."""
+"""Questions and answers as training data: VQAv2, OK-VQA, GQA or Visual Genome."""
 
 import warnings
 from pathlib import Path
@@ -9,11 +9,13 @@ from lit_blip2.data.module import PairData, VQAFiles
 
 
 class VQA(PairData):
-    """Questions about images, each once in an epoch; of its annotators' answers one is drawn each time, so that an
-    answer comes as often as it was given. Several sets: a Mixture of them.
+    """Questions about images. Each question comes once in an epoch.
+
+    Each time, one of the annotators' answers is drawn, so an answer comes as often as annotators gave it. To train on
+    several sets, put them into a Mixture.
 
     Args:
-        train: questions and annotations to train on.
+        train: questions and answers to train on, {questions: FILE, annotations: FILE}; needed for `fit`.
     """
 
     def __init__(self, root: str = "data/mini", train: VQAFiles | None = None, **kwargs):

@@ -1,4 +1,4 @@
-"""Tar shards to train on, as img2dataset downloads them and `data pack` writes them."""
+"""Tar shards as training data, as img2dataset and `data pack` write them."""
 
 from pathlib import Path
 
@@ -11,18 +11,18 @@ from lit_blip2.data.shards.reader import INDEX, Shards
 
 
 class TarShards(PairData):
-    """Images with captions in tars, read by number through an index: `python -m lit_blip2 data index FOLDER`.
+    """Images and captions in tar files. Write their index first: `python -m lit_blip2 data index FOLDER`.
 
     Args:
-        shards: the folder of *.tar, under root; or a URL that fsspec reads, such as s3://bucket/cc3m, gs://bucket/laion
-            or https://host/{00000..00331}.tar.
-        index: of those shards, a folder under root; null: in their folder. A URL needs one.
-        cache: folder under root in which a URL's shards are kept while they are read, one for each machine.
-        cache_gb: of which the cache has at most so many GB for each URL. The oldest shards make room for new ones.
-        best: of an image's captions this many are drawn from, those that are listed first; null: all.
-        window: shards that are read at a time, mixed with each other. null: all of them, in the order that the same
-            samples would have as files; for a disk that is quick everywhere.
-        group: this many consecutive images stay in one batch, where window is null.
+        shards: folder of the *.tar files, under root; or a URL that fsspec reads, such as s3://bucket/cc3m,
+            gs://bucket/laion or https://host/{00000..00331}.tar.
+        index: folder of the index, under root; null: `index` in the folder of the shards. A URL needs one.
+        cache: folder under root for downloaded shards, one for each machine. A URL needs one.
+        cache_gb: largest size of the cache in GB, for each URL. The oldest shards are deleted first.
+        best: number of captions of an image that training draws from, counted from the first; null: all.
+        window: number of shards that are open at a time; their samples are mixed. null: all shards are mixed, in the
+            order that the same samples would have as single files, which needs a disk with quick random access.
+        group: number of consecutive images that always share a batch; 1: none. Needs window: null.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class TarShards(PairData):
         return ShardPairs(folder.name, shards, *looks)
 
     def _check_cache(self, shards: Shards) -> None:
-        """Raises ValueError for a cache in which the shards of two windows have no room: each would come many times."""
+        """Raises ValueError if two windows of shards do not fit into the cache: shards would be downloaded again."""
         largest = sorted(shard["bytes"] for shard in shards.shards)[-2 * self.window :]
         if sum(largest) > self.cache_bytes:
             raise ValueError(

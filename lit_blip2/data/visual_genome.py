@@ -1,4 +1,4 @@
-"""Visual Genome's regions to train on, each the caption of its whole image."""
+"""Visual Genome as training data: each region description is a caption of the whole image."""
 
 import warnings
 from collections.abc import Sequence
@@ -22,14 +22,14 @@ from lit_blip2.data.module import PairData, check_names
 
 
 class VisualGenome(PairData):
-    """Images with the descriptions of their regions, one drawn each time.
+    """Visual Genome images with their region descriptions. Each time an image comes, one description is drawn.
 
     Args:
-        images: folder that holds VG_100K and VG_100K_2.
+        images: folder that holds VG_100K and VG_100K_2, under root; ".": root itself.
         image_data: the official image_data.json.
         regions: the official region_descriptions.json.
-        evaluated: COCO's caption files to validate and test on, or Karpathy's dataset_coco.json: images that are
-            also in them are left out, and counted.
+        evaluated: COCO caption files that you validate and test on, or Karpathy's dataset_coco.json. Half of Visual
+            Genome's images are COCO's: those in these files are left out of training, and counted. Empty: a warning.
     """
 
     def __init__(
@@ -60,11 +60,14 @@ class VisualGenome(PairData):
 
 
 def read_regions(image_data: Path, regions: Path, leave_out: set[int], max_words: int = 50) -> Captions:
-    """Read Visual Genome's two files. leave_out: ids in COCO of images that others are evaluated on.
+    """Read Visual Genome's two files.
 
-    What is left out is counted in one log line: images of those ids, images without a region, empty phrases.
+    One log line counts what is left out: images whose COCO id is in `leave_out`, images without a region, and empty
+    phrases. Raises DataError, with file and image id, for regions of an unlisted image, and if no image is left.
 
-    Raises DataError naming the file and the id for regions of an image that is not listed, or no image left.
+    Args:
+        image_data: the official image_data.json. regions: the official region_descriptions.json.
+        leave_out: COCO ids of the images that an experiment evaluates on. max_words: longest caption, in words.
     """
     images = listed_entries(read_json(image_data), image_data)
     files = list_images(images, "image_id", "url")
