@@ -53,7 +53,7 @@ class NonFinite(L.Callback):
 
     Args:
         then: stop: the run ends with a FloatingPointError that names step, objective and rows. skip: the run goes on;
-            train/skipped_steps counts such steps. 25 of them in a row end the run too.
+            train/skipped_steps counts such steps. More than 25 of them in a row end the run, too.
     """
 
     def __init__(self, then: Literal["stop", "skip"] = "stop"):
