@@ -27,7 +27,7 @@ class PrintMetrics(L.Callback):
             sizes = {trains: 0 for trains in (True, False)}
             for each in pl_module.parameters():
                 sizes[each.requires_grad] += each.numel()
-            tell(f"{sizes[True]:,} parameters are trained, {sizes[False]:,} are frozen")
+            tell(f"loaded {sizes[True]:,} parameters to train and {sizes[False]:,} frozen ones")
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.is_global_zero and not trainer.sanity_checking:
