@@ -24,14 +24,14 @@ TRAINING = {
 }
 OTHERS = {
     "sweep": "run an ablation, a grid of experiments: sweep --config ablations/objectives.yaml --workers 2",
-    "report": "tables and plots of an ablation sweep, also while it runs: report DIR; of many: report --summary DIR",
-    "compare": "what differs between the tests of two runs, item by item: compare RUN_A RUN_B",
-    "params": "table of trainable and frozen parameters: params --config FILE (no weights needed)",
-    "replay": "a batch that was not finite, again: replay runs/NAME/version_0/not_finite/step_12.pt",
-    "data": "make the mini-world, models for it, features; index tar shards: data make-mini|...|index --help",
+    "report": "write tables and plots of a sweep, even while it runs: report DIR; of many: report --summary DIR",
+    "compare": "compare the test metrics of two runs: compare RUN_A RUN_B",
+    "params": "count trainable and frozen parameters, without weights: params --config FILE",
+    "replay": "find where NaN arises in a saved batch: replay runs/NAME/version_0/not_finite/step_12.pt",
+    "data": "prepare data: data make-mini|make-models|features|index|check|pack --help",
     "ask": 'answer a question about an image: ask --checkpoint RUN IMAGE "what shape is red ?"',
-    "import": "make a run of LAVIS' or Hugging Face's weights: import --from lavis|hf PATH --out RUN",
-    "export": "write a run for LAVIS or from_pretrained: export --checkpoint RUN --to lavis|hf --out PATH",
+    "import": "convert a checkpoint of LAVIS or Hugging Face to a run: import --from lavis|hf PATH --out RUN",
+    "export": "convert a run for LAVIS, transformers or timm: export --checkpoint RUN --to lavis|hf|timm --out PATH",
     "caption": "describe an image, or many: caption --checkpoint RUN IMAGE|FOLDER|CSV [--out FILE]",
 }
 # Commands that share a file of commands/, which is told which of them it is; every other has one of its own name.
@@ -50,15 +50,15 @@ def usage() -> str:
             "",
             *lines,
             "",
-            f"{PROGRAM} COMMAND --help says more about one.",
-            "What is refused ends in one line and status 2; with --debug behind the command, in a traceback.",
+            f"{PROGRAM} COMMAND --help explains one command.",
+            "A mistake ends in one line and exit status 2; --debug behind the command shows the traceback.",
         ]
     )
 
 
 def main() -> int:
-    """Dispatch; the exit status: 2 for what is refused, behind a line on standard error, and 1 for a training that ends
-    on numbers that are not finite."""
+    """Run the command. Returns the exit status: 2 after a mistake, with a line on standard error; 1 if training stops
+    at NaN or infinity."""
     guard()
     if DEBUG in sys.argv:
         os.environ[SHOW_TRACEBACKS] = "true"  # in the processes that this one starts, too

@@ -15,7 +15,7 @@ from typing import Any
 NETWORKS = ("lit_blip2.model", "lit_blip2.objectives", "lit_blip2.lit")  # where the classes of networks are
 ALLOW_HELP = (
     "a package, module or class that the checkpoint's configuration may name, such as my_project; may be given again. "
-    "Without it, classes of this package alone: see SECURITY.md"
+    "By default only classes of lit_blip2 (SECURITY.md)"
 )
 FETCHED = re.compile(r"(hf[-_]hub|local-dir):|[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 UNREAD = re.compile(r"[\x00-\x20]")  # what urllib, and so timm, passes over in front of an address and within

@@ -1,1 +1,1 @@
-"""The commands beside LightningCLI's: thin mains over what they use."""
+"""The commands other than fit, validate, test and predict: each parses its options and calls the package."""

@@ -1,4 +1,4 @@
-"""`ask` and `caption`: a run looks at an image and writes one line."""
+"""`ask` and `caption`: answer a question about an image, or describe it, with a trained run."""
 
 import os
 import warnings
@@ -12,29 +12,31 @@ from lit_blip2.terminal import say
 from lit_blip2.trust import add_allow
 
 HELP = {
-    "ask": """Answer a question about an image. The answer goes to standard output, alone.
+    "ask": """Answer a question about an image. Standard output gets the answer and nothing else.
 
   python -m lit_blip2 ask --checkpoint runs/mini_opt image.png "what shape is the red object ?"
 
-The mini-world's model knows the words of its own questions only: what color is the star ? what shape is the red
+The mini-world's model knows only the words of its own questions: what color is the star ? what shape is the red
 object ? where is the blue ring ? how many objects are there ? is there a red star ? is the ring above the star ?""",
-    "caption": """Describe an image, whose caption goes to standard output, alone; or all pictures of a folder or of a
-table (.csv, .tsv or .jsonl with a column image), whose captions go to a file. The same command again goes on where it
-stopped. Pictures that cannot be read are named and passed over: the status is 1 then.
+    "caption": """Describe one image, or many.
 
   python -m lit_blip2 caption --checkpoint runs/mini_opt image.png
-  python -m lit_blip2 caption --checkpoint runs/mini_opt folder --out captions.jsonl""",
+  python -m lit_blip2 caption --checkpoint runs/mini_opt folder --out captions.jsonl
+
+The caption of one image goes to standard output. The captions of a folder, or of a table (.csv, .tsv or .jsonl with
+a column image), go to the file --out. After an interruption the same command continues that file. Images that cannot
+be read are listed and skipped, and the exit status is then 1.""",
 }
 CHECKPOINT_HELP = (
-    "a checkpoint of stage 2 or of joint training: a file, or a run's folder (its last checkpoint). Frozen weights are "
-    "read from where the run read them: relative paths start in the working folder, else beside the package; what an "
-    "import has put into its run's folder is read from there."
+    "a checkpoint of stage 2 or of joint training: a file, or a run's folder, whose newest checkpoint is used. Frozen "
+    "weights are read from the paths in the run's configuration: relative paths start in the working folder, else "
+    "beside the package. An imported run holds its frozen weights in its own folder."
 )
 
 
 def main(command: str, arguments: list[str]) -> int:
-    """Run `ask` or `caption`: one line on standard output, of many pictures a file. 0; 1 where some of them
-    could not be read; 2 with the reason where it cannot be done."""
+    """Run `ask` or `caption`. Returns the exit status: 0; 1 if some of many images cannot be read; 2 after an error,
+    whose reason is printed."""
     options = _parse(command, arguments)
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -56,8 +58,8 @@ def _parse(command: str, arguments: list[str]) -> Namespace:
     parser.add_argument("--checkpoint", required=True, metavar="RUN_OR_FILE", help=CHECKPOINT_HELP)
     add_allow(parser)
     parser.add_argument("--precision", help="32-true or bf16-mixed, ... (default: the run's)")
-    kinds = "" if command == "ask" else ", or a folder or table of many"
-    parser.add_argument("image", metavar="IMAGE", help=f"an image file, as Pillow reads them{kinds}")
+    kinds = "" if command == "ask" else "; or a folder of images, or a table that names images"
+    parser.add_argument("image", metavar="IMAGE", help=f"an image file in a format that Pillow reads{kinds}")
     if command == "caption":
         add_arguments(parser)
     if command == "ask":

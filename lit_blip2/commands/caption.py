@@ -1,4 +1,4 @@
-"""`caption` of a folder or a table: a run describes many pictures, into a file of JSON lines."""
+"""`caption` for a folder or a table: describe many images, and write the captions to a JSON Lines file."""
 
 from argparse import ArgumentParser, Namespace
 from functools import partial
@@ -16,16 +16,31 @@ INTERRUPTED = 130
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """What `caption` takes for many pictures."""
-    parser.add_argument("--out", type=Path, metavar="FILE", help="JSON lines to write, or to go on with")
-    parser.add_argument("--images", type=Path, metavar="FOLDER", help="of a table's pictures (default: its own)")
-    parser.add_argument("--column", metavar="NAME", help="of a table, which names its pictures (default: image)")
-    parser.add_argument("--batch_size", type=int, metavar="N", help="pictures at a time (default: the run's)")
+    """Add the options of `caption` for many images."""
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="JSON Lines file for the captions of a folder or table; if it exists, only missing captions are added",
+    )
+    parser.add_argument(
+        "--images",
+        type=Path,
+        metavar="FOLDER",
+        help="folder that the image names in a table start from (default: the folder of the table)",
+    )
+    parser.add_argument("--column", metavar="NAME", help="column of a table that names the images (default: image)")
+    parser.add_argument(
+        "--batch_size",
+        type=int,
+        metavar="N",
+        help="number of images captioned at a time (default: the run's data.eval_batch_size)",
+    )
 
 
 def many(options: Namespace) -> Pictures | None:
-    """The pictures of a folder or a table that is given in the place of an image. Raises ValueError for options that
-    do not go together."""
+    """The images of a folder or table; None if IMAGE is a single image. Raises ValueError for options that exclude
+    each other, and FileNotFoundError for a missing folder or table."""
     pictures = pictures_of(Path(options.image), options.images, options.column)
     if pictures is None and options.out and not Path(options.image).exists():
         raise FileNotFoundError(f"no folder or table {options.image!r}")
@@ -41,7 +56,8 @@ def many(options: Namespace) -> Pictures | None:
 
 
 def caption_many(options: Namespace, pictures: Pictures) -> int:
-    """Caption pictures into `--out`, without those that it holds. Status 1 where some cannot be read."""
+    """Write the captions that `--out` does not hold yet. Returns the exit status: 0; 1 if some images cannot be read;
+    130 after Ctrl-C."""
     loaded = load(options.checkpoint, precision=options.precision, allow=options.allow, writes=True)
     prompt, how = loaded.stage2.prompt, decoding(loaded.settings, "caption")
     told = ", ".join(f"{name} {value!r}" for name, value in {"prompt": prompt, **how}.items())

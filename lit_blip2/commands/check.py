@@ -1,4 +1,4 @@
-"""`data check`: read what an experiment trains and evaluates on, and say what is wrong with it."""
+"""`data check`: read the data of an experiment, and report what is wrong with them."""
 
 import csv
 from collections.abc import Sequence
@@ -22,19 +22,19 @@ FAULTS, COLUMNS = "faults.csv", ("source", "problem", "file", "details")
 
 
 def check(config: list[str], sample: int | None = None, workers: int = 0, out: Path | None = None) -> int:
-    """Read all images that an experiment trains and evaluates on, or a sample of them, and the captions to train on;
-    print counts, problems, lengths, sizes and duplicates, and which words the tokenizers of its network do not know.
+    """Check the data of an experiment before training: read its images, captions and questions, and report problems.
 
-    Every file of captions and questions is looked at, also behind a faulty one. Ends with status 1 where something is
-    wrong: files that are missing or cannot be read, captions that are empty, images that cannot be decoded, samples
-    that an index left out, more unknown words than data.max_unknown_words. Each fault is a row of `--out`.
+    Prints counts, caption lengths, image sizes, duplicates, and the words that the network's tokenizers do not know.
+    All files are checked, even if one of them is faulty. The exit status is 1 if there is a problem: a missing or
+    unreadable file, an empty caption, an image that cannot be decoded, a sample that an index left out, or more
+    unknown words than data.max_unknown_words. Each problem is a row of `--out`.
 
     Args:
-        config: the experiment, a YAML file with `data`; given again, files that change it. Settings
-            behind it change it too, such as --data.max_caption_words=20.
-        sample: look at this many samples, evenly spread; null: at all of them.
-        workers: processes that read; 0: one for each core.
-        out: file for the faults; null: faults.csv in the working folder. It is written where there are some.
+        config: the experiment, a YAML file with `data`. May be given again: later files change settings. Settings
+            behind it change them too, such as --data.max_caption_words=20.
+        sample: check this number of evenly spaced samples; null: all samples.
+        workers: number of processes that read; 0: one for each core.
+        out: CSV file for the problems, written if there are any; null: faults.csv in the working folder.
     """
     data, file = read_data(config), _checked(Path(FAULTS) if out is None else out)
     faults: list[str] = []
@@ -60,21 +60,21 @@ def check(config: list[str], sample: int | None = None, workers: int = 0, out: P
 
 
 def _checked(file: Path) -> Path:
-    """Raises ValueError for a file that is there and no list of faults."""
+    """The file. Raises ValueError if it exists and is not a list of faults."""
     if file.exists() and not read_text(file).startswith(",".join(COLUMNS)):
         raise ValueError(f"{file} is there and no list of faults, which would be written over it: give another --out")
     return file
 
 
 def _write(file: Path, rows: Sequence[tuple[str, str, str, str]]) -> None:
-    """Each fault as a row of CSV; of sound data the first line alone, in the place of what was found before."""
+    """Write each fault as a row of CSV. Data without faults replace an older list by its header alone."""
     with written_whole(file) as part, part.open("w", newline="", encoding="utf-8") as opened:
         csv.writer(opened).writerows([COLUMNS, *rows])
 
 
 def _told(config: Sequence[str], tables: Sequence[Any]) -> list[words.Told]:
-    """What the tokenizers of an experiment's network know of tables of texts, printed; none where there is no network,
-    or no tokenizer."""
+    """Print and return how many words of the texts each tokenizer of the network knows. Empty without a network or
+    without tokenizer files."""
     experiments = experiments_in(config)
     named = [experiment for experiment in experiments if "net" in experiment.model]
     if not named:
@@ -94,6 +94,6 @@ def _told(config: Sequence[str], tables: Sequence[Any]) -> list[words.Told]:
 
 
 def _with_class(experiments: Sequence[Experiment]) -> Experiment:
-    """The last one that names the class of its model."""
+    """The last experiment that names the class of its model; else the first."""
     named = [each for each in experiments if isinstance(each.settings.get("model"), dict)]
     return next((each for each in reversed(named) if each.settings["model"].get("class_path")), experiments[0])

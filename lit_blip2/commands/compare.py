@@ -1,4 +1,4 @@
-"""`compare`: what differs between the tests of two runs, item by item."""
+"""`compare`: the difference between the test metrics of two runs, with a paired confidence interval."""
 
 import sys
 from collections.abc import Mapping
@@ -16,18 +16,24 @@ from lit_blip2.links import check_links
 from lit_blip2.runs import Standing, run_of, standing
 from lit_blip2.terminal import say
 
-HELP = """Compare the tests of two runs on the same questions, captions and images, pair by pair.
+HELP = """Compare the test metrics of two runs on the same questions, captions and images.
 
   python -m lit_blip2 compare runs/mini_opt runs/mini_opt_without_stage1
 
-The interval is that of the difference, by bootstrap over images. It does not cover seeds: use sweep."""
+For each metric it prints both values, their difference and its 95 % interval, by a paired bootstrap over images. The
+interval does not cover the variation between seeds: use sweep for that."""
 
 
 def main(arguments: list[str]) -> int:
-    """Parse, compare, print; 0, or 2 with the reason where it cannot be done."""
+    """Parse, compare, print. Returns the exit status: 0; 2 after an error, whose reason is printed."""
     parser = Arguments("compare", HELP)
-    parser.add_argument("first", metavar="RUN_A", type=Path, help="run folder, or one above it: the newest test counts")
-    parser.add_argument("second", metavar="RUN_B", type=Path)
+    parser.add_argument(
+        "first",
+        metavar="RUN_A",
+        type=Path,
+        help="folder of the first run, or a folder that holds runs; the newest test in it is used",
+    )
+    parser.add_argument("second", metavar="RUN_B", type=Path, help="folder of the second run, in the same way")
     given = parser.parse_args(arguments)
     try:
         first, second = find_items(given.first), find_items(given.second)
@@ -64,8 +70,8 @@ def main(arguments: list[str]) -> int:
 
 
 def find_items(run: Path) -> Path:
-    """The items of a run's newest test. Raises FileNotFoundError that says how to get some, and DataError where a link
-    leads out of that run."""
+    """The file of per-example results of the newest test in a folder. Raises FileNotFoundError, with the way to get
+    one, and DataError if a link leads out of the run."""
     found = sorted(run.glob(f"**/{FILE}"), key=lambda file: file.stat().st_mtime)
     if not found:
         raise FileNotFoundError(
@@ -76,27 +82,28 @@ def find_items(run: Path) -> Path:
 
 
 def tested_step(items: Path) -> int | None:
-    """The step of the checkpoint that was tested; None where an older test does not say. Raises DataError."""
+    """The step of the checkpoint that was tested; None for an older test, which does not say. Raises DataError for a
+    metrics file that cannot be read."""
     file = items.with_name(METRICS)
     return step_in(read_metrics(file), TESTED_STEP) if file.is_file() else None
 
 
 def told_early(tested: int, left: Standing) -> str:
-    """What to say behind the step of a test: that its run has come further since, or has not made all its steps."""
+    """A remark behind the step of a test: its run has trained further since, or has not made all its steps."""
     if tested < left.step:
         return f", and its run stands at step {left.step} now: test it again"
     return f" of the {left.planned} that its run was to make" if tested < (left.planned or 0) else ""
 
 
 def check_scoring(other: Mapping[str, tuple[Any, Any]]) -> None:
-    """Raises ValueError where two tests read captions or answers by other rules."""
+    """Raises ValueError if two tests scored captions or answers by different rules."""
     if scored := {name: other[name] for name in SCORING if name in other}:
         raise ValueError(f"the two were scored by other rules, {told(scored)}: test one of them again")
 
 
 def compared(first: dict[str, Items], second: dict[str, Items]) -> dict[str, dict[str, float]]:
-    """Metric -> first, second, difference, and low and high of its paired interval. Raises ValueError for metrics on
-    different items, or where no metric is in both."""
+    """Metric -> first, second, difference, and low and high of its paired interval. Raises ValueError if the tests
+    have no metric in common, or used different examples."""
     if not (common := [name for name in first if name in second]):
         raise ValueError(f"no metric is in both: {', '.join(first)} and {', '.join(second)}")
     rows = {}

@@ -1,4 +1,4 @@
-"""`python -m lit_blip2 import|export`: checkpoints from and to LAVIS and Hugging Face."""
+"""`import` and `export`: convert checkpoints from and to LAVIS, Hugging Face and timm."""
 
 import re
 import sys
@@ -15,23 +15,24 @@ from lit_blip2.console import Console
 from lit_blip2.terminal import one_line, say
 from lit_blip2.trust import add_allow
 
-IMPORT = """Make a run of this suite from a checkpoint of LAVIS or of Hugging Face:
+IMPORT = """Convert a BLIP-2 checkpoint of LAVIS or Hugging Face to a run of this suite:
 
   python -m lit_blip2 import --from lavis blip2_pretrained.pth --out runs/lavis_stage1
   python -m lit_blip2 import --from hf blip2-opt-2.7b/ --out runs/hf_opt27
 
-Every weight of the file is accounted for, or the import ends with its name."""
-EXPORT = """Write a run as LAVIS' checkpoint or as a folder for Hugging Face's from_pretrained, or its encoder alone:
+A table shows where every weight goes. A weight that has no place stops the import with an error that names it."""
+EXPORT = """Convert a run to a LAVIS checkpoint, to a folder for Hugging Face's from_pretrained, or its image encoder
+to a folder for timm:
 
   python -m lit_blip2 export --checkpoint runs/vitg_stage1 --to lavis --out stage1.pth
   python -m lit_blip2 export --checkpoint runs/vitg_opt27 --to hf --out blip2-opt-2.7b
   python -m lit_blip2 export --checkpoint runs/vitg_opt27_caption --to timm --out encoder
 
-A run goes on with an encoder that was trained by --model.net.vision.weights=encoder/model.safetensors."""
+To train another run with an exported encoder, add --model.net.vision.weights=encoder/model.safetensors."""
 
 
 def main(command: str, arguments: list[str]) -> int:
-    """Parse and run; 0, or 2 for what cannot be done, with the reason."""
+    """Parse and run. Returns the exit status: 0; 2 after an error, whose reason is printed."""
     try:
         (import_run if command == "import" else export_run)(arguments)
     except KeyError as error:
@@ -39,18 +40,30 @@ def main(command: str, arguments: list[str]) -> int:
     except (ValueError, OSError, TypeError) as error:
         return refused(error)
     except (ImportError, RuntimeError, SafetensorError, UnpicklingError) as error:
-        # Out of the libraries that read a run's own files; what they say may be long.
+        # Errors of the libraries that read a run's files; their messages may be long.
         return refused(error, f"{type(error).__name__}: {one_line(error, 500)}")
     return 0
 
 
 def import_run(arguments: list[str]) -> None:
+    """Run `import`. Raises ValueError or OSError for a checkpoint that cannot be converted."""
     parser = Arguments("import", IMPORT)
-    parser.add_argument("path", type=Path, help="LAVIS: a .pth; Hugging Face: a folder of save_pretrained")
-    parser.add_argument("--from", dest="side", choices=("lavis", "hf"), required=True)
-    parser.add_argument("--out", type=Path, required=True, help="run folder to write")
     parser.add_argument(
-        "--config", type=Path, help="experiment whose data, trainer and (LAVIS) sizes the run takes over"
+        "path", type=Path, help="the checkpoint: a .pth file of LAVIS, or a folder of Hugging Face's save_pretrained"
+    )
+    parser.add_argument(
+        "--from",
+        dest="side",
+        choices=("lavis", "hf"),
+        required=True,
+        help="what wrote the checkpoint: LAVIS, or Hugging Face's transformers (hf)",
+    )
+    parser.add_argument("--out", type=Path, required=True, help="run folder to write; must not exist")
+    parser.add_argument(
+        "--config",
+        type=Path,
+        help="experiment (YAML) that gives the run its data and trainer settings, and for LAVIS the sizes of the "
+        "network (default: the shipped experiment that fits the checkpoint)",
     )
     given = parser.parse_args(arguments)
     check_free(given.out)
@@ -71,10 +84,24 @@ def import_run(arguments: list[str]) -> None:
 
 
 def export_run(arguments: list[str]) -> None:
+    """Run `export`. Raises ValueError or OSError for a run that cannot be converted."""
     parser = Arguments("export", EXPORT)
-    parser.add_argument("--checkpoint", type=Path, required=True, help="checkpoint or run folder")
-    parser.add_argument("--to", dest="side", choices=("lavis", "hf", "timm"), required=True)
-    parser.add_argument("--out", type=Path, required=True, help="LAVIS: a .pth; Hugging Face and timm: a folder")
+    parser.add_argument(
+        "--checkpoint", type=Path, required=True, help="checkpoint file, or run folder, whose newest checkpoint is used"
+    )
+    parser.add_argument(
+        "--to",
+        dest="side",
+        choices=("lavis", "hf", "timm"),
+        required=True,
+        help="format to write: LAVIS, Hugging Face's transformers (hf), or the image encoder alone for timm",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        help="file or folder to write, must not exist: a .pth file for LAVIS, a folder for hf and timm",
+    )
     add_allow(parser)
     given = parser.parse_args(arguments)
     check_free(given.out)
@@ -85,13 +112,13 @@ def export_run(arguments: list[str]) -> None:
 
 
 def check_free(out: Path) -> None:
-    """Raises FileExistsError before anything is read."""
+    """Raises FileExistsError if the output exists."""
     if out.exists():
         raise FileExistsError(f"{out} exists: remove it, or give another --out")
 
 
 def show(fate: Mapping[str, str]) -> None:
-    """A line for all weights that differ in the number of their layer only."""
+    """Print where the weights go, one line for all weights that differ only in the number of their layer."""
     table = Table("weight", "number", "what became of it")
     for (key, what), count in Counter((_starred(key), _starred(what)) for key, what in fate.items()).items():
         table.add_row(key, str(count), what)

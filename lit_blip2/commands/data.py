@@ -1,4 +1,5 @@
-"""`python -m lit_blip2 data ...`: what is done once with data on disk, before any run."""
+"""Prepare data on disk before training: make the mini-world and models for it, cache features, index and pack tar
+shards, check an experiment's data."""
 
 import json
 from inspect import getdoc
@@ -27,7 +28,7 @@ COMMANDS = {
 
 
 class DataParser(ArgumentParser):
-    """Refuses as the parsers of the other commands do."""
+    """Prints errors as the parsers of the other commands do."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         if not self.exit_on_error or tracebacks_shown():
@@ -36,8 +37,8 @@ class DataParser(ArgumentParser):
 
 
 def parser() -> ArgumentParser:
-    """A subcommand for each function, its options from the signature, their help from the docstring. What reads an
-    experiment takes it by --config, as the other commands do."""
+    """A subcommand for each function: the options come from its signature, their help from its docstring. Commands
+    that read an experiment take it by --config."""
     made = DataParser(prog=f"{PROGRAM} data", description=__doc__)
     commands = made.add_subcommands()
     for name, function in COMMANDS.items():
@@ -49,7 +50,8 @@ def parser() -> ArgumentParser:
 
 
 def main(arguments: list[str]) -> int:
-    """Parse and run; 0, 1 for data with faults, or 2 for what cannot be done, with the reason."""
+    """Parse and run. Returns the exit status: 0; 1 if `check` finds faults; 2 after an error, whose reason is
+    printed."""
     made = parser()
     given = made.instantiate_classes(made.parse_args(configs_joined(arguments)))
     try:
@@ -59,7 +61,8 @@ def main(arguments: list[str]) -> int:
 
 
 def configs_joined(arguments: list[str]) -> list[str]:
-    """Every `--config FILE`, and every setting of the experiment behind them, as one list, as `fit` takes them."""
+    """Collect every `--config FILE` and every setting of the experiment into one `--config` list, as `fit` reads
+    them."""
     rest, configs, following = [], [], iter(arguments)
     for argument in following:
         name, equals, value = argument.partition("=")

@@ -1,4 +1,4 @@
-"""`params --memory`: the plan of an experiment's memory as a table."""
+"""`params --memory`: an estimate of the GPU memory that an experiment needs, as a table."""
 
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,8 @@ PRECISIONS = {"32-true": False, "32": False, "bf16-mixed": True, "16-mixed": Tru
 
 
 def table(net: nn.Module, experiment: Experiment, devices: int, strategy: str, words: int) -> "Table":
-    """The plan of an experiment, in GB. Raises ValueError for one that does not tell its batches."""
+    """The estimated memory of a training step in GB, for each part of the network. Raises ValueError for an experiment
+    without data.batch_size or trainer, and for a precision that cannot be estimated."""
     from rich.table import Table
 
     file, data, trainer = experiment.source, experiment.data, experiment.trainer

@@ -1,4 +1,4 @@
-"""`python -m lit_blip2 data make-mini|make-models`: the mini-world on disk with cached features, models for it."""
+"""`data make-mini` and `data make-models`: write the mini-world with cached features, and train small models for it."""
 
 from pathlib import Path
 from typing import Literal, get_args
@@ -31,24 +31,24 @@ def make_mini(
     features: bool = True,
     vision_weights: str = WEIGHTS,
 ) -> None:
-    """Write the mini-world: captions as COCO's, questions as VQAv2's and POPE's, binding pairs, images, and the frozen
-    encoder's features.
+    """Write the mini-world: drawn images with captions, questions, binding pairs and cached features.
 
-    A complete world of the same settings is left as it is; one of other settings is an error.
+    Captions have COCO's format, questions VQAv2's and POPE's.
+    If `out` holds the complete mini-world of the same settings, nothing is done; other settings are an error.
 
     Args:
         out: folder to write.
-        train: training images, an even number.
-        val: validation images.
-        test: test images.
-        seed: of scenes, captions and questions.
-        workers: processes that draw, and that see.
-        styles: also write the captions in these styles, as captions_train_STYLE.json and so on: boilerplate,
-            some_boilerplate, much_boilerplate, no_articles, noun_first, names.
-        extra: detail: a mark two pixels wide in most scenes; reading: a digit in each. Captions tell it, and a question
-            of this type asks for it. POPE's questions are left out, and the captions have no other styles.
-        features: also cache the frozen encoder's output for every image, in OUT/features.
-        vision_weights: the frozen encoder's weights.
+        train: number of training images, even.
+        val: number of validation images.
+        test: number of test images.
+        seed: seed of the scenes, captions and questions.
+        workers: number of processes that draw images and encode them.
+        styles: also write the captions in these styles, to captions_train_STYLE.json and so on: boilerplate,
+            some_boilerplate, much_boilerplate, no_articles, noun_first, names; null: none.
+        extra: detail: most scenes get a mark two pixels wide; reading: each scene gets a digit; null: neither. Captions
+            mention the mark or digit, and questions ask for it. Then there are no POPE questions and no styles.
+        features: whether to cache the frozen image encoder's output for every image, in OUT/features.
+        vision_weights: weights file of that encoder.
     """
     if extra and styles:
         raise ValueError(f"extra={extra}: no style of captions has words for it, make a world of each")
@@ -62,15 +62,16 @@ def make_mini(
 
 
 def make_models(out: Path = Path("data/models"), only: Model | None = None, seed: int = 0, steps: int | None = None):
-    """Train models that some ablations need beside the shipped ones, on one core; figures.json tells how good each is.
+    """Train the small models that some ablations need beside the shipped ones, on one core.
 
-    A complete model of the same settings is left as it is; one of other settings is an error.
+    A model's figures.json says how well it does. If `out` holds the complete model of the same settings, nothing is
+    done; other settings are an error.
 
     Args:
-        out: folder to write; a model is a folder in it.
-        only: this one; null: all, one after another, which takes about an hour.
-        seed: of weights and data.
-        steps: of training; null: each model's own.
+        out: folder to write; each model gets a folder in it.
+        only: train this model alone; null: all models, one after another, which takes about an hour.
+        seed: seed of the weights and of the data.
+        steps: number of training steps; null: each model's own number.
     """
     from lit_blip2.mini.train.on_demand import make_model
 
@@ -80,7 +81,7 @@ def make_models(out: Path = Path("data/models"), only: Model | None = None, seed
 
 
 def cache_mini_features(root: Path, weights: str, processes: int) -> None:
-    """The frozen encoder's output for every image of the world, in ROOT/features."""
+    """Cache the frozen image encoder's output for every image of the mini-world, in ROOT/features."""
     model_args = {key: value for key, value in VIT_KWARGS.items() if key != "num_classes"}
     files = {split: f"annotations/captions_{split}.json" for split in ("train", "val", "test")}
     swapped = {f"binding_{split}": f"annotations/binding_{split}.json" for split in ("val", "test")}

@@ -1,4 +1,4 @@
-"""`params`: what an experiment trains and what it keeps frozen, counted on the meta device without weights."""
+"""`params`: count the trainable and frozen parameters of an experiment, on the meta device and without weights."""
 
 import sys
 from dataclasses import replace
@@ -15,7 +15,7 @@ from lit_blip2.trust import add_allow
 if TYPE_CHECKING:
     from rich.table import Table
 
-HELP = """Count what an experiment trains and what it keeps frozen; no weights are needed.
+HELP = """Count the trainable and frozen parameters of an experiment. No weights are needed.
 
   python -m lit_blip2 params --config experiments/vitg_opt27.yaml          # part by part
   python -m lit_blip2 params --config experiments/vitg_*.yaml              # a Markdown table, the paper beside it
@@ -37,11 +37,28 @@ def main(arguments: list[str]) -> int:
     from lit_blip2.console import Console
 
     parser = Arguments("params", HELP)
-    parser.add_argument("--config", nargs="+", type=Path, required=True, metavar="FILE", help="experiments")
-    parser.add_argument("--memory", action="store_true", help="what a training step needs of each GPU")
-    parser.add_argument("--devices", type=int, default=1, help="GPUs that share the global batch (with --memory)")
-    parser.add_argument("--strategy", default="ddp", help="ddp, deepspeed_stage_1, deepspeed_stage_2, fsdp (--memory)")
-    parser.add_argument("--tokens", type=int, default=32, help="of a caption (with --memory)")
+    parser.add_argument(
+        "--config",
+        nargs="+",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="experiments (YAML): one gives a table of its parts, several give a line each",
+    )
+    parser.add_argument(
+        "--memory", action="store_true", help="estimate the memory of a training step in GB on each GPU"
+    )
+    parser.add_argument(
+        "--devices", type=int, default=1, help="with --memory: number of GPUs that share the global batch (default: 1)"
+    )
+    parser.add_argument(
+        "--strategy",
+        default="ddp",
+        help="with --memory: ddp, deepspeed_stage_1, deepspeed_stage_2 or fsdp (default: ddp)",
+    )
+    parser.add_argument(
+        "--tokens", type=int, default=32, help="with --memory: length of a caption in tokens (default: 32)"
+    )
     add_allow(parser)
     options = parser.parse_args(arguments)
     if not options.memory and (options.devices, options.strategy, options.tokens) != (1, "ddp", 32):
@@ -74,7 +91,7 @@ def main(arguments: list[str]) -> int:
 
 
 def parts_table(file: Path, rows: list[tuple[str, int, int]]) -> "Table":
-    """What each part of an experiment trains and keeps frozen."""
+    """A table of the trainable and frozen parameters of each part of an experiment."""
     from rich.table import Table
 
     rows = [*rows, ("total", sum(row[1] for row in rows), sum(row[2] for row in rows))]
@@ -88,7 +105,7 @@ def parts_table(file: Path, rows: list[tuple[str, int, int]]) -> "Table":
 
 
 def comparison(counted: dict[str, list[tuple[str, int, int]]]) -> str:
-    """A Markdown table of experiments, with what the paper says."""
+    """A Markdown table of experiments, with the trainable parameters that the paper reports."""
     lines = ["| experiment | trainable | the paper | frozen | all |", "|---|--:|--:|--:|--:|"]
     for name, rows in counted.items():
         trainable, frozen = (sum(row[place] for row in rows) for place in (1, 2))

@@ -1,4 +1,4 @@
-"""`replay`: the batch of a step that was not finite, looked at again."""
+"""`replay`: run the batch of a non-finite training step again, and find where the first NaN or infinity arises."""
 
 import warnings
 from math import isfinite
@@ -11,21 +11,21 @@ from lit_blip2.lit.replay import Replayed, module_of, replay
 from lit_blip2.terminal import say
 from lit_blip2.trust import add_allow
 
-HELP = """Run the batch of a step that was not finite once more, with the weights of its run's newest checkpoint, and
-say where the first number arises that is not finite.
+HELP = """Run the batch of a training step again whose loss or gradient was NaN or infinite, and say where the first
+such number arises.
 
   python -m lit_blip2 replay runs/mini_stage1/version_0/not_finite/step_12.pt
 
-The checkpoint is older than the step: where all is finite here, the steps between have to do with it. A batch is that
-of one process: negatives of other processes are left out."""
+It uses the weights of the run's newest checkpoint, which is older than the step. If all numbers are finite here, the
+cause lies in the steps between. The batch is that of one process, without the ITC negatives of other processes."""
 
 
 def main(arguments: list[str]) -> int:
-    """Parse, run, print; status 0 whatever is found, as long as the batch could be run."""
+    """Parse, run, print. The exit status is 0 whatever is found, if the batch can be run."""
     import torch
 
     parser = Arguments("replay", HELP)
-    parser.add_argument("file", metavar="FILE", type=Path, help="a file of not_finite/ in a run's folder")
+    parser.add_argument("file", metavar="FILE", type=Path, help="a file in the folder not_finite of a run")
     add_allow(parser)
     options = parser.parse_args(arguments)
     kept = read_kept(options.file)
@@ -50,7 +50,7 @@ def main(arguments: list[str]) -> int:
 
 
 def where(name: str, found: Replayed) -> str:
-    """Where an objective's first number arises that is not finite, in words."""
+    """Where the first non-finite number of an objective arises, in words."""
     if not isfinite(found.loss):
         return f"first not finite: the output of {found.origin.forward or f'no module, so {name} itself'}"
     if not isfinite(found.norm):

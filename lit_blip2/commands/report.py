@@ -1,5 +1,5 @@
-"""`python -m lit_blip2 report`: tables and plots of a sweep, at any time of it, from what its folder holds; or, with
---summary, one table of all sweeps in a folder."""
+"""Write the tables and plots of a sweep from its folder, finished or not; with --summary, one table of all sweeps in a
+folder."""
 
 from pathlib import Path
 
@@ -13,28 +13,30 @@ from lit_blip2.contents import DataError
 
 
 def main(arguments: list[str]) -> int:
-    """Parse the command line, write the report, say where it is."""
+    """Parse the command line, write the report, print its path. Returns the exit status."""
     parser = Arguments("report", __doc__)
-    parser.add_argument("folder", type=str, metavar="DIR", help="a sweep's folder, which holds plan.json")
+    parser.add_argument("folder", type=str, metavar="DIR", help="folder of a sweep, which holds plan.json")
     parser.add_argument(
         "--out",
-        help="keep the records that the report is made of there, such as ablations/results/NAME, small enough to be "
-        "committed, and write the report beside them; a sweep of ablations/NAME.yaml takes its cells from there",
+        help="write the report to this folder, such as ablations/results/NAME, with the records that it is made of. "
+        "The records are small enough to commit, and a sweep of ablations/NAME.yaml reuses their cells (default: DIR)",
     )
     parser.add_argument(
         "--summary",
         action="store_true",
-        help="DIR holds folders of sweeps with their reports: write its README.md, a line for each",
+        help="DIR holds the folders of several sweeps with reports: write DIR/README.md, with one line for each",
     )
     parser.add_argument(
         "--claims",
         type=Path,
-        help="with --summary: a file of claims, docs/claims.yaml; results.md beside it says what the sweeps show",
+        help="with --summary: a YAML file of claims, docs/claims.yaml; results.md beside it then says which of them "
+        "the sweeps support",
     )
     parser.add_argument(
         "--front",
         type=Path,
-        help="with --claims: a page, README.md, whose table of ablations, between two comments, says what came of each",
+        help="with --claims: a Markdown page, README.md, whose table of ablations (between two comments) is updated "
+        "with the result of each",
     )
     given = parser.parse_args(arguments)
     if (given.claims and not given.summary) or (given.front and not given.claims):

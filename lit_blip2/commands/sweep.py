@@ -1,4 +1,4 @@
-"""`python -m lit_blip2 sweep`: run an ablation at a scale."""
+"""`sweep`: run an ablation, a grid of experiments."""
 
 import signal
 
@@ -11,15 +11,15 @@ from lit_blip2.terminal import say
 
 EXAMPLES = """
 examples:
-  python -m lit_blip2 sweep --config ablations/objectives.yaml --dry-run        what would run, and what is shared
-  python -m lit_blip2 sweep --config ablations/objectives.yaml --workers 2      run it; again: go on where it stopped
-  python -m lit_blip2 sweep --config ablations/objectives.yaml --retry-failed   run what failed once more
+  python -m lit_blip2 sweep --config ablations/objectives.yaml --dry-run        list what would run
+  python -m lit_blip2 sweep --config ablations/objectives.yaml --workers 2      run it, or continue it
+  python -m lit_blip2 sweep --config ablations/objectives.yaml --retry-failed   run the failed cells again
   python -m lit_blip2 sweep --config ablations/objectives.yaml --scale vitg_opt27 --set stage2.trainer.max_steps=8000
-                            the same question with ViT-g and OPT-2.7B, in sweeps/objectives_vitg_opt27
+                            run it with ViT-g and OPT-2.7B, in sweeps/objectives_vitg_opt27
   python -m lit_blip2 sweep --config ablations/objectives.yaml --storage postgresql://user@host/optuna --out /shared/a
-                            the same line on every machine: all of them take cells from one queue
+                            on several machines: start this line on each, all take cells from one queue
   python -m lit_blip2 sweep --config ablations/objectives.yaml --launcher slurm --workers 8 --out /shared/a
-  python -m lit_blip2 report sweeps/objectives                                  its report, at any time
+  python -m lit_blip2 report sweeps/objectives                                  write its report, at any time
 """
 
 
@@ -27,47 +27,63 @@ def parser() -> Arguments:
     """The options of `sweep`."""
     made = Arguments(
         "sweep",
-        "Run an ablation: every cell of a grid, each a chain of ordinary commands; equal steps run once.",
+        "Run an ablation: a grid of cells (settings and seeds). Each cell is a chain of fit and test commands; steps "
+        "that\nseveral cells share run once. The same command continues an interrupted sweep.",
         epilog=EXAMPLES,
     )
-    made.add_argument("--config", required=True, help="the ablation, a YAML file in ablations/")
+    made.add_argument("--config", required=True, help="the ablation: a YAML file such as ablations/objectives.yaml")
     made.add_argument(
         "--scale",
         default="",
         metavar="NAME",
-        help="the models and data that it runs with, ablations/scales/NAME.yaml (default: the ablation's own)",
+        help="models and data to run with, from ablations/scales/NAME.yaml (default: those in the ablation's file)",
     )
     made.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="STEP.KEY=VALUE",
-        help="a setting of one step in every cell, over the ablation's and the scale's, such as "
-        "stage2.trainer.max_steps=8000, or vqa.with=experiments/zero_shot/okvqa.yaml; may be given again",
+        help="set a value for one step of every cell, over the ablation and the scale, such as "
+        "stage2.trainer.max_steps=8000 or vqa.with=experiments/zero_shot/okvqa.yaml; may be given again",
     )
     made.add_argument(
-        "--workers", type=int, default=1, help="cells that run at the same time (with GPUs: one GPU each)"
+        "--workers",
+        type=int,
+        default=1,
+        help="number of cells that run at the same time, each on one GPU if there are any (default: 1)",
     )
-    made.add_argument("--out", help="folder that all workers see; default sweeps/NAME")
+    made.add_argument(
+        "--out", help="folder for runs, records and report; all workers must see it (default: sweeps/NAME)"
+    )
     made.add_argument(
         "--storage",
-        help="the queue: sqlite:///FILE (default, in the folder; one machine), postgresql://USER@HOST/DATABASE, or "
-        "journal:FILE on a shared file system (default with SLURM)",
+        help="the queue of cells: sqlite:///FILE for one machine (default, in the folder --out), "
+        "postgresql://USER@HOST/DATABASE, or journal:FILE on a shared file system (default with SLURM)",
     )
-    made.add_argument("--launcher", choices=("local", "slurm"), default="local", help="who starts the workers")
-    made.add_argument("--dry-run", action="store_true", help="check every cell, list what would run and what is shared")
+    made.add_argument(
+        "--launcher",
+        choices=("local", "slurm"),
+        default="local",
+        help="local: workers are processes on this machine; slurm: workers are SLURM jobs (default: local)",
+    )
+    made.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="run nothing: check every cell, and list what would run and what is shared",
+    )
     made.add_argument(
         "--anew",
         action="store_true",
-        help="run every step, also where another sweep in the same folder has run it, and every cell, also where its "
-        "record is kept in results/NAME beside the ablation",
+        help="run everything again: steps that another sweep in the same folder has run, and cells whose records are "
+        "kept in results/NAME beside the ablation",
     )
-    made.add_argument("--retry-failed", action="store_true", help="put a grid's failed cells back into the queue")
+    made.add_argument("--retry-failed", action="store_true", help="run the failed cells of this sweep again")
     return made
 
 
 def main(arguments: list[str]) -> int:
-    """Parse and run; 0 if every cell is done, 1 if some failed, 2 for what cannot be begun, 130 if interrupted."""
+    """Parse and run. Returns the exit status: 0 if every cell is done, 1 if some failed, 2 if the sweep cannot start,
+    130 after Ctrl-C."""
     options = parser().parse_args(arguments)
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, until there are workers to be ended
     try:

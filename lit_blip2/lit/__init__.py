@@ -1,4 +1,4 @@
-"""LightningModules of the stages, their optimisation, checkpoints and callbacks."""
+"""The LightningModules of the stages, and their optimiser, checkpoints and callbacks."""
 
 from lit_blip2.lit.aligned import AlignedStage2
 from lit_blip2.lit.joint import LitJoint

@@ -1,4 +1,4 @@
-"""Stage 2 whose soft prompts are tied to those that a text alone would want (P-Former, arXiv 2307.07063).
+"""AlignedStage2: stage 2 with soft prompts pulled towards prompts learned from text alone (P-Former, arXiv 2307.07063).
 
 Legend: B images, Q soft prompt positions, D language model width.
 """
@@ -19,16 +19,19 @@ WAY_OUT = "Make one with `python -m lit_blip2 data make-models --only prompter`,
 
 
 class AlignedStage2(LitStage2):
-    """LitStage2 with one more term in training: the mean squared difference between an image's soft prompt and the one
-    that a frozen prompter makes of its caption. Nothing of the prompter is needed afterwards, nor kept in checkpoints.
+    """Stage 2 with one more loss: the distance between an image's soft prompt and its caption's reference prompt.
 
-    P-Former holds stage 1's queries to it too; here stage 2 alone is.
+    A frozen prompter makes the reference prompt from the caption; the loss is the mean squared difference. Evaluation
+    does not need the prompter, and checkpoints do not hold it. P-Former applies this loss in stage 1 as well; this
+    class applies it in stage 2 alone.
 
     Args:
-        reference: folder of a prompter that was trained with this language model (model/prompter.py).
-        align_weight: factor of this term in the total.
+        reference: folder of a prompter that was trained with this language model (`python -m lit_blip2 data
+            make-models --only prompter` makes the mini-world's).
+        align_weight: factor of this loss in the total.
     Raises:
-        ValueError: a prompter of another language model, or of another number of positions, or questions to train on.
+        ValueError: the prompter belongs to another language model or has another number of positions, or the training
+            data are questions.
     """
 
     def __init__(self, *args: Any, reference: str, align_weight: float = 1.0, **kwargs: Any):
@@ -61,7 +64,7 @@ class AlignedStage2(LitStage2):
         return losses | {"align": align, "total": losses["total"] + self.align_weight * align}
 
     def wanted(self, batch: dict[str, Any]) -> Tensor:
-        """What the captions of a batch want the soft prompts to be [B, Q, D]."""
+        """The reference prompts of a batch's captions, float [B, Q, D]. Raises ValueError for a batch of questions."""
         if "question" in batch:
             raise ValueError("AlignedStage2 ties soft prompts to captions, and data.train has questions: use LitStage2")
         ids = self.net.language.words_to_learn(batch["caption"], [False] * len(batch["caption"]))
@@ -69,7 +72,8 @@ class AlignedStage2(LitStage2):
 
 
 def alignment(prompt_BQD: Tensor, wanted_BQD: Tensor) -> Tensor:
-    """Mean squared difference over all numbers of the global batch. Raises ValueError for prompts of other sizes."""
+    """Mean squared difference of two soft prompts over the global batch, a float32 scalar. Raises ValueError if the
+    shapes differ."""
     if prompt_BQD.shape != wanted_BQD.shape:
         raise ValueError(
             f"the bridge makes soft prompts of {list(prompt_BQD.shape[1:])} numbers, the reference of "

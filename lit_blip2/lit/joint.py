@@ -1,4 +1,4 @@
-"""Both stages at once as a Lightning system, with the evaluations of both on one checkpoint."""
+"""LitJoint: both stages in one training under Lightning, evaluated as stage 1 and as stage 2."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,23 +17,24 @@ from lit_blip2.objectives.joint import Joint
 
 
 class LitJoint(LitBLIP2):
-    """Representation and generative learning in one pass.
+    """Joint training: the objectives of stage 1 and stage 2 on the same batch, with one Q-Former.
 
-    Evaluation is that of the stages whose objectives are on: retrieval and binding, captions and answers.
+    Stage-1 objectives add retrieval and binding to the evaluation, stage-2 objectives captions and answers.
 
     Args:
-        net: encoder, Q-Former, language model and objectives.
-        optimization: optimiser and schedule.
-        bert: folder of BERT weights that the Q-Former starts from; null: random.
-        rerank: candidates per image and per text that ITM scores again (the paper's k is 128).
-        features_gb: GB of image features that each process keeps in RAM for re-ranking; more goes to files in TMPDIR.
-        grad_norms: every log_every_n_steps, log train/grad_norm_<objective>, the norm of the gradient that a weighted
-            loss gives to the Q-Former's weights that all objectives share (its text half left out), and
-            train/grad_cos_<one>_<other>, the cosine between two of them; of a step's last micro-batch. Such a step
-            costs a backward more for each objective, and memory for as many gradients; other steps cost nothing.
-        allow_different: settings, such as [image_size], in which a checkpoint that is evaluated may
-            differ from this one; any other that changes the network's function is refused (settings.py).
-        generation: how captions and answers are made: Generation's arguments.
+        net: image encoder, Q-Former, language model and objectives.
+        optimization: optimiser and learning rate schedule.
+        bert: folder of BERT weights to initialise the Q-Former with; null: random weights.
+        rerank: number of candidates per image and per text that ITM scores again in retrieval (128 in the paper).
+        features_gb: image features in GB that each process keeps in RAM for re-ranking; the rest goes to files in
+            TMPDIR.
+        grad_norms: every trainer.log_every_n_steps steps, log the gradient of each weighted loss on the Q-Former
+            weights that all objectives share (all but its text weights), in the step's last micro-batch: its norm as
+            train/grad_norm_<objective>, and the cosine between two of them as train/grad_cos_<one>_<other>. Such a
+            step needs one more backward pass, and memory for one more gradient, per objective.
+        allow_different: names of settings, such as [image_size], that may differ between this run and the checkpoint
+            that it evaluates. By default any setting that changes the network's output must agree.
+        generation: how captions and answers are generated and scored: the arguments of Generation.
     """
 
     def __init__(
@@ -49,7 +50,7 @@ class LitJoint(LitBLIP2):
     ):
         super().__init__(net, optimization, allow_different)
         self.bert, self.grad_norms = bert, grad_norms
-        # Made for an absent stage too: what they refuse is wrong whichever objectives are on.
+        # Built even if a stage is off, so that bad arguments raise an error whichever objectives are on.
         representation = Representation(net.stage1, rerank, features_gb)
         generation = Generation(net.stage2, **generation)
         self.representation = None if net.stage1 is None else representation

@@ -1,4 +1,4 @@
-"""AdamW with linear warm-up and a cosine, both per optimiser step (docs/numerics.md, Optimisation)."""
+"""AdamW with linear warm-up and cosine decay, both per optimiser step (docs/numerics.md, Optimisation)."""
 
 import math
 import re
@@ -14,21 +14,24 @@ UNDECAYED = ("query_tokens", "pos_embed", "cls_token")
 
 
 class AdamWCosine:
-    """What `configure_optimizers` returns, for the trainable parameters of a module.
+    """AdamW with linear warm-up and cosine decay, for the trainable parameters of a module.
 
     Args:
         lr: peak learning rate.
-        min_lr: learning rate at the end of the cosine.
-        warmup_steps: optimiser steps from nearly 0 to the peak.
-        betas: AdamW's.
-        weight_decay: on matrices; none on biases, norms, the temperature, the query tokens, and of a trained encoder
-            its positions and class token.
-        lr_scale: factors of lr by the start of a parameter's name, such as {net.bridge.projection: 20}.
-        layer_decay: of a trained image encoder with L blocks, block i (from 1) has layer_decay ** (L + 1 - i) of the
-            learning rate, and what comes before the blocks layer_decay ** (L + 1); 1: all have the whole (BEiT's way,
-            as the original counts; docs/faithful.md, without a setting).
-        hold_steps: the rate is held for so many steps and the cosine counts from the start of the run, as in LAVIS,
-            which sets the rate once an epoch; 1: it falls at every step, from the end of the warm-up.
+        min_lr: learning rate at the end of the run.
+        warmup_steps: optimiser steps in which the learning rate rises linearly from nearly 0 to lr. Must be below
+            trainer.max_steps.
+        betas: decay rates of AdamW's two moving averages.
+        weight_decay: AdamW's weight decay for matrices. Biases, norms, the temperature, the query tokens, and the
+            position embeddings and class token of a trained encoder have none.
+        lr_scale: factors of the learning rate, by the start of a parameter's name, such as {net.bridge.projection:
+            20}; null: none.
+        layer_decay: of a trained image encoder with L blocks, block i (from 1) has the learning rate times
+            layer_decay ** (L + 1 - i), and the layers before the blocks times layer_decay ** (L + 1), as in BEiT. 1:
+            all layers have the same learning rate.
+        hold_steps: number of steps for which the learning rate stays constant; then it drops to the cosine counted
+            from the start of the run, as in LAVIS, which sets it once an epoch. 1: the learning rate falls at every
+            step, and the cosine starts after the warm-up.
     """
 
     def __init__(
@@ -69,13 +72,14 @@ class AdamWCosine:
         self.layer_decay, self.hold_steps = layer_decay, hold_steps
 
     def __call__(self, module: nn.Module, max_steps: int) -> tuple[Optimizer, LRScheduler]:
-        """Raises ValueError for what `check` refuses, and for an unused lr_scale."""
+        """The optimiser and the schedule for a run of `max_steps` optimiser steps. Raises ValueError as `check` does,
+        and for a name in lr_scale that no trainable parameter starts with."""
         self.check(max_steps)
         optimizer = AdamW(self.groups(module), lr=self.lr, betas=self.betas, fused=True)
         return optimizer, self.schedule(optimizer, max_steps)
 
     def check(self, max_steps: int) -> None:
-        """Raises ValueError for a run of unknown length, or no longer than its warm-up."""
+        """Raises ValueError if max_steps is not set, or not above warmup_steps."""
         if max_steps < 1:
             raise ValueError("training is counted in optimiser steps: set trainer.max_steps")
         if self.warmup_steps >= max_steps:
@@ -105,8 +109,8 @@ class AdamWCosine:
         return [{"params": each, "weight_decay": decay, "lr": lr} for (decay, lr), each in groups.items()]
 
     def _layer_decays(self, module: nn.Module) -> dict[str, float]:
-        """Factor of the learning rate of each of the image encoder's parameters. Raises ValueError where a decay is
-        set and the encoder is frozen."""
+        """Parameter name -> learning rate factor, for the image encoder's parameters. Raises ValueError if layer_decay
+        is set and the encoder is frozen."""
         own = [name for name, p in module.named_parameters() if p.requires_grad and ENCODER in f".{name}"]
         if self.layer_decay == 1:
             return {}
@@ -117,11 +121,11 @@ class AdamWCosine:
         return {name: self.layer_decay ** (top - block) for name, block in block_of.items()}
 
     def schedule(self, optimizer: Optimizer, max_steps: int) -> LRScheduler:
-        """`share` at every step. A function of the step alone: a prolonged run takes the longer run's course."""
+        """The schedule that multiplies each group's learning rate with `share`, which depends on the step alone."""
         return LambdaLR(optimizer, lambda step: self.share(step, max_steps))
 
     def share(self, step: int, max_steps: int) -> float:
-        """Share of a group's peak rate: (step + 1) / (warmup_steps + 1), then a cosine to min_lr / lr."""
+        """Learning rate of a step over its peak: (step + 1) / (warmup_steps + 1), then a cosine down to min_lr / lr."""
         if step < self.warmup_steps:
             return (step + 1) / (self.warmup_steps + 1)
         if self.hold_steps > 1:

@@ -1,4 +1,4 @@
-"""Stage 1 as a Lightning system: representation learning, with retrieval and binding as its evaluation."""
+"""LitStage1: stage 1 under Lightning. It trains the Q-Former, and is evaluated by retrieval and binding."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,17 +15,18 @@ from lit_blip2.objectives.stage1 import Stage1
 
 
 class LitStage1(LitBLIP2):
-    """Representation learning (paper, 3.1).
+    """Stage 1, representation learning: trains the Q-Former with ITC, ITM and ITG (BLIP-2 paper, section 3.1).
 
     Args:
-        net: encoder, Q-Former and objectives.
-        optimization: optimiser and schedule.
-        bert: folder of BERT weights that the Q-Former starts from; null: random.
-        init_from: checkpoint or run folder of stage 1 that all goes on from, instead.
-        rerank: candidates per image and per text that ITM scores again (the paper's k is 128).
-        features_gb: GB of image features that each process keeps in RAM for re-ranking; more goes to files in TMPDIR.
-        allow_different: settings, such as [image_size], in which the run of init_from, or a checkpoint that is
-            evaluated, may differ from this one; any other that changes the network's function is refused (settings.py).
+        net: image encoder, Q-Former and objectives.
+        optimization: optimiser and learning rate schedule.
+        bert: folder of BERT weights to initialise the Q-Former with; null: random weights.
+        init_from: checkpoint or run folder of stage 1 whose weights training starts from; null: none. Excludes bert.
+        rerank: number of candidates per image and per text that ITM scores again in retrieval (128 in the paper).
+        features_gb: image features in GB that each process keeps in RAM for re-ranking; the rest goes to files in
+            TMPDIR.
+        allow_different: names of settings, such as [image_size], that may differ between this run and the checkpoint
+            that it starts from or evaluates. By default any setting that changes the network's output must agree.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Stage 2 as a Lightning system: generative learning, with captions and zero-shot answers as its evaluation."""
+"""LitStage2: stage 2 under Lightning. It trains the bridge, and is evaluated by captions and zero-shot answers."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,20 +15,20 @@ from lit_blip2.objectives.stage2 import Stage2
 
 
 class LitStage2(LitBLIP2):
-    """Generative learning (paper, 3.2).
+    """Stage 2, generative learning: trains the bridge from image to language model (BLIP-2 paper, section 3.2).
 
     Args:
-        net: encoder, bridge and language model.
-        optimization: optimiser and schedule.
-        init_from: checkpoint or run folder: of stage 1, that the Q-Former starts from, or of stage 2, that all goes on
-            from; null: stage 1 is skipped, as it must be for a bridge without a Q-Former.
-        bert: where stage 1 is skipped, folder of BERT weights that the Q-Former starts from; null: random.
-        text_from: checkpoint or run folder of stage 1, for a bridge that reads prompts and starts from a stage 2 whose
-            Q-Former had no text half (paper, 4.2; the files of stage 2 do not hold it): that half is stage 1's.
-        allow_different: settings, such as [image_size], in which the run of init_from or text_from, or a checkpoint
-            that is evaluated, may differ from this one; any other that changes the network's function is refused
-            (settings.py).
-        generation: how captions and answers are made: Generation's arguments.
+        net: image encoder, bridge and language model.
+        optimization: optimiser and learning rate schedule.
+        init_from: checkpoint or run folder to start from. Stage 1: the Q-Former takes its weights. Stage 2: everything
+            that trains does. null: stage 1 is skipped; a bridge without a Q-Former needs null.
+        bert: folder of BERT weights to initialise the Q-Former with, if init_from is null; null: random weights.
+        text_from: checkpoint or run folder of stage 1 that gives the Q-Former's text weights. Needed only if the
+            bridge reads prompts (InstructedBridge) and init_from is a stage 2 whose bridge did not: its checkpoint
+            holds no text weights. null: none.
+        allow_different: names of settings, such as [image_size], that may differ between this run and the checkpoints
+            that it starts from or evaluates. By default any setting that changes the network's output must agree.
+        generation: how captions and answers are generated and scored: the arguments of Generation.
     """
 
     def __init__(

@@ -91,22 +91,24 @@ def cache_features(
     processes: int = 0,
     threads: int = 0,
 ) -> None:
-    """Write the sections of a data module under `out`.
+    """Write the cached features of a data module's training and evaluation images.
 
     Args:
-        data: what to train and evaluate on, on images. vision: the encoder. out: folder to write.
-        dtype: float16, bfloat16 for an encoder whose output is too large for it, or int8 with a scale for each token:
-            half the bytes.
-        views: write so many of a training image, randomly cropped and flipped, one drawn each time; 0: one, as
-            evaluation sees it.
-        seed: of those views.
-        batch: images that the encoder sees at a time.
-        processes: each with an encoder of its own; 0: one for each GPU, or for each core where there is none.
-        threads: of each process, that decode images; 0: an equal share of the cores.
+        data: the data module; it must read images, not features.
+        vision: the frozen image encoder.
+        out: folder to write.
+        dtype: number format on disk. float16; bfloat16, for an encoder whose output exceeds float16's range; int8 with
+            one scale for each token, which halves the size.
+        views: number of randomly cropped and flipped views of each training image; training draws one of them each
+            time. 0: one view without augmentation, as in evaluation.
+        seed: seed of the random views.
+        batch: number of images that the encoder processes at a time.
+        processes: number of processes, each with its own encoder; 0: one for each GPU, or for each core without a GPU.
+        threads: number of threads in each process that decode images; 0: an equal share of the cores.
     Raises:
-        ValueError: a setting below its least, `out` holds features of something else, the disk is too small, or
-            (TooManyFaultsError) more images cannot be read than data.max_unreadable allows; of those to evaluate on
-            all must be readable.
+        ValueError: a setting is too small, `out` holds features of other data, or the disk is too small.
+        TooManyFaultsError: more training images are unreadable than data.max_unreadable allows, or an evaluation image
+            is unreadable.
     """
     given = dict(batch=(batch, 1), views=(views, 0), seed=(seed, 0), processes=(processes, 0), threads=(threads, 0))
     if small := [f"{name}={value} must be at least {least}" for name, (value, least) in given.items() if value < least]:

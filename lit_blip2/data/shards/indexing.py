@@ -63,18 +63,20 @@ class Listed:
 
 
 def index_shards(folder: str | Path, out: Path | None = None, workers: int = 0) -> None:
-    """Index the tar shards of a folder, such as img2dataset writes, so that training reads them by sample number.
+    """Index the tar shards of a folder, as img2dataset writes them, so that training can read samples by number.
 
-    What is left out, and why, is printed, and kept in the index; files that look like shards and are none, such as
-    *.tar.gz, are named. An index that is there and fits is left; shards that are newer are read again to see that.
+    It prints which samples are left out and why, and keeps this in the index. It also lists files that look like
+    shards but are not read, such as *.tar.gz. An existing index that fits is kept; shards newer than the index are
+    read again and compared with it.
 
     Args:
-        folder: of *.tar; or a URL such as s3://bucket/cc3m or https://host/{00000..00331}.tar, of which each shard is
-            downloaded once, and not kept.
-        out: the index, by default FOLDER/index; a URL needs one.
-        workers: processes that read; 0: one for each core.
+        folder: folder of *.tar files; or a URL such as s3://bucket/cc3m or https://host/{00000..00331}.tar, whose
+            shards are downloaded once and not kept.
+        out: folder of the index; null: FOLDER/index. A URL needs one.
+        workers: number of processes that read; 0: one for each core.
     Raises:
-        FileNotFoundError: no shards. ValueError: an index of other shards, or no sample at all.
+        FileNotFoundError: the folder holds no shards.
+        ValueError: the index belongs to other shards, or no sample can be read.
     """
     if out is None and is_url(folder):
         raise ValueError(f"the index of {folder} needs a folder on disk: give --out")

@@ -26,16 +26,17 @@ from lit_blip2.whole_files import alone, write_json, written_whole
 
 
 def pack(config: list[str], out: Path, samples: int = 1000, workers: int = 0) -> None:
-    """Write what an experiment trains on as tar shards with an index; lit_blip2.data.tar_shards.TarShards reads them.
+    """Write the training data of an experiment as tar shards with an index.
 
-    Shards that are there are left: an interrupted run goes on. Of a mixture each source is a folder in OUT.
+    The data module lit_blip2.data.tar_shards.TarShards reads them. After an interruption the same command continues.
+    Each source of a mixture gets a folder in OUT.
 
     Args:
-        config: the experiment, a YAML file with `data`; given again, files that change it. Settings
-            behind it change it too, such as --data.root=DIR.
+        config: the experiment, a YAML file with `data`. May be given again: later files change settings. Settings
+            behind it change them too, such as --data.root=DIR.
         out: folder to write.
-        samples: of a shard.
-        workers: processes that write; 0: one for each core.
+        samples: number of samples in a shard.
+        workers: number of processes that write; 0: one for each core.
     """
     if samples < 1:
         raise ValueError(f"samples={samples} must be at least 1 in a shard")

@@ -1,4 +1,4 @@
-"""When a run's state is written: by this callback, into RUN/checkpoints/last.ckpt."""
+"""Checkpoints: the callback that writes RUN/checkpoints/last.ckpt, and writes it when a signal ends the run."""
 
 import signal
 import subprocess
@@ -20,22 +20,20 @@ from lit_blip2.stopping import GRACE, STATUS, job_name, slurm_job
 
 
 class Checkpoints(Checkpoint):
-    """Writes last.ckpt: what trains, and all that it takes to go on from there (`fit --resume`).
+    """Writes last.ckpt: the trained weights and all that `fit --resume` needs to continue the run.
 
-    It is written before each validation and again after it, every `every_n_steps` steps, and at the end of training.
-    It is also written at the end of the step in which SIGTERM, SIGINT (Ctrl-C), SIGUSR1 or SIGHUP (a terminal is
-    closed) comes to the process, or to any of several; the run then ends with the status 128 + the signal's number. A
-    validation that a signal or a kill has cut off is made again by the run that goes on. On SLURM a run that SIGUSR1
-    has ended is put into the queue again.
+    The file is written before and after each validation, every `every_n_steps` steps, and at the end of training. It
+    is also written when a process of the run receives SIGTERM, SIGINT (Ctrl-C), SIGUSR1 or SIGHUP (a closed terminal):
+    the current step ends, the file is written, and the run exits with status 128 + the signal's number. A resumed run
+    repeats a validation that was cut off. On SLURM, a run that SIGUSR1 ended goes back into the queue.
 
-    The file is there whole or not at all, and the former one until then. A run that goes on in its folder writes into
-    the file that it went on from, where that is called last too, and over no other. A new one has a folder of its own.
-    Nothing is written under `fast_dev_run`.
+    The old file stays until the new one is complete. A resumed run overwrites the checkpoint that it resumed from, if
+    its name starts with last, and no other. `fast_dev_run` writes nothing.
 
     Args:
-        every_n_steps: optimiser steps from one file to the next; None: at validations and at the end alone.
-        grace: seconds from a signal to the end of the step. Where they do not suffice, the run ends without writing,
-            says so and names the newest file.
+        every_n_steps: number of optimiser steps between two files; null: only at validations and at the end.
+        grace: seconds to wait after a signal for the current step to end. If the step takes longer, the run exits
+            without saving, and names the newest checkpoint.
     """
 
     def __init__(self, every_n_steps: int | None = None, grace: float = GRACE):
@@ -46,10 +44,10 @@ class Checkpoints(Checkpoint):
         self.every_n_steps = every_n_steps
         self.signals = Signals(grace, self._newest)
         self.folder = self.file = Path()
-        self.step, self.due = 0, False  # due: a file, as soon as the step before has been logged
+        self.step, self.due = 0, False  # due: write a checkpoint once the last step has been logged
         self.held: FileLock | None = None
-        self.planned, self.saves = 0, False  # saves: it is this callback that has a checkpoint written
-        self.written: tuple[int, int] | None = None  # the step of the file, and of its last whole validation
+        self.planned, self.saves = 0, False  # saves: this callback is writing a checkpoint
+        self.written: tuple[int, int] | None = None  # step of the file, and step of its last complete validation
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         trainer.strategy.checkpoint_io = WholeCheckpointIO()
@@ -73,8 +71,8 @@ class Checkpoints(Checkpoint):
             self._end(trainer, self.signals.received)
 
     def _set_aside(self, start: Path) -> None:
-        """Give another ending to checkpoints of later steps that a run leaves behind which goes back in its own folder:
-        they would be taken for its newest."""
+        """Rename the checkpoints of later steps when a run restarts in its folder from an earlier step: otherwise they
+        would be taken for its newest."""
         run = self.folder.parent
         if run_of(start.absolute()) != run.absolute():
             return
@@ -93,7 +91,7 @@ class Checkpoints(Checkpoint):
         self.due = self.every_n_steps is not None and trainer.global_step % self.every_n_steps == 0
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
-        """A step is saved when it has been logged: a run that goes on from there has the whole curve."""
+        """Save a step only after it has been logged, so that a resumed run has the complete curve."""
         if self.due:
             self._save(trainer, pl_module)
             self.due = False
@@ -107,7 +105,7 @@ class Checkpoints(Checkpoint):
             self._save(trainer, pl_module)
 
     def on_validation_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
-        """What is trained has been written when the validation began."""
+        """After a signal, end the run at once: the checkpoint was written before the validation."""
         if self._trains(trainer) and self.signals.received is not None and trainer.world_size == 1:
             self._end(trainer, self.signals.received)
 
@@ -119,7 +117,7 @@ class Checkpoints(Checkpoint):
         self._save(trainer, pl_module)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Warns where the training ends before its last step, or does not begin."""
+        """Warn if training ends before max_steps."""
         if 0 <= trainer.global_step < trainer.max_steps and not trainer.fast_dev_run:
             rank_zero_warn(
                 f"the training ends at step {trainer.global_step} of {trainer.max_steps}: a limit of the trainer "

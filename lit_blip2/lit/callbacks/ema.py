@@ -1,4 +1,4 @@
-"""An exponential moving average of what trains: validated and kept in checkpoints in the place of the weights."""
+"""EMA: an exponential moving average of the trained weights, which is validated and saved instead of the weights."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,17 +12,18 @@ from lit_blip2.checkpoint import check_fits, trainable_state
 
 
 class EMA(L.Callback):
-    """After every optimiser step each average moves by 1 - decay towards its weight.
+    """Exponential moving average of the trained weights: validation, checkpoints and `test` use the average.
 
-    Lightning's own averages frozen weights too, and begins before any is read. Validation sees the averages, a
-    checkpoint holds them as its weights (`test`, `init_from` and `export` read those), and beside them the weights
-    themselves, from which a resumed run goes on. Costs a copy of what trains.
+    After every optimiser step the average moves by 1 - decay towards the weights. A checkpoint holds the average as
+    its weights, and beside it the weights themselves, from which a resumed run continues. The average needs the memory
+    of one more copy of the trained weights. Lightning's own averaging cannot be used here: it also averages frozen
+    weights, and it starts before they are read.
 
-    Weights and averages each have their own memory, and the parameters point to the one or the other. So a checkpoint
-    is right whenever it is written, also in a validation that fails or is ended by a signal.
+    Weights and average each have their own memory, and the parameters point to one of them. So every checkpoint is
+    correct, even if a validation fails or a signal ends it.
 
     Args:
-        decay: of the average, which is that of the last 1 / (1 - decay) steps or so.
+        decay: decay of the average, between 0 and 1. The average covers about the last 1 / (1 - decay) steps.
     """
 
     def __init__(self, decay: float = 0.999):
@@ -41,7 +42,7 @@ class EMA(L.Callback):
 
     @torch.no_grad()
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """The module has what training starts from or, resumed, the averages."""
+        """Start the averages at the weights. In a resumed run the module holds the averages: put the weights back."""
         self.module, self.weights = pl_module, {}
         weights = trainable_state(pl_module)
         pl_module.averages = {name: weight.clone() for name, weight in weights.items()}
@@ -51,8 +52,8 @@ class EMA(L.Callback):
                 weights[name].copy_(weight)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Only now does the trainer know how many steps a resumed run has taken. A checkpoint that was written between
-        a step and its averages lacks that one."""
+        """Count the steps, which the trainer knows only now. A checkpoint written between a step and its averaging
+        lacks that averaging: it is done here."""
         self.steps, self.resumed = self.resumed.get("steps", trainer.global_step), {}
         self._average(trainer.global_step, pl_module)
 
@@ -78,8 +79,7 @@ class EMA(L.Callback):
         self.on_validation_end(trainer, pl_module)
 
     def _now(self) -> dict[str, Tensor]:
-        """The weights, also where another callback has put others in their place. Raises ValueError where one is
-        gone."""
+        """The weights, also while the parameters point to the averages. Raises ValueError if a parameter is gone."""
         if self.weights or self.module is None:
             return self.weights
         try:
@@ -92,6 +92,6 @@ class EMA(L.Callback):
 
 
 def _point(module: L.LightningModule, state: Mapping[str, Tensor]) -> None:
-    """Let the parameters have the memory of `state`."""
+    """Point the parameters to the tensors in `state`."""
     for name, memory in state.items():
         module.get_parameter(name).data = memory

@@ -1,4 +1,4 @@
-"""What stage 2's language model makes of a batch: targets on the host; in evaluation captions and zero-shot answers."""
+"""Generation, the evaluator of stage 2: it prepares targets, and in evaluation generates captions and answers."""
 
 import json
 from typing import Any, Literal
@@ -24,35 +24,36 @@ PLAIN = dict(tokenizer="spaces", meteor=False, spice=False)  # how validation sc
 
 
 class Generation:
-    """The language model's evaluator: it takes batches and gives losses, predictions and metrics.
+    """Evaluator of the language model: turns batches into losses, captions, answers and metrics.
 
-    predictions: captions and answers so far, of this rank; after `gather`, of all ranks. items: what stands behind the
-    metrics.
+    predictions: the captions and answers so far of this rank; after `gather`, of all ranks. items: metric name -> the
+    per-example values behind the metric, for confidence intervals.
 
     Args:
-        net: encoder, bridge and language model.
-        question: prompt of a question, {} being its place; in training on questions too.
+        net: image encoder, bridge and language model.
+        question: prompt for a question; {} stands for the question. Training on questions uses it too.
         vqa_max_new_tokens: longest answer, in tokens.
-        vqa_num_beams: beams that look for an answer.
-        vqa_length_penalty: exponent of the length in beam search, as in transformers; the paper uses -1, which favours
-            short answers.
+        vqa_num_beams: number of beams that generate an answer; 1: greedy decoding.
+        vqa_length_penalty: exponent of the length in beam search, as in transformers, for answers. The default is the
+            paper's: -1 favours short answers.
         caption_max_new_tokens: longest caption, in tokens.
-        caption_num_beams: beams that look for a caption.
-        caption_length_penalty: the same exponent, for captions.
-        preset: what these settings are called, such as the table of a paper that they belong to; kept with them in a
-            test's decoding.json.
-        no_image: also answer every question without the image (vqa/no_image), in `test`.
-        in_context: solved examples in front of every question, in `test` and `predict`; 0 is zero-shot. Each is put as
-            the question is: its image's soft prompt, the question, the answer. They are validation questions about
-            other images (test questions where there are no others), drawn by (data.seed, question id); without the
-            image (vqa/no_image) theirs are left out too.
-        caption_tokenizer: what captions are scored by, in `test`: "spaces" needs nothing; "ptb" is that of published
-            metrics, on references as they were written, and needs Java.
-        meteor: score captions by METEOR too, in `test`; needs Java.
-        spice: score captions by SPICE too, in `test`; needs Java 8 or 11 and models.
-        lemmatise: score answers by their lemmas (evaluation/lemmas.py), as OK-VQA's are.
-        scoring: by whose rules answers are scored: official, or lavis, whose numbers the paper has and whose copy of
-            the official code is more lenient (evaluation/vqa.py).
+        caption_num_beams: number of beams that generate a caption; 1: greedy decoding.
+        caption_length_penalty: exponent of the length in beam search, for captions; 1 neither favours short captions
+            nor long ones.
+        preset: a name for these settings, such as the paper's table that they reproduce. `test` writes it to
+            decoding.json beside its metrics; empty: no name.
+        no_image: in `test`, also answer every question without its image (metric vqa/no_image).
+        in_context: number of solved examples in front of every question, in `test` and `predict`; 0: zero-shot. An
+            example has the form of the question: the soft prompt of its image, its question, its answer. The examples
+            are validation questions about other images (test questions if the data have no validation questions),
+            drawn by (data.seed, question id). vqa/no_image leaves their images out too.
+        caption_tokenizer: how `test` splits captions into words before scoring. "spaces": at spaces. "ptb": by the
+            Penn Treebank tokenizer, as published metrics do; it needs Java.
+        meteor: also score captions by METEOR in `test`; needs Java.
+        spice: also score captions by SPICE in `test`; needs Java 8 or 11 and SPICE's models.
+        lemmatise: reduce answers to lemmas before they are scored, as for OK-VQA.
+        scoring: rules that score the answers. "official": the evaluation code of VQAv2. "lavis": LAVIS' copy of it,
+            which is more lenient and gave the paper's numbers.
     """
 
     tasks = ("caption", "vqa")
