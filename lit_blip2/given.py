@@ -1,4 +1,4 @@
-"""One image or many, one text or many: what a method is given, as lists of equal length, and its results as given."""
+"""Pairs one or many images with one or many texts, for the methods of Loaded."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -11,8 +11,11 @@ Result = TypeVar("Result")
 
 
 def paired(images: Any, texts: Any) -> tuple[list, list, bool]:
-    """Images and their texts, as many of one as of the other, and whether one of each was given. Raises ValueError for
-    lists of different lengths."""
+    """Two lists of equal length, and whether the caller gave one image and one text instead of lists.
+
+    One image is repeated for every text, and one text for every image. Raises ValueError for lists of different
+    lengths.
+    """
     (images, one_image), (texts, one_text) = listed(images), listed(texts)
     if one_image:
         images *= len(texts)
@@ -24,23 +27,23 @@ def paired(images: Any, texts: Any) -> tuple[list, list, bool]:
 
 
 def listed(given: Any) -> tuple[list, bool]:
-    """A list of what is given, and whether that was one image or one text."""
+    """`given` as a list, and whether it was a single image or text instead of a list."""
     one = not isinstance(given, list | tuple)
     return ([given] if one else list(given)), one
 
 
 def rows_of_once(images: Sequence[Picture]) -> tuple[list[Picture], list[int]]:
-    """Images without those that come again, and the place among them of each image given."""
+    """The distinct images (by identity), and the index among them of each image given."""
     once = {id(each): each for each in images}
     places = {key: place for place, key in enumerate(once)}
     return list(once.values()), [places[id(each)] for each in images]
 
 
 def joined(batches: Iterable[Sequence[Result]]) -> list[Result]:
-    """The results of batches, one after the other."""
+    """The results of all batches as one list."""
     return [each for batch in batches for each in batch]
 
 
 def as_given(results: list[Result], one: bool) -> Result | list[Result]:
-    """The one result where one image and one text were given, else all."""
+    """The result itself if `one`, else the list of results."""
     return results[0] if one else results

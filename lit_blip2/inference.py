@@ -1,4 +1,4 @@
-"""From a checkpoint or a run's folder to a run that looks at images: on which device, and in what precision."""
+"""load: builds a Loaded from a checkpoint or a run's folder, and chooses its device and precision."""
 
 import warnings
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ def load(
     allow: Sequence[str] = (),
     writes: bool = False,
 ) -> Loaded:
-    """See lit_blip2.load. writes: refuse a run without a language model before its weights are read."""
+    """See lit_blip2.load. With `writes`, a run without a language model raises ValueError before weights are read."""
     on, file = _device(device), find_checkpoint(run)
     contents = read_checkpoint(file)
     experiment = carried(contents, file, allow)
@@ -48,7 +48,7 @@ def _device(name: str | None) -> torch.device:
 
 
 def _precision(given: str | None, experiment: Experiment) -> str:
-    """A precision by Lightning's name of it; None: the run's. Raises ValueError for another one."""
+    """The precision by Lightning's name; None: the run's own. Raises ValueError for a precision not in MIXED."""
     own = {"trainer": experiment.trainer} if given is None else {"trainer": {"precision": given}}
     found = precisions_of(Experiment(own, experiment.source)).get("precision", "32-true")
     if found not in MIXED:

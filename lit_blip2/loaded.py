@@ -1,5 +1,6 @@
-"""A trained run in Python: it describes images, answers questions about them, and compares images with texts, by the
-settings of its own evaluation and without a Trainer. docs/python.md shows it.
+"""Loaded, a trained run in Python: captions, answers, features and image-text scores, without a Trainer.
+
+It uses the settings of the run's own evaluation. docs/python.md shows examples.
 
 Legend: B images of a batch, I images, R prompts or pairs, T texts, Q queries, D width of the Q-Former, P positions of
 a soft prompt, W width of the language model, L target tokens, V vocabulary.
@@ -35,28 +36,35 @@ MIXED = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float1
 
 
 class Features(NamedTuple):
-    """What a bridge makes of images, on the CPU. queries: the Q-Former's outputs, [Q, D], of a list of images
-    [I, Q, D]; None for a bridge without queries. soft_prompt: what the language model reads, [P, W] or [I, P, W]; None
-    for stage 1."""
+    """Features of images, float tensors on the CPU.
+
+    queries: query outputs of the Q-Former, [Q, D] for one image, [I, Q, D] for a list; None for a bridge without
+    queries. soft_prompt: the soft prompt for the language model, [P, W] or [I, P, W]; None for stage 1.
+    """
 
     queries: Tensor | None
     soft_prompt: Tensor | None
 
 
 class Loaded:
-    """A run that looks at images. `lit_blip2.load` makes it.
+    """A trained run that captions images, answers questions and scores texts. `lit_blip2.load` returns it.
 
-    An image is one of PIL's, of any mode, or the path of a file; it is turned as its EXIF says, and sized and
-    normalised as the run's evaluation does. One image gives one result, a list gives a list in the same order, made in
-    batches of `batch_size`. A text belongs to each image, or one text to all of them, or all texts to one image, which
-    is then looked at once.
+    An image is a PIL image of any mode, or the path of a file. It is rotated by its EXIF tag, and resized and
+    normalised as in the run's evaluation. One image gives one result; a list gives a list in the same order, computed
+    in batches of `batch_size`. Images and texts are paired one to one; one text may go with all images, and one image
+    with all texts (it is then encoded once).
 
-    net: Stage1, Stage2 or Joint, in eval mode. stage1, stage2: it, or its parts; None for what the run lacks.
-    file: the checkpoint. settings: arguments of the run's LightningModule. image_size: pixels. batch_size: images at
-    once, at first the run's eval_batch_size. device, precision: what it computes on and in.
+    Attributes:
+        net: the network, Stage1, Stage2 or Joint, in eval mode.
+        stage1, stage2: `net` or its parts; None for a stage that the run lacks.
+        file: path of the checkpoint.
+        settings: arguments of the run's LightningModule.
+        image_size: height and width of images in pixels.
+        batch_size: number of images at a time; at first the run's data.eval_batch_size.
+        device, precision: device and precision of all computations.
 
-    Every method raises FileNotFoundError or UnreadableImageError for a file that is no image, TypeError for what is
-    neither image nor path, and ValueError for what the run cannot do.
+    Every method raises FileNotFoundError for a missing file, UnreadableImageError for a file that is not an image,
+    TypeError for other types, and ValueError for what the run cannot do.
     """
 
     def __init__(self, net: nn.Module, experiment: Experiment, file: Path, device: torch.device, precision: str):
@@ -75,15 +83,18 @@ class Loaded:
         return f"{kind} of {self.file}, images of {self.image_size} px, {self.precision} on {self.device}"
 
     def caption(self, images: Picture | Sequence[Picture]) -> str | list[str]:
-        """Describe images, as the run's `test` does for predictions.jsonl. Needs a language model."""
+        """Captions of images, generated as in the run's `test`. Raises ValueError for a run without language model."""
         prompt, how = self._writer().prompt, decoding(self.settings, "caption")
         images, prompts, one = paired(images, prompt)
         made = (self.write(pixels, each, image_R, **how) for pixels, image_R, each in self._batches(images, prompts))
         return as_given(joined(made), one)
 
     def ask(self, images: Picture | Sequence[Picture], questions: str | Sequence[str]) -> str | list[str]:
-        """Answer questions about images, as the run's `test` does, without examples in front. Needs a language model.
-        Warns of words that a tokenizer does not know; too many raise ValueError."""
+        """Answers to questions about images, generated as in the run's `test`, but always zero-shot.
+
+        Warns of words that a tokenizer does not know. Raises ValueError if their share exceeds
+        data.max_unknown_words, for an empty question, and for a run without language model.
+        """
         net, how = self._writer(), decoding(self.settings, "vqa")
         question = template(self.settings)
         images, asked, one = paired(images, questions)
@@ -94,7 +105,10 @@ class Loaded:
 
     @torch.no_grad()  # its tensors may be trained on
     def features(self, images: Picture | Sequence[Picture]) -> Features:
-        """Query outputs and soft prompts of images. A bridge that reads prompts gets the run's captioning prompt."""
+        """Query outputs and soft prompts of images. A bridge that reads prompts gets the run's captioning prompt.
+
+        Raises ValueError for an empty list.
+        """
         images, one = listed(images)
         if not images:
             raise ValueError("no image is given: features are of one at least")
@@ -105,8 +119,11 @@ class Loaded:
 
     @torch.no_grad()  # its tensors may be trained on
     def similarity(self, images: Picture | Sequence[Picture], texts: str | Sequence[str]) -> Tensor:
-        """ITC's cosine of each image's best query with each text, by which retrieval ranks: float [I, T] on the CPU,
-        without I where one image is given, and without T where one text is. Needs ITC."""
+        """ITC similarity, by which retrieval ranks: the cosine of each text with the image's best query.
+
+        Returns float [I, T] on the CPU; [T] for one image, [I] for one text. Raises ValueError for a run without ITC,
+        an empty list, or a text without words.
+        """
         net, (images, one_image), (texts, one_text) = self._head("itc"), listed(images), listed(texts)
         if not (images and texts):
             raise ValueError(f"no {'text' if images else 'image'} is given: similarities are of one at least")
@@ -120,7 +137,8 @@ class Loaded:
 
     @torch.inference_mode()
     def match(self, images: Picture | Sequence[Picture], texts: str | Sequence[str]) -> float | list[float]:
-        """ITM's probability that a text describes its image, pair by pair. Needs ITM."""
+        """ITM probability, 0 to 1, that each text describes its image. Raises ValueError for a run without ITM, or a
+        text without words."""
         net, (images, texts, one) = self._head("itm"), paired(images, texts)
         made = []
         for pixels, image_R, chosen in self._batches(images, self._texts(texts)):
@@ -135,10 +153,13 @@ class Loaded:
     def write(
         self, pixels_BCHW: Tensor, prompts: Sequence[str], image_R: Tensor | None = None, **how: Any
     ) -> list[str]:
-        """What the language model writes after each of R prompts about images, pixels uint8.
+        """The text that the language model generates after each of R prompts.
 
-        Args: image_R: int64, which image each prompt is about; None: one after the other. how: as
-        LanguageModel.generate.
+        Args:
+            pixels_BCHW: images, uint8, as `pixels` returns them.
+            prompts: R prompts.
+            image_R: int64, the index of each prompt's image; None: prompt i belongs to image i.
+            how: arguments of LanguageModel.generate.
         """
         with self._autocast():
             return self._writer().language.generate(self._soft_prompts(pixels_BCHW, prompts, image_R), prompts, **how)
@@ -147,10 +168,11 @@ class Loaded:
     def score(
         self, pixels_BCHW: Tensor, prompts: Sequence[str], targets: Sequence[str], image_R: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """How likely each of R targets is after its prompt: mean negative log-likelihood of its tokens (nats), the mark
-        that ends it among them, float32 [R]; and whether each of them is the likeliest token at its place, bool [R].
+        """Likelihood of each of R targets after its prompt.
 
-        Args: image_R: as `write`. Raises ValueError for an empty target.
+        Returns the mean negative log-likelihood in nats of a target's tokens, its end token included, float32 [R]; and
+        whether every token is the most likely one at its position, bool [R]. `image_R` is as in `write`. Raises
+        ValueError for an empty target.
         """
         language = self._writer().language
         text = language.tokenise(prompts, targets).to(pixels_BCHW.device)
@@ -163,14 +185,14 @@ class Loaded:
         return sums_2R[0] / count_R, sums_2R[1] == 0
 
     def pixels(self, images: Sequence[Picture]) -> Tensor:
-        """Images as the run's evaluation sees them: uint8 [B, 3, size, size] on the device."""
+        """Images resized as in the run's evaluation: uint8 [B, 3, image_size, image_size] on the device."""
         filtered = self.net.vision.interpolation
         return torch.stack([eval_view(as_rgb(each), self.image_size, filtered) for each in images]).to(self.device)
 
     def _batches(
         self, images: Sequence[Picture], texts: Sequence[str]
     ) -> Iterator[tuple[Tensor, Tensor, Sequence[str]]]:
-        """Of each batch the pixels of its images, which image each row is about, int64 [R], and the rows' texts."""
+        """For each batch: pixels of its images (each once), index of each row's image, int64 [R], and R texts."""
         for chosen, own in zip(self._parts(images), self._parts(texts)):
             once, rows = rows_of_once(chosen)
             yield self.pixels(once), torch.tensor(rows, device=self.device), own
@@ -179,7 +201,7 @@ class Loaded:
         yield from (given[at : at + self.batch_size] for at in range(0, len(given), self.batch_size))
 
     def _features(self, pixels_BCHW: Tensor) -> Features:
-        """Of a batch. Query outputs are those of the pass that makes the soft prompt, whatever the bridge does."""
+        """Features of a batch. The query outputs come from the same pass that makes the soft prompt."""
         seen, prompts = [], [getattr(self.stage2, "prompt", "")] * len(pixels_BCHW)
         with self._autocast():
             if self.stage2 is None:
@@ -196,27 +218,27 @@ class Loaded:
         return Features(seen[0].cpu(), soft_prompt_BPW.cpu())
 
     def _soft_prompts(self, pixels_BCHW: Tensor, prompts: Sequence[str], image_R: Tensor | None = None) -> Tensor:
-        """Soft prompts [R, P, W]; each image is looked at once."""
+        """Soft prompts [R, P, W]; each image is encoded once."""
         net = self._writer()
         read = net.read(prompts)
         read = None if read is None else read.to(pixels_BCHW.device)
         return net.soft_prompts(net.vision(pixels_BCHW), read, image_R)
 
     def _autocast(self) -> AbstractContextManager:
-        """What the Trainer computes in at this precision; as there, 16-mixed is bf16-mixed on a CPU."""
+        """The autocast that the Trainer uses at this precision. As there, 16-mixed becomes bf16-mixed on a CPU."""
         if (dtype := MIXED[self.precision]) is None:
             return nullcontext()
         return torch.autocast(self.device.type, torch.bfloat16 if self.device.type == "cpu" else dtype)
 
     def _writer(self) -> Stage2:
-        """The part with the language model. Raises ValueError for a run without one."""
+        """The stage with the language model. Raises ValueError for a run without one."""
         if self.stage2 is None:
             check_writes(self.experiment)
             raise ValueError(f"{self.file}: its {type(self.net).__name__} has no language model")
         return self.stage2
 
     def _head(self, name: str) -> Stage1:
-        """The part with the head itc or itm. Raises ValueError for a run without it."""
+        """The stage with the head `name`, itc or itm. Raises ValueError for a run without it."""
         if getattr(self.stage1, name, None) is not None:
             return self.stage1
         if self.stage1 is not None:
@@ -226,7 +248,8 @@ class Loaded:
         raise ValueError(f"{self.file} is of stage 2, which has no {name.upper()}: load a run of stage 1{own}")
 
     def _texts(self, texts: Sequence[str]) -> list[str]:
-        """Texts as captions are read for retrieval. Raises ValueError for one without a word, or too many unknown."""
+        """Texts cleaned as captions are for retrieval. Raises ValueError for a text without words, or with too many
+        unknown words."""
         cleaned = [clean_caption(each, self.max_caption_words) for each in texts]
         if "" in cleaned:
             raise ValueError(f"the text {texts[cleaned.index('')]!r} holds no word")
@@ -235,20 +258,20 @@ class Loaded:
 
 
 def template(settings: dict[str, Any]) -> str:
-    """How a run puts a question, {} being its place. Raises ValueError where its configuration does not say."""
+    """The run's prompt for a question, in which {} stands for the question. Raises ValueError if it has none."""
     if "question" not in settings:
         raise ValueError("the checkpoint's configuration has no model.question, by which a question is put")
     return settings["question"]
 
 
 def decoding(settings: dict[str, Any], task: str) -> dict[str, Any]:
-    """How a run's evaluation looks for answers (vqa) or captions (caption): arguments of LanguageModel.generate."""
+    """How a run generates answers (task "vqa") or captions ("caption"): arguments of LanguageModel.generate."""
     return {name: settings[f"{task}_{name}"] for name in DECODING if f"{task}_{name}" in settings}
 
 
 def _check_words(net: nn.Module, kind: str, what: str, texts: Sequence[str], limit: float) -> None:
-    """Warn of words that a tokenizer of a network does not know. Raises ValueError where they are too many, and for a
-    text that is empty."""
+    """Warn of words that a tokenizer of the network does not know. Raises ValueError if their share exceeds `limit`,
+    and for an empty text."""
     if any(not each.strip() for each in texts):
         raise ValueError(f"{what} is empty")
     told = [

@@ -1,5 +1,5 @@
-"""Metrics: formulas of predictions and references, and torchmetrics made of them. Knows nothing of models or of
-Lightning. `from lit_blip2.evaluation import BindingAccuracy` (docs/metrics.md)."""
+"""Metrics of predictions and references, as functions and as torchmetrics.Metrics. They need no model and no Lightning.
+`from lit_blip2.evaluation import BindingAccuracy` (docs/metrics.md)."""
 
 from importlib import import_module
 from typing import Any
@@ -12,7 +12,7 @@ __all__ = [*_FILES]
 
 
 def __getattr__(name: str) -> Any:
-    """A metric, when somebody asks for it: torchmetrics takes seconds to import, which commands need not wait for."""
+    """Import a metric on first use: torchmetrics takes seconds to import."""
     if name not in _FILES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_FILES[name]}"), name)

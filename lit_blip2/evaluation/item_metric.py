@@ -1,4 +1,4 @@
-"""What this suite's metrics share: a torchmetrics.Metric that also tells the items behind its values.
+"""ItemMetric and RowMetric, the bases of the metrics: a torchmetrics.Metric that also keeps per-example values.
 
 Legend: L bytes.
 """
@@ -20,14 +20,13 @@ _SOME = "{} of {} of {} items: give them in every update, or in none"
 
 
 class ItemMetric(Metric):
-    """Base of the metrics: `update` takes a batch, `compute` gives {name: float32 scalar} of all ranks' batches.
+    """Base of the metrics: `update` takes a batch, `compute` returns {name: float32 scalar} over all ranks.
 
-    items: after `compute`, what each value is made of, by the same names, for `interval` and `paired_interval` of
-        evaluation/items.py; {} before.
+    items: after `compute`, name -> the per-example values behind each metric, for `interval` and `paired_interval` of
+    evaluation/items.py; {} before. Ranks may have different numbers of rows, or none.
 
-    Ranks may differ in their numbers of rows; one that has none takes part in `compute` too.
-
-    Args: kwargs: torchmetrics', such as sync_on_compute.
+    Args:
+        kwargs: arguments of torchmetrics.Metric, such as sync_on_compute.
     """
 
     full_state_update, is_differentiable, higher_is_better = False, False, True
@@ -37,11 +36,11 @@ class ItemMetric(Metric):
         self.items: dict[str, Items] = {}
 
     def scored(self) -> dict[str, Items]:
-        """What the states of all ranks come to. Raises ValueError where there is nothing to score."""
+        """name -> per-example values, from the states of all ranks. Raises ValueError if there is nothing to score."""
         raise NotImplementedError
 
     def compute(self) -> dict[str, Tensor]:
-        """The values, on the metric's device."""
+        """name -> value, float32 scalars on the metric's device. Raises ValueError if there is nothing to score."""
         self.items = self.scored()
         values = {name: each.value() for name, each in self.items.items()}
         return {name: torch.tensor(value, dtype=torch.float32, device=self.device) for name, value in values.items()}
@@ -51,9 +50,9 @@ class ItemMetric(Metric):
         self.items = {}
 
     def joined(self, state: str) -> Tensor | None:
-        """A state's rows as one tensor, held once; None where there are none."""
+        """The rows of a state as one tensor; None without rows."""
         rows = getattr(self, state)
-        if isinstance(rows, list):  # else ranks were joined
+        if isinstance(rows, list):  # else torchmetrics has joined the ranks' rows
             if len(rows) > 1:
                 rows = [torch.cat(rows)]
                 setattr(self, state, rows)
@@ -61,7 +60,7 @@ class ItemMetric(Metric):
         return rows if len(rows) else None
 
     def numbers(self, state: str, count: int) -> np.ndarray:
-        """Ids of so many items, int64: those given, or their places. Raises ValueError where only some were given."""
+        """Ids of `count` examples, int64: those given, or 0, 1, 2, ... Raises ValueError if only some were given."""
         if (given := self.joined(state)) is None:
             return np.arange(count)
         if len(given) != count:
@@ -70,27 +69,27 @@ class ItemMetric(Metric):
 
 
 class RowMetric(ItemMetric):
-    """A metric of rows of texts and numbers. Its one state, `rows`, is uint8 [L], each row a line of JSON, so that
-    torchmetrics gathers texts as it gathers all tensors."""
+    """Base of metrics whose rows hold texts. The only state, `rows`, is uint8 [L], one line of JSON per row, so that
+    torchmetrics can gather it as a tensor."""
 
     def __init__(self, **kwargs: Any):
         super().__init__(**kwargs)
         self.add_state("rows", [], dist_reduce_fx="cat")
 
     def add(self, rows: Iterable[Sequence[Any]]) -> None:
-        """Keep rows of equal length; numbers may be NumPy's or torch's."""
+        """Append rows of equal length; numbers may be NumPy or torch scalars."""
         if lines := "".join(f"{json.dumps(row, default=methodcaller('item'))}\n" for row in rows).encode():
             self.rows.append(torch.frombuffer(bytearray(lines), dtype=torch.uint8).to(self.device))
 
     def columns(self, what: str) -> list[list]:
-        """The rows, column by column. Raises ValueError where there are none of `what` the metric scores."""
+        """The columns of all rows. Raises ValueError, naming `what` the metric scores, if there are no rows."""
         if (lines_L := self.joined("rows")) is None:
             raise ValueError(f"there are no {what} to score: call update before compute")
         return [list(column) for column in zip(*map(json.loads, lines_L.cpu().numpy().tobytes().splitlines()))]
 
 
 def all_or_none(name: str, given: list) -> list | None:
-    """A column of rows, None where no row has it. Raises ValueError where only some have."""
+    """The column `given`; None if no row has a value. Raises ValueError if only some rows have one."""
     have = len(given) - given.count(None)
     if 0 < have < len(given):
         raise ValueError(_SOME.format(name, have, len(given)))
@@ -98,13 +97,13 @@ def all_or_none(name: str, given: list) -> list | None:
 
 
 def ids_of(name: str, given: list) -> np.ndarray:
-    """Ids of items, int64; their places, where none was given. Raises ValueError where only some were."""
+    """Ids of examples, int64: those given, or 0, 1, 2, ... Raises ValueError if only some were given."""
     ids = all_or_none(name, given)
     return np.arange(len(given)) if ids is None else np.array(ids)
 
 
 def same_lengths(columns: Mapping[str, Sequence | Tensor | None]) -> list[Sequence | Tensor]:
-    """The columns of a batch, None made a column of None. Raises ValueError naming those of other lengths."""
+    """The columns of a batch; a missing column becomes a column of None. Raises ValueError for unequal lengths."""
     lengths = {name: len(each) for name, each in columns.items() if each is not None}
     if len(set(lengths.values())) > 1:
         raise ValueError(f"unequal numbers: {', '.join(f'{count} {name}' for name, count in lengths.items())}")

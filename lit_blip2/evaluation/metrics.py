@@ -1,4 +1,4 @@
-"""Metrics of pairs, answers and captions as torchmetrics.Metrics, usable in any loop (docs/metrics.md)."""
+"""Metrics of binding pairs, answers and captions as torchmetrics.Metrics, for any training loop (docs/metrics.md)."""
 
 from collections.abc import Sequence
 from typing import Any, get_args
@@ -17,13 +17,14 @@ from lit_blip2.evaluation.vqa import Scoring, type_metric, vqa_scores
 
 
 class BindingAccuracy(ItemMetric):
-    """How often a caption scores higher with its image than with one whose attributes are swapped, 0..1; a tie counts
-    half, so chance is 0.5. `compute` gives {"binding/itc_accuracy": scalar}.
+    """Share of captions that score higher with their own image than with an image whose attributes are swapped.
 
-    The states are the scores of all pairs, on their device: `update` waits for no GPU.
+    The value lies in 0..1. A tie counts one half, so chance is 0.5. `compute` returns {"binding/itc_accuracy": float32
+    scalar}. The states are the scores of all pairs, on their device; `update` does not synchronise with the GPU.
 
     Args:
-        score: what scores the pairs, as it stands in the metric's name.
+        score: name of the scoring function, such as itc, used in the metric's name.
+        kwargs: arguments of torchmetrics.Metric.
 
     Example:
         >>> metric = BindingAccuracy()
@@ -41,10 +42,13 @@ class BindingAccuracy(ItemMetric):
     def update(
         self, true_B: Tensor, swapped_B: Tensor, image_ids_B: Tensor | None = None, ids_B: Tensor | None = None
     ) -> None:
-        """A batch of pairs: scores with the true and with the swapped image, float [B].
+        """Add a batch of pairs. Raises ValueError for unequal lengths; `compute` raises it for NaN and without pairs.
 
-        image_ids, ids: int64 [B], the true image of each pair and a number of the pair's own, for intervals.
-        Raises ValueError for unequal lengths; `compute` raises it for nan and for no pairs.
+        Args:
+            true_B: scores of the captions with their own image, float [B].
+            swapped_B: scores with the swapped image, float [B].
+            image_ids_B: id of each pair's own image, int64 [B], for confidence intervals.
+            ids_B: id of each pair, int64 [B], for confidence intervals.
         """
         given = {"true": true_B, "swapped": swapped_B, "image_ids": image_ids_B, "ids": ids_B}
         same_lengths(given)
@@ -61,16 +65,20 @@ class BindingAccuracy(ItemMetric):
 
 
 class VQAAccuracy(RowMetric):
-    """VQAv2's accuracy, 0..1: an answer scores min(1, annotators who gave it / 3), averaged over the ways to leave one
-    annotator out. With one answer a question, as in GQA, it scores 1 where the two are equal once both are normalised.
-    evaluation/vqa.py has the formulas and their sources. For OK-VQA pass predictions that evaluation/lemmas.py has
-    lemmatised.
+    """VQAv2's accuracy, 0..1 (formulas and sources: evaluation/vqa.py).
 
-    `compute` gives {"vqa/accuracy": scalar}, and of questions with types also vqa/type_<name> and vqa/mean_over_types,
-    the mean of those.
+    An answer scores min(1, number of annotators who gave it / 3), averaged over all ways to leave one annotator out.
+    If a question has one reference answer, as in GQA, the prediction scores 1 if both are equal after normalisation.
+    For OK-VQA, pass predictions that were lemmatised by evaluation/lemmas.py.
+
+    `compute` returns {"vqa/accuracy": float32 scalar}. If questions have types, it adds vqa/type_<name> for each type,
+    and their mean vqa/mean_over_types.
 
     Args:
-        scoring: by whose rules: official, or lavis, which is more lenient.
+        scoring: rules of normalisation and scoring: "official", or "lavis", which is more lenient.
+        kwargs: arguments of torchmetrics.Metric.
+    Raises:
+        ValueError: unknown scoring.
 
     Example:
         >>> metric = VQAAccuracy()
@@ -93,10 +101,16 @@ class VQAAccuracy(RowMetric):
         image_ids: Sequence[int] | None = None,
         ids: Sequence[int] | None = None,
     ) -> None:
-        """A batch of questions: of each the prediction, its annotators' answers, its type, and for intervals its image
-        and a number of its own.
+        """Add a batch of questions.
 
-        Raises ValueError for unequal lengths, a question without answers, or answers that are no list.
+        Args:
+            predictions: predicted answers.
+            answers: the list of reference answers of each question.
+            types: type of each question.
+            image_ids: id of each question's image, for confidence intervals.
+            ids: id of each question, for confidence intervals.
+        Raises:
+            ValueError: unequal lengths, a question without answers, or a text in place of a list of answers.
         """
         given = {"predictions": predictions, "answers": answers, "types": types, "image_ids": image_ids, "ids": ids}
         predictions, answers, *about = same_lengths(given)
@@ -118,9 +132,10 @@ class VQAAccuracy(RowMetric):
 class POPE(RowMetric):
     """POPE (arXiv 2305.10355): does a model say yes to objects that an image does not show?
 
-    `compute` gives vqa/accuracy, and vqa/yes_{precision,recall,f1,share}, all 0..1; share is how often yes is said, and
-    what divides by nothing is 0. Of questions that name how their objects were sampled it gives the same by sampling,
-    pope/<sampling>_accuracy and pope/<sampling>_yes_*, and pope/accuracy of all of them.
+    `compute` returns vqa/accuracy and vqa/yes_{precision,recall,f1,share}, float32 scalars in 0..1. share is how often
+    the model says yes; a ratio with denominator 0 is 0. If questions name how their objects were sampled, it adds the
+    same metrics for each sampling, pope/<sampling>_accuracy and pope/<sampling>_yes_*, and pope/accuracy over all of
+    these questions.
 
     Example:
         >>> metric = POPE()
@@ -137,10 +152,14 @@ class POPE(RowMetric):
         image_ids: Sequence[int] | None = None,
         ids: Sequence[int] | None = None,
     ) -> None:
-        """A batch of questions: of each the prediction as it was said, no where its first sentence has a no or a not,
-        else yes; the truth, "yes" or "no"; the sampling, such as "random", or ""; its image and a number of its own.
+        """Add a batch of questions. Raises ValueError for unequal lengths; `compute` raises it for other truths.
 
-        Raises ValueError for unequal lengths; `compute` raises it for another truth.
+        Args:
+            predictions: generated answers. An answer counts as no if its first sentence holds "no" or "not", else yes.
+            truths: "yes" or "no".
+            samplings: how the question's object was sampled, such as "random", or "".
+            image_ids: id of each question's image, for confidence intervals.
+            ids: id of each question, for confidence intervals.
         """
         given = {"predictions": predictions, "truths": truths, "samplings": samplings}
         predictions, truths, *about = same_lengths(given | {"image_ids": image_ids, "ids": ids})
@@ -156,17 +175,20 @@ class POPE(RowMetric):
 
 
 class CaptionScores(RowMetric):
-    """BLEU-4, ROUGE-L and CIDEr of one caption per image against its references, by pycocoevalcap's scorers: caption/
-    {bleu4,rouge_l,cider}, 0..1 but for CIDEr, 0..10. On request METEOR and SPICE, which need Java.
+    """BLEU-4, ROUGE-L and CIDEr of one caption per image against its references, by pycocoevalcap (see captioning.py).
 
-    CIDEr weighs words by how rare they are among all references given, so it belongs to a set of images, and is 0 for
-    a single one. evaluation/captioning.py says more.
-
-    Of several ranks the first scores the captions of all, and tells the others.
+    `compute` returns caption/bleu4 and caption/rouge_l (0..1) and caption/cider (0..10), float32 scalars; on request
+    also caption/meteor and caption/spice. CIDEr weighs words by how rare they are among all references, so its value
+    depends on the set of images, and is 0 for a single image. With several ranks, the first one scores all captions
+    and sends the values to the others.
 
     Args:
         tokenizer: "spaces" lower-cases and splits at spaces; "ptb" is the tokenizer of published metrics, needs Java.
-        meteor: caption/meteor too. spice: caption/spice too.
+        meteor: also compute METEOR; needs Java.
+        spice: also compute SPICE; needs Java.
+        kwargs: arguments of torchmetrics.Metric.
+    Raises:
+        ValueError: unknown tokenizer.
 
     Example:
         >>> metric = CaptionScores()
@@ -190,10 +212,15 @@ class CaptionScores(RowMetric):
         image_ids: Sequence[int] | None = None,
         domains: Sequence[str] | None = None,
     ) -> None:
-        """A batch of images: of each its caption, its references, its id, and as NoCaps has it, its domain, which then
-        has a CIDEr of its own, caption/cider_{in,near,out}.
+        """Add a batch of images.
 
-        Raises ValueError for unequal lengths, an image without a reference, or references that are no list.
+        Args:
+            captions: the caption of each image.
+            references: the list of reference captions of each image.
+            image_ids: id of each image, for confidence intervals.
+            domains: NoCaps' domain of each image; `compute` then adds caption/cider_{in,near,out}.
+        Raises:
+            ValueError: unequal lengths, an image without references, or a text in place of a list of references.
         """
         given = {"captions": captions, "references": references, "image_ids": image_ids, "domains": domains}
         captions, references, *about = same_lengths(given)
@@ -209,7 +236,7 @@ class CaptionScores(RowMetric):
 
 
 def check_lists(name: str, given: Sequence[Any]) -> None:
-    """Raises ValueError where an item has no text, or a text in the place of a list of them."""
+    """Raises ValueError if an entry of `given` is a text instead of a list of texts, or an empty list."""
     if wrong := [place for place, texts in enumerate(given) if isinstance(texts, str)]:
         text = given[wrong[0]]
         raise ValueError(f"{name}[{wrong[0]}] is {text!r}, where a list of texts is needed: [{text!r}]")

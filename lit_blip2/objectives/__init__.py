@@ -1,2 +1,1 @@
-"""The objectives, each a part that YAML can drop, weigh or replace, and the two stages that feed them, apart or at
-once."""
+"""The training objectives, which a YAML file can drop, weigh or replace, and the networks Stage1, Stage2 and Joint."""

@@ -19,16 +19,20 @@ MIN_TEMPERATURE, MAX_TEMPERATURE = 0.001, 0.5
 
 
 class ITC(nn.Module):
-    """Queries and text meet in a small space; an image-text pair is as similar as its best query.
+    """Contrastive loss between the query outputs and the text's [CLS] output, projected to a shared space.
+
+    The similarity of an image and a text is the largest cosine over the image's queries.
 
     Args:
         hidden: Q-Former width.
         projection: width of the shared space.
-        temperature: start of the learned temperature; clamped to [0.001, 0.5].
-        label_smoothing: mass spread evenly over the global batch.
+        temperature: start value of the learned temperature, which stays in [0.001, 0.5].
+        label_smoothing: share (0 to 1) of the target that is spread evenly over the global batch.
         weight: factor of this loss in the total.
-        gather_with_grad: the gradient also reaches the features that a row is compared with, as the loss of the global
-            batch has it; false: it does not, as in LAVIS.
+        gather_with_grad: whether the gradient also flows to the features of other rows and ranks that a row is
+            compared with, as in the exact gradient of the global loss; false: it does not, as in LAVIS.
+    Raises:
+        ValueError: temperature or label_smoothing out of range.
     """
 
     draws = 0  # see Objective
@@ -56,39 +60,42 @@ class ITC(nn.Module):
             nn.init.zeros_(linear.bias)
 
     def settings(self) -> dict[str, list[float]]:
-        """What changes its function and no shape."""
+        """Settings that change the output and are not visible in the weights' shapes."""
         return {"temperature_bounds": [MIN_TEMPERATURE, MAX_TEMPERATURE]}
 
     def project_image(self, query_BQD: Tensor) -> Tensor:
-        """Query outputs to unit vectors [B, Q, P]."""
+        """Query outputs [B, Q, D] to unit vectors, float32 [B, Q, P]."""
         return F.normalize(self.image_projection(query_BQD).float(), dim=-1)
 
     def project_text(self, text_BD: Tensor) -> Tensor:
-        """[CLS] outputs to unit vectors [B, P]."""
+        """[CLS] outputs [B, D] to unit vectors, float32 [B, P]."""
         return F.normalize(self.text_projection(text_BD).float(), dim=-1)
 
     def passes(self, shared: Shared, uniform_BU: Tensor) -> list[Pass]:
-        """The queries alone, and the captions alone, of which [CLS] is read."""
+        """Two passes: queries alone, and captions alone, whose [CLS] output is used."""
         return [shared.queries, Pass(masks.UNIMODAL, text=shared.text, read="first")]
 
     def loss(self, shared: Shared, outputs: Sequence[Output], uniform_BU: Tensor) -> Tensor:
-        """See Objective. Leaves the similarities for whoever draws by them."""
+        """See Objective. Also stores the similarities in `shared`, where ITM draws hard negatives by them."""
         queries, captions = outputs
         found = self(queries.query_RQD, captions.text_LD, shared.image_ids_B)
         shared.image_to_text_BN, shared.text_to_image_BN = found["image_to_text_BN"], found["text_to_image_BN"]
         return found["loss"]
 
     def forward(self, query_BQD: Tensor, text_BD: Tensor, image_ids_B: Tensor) -> dict[str, Tensor]:
-        """Loss of the global batch, negatives from all ranks.
+        """Loss of the global batch, with negatives from all ranks.
 
-        Args: query outputs, [CLS] outputs, image ids (int64; equal ids are matches of each other).
-        Returns: loss (scalar); image_to_text_BN and text_to_image_BN, the similarities over temperature.
+        Args:
+            query_BQD: query outputs. text_BD: [CLS] outputs.
+            image_ids_B: int64; rows with the same image id match each other.
+        Returns:
+            loss, a scalar in nats; image_to_text_BN and text_to_image_BN, the similarities divided by the temperature.
         """
         image_BQP, text_BP = self.project_image(query_BQD), self.project_text(text_BD)
         image_NQP, text_NP, ids_N = gather(image_BQP), gather(text_BP), gather(image_ids_B)
         if not self.gather_with_grad:
             image_NQP, text_NP = image_NQP.detach(), text_NP.detach()
-        with torch.no_grad():  # clamped in place: clamped in the graph, a value outside would never get a gradient
+        with torch.no_grad():  # in place: with a clamp in the graph, a value outside would get no gradient
             self.temperature.clamp_(MIN_TEMPERATURE, MAX_TEMPERATURE)
         temperature = self.temperature.clone()
         image_to_text_BN = similarity(image_BQP, text_NP) / temperature
@@ -102,9 +109,10 @@ class ITC(nn.Module):
 
 
 def soft_targets(ids_B: Tensor, ids_N: Tensor, label_smoothing: float) -> Tensor:
-    """Matches (equal image ids) share 1 - smoothing, the batch shares the rest: [B, N], rows summing to 1.
+    """Targets of ITC, float [B, N]; each row sums to 1.
 
-    Where all ids differ these are the usual smoothed one-hot targets.
+    The rows with the same image id share 1 - label_smoothing equally, and label_smoothing is spread over all N. If all
+    ids differ, these are the usual one-hot targets with label smoothing.
     """
     equal_BN = (ids_B[:, None] == ids_N[None]).float()
     matches_BN = equal_BN / equal_BN.sum(1, keepdim=True)

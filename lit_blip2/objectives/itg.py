@@ -16,15 +16,19 @@ from lit_blip2.objectives.objective import Shared
 
 
 class ITG(nn.Module):
-    """BERT's prediction head, tied to the word embeddings; logits only where a token is predicted.
+    """Next-token loss on captions, with BERT's prediction head tied to the word embeddings.
+
+    Logits are computed only at positions that predict a token.
 
     Args:
         hidden: Q-Former width.
-        vocab_size: words, [DEC] included.
-        label_smoothing: mass spread evenly over the vocabulary.
+        vocab_size: number of words, [DEC] included.
+        label_smoothing: share (0 to 1) of the target that is spread evenly over the vocabulary.
         weight: factor of this loss in the total.
-        mean_of_ranks: each rank takes the mean over its own tokens, and the ranks' means are averaged, as in LAVIS;
-            false: one mean over the tokens of all ranks.
+        mean_of_ranks: true: average the mean losses of the ranks, as LAVIS does; false: one mean over the tokens of
+            all ranks.
+    Raises:
+        ValueError: label_smoothing out of range.
     """
 
     draws = 0  # see Objective
@@ -48,7 +52,7 @@ class ITG(nn.Module):
         nn.init.zeros_(self.transform.bias)
 
     def passes(self, shared: Shared, uniform_BU: Tensor) -> list[Pass]:
-        """The captions behind [DEC], which also see the queries that stand alone."""
+        """Two passes: queries alone, and captions that start with [DEC] and attend to the queries."""
         captions = shared.text.with_first_token(shared.dec)
         return [shared.queries, Pass(masks.MULTIMODAL_CAUSAL, text=captions, context=0)]
 
@@ -59,13 +63,17 @@ class ITG(nn.Module):
         return self(hidden_LD, targets_L, shared.qformer.word_embeddings.weight)["loss"]
 
     def logits(self, hidden_LD: Tensor, embeddings_VD: Tensor) -> Tensor:
-        """[L, V] for hidden states [L, D] and the word embeddings [V, D]."""
+        """Logits [L, V] of hidden states [L, D], with the word embeddings [V, D] as output weights."""
         return F.linear(self.norm(F.gelu(self.transform(hidden_LD))), embeddings_VD, self.bias)
 
     def forward(self, hidden_LD: Tensor, targets_L: Tensor, embeddings_VD: Tensor) -> dict[str, Tensor]:
-        """Smoothed cross-entropy, mean over the tokens of all ranks or as `mean_of_ranks` says.
+        """Cross-entropy with label smoothing, averaged over tokens as `mean_of_ranks` says.
 
-        Args: hidden states at the predicting places, the ids (int64) they must predict, word embeddings.
+        Args:
+            hidden_LD: hidden states at the positions that predict a token.
+            targets_L: int64, the tokens to predict. embeddings_VD: word embeddings.
+        Returns:
+            loss, a scalar in nats.
         """
         logits_LV = self.logits(hidden_LD, embeddings_VD).float()
         sum_ = F.cross_entropy(logits_LV, targets_L, label_smoothing=self.label_smoothing, reduction="sum")

@@ -17,16 +17,16 @@ from lit_blip2.objectives.objective import Shared
 
 
 class ITM(nn.Module):
-    """A two-class head over the queries that have seen image and text.
+    """Match or no match: a two-class head over queries that attend to image and text.
 
     Args:
         hidden: Q-Former width.
-        hard_negatives: draw negatives by ITC similarity; false, or no ITC: uniformly.
-        hard_negatives_from: the first optimiser step that draws them so, counted from 0; those before draw uniformly,
-            while ITC has not learnt yet what is similar. Evaluation draws as the last steps do.
+        hard_negatives: draw negatives in proportion to their ITC similarity; false, or without ITC: uniformly.
+        hard_negatives_from: first optimiser step (counted from 0) with hard negatives. Earlier steps draw uniformly,
+            because ITC has not learned similarities yet. Evaluation draws as the last steps do.
         weight: factor of this loss in the total.
     Raises:
-        ValueError: hard_negatives_from that is negative, or that no hard negatives follow.
+        ValueError: hard_negatives_from is negative, or set with hard_negatives=false.
     """
 
     draws = 2  # see Objective
@@ -46,15 +46,15 @@ class ITM(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def passes(self, shared: Shared, uniform_B2: Tensor) -> list[Pass]:
-        """None: the pairs wait for ITC's similarities."""
+        """No passes: `loss` runs its own, because the negatives depend on ITC's similarities."""
         return []
 
     def loss(self, shared: Shared, outputs: Sequence[Output], uniform_B2: Tensor) -> Tensor:
         """See Objective. Pairs of (image, text): (i, i), (i, drawn text), (drawn image, i)."""
         texts_B, text_ok_B, images_B, image_ok_B = self._draw(shared, uniform_B2)
         other_text, other_image = negatives(shared, texts_B, images_B)
-        # ITM needs no text outputs. Where no other objective does either, they are computed all the same: DDP wants
-        # every parameter of the last layer used.
+        # ITM needs no text outputs. If no other objective computes them, ITM does: DDP needs every parameter of the
+        # last layer in use.
         read = "none" if shared.reads_text else "all"
         pairs = [
             Pass(masks.BIDIRECTIONAL, image=shared.image, text=shared.text, read=read),
@@ -68,7 +68,8 @@ class ITM(nn.Module):
         return self(query_RQD, labels_R, weights_R)["loss"]
 
     def _draw(self, shared: Shared, uniform_B2: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """A text for each image and an image for each text, int64 [B]; float [B], 0 where there was none to draw."""
+        """For each image the index of a text and for each text that of an image, int64 [B] in the global batch; and
+        float [B], 0 if there is no other image to draw."""
         ids_B, ids_N = shared.image_ids_B, gather(shared.image_ids_B)
         image_to_text_BN, text_to_image_BN = shared.image_to_text_BN, shared.text_to_image_BN
         if image_to_text_BN is None or not self._draws_hard(shared.step):
@@ -80,23 +81,29 @@ class ITM(nn.Module):
         return self.hard_negatives and (step is None or step >= self.hard_negatives_from)
 
     def logits(self, query_RQD: Tensor) -> Tensor:
-        """Mean over queries of the head's two logits: [R, 2]; class 1 is a match."""
+        """Two logits of each pair, [R, 2], averaged over the queries; class 1 is a match."""
         return self.head(query_RQD).mean(dim=1)
 
     def forward(self, query_RQD: Tensor, labels_R: Tensor, weights_R: Tensor) -> dict[str, Tensor]:
-        """Cross-entropy over the pairs of all ranks.
+        """Cross-entropy averaged over the pairs of all ranks, a scalar in nats.
 
-        Args: query outputs of the pairs; labels int64 (1 match); weights float, 0 drops a pair.
+        Args:
+            query_RQD: query outputs of the pairs.
+            labels_R: int64, 1 for a match, else 0. weights_R: float, 1; 0 leaves a pair out.
         """
         losses_R = F.cross_entropy(self.logits(query_RQD).float(), labels_R, reduction="none")
         return {"loss": global_mean((losses_R * weights_R).sum(), weights_R.sum())}
 
 
 def draw_negatives(logits_BN: Tensor, ids_B: Tensor, ids_N: Tensor, uniform_B: Tensor) -> tuple[Tensor, Tensor]:
-    """One negative per row from softmax(logits), true matches (equal ids) excluded.
+    """Draw one negative for each row, by softmax(logits) over the columns with another image id.
 
-    Args: similarities over temperature; image ids of rows and columns; a uniform number in [0, 1) per row.
-    Returns: columns drawn, int64 [B]; float [B], 0 where nothing but matches was left to draw from (column 0 then).
+    Args:
+        logits_BN: similarities divided by the temperature.
+        ids_B: image ids of the rows, int64. ids_N: image ids of the columns, int64.
+        uniform_B: a uniform number in [0, 1) for each row.
+    Returns:
+        the column drawn, int64 [B]; and float [B], 0 if every column matches the row (the column is then 0), else 1.
     """
     excluded_BN = ids_B[:, None] == ids_N[None]
     weights_BN = logits_BN.detach().float().masked_fill(excluded_BN, -torch.inf).softmax(dim=1).double().nan_to_num(0)
@@ -110,7 +117,8 @@ def draw_negatives(logits_BN: Tensor, ids_B: Tensor, ids_N: Tensor, uniform_B: T
 
 
 def negatives(shared: Shared, texts_B: Tensor, images_B: Tensor) -> tuple[PackedText, ImageKV]:
-    """Drawn texts, and keys and values of drawn images; between ranks features travel, never keys and values."""
+    """The drawn texts, and the keys and values of the drawn images. Ranks exchange image features, from which keys and
+    values are computed: they are smaller."""
     if world_size() == 1:
         return shared.text.select(texts_B), shared.image.select(images_B)
     ids_NT, lengths_N = gather(shared.text.padded(shared.longest)), gather(shared.text.lengths_B)

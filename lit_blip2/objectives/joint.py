@@ -6,7 +6,7 @@
                 [text], sees queries ITG
     then:       [queries; text] x 3  ITM
 
-The paper trains one stage after the other. This is what it is measured against.
+The paper trains one stage after the other; ablations compare that with this.
 
 Legend: B images, N image tokens, Q query tokens, D Q-Former width, W image width, U uniform numbers.
 """
@@ -33,23 +33,26 @@ from lit_blip2.paths import run_all
 
 
 class Joint(nn.Module):
-    """A Stage1 and a Stage2 that share image encoder and Q-Former; an objective set to null costs nothing.
+    """A Stage1 and a Stage2 that share image encoder and Q-Former. An objective set to null is not computed.
 
-    `stage1` is None without ITC, ITM and ITG: the Q-Former has no text half then. `stage2` is None without LM.
+    Without ITC, ITM and ITG `stage1` is None, and the Q-Former has no text weights. Without LM `stage2` is None.
 
     Args:
         vision: image encoder.
-        qformer: Q-Former with its text half; gets the encoder's width.
+        qformer: Q-Former; it is built with the encoder's width.
         tokenizer: folder of the Q-Former's tokenizer (bert-base-uncased).
-        language: language model; not read where lm is null.
-        itc: image-text contrastive learning. itm: image-text matching. itg: image-grounded text generation.
-        lm: LM, or PrefixLM for an encoder-decoder.
-        prompt: text before each caption in training, and for captioning; never a target.
-        projection_std: see QFormerBridge.
-        max_text_tokens: longest caption for the Q-Former, [CLS] and [SEP] included.
-        more_objectives: see Stage1.
+        language: language model; not loaded if lm is null.
+        itc: image-text contrastive learning; null: off.
+        itm: image-text matching; null: off.
+        itg: image-grounded text generation; null: off.
+        lm: loss of the language model, LM, or PrefixLM for an encoder-decoder; null: off.
+        prompt: text before each caption, in training and for captioning; it is never a target.
+        projection_std: standard deviation that the projection to the language model starts with; null: as in
+            QFormerBridge.
+        max_text_tokens: longest caption for the Q-Former in tokens, [CLS] and [SEP] included; longer ones are cut.
+        more_objectives: further stage-1 objectives by name, as in Stage1; null: none.
     Raises:
-        ValueError: no objective, or what Stage1 and Stage2 refuse.
+        ValueError: no objective is on, or Stage1 or Stage2 raises it.
     """
 
     def __init__(
@@ -76,24 +79,24 @@ class Joint(nn.Module):
         else:
             stage1 = Stage1(vision, qformer, tokenizer, itc, itm, itg, max_text_tokens, more_objectives)
             self.qformer = stage1.qformer
-        # Encoder and Q-Former come first, so that a checkpoint has them under the same names whatever is off.
+        # Encoder and Q-Former are registered first, so that their names in checkpoints do not depend on what is on.
         self.vision, self.stage1, self.stage2 = vision, stage1, None
         if lm is not None:
             bridge = partial(QFormerBridge, qformer=lambda width: self.qformer, projection_std=projection_std)
             self.stage2 = Stage2(vision, language, bridge, lm, prompt)
 
     def load(self, vision: bool = True) -> None:
-        """Read tokenizer, language model and, unless features come from disk, the image encoder."""
+        """Read tokenizers, language model and, with `vision`, the image encoder from disk. Raises FileNotFoundError."""
         stages = [stage for stage in (self.stage1, self.stage2) if stage is not None]
         run_all(*(partial(stage.load, vision=False) for stage in stages), *([self.vision.load] if vision else []))
 
     def load_tokenizers(self) -> None:
-        """Read the tokenizers alone."""
+        """Read only the tokenizers from disk."""
         run_all(*(stage.load_tokenizers for stage in (self.stage1, self.stage2) if stage is not None))
 
     @property
     def objectives(self) -> dict[str, Objective | LM | PrefixLM]:
-        """Those of both stages that are on, by the name of their loss."""
+        """The objectives of both stages that are on, by the name of their loss."""
         stages = [stage for stage in (self.stage1, self.stage2) if stage is not None]
         return {name: objective for stage in stages for name, objective in stage.objectives.items()}
 
@@ -108,9 +111,14 @@ class Joint(nn.Module):
     ) -> dict[str, Tensor]:
         """Losses of the global batch.
 
-        Args: image features [B, N, W]; image ids int64 [B]; for ITC, ITM and ITG captions, packed on the host, and the
-        uniform numbers of each row (Stage1.draws); for LM its targets; the optimiser step in training.
-        Returns: itc, itm, itg, lm (those that are on) and total, their weighted sum; scalars.
+        Args:
+            features_BND: image features, float [B, N, W].
+            image_ids_B: int64.
+            text: captions for stage 1. uniform_BU: float, Stage1.draws uniform numbers in [0, 1) for each row.
+            target: targets of the language model.
+            step: optimiser step in training; None in evaluation.
+        Returns:
+            the loss of each objective that is on (itc, itm, itg, lm, ...) and total, their weighted sum; scalars.
         """
         if self.stage1 is None:
             return self.stage2(features_BND, target)

@@ -1,4 +1,4 @@
-"""Stage 2's language modelling: LM on whole captions for decoders, prefix LM for encoder-decoders (paper, 3.2).
+"""Losses of stage 2: LM on whole captions for decoders, PrefixLM for encoder-decoders (BLIP-2 paper, section 3.2).
 
 Legend: B captions, L target tokens of all captions.
 """
@@ -17,13 +17,13 @@ class LM(nn.Module):
 
     Args:
         weight: factor of this loss in the total.
-        mean_of_ranks: each rank takes the mean over its own target tokens, and the ranks' means are averaged, as in
-            LAVIS; false: one mean over those of all ranks.
-        learn_begin: where the prompt is empty, the begin token of a decoder's tokenizer is the first target, predicted
-            from the soft prompt's last position, as in LAVIS; false: it is read and never a target.
-        max_text_tokens: begin token, prompt, caption and end mark of a decoder are cut to so many together, so that a
-            long caption has no end mark, as in LAVIS (32 there); null: the language model's max_target_tokens cuts, and
-            the end mark stays.
+        mean_of_ranks: true: average the mean losses of the ranks, as LAVIS does; false: one mean over the target
+            tokens of all ranks.
+        learn_begin: true: if the prompt is empty, the begin token of a decoder is the first target, predicted from
+            the last soft prompt position, as in LAVIS; false: the begin token is only read.
+        max_text_tokens: a decoder's begin token, prompt, caption and end token are cut to this many tokens together,
+            so a long caption loses its end token, as in LAVIS (32 there); null: the caption is cut to the language
+            model's max_target_tokens and keeps its end token.
     """
 
     def __init__(
@@ -40,26 +40,25 @@ class LM(nn.Module):
     def text(
         self, language: LanguageModel, targets: Sequence[str], prompts: Sequence[str], uniform_B: Tensor
     ) -> TargetText:
-        """Prompts and targets, tokenised on the host; the random numbers are not needed."""
+        """Prompts and targets as token ids, on the CPU; `uniform_B` is not used."""
         return language.tokenise(prompts, targets, self.max_text_tokens, self.learn_begin)
 
     def forward(self, losses_L: Tensor) -> dict[str, Tensor]:
-        """Loss of each target token (nats) to its mean over those of all ranks, or as `mean_of_ranks` says."""
+        """The mean of the target tokens' losses (nats), {"loss": scalar}, averaged as `mean_of_ranks` says."""
         return {"loss": mean_over_tokens(losses_L, self.mean_of_ranks)}
 
 
 class PrefixLM(nn.Module):
-    """The caption is split: its prefix follows the prompt, the language model predicts its suffix.
+    """The caption is split in two: the language model reads the prefix after the prompt, and predicts the suffix.
 
-    The split lies between the first token and the middle, as an author of the paper has answered; the paper does not
-    say where. A one-word caption has nothing to split: all of it is suffix.
-
-    The paper has it for encoder-decoders. A decoder reads the prefix as it reads a prompt (ablations/forgetting.yaml).
+    The split is drawn between the first token and the middle. The paper does not say where; an author has answered so.
+    A caption of one token is all suffix. The paper uses this loss for encoder-decoders; a decoder reads the prefix as
+    part of its prompt (ablations/forgetting.yaml).
 
     Args:
         weight: factor of this loss in the total.
-        mean_of_ranks: each rank takes the mean over its own target tokens, and the ranks' means are averaged, as in
-            LAVIS; false: one mean over those of all ranks.
+        mean_of_ranks: true: average the mean losses of the ranks, as LAVIS does; false: one mean over the target
+            tokens of all ranks.
     """
 
     def __init__(self, weight: float = 1.0, mean_of_ranks: bool = False):
@@ -69,7 +68,7 @@ class PrefixLM(nn.Module):
     def text(
         self, language: LanguageModel, captions: Sequence[str], prompts: Sequence[str], uniform_B: Tensor
     ) -> TargetText:
-        """Prompt, prefix and suffix, tokenised on the host; `uniform_B`, numbers in [0, 1), draws the splits."""
+        """Prompts, prefixes and suffixes as token ids, on the CPU. `uniform_B`, in [0, 1), draws the splits."""
         ids = language.words_to_learn(captions, [bool(prompt.strip()) for prompt in prompts])
         prefixes, suffixes = split_prefix(ids, uniform_B.tolist())
         end = language.end_mark()
@@ -78,19 +77,21 @@ class PrefixLM(nn.Module):
         return language.join(inputs, [suffix + end for suffix in suffixes])
 
     def forward(self, losses_L: Tensor) -> dict[str, Tensor]:
-        """Loss of each target token (nats) to its mean over those of all ranks, or as `mean_of_ranks` says."""
+        """The mean of the target tokens' losses (nats), {"loss": scalar}, averaged as `mean_of_ranks` says."""
         return {"loss": mean_over_tokens(losses_L, self.mean_of_ranks)}
 
 
 def mean_over_tokens(losses_L: Tensor, mean_of_ranks: bool = False) -> Tensor:
-    """Sum over the global count of target tokens, or over this rank's."""
+    """Mean loss, a scalar: over the target tokens of all ranks, or of this rank alone."""
     mean = own_mean if mean_of_ranks else global_mean
     return mean(losses_L.sum(), losses_L.new_full((), len(losses_L)))
 
 
 def split_prefix(ids: Sequence[list[int]], uniforms: Sequence[float]) -> tuple[list[list[int]], list[list[int]]]:
-    """Ids of each caption, cut after 1 to n // 2 of its n tokens: (prefixes, suffixes). Raises ValueError for an
-    empty caption, naming its place."""
+    """Cut each caption after 1 to n // 2 of its n tokens, and return (prefixes, suffixes).
+
+    uniforms: a number in [0, 1) for each caption. Raises ValueError, with its position, for an empty caption.
+    """
     empty = [place for place, each in enumerate(ids) if not each]
     if empty:
         raise ValueError(f"captions {empty} of this batch are empty: a caption needs at least one word")

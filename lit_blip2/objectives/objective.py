@@ -1,8 +1,7 @@
-"""What an objective of stage 1 is, and what those of a step share: the batch, the image's keys and values, and what one
-of them has made that another reads.
+"""Objective, the interface of stage 1's objectives, and Shared, the tensors that the objectives of a step share.
 
-An objective's passes through the Q-Former join those of the others in one lockstep forward. Its loss is made of their
-outputs.
+An objective lists its passes through the Q-Former. The passes of all objectives run together in one forward, and each
+loss is computed from the outputs of its own passes.
 
 Legend: B rows of this rank, N rows of the global batch, N image tokens, R sequences, Q query tokens, L text tokens,
 D Q-Former width, W image width, U uniform numbers.
@@ -21,14 +20,14 @@ from lit_blip2.model.text import PackedText
 
 @dataclass
 class Shared:
-    """The named tensors of a step.
+    """The tensors of a step, shared by all objectives.
 
-    features_BND: image features [B, N, W]. image: their keys and values. text: the captions. image_ids_B: int64.
-    dec: id of [DEC]. longest: tokens of the longest caption that any rank may have.
-    queries: the pass of the queries alone. Whoever needs it puts this very object among its passes: it runs once.
-    reads_text: whether some objective reads text outputs of the lockstep forward.
-    step: the optimiser step in training, counted from 0; None in evaluation.
-    image_to_text_BN, text_to_image_BN: ITC's similarities over its temperature; None without ITC.
+    qformer: the Q-Former. features_BND: image features [B, N, W]. image: keys and values made from them.
+    text: the captions. image_ids_B: int64. dec: token id of [DEC]. longest: length in tokens that no caption exceeds.
+    queries: the pass of the queries alone. An objective that needs it returns this object in `passes`, so that it runs
+    only once. reads_text: whether an objective uses text outputs of the common forward.
+    step: optimiser step in training, counted from 0; None in evaluation.
+    image_to_text_BN, text_to_image_BN: ITC's similarities divided by its temperature; None without ITC.
     """
 
     qformer: QFormer
@@ -46,30 +45,29 @@ class Shared:
     outputs: list[Output] = field(default_factory=list)
 
     def run(self, passes: Sequence[Pass]) -> list[Output]:
-        """The Q-Former's outputs of these passes."""
+        """Run the passes, and return one output for each."""
         outputs = self.qformer(passes) if passes else []
         self.outputs += outputs
         return outputs
 
     def zero(self) -> Tensor:
-        """0, with a gradient of 0 for all that the passes used: DDP would miss parameters whose outputs no loss
-        reads."""
+        """A scalar 0 that depends on every output, so that DDP finds a gradient (0) for parameters no loss uses."""
         made = [x for output in self.outputs for x in output if x is not None]
         return 0 * sum(x.select(0, 0).sum() for x in made)
 
 
 class Objective(Protocol):
-    """A module that turns a step into a loss.
+    """A module that computes one loss of stage 1.
 
-    weight: factor of its loss in the total. draws: uniform numbers that it takes for each row.
+    weight: factor of the loss in the total. draws: how many uniform random numbers it needs for each row.
     """
 
     weight: float
     draws: int
 
     def passes(self, shared: Shared, uniform_BU: Tensor) -> list[Pass]:
-        """What the loss needs of the lockstep forward. A pass whose text sees the queries alone (context=0) comes
-        behind `shared.queries`, which is pass 0."""
+        """The passes that the loss needs. If a pass attends to the queries of pass 0 (context=0), return
+        `shared.queries` before it: it always is pass 0."""
 
     def loss(self, shared: Shared, outputs: Sequence[Output], uniform_BU: Tensor) -> Tensor:
-        """The loss of the global batch, a scalar, from the outputs of `passes`."""
+        """The loss of the global batch, a scalar, from the outputs of `passes`, in their order."""

@@ -1,4 +1,4 @@
-"""Where in a network the first number arises that is not finite, forward and backward."""
+"""Finds the module of a network where the first NaN or infinity arises, in forward and in backward."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,8 +11,11 @@ from torch import Tensor, nn
 
 @dataclass
 class Origin:
-    """Names of the first module whose output is not finite, and of the first, in the order of the backward, whose
-    output's gradient is not; None where there is none."""
+    """Where the first non-finite number arose.
+
+    forward: name of the first module with a non-finite output. backward: name of the first module, in the order of the
+    backward pass, whose output has a non-finite gradient. None if there is none.
+    """
 
     forward: str | None = None
     backward: str | None = None
@@ -20,8 +23,10 @@ class Origin:
 
 @contextmanager
 def watched(net: nn.Module) -> Iterator[Origin]:
-    """Within it, forward and backward of a network note where they first meet nan or inf. Slow: every module's output
-    is looked at. A module that is not called, whose weights alone are used, is not seen."""
+    """Context in which forward and backward of `net` record where NaN or infinity first arises.
+
+    Slow, because every module's output is checked. A module whose weights are used without calling it is not checked.
+    """
     origin = Origin()
     hooks = [part.register_forward_hook(partial(_look, origin, name)) for name, part in net.named_modules() if name]
     try:
@@ -45,7 +50,7 @@ def _look_back(origin: Origin, name: str, grad: Tensor | None) -> None:
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
-    """The floating tensors in what a module gives back."""
+    """The floating-point tensors in a module's output."""
     if isinstance(value, Tensor):
         yield from [value] if value.is_floating_point() else []
     elif isinstance(value, dict | list | tuple):

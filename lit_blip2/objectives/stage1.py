@@ -1,4 +1,4 @@
-"""Stage 1: which passes the objectives need, run once each, and the losses made of them (paper, 3.1).
+"""Stage 1: runs the Q-Former passes that the objectives need, once each, and computes the losses (paper, 3.1).
 
                         images --> keys and values (once)
     lockstep:   [queries]            serves ITC and ITG
@@ -32,18 +32,21 @@ NAMED = ("itc", "itm", "itg")
 
 
 class Stage1(nn.Module):
-    """Frozen image encoder, Q-Former, and any of ITC, ITM, ITG; an objective set to null costs nothing.
+    """Image encoder, Q-Former, and any of ITC, ITM and ITG. An objective set to null is not computed.
 
     Args:
         vision: image encoder.
-        qformer: Q-Former with its text half; gets the encoder's width.
+        qformer: Q-Former with text weights; it is built with the encoder's width.
         tokenizer: folder of the Q-Former's tokenizer (bert-base-uncased).
-        itc: image-text contrastive learning. itm: image-text matching. itg: image-grounded text generation.
-        max_text_tokens: longest caption, [CLS] and [SEP] included.
-        more_objectives: further ones by name, such as {mlm: {class_path: my_package.MLM}}; each gets the Q-Former's
-            width and vocabulary, and is what objectives/objective.py calls an Objective.
+        itc: image-text contrastive learning; null: off.
+        itm: image-text matching; null: off.
+        itg: image-grounded text generation; null: off.
+        max_text_tokens: longest caption in tokens, [CLS] and [SEP] included; longer ones are cut.
+        more_objectives: further objectives by name, such as {mlm: {class_path: my_package.MLM}}; null: none. Each is
+            built with the Q-Former's width and vocabulary size, and has the interface of Objective in
+            objectives/objective.py.
     Raises:
-        ValueError: no objective, a name that is taken, or texts that the Q-Former has no positions for.
+        ValueError: no objective is on, a name is taken, or max_text_tokens exceeds the Q-Former's positions.
     """
 
     def __init__(
@@ -75,7 +78,7 @@ class Stage1(nn.Module):
         self._check()
 
     def _add(self, more: Mapping[str, Callable[[int, int], nn.Module]], hidden: int, vocabulary: int) -> None:
-        """Further objectives, as parts of this network. Raises ValueError for a name or a class that cannot be one."""
+        """Build further objectives. Raises ValueError for a name that is taken, or a class that is no Objective."""
         for name, make in more.items():
             if not name.isidentifier() or name in ("lm", "total") or hasattr(self, name):
                 raise ValueError(f"more_objectives: the name {name!r} is taken or no plain word, choose another")
@@ -102,16 +105,17 @@ class Stage1(nn.Module):
 
     @property
     def objectives(self) -> dict[str, Objective]:
-        """Those that are on, by the name of their loss."""
+        """The objectives that are on, by the name of their loss."""
         return {name: getattr(self, name) for name in self._names if getattr(self, name) is not None}
 
     @property
     def draws(self) -> int:
-        """Uniform numbers of a row. ITM's come first, whether it is on or not: the others' do not depend on it."""
+        """How many uniform random numbers a row needs. ITM's come first even if ITM is off, so that the numbers of the
+        other objectives do not depend on it."""
         return max(span.stop for span in self._draws().values())
 
     def _draws(self) -> dict[str, slice]:
-        """Which of a row's uniform numbers are whose."""
+        """Objective -> its columns in a row's uniform numbers."""
         spans, first = {"itm": slice(0, ITM.draws)}, ITM.draws
         for name, objective in self.objectives.items():
             if name != "itm":
@@ -119,11 +123,11 @@ class Stage1(nn.Module):
         return spans
 
     def load(self, vision: bool = True) -> None:
-        """Read the tokenizer and, unless features come from disk, the image encoder."""
+        """Read the tokenizer and, with `vision`, the image encoder from disk. Raises FileNotFoundError."""
         run_all(self.load_tokenizers, *([self.vision.load] if vision else []))
 
     def load_tokenizers(self) -> None:
-        """Read the tokenizer alone."""
+        """Read only the tokenizer from disk."""
         vocabulary = self.qformer.word_embeddings.num_embeddings
         self.tokenizer = self.tokenizer or BertTokenizer(self.tokenizer_path, vocabulary, self.max_text_tokens)
 
@@ -137,9 +141,13 @@ class Stage1(nn.Module):
     ) -> dict[str, Tensor]:
         """Losses of the global batch.
 
-        Args: image features [B, N, W]; captions, packed on the host; image ids int64 [B]; `draws` uniform numbers per
-        row, in [0, 1), which draw ITM's negatives; the optimiser step in training.
-        Returns: the loss of each objective that is on, by name, and total, their weighted sum; scalars.
+        Args:
+            features_BND: image features, float [B, N, W].
+            text: captions. image_ids_B: int64.
+            uniform_BU: float, `draws` uniform numbers in [0, 1) for each row, which draw ITM's negatives.
+            step: optimiser step in training; None in evaluation.
+        Returns:
+            the loss of each objective that is on, by name, and total, their weighted sum; scalars.
         """
         return self.losses(features_BND, text, image_ids_B, uniform_BU, step)[0]
 
@@ -152,10 +160,9 @@ class Stage1(nn.Module):
         step: int | None = None,
         reads_queries: bool = False,
     ) -> tuple[dict[str, Tensor], Tensor | None]:
-        """forward's losses, and the outputs of the pass of queries alone [B, Q, D].
+        """The losses of `forward`, and the query outputs of the pass of queries alone, float [B, Q, D].
 
-        reads_queries: the caller makes a loss of these outputs too; otherwise they are None where no objective needs
-        the pass.
+        With `reads_queries` the query outputs are always computed; otherwise they are None if no objective needs them.
         """
         objectives, spans = self.objectives, self._draws()
         uniform = {name: uniform_BU[:, spans[name]] for name in objectives}
@@ -177,7 +184,7 @@ class Stage1(nn.Module):
         return losses | {"total": total + shared.zero()}, query_BQD
 
     def encode_images(self, features_BND: Tensor) -> tuple[Tensor | None, ImageKV]:
-        """For retrieval: unit vectors [B, Q, P] (None without ITC), and the keys and values for ITM."""
+        """For retrieval: ITC's unit vectors, float [B, Q, P] (None without ITC), and the keys and values for ITM."""
         image = self.qformer.project_image(features_BND)
         if self.itc is None:
             return None, image
@@ -185,11 +192,11 @@ class Stage1(nn.Module):
         return self.itc.project_image(output.query_RQD), image
 
     def encode_texts(self, text: PackedText) -> Tensor:
-        """For retrieval: unit vectors [B, P]. Needs ITC."""
+        """For retrieval: ITC's unit vectors of texts, float [B, P]. Needs ITC."""
         (output,) = self.qformer([Pass(masks.UNIMODAL, text=text, read="first")])
         return self.itc.project_text(output.text_LD)
 
     def match_logits(self, image: ImageKV, text: PackedText) -> Tensor:
-        """ITM's two logits for each (image, text) pair, [R, 2]; class 1 is a match. Needs ITM."""
+        """ITM's logits of R (image, text) pairs, float [R, 2]; class 1 is a match. Needs ITM."""
         (output,) = self.qformer([Pass(masks.BIDIRECTIONAL, image=image, text=text, read="none")])
         return self.itm.logits(output.query_RQD)

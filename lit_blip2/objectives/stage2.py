@@ -1,5 +1,4 @@
-"""Stage 2: a bridge learns to write a soft prompt that a language model, frozen in the paper, continues with the
-caption (paper, 3.2).
+"""Stage 2: a bridge turns an image into a soft prompt, from which a language model generates the caption (paper, 3.2).
 
 Legend: B images, R prompts, N image tokens, P soft prompt positions, W image width, D language model width.
 """
@@ -19,14 +18,17 @@ from lit_blip2.paths import run_all
 
 
 class Stage2(nn.Module):
-    """Image encoder, bridge, language model: the bridge trains, the others where they are not frozen.
+    """Image encoder, bridge and language model. The bridge trains; the others train if they are not frozen.
 
     Args:
         vision: image encoder.
         language: language model.
-        bridge: image features to soft prompt; gets (encoder width, language model width).
-        objective: LM, or PrefixLM, which the paper has for an encoder-decoder.
-        prompt: text before each caption in training, and for captioning; never a target.
+        bridge: module that turns image features into a soft prompt; it is built with (encoder width, language model
+            width).
+        objective: loss, LM, or PrefixLM, which the paper uses for encoder-decoders.
+        prompt: text before each caption, in training and for captioning; it is never a target.
+    Raises:
+        ValueError: negative weight, or an empty prompt for a bridge that reads prompts.
     """
 
     def __init__(
@@ -47,28 +49,29 @@ class Stage2(nn.Module):
 
     @property
     def objectives(self) -> dict[str, LM | PrefixLM]:
-        """The one objective, by the name of its loss."""
+        """The objective, by the name of its loss."""
         return {"lm": self.objective}
 
     def load(self, vision: bool = True) -> None:
-        """Read the language model, a bridge's tokenizer and, unless features come from disk, the image encoder."""
+        """Read the language model, tokenizers and, with `vision`, the image encoder from disk. Raises
+        FileNotFoundError."""
         run_all(self.language.load, self.load_tokenizers, *([self.vision.load] if vision else []))
 
     def load_tokenizers(self) -> None:
-        """Read the tokenizers alone."""
+        """Read only the tokenizers from disk."""
         run_all(self.language.load_tokenizer, *([self.bridge.load] if self.reads_prompts else []))
 
     @property
     def reads_prompts(self) -> bool:
-        """Whether the bridge makes another soft prompt of an image for another prompt."""
+        """Whether the soft prompt of an image depends on the language model's prompt."""
         return isinstance(self.bridge, InstructedBridge)
 
     def read(self, prompts: Sequence[str]) -> PackedText | None:
-        """What the bridge reads of the language model's prompts, packed on the host; None where it reads none."""
+        """The prompts as token ids for the bridge, on the CPU; None for a bridge that reads no prompts."""
         return self.bridge.read(prompts) if self.reads_prompts else None
 
     def draw(self, seed: int, step: int) -> int | None:
-        """With how many of its queries a bridge trains in a step; None where it is all of them, always."""
+        """The number of queries that a MatryoshkaBridge trains with in this step; None for other bridges."""
         return self.bridge.draw(seed, step) if isinstance(self.bridge, MatryoshkaBridge) else None
 
     def soft_prompts(
@@ -78,10 +81,13 @@ class Stage2(nn.Module):
         image_R: Tensor | None = None,
         queries: int | None = None,
     ) -> Tensor:
-        """Image features [B, N, W] to soft prompts [R, P, D]; each image is looked at once.
+        """Soft prompts, float [R, P, D]. Each image is encoded once.
 
-        Args: prompts: R of them, where the bridge reads them. image_R: int64, which image each of R rows is about;
-        None: one after the other. queries: what `draw` drew.
+        Args:
+            features_BND: image features, float [B, N, W].
+            prompts: R prompts from `read`, for a bridge that reads them.
+            image_R: int64, the index of each row's image; None: row i belongs to image i.
+            queries: the number of queries from `draw`; None: all.
         """
         if prompts is not None:
             return self.bridge(features_BND, prompts, image_R)
@@ -91,12 +97,14 @@ class Stage2(nn.Module):
     def forward(
         self, features_BND: Tensor, text: TargetText, prompts: PackedText | None = None, queries: int | None = None
     ) -> dict[str, Tensor]:
-        """Image features [B, N, W], targets, what `read` made of the prompts and what `draw` drew to {lm, total}: mean
-        loss (nats) over the target tokens of all ranks."""
+        """Losses of the global batch: {"lm": mean over the target tokens in nats, "total": weighted}, scalars.
+
+        Args: image features [B, N, W]; targets; the results of `read` and `draw`.
+        """
         return self.losses(self.soft_prompts(features_BND, prompts, queries=queries), text)
 
     def losses(self, prefix_BPD: Tensor, text: TargetText) -> dict[str, Tensor]:
-        """forward's losses, from soft prompts that are made already."""
+        """The losses of `forward`, from soft prompts [B, P, D]."""
         losses_L, _ = self.language.loss(prefix_BPD, text)
         lm = self.objective(losses_L)["loss"]
         return {"lm": lm, "total": self.objective.weight * lm}
