@@ -202,7 +202,7 @@ def _read(auto: Any, folder: Path, dtype: torch.dtype | str) -> nn.Module:
     how = dict(dtype=dtype, local_files_only=True, trust_remote_code=False)
     how |= dict(ignore_mismatched_sizes=True, output_loading_info=True)
     try:
-        with offline():
+        with offline(), _no_bar():
             model, report = auto.from_pretrained(folder, **how)
     except Exception as error:  # of many kinds, as what is damaged is
         reason = _pointer(folder) or one_line(f"{type(error).__name__} {error}", 300)
@@ -220,6 +220,20 @@ def _read(auto: Any, folder: Path, dtype: torch.dtype | str) -> nn.Module:
     own, words = dict(model.named_parameters()), _words(model)
     check_zeros(own, f"the language model in {folder}", [name for name, value in own.items() if value is words])
     return model
+
+
+@contextmanager
+def _no_bar() -> Iterator[None]:
+    """Without transformers' progress bar of weights that are read from a disk."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _words(model: nn.Module) -> torch.Tensor | None:

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers.utils import logging
 
 from lit_blip2.model.language import LanguageModel
 from tests.model.test_language import FAMILIES, PROMPTS, WORDS, word_tokenizer
@@ -48,6 +49,12 @@ def test_a_cut_file_and_one_with_more_are_said(folder):
     (place / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n")
     with pytest.raises(ValueError, match=r"cannot be read: model\.safetensors is a pointer of Git LFS"):
         LanguageModel(str(place), dtype="float32").load()
+
+
+def test_no_bar_of_transformers_is_shown_while_weights_are_read(folder, capfd):
+    logging.enable_progress_bar()
+    LanguageModel(str(folder[0]), dtype="float32").load()
+    assert "Loading weights" not in capfd.readouterr().err and logging.is_progress_bar_enabled()
 
 
 def test_generation_is_as_it_is_asked_for_whatever_the_folder_says(folder):
