@@ -1,6 +1,7 @@
 """How a sweep begins, or goes on: its folder is checked, its plan written, its queue filled."""
 
 import argparse
+import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -46,12 +47,17 @@ def begin(
 ) -> tuple[Plan, Queue, Callable[[Worker], None]]:
     """Prepare, plan and fill the queue; who starts at the same time waits for the first to do it.
 
-    Raises ValueError where the folder or the storage belongs to another sweep, or a link leads out of the folder.
+    Raises ValueError where the folder or the storage belongs to another sweep, or a link leads out of the folder, and
+    ConnectionError for a storage that cannot be used; then nothing is left of a folder without a sweep.
     """
     check_links(folder.root)  # all that a sweep does writes there
     default = f"{JOURNAL}{folder.root / 'study.log'}" if options.launcher == "slurm" else None
     with wait_lock(folder.lock("begin")):
-        storage = open_storage(options.storage or default or f"sqlite:///{folder.root / 'study.db'}")
+        try:
+            storage = open_storage(options.storage or default or f"sqlite:///{folder.root / 'study.db'}")
+        except ConnectionError:
+            _remove_lock(folder)
+            raise
         _prepare(grid, console)
         known = read(folder.plan, Plan)
         with console.status("Resolving and checking every cell"):
@@ -72,6 +78,13 @@ def begin(
         if options.retry_failed:
             retry(plan, queue, folder, console)
     return plan, queue, task
+
+
+def _remove_lock(folder: Folder) -> None:
+    """Remove a folder that holds nothing but the lock under which a sweep begins."""
+    lock = folder.lock("begin")
+    if set(folder.root.rglob("*")) == {lock, lock.parent}:
+        shutil.rmtree(folder.root)
 
 
 def _prepare(grid: Grid, console: Console) -> None:

@@ -17,6 +17,7 @@ from lit_blip2.ablation.run.locks import is_locked
 from lit_blip2.ablation.run.queue import Queue
 from lit_blip2.ablation.run.storage import open_storage
 from lit_blip2.ablation.run.waiting import STORAGE_ERRORS
+from lit_blip2.commands.sweep import main
 from tests.ablation.run.hand_made import WAIT_SECONDS, HandMade, until
 
 pytestmark = pytest.mark.run
@@ -214,6 +215,18 @@ def test_a_storage_that_cannot_be_reached_says_so():
         open_storage("sqlite://")
     with pytest.raises(ConnectionError, match=r"--storage nonsense cannot be used"):
         open_storage("nonsense")
+
+
+@pytest.mark.parametrize("holds", [[], ["mine.txt"]])
+def test_a_sweep_that_cannot_start_leaves_nothing(holds, tmp_path, capsys):
+    out = tmp_path / "out"
+    for name in holds:
+        out.mkdir()
+        (out / name).touch()
+    grid = "ablations/objectives.yaml"
+    assert main(["--config", grid, "--out", str(out), "--storage", "nonsense"]) == 2
+    assert capsys.readouterr().err.startswith("error: --storage nonsense cannot be used")
+    assert out.exists() == bool(holds) and all((out / name).exists() for name in holds)
 
 
 def test_a_storage_that_is_lost_on_the_way_ends_the_sweep_and_its_run(make, tmp_path):
