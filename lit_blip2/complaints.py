@@ -86,6 +86,14 @@ def without(arguments: Sequence[str], complaint: str) -> list[str] | None:
     return kept if len(kept) < len(arguments) else None
 
 
+def misspelt(complaint: str) -> str | None:
+    """The setting whose name a complaint refuses, init_args left out; None for another complaint."""
+    if found := NOT_ACCEPTED.fullmatch(complaint):
+        return found[1]
+    option, places = re.search(r"Option '([^']+)' is not accepted", complaint), _places(complaint)
+    return f"{places[0]}.{option[1]}" if option and places else None
+
+
 def _is_about(key: str, place: str, option: str | None) -> bool:
     """Whether a key of the command line, init_args in it or not, is a setting, or an option of the class there."""
     short = key.replace(".init_args", "")

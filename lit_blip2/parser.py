@@ -14,7 +14,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.loggers import Logger
 
 from lit_blip2.arguments import refuse
-from lit_blip2.complaints import without
+from lit_blip2.complaints import misspelt, without
 from lit_blip2.config import Experiment, check_encoder, read
 from lit_blip2.contents import DEEPEST, INTEGER, Bounded, DataError, parsed_yaml
 from lit_blip2.loggers import CSV, as_list, entitle, has_folder
@@ -67,12 +67,14 @@ class SuiteParser(LightningArgumentParser):
     """Reads arguments and YAML files; completes the logger's name and the callbacks.
 
     resume: whether the last command read asks to go on with an unfinished run; no setting of the run itself.
-    reading: the file of `--config` that is being read. complaint: what was refused last.
+    reading: the file of `--config` that is being read. complaint: what was refused last. left_out: misspelt settings
+    that were told, which files are read without.
     """
 
     resume = False
     reading: Path | None = None
     complaint = ""
+    left_out: frozenset[str] = frozenset()
 
     def parse_args(self, *args: Any, **kwargs: Any) -> Namespace:
         config = super().parse_args(*args, **kwargs)
@@ -103,6 +105,12 @@ class SuiteParser(LightningArgumentParser):
         finally:
             self.reading = None
 
+    def parse_string(self, content: str, *args: Any, **kwargs: Any) -> Namespace:
+        """The settings in a text, without those that are left out of files."""
+        if self.reading and self.left_out:
+            content = yaml.safe_dump(_without_settings(parsed_yaml(content, str(self.reading)), self.left_out))
+        return super().parse_string(content, *args, **kwargs)
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """A line for each problem, where the base class writes the usage, 50 lines of it; status 2."""
         if not self.exit_on_error or tracebacks_shown():
@@ -112,20 +120,34 @@ class SuiteParser(LightningArgumentParser):
 
 
 def parsed(parser: LightningArgumentParser, arguments: Sequence[str]) -> Namespace:
-    """What a parser reads, or a line for each argument that it refuses, and status 2."""
+    """What a parser reads, or a line for each argument, and each misspelt setting of a file, that it refuses, and
+    status 2."""
     refused: SystemExit | None = None
+    SuiteParser.left_out = frozenset()
     while True:
         try:
             config = parser.parse_args(arguments)
             break
         except SystemExit as stopped:
-            rest = without(arguments, SuiteParser.complaint) if stopped.code == 2 else None
-            if rest is None:
+            if stopped.code != 2:
                 raise
-            arguments, refused = rest, stopped
+            rest, setting = without(arguments, SuiteParser.complaint), misspelt(SuiteParser.complaint)
+            if rest is None and (setting is None or setting in SuiteParser.left_out):
+                raise
+            if rest is None:
+                SuiteParser.left_out |= {setting}
+            arguments, refused = arguments if rest is None else rest, stopped
     if refused is not None:
         raise refused
     return config
+
+
+def _without_settings(values: Any, names: frozenset[str], place: str = "") -> Any:
+    """The settings of a file without some, which are named from the top, init_args left out."""
+    if not isinstance(values, dict):
+        return values
+    places = {key: place if key == "init_args" else f"{place}.{key}".lstrip(".") for key in values}
+    return {key: _without_settings(values[key], names, here) for key, here in places.items() if here not in names}
 
 
 def counts_before_shares() -> None:

@@ -154,6 +154,19 @@ def test_a_setting_that_a_file_misspells_is_named(run, tmp_path):
     assert status == 2 and lines == ["error: unknown setting 'trainer.max_stepz', did you mean 'trainer.max_steps'"]
 
 
+def test_each_setting_that_files_misspell_has_its_line(run, tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text(
+        "trainer: {max_stepz: 3, precison: 16}\n"
+        "data: {class_path: lit_blip2.data.coco.COCO, init_args: {batchsize: 3, root: data/mini, grop: 1}}\n"
+        "model: {class_path: lit_blip2.lit.LitStage1, init_args: {net: {qformer: {hedas: 3}}}}\n"
+    )
+    status, lines = run(*FIT, "--config", str(file), "--trainer.acelerator=cpu")
+    words = ("max_stepz", "precison", "batchsize", "grop", "hedas", "acelerator")
+    assert status == 2 and len(lines) == len(words), lines
+    assert all(sum(f"{word}'" in line or f"{word}," in line for line in lines) == 1 for word in words), lines
+
+
 @pytest.mark.run
 def test_a_failed_start_leaves_no_folder(run, tmp_path):
     logger = f"--trainer.logger.init_args.save_dir={tmp_path}"
