@@ -1,4 +1,4 @@
-"""Binding: is a caption matched to its image rather than to the one with swapped attributes?"""
+"""Binding accuracy: does a caption score higher with its own image than with one whose attributes are swapped?"""
 
 import numpy as np
 import torch
@@ -7,10 +7,13 @@ from lit_blip2.evaluation.items import Items
 
 
 def binding_items(true_P: torch.Tensor, swapped_P: torch.Tensor, images: np.ndarray, ids: np.ndarray) -> Items:
-    """1 for each pair whose true image scores higher than the swapped one; a tie counts half, so chance is 0.5.
+    """For each pair, 1 if the own image scores higher than the swapped one, 0.5 for a tie, else 0. Chance is 0.5.
 
-    images, ids: of the P pairs, the true image and a number of their own. Raises ValueError for nan, no pairs, or
-    shapes that differ.
+    Args:
+        true_P: scores with the own image, float [P]. swapped_P: scores with the swapped image, float [P].
+        images: id of each pair's own image, int64 [P]. ids: id of each pair, int64 [P].
+    Raises:
+        ValueError: a score is NaN, there are no pairs, or the shapes differ.
     """
     if true_P.shape != swapped_P.shape or not true_P.numel():
         raise ValueError(

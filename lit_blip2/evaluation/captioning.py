@@ -20,18 +20,18 @@ def caption_items(
     meteor: bool = False,
     spice: bool = False,
 ) -> dict[str, Items]:
-    """What makes caption/{bleu4,rouge_l,cider,meteor,spice} of one caption per image against its references.
+    """Per-image values of caption/{bleu4,rouge_l,cider,meteor,spice}, of one caption per image against its references.
 
-    tokenizer: "spaces" lower-cases and splits at spaces, nothing else: pass captions without punctuation, or with its
-    marks as words of their own, on both sides alike; metrics then compare with each other. "ptb" is the Penn Treebank
-    tokenizer that published metrics were made with: pass texts as they were written. It, METEOR and SPICE need Java.
+    tokenizer: "spaces" lower-cases and splits at spaces alone. Pass captions and references without punctuation, or
+    with punctuation marks as separate words. "ptb" is the Penn Treebank tokenizer of published metrics: pass texts as
+    written. "ptb", METEOR and SPICE need Java.
 
-    CIDEr weighs words by how rare they are among the references given, so it belongs to a set of images: it is 0 for a
-    single one. An image's CIDEr rests on the others' references: a bootstrap over images keeps those as they are.
-    domains: of each image, as NoCaps has them; each domain is a set of its own, caption/cider_{in,near,out}. BLEU and
-    METEOR count over all images at once, the others are means over images. An empty caption scores 0.
+    CIDEr weighs words by how rare they are among the references of all images, so it depends on the set of images, and
+    is 0 for a single one. A bootstrap over images keeps these word weights. domains: NoCaps' domain of each image;
+    each domain is a set of its own, caption/cider_{in,near,out}. BLEU and METEOR are computed over all images at once,
+    the others are means over images. An empty caption scores 0.
 
-    Raises ValueError for no captions, unequal numbers, an image without references, another tokenizer.
+    Raises ValueError for no captions, unequal numbers, an image without references, and an unknown tokenizer.
     """
     _check(predictions, references, tokenizer)
     given, wanted = _tokenised(predictions, references, tokenizer)
@@ -64,14 +64,14 @@ def _check(predictions: Sequence[str], references: Sequence[Sequence[str]], toke
 def _tokenised(
     predictions: Sequence[str], references: Sequence[Sequence[str]], tokenizer: str
 ) -> tuple[list[str], list[list[str]]]:
-    """Words separated by single spaces, all texts in one go."""
+    """Captions and references as words separated by single spaces."""
     texts = [*predictions, *(text for texts in references for text in texts)]
     words = iter(ptb_words(texts) if tokenizer == "ptb" else [" ".join(text.lower().split()) for text in texts])
     return [next(words) for _ in predictions], [[next(words) for _ in texts] for texts in references]
 
 
 def _bleu_statistics(given: list[str], wanted: list[list[str]]) -> np.ndarray:
-    """What `formulas.bleu4` makes a score of, for each image: float [N, 10]."""
+    """The statistics of each image that `formulas.bleu4` needs, float [N, 10]."""
     from pycocoevalcap.bleu.bleu_scorer import BleuScorer
 
     rows = []
@@ -91,7 +91,7 @@ def _rouges(given: list[str], wanted: list[list[str]]) -> np.ndarray:
 
 
 def _ciders(given: list[str], wanted: list[list[str]]) -> np.ndarray:
-    """CIDEr of each image, float [N]; their mean is the set's."""
+    """CIDEr of each image, float [N]; their mean is the CIDEr of the set."""
     from pycocoevalcap.cider.cider import Cider
 
     texts = {row: [text] for row, text in enumerate(given)}

@@ -1,7 +1,7 @@
-"""Metrics as functions of sums: what a bootstrap needs of a metric, whether or not it is a mean.
+"""Metrics as functions of sums, so that a bootstrap can also handle metrics that are not means.
 
-A test set's metric is a function of the sums of a few statistics of its items, S of them; drawing images anew changes
-the sums alone. Every function takes float [..., S] and gives float [...].
+A metric of a test set is a function of the sums of S statistics over its examples. A bootstrap draw changes only the
+sums. Every function takes float [..., S] and returns float [...].
 """
 
 import numpy as np
@@ -14,15 +14,14 @@ _MATCHES = np.array([1, 0.6, 0.8, 0.6])
 
 
 def ratio(sums: np.ndarray) -> np.ndarray:
-    """Numerator over denominator (S = 2): a mean, a precision, a recall, an F1; 0 where it divides by nothing."""
+    """Numerator over denominator (S = 2), for means, precision, recall and F1; 0 if the denominator is 0."""
     above, below = sums[..., 0], sums[..., 1]
     return np.divide(above, below, out=np.zeros_like(above, dtype=float), where=below != 0)
 
 
 def bleu4(sums: np.ndarray) -> np.ndarray:
-    """BLEU-4 of a corpus. S = 10: n-grams of a prediction that a reference has, and all, for n of 1 to 4; the length of
-    the prediction, and of the reference that is closest to it. Small numbers stand in for zeros as pycocoevalcap's do.
-    """
+    """BLEU-4 of a corpus. S = 10: the matched n-grams of a prediction for n = 1 to 4, all its n-grams for n = 1 to 4,
+    its length, and the length of the closest reference. Small constants avoid zeros, as in pycocoevalcap."""
     found, given = sums[..., :ORDERS], sums[..., ORDERS : 2 * ORDERS]
     length, wanted = sums[..., -2], sums[..., -1]
     precision = ((found + 1e-15) / (given + 1e-9)).prod(-1) ** (1 / ORDERS)
@@ -31,11 +30,11 @@ def bleu4(sums: np.ndarray) -> np.ndarray:
 
 
 def meteor(sums: np.ndarray) -> np.ndarray:
-    """METEOR of a corpus, from the S = 23 statistics that its program prints of an item.
+    """METEOR of a corpus, from the S = 23 statistics that METEOR's program prints for each example.
 
-    They are words of prediction and reference, function words of both, four times (exact, stem, synonym, paraphrase)
-    matched content words of both and matched function words of both, then chunks (0 where a prediction is its
-    reference), and matched words of both.
+    In order, each for prediction and reference: words; function words; then for exact, stem, synonym and paraphrase
+    matches the matched content words and the matched function words; then the number of chunks (0 if prediction and
+    reference are equal); and matched words.
     """
     words, function_words, chunks, matched = sums[..., 0:2], sums[..., 2:4], sums[..., 20], sums[..., 21:23]
     kinds = sums[..., 4:20].reshape(*sums.shape[:-1], 4, 2, 2)  # of kind, content or function, side

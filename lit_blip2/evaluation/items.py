@@ -1,9 +1,9 @@
-"""A test metric taken apart: the statistics of every item that it is made of, and how sure it is.
+"""Items, the per-example values behind a test metric, and bootstrap intervals computed from them.
 
-The unit of a bootstrap is the image, as test sets are drawn: the questions and captions of an image stand or fall
-together. Strata are what a mean over types is a mean of.
+The bootstrap draws images, not examples, because the questions and captions of one image are not independent. Strata
+are the types of a metric that is a mean over types.
 
-Legend: N items, G images, K strata, S statistics, D draws.
+Legend: N examples, G images, K strata, S statistics, D draws.
 """
 
 import zipfile
@@ -25,9 +25,12 @@ AT_ONCE = 1 << 24  # of the D x G numbers that a bootstrap draws
 
 
 class Items(NamedTuple):
-    """What a metric is made of. values: float [N], of which it is the mean, or [N, S], statistics that it is a function
-    of the sums of; images: int64 [N], the image of each; ids: int64 [N], the item's own number, once each; strata: N
-    names, where the metric is a mean over types; figure: which of FORMULAS it is, as files have it."""
+    """The per-example values behind a metric.
+
+    values: float [N], whose mean is the metric; or [N, S], statistics whose sums a formula turns into the metric.
+    images: int64 [N], image id of each example. ids: int64 [N], id of each example, unique. strata: N type names, if
+    the metric is a mean over types. figure: name of the formula in FORMULAS.
+    """
 
     values: np.ndarray
     images: np.ndarray
@@ -36,27 +39,28 @@ class Items(NamedTuple):
     figure: str = "ratio"
 
     def value(self) -> float:
-        """The metric."""
+        """The metric's value."""
         return float(_metric(_by_image(self).sum(0), self.figure))
 
 
 def interval(items: Items, level: float = 0.95, draws: int = DRAWS, seed: int = 0) -> tuple[float, float]:
-    """Percentile bootstrap over images of the metric: (low, high). Draws without an item of a stratum leave it out."""
+    """(low, high) of the metric by percentile bootstrap over images. A draw without examples of a type leaves the type
+    out."""
     return _percentiles(_drawn(items, draws, seed), level)
 
 
 def paired_interval(
     first: Items, second: Items, level: float = 0.95, draws: int = DRAWS, seed: int = 0
 ) -> tuple[float, float]:
-    """The same of second's metric less first's, both of the images of one draw. Raises ValueError that names an item
-    which only one of them has."""
+    """(low, high) of second's metric minus first's, by paired bootstrap: both use the same images in a draw. Raises
+    ValueError, with its id, for an example that only one of them has."""
     check_same(first, second)
     return _percentiles(_drawn(second, draws, seed) - _drawn(first, draws, seed), level)
 
 
 def jackknife(items: Items) -> tuple[np.ndarray, np.ndarray]:
-    """The images, int64 [G] ascending, and float [G], each image's pseudo-value of the metric: G times the metric less
-    G - 1 times that of all other images. Of a mean of one item an image they are its values."""
+    """Image ids, int64 [G] ascending, and the jackknife pseudo-value of each image, float [G]: G times the metric minus
+    G - 1 times the metric without this image. For a mean with one example per image, these are the values."""
     sums_GKS = _by_image(items)
     sums_KS, images = sums_GKS.sum(0), len(sums_GKS)
     values_G = images * _metric(sums_KS, items.figure) - (images - 1) * _metric(sums_KS - sums_GKS, items.figure)
@@ -64,7 +68,7 @@ def jackknife(items: Items) -> tuple[np.ndarray, np.ndarray]:
 
 
 def check_same(first: Items, second: Items) -> None:
-    """Raises ValueError where the two are not about the same items, in any order, and their images."""
+    """Raises ValueError if the two do not have the same examples (in any order) on the same images."""
     if len(alone := np.setxor1d(first.ids, second.ids)):
         raise ValueError(f"{len(alone)} items are in one run only, the first with id {alone[0]}")
     if (first.images[np.argsort(first.ids)] != second.images[np.argsort(second.ids)]).any():
@@ -72,14 +76,14 @@ def check_same(first: Items, second: Items) -> None:
 
 
 def write_items(file: Path, items: Mapping[str, Items]) -> None:
-    """Write them, name by name, in a compressed .npz."""
+    """Write the items of all metrics to a compressed .npz file."""
     arrays = {f"{name}:{part}": value for name, each in items.items() for part, value in each._asdict().items()}
     with written_whole(file) as part, part.open("wb") as stream:
         np.savez_compressed(stream, **{name: value for name, value in arrays.items() if value is not None})
 
 
 def read_items(file: Path) -> dict[str, Items]:
-    """What `write_items` wrote. Raises FileNotFoundError, or DataError for a damaged file."""
+    """Read a file of `write_items`. Raises FileNotFoundError, or DataError for a damaged file."""
     with reading(file, "file of items", WAY_OUT):
         with zipfile.ZipFile(file) as packed:
             if (size := sum(part.file_size for part in packed.infolist())) > MOST_BYTES:

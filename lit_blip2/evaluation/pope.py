@@ -1,6 +1,7 @@
 """POPE: does a model say yes to objects that an image does not show? (arXiv 2305.10355)
 
-Its questions come by three samplings of what is asked for, a file each; in a file of several each row names its own.
+The objects asked for are sampled in three ways (random, popular, adversarial), one file each. In a file with several
+samplings, each row names its sampling.
 """
 
 from collections.abc import Collection, Sequence
@@ -16,25 +17,25 @@ NO = {"No", "no", "not"}
 
 
 def yes_or_no(answer: str) -> str:
-    """As the official evaluation reads an answer: no where its first sentence has a no or a not, else yes."""
+    """The answer as the official evaluation reads it: "no" if its first sentence holds "no" or "not", else "yes"."""
     words = answer.partition(".")[0].replace(",", "").split()
     return "no" if NO & set(words) else "yes"
 
 
 def is_pope(types: Collection[str]) -> bool:
-    """Whether questions of these types are all POPE's."""
+    """Whether all of these question types are POPE's."""
     return bool(types) and all(name.partition(" ")[0] == TYPE for name in types)
 
 
 def metrics_of_samplings(types: Collection[str]) -> set[str]:
-    """What `sampled_items` gives of questions of these types."""
+    """The metric names that `sampled_items` returns for questions of these types."""
     begins = _samplings(types).values()
     found = {f"{begin}{name}" for begin in begins for name in ("accuracy", *(f"yes_{name}" for name in FRACTIONS))}
     return found | ({ALL} if found else set())
 
 
 def _samplings(types: Collection[str]) -> dict[str, str]:
-    """Type -> what its metrics begin with, `pope/random_`, of those that name a sampling."""
+    """Type -> start of its metric names, such as `pope/random_`, for types that name a sampling."""
     named = [name for name in sorted(set(types)) if name.startswith(f"{TYPE} ")]
     return {name: f"pope/{'_'.join(name.split()[1:])}_" for name in named}
 
@@ -42,10 +43,13 @@ def _samplings(types: Collection[str]) -> dict[str, str]:
 def pope_items(
     said: Sequence[str], truths: Sequence[str], images: np.ndarray, ids: np.ndarray, begin: str = "vqa/"
 ) -> dict[str, Items]:
-    """What makes precision, recall and F1 of yes, and how often it is said, 0..1; what divides by nothing is 0.
+    """Per-example values of precision, recall and F1 of yes, and of the share of yes, 0..1. A ratio with denominator 0
+    is 0.
 
-    images, ids: of the questions. begin: of the metrics' names.
-    Raises ValueError for unequal numbers, for none, and for words other than yes and no.
+    Args:
+        said, truths: "yes" or "no". images, ids: image id and id of each question. begin: start of the metric names.
+    Raises:
+        ValueError: unequal numbers, no questions, or words other than yes and no.
     """
     if not said or len(said) != len(truths):
         raise ValueError(f"{len(said)} answers for {len(truths)} questions")
@@ -60,8 +64,8 @@ def pope_items(
 def sampled_items(
     said: Sequence[str], truths: Sequence[str], types: Sequence[str], images: np.ndarray, ids: np.ndarray
 ) -> dict[str, Items]:
-    """The same of each sampling by itself, and its accuracy; pope/accuracy of all questions that name one. Nothing
-    where none does."""
+    """The metrics of `pope_items` and the accuracy for each sampling, and pope/accuracy of all questions that name a
+    sampling. Empty if none does."""
     found, right = {}, (np.array(said) == np.array(truths)).astype(float)
     named = _samplings(types)
     for name, begin in named.items():

@@ -1,4 +1,4 @@
-"""Recall of retrieval, and of its re-ranking, as a torchmetrics.Metric.
+"""RetrievalRecall, a torchmetrics.Metric: recall of image-text retrieval, with and without re-ranking.
 
 Legend: B images of a batch, I images, T texts, Q query tokens, P projection width or pairs, K candidates.
 """
@@ -28,8 +28,8 @@ Match = Callable[[Tensor], Tensor]
 
 
 class Retrieved(NamedTuple):
-    """Of all ranks: image ids, the row of each text's image, the candidates, and their pairs' cosines and logits of
-    `match` (None without it)."""
+    """What was ranked, of all ranks: image ids, the row of each text's image, the candidates, and for each candidate
+    pair its cosine and its score by `match` (None without it)."""
 
     ids_I: Tensor
     image_of_text_T: Tensor
@@ -38,8 +38,10 @@ class Retrieved(NamedTuple):
     match_P: Tensor | None
 
     def predictions(self) -> Iterator[dict[str, Any]]:
-        """Of each mode the ten best texts of each image and the ten best images of each text. A text's number is its
-        image's id with its place among that image's texts behind it."""
+        """For each mode (itc, itm, sum), the ten best texts of each image and the ten best images of each text.
+
+        A text has the id 1000 * (image id) + (its place among the image's texts).
+        """
         image_ids, owners = self.ids_I.cpu().numpy(), self.image_of_text_T.cpu().numpy()
         numbers, scores = text_numbers(image_ids, owners), {"itc": self.cosine_P}
         if self.match_P is not None:
@@ -54,21 +56,21 @@ class Retrieved(NamedTuple):
 
 
 class RetrievalRecall(ItemMetric):
-    """Recall at 1, 5 and 10, 0..1, from images to texts (txt) and from texts to images (img): the share of images with
-    a text of their own among the k best, and of texts with their image. A tie counts against a match.
+    """Recall at 1, 5 and 10, 0..1, of image-to-text (txt) and text-to-image (img) retrieval.
 
-    `compute` ranks all texts for all images by cosine, and gives retrieval/itc_{txt,img}_r{1,5,10}. With `match`, the
-    candidates that the cosine finds are ranked again by match's score (retrieval/itm_*) and by both scores' sum
-    (retrieval/sum_*), as BLIP-2 does (arXiv 2301.12597, 4.4).
+    txt is the share of images with one of their own texts among the k best, img the share of texts with their image
+    among the k best. A tie counts against the match. `compute` ranks by cosine, and returns
+    retrieval/itc_{txt,img}_r{1,5,10}, float32 scalars. With `match`, the best candidates by cosine are ranked again by
+    match's score (retrieval/itm_*) and by the sum of both scores (retrieval/sum_*), as in BLIP-2 (arXiv 2301.12597,
+    section 4.4).
 
-    retrieved: after `compute`, what was ranked; None before.
-
-    The states are the vectors, on the CPU: 32 kB an image at 32 query tokens of 256, 1 kB a text.
+    retrieved: after `compute`, what was ranked; None before. The states are the vectors, on the CPU: 32 kB per image
+    with 32 queries of width 256, 1 kB per text.
 
     Args:
-        match: scores pairs, such as ITM's logit of "match": int64 [P, 2], each an (image, text) by its place among all
-            images and texts of all ranks, sorted by image, to float [P] on the CPU. Every rank calls it with all
-            pairs, and must get the same.
+        match: function that scores pairs, such as ITM's logit of "match". It takes int64 [P, 2], the (image, text)
+            indices among the images and texts of all ranks, sorted by image, and returns float [P] on the CPU. Every
+            rank calls it with all pairs, and it must return the same values on each.
         rerank: candidates per image and per text that `match` scores (the paper's k is 128).
 
     Example:
@@ -94,11 +96,15 @@ class RetrievalRecall(ItemMetric):
         counts: Sequence[int] | None = None,
         image_ids_B: Tensor | None = None,
     ) -> None:
-        """A batch: unit vectors of images, float [B, P], or [B, Q, P] of which the query counts that is closest to a
-        text; of all their texts, one image's after another's, float [T, P].
+        """Add a batch of images with their texts.
 
-        counts: how many texts each image has; None is one each. image_ids: int64 [B], for intervals, each once.
-        Raises ValueError for numbers that do not fit, and for an image without a text.
+        Args:
+            image_BQP: unit vectors, float [B, P]; or [B, Q, P], of which the query closest to a text counts.
+            text_TP: unit vectors of all texts, float [T, P], sorted by image.
+            counts: number of texts of each image; None: one each.
+            image_ids_B: int64 [B], each once, for confidence intervals.
+        Raises:
+            ValueError: numbers that do not fit each other, or an image without texts.
         """
         same_lengths({"images": image_BQP, "counts": counts, "image_ids": image_ids_B})
         counts = [1] * len(image_BQP) if counts is None else list(counts)
@@ -131,8 +137,8 @@ class RetrievalRecall(ItemMetric):
         return items
 
     def _contrast(self, image_of_text_T: Tensor) -> tuple[dict[str, Tensor], Candidates, Tensor]:
-        """Ranks by cosine, the candidates that it gives to `match`, and the cosines of their pairs. Every rank for
-        itself; the cosines of all pairs are gone before the first is matched."""
+        """Ranks by cosine, the candidates for `match`, and the candidates' cosines. Every rank computes all of it. The
+        matrix of all cosines is freed before `match` runs."""
         image_IQP, text_TP = self.joined("images"), self.joined("texts")
         cosine_IT = text_TP.new_empty(len(image_IQP), len(text_TP))
         for image_BQP, cosine_BT in zip(image_IQP.split(IMAGES_AT_ONCE), cosine_IT.split(IMAGES_AT_ONCE)):

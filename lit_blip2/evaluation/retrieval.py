@@ -19,8 +19,8 @@ MOST_TEXTS = 1000  # of an image, in the number of an item
 class Candidates(NamedTuple):
     """The k best texts of each image and the k best images of each text, best first.
 
-    texts_IK, images_TK: int64. pairs_P2: every (image, text) that is a candidate either way round, once, sorted by
-    image, int64. place_IK, place_TK: where among the pairs each candidate is.
+    texts_IK, images_TK: int64. pairs_P2: int64, every (image, text) that is a candidate in either direction, once,
+    sorted by image. place_IK, place_TK: int64, the row of each candidate in pairs_P2.
     """
 
     texts_IK: torch.Tensor
@@ -31,24 +31,24 @@ class Candidates(NamedTuple):
 
 
 def similarity(image_IQP: torch.Tensor, text_TP: torch.Tensor) -> torch.Tensor:
-    """Cosine of each text with each image's best query: [I, T], of unit vectors. One product, then the
-    maximum over queries.
+    """Cosine of each text with each image's best query, float [I, T], from unit vectors.
 
-    In the vectors' own precision: bf16 would blur cosines that a temperature of 0.01 then multiplies by 100.
+    Autocast is off: bf16 would round cosines that a temperature of 0.01 then multiplies by 100.
     """
     with torch.autocast(image_IQP.device.type, enabled=False):
         return (image_IQP.flatten(0, 1) @ text_TP.T).unflatten(0, image_IQP.shape[:2]).amax(dim=1)
 
 
 def ranks(scores_IT: torch.Tensor, image_of_text_T: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Rank, from 1, of the best own text of each image ("txt", int [I]) and of the image of each text ("img", [T]).
+    """Rank, from 1, of each image's best own text ("txt", int64 [I]) and of each text's image ("img", int64 [T]).
 
-    image_of_text_T: for every text the row of its image; an image may have several texts.
+    A match ranks behind all others of the same score, so a constant score gives no recall, nor does a match at -inf.
 
-    Ties count as losses: a match ranks behind every other candidate of the same score, so a constant score recalls
-    nothing, and neither does a match at -inf.
-
-    Raises ValueError for nan, for shapes that do not fit, for an image without a text.
+    Args:
+        scores_IT: float, larger is better.
+        image_of_text_T: int64, the row of each text's image; an image may have several texts.
+    Raises:
+        ValueError: a score is NaN, shapes do not fit, or an image has no text.
     """
     if scores_IT.ndim != 2 or image_of_text_T.shape != scores_IT.shape[1:]:
         raise ValueError(f"scores {tuple(scores_IT.shape)} do not fit {tuple(image_of_text_T.shape)} texts' images")
@@ -61,8 +61,8 @@ def ranks(scores_IT: torch.Tensor, image_of_text_T: torch.Tensor) -> dict[str, t
 def recall_items(
     ranks: dict[str, torch.Tensor], image_ids_I: torch.Tensor, image_of_text_T: torch.Tensor, prefix: str
 ) -> dict[str, Items]:
-    """{prefix}_txt_r{1,5,10} and {prefix}_img_r{1,5,10}, whose means are the recalls: 1 where the rank is at most k. A
-    text's number is its image's id with its place among that image's texts behind it."""
+    """{prefix}_txt_r{1,5,10} and {prefix}_img_r{1,5,10}: per-example values, 1 if the rank is at most k, else 0. Their
+    means are the recalls. Texts have the ids of `text_numbers`."""
     image_ids, owners = image_ids_I.cpu().numpy(), image_of_text_T.cpu().numpy()
     texts = text_numbers(image_ids, owners)
     of = {"txt": (image_ids, image_ids), "img": (image_ids[owners], texts)}
@@ -74,7 +74,7 @@ def recall_items(
 
 
 def text_numbers(image_ids: np.ndarray, owners: np.ndarray) -> np.ndarray:
-    """The number of each text, int64 [T]: its image's id with its place among that image's texts behind it."""
+    """The id of each text, int64 [T]: 1000 * (image id) + (its place among the image's texts)."""
     order = np.argsort(owners, kind="stable")
     place = np.empty_like(order)
     place[order] = np.arange(len(order)) - np.searchsorted(owners[order], owners[order])
@@ -82,8 +82,8 @@ def text_numbers(image_ids: np.ndarray, owners: np.ndarray) -> np.ndarray:
 
 
 def candidates(scores_IT: torch.Tensor, k: int = 128) -> Candidates:
-    """What re-ranking looks at. K is smaller than k where there are fewer. Which of several equal scores get in is left
-    open."""
+    """The k best texts of each image and images of each text, for re-ranking. With fewer than k, all of them. Which of
+    several equal scores are chosen is not defined."""
     count_I, count_T = scores_IT.shape
     texts_IK = scores_IT.topk(min(k, count_T), dim=1).indices
     images_TK = scores_IT.topk(min(k, count_I), dim=0).indices.T
@@ -103,12 +103,13 @@ def candidates(scores_IT: torch.Tensor, k: int = 128) -> Candidates:
 def rerank(
     found: Candidates, cosine_P: torch.Tensor, itm_P: torch.Tensor, mode: str, image_of_text_T: torch.Tensor
 ) -> dict[str, torch.Tensor]:
-    """`ranks` of the candidates by another score; what is none ranks as if its score were -inf.
+    """`ranks` of the candidates by another score. A match that is not a candidate ranks behind all others.
 
-    cosine_P: ITC's cosine, not divided by the temperature. itm_P: the ITM logit of "match"; both for each of the pairs.
-    mode: see `by_mode`. A match that is no candidate ranks behind all others.
-
-    Raises ValueError for nan and for another mode.
+    Args:
+        cosine_P: ITC's cosine of each pair, not divided by the temperature. itm_P: ITM's logit of "match".
+        mode: the score to rank by, see `by_mode`.
+    Raises:
+        ValueError: a score is NaN, or the mode is unknown.
     """
     scores_P = by_mode(cosine_P, itm_P, mode)
     images, texts = len(found.texts_IK), len(found.images_TK)

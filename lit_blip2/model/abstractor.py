@@ -1,7 +1,7 @@
-"""The C-Abstractor of Honeybee: convolutions over the patches, their average over boxes, convolutions over the boxes
-(arXiv 2312.06742). Like the Q-Former it can look at neighbours, unlike it each token keeps its place.
+"""Honeybee's C-Abstractor (arXiv 2312.06742): convolutions over patches, averages over boxes, more convolutions.
 
-Its published code adds a learned position to each patch; here the encoder's own positions must do.
+Like the Q-Former it mixes patches; unlike the Q-Former, each output token keeps its place in the image. Honeybee's code
+also adds a learned position to each patch; this one relies on the encoder's positions.
 
 Legend: B images, N image tokens, D width of the convolutions, W image width, G patches along a side, H height and V
 width of a map, T soft prompt tokens, P language model width.
@@ -19,13 +19,16 @@ from lit_blip2.model.patches import on_grid, pool_grid
 class AbstractorBridge(nn.Module):
     """Convolutions, average pooling, convolutions, then two linear layers with a SiLU between them.
 
-    [CLS] is left out.
+    The encoder's [CLS] token is not used.
 
     Args:
-        vision_width: width of the image features. language_width: width of the language model's input embeddings.
-        num_tokens: tokens of the soft prompt; model/patches.py says over which boxes patches are averaged.
-        hidden: width of the convolutions. layers: blocks before the pooling, and as many after it.
-        projection_std: standard deviation of the last layer's fresh weights; null: nn.Linear's. See QFormerBridge.
+        vision_width: width of the image features.
+        language_width: width of the language model's input embeddings.
+        num_tokens: number of soft prompt tokens; model/patches.py says over which boxes patches are averaged.
+        hidden: width of the convolutions.
+        layers: number of convolution blocks before the pooling, and the same number after it.
+        projection_std: standard deviation of the last layer's initial weights; null: nn.Linear's own
+            initialisation (see QFormerBridge).
     """
 
     def __init__(
@@ -48,7 +51,7 @@ class AbstractorBridge(nn.Module):
         self.projection = soft_projection(language_width, language_width, projection_std)
 
     def forward(self, features_BND: Tensor) -> Tensor:
-        """Image features to a soft prompt [B, T, P]."""
+        """Soft prompt, float [B, T, P], of image features [B, N, W]."""
         patches_BWGG = on_grid(self.ln_vision(features_BND.float()).mT)
         boxes_BDHV = self.boxes(pool_grid(self.patches(patches_BWGG), self.num_tokens))
         return self.projection(F.silu(self.expand(boxes_BDHV.flatten(2).mT)))

@@ -1,5 +1,5 @@
-"""Patches beside queries, as in BLIVA (arXiv 2308.09936): the soft prompt is what the queries make of the image,
-and then the image itself, every patch through a linear layer of its own.
+"""BlivaBridge (BLIVA, arXiv 2308.09936): the soft prompt is the query outputs, followed by all patches, which pass
+through a second linear layer.
 
 Legend: B images, N image tokens, Q query tokens, G patches along a side, W image width, P language model width.
 """
@@ -18,13 +18,15 @@ from lit_blip2.model.qformer import Pass, QFormer
 class BlivaBridge(nn.Module):
     """Query outputs and patches, each projected to the language model's width.
 
-    BLIVA's Q-Former reads the prompt too (model/instructed.py); this one does not. The patches get the Q-Former's
-    ln_vision. [CLS] is seen by the queries, and is not among the patches.
+    BLIVA's Q-Former also reads the prompt (model/instructed.py); this one does not. The patches pass through the
+    Q-Former's ln_vision. The queries attend to [CLS], but it is not among the patches.
 
     Args:
-        vision_width: width of the image features. language_width: width of the language model's input embeddings.
-        qformer: the Q-Former, without its text half (vocab_size: null).
-        projection_std: standard deviation of both projections' fresh weights; null: nn.Linear's. See QFormerBridge.
+        vision_width: width of the image features.
+        language_width: width of the language model's input embeddings.
+        qformer: the Q-Former, without text weights (vocab_size: null).
+        projection_std: standard deviation of both projections' initial weights; null: nn.Linear's own
+            initialisation (see QFormerBridge).
     """
 
     def __init__(
@@ -37,11 +39,11 @@ class BlivaBridge(nn.Module):
         super().__init__()
         self.qformer = qformer(vision_width)
         self.projection = soft_projection(self.qformer.hidden, language_width, projection_std)
-        # It begins like the other's name, so that an lr_scale of net.bridge.projection is for both.
+        # The name starts like the other's, so that an lr_scale of net.bridge.projection covers both.
         self.projection_patches = soft_projection(vision_width, language_width, projection_std)
 
     def forward(self, features_BND: Tensor) -> Tensor:
-        """Image features to a soft prompt [B, Q + G * G, P]: queries, then patches row by row."""
+        """Soft prompt, float [B, Q + G * G, P]: queries, then patches row by row."""
         image = self.qformer.project_image(features_BND)
         (output,) = self.qformer([Pass(masks.UNIMODAL, image=image)])
         patches_BNW = on_grid(self.qformer.ln_vision(features_BND.float()).mT).flatten(2).mT

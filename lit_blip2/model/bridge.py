@@ -1,6 +1,6 @@
-"""From image features to a soft prompt for the language model: the Q-Former (paper, 3.2), and what it is measured
-against at equal tokens. Further bridges have a file each: abstractor.py, shuffle.py, and around a Q-Former bliva.py,
-matryoshka.py, instructed.py. `class_path` chooses; only a Q-Former has weights of stage 1 or BERT to start from:
+"""Bridges, which turn image features into a soft prompt for the language model: the Q-Former (BLIP-2 paper, 3.2), and
+simpler ones to compare it with. Further bridges: abstractor.py, shuffle.py, and with a Q-Former bliva.py,
+matryoshka.py, instructed.py. `class_path` chooses one. Only a Q-Former can start from stage 1 or BERT (init_from):
 
     model:
       init_args:
@@ -26,13 +26,15 @@ from lit_blip2.model.resampler import Resampler
 
 
 class QFormerBridge(nn.Module):
-    """Query outputs, projected to the language model's width.
+    """The paper's bridge: query outputs of a Q-Former, projected to the language model's width.
 
     Args:
-        vision_width: width of the image features. language_width: width of the language model's input embeddings.
-        qformer: the Q-Former, without its text half (vocab_size: null).
-        projection_std: standard deviation of the projection's fresh weights; null: nn.Linear's, as the original has it.
-            A soft prompt far longer than word embeddings drowns what the language model's layers add to it.
+        vision_width: width of the image features.
+        language_width: width of the language model's input embeddings.
+        qformer: the Q-Former, without text weights (vocab_size: null).
+        projection_std: standard deviation of the projection's initial weights; null: nn.Linear's own initialisation,
+            as in LAVIS. If soft prompt vectors have a much larger norm than word embeddings, they outweigh what the
+            language model's layers add to them.
     """
 
     def __init__(
@@ -47,7 +49,7 @@ class QFormerBridge(nn.Module):
         self.projection = soft_projection(self.qformer.hidden, language_width, projection_std)
 
     def forward(self, features_BND: Tensor) -> Tensor:
-        """Image features to a soft prompt [B, Q, P]."""
+        """Soft prompt, float [B, Q, P], of image features [B, N, width]."""
         image = self.qformer.project_image(features_BND)
         (output,) = self.qformer([Pass(masks.UNIMODAL, image=image)])
         return self.projection(output.query_RQD)
@@ -56,12 +58,14 @@ class QFormerBridge(nn.Module):
 class LinearBridge(nn.Module):
     """Averages over boxes of patches, then one linear layer.
 
-    LLaVA's (arXiv 2304.08485) is this with as many tokens as patches, and without the norm.
+    With as many tokens as patches, and without the norm, it is LLaVA's bridge (arXiv 2304.08485).
 
     Args:
-        vision_width: width of the image features. language_width: width of the language model's input embeddings.
+        vision_width: width of the image features.
+        language_width: width of the language model's input embeddings.
         num_tokens: tokens of the soft prompt; model/patches.py says how the patches are averaged.
-        projection_std: standard deviation of the linear layer's fresh weights; null: nn.Linear's. See QFormerBridge.
+        projection_std: standard deviation of the linear layer's initial weights; null: nn.Linear's own
+            initialisation (see QFormerBridge).
     """
 
     def __init__(
@@ -74,21 +78,22 @@ class LinearBridge(nn.Module):
         self.projection = soft_projection(vision_width, language_width, projection_std)
 
     def forward(self, features_BND: Tensor) -> Tensor:
-        """Image features to a soft prompt [B, T, P]."""
+        """Soft prompt, float [B, T, P], of image features [B, N, width]."""
         return self.projection(pool(self.ln_vision(features_BND.float()), self.num_tokens))
 
 
 class MLPBridge(nn.Module):
-    """Averages over boxes of patches, then two linear layers with a GELU between them: DeCo's way (arXiv 2405.20985),
-    which leaves all abstraction to the language model.
+    """Averages over boxes of patches, then two linear layers with a GELU between them, as in DeCo (arXiv 2405.20985).
 
-    LLaVA-1.5's (arXiv 2310.03744) is this with as many tokens as patches, and without the norm.
+    With as many tokens as patches, and without the norm, it is LLaVA-1.5's bridge (arXiv 2310.03744).
 
     Args:
-        vision_width: width of the image features. language_width: width of the language model's input embeddings.
+        vision_width: width of the image features.
+        language_width: width of the language model's input embeddings.
         num_tokens: tokens of the soft prompt; model/patches.py says how the patches are averaged.
-        hidden: width between the layers; null: the language model's.
-        projection_std: standard deviation of the second layer's fresh weights; null: nn.Linear's. See QFormerBridge.
+        hidden: width between the two layers; null: the language model's width.
+        projection_std: standard deviation of the second layer's initial weights; null: nn.Linear's own
+            initialisation (see QFormerBridge).
     """
 
     def __init__(
@@ -108,7 +113,7 @@ class MLPBridge(nn.Module):
         self.projection = soft_projection(hidden, language_width, projection_std)
 
     def forward(self, features_BND: Tensor) -> Tensor:
-        """Image features to a soft prompt [B, T, P]."""
+        """Soft prompt, float [B, T, P], of image features [B, N, width]."""
         pooled_BTD = pool(self.ln_vision(features_BND.float()), self.num_tokens)
         return self.projection(F.gelu(self.expand(pooled_BTD)))
 
@@ -117,10 +122,15 @@ class ResamplerBridge(nn.Module):
     """Flamingo's Perceiver resampler (arXiv 2204.14198, 3.1), projected to the language model's width.
 
     Args:
-        vision_width: width of the image features. language_width: width of the language model's input embeddings.
-        num_tokens: learned queries, so tokens of the soft prompt.
-        hidden: width. layers: number of blocks. heads: attention heads. intermediate: feed-forward width.
-        projection_std: standard deviation of the projection's fresh weights; null: nn.Linear's. See QFormerBridge.
+        vision_width: width of the image features.
+        language_width: width of the language model's input embeddings.
+        num_tokens: number of learned queries, which is the number of soft prompt tokens.
+        hidden: width of the resampler.
+        layers: number of blocks.
+        heads: number of attention heads; must divide hidden.
+        intermediate: feed-forward width.
+        projection_std: standard deviation of the projection's initial weights; null: nn.Linear's own
+            initialisation (see QFormerBridge).
     """
 
     def __init__(
@@ -139,12 +149,13 @@ class ResamplerBridge(nn.Module):
         self.projection = soft_projection(hidden, language_width, projection_std)
 
     def forward(self, features_BND: Tensor) -> Tensor:
-        """Image features to a soft prompt [B, T, P]."""
+        """Soft prompt, float [B, T, P], of image features [B, N, width]."""
         return self.projection(self.resampler(features_BND))
 
 
 def soft_projection(width: int, language_width: int, std: float | None) -> nn.Linear:
-    """To the language model's width. std: standard deviation of fresh weights; None: nn.Linear's start."""
+    """A linear layer to the language model's width. std: standard deviation of its initial weights; None: nn.Linear's
+    own initialisation."""
     projection = nn.Linear(width, language_width)
     if std is not None:
         nn.init.normal_(projection.weight, std=std)
@@ -152,6 +163,6 @@ def soft_projection(width: int, language_width: int, std: float | None) -> nn.Li
 
 
 def check_counts(**counts: int) -> None:
-    """Raises ValueError that names the counts below 1."""
+    """Raises ValueError, with their names, for counts below 1."""
     if problems := [f"{name}={count} must be at least 1" for name, count in counts.items() if count < 1]:
         raise ValueError("; ".join(problems))

@@ -1,5 +1,5 @@
-"""A bridge whose Q-Former reads the language model's prompt beside the image (InstructBLIP, arXiv 2305.06500, 3.2; the
-paper conditions it on the question when it is fine-tuned for VQA, 4.2).
+"""InstructedBridge, whose Q-Former reads the language model's prompt beside the image (InstructBLIP, arXiv 2305.06500,
+section 3.2). BLIP-2 does this with the question when it is fine-tuned for VQA (section 4.2).
 
 Legend: B images, R prompts, N image tokens, Q query tokens, D bridge width, P language model width.
 """
@@ -16,20 +16,23 @@ from lit_blip2.model.tokenizer import BertTokenizer
 
 
 class InstructedBridge(nn.Module):
-    """Queries and prompt see one another; query outputs alone are projected to the language model's width.
+    """Queries and prompt attend to each other; the query outputs are projected to the language model's width.
 
-    The prompt is read as the language model reads it, "Question:" and "Answer:" included, as InstructBLIP does; the
-    paper's 4.2 says the question. Nobody reads the last layer's text rows, so that layer has no text feed-forward.
+    The Q-Former reads the whole prompt of the language model, "Question:" and "Answer:" included, as in InstructBLIP;
+    the BLIP-2 paper (section 4.2) mentions the question alone. The last layer has no text feed-forward, because its
+    text outputs are not used.
 
     Args:
-        vision_width: width of the image features. language_width: width of the language model's input embeddings.
-        qformer: the Q-Former with its text half.
+        vision_width: width of the image features.
+        language_width: width of the language model's input embeddings.
+        qformer: the Q-Former, with text weights.
         tokenizer: folder of the Q-Former's tokenizer (bert-base-uncased).
-        max_text_tokens: longest prompt, [CLS] and [SEP] included; a longer one loses its beginning, as in
-            LAVIS.
-        projection_std: see QFormerBridge.
+        max_text_tokens: longest prompt in tokens, [CLS] and [SEP] included; a longer prompt loses its beginning, as
+            in LAVIS.
+        projection_std: standard deviation of the projection's initial weights; null: nn.Linear's own
+            initialisation (see QFormerBridge).
     Raises:
-        ValueError: a Q-Former without its text half, or with fewer positions than `max_text_tokens`.
+        ValueError: the Q-Former has no text weights, or fewer positions than `max_text_tokens`.
     """
 
     def __init__(
@@ -53,18 +56,18 @@ class InstructedBridge(nn.Module):
         self.projection = soft_projection(self.qformer.hidden, language_width, projection_std)
 
     def load(self) -> None:
-        """Read the Q-Former's tokenizer."""
+        """Read the Q-Former's tokenizer from disk."""
         words = self.qformer.word_embeddings.num_embeddings
         self.tokenizer = BertTokenizer(self.tokenizer_path, words, self.max_text_tokens, cut="beginning")
 
     def read(self, prompts: Sequence[str]) -> PackedText:
-        """Pack prompts, on the host. Raises ValueError that names the place of an empty one."""
+        """Prompts as token ids, on the CPU. Raises ValueError, with its position, for an empty prompt."""
         return self.tokenizer(prompts)
 
     def forward(self, features_BND: Tensor, prompts: PackedText, image_R: Tensor | None = None) -> Tensor:
-        """Image features and prompts to soft prompts [R, Q, P].
+        """Soft prompts, float [R, Q, P], of image features [B, N, width] and R prompts.
 
-        Args: image_R: int64, which image each prompt is about; None: one after the other.
+        image_R: int64, the index of each prompt's image; None: prompt i belongs to image i.
         """
         image = self.qformer.project_image(features_BND)
         image = image if image_R is None else image.select(image_R)

@@ -1,11 +1,11 @@
-"""The language model behind one interface: a loss on target tokens, and generation, both after a soft prompt.
+"""LanguageModel, one interface to decoders and encoder-decoders: loss and generation after a soft prompt.
 
 Decoder (OPT, Llama, Qwen, GPT-2):  [soft prompt; prompt; target]  right-padded for the loss, the prompt
                                     [padding; soft prompt; prompt] left-padded for generation, where solved examples
                                     [soft prompt; prompt; answer] may come before
 Encoder-decoder (T5):               encoder [soft prompt; prompt], decoder: target
 
-Logits are made only where a target token is predicted. Soft prompt, prompt and padding are never targets.
+Logits are computed only where a target token is predicted. Soft prompt, prompt and padding are never targets.
 
 Legend: B samples, P soft prompt positions, T padded text positions, S = P + T, L targets of all samples, D width,
 V vocabulary.
@@ -48,8 +48,8 @@ from lit_blip2.signature import signature
 
 
 class Example(NamedTuple):
-    """A solved question for each of B prompts, to come before it: soft prompt (or None), prompts, answers, and what a
-    message calls each, as "question 12"."""
+    """An in-context example for each of B prompts: soft prompts [B, P, D] (or None), prompts and answers. names: how
+    error messages call each example, such as "question 12"."""
 
     prefix_BPD: Tensor | None
     prompts: Sequence[str]
@@ -58,30 +58,32 @@ class Example(NamedTuple):
 
 
 class LanguageModel(nn.Module):
-    """A Hugging Face causal or encoder-decoder language model. Building it is free: `load()` makes the network.
+    """A causal or encoder-decoder language model of Hugging Face. `load()` builds it and reads its weights.
+
+    Prompts and targets that are cut are reported; a model with few positions cuts earlier than the arguments say.
+    Attributes: config: fields of its config.json. width: width of the input embeddings.
 
     Args:
-        name: a folder with config.json, or a name on the hub such as facebook/opt-2.7b.
-        weights: folder of weights and tokenizer, of the family and sizes of a published name; null: the folder `name`,
-            or what huggingface_hub has downloaded; random: none, for trials, the same ones each time; the tokenizer is
-            then read from the folder `name`.
-        dtype: of the frozen weights: bfloat16 or float32 (T5 must not run in float16). Trainable weights stay float32.
-        end: text, or name of a special token, that ends a target and generation, such as a newline; of a list the
-            first ends a target, each of them generation; null: the tokenizer's end token.
-        frozen: no gradients for its weights, and eval mode whatever `train()` is called on the parent.
-        bits: 8 or 4 keep the linear layers' frozen weights in so many (torchao, `pip install .[quantised]`; 4 on a GPU,
-            with bfloat16); null: as dtype says.
-        lora: arguments of peft.LoraConfig, such as {r: 8, lora_alpha: 16, target_modules: [q_proj, v_proj]}: low-rank
-            changes of these layers train, in float32, beside the frozen weights; null: none.
-        max_prompt_tokens: of a longer prompt the last tokens are read.
-        max_target_tokens: of a longer target the first tokens are learnt; the end mark comes on top.
-        frozen_dropout: a frozen model's own dropout works in training, as in LAVIS; false: it never does.
-        dense_act_fn: of a T5, the activation of its feed-forwards: gelu, as in LAVIS; null: what its config says
-            (gelu_new in the published ones).
-
-    What is cut is told; a model of few positions cuts earlier.
-
-    config: Hugging Face's fields, of the published model or of the folder `name`. width: of the input embeddings.
+        name: a folder with config.json, or a name on the Hugging Face hub such as facebook/opt-2.7b.
+        weights: folder of weights and tokenizer; null: the folder `name`, or what huggingface_hub has downloaded for
+            the name; random: random weights for trials, the same ones each time, with the tokenizer of the folder
+            `name`.
+        dtype: number format of frozen weights, bfloat16 or float32 (T5 does not work in float16). Trained weights are
+            float32.
+        end: text or special token that ends a target and stops generation, such as a newline. Of a list, the first
+            ends targets and each stops generation; null: the tokenizer's end token.
+        frozen: true: no gradients, and always in eval mode; false: the language model trains.
+        bits: 8 or 4: number of bits of the linear layers' frozen weights (needs torchao, `pip install .[quantised]`;
+            4 needs a GPU and bfloat16); null: not quantised.
+        lora: arguments of peft.LoraConfig, such as {r: 8, lora_alpha: 16, target_modules: [q_proj, v_proj]}: LoRA
+            weights of these layers train in float32 beside the frozen weights; null: none.
+        max_prompt_tokens: longest prompt in tokens; a longer prompt loses its beginning.
+        max_target_tokens: longest target in tokens, without the end token; a longer target loses its end.
+        frozen_dropout: true: a frozen model's dropout is active in training, as in LAVIS; false: never.
+        dense_act_fn: for T5, the activation of the feed-forwards, such as gelu as in LAVIS; null: the one in its
+            config.json (gelu_new in the published models).
+    Raises:
+        FileNotFoundError: the model's folder is missing. ValueError: arguments that do not fit each other.
     """
 
     def __init__(
@@ -124,7 +126,8 @@ class LanguageModel(nn.Module):
         self._plain: Plain | None = None
 
     def _folder(self) -> Path:
-        """Where weights and tokenizer are. Raises FileNotFoundError, or ValueError for another model's folder."""
+        """The folder of weights and tokenizer. Raises FileNotFoundError, or ValueError for the folder of another
+        model."""
         folder = self._found()
         if (folder / "config.json").is_file():
             check_is(self.name, read_config(folder), folder / "config.json")
@@ -151,7 +154,7 @@ class LanguageModel(nn.Module):
             return cached
 
     def load(self) -> None:
-        """Read weights and tokenizer from disk; nothing is downloaded."""
+        """Read weights and tokenizer from disk. Nothing is downloaded. Raises FileNotFoundError."""
         if self.model is not None:
             return
         folder = self._folder()
@@ -179,7 +182,7 @@ class LanguageModel(nn.Module):
         return build_random(self.config, self.dtype)
 
     def load_tokenizer(self) -> None:
-        """Read the tokenizer alone."""
+        """Read only the tokenizer from disk."""
         if self.tokenizer is None:
             folder = self._folder()
             self.tokenizer = read_tokenizer(folder)
@@ -187,13 +190,13 @@ class LanguageModel(nn.Module):
 
     @property
     def plain(self) -> Plain:
-        """The tokenizer as it reads text."""
+        """The tokenizer, wrapped to encode plain text without special tokens."""
         if self._plain is None or self._plain.tokenizer is not self.tokenizer:
             self._plain = Plain(self.tokenizer)
         return self._plain
 
     def settings(self) -> dict[str, Any]:
-        """What changes its function and no shape."""
+        """Settings that change the output and are not visible in the weights' shapes."""
         own = {"model_type": self.config["model_type"]}
         if active := self.dense_act_fn or getattr(getattr(self.model, "config", None), "dense_act_fn", None):
             own["dense_act_fn"] = active
@@ -206,8 +209,8 @@ class LanguageModel(nn.Module):
         return own | ({WEIGHTS: self.signature} if self.signature else {})
 
     def train(self, mode: bool = True) -> "LanguageModel":
-        """A frozen language model stays in eval mode, unless its dropout is wanted; dropout in front of low-rank
-        changes follows `mode`."""
+        """As in nn.Module, but a frozen language model stays in eval mode unless frozen_dropout is set. LoRA's dropout
+        follows `mode`."""
         super().train(mode and (self.frozen_dropout or not self.frozen))
         for name, module in self.named_modules() if self.lora else ():
             if name.endswith("lora_dropout"):
@@ -216,16 +219,17 @@ class LanguageModel(nn.Module):
 
     @property
     def encoder_decoder(self) -> bool:
-        """True for a model with an encoder of its own."""
+        """Whether the model has an encoder (T5)."""
         return self.model.config.is_encoder_decoder
 
     def tokenise(
         self, prompts: Sequence[str], targets: Sequence[str], longest: int | None = None, learn_begin: bool = False
     ) -> TargetText:
-        """Prompts (an empty one is the tokenizer's begin token, if it adds one) and targets, on the host.
+        """Prompts and targets as token ids, on the CPU. An empty prompt becomes the tokenizer's begin token, if any.
 
-        The mask is exact because both are tokenised apart and joined as ids. longest, learn_begin: for a decoder, see
-        LM. Raises ValueError naming the place of an empty target, or of one that `longest` leaves nothing of.
+        Prompt and target are tokenised separately and joined as ids, so the border between them is exact. longest,
+        learn_begin: for a decoder, the arguments max_text_tokens and learn_begin of LM. Raises ValueError, with its
+        position, for a target that is empty or of which `longest` leaves nothing.
         """
         if self.encoder_decoder and (longest is not None or learn_begin):
             raise ValueError(
@@ -244,33 +248,34 @@ class LanguageModel(nn.Module):
         return self.join(self.closed(prompt_ids), target_ids)
 
     def room(self, beside: int) -> int | None:
-        """Positions for a prompt in training, `beside` other tokens: a quarter of all is left for the soft prompt."""
+        """Positions left for a prompt in training beside `beside` other tokens. A quarter of all positions is kept for
+        the soft prompt. None: no limit."""
         return None if self.positions is None else max(LEAST_ROOM, self.positions - self.positions // 4 - beside)
 
     def prompt_ids(self, prompts: Sequence[str], room: Sequence[int | None] | int | None = None) -> list[list[int]]:
-        """Ids of prompts with what the tokenizer puts in front. room: positions that there are for them, or for each of
-        them, no limit if None or too few; then `_check_length` says what to do."""
+        """Token ids of prompts, with the tokenizer's begin tokens. room: positions available for all or for each of
+        them; None or too few: no cut here, and `_check_length` raises the error."""
         begin = self.plain.begin
         most = limits(self.max_prompt_tokens, room, len(prompts), len(begin))
         ids = self.plain.cut(prompts, self.plain.ids(prompts), most, "prompt", "max_prompt_tokens", keep_end=True)
         return [begin + each for each in ids]
 
     def closed(self, ids: list[list[int]]) -> list[list[int]]:
-        """Ids of texts as an encoder reads them, with what the tokenizer puts behind; a decoder's go on."""
+        """Token ids with the tokenizer's closing tokens, for an encoder; unchanged for a decoder."""
         return [each + self.plain.close for each in ids] if self.encoder_decoder else ids
 
     def target_ids(
         self, targets: Sequence[str], after_words: Sequence[bool], room: Sequence[int] | None = None
     ) -> list[list[int]]:
-        """Ids of targets and the end mark; a target that follows words starts with a space. room: positions that there
-        are for each without the mark."""
+        """Token ids of targets with the end token. A target that follows words starts with a space. room: positions
+        available for each target, without the end token."""
         end = self.end_mark()
         return [each + end for each in self.words_to_learn(targets, after_words, room)]
 
     def words_to_learn(
         self, targets: Sequence[str], after_words: Sequence[bool], room: Sequence[int] | None = None
     ) -> list[list[int]]:
-        """Ids of targets, no longer than they may be, without the end mark."""
+        """Token ids of targets, cut to the longest length, without the end token."""
         texts, most = self._spaced(targets, after_words), limits(self._longest_target(), room, len(targets))
         return self.plain.cut(texts, self.plain.ids(texts), most, "target", "max_target_tokens")
 
@@ -287,7 +292,7 @@ class LanguageModel(nn.Module):
         return [self.end] if isinstance(self.end, str) else list(self.end or [])
 
     def end_mark(self) -> list[int]:
-        """Ids that end a target. Raises ValueError where there are none."""
+        """Token ids that end a target. Raises ValueError if the tokenizer has no end token and `end` is not set."""
         if not self.ends and self.tokenizer.eos_token_id is None:
             raise ValueError(
                 f"the tokenizer of language model {self.name} has no end token, so no target would end: set "
@@ -297,7 +302,7 @@ class LanguageModel(nn.Module):
         return self._mark(self.ends[0]) if self.ends else [self.tokenizer.eos_token_id]
 
     def _mark(self, end: str) -> list[int]:
-        """Ids of one of the ends. Raises ValueError for one that the tokenizer cannot write."""
+        """Token ids of one of `ends`. Raises ValueError for a text that the tokenizer cannot represent."""
         mark = self.plain.mark(end)
         written = self.tokenizer.decode(mark, clean_up_tokenization_spaces=False)
         if not mark or written.strip(" ").casefold() != end.strip(" ").casefold():
@@ -308,24 +313,22 @@ class LanguageModel(nn.Module):
         return mark
 
     def join(self, prompt_ids: list[list[int]], target_ids: list[list[int]]) -> TargetText:
-        """Prompt and target ids to what `loss` takes."""
+        """Prompt and target ids in the form that `loss` takes."""
         if self.encoder_decoder:
             return to_encoder_decoder(prompt_ids, target_ids, self.model.config.decoder_start_token_id)
         return to_decoder(prompt_ids, target_ids)
 
     def loss(self, prefix_BPD: Tensor | None, text: TargetText) -> tuple[Tensor, Tensor]:
-        """Negative log-likelihood (nats) of each target token [L], and the sample each belongs to, int64 [L].
+        """Negative log-likelihood in nats of each target token, float32 [L], and the row it belongs to, int64 [L].
 
-        Args: soft prompt in any float type, or None for text alone (every prompt then needs a token).
+        prefix_BPD: soft prompt in any float dtype; None: text alone (every prompt then needs a token).
         """
         logits_LV, row_L = self.logits(prefix_BPD, text)
         return F.cross_entropy(logits_LV, text.target_L, reduction="none"), row_L
 
     def logits(self, prefix_BPD: Tensor | None, text: TargetText) -> tuple[Tensor, Tensor]:
-        """Float32 logits where each target token is predicted [L, V], and the sample each belongs to, int64 [L].
-
-        The model's own forward makes them, with whatever its family does to states and logits around the head.
-        """
+        """Logits of each target token, float32 [L, V], and the row it belongs to, int64 [L]. The model's own forward
+        computes them, so all that its family does around the head is included."""
         embeds_BSD, mask_BS = self._embed([(prefix_BPD, text.inputs)])
         self._check_length(embeds_BSD.shape[1])
         inputs = {"inputs_embeds": embeds_BSD, "attention_mask": mask_BS, "use_cache": False}
@@ -370,11 +373,11 @@ class LanguageModel(nn.Module):
 
     @property
     def positions(self) -> int | None:
-        """Most positions of a sequence, or None where it has no last one."""
+        """The longest sequence in positions; None: no limit."""
         return getattr(self.model.config, "max_position_embeddings", None)
 
     def _check_length(self, length: int, new: int = 0) -> None:
-        """Raises ValueError for a sequence of `length`, to which `new` tokens are added, beyond the last position."""
+        """Raises ValueError if a sequence of `length` and `new` further tokens exceed the model's positions."""
         longest = self.positions
         if longest is not None and length + new > longest:
             raise ValueError(
@@ -392,10 +395,10 @@ class LanguageModel(nn.Module):
         length_penalty: float = 1.0,
         examples: Sequence[Example] = (),
     ) -> list[str]:
-        """Greedy (one beam) or beam-search answers, one per prompt, stripped; the prompt is not repeated.
+        """Generated text after each prompt, without the prompt, stripped: greedy with one beam, else by beam search.
 
-        Args: soft prompt or None; prompts; the paper's are in experiments/. examples: solved ones that
-        come before, in this order. Raises ValueError for a family that cannot generate them rightly.
+        prefix_BPD: soft prompts; None: no image. examples: in-context examples, in this order. The other arguments are
+        those of transformers' generate. Raises ValueError for a model that cannot generate correctly.
         """
         if self.no_answers:
             raise ValueError(self.no_answers)
@@ -427,7 +430,7 @@ class LanguageModel(nn.Module):
         return self._answers(ids_BT.tolist(), marks)
 
     def _answers(self, rows: list[list[int]], marks: list[list[int]]) -> list[str]:
-        """Generated ids as texts, each up to its end. marks: ends of several tokens."""
+        """Generated ids as texts, each cut at its end. marks: ends of several tokens."""
         ids = [before_mark(row, marks) if marks else row for row in rows]
         texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
         for end in self.ends:
@@ -445,9 +448,8 @@ class LanguageModel(nn.Module):
     def _ids_before(
         self, prompts: Sequence[str], examples: Sequence[Example], room: int | None
     ) -> list[list[list[int]]]:
-        """What generation goes on from: ids of each solved example, its prompt and answer as training has them, for an
-        encoder one text; at last those of the prompts. The longest texts of a row that are more than `room` together
-        are cut, as prompts and targets are."""
+        """Token ids before generation: those of each in-context example (prompt and answer as in training; for an
+        encoder as one text), then those of the prompts. If a row exceeds `room`, its longest texts are cut."""
         if self.encoder_decoder:
             joined = ([f"{a} {b}" for a, b in zip(each.prompts, each.answers)] for each in examples)
             examples = [each._replace(prompts=texts, answers=()) for each, texts in zip(examples, joined)]
@@ -463,8 +465,8 @@ class LanguageModel(nn.Module):
         return found
 
     def _rooms(self, asked: Sequence[Example], room: int) -> list[int]:
-        """How many tokens each prompt and each answer of a row may have, for every row; marks and what the tokenizer
-        puts around a text always stay."""
+        """For every row, the number of tokens that each prompt and each answer may have. End tokens and the
+        tokenizer's own special tokens are never cut."""
         begin, sizes = len(self.plain.begin), []
         for each in asked:
             room -= len(self.closed([[]])[0])
@@ -476,22 +478,22 @@ class LanguageModel(nn.Module):
         return [share(row, room) for row in zip(*sizes)]
 
     def pad_id(self) -> int:
-        """The token that fills a batch: the tokenizer's, or where it has none the end mark."""
+        """The padding token: the tokenizer's, or if it has none the end token."""
         pad = self.tokenizer.pad_token_id
         return self.end_mark()[-1] if pad is None else pad
 
     def end_marks(self) -> list[list[int]]:
-        """Ids of all that ends generation: what ends a target, and what else is an end."""
+        """Token ids of every end that stops generation; the first is the one that ends targets."""
         marks = [self.end_mark(), *map(self._mark, self.ends)]
         return [mark for place, mark in enumerate(marks) if mark not in marks[:place]]
 
     def end_ids(self) -> list[int]:
-        """Tokens that end generation elsewhere, where an end is one token: of each mark its last."""
+        """The last token of each end, for libraries in which an end is a single token."""
         return list(dict.fromkeys(mark[-1] for mark in self.end_marks()))
 
 
 def _check_weights(dtype: str, frozen: bool, bits: int | None, lora: dict[str, Any] | None) -> None:
-    """Raises ValueError for weights that cannot be kept, or trained, that way."""
+    """Raises ValueError for arguments of the weights that do not fit each other."""
     if lora is not None and (bits is not None or not frozen):
         raise ValueError(f"lora with bits={bits}, frozen={frozen}: it changes frozen weights that are not quantised")
     if bits is not None and not frozen:
@@ -505,7 +507,7 @@ def _check_weights(dtype: str, frozen: bool, bits: int | None, lora: dict[str, A
 
 
 def _packed(embeds_BSD: Tensor, mask_BS: Tensor, left: bool) -> tuple[Tensor, Tensor]:
-    """Padding, wherever it stands, to the left end (or the right one), as little as the longest row leaves."""
+    """Move all padding to the left end (or the right one), and cut it to what the longest row needs."""
     size = int(mask_BS.sum(1).max())
     source_BS = mask_BS.argsort(dim=1, descending=not left, stable=True)  # real positions keep their order
     source_BS = source_BS[:, -size:] if left else source_BS[:, :size]

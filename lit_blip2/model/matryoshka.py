@@ -1,5 +1,5 @@
-"""Matryoshka queries: one training for every number of queries (arXiv 2405.19315). Each step trains the first m alone,
-so that the first queries learn to carry most, and a test may take as many of them as it likes.
+"""Matryoshka queries (arXiv 2405.19315): one training for every number of queries. Each step trains only the first m
+queries, so the first ones learn the most important content, and a test may use any number of them.
 
 Legend: B images, N image tokens, Q query tokens that are used, D bridge width, P language model width.
 """
@@ -15,19 +15,21 @@ from lit_blip2.model.qformer import Pass, QFormer
 
 
 class MatryoshkaBridge(nn.Module):
-    """QFormerBridge, of whose queries a step trains the first m, m being drawn uniformly from 1 to all.
+    """A QFormerBridge that trains the first m queries in each step, with m drawn uniformly from 1 to all.
 
-    Queries that are not used are not there: nobody sees them, so what the first m give is what a Q-Former with these m
-    gives. Stage 1, which it starts from, trains all.
+    The other queries do not take part in attention: the outputs are those of a Q-Former with m queries. The stage 1
+    that it starts from trains all queries.
 
     Args:
-        vision_width: width of the image features. language_width: width of the language model's input embeddings.
-        qformer: the Q-Former, without its text half (vocab_size: null).
-        first: queries that an evaluation uses; null: all. A test of a run says so by
+        vision_width: width of the image features.
+        language_width: width of the language model's input embeddings.
+        qformer: the Q-Former, without text weights (vocab_size: null).
+        first: number of queries that evaluation uses; null: all. To test a run with 4 queries, add
             `--model.net.bridge.first=4 --model.allow_different=[first]`.
-        projection_std: standard deviation of the projection's fresh weights; null: nn.Linear's. See QFormerBridge.
+        projection_std: standard deviation of the projection's initial weights; null: nn.Linear's own
+            initialisation (see QFormerBridge).
     Raises:
-        ValueError: `first` that is no number of queries, or queries with a window each.
+        ValueError: `first` is out of range, or the Q-Former has windows=true.
     """
 
     def __init__(
@@ -49,11 +51,11 @@ class MatryoshkaBridge(nn.Module):
         self.projection = soft_projection(self.qformer.hidden, language_width, projection_std)
 
     def draw(self, seed: int, step: int) -> int:
-        """How many queries step `step` trains: the same on every rank and in every micro-batch."""
+        """The number of queries that a step trains: the same on every rank and in every micro-batch."""
         return 1 + int(step_uniform(seed, step) * self.qformer.num_queries)
 
     def forward(self, features_BND: Tensor, first: int | None = None) -> Tensor:
-        """Image features to a soft prompt [B, Q, P] of the first queries; None: of those that an evaluation uses."""
+        """Soft prompt, float [B, Q, P], of the `first` queries; None: of those that evaluation uses."""
         image = self.qformer.project_image(features_BND)
         (output,) = self.qformer([Pass(masks.UNIMODAL, image=image)], first or self.first)
         return self.projection(output.query_RQD)

@@ -1,10 +1,9 @@
-"""The Q-Former: BERT's text half and a query half that looks at an image, with shared self-attention (paper, 3.1;
-docs/numerics.md, Q-Former).
+"""The Q-Former: a BERT whose query tokens attend to an image (BLIP-2 paper, section 3.1; docs/numerics.md, Q-Former).
 
-Layout. A forward takes several passes (sequences of [queries; text] under one rule of `masks`) in lockstep: all their
-real tokens lie in one matrix, query rows first, so each linear layer runs once for all passes and never on padding.
-Only attention works per pass. The image comes as keys and values, projected once and shared by every pass. The table of
-rows in `passes` says where everything lies.
+Queries and text share the self-attention and have separate feed-forwards. One forward runs several passes together; a
+pass is a batch of sequences [queries; text] with one attention mask (`masks`). All tokens of all passes, without
+padding, are rows of one matrix, query rows first, so each linear layer runs once. Only attention runs pass by pass.
+The image is projected to keys and values once, and all passes share them. `passes` keeps the table of rows.
 
 Legend: B images, P passes, R sequences of a pass, Q query tokens, L text tokens, N image tokens, S positions of a
 sequence, M rows of the one matrix, D width, I inner width of a feed-forward, F width of queries, keys and values
@@ -23,22 +22,25 @@ from lit_blip2.model.recompute import recomputed
 
 
 class QFormer(nn.Module):
-    """BERT with query tokens and cross-attention to an image (paper, 3.1).
+    """BERT with query tokens and cross-attention to an image. The defaults are the paper's, BERT-base's sizes.
 
     Args:
         vision_width: width of the image features.
-        num_queries: query tokens per image.
-        hidden: width. layers: number of blocks. heads: attention heads. intermediate: feed-forward width.
-        cross_every: cross-attention in layers 0, cross_every, 2 * cross_every, ...
-        dropout: on hidden states and attention, in training only.
-        vocab_size: words of the text half, [DEC] included; null leaves the text half out, as in stage 2.
-        max_positions: longest text.
-        init_std: standard deviation of fresh weights. BERT's 0.02 is for a width of 768; hidden ** -0.5 keeps the
-            attention of a narrow one from starting uniform.
-        windows: each query looks at its own box of patches alone (masks.windows), as in Cambrian-1's aggregator
-            (arXiv 2406.16860), not at the whole image; from the second layer on other queries tell it of the rest.
+        num_queries: number of query tokens per image.
+        hidden: width of the hidden states.
+        layers: number of blocks.
+        heads: number of attention heads; must divide hidden.
+        intermediate: feed-forward width.
+        cross_every: blocks 0, cross_every, 2 * cross_every, ... have cross-attention to the image.
+        dropout: dropout probability of hidden states and attention, in training.
+        vocab_size: number of words, [DEC] included; null: no text weights, as in stage 2.
+        max_positions: longest text in tokens.
+        init_std: standard deviation of the initial weights. BERT's 0.02 suits a width of 768; for a narrow Q-Former
+            take hidden ** -0.5, else its attention starts nearly uniform.
+        windows: true: each query attends to its own box of patches (masks.windows), as in Cambrian-1's aggregator
+            (arXiv 2406.16860); false: to the whole image.
     Raises:
-        ValueError: sizes that do not fit one another; all of them named.
+        ValueError: sizes do not fit each other; the message names all problems.
     """
 
     def __init__(
@@ -76,7 +78,8 @@ class QFormer(nn.Module):
         self.init_weights(init_std)
 
     def init_weights(self, std: float) -> None:
-        """Linear, embeddings and queries ~ N(0, std), biases 0, norms 1; a query feed-forward copies its text twin."""
+        """Linear layers, embeddings and queries from N(0, std), biases 0, norms 1; query feed-forwards copy the text
+        ones."""
         nn.init.normal_(self.query_tokens, std=std)
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
@@ -87,16 +90,16 @@ class QFormer(nn.Module):
 
     @torch.no_grad()
     def copy_text_feed_forward(self) -> None:
-        """Start every query feed-forward as its text twin (docs/numerics.md, Q-Former)."""
+        """Copy each text feed-forward to the query feed-forward (docs/numerics.md, Q-Former)."""
         for layer in self.layers:
             if layer.text_mlp is not None:
                 layer.query_mlp.load_state_dict(layer.text_mlp.state_dict())
 
     def project_image(self, features_BND: Tensor) -> ImageKV:
-        """Frozen features [B, N, W], any float type, to the keys and values of every cross-attention layer.
+        """Keys and values of every cross-attention layer, of image features [B, N, W] in any float dtype.
 
-        ln_vision's affine part is folded into the projection: features that need no gradient then cost none, while
-        ln_vision still learns. Raises ValueError for features of another width, and for windows that do not fit them.
+        The weight and bias of ln_vision are folded into the projection, so that frozen features need no gradient while
+        ln_vision still trains. Raises ValueError for features of another width, and if windows do not fit them.
         """
         if features_BND.shape[-1] != self.vision_width:
             raise ValueError(
@@ -113,9 +116,10 @@ class QFormer(nn.Module):
         return ImageKV(layers, mask_QN=seen)
 
     def forward(self, passes: Sequence[Pass], first: int | None = None) -> list[Output]:
-        """Run all passes in lockstep; one Output each. first: so many queries alone, as if there were no others.
+        """Run all passes together, and return one Output for each.
 
-        Raises ValueError for a text where the text half is absent.
+        first: use only the first queries, as if there were no others; None: all. Raises ValueError for texts if the
+        Q-Former has no text weights.
         """
         table = RowTable(passes, first or self.num_queries, self.query_tokens.device)
         rows_MD = torch.cat([self._query_rows(table), self._text_rows(passes)])
@@ -159,7 +163,7 @@ def _check_sizes(
 
 
 class QFormerLayer(nn.Module):
-    """Post-LN block: shared self-attention, cross-attention of the query rows, a feed-forward for each half."""
+    """A post-LN block: self-attention of queries and text, cross-attention of the queries, a feed-forward for each."""
 
     def __init__(
         self, hidden: int, heads: int, intermediate: int, dropout: float, vision_width: int | None, text: bool

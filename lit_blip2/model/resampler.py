@@ -1,7 +1,8 @@
-"""The Perceiver resampler of Flamingo: learned queries that look at [image; queries] (arXiv 2204.14198, 3.1).
+"""Flamingo's Perceiver resampler (arXiv 2204.14198, section 3.1): learned queries that attend to [image; queries].
 
-Its differences from the Q-Former: one attention for looking at the image and at each other, norms before instead of
-after, squared ReLU, no text half. Flamingo's has no projection of the image: it is as wide as the encoder.
+It differs from the Q-Former in four ways: one attention covers image and queries, norms come before each layer, the
+activation is a squared ReLU, and it reads no text. Flamingo's resampler has the encoder's width, so it does not project
+the image; this one does.
 
 Legend: B images, N image tokens, Q query tokens, K positions looked at (N + Q), D width, W image width, H heads.
 """
@@ -12,14 +13,17 @@ from torch.nn import functional as F
 
 
 class Resampler(nn.Module):
-    """Image features to a fixed number of tokens.
+    """Turns image features into a fixed number of tokens.
 
     Args:
         vision_width: width of the image features.
-        num_tokens: learned queries, so tokens per image.
-        hidden: width. layers: number of blocks. heads: attention heads. intermediate: feed-forward width.
+        num_tokens: number of learned queries, which is the number of tokens per image.
+        hidden: width of the resampler.
+        layers: number of blocks.
+        heads: number of attention heads; must divide hidden.
+        intermediate: feed-forward width.
     Raises:
-        ValueError: sizes that do not fit one another; all of them named.
+        ValueError: a size is below 1, or heads does not divide hidden; the message names all problems.
     """
 
     def __init__(
@@ -38,7 +42,7 @@ class Resampler(nn.Module):
             problems.append(f"hidden={hidden} cannot be split into heads={heads}: choose a multiple")
         if problems:
             raise ValueError("; ".join(problems))
-        # Named as the Q-Former's, so that weight decay leaves them alone too. Norms come first: their scale is free.
+        # The same name as in the Q-Former, so that they too get no weight decay. A norm follows: their scale is free.
         self.query_tokens = nn.Parameter(torch.empty(num_tokens, hidden))
         nn.init.normal_(self.query_tokens)
         self.ln_vision = nn.LayerNorm(vision_width, eps=1e-5)
@@ -47,7 +51,7 @@ class Resampler(nn.Module):
         self.norm = nn.LayerNorm(hidden)
 
     def forward(self, features_BNW: Tensor) -> Tensor:
-        """Image features, any float type, to [B, Q, D]."""
+        """Tokens, float32 [B, Q, D], of image features [B, N, W] in any float dtype."""
         image_BND = self.image(self.ln_vision(features_BNW.float()))
         query_BQD = self.query_tokens.expand(len(image_BND), -1, -1)
         for layer in self.layers:
@@ -56,7 +60,7 @@ class Resampler(nn.Module):
 
 
 class ResamplerLayer(nn.Module):
-    """Queries look at image and queries, then a feed-forward; residuals around both."""
+    """Attention of the queries to image and queries, then a feed-forward, each with a residual."""
 
     def __init__(self, hidden: int, heads: int, intermediate: int):
         super().__init__()
@@ -68,12 +72,12 @@ class ResamplerLayer(nn.Module):
         self.expand, self.contract = nn.Linear(hidden, intermediate), nn.Linear(intermediate, hidden)
 
     def forward(self, query_BQD: Tensor, image_BND: Tensor) -> Tensor:
-        """[B, Q, D] and [B, N, D] to [B, Q, D]."""
+        """The updated queries [B, Q, D]."""
         query_BQD = query_BQD + self.look(self.query_norm(query_BQD), self.image_norm(image_BND))
         return query_BQD + self.contract(F.relu(self.expand(self.mlp_norm(query_BQD))).square())
 
     def look(self, query_BQD: Tensor, image_BND: Tensor) -> Tensor:
-        """Attention of the queries over [image; queries], both normed: [B, Q, D]."""
+        """Attention of the queries over [image; queries], both already normalised: [B, Q, D]."""
         seen_BKD = torch.cat([image_BND, query_BQD], dim=1)
         query_BHQE = self.query(query_BQD).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         key_BHKE, value_BHKE = self.kv(seen_BKD).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)

@@ -1,5 +1,5 @@
-"""Pixel shuffle: the patches of a box become one token, one behind the other, and a linear layer makes it as wide as
-the language model (Idefics3, arXiv 2408.12637; nanoVLM's modality projector). Nothing is averaged.
+"""ShuffleBridge (pixel shuffle; Idefics3, arXiv 2408.12637, and nanoVLM): the patches of a box are concatenated to one
+token, and a linear layer maps it to the language model's width. Nothing is averaged.
 
 Legend: B images, N image tokens, T soft prompt tokens, P language model width.
 """
@@ -11,18 +11,20 @@ from lit_blip2.model.patches import side_of, stack, whole_boxes
 
 
 class ShuffleBridge(nn.Module):
-    """Boxes of patches, each stacked to one token, then one linear layer.
+    """Boxes of patches, each concatenated to one token, then one linear layer.
 
-    The two of the literature take square boxes and a layer without a bias; here boxes may be twice as wide as high, so
-    that 8 x 8 patches give 32 tokens too. With as many tokens as patches it is LinearBridge. [CLS] is left out.
+    Idefics3 and nanoVLM use square boxes and no bias. Here boxes may also be twice as wide as high, so that 8 x 8
+    patches can give 32 tokens. With as many tokens as patches it equals LinearBridge. [CLS] is not used.
 
     Args:
-        vision_width: width of the image features. language_width: width of the language model's input embeddings.
-        num_tokens: tokens of the soft prompt: as many boxes of one size as the patches can be cut into.
-        side: patches along a side of the image, which say how wide a stack is: 16 for ViT-g at 224 pixels.
-        projection_std: standard deviation of the linear layer's fresh weights; null: nn.Linear's. See QFormerBridge.
+        vision_width: width of the image features.
+        language_width: width of the language model's input embeddings.
+        num_tokens: number of soft prompt tokens; the patches must divide into this number of equal boxes.
+        side: number of patches along a side of the image: 16 for ViT-g at 224 pixels.
+        projection_std: standard deviation of the linear layer's initial weights; null: nn.Linear's own
+            initialisation (see QFormerBridge).
     Raises:
-        ValueError: a number of tokens that does not fit, with those that do.
+        ValueError: num_tokens does not fit; the message lists numbers that do.
     """
 
     def __init__(

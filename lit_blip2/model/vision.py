@@ -40,26 +40,29 @@ COORDINATES = "relative_coords_table"  # how a name ends
 
 
 class VisionEncoder(nn.Module):
-    """Image tokens of a timm network: of a ViT a block's output, without the final norm; of others, such as
-    convolutional ones, the last feature map, row by row. Building it is free: `load()` makes the network.
+    """Image encoder, a timm network. `load()` builds it and reads its weights.
 
-    mean, std, interpolation: how it wants its images, from the config.json beside the weights, as timm's folders on the
-    hub have one; else what timm says of this name. size: pixels along a side, where nobody asks for another, from the
-    same file. Its model_args are not taken but compared: raises ValueError for weights of a network built otherwise.
+    Its output is a sequence of image tokens: of a ViT, the output of a block without the final norm; of a
+    convolutional network, the last feature map, row by row. Image size, mean, std and interpolation come from the
+    config.json beside the weights, if there is one, else from timm. The model_args in that file are compared with
+    those given here: weights of a different network raise ValueError.
 
     Args:
-        name: timm's name, such as eva_giant_patch14_clip_224.
-        weights: safetensors or .pth file (timm's own or the original's, as timm reads it); null: the one that timm has
-            downloaded for this name, if it has; random: none, for trials, the same ones each time at one image size.
-        image_size: pixels; null: the model's own. Position embeddings of another size are interpolated, see `resize`.
-        model_args: more arguments for timm's create_model.
-        drop_last_blocks: 1 gives the second-to-last block's output, 0 the last's. Feature maps need 0.
-        mean: of the three colours, from 0 to 1, that is taken off; null: the encoder's own.
-        std: of the three colours, by which the rest is divided; null: the encoder's own.
+        name: timm's model name, such as eva_giant_patch14_clip_224.
+        weights: safetensors or .pth file that timm can read for this model; null: the file that timm has downloaded
+            for this name; random: random weights for trials, the same ones each time at one image size.
+        image_size: height and width of images in pixels; null: the model's own. For another size the position
+            embeddings are interpolated.
+        model_args: more arguments for timm's create_model; null: none.
+        drop_last_blocks: number of last blocks to leave out: 1 gives the second-to-last block's output, as in the
+            paper, 0 the last block's. Convolutional networks need 0.
+        mean: mean of the three colours, 0 to 1, subtracted from the pixels; null: the encoder's own.
+        std: standard deviation of the three colours, by which pixels are divided; null: the encoder's own.
         interpolation: filter that resizes images, bicubic or bilinear; null: the encoder's own.
-        frozen: no gradients, and eval mode whatever `train()` is called on the parent.
-        dtype: of the frozen weights: float32, bfloat16 or float16. Trainable weights stay float32.
-        checkpointing: where it trains, keep each block's input alone for the backward, and compute the block again.
+        frozen: true: no gradients, and always in eval mode; false: the encoder trains.
+        dtype: number format of frozen weights: float32, bfloat16 or float16. Trained weights are float32.
+        checkpointing: for a trained encoder, keep only each block's input and compute the block again in the backward
+            pass: less memory, more time.
     """
 
     def __init__(
@@ -104,7 +107,7 @@ class VisionEncoder(nn.Module):
         self.size = _side(self.model_args.get("img_size", (card | beside)["size"]))  # pixels along a side of an image
 
     def weights_file(self) -> Path:
-        """The weights on disk. Raises FileNotFoundError that says how to get them."""
+        """Path of the weights file. Raises FileNotFoundError, with the way to get it."""
         download = published().get(self.name, {}).get("download", "any file that timm can read for this model")
         way_out = f"Get it ({download}) and point --model.net.vision.weights to it"
         if self.weights is None:
@@ -122,7 +125,7 @@ class VisionEncoder(nn.Module):
         return found / "model.safetensors"
 
     def load(self) -> None:
-        """Make the network and read its weights from disk; nothing is downloaded."""
+        """Build the network and read its weights from disk. Nothing is downloaded."""
         if self.encoder is not None:
             return
         encoder = self._made()
@@ -261,12 +264,12 @@ class VisionEncoder(nn.Module):
             )
 
     def train(self, mode: bool = True) -> "VisionEncoder":
-        """A frozen encoder stays in eval mode."""
+        """As in nn.Module, but a frozen encoder stays in eval mode."""
         return super().train(mode and not self.frozen)
 
     def forward(self, images_B3HW: Tensor) -> Tensor:
-        """Pixels uint8 [B, 3, height, width] to tokens [B, N, W] in the encoder's dtype. Floating-point images are
-        taken as normalised already."""
+        """Image tokens [B, N, W] in the encoder's dtype, of pixels uint8 [B, 3, height, width]. Floating-point images
+        must be normalised already."""
         assert self.encoder is not None, f"image encoder {self.name} has no weights yet: call load() first"
         if images_B3HW.dtype == torch.uint8:
             held_in = next(self.encoder.parameters()).dtype  # not float32 under precision=bf16-true
@@ -277,7 +280,7 @@ class VisionEncoder(nn.Module):
             return tokens(self.encoder, images_B3HW.to(self.dtype))
 
     def settings(self) -> dict[str, Any]:
-        """What changes its features and no shape."""
+        """Settings that change the features and are not visible in the weights' shapes."""
         args = {key: value for key, value in self.own_args.items() if key not in ("depth", "img_size")}
         own = {"name": self.name, "model_args": args, "blocks": self.used_blocks, **self._looks()}
         return own | ({WEIGHTS: told} if (told := self.signed()) else {})
