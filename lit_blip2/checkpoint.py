@@ -61,7 +61,7 @@ def check_fits(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], what: 
     ]
     if problems:
         shown = first_few(problems, 10, "; ")
-        raise ValueError(f"{what} does not fit this model: {shown}. Use the config that it was trained with.")
+        raise ValueError(f"{what} does not fit this model: {shown}. Use the config.yaml of the run that wrote it")
 
 
 def _kind(value: Tensor) -> tuple[Any, ...]:
@@ -80,7 +80,7 @@ def read_checkpoint(path: str | Path) -> dict:
     try:
         checkpoint = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise DataError(f"{file} cannot be read as a checkpoint: it is damaged, or another kind of file") from error
+        raise DataError(f"{file} is not a readable checkpoint: give a .ckpt file that fit has written") from error
     check_held(checkpoint, file)
     _check_kinds(checkpoint, file)
     return checkpoint
@@ -89,9 +89,9 @@ def read_checkpoint(path: str | Path) -> dict:
 def _check_kinds(checkpoint: Any, file: Path) -> None:
     """Raises DataError for parts of a checkpoint that are of another type than this package writes."""
     if not isinstance(checkpoint, dict) or checkpoint.get("state_dict") is None:
-        raise DataError(f"{file} holds no state_dict: it is not a checkpoint of this package")
+        raise DataError(f"{file} has no state_dict, so fit has not written it: give a .ckpt file of a run")
     if wrong := [name for name, kind in KINDS.items() if not isinstance(checkpoint.get(name), kind | None)]:
-        raise DataError(f"{file}: {', '.join(wrong)} of the checkpoint are of another type: it is damaged")
+        raise DataError(f"{file}: {', '.join(wrong)} of the checkpoint have the wrong type: the file is damaged")
     if not all(isinstance(each, dict) for each in (checkpoint.get("callbacks") or {}).values()):
         raise DataError(f"{file}: callbacks of the checkpoint have states that are none: it is damaged")
     steps = {name: checkpoint[name] for name, kind in KINDS.items() if kind is int and name in checkpoint}

@@ -50,7 +50,7 @@ def problems(complaint: str, parser: argparse.ArgumentParser) -> list[str]:
         return [f"unknown setting {found[1]!r}{hint(found[1], _settings(parser))}"]
     if found := re.search(r"(File does not exist|Path is not a file): '(.+)'", complaint):
         path = os.path.relpath(found[2])
-        return [no_file(path) if found[1].startswith("File") else f"{path} is a folder, where a file must be named"]
+        return [no_file(path) if found[1].startswith("File") else f"{path} is a folder: give the path of a file in it"]
     if found := CHOICE.search(complaint):
         place = re.match(r"argument (\S+): ", complaint)
         choices = [each.strip("' ") for each in found[2].split(",")]

@@ -92,7 +92,7 @@ def check_file(file: str | Path) -> None:
     """Raises DataError for a folder in the place of a file, and as `check_no_pointer`."""
     check_no_pointer(file)
     if Path(file).is_dir():
-        raise DataError(f"{file} is a folder, where a file must be named: name one in it")
+        raise DataError(f"{file} is a folder: give the path of a file in it")
 
 
 def read_text(file: str | Path) -> str:

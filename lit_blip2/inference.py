@@ -44,7 +44,7 @@ def _device(name: str | None) -> torch.device:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"device={str(name)!r} is not there ({reason}): leave it out, or give cpu") from error
+        raise ValueError(f"device={str(name)!r} is not available ({reason}): use device='cpu'") from error
 
 
 def _precision(given: str | None, experiment: Experiment) -> str:

@@ -93,11 +93,11 @@ def _newest(path: Path) -> tuple[Path, dict[str, Any]]:
     whole = next((each.file for each in found if is_whole(each.file)), None)
     damaged = [file for file, held in read.items() if held is None]
     damaged += takewhile(lambda file: file != whole, [each.file for each in found])
-    said = f"{', '.join(map(str, damaged))} cannot be read, being damaged or no checkpoint"
+    said = f"{', '.join(map(str, damaged))} cannot be read (damaged, or not a checkpoint)"
     if whole is None:
         raise FileNotFoundError(
-            f"no checkpoint: {str(path)!r} is neither a file nor a folder with a whole checkpoint in it"
-            f"{f': {said}' if damaged else ''}. Train the run first, or point to one that is there."
+            f"no checkpoint: {str(path)!r} is neither a file nor a folder that holds a readable checkpoint"
+            f"{f': {said}' if damaged else ''}. Train the run first, or give the path of another run"
         )
     if damaged:
         warnings.warn(f"{said}: taking {whole}", stacklevel=2)

@@ -61,10 +61,10 @@ def test_a_checkpoint_of_more_numbers_than_its_file_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"state_dict": None}, "holds no state_dict"),
+        ({"state_dict": None}, "has no state_dict"),
         ({"state_dict": {"a": 3}}, "state_dict holds something else than tensors"),
         ({"callbacks": {"EMA": 5}}, "callbacks of the checkpoint have states that are none"),
-        ({"global_step": "x", "loops": 4}, "loops, global_step of the checkpoint are of another type"),
+        ({"global_step": "x", "loops": 4}, "loops, global_step of the checkpoint have the wrong type"),
         ({"validated_step": 2**60}, r"validated_step \d+ is no number of steps"),
     ],
 )

@@ -85,7 +85,7 @@ def test_a_hostile_experiment_is_refused_in_one_line(tmp_path, content, words, c
 
 
 def test_a_folder_and_a_file_that_is_not_there_are_no_experiment(tmp_path, capsys):
-    for file, words in ((tmp_path, "is a folder, where a file must be named"), (tmp_path / "none.yaml", "no file ")):
+    for file, words in ((tmp_path, "is a folder: give the path of a file"), (tmp_path / "none.yaml", "no file ")):
         with pytest.raises(SystemExit):
             cli.main(["fit", "--config", str(file)])
         said = capsys.readouterr().err

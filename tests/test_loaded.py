@@ -196,7 +196,7 @@ def test_precision_is_the_runs_own_unless_another_is_given(stage1_file, images, 
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (dict(device="tpu:7"), "device='tpu:7' is not there .*: leave it out, or give cpu"),
+        (dict(device="tpu:7"), "device='tpu:7' is not available .*: use device='cpu'"),
         (dict(precision="int8"), "there is no precision 'int8': give precision='32-true' or 'bf16-mixed'"),
         (dict(allow=["other"]), "no checkpoint: 'no/run'"),
     ],

@@ -62,13 +62,13 @@ def test_the_config_beside_it_decides_then_the_step_then_the_time(run):
 def test_what_is_cut_short_is_left_out_and_named(run):
     whole = save(run / "checkpoints/step=2.ckpt", step=2)
     save(run / "checkpoints/last.ckpt", step=4, cut=True)
-    with pytest.warns(UserWarning, match=r"last\.ckpt cannot be read, being damaged .*: taking .*step=2\.ckpt"):
+    with pytest.warns(UserWarning, match=r"last\.ckpt cannot be read \(damaged.*: taking .*step=2\.ckpt"):
         assert find_checkpoint(run) == whole
     later = run.with_name("version_1")
     save(later / "checkpoints/last.ckpt", step=4, cut=True)
     with pytest.raises(FileNotFoundError, match=r"version_1/checkpoints/last\.ckpt cannot be read"):  # no other run's
         find_checkpoint(run.parent)
-    with pytest.raises(FileNotFoundError, match=r"with a whole checkpoint in it\. Train"):
+    with pytest.raises(FileNotFoundError, match=r"that holds a readable checkpoint\. Train"):
         find_checkpoint(run.parent / "nothing")
 
 
@@ -139,7 +139,7 @@ def test_a_finished_run_is_not_the_newest_where_a_newer_one_has_left_nothing(tmp
 def test_a_finished_run_is_not_the_newest_where_a_newer_one_is_damaged_or_being_trained(tmp_path):
     made(tmp_path, 0, 6)
     newer = made(tmp_path, 1, 4, cut=True)
-    with pytest.warns(UserWarning, match=r"version_1/checkpoints/last\.ckpt cannot be read, being damaged"):
+    with pytest.warns(UserWarning, match=r"version_1/checkpoints/last\.ckpt cannot be read \(damaged"):
         assert newest_of({"lr": 1}, tmp_path, 6) is None
     save(newer / "checkpoints/last.ckpt", 4)
     with FileLock(newer / HELD):

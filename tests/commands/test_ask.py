@@ -251,7 +251,7 @@ def test_a_target_is_likeliest_where_greedy_search_writes_it(run_folder, monkeyp
         (["--checkpoint", "{run}", "{folder}/vit.pth", QUESTION], "cannot read image .*vit.pth"),
         (["--checkpoint", "no/run", "{image}", QUESTION], "no checkpoint: 'no/run'"),
         (["--checkpoint", "{run}", "{image}", "whose cat sits"], r"100.0% of 3 words of .*question 'whose"),
-        (["--checkpoint", "{image}", "{image}", QUESTION], "image.png cannot be read as a checkpoint: it"),
+        (["--checkpoint", "{image}", "{image}", QUESTION], "image.png is not a readable checkpoint: give"),
     ],
 )
 def test_errors_say_what_is_wrong(folder, run_folder, image, arguments, says, capsys):

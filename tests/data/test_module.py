@@ -365,7 +365,7 @@ def test_a_folder_and_an_empty_name_are_no_annotations(tmp_path):
     for name in ("notes", "notes.csv", "notes.jsonl"):
         (tmp_path / name).mkdir()
         data = COCO(str(tmp_path), train=name, val=name, vqa_val={"questions": name}, binding_val=name)
-        with pytest.raises(DataError, match=rf"{name} is a folder, where a file must be named"):
+        with pytest.raises(DataError, match=rf"{name} is a folder: give the path of a file"):
             data.train_pairs()
         data.read("val", faults := [])
         assert len(faults) == 3 and "is a folder" in faults[0] and "is a folder" in faults[2]

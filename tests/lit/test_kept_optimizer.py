@@ -225,10 +225,10 @@ def test_a_run_that_was_sent_with_another_state_ends_with_one_line(stage1_run, t
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"global_step": "x"}, "global_step of the checkpoint are of another type"),
+        ({"global_step": "x"}, "global_step of the checkpoint have the wrong type"),
         ({"global_step": 10**30}, "global_step 10{30} is no number of steps"),
         ({"validated_step": -1}, "validated_step -1 is no number of steps"),
-        ({"optimizer_states": 5, "callbacks": 3}, "callbacks, optimizer_states of the checkpoint are of another type"),
+        ({"optimizer_states": 5, "callbacks": 3}, "callbacks, optimizer_states of the checkpoint have the wrong type"),
         ({"loops": {"a": 1}}, r"loops\.fit_loop is None, where a dict is wanted"),
         ({"loops": {"fit_loop": {"epoch_progress": 5}}}, r"loops\.fit_loop\.\S+ is \S+, where a dict is wanted"),
     ],

@@ -138,8 +138,8 @@ class StepBatchSampler(Sampler[list[tuple[int, int, int]]]):
 def _check_batch(batch_size: int, order: Order) -> None:
     if not 0 < batch_size <= len(order):
         raise ValueError(
-            f"a batch of {batch_size} cannot be drawn from {len(order)} samples without repeating one:"
-            f" data.batch_size must lie in 1..{len(order)}"
+            f"data.batch_size={batch_size} must be from 1 to {len(order)}, the number of training examples: a batch "
+            "holds each example once"
         )
     if batch_size % order.group:
         raise ValueError(f"group={order.group} must divide batch_size={batch_size}")
