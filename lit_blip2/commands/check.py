@@ -36,6 +36,10 @@ def check(config: list[str], sample: int | None = None, workers: int = 0, out: P
         workers: number of processes that read; 0: one for each core.
         out: CSV file for the problems, written if there are any; null: faults.csv in the working folder.
     """
+    if sample is not None and sample < 1:
+        raise ValueError(f"--sample {sample} must be at least 1; leave it out to check all samples")
+    if workers < 0:
+        raise ValueError(f"--workers {workers} must be at least 0, which starts a process for each core")
     data, file = read_data(config), _checked(Path(FAULTS) if out is None else out)
     faults: list[str] = []
     report = CheckReport()

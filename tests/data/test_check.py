@@ -144,6 +144,13 @@ def test_a_sample_is_looked_at_and_good_data_end_well(tiny, tmp_path, capsys):
     assert "looked at 3 of 8 images" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("given", ["--sample -3", "--sample 0", "--workers -1"])
+def test_a_count_out_of_range_ends_before_anything_is_read(tmp_path, capsys, list_of_faults, given):
+    config = own_experiment(tmp_path)
+    assert main([*config, *given.split()]) == 2
+    assert f"{given} must be at least" in capsys.readouterr().err and not list_of_faults.exists()
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
