@@ -57,7 +57,7 @@ def _parse(command: str, arguments: list[str]) -> Namespace:
     parser = Arguments(command, HELP[command])
     parser.add_argument("--checkpoint", required=True, metavar="RUN_OR_FILE", help=CHECKPOINT_HELP)
     add_allow(parser)
-    parser.add_argument("--precision", help="32-true or bf16-mixed, ... (default: the run's)")
+    parser.add_argument("--precision", help="precision: 32-true, bf16-mixed or 16-mixed (default: the run's)")
     kinds = "" if command == "ask" else "; or a folder of images, or a table that names images"
     parser.add_argument("image", metavar="IMAGE", help=f"an image file in a format that Pillow reads{kinds}")
     if command == "caption":

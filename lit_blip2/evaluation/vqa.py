@@ -1,12 +1,12 @@
-"""VQAv2's accuracy, with the quirks of the official evaluation, or with those of LAVIS' copy of it.
+"""VQAv2's accuracy, exactly as in the official evaluation code, or as in LAVIS' copy of it.
 
 An answer scores min(1, annotators who gave it / 3), averaged over the ten ways to leave one annotator out: 0, .3, .6,
-.9 and 1 for 0, 1, 2, 3 and more of ten. Texts are normalised (case, punctuation, articles, number words, apostrophes)
-only if the annotators disagree: where all ten say "cat", "The Cat" is wrong.
+.9 and 1 if 0, 1, 2, 3 or more of ten gave it. Texts are normalised (case, punctuation, articles, number words,
+apostrophes) only if the annotators disagree: if all ten say "cat", "The Cat" is wrong.
 
-LAVIS, by which the paper's OK-VQA and VQAv2-val were scored, always normalises the prediction: there "The Cat" is
-right. Of annotators who disagree it strips the punctuation and no more, so that "Cat", "the cat" and "two" of theirs
-are never matched. A single answer, as in GQA, it compares as written.
+LAVIS gave the paper's scores on OK-VQA and VQAv2-val. It always normalises the prediction, so "The Cat" is right there.
+If annotators disagree, it strips only the punctuation of their answers, so their "Cat", "the cat" and "two" are never
+matched. A single answer, as in GQA, is compared as written.
 """
 
 import re

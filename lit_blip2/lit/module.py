@@ -1,5 +1,4 @@
-"""What the stages, and both at once, share as Lightning systems: features, losses to log, evaluation, the optimiser,
-and lean checkpoints."""
+"""LitBLIP2, the base of the LightningModules: logging of losses, evaluation, optimiser and checkpoints."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -62,22 +61,22 @@ from lit_blip2.signature import norm
 
 
 class LitBLIP2(L.LightningModule):
-    """A stage's network under Lightning. Subclasses say how a batch becomes losses, and which of the two evaluators
-    they have.
+    """The model: a network (--model.net) under Lightning, with its losses, evaluation and optimiser.
 
-    representation: what prepares texts for stage 1's objectives, and evaluates them; or None.
-    generation: the same for the language model; or None.
-    config: the resolved configuration as YAML, set by the command line, kept in every checkpoint.
-    other_items: what stands behind metrics that a callback logs, for their intervals; set by SceneScores.
-    allow_different: settings in which a checkpoint that is started from, or evaluated, may differ.
-    averages: of what trains, in its place in checkpoints; set by the callback EMA.
-    allow: what a checkpoint's configuration may name beside this run's own names; set by the command line.
-    latest: the training batch of the last forward as the host gave it, and its losses.
-    resumed: training goes on from a checkpoint, which holds all that `start` would read; set by the command line.
-    validated_step: of the training's last whole validation.
-    max_steps: of training that goes on from a checkpoint, which may first make up for a validation (see `stand_at`).
-    kept: that checkpoint, until its optimisers are compared with this training's.
-    built: the network as it stands on its device, before callbacks may change it in training.
+    Subclasses compute the losses of a batch, and choose the evaluators: `representation` for stage 1's objectives,
+    `generation` for the language model; None if absent.
+
+    config: the resolved configuration as YAML, saved in every checkpoint; set by the command line.
+    other_items: per-example values behind metrics that a callback logs; set by SceneScores.
+    allow_different: names of settings that may differ from the checkpoint that a run starts from or evaluates.
+    averages: averages of the trained weights, saved in their place in checkpoints; set by the callback EMA.
+    allow: names that a checkpoint's configuration may use beside this run's own; set by the command line.
+    latest: the last training batch as the data module gave it, and its losses.
+    resumed: whether training continues from a checkpoint, so that `start` has nothing to do; set by the command line.
+    validated_step: step of the last complete validation.
+    max_steps: steps of a resumed training, which may first repeat a validation (see `stand_at`).
+    kept: the checkpoint that training resumes from, until its optimisers are compared with this training's.
+    built: a record of the network before training, to detect changes by callbacks.
     """
 
     def __init__(self, net: nn.Module, optimization: AdamWCosine, allow_different: Sequence[str] = ()):
@@ -103,14 +102,19 @@ class LitBLIP2(L.LightningModule):
         allow: Sequence[str] = (),
         **arguments: Any,
     ) -> Self:
-        """A run's module, with its frozen weights and the trained ones, on `map_location`; in training mode, as
-        Lightning leaves it. A fit goes on from these weights: what the run itself started from is left out.
+        """The module of a run, with its frozen and trained weights, in training mode as Lightning leaves it.
 
-        Args: checkpoint_path: a checkpoint, or a run's folder. allow: what its configuration may name beside this
-        package's own (SECURITY.md). arguments: of this class, in the place of the run's; net=..., optimization=... for
-        a checkpoint that was not written by `python -m lit_blip2 fit`.
+        A `fit` of the module starts from these weights, and does not read what the run itself started from.
 
-        Raises ValueError for a run of another class, and for what does not fit; FileNotFoundError for missing weights.
+        Args:
+            checkpoint_path: a checkpoint, or a run's folder, whose newest checkpoint is used.
+            map_location: device of the module; None: the CPU.
+            allow: names that its configuration may use beside this package's own (SECURITY.md).
+            arguments: arguments of this class that replace the run's. A checkpoint that `python -m lit_blip2 fit` did
+                not write needs net=... and optimization=...
+        Raises:
+            ValueError: the run belongs to another class, or does not fit the arguments.
+            FileNotFoundError: weights are missing.
         """
         module, checkpoint = made_from(cls, checkpoint_path, allow, arguments)
         module.config, module.allow = checkpoint.get("config") or "", list(allow)
@@ -119,9 +123,11 @@ class LitBLIP2(L.LightningModule):
         return module.to(map_location)
 
     def setup(self, stage: str) -> None:
-        """Read frozen weights and tokenizers from disk, and what training starts from. Cached features need no image
-        encoder, but must come from the same one. Raises FileNotFoundError with all that is missing, and ValueError
-        where nothing would be evaluated."""
+        """Read frozen weights, tokenizers and the weights that training starts from.
+
+        With cached features the image encoder is not loaded, but they must come from the same encoder. Raises
+        FileNotFoundError with everything that is missing, and ValueError if nothing would be evaluated.
+        """
         if stage == "fit":
             check_intervals(self.trainer)
             self.max_steps = None
@@ -137,7 +143,7 @@ class LitBLIP2(L.LightningModule):
         self._check_answers(stage)
 
     def _check_features(self, store: FeatureStore) -> None:
-        """Raises ValueError where cached features are not the encoder's; they tell the signature of its weights."""
+        """Raises ValueError if the cached features come from another encoder. Takes over the signature they record."""
         vision = self.net.vision
         if not vision.frozen:
             raise ValueError("data.features holds frozen features: set it to null, or model.net.vision.frozen to true")
@@ -145,7 +151,7 @@ class LitBLIP2(L.LightningModule):
         vision.signature = vision.signature or store.signature
 
     def _check_words(self) -> None:
-        """Say which share of the words is unknown to whom, if any. Raises ValueError where it is above the limit."""
+        """Log the share of words that each tokenizer does not know. Raises ValueError above the limit."""
         data = self.trainer.datamodule
         if isinstance(data, PairData):
             question = "{}" if self.generation is None else self.generation.question
@@ -159,7 +165,7 @@ class LitBLIP2(L.LightningModule):
                 rank_zero_warn(each)
 
     def _check_answers(self, stage: str) -> None:
-        """Raises ValueError where captions or answers are to be evaluated and the language model can make none."""
+        """Raises ValueError if captions or answers are to be evaluated and the language model cannot generate any."""
         if self.generation is None or (stage == "fit" and not self.trainer.limit_val_batches):
             return
         tables = getattr(self.trainer.datamodule, "tables", {}).values()
@@ -168,11 +174,11 @@ class LitBLIP2(L.LightningModule):
             raise ValueError(reason)
 
     def start(self) -> None:
-        """Put the Q-Former where training starts from."""
+        """Read the weights that training starts from; called by `setup` for a fit that is not resumed."""
 
     def on_fit_start(self) -> None:
-        """Raises ValueError, or warns, where Lightning's counts do not suit the steps, or a network's statistics a
-        checkpoint, or where a callback has changed what no checkpoint would tell."""
+        """Raises ValueError, or warns, if trainer settings do not fit training by steps, if the network has running
+        statistics that checkpoints do not hold, or if a callback has changed the network."""
         check_counts(self.trainer)
         check_statistics(self.net)
         self.check_built()
@@ -184,24 +190,24 @@ class LitBLIP2(L.LightningModule):
         self.check_built()
 
     def check_built(self) -> None:
-        """Raises ValueError where the network was changed since then in a way that no checkpoint would tell."""
+        """Raises ValueError if the network was changed since it was built in a way that checkpoints do not record."""
         if self.built is not None:
             self.built.check(self)
 
     @property
     def allowed(self) -> list[str]:
-        """What a checkpoint's configuration may name: `allow`, and what this run's own configuration names."""
+        """Names that a checkpoint's configuration may use: those in `allow` and in this run's own configuration."""
         own = strings(from_text(self.config, "this run").settings)
         return [*self.allow, *(each for each in own if "." in each)]
 
     @property
     def evaluators(self) -> list[Representation | Generation]:
-        """Those that there are."""
+        """The evaluators that this module has."""
         return [each for each in (self.representation, self.generation) if each is not None]
 
     def looking(self, batch: dict[str, Any]) -> list[Representation | Generation]:
-        """The evaluators that look at an evaluation batch. Images without captions are left to the language model, if
-        there is one: without texts there is nothing to retrieve."""
+        """The evaluators of an evaluation batch. Images without captions go to the language model alone, if there is
+        one: retrieval needs texts."""
         told = batch["task"] != "caption" or any(batch["captions"]) or self.generation is None
         return [each for each in self.evaluators if batch["task"] in each.tasks and (told or each is self.generation)]
 
@@ -233,15 +239,15 @@ class LitBLIP2(L.LightningModule):
         return losses["total"]
 
     def losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """Named losses of a training batch, their weighted sum as `total`."""
+        """Named losses of a training batch, scalars, with their weighted sum as `total`."""
         raise NotImplementedError
 
     def logs_this_step(self) -> bool:
-        """Whether the step under way is one of every `log_every_n_steps`."""
+        """Whether the current step is logged, as every `log_every_n_steps`-th is."""
         return (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0
 
     def watch(self, losses: dict[str, Tensor]) -> None:
-        """What a subclass has to log of the losses before their backward, in the last micro-batch of such a step."""
+        """Hook for subclasses: log more about the losses before backward, in the last micro-batch of a logged step."""
 
     def on_validation_epoch_start(self) -> None:
         if self.max_steps is not None:
@@ -251,7 +257,7 @@ class LitBLIP2(L.LightningModule):
             each.begin(evaluation)
 
     def evaluation(self) -> Evaluation:
-        """What evaluators must know of the evaluation under way."""
+        """The current evaluation (command, folder, in-context examples), for the evaluators."""
         trainer, data, examples, made_of = self.trainer, self.trainer.datamodule, None, []
         command = trainer.state.fn.value
         folder = None if trainer.log_dir is None else Path(trainer.log_dir)  # log_dir asks all ranks
@@ -291,11 +297,11 @@ class LitBLIP2(L.LightningModule):
             write_rules(Path(folder), of_validation(self.rules()), random=random_parts(self.net), name=VALIDATED)
 
     def on_validation_end(self) -> None:
-        """After the callbacks, so that it is the end of their pictures too."""
+        """Give back memory. Runs after the callbacks, so that the memory of their pictures is included."""
         give_back_freed_memory()
 
     def rules(self) -> Rules:
-        """Those that a test's metrics stand under."""
+        """The rules of a test: settings of generation and scoring, and the precision."""
         own = {name: value for each in self.evaluators for name, value in each.rules().items()}
         return own | precisions_of(from_text(self.config, "this run"))
 
@@ -303,8 +309,8 @@ class LitBLIP2(L.LightningModule):
     test_step = validation_step
 
     def on_test_epoch_end(self) -> None:
-        """Test metrics stand in TensorBoard at the step that the checkpoint had reached, not at 0. Predictions are
-        written first: what no metric can take is not lost."""
+        """Write predictions, metrics and intervals. Metrics are logged at the step of the checkpoint, not at 0.
+        Predictions are written first, so that an error in a metric does not lose them."""
         folder = self.trainer.log_dir  # asks all ranks, so it comes before any of them leaves
         if self.generation is not None:
             self.generation.write(PREDICTIONS)
@@ -323,8 +329,8 @@ class LitBLIP2(L.LightningModule):
                 rank_zero_warn(f"the submissions hold {100 * share:.3g} % of the test split: a server wants it whole")
 
     def write_rules(self, folder: Path) -> None:
-        """Leave a test's rules beside its metrics, and no metrics by other rules or of other weights among them. The
-        command line gives such a test a folder of its own; this is for a folder that the user names."""
+        """Write the test's rules beside its metrics, and remove metrics of other rules or other weights from the
+        folder. The command line gives such a test its own folder; a folder that the user names may hold both."""
         rules, weights = self.rules(), norm(trainable_state(self).values())
         if other := differing(kept_rules(folder), rules):
             rank_zero_warn(f"{folder} held a test by other rules, whose metrics are replaced: {told(other)}")
@@ -341,7 +347,8 @@ class LitBLIP2(L.LightningModule):
             )
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> list[dict[str, Any]]:
-        """Captions and answers of a batch, as they stand in predict.jsonl; a test's, in predictions.jsonl, stay."""
+        """Captions and answers of a batch, the rows of predict.jsonl. predictions.jsonl, which `test` writes, is not
+        changed."""
         before = len(self.generation.predictions)
         if batch["task"] in self.generation.tasks:
             with naming(names_of(batch)):
@@ -359,30 +366,30 @@ class LitBLIP2(L.LightningModule):
             self.log("train/grad_norm", gradient_norm(optimizer))
 
     def configure_optimizers(self) -> dict[str, Any]:
-        """Called where the network stands on its device, and before `on_fit_start`."""
+        """The optimiser and the schedule per step. Lightning calls this once the network is on its device."""
         self.built = Built.of(self)
         steps = self.trainer.max_steps if self.max_steps is None else self.max_steps
         optimizer, schedule = self.optimization(self, steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def metric_names(self, tasks: set[str], command: str) -> set[str]:
-        """Names, with * for a part that the data decide, of what `validate` (within fit too) or `test` logs.
+        """Names of the metrics that `validate` (also within fit) or `test` logs, with * for parts that depend on data.
 
-        Args: the data module's tasks (caption, vqa, binding) of the split; the command.
+        tasks: the tasks (caption, vqa, binding) of the split. command: validate or test.
         """
         looked_at = [task for task in tasks if any(task in each.tasks for each in self.evaluators)]
         names = evaluated.names("test" if command == "test" else "val", looked_at)
         return names.union(*(each.metric_names(tasks, command) for each in self.evaluators))
 
     def settings(self) -> dict[str, Any]:
-        """What of this run's network changes its function and no shape, and how large it sees images."""
+        """Settings that change the network's output and are not visible in the weights' shapes, and the image size."""
         data = None if self._trainer is None else self.trainer.datamodule
         size = getattr(data, "image_size", None)
         return settings_of_run(self.net, from_text(self.config, "this run").net, size)
 
     def check_settings(self, theirs: Mapping[str, Any], what: str, state: Iterable[str], goes_on: bool = False) -> None:
-        """Raises ValueError where a checkpoint's settings are not this run's; what may differ is told. Training that
-        goes on where it stopped may differ in nothing."""
+        """Raises ValueError if a checkpoint's settings differ from this run's, and logs differences that
+        allow_different names. In a resumed training (`goes_on`) nothing may differ."""
         allowed, ours, way_out = self.allow_different, self.settings(), "Use those settings"
         if goes_on:
             allowed = ()
@@ -392,8 +399,8 @@ class LitBLIP2(L.LightningModule):
             rank_zero_info(f"{what}: {each}, as allow_different says")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what trains, the config, and the settings that shapes do not show. Raises FloatingPointError where a
-        number is not finite, and ValueError as `check_built` does."""
+        """Save the trained weights, the configuration and the settings. Raises FloatingPointError if a number is not
+        finite, and ValueError as `check_built` does."""
         self.check_built()
         checkpoint["state_dict"] = trainable_state(self) | self.averages
         checkpoint["config"], checkpoint["settings"] = self.config, self.settings()
@@ -404,7 +411,7 @@ class LitBLIP2(L.LightningModule):
         checkpoint["validated_step"] = self.validated_step
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Raises ValueError naming every missing, unexpected or misshapen weight, and settings that differ."""
+        """Raises ValueError with every missing, unexpected or misshapen weight, and with settings that differ."""
         check_fits(checkpoint["state_dict"], trainable_state(self), "the checkpoint")
         file = Path((self._trainer and self.trainer.ckpt_path) or "checkpoint")
         forget_foreign_paths(self.trainer.callbacks if self._trainer else [], checkpoint)
@@ -420,7 +427,7 @@ class LitBLIP2(L.LightningModule):
 
 
 def _check_callbacks(callbacks: Iterable[L.Callback]) -> None:
-    """Raises ValueError for those of Lightning's that would not do here what they promise."""
+    """Raises ValueError for callbacks of Lightning that do not work with this suite's checkpoints and steps."""
     for each in callbacks:
         name = type(each).__name__
         if isinstance(each, WeightAveraging | StochasticWeightAveraging):

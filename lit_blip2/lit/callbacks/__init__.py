@@ -1,4 +1,4 @@
-"""What runs leave behind beside their checkpoint, and what ends them."""
+"""Callbacks: checkpoints, metrics files, printed metrics, pictures, EMA, and checks that end a run."""
 
 from lit_blip2.lit.callbacks.agreement import Agreement
 from lit_blip2.lit.callbacks.checkpoints import Checkpoints

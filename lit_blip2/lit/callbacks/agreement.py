@@ -1,4 +1,4 @@
-"""Ranks that would train differently refuse to start."""
+"""Agreement: stops a run at its start if its ranks have different settings, code or data."""
 
 import os
 import time
@@ -26,11 +26,11 @@ LONGEST = 60  # letters of a value
 
 
 class Agreement(L.Callback):
-    """At the start of any command, each rank's resolved configuration, sources of this package and of the classes that
-    the configuration names, versions of libraries, precision of products, rows to train on, annotations to evaluate on
-    and checkpoint must be the same. Where files lie, and how many processes load them, may differ.
+    """Stops a run at the start of a command if its ranks differ.
 
-    One digest of each rank is gathered, and only where they differ what stands behind it.
+    All ranks must have the same resolved configuration, source code (of this package and of the configuration's
+    classes), library versions, matrix product precision, training rows, evaluation annotations and checkpoint. Paths
+    and numbers of loading processes may differ. Ranks exchange one digest each, and the settings only if these differ.
     """
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -38,13 +38,13 @@ class Agreement(L.Callback):
             check_agreed(settings_of(pl_module.config, trainer.datamodule))
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict) -> None:
-        """Machines may each have a file of that name on a disk of their own."""
+        """Compare the checkpoints: each machine may have a different file of the same name on its own disk."""
         if world_size() > 1 and trainer.ckpt_path is not None:
             check_agreed({"the checkpoint": contents_of(Path(trainer.ckpt_path))})
 
 
 def settings_of(config: str, data: Any) -> dict[str, str]:
-    """All that must be the same on every rank, by name, in words."""
+    """name -> value, as text, of everything that must be equal on all ranks."""
     settings = from_text(config, "this run").settings
     own = flat(unplaced(settings, HARMLESS), "")
     own |= {".sources of lit_blip2": sources()} | {f".{name}": _version(name) for name in LIBRARIES}
@@ -66,7 +66,7 @@ def _version(library: str) -> str:
 
 
 def contents_of(checkpoint: Path) -> str:
-    """The checksums that a checkpoint's archive keeps, in a word; of an older kind of file, its size."""
+    """A digest of the checksums in a checkpoint's archive; for an older file format, its size."""
     if not zipfile.is_zipfile(checkpoint):
         return f"{checkpoint.stat().st_size} bytes"
     with zipfile.ZipFile(checkpoint) as parts:  # each part's name begins with the file's own
@@ -74,7 +74,7 @@ def contents_of(checkpoint: Path) -> str:
 
 
 def check_agreed(own: dict[str, str]) -> None:
-    """Raises ValueError on the first rank, and SystemExit on the others a little later, where `own` differs."""
+    """If `own` differs between ranks, raises ValueError on the first rank, and SystemExit on the others a bit later."""
     if len(set(gather_lists([digest((name, own[name].encode()) for name in sorted(own))]))) == 1:
         return
     told = differing(gather_lists([own]))
@@ -88,7 +88,7 @@ def check_agreed(own: dict[str, str]) -> None:
 
 
 def differing(of_ranks: Sequence[Mapping[str, str]]) -> str:
-    """Each name whose value is not the same on all ranks, the values, and whose they are."""
+    """A message with each name whose value differs, the values, and the ranks that have them."""
     names = [name for name in dict.fromkeys(name for each in of_ranks for name in each)]
     told = []
     for name in names:

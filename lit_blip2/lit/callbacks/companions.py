@@ -1,4 +1,4 @@
-"""Ranks that end when one of them has died, and say which."""
+"""Companions: ends all ranks of a run if one of them has died, and says which."""
 
 import lightning as L
 
@@ -9,10 +9,10 @@ from lit_blip2.refusals import refusal
 
 
 class Companions(L.Callback):
-    """Of several ranks, watches from the start of a command to its end that all are there (watch.py).
+    """Checks during a command with several ranks that all of them are alive (watch.py).
 
-    Where one dies, the others end within half a minute with status 1 and one line that names it. Where one ends with
-    an error of its own, they end too, and the line says which error. A signal ends the rank that gets it.
+    If a rank dies, the others exit within half a minute with status 1 and one line that names it. If a rank exits with
+    an error, they exit too, and the line names the error. A signal ends the rank that receives it.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""A run's settings, for each of its loggers: in TensorBoard a row of its HParams table."""
+"""HParams: sends the main settings of a run to each of its loggers; in TensorBoard, a row of the HParams table."""
 
 import math
 from typing import Any
@@ -11,10 +11,11 @@ from lit_blip2.objectives.stage1 import NAMED
 
 
 class HParams(L.Callback):
-    """Curated flat keys, to each logger. In TensorBoard they make a row of the HParams table, whose metrics fill in as
-    they are logged; its tags start as nan, so that a run that crashed shows too.
+    """Logs a selection of settings under flat names, to each logger.
 
-    A test is a run of its own in a tracker that has no folder, such as W&B or MLflow, and gets them there too.
+    In TensorBoard they are a row of the HParams table. The metrics in the row start as NaN, so that a crashed run is
+    shown too, and fill in as they are logged. In trackers without a folder, such as W&B or MLflow, a test is a run of
+    its own and gets the settings too.
     """
 
     REPRESENTATION = (
@@ -35,19 +36,19 @@ class HParams(L.Callback):
                 logger.log_hyperparams(settings_of(pl_module))
 
     def metrics_of(self, pl_module: L.LightningModule) -> list[str]:
-        """The metrics that this module can have."""
+        """Names of the metrics that this module can log."""
         names = [f"loss/{name}" for name in pl_module.net.objectives]
         names += self.REPRESENTATION if pl_module.representation is not None else ()
         return [*names, *(self.GENERATION if pl_module.generation is not None else ())]
 
 
 def settings_of(pl_module: L.LightningModule) -> dict[str, Any]:
-    """Those of a run that the command line began."""
+    """The selected settings of a run; empty without the command line's configuration."""
     return curated(from_text(pl_module.config, "this run")) if pl_module.config else {}
 
 
 def curated(experiment: Experiment) -> dict[str, Any]:
-    """The settings that people compare: objectives on or off, sizes, the optimiser, the data's seed and batch."""
+    """The settings that runs are compared by: objectives on or off, sizes, optimiser, seed and batch size."""
     net, data, language = experiment.net, experiment.data, experiment.language
     qformer, optimization = experiment.qformer, experiment.optimization
     objectives = {name: net[name] for name in (*NAMED, "lm") if name in net} | (net.get("more_objectives") or {})

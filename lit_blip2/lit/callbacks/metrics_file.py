@@ -1,4 +1,4 @@
-"""metrics.json and validation.jsonl in a run's folder."""
+"""MetricsFile: writes metrics.json and validation.jsonl in a run's folder."""
 
 import json
 import math
@@ -30,22 +30,21 @@ from lit_blip2.whole_files import write_json, write_text
 
 
 class MetricsFile(L.Callback):
-    """`metrics.json` in the run's folder: flat, metric name -> number, the names of TensorBoard's tags; null for what
-    is not finite, which a warning names.
+    """Writes the metrics of a run to `metrics.json` and `validation.jsonl` in its folder.
 
-    Written after validation and after testing; a test's metrics replace those that validation measured on the same
-    unit, and what they were measured on: evaluated/test_images stands in the place of evaluated/val_images.
-    evaluated/val_step and evaluated/test_step are the optimiser steps of the weights that were looked at.
-    Random weights are named beside them: evaluated/random_language_model.
-    Training that goes on removes what was tested before, and keeps its predictions and a server's files as
-    predictions.step=4.jsonl: they are of step 4. The command `validate` writes `validate.json`: its metrics
-    must not mix with those of a test.
+    `metrics.json` maps metric names (TensorBoard's tags) to numbers; a number that is not finite becomes null, with a
+    warning. It is written after validation and after a test. The metrics of a test replace those of validation, and so
+    do the counts: evaluated/test_images replaces evaluated/val_images. evaluated/val_step and evaluated/test_step are
+    the optimiser steps of the evaluated weights. Parts with random weights are marked, such as
+    evaluated/random_language_model. When training continues after a test, the test's metrics are removed, and its
+    predictions and submission files are renamed to predictions.step=4.jsonl, for a test of step 4. The command
+    `validate` writes `validate.json` instead, so that its metrics do not mix with those of a test.
 
-    `validation.jsonl`: one line of JSON for each validation of `fit`, {"step": steps taken, metric: number, ...} with
-    the metrics of metrics.json. Steps rise: training that starts from step k drops the
-    lines beyond k, which belong to a course that was left, and a line replaces its own step's. The file is never seen
-    half written. A resumed run that gets a new folder has its own validations there. What training logged before stays
-    in checkpoints, so that a validation that a resumed run makes first has it too.
+    `validation.jsonl` has one line of JSON for each validation of `fit`, {"step": step, metric: number, ...}, with the
+    metrics of metrics.json. Steps increase: training that restarts from step k drops the lines after k, and a new line
+    replaces one of the same step. The file is replaced as a whole, so readers never see half of it. A resumed run in a
+    new folder has only its own validations there. Checkpoints hold the last training metrics, so that a validation at
+    the start of a resumed run has them too.
     """
 
     def __init__(self) -> None:
@@ -88,7 +87,7 @@ class MetricsFile(L.Callback):
         self._write(trainer, pl_module)
 
     def _write(self, trainer: L.Trainer, pl_module: L.LightningModule, of: dict[str, float] | None = None) -> None:
-        """All metrics. of: the step whose weights were looked at; None where none were."""
+        """Write all metrics. of: the step of the evaluated weights; None if nothing was evaluated."""
         folder = trainer.log_dir  # asks all ranks, so it comes before any of them leaves
         if not (trainer.is_global_zero and folder):
             return
@@ -99,7 +98,7 @@ class MetricsFile(L.Callback):
         write_json(file, dict(sorted(metrics.items())))
 
     def _found(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, float]:
-        """All metrics, and that parts of the network have random weights."""
+        """All metrics, and the marks of parts with random weights."""
         return self.logged | numbers(trainer) | random_marks(random_parts(pl_module))
 
     def _append(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -122,12 +121,12 @@ def name_by_step(folder: Path, step: int | None) -> None:
 
 
 def numbers(trainer: L.Trainer) -> dict[str, float | None]:
-    """All that has been logged so far; None where it is not finite."""
+    """name -> value of all logged metrics; None for a value that is not finite."""
     return {name: value if math.isfinite(value) else None for name, value in _logged(trainer).items()}
 
 
 def warn_of_odd(trainer: L.Trainer, step: int) -> None:
-    """Name what is not finite among what has been logged so far. step: of the weights that were looked at."""
+    """Warn of logged metrics that are not finite. step: step of the evaluated weights."""
     if odd := [f"{name} is {value}" for name, value in _logged(trainer).items() if not math.isfinite(value)]:
         rank_zero_warn(f"step {step}: {', '.join(odd)}: not finite, so null stands for it among the run's metrics")
 

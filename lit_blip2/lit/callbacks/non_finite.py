@@ -41,19 +41,17 @@ class Step:
 
 
 class NonFinite(L.Callback):
-    """Looks at each step's losses and gradient norm. A step where any of them is not finite is not taken: neither
-    weights nor the optimiser's state change, on no rank. Then the run ends, or goes on without the step.
+    """Stops the run, or skips the step, if a loss or the gradient norm of a step is NaN or infinite.
 
-    Losses and gradient norm come from the device in one read a step, one step late, so that the device never waits for
-    the host; on a CPU at once. In the run's folder, `not_finite/` keeps the step's batch for `python -m lit_blip2
-    replay FILE`. No checkpoint is written after a step that ends the run.
+    Such a step changes neither the weights nor the optimiser's state, on any rank. Its batch is saved in `not_finite/`
+    in the run's folder, for `python -m lit_blip2 replay FILE`. No checkpoint is written after a step that stops the
+    run. On a GPU the values are read one step late, so that the GPU does not wait for the CPU.
 
-    With 16-mixed, gradients that overflow are the business of Lightning's loss scaling, which leaves such steps out
-    itself: losses alone are looked at.
+    With 16-mixed only the losses are checked: Lightning's loss scaling skips steps with overflowing gradients.
 
     Args:
-        then: stop: the run ends with a FloatingPointError that names step, objective and rows. skip: the run goes on;
-            train/skipped_steps counts such steps. More than 25 of them in a row end the run, too.
+        then: stop: the run ends with a FloatingPointError that names step, objective and rows. skip: the run leaves
+            the step out and continues; train/skipped_steps counts such steps, and more than 25 in a row end the run.
     """
 
     def __init__(self, then: Literal["stop", "skip"] = "stop"):
@@ -65,7 +63,7 @@ class NonFinite(L.Callback):
         self.folder: Path | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Called first of all when a checkpoint is written. Raises FloatingPointError where none may be."""
+        """The counts, for a checkpoint. Raises FloatingPointError if no checkpoint may be written."""
         self._look(0)
         return {"skipped": self.skipped, "in_a_row": self.in_a_row} if self.skipped else {}
 
@@ -118,7 +116,7 @@ class NonFinite(L.Callback):
         pl_module.log("train/skipped_steps", float(self.skipped))
 
     def _look(self, late: int) -> None:
-        """Read the values of all steps but the last `late` ones. Raises FloatingPointError where the run ends."""
+        """Check the values of all steps but the last `late` ones. Raises FloatingPointError if the run must end."""
         if self.ended_by:
             raise FloatingPointError(self.ended_by)
         while len(self.pending) > late:
@@ -135,7 +133,7 @@ class NonFinite(L.Callback):
             rank_zero_warn(f"{told}: the step is left out, {self.skipped} so far")
 
     def _told(self, step: Step, values: list[list[float]]) -> str:
-        """What is wrong with a step, in a sentence; its batch is kept in a file."""
+        """A sentence on what is wrong with a step. Saves its batch to a file."""
         batch, odd = step.batches[0], _odd(step, values)
         own = sorted({place for of, place, _, _ in odd if of == rank() and place is not None})
         batches = [step.batches[place] for place in own] or step.batches

@@ -22,8 +22,7 @@ if TYPE_CHECKING:
 
 
 class Samples(NamedTuple):
-    """The images that are looked at: uint8 [B, 3, H, W] and features [B, N, W], each with its first caption, "" where
-    it has none."""
+    """The images to show: uint8 [B, 3, H, W], their features [B, N, W], and each one's first caption ("" if none)."""
 
     pixels_B3HW: Tensor
     features_BND: Tensor
@@ -32,18 +31,19 @@ class Samples(NamedTuple):
 
 
 class Pictures(L.Callback):
-    """After validation (val/...) and testing (test/...), to each logger that takes pictures (TensorBoard, W&B, MLflow):
+    """Logs pictures after validation (val/...) and test (test/...), to TensorBoard, W&B and MLflow.
 
-        samples     the first images with their captions. Stage 1: what ITC and ITM prefer among those captions.
-                    Stage 2: the caption and answers that the evaluation has generated. Joint training: both.
-        attention   where each query looks (attention.py); networks with a Q-Former.
-        queries     which query wins ITC's maximum how often; networks with ITC. The scalar queries/entropy says how
-                    evenly, and is logged with the other metrics.
+        samples     the first images with their captions. Stage 1: which of these captions ITC and ITM prefer.
+                    Stage 2: the generated caption and answers. Joint training: both.
+        attention   the attention map of each query (attention.py); networks with a Q-Former.
+        queries     how often each query attains ITC's maximum; networks with ITC. The metric queries/entropy says how
+                    evenly, 0 to 1.
 
-    Images are read from their files, also where the run reads cached features; if they are gone, there are no pictures.
+    Images are read from their files, even if the run uses cached features. Without the files there are no pictures.
 
     Args:
-        samples: images. questions: of each image, at most.
+        samples: number of images to show.
+        questions: largest number of questions shown for each image.
     """
 
     def __init__(self, samples: int = 8, questions: int = 3):

@@ -19,8 +19,8 @@ HIDDEN = ("step", TESTED_STEP, VALIDATED_STEP)  # stands in the title
 
 
 class PrintMetrics(L.Callback):
-    """Before training a line with the numbers of parameters, after a validation a line for each group of metrics
-    (loss, retrieval, ...), after a test a table of all, with the intervals of those that have one."""
+    """Prints the number of parameters before training, a line for each group of metrics (loss, retrieval, ...) after a
+    validation, and a table of all metrics with their confidence intervals after a test."""
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.is_global_zero:

@@ -22,7 +22,7 @@ class Line(NamedTuple):
 
 
 def stage1_lines(net: Stage1, features_BND: Tensor, captions: Sequence[str]) -> list[list[Line]]:
-    """Each image's caption; ITC's cosine and ITM's probability of it, and which of the B captions they like better."""
+    """For each image: its caption, ITC's cosine and ITM's probability, and the caption of the B that they prefer."""
     lines = [[Line(caption)] for caption in captions]
     for name, scores_BB in sample_scores(net, features_BND, captions).items():
         for own, (row, score_B) in enumerate(zip(lines, scores_BB.tolist(), strict=True)):
@@ -35,7 +35,7 @@ def stage1_lines(net: Stage1, features_BND: Tensor, captions: Sequence[str]) -> 
 
 @torch.no_grad()
 def sample_scores(net: Stage1, features_BND: Tensor, captions: Sequence[str]) -> dict[str, Tensor]:
-    """{"ITC": cosines, "ITM": probabilities of a match}, [images B, texts B] each, on the CPU; those heads that are."""
+    """{"ITC": cosines, "ITM": match probabilities}, float [B images, B texts] on the CPU, for the heads present."""
     text = net.tokenizer(captions).to(features_BND.device)
     image_BQP, image = net.encode_images(features_BND)
     scores = {}

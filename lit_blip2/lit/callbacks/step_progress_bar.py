@@ -1,4 +1,4 @@
-"""How far a run is: a bar on a terminal, and where there is none, such as in a log file, a line every so often."""
+"""StepProgressBar: a progress bar on a terminal; in a log file, a line of progress every few seconds."""
 
 import math
 import sys
@@ -22,15 +22,15 @@ def tell(text: str) -> None:
 
 
 class StepProgressBar(TQDMProgressBar):
-    """Optimiser steps of all, images per second, the time left, and the losses:
+    """Shows the optimiser step, images per second, the time left and the losses:
 
         step 120 of 680, 353 images/s, 95 s left, loss_itc 1.921, loss_itm 0.653, loss_itg 2.986, loss_total 5.560
 
-    Images per second are those of the global batch, over the time that was spent on training; the time left is
-    reckoned from all time since training began, validations included.
+    Images per second count the global batch, without the time of validations. The time left is estimated from all the
+    time since training began, validations included.
 
     Args:
-        seconds: between two lines where standard output is no terminal. There is also one at the end of training.
+        seconds: seconds between two lines if standard output is not a terminal. Training also ends with a line.
     """
 
     def __init__(self, seconds: float = 30.0):
@@ -64,7 +64,7 @@ class StepProgressBar(TQDMProgressBar):
             self.train_progress_bar.total = total
 
     def on_train_epoch_start(self, *_: Any) -> None:
-        """The bar counts steps: an epoch is nothing to it."""
+        """Nothing to do: the bar counts steps, not epochs."""
 
     on_train_epoch_end = on_train_epoch_start
 
@@ -102,11 +102,11 @@ class StepProgressBar(TQDMProgressBar):
         self._show_batches("predict", given, self.total_predict_batches_current_dataloader)
 
     def _seconds_trained(self) -> float:
-        """Without validations and what follows them, such as pictures."""
+        """Seconds spent on training, without validations and the pictures that follow them."""
         return self._trained + (0.0 if self._pauses else time.monotonic() - self._resumed_at)
 
     def _is_due(self) -> bool:
-        """Whether it is time to show how far the run is; the time is then taken anew."""
+        """Whether it is time to show progress; if so, the wait starts again."""
         now = time.monotonic()
         due = self.is_enabled and now - self._shown_at >= (REFRESH_SECONDS if self.draws else self.seconds)
         self._shown_at = now if due else self._shown_at
