@@ -65,7 +65,7 @@ def test_a_column_that_is_not_there_is_named(tmp_path):
     (tmp_path / "x.csv").write_text("file,title\na.jpg,a dog\n")
     with pytest.raises(DataError, match=r"line 2: has no 'text', which data\.columns names: it has file, title"):
         read_captions(tmp_path / "x.csv", columns={"image": "file", "caption": "text"})
-    with pytest.raises(DataError, match=r"has file, title: .*data\.columns of lit_blip2\.data\.own\.OwnData"):
+    with pytest.raises(DataError, match=r"has file, title: .*--data\.columns="):
         read_captions(tmp_path / "x.csv")
 
 

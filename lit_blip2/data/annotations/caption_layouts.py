@@ -232,7 +232,7 @@ def _of_rows(rows: list[Entry], path: Path, caption_needed: bool, numbered: bool
         if image not in row or (caption_needed and text not in row and not more):
             raise row.error(
                 f"needs image and caption, and has {', '.join(sorted(map(str, row.values)))}: call them image and "
-                "caption, or say by data.columns of lit_blip2.data.own.OwnData what they are called"
+                "caption, or with lit_blip2.data.own.OwnData give --data.columns='{image: NAME, caption: NAME}'"
             )
         if {"label", "relation"} <= row.values.keys():
             raise row.error("VSR's captions, true or false of their images as label says: write those of label 1 alone")

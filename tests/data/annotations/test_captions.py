@@ -180,7 +180,11 @@ def test_a_table_of_one_s_own(tmp_path, name, content):
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("x.csv", b"image,text\na.jpg,A dog\n", r"x\.csv: line 2: needs image and caption, and has image, text"),
+        (
+            "x.csv",
+            b"image,text\na.jpg,A dog\n",
+            r"x\.csv: line 2: needs image and caption, and has image, text.*--data\.columns=",
+        ),
         ("x.jsonl", b'{"image": "a.jpg"}\n', r"x\.jsonl: line 1: needs image and caption"),
         ("x.jsonl", b'{"image": \n', r"x\.jsonl: line 1 is not JSON"),
         ("x.csv", b"image,caption\na.jpg,caf\xe9\n", r"x\.csv cannot be read: 'utf-8'"),
