@@ -59,17 +59,18 @@ CONFIGS = {  # what stands in a file of --config, and what is said of it
 
 
 @contextmanager
-def within_a_second():
+def within_seconds():
+    """Of the processor: what multiplies takes hours, and a busy machine makes all take longer."""
     began = time.process_time()
     yield
-    assert time.process_time() - began < 1
+    assert time.process_time() - began < 10
 
 
 @pytest.mark.parametrize("text", YAMLS.values(), ids=YAMLS)
 @pytest.mark.parametrize("read", [config.read, read_grid])
 def test_a_hostile_yaml_is_refused(tmp_path, text, read):
     (tmp_path / "bomb.yaml").write_text(text)
-    with within_a_second(), pytest.raises(DataError, match=r"bomb\.yaml is not YAML: .+"):
+    with within_seconds(), pytest.raises(DataError, match=r"bomb\.yaml is not YAML: .+"):
         read(tmp_path / "bomb.yaml")
 
 
@@ -77,7 +78,7 @@ def test_a_hostile_yaml_is_refused(tmp_path, text, read):
 def test_a_hostile_experiment_is_refused_in_one_line(tmp_path, content, words, capsys):
     """By the parser of fit, in which YAML stands within YAML."""
     (tmp_path / "a.yaml").write_bytes(content)
-    with within_a_second(), pytest.raises(SystemExit):
+    with within_seconds(), pytest.raises(SystemExit):
         cli.main(["fit", "--config", str(tmp_path / "a.yaml"), "--print_config"])
     said = capsys.readouterr().err
     assert said.startswith(f"error: {tmp_path}/a.yaml") and words in said
@@ -94,7 +95,7 @@ def test_a_folder_and_a_file_that_is_not_there_are_no_experiment(tmp_path, capsy
 
 @pytest.mark.parametrize("value", ["{a: &a [1], b: " + "[" * MILLION, "9" * 5000, "&a [*a]", "!!python/name:os.system"])
 def test_a_hostile_value_of_set_is_refused(value):
-    with within_a_second(), pytest.raises(ValueError, match=r"^--set stage1\.a=.* is no plain value of YAML") as error:
+    with within_seconds(), pytest.raises(ValueError, match=r"^--set stage1\.a=.* is no plain value of YAML") as error:
         read_grid("ablations/objectives.yaml", settings=[f"stage1.a={value}"])
     assert len(str(error.value)) < 500
 
@@ -109,7 +110,7 @@ def test_aliases_that_do_not_multiply_are_read(monkeypatch):
 @pytest.mark.parametrize("text", [b"[" * MILLION, b'{"a":' * MILLION, b'{"images":' + b"[" * MILLION], ids=len)
 def test_a_hostile_json_is_refused(tmp_path, text):
     (tmp_path / "deep.json").write_bytes(text)
-    with within_a_second(), pytest.raises(DataError, match=r"deep\.json is not JSON"):
+    with within_seconds(), pytest.raises(DataError, match=r"deep\.json is not JSON"):
         read_captions(tmp_path / "deep.json")
 
 
@@ -151,9 +152,9 @@ def test_items_that_unpack_to_more_than_a_test_has_are_refused(tmp_path, monkeyp
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as packed, packed.open("a:values.npy", "w") as part:
         np.lib.format.write_array_header_1_0(part, {"descr": "<f8", "fortran_order": False, "shape": (1 << 20,)})
         part.write(bytes(8 << 20))
-    with within_a_second(), pytest.raises(DataError, match=r"items\.npz unpacks to 8,388,.* bytes, more than"):
+    with within_seconds(), pytest.raises(DataError, match=r"items\.npz unpacks to 8,388,.* bytes, more than"):
         items.read_items(file)
-    with within_a_second():
+    with within_seconds():
         assert not is_whole(file)  # as a checkpoint, whose parts are never packed
 
 

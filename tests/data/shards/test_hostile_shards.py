@@ -69,7 +69,7 @@ HOSTILE = {
 
 
 @contextmanager
-def within_a_second():
+def within_seconds():
     passed = []
 
     def late(*_: object) -> None:
@@ -89,7 +89,7 @@ def within_a_second():
 @pytest.mark.parametrize("header", HOSTILE.values(), ids=HOSTILE)
 def test_a_hostile_header_is_counted_as_damage(tmp_path, header):
     (tmp_path / "00000.tar").write_bytes(sound(0) + sound(1) + header + bytes(2 * BLOCK))
-    with within_a_second():
+    with within_seconds():
         listed = list_shard(LocalFolder(tmp_path), "00000.tar")
     entry = listed.left_out["shard ends or is damaged here"]
     assert entry["count"] == 1 and entry["examples"][0].startswith("00000.tar after ")
@@ -99,7 +99,7 @@ def test_a_hostile_header_is_counted_as_damage(tmp_path, header):
 @pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME])
 def test_a_hostile_header_at_the_begin_is_damage(tmp_path, kind):
     (tmp_path / "00000.tar").write_bytes(member("x", b"", kind, HUGE) + sound(0) + bytes(2 * BLOCK))
-    with within_a_second():
+    with within_seconds():
         listed = list_shard(LocalFolder(tmp_path), "00000.tar")
     assert list(listed.left_out) == ["shard ends or is damaged here"] and not listed.images
 
