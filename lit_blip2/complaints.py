@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+YAML = (".yaml", ".yml")
 MOST_SAID = 2000  # characters of a complaint, which repeats the value that is wrong
 NO_CLASS = re.compile(r"module '([\w.]+)' has no attribute '(\w+)'")
 NOT_ACCEPTED = re.compile(r"(?:Subcommand|Group) '\w+' does not accept option '([^']+)'")
@@ -32,7 +33,9 @@ def _closest(name: str, known: Iterable[str]) -> str:
 def no_file(path: str | Path) -> str:
     """That there is no such file, and one beside it of nearly the same name."""
     path = Path(path)
-    beside = {each.name: each for each in path.parent.glob(f"*{path.suffix}")} if path.parent.is_dir() else {}
+    endings = YAML if path.suffix in YAML else (path.suffix,)
+    there = [each for ending in endings for each in path.parent.glob(f"*{ending}")] if path.parent.is_dir() else []
+    beside = {each.name: each for each in there}
     meant = beside.get(_closest(path.name, beside))
     return f"no file {str(path)!r}" + (f", did you mean {str(meant)!r}" if meant else "")
 

@@ -94,6 +94,7 @@ def test_an_argument_that_the_class_behind_class_path_does_not_take(run, experim
 MEANT = {
     ("fit", "--config", "experiments/mini_stage2.yaml"): "no file 'experiments/mini_stage2.yaml', did you mean '",
     ("fit", "experiments/mini_stage1.yaml"): "give it by --config experiments/mini_stage1.yaml",
+    ("fit", "--config", "experiments/mini_opt.yml"): "did you mean 'experiments/mini_opt.yaml'",
     ("fitt",): "unknown command 'fitt', did you mean 'fit'",
     (*FIT, "--trainer.max_stepz=10"): "unknown option --trainer.max_stepz, did you mean '--trainer.max_steps'",
     (*FIT, "--data.batchsize=3"): "'batchsize' is not accepted, did you mean 'batch_size'",

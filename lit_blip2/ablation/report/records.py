@@ -36,6 +36,7 @@ from lit_blip2.ablation.schema import (
     setting_name,
 )
 from lit_blip2.ablation.spec.grid import run_name
+from lit_blip2.complaints import hint
 from lit_blip2.config import Experiment
 from lit_blip2.contents import DataError
 from lit_blip2.evaluation.evaluated import Evaluated, evaluated
@@ -167,8 +168,10 @@ def read_sweep(root: str | Path) -> Sweep:
     """A sweep's folder, or one with the records of its cells alone. Raises SweepError, with all problems at once, if it
     is none or a file is damaged, and DataError where a link leads out of it."""
     folder, problems = Folder(root), []
-    if folder.root.is_dir():
-        check_links(folder.root)
+    if not folder.root.is_dir():
+        beside = [each.name for each in folder.root.parent.glob("*/")]
+        raise SweepError(f"no folder {str(root)!r}{hint(folder.root.name, beside)}")
+    check_links(folder.root)
     plan = read(folder.plan, Plan)
     records = _read_all({file.stem: file for file in folder.cells()}, Record, problems)
     if (remade := plan is None) and (plan := plan_of_records(folder.root, records)) is None:
