@@ -40,7 +40,9 @@ def main() -> None:
             parser.error(f"{given.run} holds no picture test/{name}: test it first, with TensorBoard as its logger")
         picture = Image.open(io.BytesIO(pictures[f"test/{name}"]))
         upper = picture.crop((0, 0, picture.width, picture.height // 2 + (12 if name == "attention" else 0)))
-        upper.quantize(128).save(given.out / f"{name}.png", optimize=True)
+        if name == "attention":  # of scenes a palette would give rare colours, such as an object's, to frequent ones
+            upper = upper.quantize(256)
+        upper.save(given.out / f"{name}.png", optimize=True)
         print(given.out / f"{name}.png")
 
 
