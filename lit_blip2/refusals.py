@@ -26,8 +26,8 @@ def refusal(error: BaseException) -> str | None:
     if tracebacks_shown():
         return None
     while error.__cause__ is not None and _raised_by(error).startswith("jsonargparse."):
-        if "Does not validate against any of the Union" in str(error):
-            return reason(str(error))  # the cause is the first kind of value that was tried, not what a class raised
+        if str(error.__cause__).startswith("Not a valid subclass of"):
+            return reason(str(error))  # the first kind of value that was tried: the class's own error is told there
         error = error.__cause__  # what a constructor raised
     raised_by = _raised_by(error)
     if raised_by == "torch._utils" and "Original Traceback" in str(error):
