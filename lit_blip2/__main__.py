@@ -8,7 +8,7 @@ from lit_blip2.allocator import keep_freed_memory
 from lit_blip2.arguments import refused
 from lit_blip2.complaints import hint
 from lit_blip2.reads import record_if_asked
-from lit_blip2.refusals import SHOW_TRACEBACKS, refusal
+from lit_blip2.refusals import SHOW_TRACEBACKS, refusal, tracebacks_shown
 from lit_blip2.roll_call import answered
 from lit_blip2.terminal import PROGRAM, guard, say
 
@@ -59,10 +59,12 @@ def usage() -> str:
 def main() -> int:
     """Run the command. Returns the exit status: 2 after a mistake, with a line on standard error; 1 if training stops
     at NaN or infinity."""
-    guard()
     if DEBUG in sys.argv:
         os.environ[SHOW_TRACEBACKS] = "true"  # in the processes that this one starts, too
         sys.argv = [each for each in sys.argv if each != DEBUG]
+    guard(places=tracebacks_shown())
+    if not sys.flags.safe_path and os.getcwd() not in sys.path:  # as `python -m` has it, for `lit-blip2`
+        sys.path.insert(0, os.getcwd())
     arguments = sys.argv[1:]
     command, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
     if command in ("-h", "--help"):

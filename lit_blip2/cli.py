@@ -30,6 +30,7 @@ from lit_blip2.links import check_links
 from lit_blip2.lit.callbacks import Agreement, Companions, HParams, MetricsFile, Pictures, PrintMetrics
 from lit_blip2.lit.module import LitBLIP2
 from lit_blip2.lit.quiet import quiet
+from lit_blip2.lit.start import starting_checkpoint
 from lit_blip2.loggers import folders, places
 from lit_blip2.model.random_weights import RANDOM
 from lit_blip2.model.vision import VisionEncoder
@@ -194,7 +195,7 @@ class SuiteCLI(LightningCLI):
             steps.append(vision.weights_file)
         start = None if self.model.resumed else getattr(self.model, "init_from", None)
         if self.subcommand == "fit" and start and not Path(start).exists():
-            steps.append(partial(find_checkpoint, start))
+            steps.append(partial(starting_checkpoint, start))
         run_all(*steps)
 
     def _run_subcommand(self, subcommand: str) -> None:

@@ -13,6 +13,8 @@ from pathlib import Path
 YAML = (".yaml", ".yml")
 MOST_SAID = 2000  # characters of a complaint, which repeats the value that is wrong
 NO_CLASS = re.compile(r"module '([\w.]+)' has no attribute '(\w+)'")
+NO_MODULE = re.compile(r"No module named '([\w.]+)'")
+NO_PATH = re.compile(r"expected path but ([A-Za-z_]\w*(?:\.\w+)+) either not accessible or invalid")  # a class
 NOT_ACCEPTED = re.compile(r"(?:Subcommand|Group) '\w+' does not accept option '([^']+)'")
 CHOICE = re.compile(r"invalid choice: '?(.*?)'? \(choose from (.*)\)")
 
@@ -124,6 +126,9 @@ def reason(complaint: str) -> str:
         return _shortened([*_places(begun), *classes, unknown[0] + hint(unknown[1], known)])
     if found := NO_CLASS.search(complaint):
         return _shortened([*_places(complaint), f"no class '{found[1]}.{found[2]}'{_class_meant(*found.groups())}"])
+    if found := NO_MODULE.search(complaint) or NO_PATH.search(complaint):
+        module = found[1] if found.re is NO_MODULE else found[1].rpartition(".")[0]
+        return _shortened([*_places(complaint), no_module(module)])
     if found := re.search(r"Expected a dot import path string: (\S+)", complaint):
         said = f"{found[1]!r} is no class: give its whole name{_class_meant('', found[1])}"
         return _shortened([*_places(complaint), said])
@@ -177,6 +182,16 @@ def _class_meant(module: str, name: str) -> str:
         key: f"{each.__module__}.{key}" for key, each in classes.items() if each.__module__.startswith("lit_blip2.")
     }
     return f", such as {ours.get(_closest(name, ours), 'lit_blip2.data.coco.COCO')}"
+
+
+def no_module(name: str) -> str:
+    """That a module cannot be found, and where one would be looked for."""
+    package, _, last = name.rpartition(".")
+    inside = getattr(sys.modules.get(package), "__path__", []) if package else [""]
+    near = _closest(last, {each.name for each in pkgutil.iter_modules(inside)})
+    meant = f", did you mean {'.'.join(filter(None, [package, near]))!r}" if near else ""
+    own = "" if package else ": a module of your own must lie in the working folder or in a folder of PYTHONPATH"
+    return f"no module {name!r}{meant}{own}"
 
 
 def _shortened(parts: list[str]) -> str:

@@ -33,6 +33,8 @@ def refusal(error: BaseException) -> str | None:
     if raised_by == "torch._utils" and "Original Traceback" in str(error):
         last = FROM_LOADER.fullmatch(str(error).rpartition('  File "')[2])
         return last and last[1]
+    if isinstance(error, TypeError) and _module_of_last(error).startswith("jsonargparse."):  # it called a class in vain
+        return f"{error}: docs/extend.md says what a class of each kind is built with"
     if isinstance(error, OSError) and error.filename is not None:
         return str(error)
     if isinstance(error, OSError) and error.errno in FULL:  # in the middle of a file, whose name it does not tell
@@ -56,7 +58,13 @@ def _raised_by(error: BaseException) -> str:
         return ""
     last = frames[-1]
     on_purpose = opname[last.tb_frame.f_code.co_code[last.tb_lasti]] == "RAISE_VARARGS"
-    return last.tb_frame.f_globals.get("__name__", "") if on_purpose else ""
+    return _module_of_last(error) if on_purpose else ""
+
+
+def _module_of_last(error: BaseException) -> str:
+    """The name of the module in which an error arose; empty for one that was never raised."""
+    frames = list(_frames(error))
+    return frames[-1].tb_frame.f_globals.get("__name__", "") if frames else ""
 
 
 def _frames(error: BaseException) -> Iterator[TracebackType]:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import IO
 
 PROGRAM = "python -m lit_blip2"  # in every help, also of `lit-blip2`: true wherever the package can be imported
+PLAIN_WARNING = warnings.formatwarning
 # Control characters of ASCII and Latin-1 (a terminal's escapes begin with one), marks that turn the direction of
 # writing, and halves of surrogate pairs, which cannot be printed; a tab and the end of a line may stay.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -54,11 +55,16 @@ def first_few(texts: Sequence[str], most: int, between: str = ", ") -> str:
     return between.join(texts[:most]) + more
 
 
-def guard() -> None:
+def guard(places: bool = True) -> None:
     """From here on warnings, log lines, tracebacks and what a command's parser says are printable in this process: all
-    may tell names of files."""
-    plain = warnings.formatwarning
-    warnings.formatwarning = lambda *given, **how: printable(plain(*given, **how))
+    may tell names of files. Without `places`, a warning to the user does not tell its line of code."""
+
+    def told(message: Warning | str, category: type[Warning], *place, **how) -> str:
+        if places or not issubclass(category, UserWarning):
+            return printable(PLAIN_WARNING(message, category, *place, **how))
+        return f"warning: {printable(message)}\n"
+
+    warnings.formatwarning = told
     logging.setLogRecordFactory(_Record)
     ArgumentParser._print_message = _printed
     sys.excepthook = lambda *error: say("".join(traceback.format_exception(*error)).rstrip("\n"), error=True)

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 
 import pytest
 from jsonargparse import ArgumentError
@@ -181,6 +182,25 @@ def test_a_failed_start_leaves_no_folder(run, tmp_path):
     assert sorted(each.name for each in tmp_path.iterdir()) == ["fruit.json"]
 
 
+@pytest.mark.parametrize("flag", ["--model.net.bridge=thinn.Thin", "--model.net.bridge.class_path=thinn.Thin"])
+def test_a_module_that_is_not_there_is_named_with_where_it_is_looked_for(run, tmp_path, monkeypatch, flag):
+    experiment = str(Path("experiments/mini_opt.yaml").resolve())
+    (tmp_path / "thin.py").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend("")
+    status, lines = run("fit", "--config", experiment, flag)
+    said = "no module 'thinn', did you mean 'thin': a module of your own must lie in the working folder or in "
+    assert status == 2 and len(lines) == 1 and said in lines[0]
+
+
+def test_a_class_that_is_built_with_other_arguments_is_named_in_one_line(run):
+    """A bridge gets two widths; Identity would take them, ReLU does not."""
+    bridge = ("--model.net.bridge=torch.nn.ReLU", "--model.init_from=null", "--trainer.logger=false")
+    status, lines = run("fit", "--config", "experiments/mini_opt.yaml", *bridge)
+    assert status == 2 and "ReLU.__init__() takes from 1 to 2 positional arguments but 3 were given" in lines[-1]
+    assert "docs/extend.md" in lines[-1] and not any("Traceback" in line for line in lines)
+
+
 def test_all_that_is_missing_is_one_list(run):
     """Data and weights of the full size, each path once."""
     status, lines = run("fit", "--config", "experiments/vitg_stage1.yaml", "--trainer.logger=false")
@@ -194,6 +214,9 @@ def test_all_that_is_missing_is_one_list(run):
 def test_a_run_that_is_not_there_is_named_in_one_line(run, tmp_path):
     status, lines = run("test", *FIT[1:], f"--ckpt_path={tmp_path / 'nowhere'}")
     assert status == 2 and "nowhere' is neither a file nor a folder" in lines[-1]
+    start = f"--model.init_from={tmp_path / 'nowhere'}"
+    status, lines = run("fit", "--config", "experiments/mini_opt.yaml", start, "--trainer.logger=false")
+    assert status == 2 and any(line.startswith("error: model.init_from: no checkpoint: ") for line in lines)
 
 
 @pytest.mark.parametrize(

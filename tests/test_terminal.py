@@ -101,6 +101,13 @@ def test_warnings_log_lines_and_tracebacks_are_printable(guarded, capsys):
     assert is_clean(capsys.readouterr().err)
 
 
+def test_a_warning_to_the_user_tells_its_place_in_the_code_where_asked_alone(guarded):
+    assert warnings.formatwarning("too few", UserWarning, "a.py", 1) == "a.py:1: UserWarning: too few\n"
+    guard(places=False)
+    assert warnings.formatwarning("too few", UserWarning, "a.py", 1) == "warning: too few\n"
+    assert warnings.formatwarning("old", FutureWarning, "a.py", 1).startswith("a.py:1: FutureWarning: old")
+
+
 def test_what_a_commands_parser_says_is_printable(guarded, capsys):
     """Names of files that it found, and messages of libraries, are in its errors."""
     parser = ArgumentParser("a")

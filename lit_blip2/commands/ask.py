@@ -1,7 +1,6 @@
 """`ask` and `caption`: answer a question about an image, or describe it, with a trained run."""
 
 import os
-import warnings
 from argparse import Namespace
 
 from lit_blip2.arguments import Arguments, refused
@@ -41,13 +40,11 @@ def main(command: str, arguments: list[str]) -> int:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
-        with warnings.catch_warnings():
-            warnings.showwarning = lambda message, *_: say(f"{command}: {message}", error=True)
-            if command == "caption" and (pictures := many(options)) is not None:
-                return caption_many(options, pictures)
-            picture = as_rgb(options.image)
-            run = load(options.checkpoint, precision=options.precision, allow=options.allow, writes=True)
-            say(run.caption(picture) if command == "caption" else run.ask(picture, options.question))
+        if command == "caption" and (pictures := many(options)) is not None:
+            return caption_many(options, pictures)
+        picture = as_rgb(options.image)
+        run = load(options.checkpoint, precision=options.precision, allow=options.allow, writes=True)
+        say(run.caption(picture) if command == "caption" else run.ask(picture, options.question))
     except (OSError, ValueError, ImportError) as error:
         return refused(error)
     return 0

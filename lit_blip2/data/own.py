@@ -25,7 +25,7 @@ class OwnData(PairData):
 
     how_to_get = (
         "data.root is the folder of your pictures and data.train a CSV, TSV or JSONL in it, of image and caption: "
-        "docs/own_data.md"
+        "docs/own_data.md. Pictures without captions can be captioned by a trained run: python -m lit_blip2 caption"
     )
 
     def __init__(

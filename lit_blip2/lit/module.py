@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from lit_blip2 import words
 from lit_blip2.allocator import give_back_freed_memory
 from lit_blip2.checkpoint import check_fits, check_statistics, trainable_state
-from lit_blip2.config import from_text, strings
+from lit_blip2.config import class_path, from_text, strings
 from lit_blip2.data.features.store import FeatureStore
 from lit_blip2.data.module import PairData
 from lit_blip2.evaluation import evaluated
@@ -412,8 +412,8 @@ class LitBLIP2(L.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Raises ValueError with every missing, unexpected or misshapen weight, and with settings that differ."""
-        check_fits(checkpoint["state_dict"], trainable_state(self), "the checkpoint")
         file = Path((self._trainer and self.trainer.ckpt_path) or "checkpoint")
+        self._check_fits(checkpoint, file)
         forget_foreign_paths(self.trainer.callbacks if self._trainer else [], checkpoint)
         theirs = kept_settings(checkpoint, file, self.allowed)
         goes_on = self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
@@ -424,6 +424,18 @@ class LitBLIP2(L.LightningModule):
             check_whole(self.trainer, checkpoint, None if self.resumed else self.config)
             self.max_steps, self.kept = self.trainer.max_steps, checkpoint
             stand_at(self.trainer, checkpoint)
+
+    def _check_fits(self, checkpoint: Mapping[str, Any], file: Path) -> None:
+        try:
+            check_fits(checkpoint["state_dict"], trainable_state(self), "the checkpoint")
+        except ValueError as error:
+            theirs = class_path(from_text(checkpoint.get("config"), str(file)).settings.get("model")).rpartition(".")[2]
+            if theirs in ("", type(self).__name__):
+                raise
+            raise ValueError(
+                f"{file} is a checkpoint of {theirs}, and this experiment's model is {type(self).__name__}: give a "
+                "checkpoint of this experiment, or the config.yaml of the run that wrote it"
+            ) from error
 
 
 def _check_callbacks(callbacks: Iterable[L.Callback]) -> None:

@@ -85,7 +85,7 @@ class AdamWCosine:
         if self.warmup_steps >= max_steps:
             raise ValueError(
                 f"warmup_steps={self.warmup_steps} must be less than trainer.max_steps={max_steps}: "
-                "shorten the warm-up or lengthen the run"
+                "lengthen the run, or set a shorter model.optimization.warmup_steps"
             )
 
     def groups(self, module: nn.Module) -> list[dict]:

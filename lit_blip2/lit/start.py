@@ -27,10 +27,18 @@ NO_OBJECTIVES = ("net.vision.", "net.qformer.", "net.bridge.", "net.language.", 
 FROM_FILES = ("net.vision.", "net.language.")
 
 
+def starting_checkpoint(source: str) -> Path:
+    """The checkpoint that `init_from` stands for, a file or a run's folder. Raises FileNotFoundError without one."""
+    try:
+        return find_checkpoint(source)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"model.init_from: {error}, or null to start without one") from error
+
+
 def read_start(source: str, module: LitBLIP2) -> dict[str, Any]:
     """A checkpoint or run folder to start from. Raises ValueError where its settings are not this run's, or where it
     trained an encoder that is frozen here."""
-    file = find_checkpoint(source)
+    file = starting_checkpoint(source)
     if file != Path(source):
         rank_zero_info(f"init_from={source!r}: {file} is its newest whole checkpoint")
     checkpoint, vision = read_checkpoint(file), module.net.vision

@@ -97,14 +97,15 @@ def test_answer_is_the_networks_own(folder, run_folder, image, capsys):
     assert all(wanted) and wanted[0] != wanted[1]
 
 
-def test_a_template_with_special_tokens_is_told_once(folder, run_folder, image, tmp_path, capsys):
+def test_a_template_with_special_tokens_is_told_once(folder, run_folder, image, tmp_path):
     contents, end = torch.load(inference.find_checkpoint(run_folder), weights_only=True), opt_tokenizer().eos_token
     contents["config"] = yaml.safe_dump(config_of(folder, question=f"user\n{end}{{}} Answer:"))
     torch.save(contents, tmp_path / "last.ckpt")
-    ask.main("ask", ["--checkpoint", str(tmp_path / "last.ckpt"), image, QUESTION])
-    told = [line for line in capsys.readouterr().err.splitlines() if "names" in line]
+    with pytest.warns(UserWarning) as warned:
+        ask.main("ask", ["--checkpoint", str(tmp_path / "last.ckpt"), image, QUESTION])
+    told = [said for each in warned if "names" in (said := str(each.message))]
     assert told == [
-        f"ask: the prompt 'user\\n{end}{{}} Answer:' names {end}: text is read as text, so these are letters to the "
+        f"the prompt 'user\\n{end}{{}} Answer:' names {end}: text is read as text, so these are letters to the "
         "language model, and not its special tokens"
     ]
 
@@ -290,15 +291,11 @@ def test_checkpoints_that_cannot_answer(folder, image, tmp_path, capsys):
         assert re.search(says, capsys.readouterr().err)
 
 
-@pytest.mark.filterwarnings("always")
 def test_unknown_words_of_a_question_are_said(run_folder, image, capsys):
-    ask.main("ask", ["--checkpoint", str(run_folder), image, "what color is the zebra ?"])
-    printed = capsys.readouterr()
-    assert printed.err.endswith(
-        "ask: 16.7% of 6 words of the question 'what color is the zebra ?' are unknown to the tokenizer of the "
-        "language model (zebra)\n"
-    )
-    assert printed.out.count("\n") == 1
+    said = r"16.7% of 6 words of the question 'what color is the zebra \?' are unknown to the tokenizer .* \(zebra\)"
+    with pytest.warns(UserWarning, match=said):
+        ask.main("ask", ["--checkpoint", str(run_folder), image, "what color is the zebra ?"])
+    assert capsys.readouterr().out.count("\n") == 1
 
 
 @pytest.mark.parametrize("command", ["ask", "caption"])

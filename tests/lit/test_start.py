@@ -27,6 +27,12 @@ def test_stage_1_goes_on_without_an_objective_and_says_what_it_left(fit, stage1_
         fit("mini_stage1", start, "--model.bert=somewhere")
 
 
+def test_a_checkpoint_of_the_other_stage_is_told_by_its_class(fit, stage1_run):
+    said = "is a checkpoint of LitStage1, and this experiment's model is LitStage2"
+    with pytest.raises(ValueError, match=said):
+        fit("mini_opt", f"--ckpt_path={stage1_run}", "--model.init_from=null")
+
+
 @pytest.mark.slow
 def test_stage_2_goes_on_from_stage_2_and_may_train_its_encoder(fit, stage1_run):
     first = fit("mini_opt", f"--model.init_from={stage1_run}", *STILL)

@@ -4,7 +4,7 @@ import fnmatch
 import json
 import subprocess
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from lit_blip2.ablation.run.sharing import Chain, plan_of
@@ -51,11 +51,17 @@ def resolved(
     )
     faults = {request: answer["error"] for request, answer in answers.items() if "error" in answer}
     if faults:
-        first_user = {request: place for place, request in reversed(wanted.items())}
-        lines = [f"  - {first_user[request][0].removesuffix(',seed=0')}, step {first_user[request][1]}: {fault}\n"
-                 f"      {' '.join(request)}" for request, fault in faults.items()]  # fmt: skip
-        raise ValueError("cells that cannot be run:\n" + "\n".join(lines))
+        raise ValueError("cells that cannot be run:\n" + "\n".join(_told(wanted, faults)))
     return {place: answers[request] for place, request in wanted.items()}
+
+
+def _told(wanted: dict[tuple[str, str], tuple[str, ...]], faults: dict[tuple[str, ...], str]) -> Iterator[str]:
+    """Each fault once, at the first setting and step that has it, with the command that shows it."""
+    for fault in dict.fromkeys(faults.values()):
+        (setting, step), *more = [place for place, request in wanted.items() if faults.get(request) == fault]
+        others = f" (and {len(more)} more such steps)" if more else ""
+        yield f"  - {setting.removesuffix(',seed=0')}, step {step}{others}: {fault}"
+        yield f"      {' '.join(wanted[setting, step])}"
 
 
 def check_providers(grid: Grid, providers: dict[str, dict[str, str | None]]) -> None:

@@ -1,6 +1,7 @@
 """From a grid to distinct steps: what is shared, what is not run, what is refused."""
 
 import json
+import re
 from datetime import UTC, datetime
 
 import pytest
@@ -218,8 +219,17 @@ def test_every_setting_that_is_refused_is_named_with_its_command(planned):
     text = GRID.replace("off: {stage1.model.itc: null}", "off: {stage1.model.bad: 1}")
     with pytest.raises(ValueError) as error:
         planned(text)
-    assert "itc=off,start=stage1, step stage1: Option 'bad' is not accepted" in str(error.value)
+    assert "itc=off,start=stage1, step stage1 (and 3 more such steps): Option 'bad' is not accepted" in str(error.value)
     assert "--config a.yaml --model.bad=1" in str(error.value)
+
+
+def test_what_is_wrong_in_each_setting_is_told_once(planned):
+    text = GRID.replace("{fit: a.yaml}", "{fit: a.yaml, set: {model.bad: 1}}")
+    with pytest.raises(ValueError) as error:
+        planned(text)
+    first, *more = str(error.value).splitlines()[1:]
+    assert re.fullmatch(r"  - \S+, step stage1 \(and \d+ more such steps\): Option 'bad' is not accepted", first)
+    assert len(more) == 1 and "--model.bad=1" in more[0]
 
 
 def test_a_run_s_yaml_points_to_its_parent_and_writes_into_its_own_folder(planned, tmp_path):
