@@ -134,6 +134,12 @@ def foreign_arguments(settings: Any, place: str = "") -> dict[str, Any]:
     return found | {k: v for key, each in inner.items() for k, v in foreign_arguments(each, f"{place}{key}.").items()}
 
 
+def classes_in(settings: Any) -> set[str]:
+    """Every class_path in nested dicts and lists."""
+    below = settings.values() if isinstance(settings, dict) else settings if isinstance(settings, list) else ()
+    return {class_path(settings)}.union(*map(classes_in, below)) - {""}
+
+
 def strings(settings: Any) -> set[str]:
     """Every string among the values of nested dicts and lists."""
     if isinstance(settings, dict):

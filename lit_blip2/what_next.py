@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from lit_blip2.config import Experiment, read
+from lit_blip2.config import Experiment, classes_in, read
 from lit_blip2.contents import DataError
 from lit_blip2.runs import CONFIG
 
@@ -19,7 +19,8 @@ def after_fit(run: Path, files: Sequence[Path], experiment: Experiment, changed:
     given = [run / CONFIG] if changed else files
     configs = " ".join(f"--config {file}" for file in given)
     lines = [f"{COMMAND} test {configs} --ckpt_path {run}"] if any(map(experiment.data.get, TESTED)) else []
-    beside = starting_from(run, files) if len(files) == 1 else []  # more files change sizes, of those beside too
+    same = len(files) == 1 and not own_modules(experiment)  # else experiments beside it have other sizes, or classes
+    beside = starting_from(run, files) if same else []
     lines += [f"{COMMAND} fit --config {file} --model.init_from={run}{_root(file, experiment)}" for file in beside]
     return lines + after_test(run, experiment)
 
@@ -32,7 +33,17 @@ def _root(file: Path, experiment: Experiment) -> str:
 
 def after_test(run: Path, experiment: Experiment) -> list[str]:
     """Commands for a run that has been tested."""
-    return [f'{COMMAND} ask --checkpoint {run} IMAGE "what is in the picture ?"'] if experiment.language else []
+    if not experiment.language:
+        return []
+    allow = "".join(f" --allow {each}" for each in own_modules(experiment))
+    return [f'{COMMAND} ask --checkpoint {run}{allow} IMAGE "what is in the picture ?"']
+
+
+def own_modules(experiment: Experiment) -> list[str]:
+    """Modules and packages of the user's own whose classes the model names. `ask` imports them on request alone."""
+    return sorted(
+        {name.partition(".")[0] for name in classes_in(experiment.model) if not name.startswith("lit_blip2.")}
+    )
 
 
 def starting_from(run: Path, files: Sequence[Path]) -> list[Path]:

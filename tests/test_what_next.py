@@ -48,6 +48,16 @@ def test_stage_2_leads_to_its_test_and_a_question():
     assert lines[-1] == f'python -m lit_blip2 ask --checkpoint {run} IMAGE "what is in the picture ?"'
 
 
+def test_a_run_with_classes_of_the_users_own_is_asked_with_leave_to_import_them():
+    """No shipped experiment can start from it, as none has such a bridge."""
+    file, run = Path("experiments/mini_opt.yaml"), Path("runs/mini_opt/version_0")
+    experiment = read(file)
+    experiment.net["bridge"] = {"class_path": "thin.Thin"}
+    tested, *lines = after_fit(run, [file], experiment, changed=True)
+    assert tested.startswith("python -m lit_blip2 test ")
+    assert lines == [f'python -m lit_blip2 ask --checkpoint {run} --allow thin IMAGE "what is in the picture ?"']
+
+
 @pytest.mark.parametrize("settings", [{}, {"data": {"init_args": {"test": None, "vqa_test": None}}}])
 def test_without_test_sets_and_a_language_model_there_is_nothing_to_type(settings, tmp_path):
     (tmp_path / "mine.yaml").write_text("model: {init_from: 3}\n")
