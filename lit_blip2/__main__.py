@@ -1,6 +1,7 @@
 """The command line. Only the command that is asked for is imported, so that `--help` and `params` stay light."""
 
 import os
+import signal
 import sys
 from importlib import import_module
 
@@ -10,6 +11,7 @@ from lit_blip2.complaints import hint
 from lit_blip2.reads import record_if_asked
 from lit_blip2.refusals import SHOW_TRACEBACKS, refusal, tracebacks_shown
 from lit_blip2.roll_call import answered
+from lit_blip2.stopping import STATUS
 from lit_blip2.terminal import PROGRAM, guard, say
 
 DEBUG = "--debug"
@@ -58,7 +60,7 @@ def usage() -> str:
 
 def main() -> int:
     """Run the command. Returns the exit status: 2 after a mistake, with a line on standard error; 1 if training stops
-    at NaN or infinity."""
+    at NaN or infinity; 130 after Ctrl-C."""
     if DEBUG in sys.argv:
         os.environ[SHOW_TRACEBACKS] = "true"  # in the processes that this one starts, too
         sys.argv = [each for each in sys.argv if each != DEBUG]
@@ -76,6 +78,9 @@ def main() -> int:
         return 2
     try:
         return run(command, rest)
+    except KeyboardInterrupt:
+        say(f"{command}: stopped", error=True)
+        return STATUS + signal.SIGINT
     except Exception as error:
         if (said := refusal(error)) is None:
             raise

@@ -17,12 +17,14 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+from torch import nn
 
 from lit_blip2.config import Experiment, read
 from lit_blip2.data import coco, conceptual, laion, mixture, questions, visual_genome  # noqa: F401  (for --help)
 from lit_blip2.data import own as own_data  # noqa: F401  (for --help)
 from lit_blip2.data.module import PairData
 from lit_blip2.distributed import gather_lists
+from lit_blip2.evaluation.predictions import PREDICTED
 from lit_blip2.evaluation.rules import differing, folder_name, kept_rules, rules_of, told
 from lit_blip2.failed_start import leaving_no_folder
 from lit_blip2.go_on import check_folder, go_on, own_run
@@ -157,6 +159,10 @@ class SuiteCLI(LightningCLI):
     def after_test(self) -> None:
         self._end("tested", lambda folder, of: after_test(run_of(Path(self.config.test.ckpt_path)), of))
 
+    def after_predict(self) -> None:
+        count = len(self.model.generation.predictions)
+        self._end(f"{count:,} rows in {PREDICTED}", lambda folder, of: after_test(run_of(Path(folder)), of))
+
     def _end(self, how: str, next_lines: Callable[[Path, Experiment], list[str]]) -> None:
         folder = self.trainer.log_dir  # asks all ranks, so it comes before any of them leaves
         if not (folder and self.trainer.is_global_zero) or self.trainer.fast_dev_run:
@@ -187,12 +193,7 @@ class SuiteCLI(LightningCLI):
     def _check_files(self) -> None:
         """Raises FileNotFoundError with all data and frozen weights that are not there, before anything begins."""
         steps = [partial(self.datamodule.check_files, self.subcommand)] if isinstance(self.datamodule, PairData) else []
-        net, cached = self.model.net, getattr(self.datamodule, "features", None) is not None
-        if hasattr(net, "load_tokenizers"):
-            steps.append(net.load_tokenizers)  # quick, and looks for the language model's folder
-        vision = None if cached else getattr(net, "vision", None)
-        if isinstance(vision, VisionEncoder) and vision.weights != RANDOM:
-            steps.append(vision.weights_file)
+        steps += looks_for_weights(self.model.net, self.datamodule)
         start = None if self.model.resumed else getattr(self.model, "init_from", None)
         if self.subcommand == "fit" and start and not Path(start).exists():
             steps.append(partial(starting_checkpoint, start))
@@ -201,6 +202,15 @@ class SuiteCLI(LightningCLI):
     def _run_subcommand(self, subcommand: str) -> None:
         with leaving_no_folder(self.trainer):
             super()._run_subcommand(subcommand)
+
+
+def looks_for_weights(net: nn.Module, data: LightningDataModule) -> list[Callable[[], object]]:
+    """Functions that raise FileNotFoundError where frozen weights of a network are not there. All are quick."""
+    found = [net.load_tokenizers] if hasattr(net, "load_tokenizers") else []  # looks for the language model's folder
+    vision = getattr(net, "vision", None) if getattr(data, "features", None) is None else None
+    if isinstance(vision, VisionEncoder) and vision.weights != RANDOM:
+        found.append(vision.weights_file)
+    return found
 
 
 class SaveConfigOnFit(SaveConfigCallback):

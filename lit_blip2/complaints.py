@@ -61,7 +61,16 @@ def problems(complaint: str, parser: argparse.ArgumentParser) -> list[str]:
         choices = [each.strip("' ") for each in found[2].split(",")]
         said = f"{found[1]!r} is not one of {', '.join(choices)}{hint(found[1], choices)}"
         return [f"{place[1]} {said}" if place else said]
-    return [reason(complaint)]
+    said, name = reason(complaint), misspelt(complaint)
+    return [said if name is None or ", did you mean " in said else said + _elsewhere(name, parser)]
+
+
+def _elsewhere(name: str, parser: argparse.ArgumentParser) -> str:
+    """The only setting of the same last name, in the files that were read: `warmup_steps` is one of the optimiser's."""
+    last = name.rpartition(".")[2].removeprefix("--")
+    same = [each for each in getattr(parser, "placed", ()) if each.endswith(f".{last}")]
+    meant = f"{'--' * name.startswith('--')}{same[0]}" if len(same) == 1 else ""
+    return f", did you mean {meant!r}" if meant else ""
 
 
 def _unknown(word: str, parser: argparse.ArgumentParser) -> str:
@@ -69,7 +78,8 @@ def _unknown(word: str, parser: argparse.ArgumentParser) -> str:
         way_out = f": give it by --config {word}" if word.endswith((".yaml", ".yml")) else ""
         return f"unexpected argument {word!r}{way_out}"
     name = word.partition("=")[0]
-    return f"unknown option {name}{hint(name, [f'--{each}' for each in _settings(parser)])}"
+    meant = _elsewhere(name, parser) or hint(name, [f"--{each}" for each in _settings(parser)])
+    return f"unknown option {name}{meant}"
 
 
 def without(arguments: Sequence[str], complaint: str) -> list[str] | None:

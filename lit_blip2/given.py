@@ -22,7 +22,9 @@ def paired(images: Any, texts: Any) -> tuple[list, list, bool]:
     elif one_text:
         texts *= len(images)
     if len(images) != len(texts):
-        raise ValueError(f"{len(images)} images and {len(texts)} texts: give one of either, or as many of both")
+        raise ValueError(
+            f"{len(images)} images and {len(texts)} texts: give as many of both, or one alone, not in a list"
+        )
     return images, texts, one_image and one_text
 
 

@@ -6,6 +6,7 @@ Legend: B images of a batch, I images, R prompts or pairs, T texts, Q queries, D
 a soft prompt, W width of the language model, L target tokens, V vocabulary.
 """
 
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -274,13 +275,16 @@ def _check_words(net: nn.Module, kind: str, what: str, texts: Sequence[str], lim
     and for an empty text."""
     if any(not each.strip() for each in texts):
         raise ValueError(f"{what} is empty")
-    told = [
-        words.Told(reader, f"{what} {shown(each)!r}", plain.known([each]))
-        for each in dict.fromkeys(texts)
-        for reader, (plain, kinds) in words.tokenizers(net).items()
-        if kind in kinds
-    ]
-    words.check_known(told, limit)
-    for each in told:
-        if each.known.unknown:
-            warnings.warn(str(each), stacklevel=4)
+    readers = [(reader, plain) for reader, (plain, kinds) in words.tokenizers(net).items() if kind in kinds]
+    for text in dict.fromkeys(texts):
+        told = [words.Told(reader, f"{what} {shown(text)!r}", plain.known([text])) for reader, plain in readers]
+        simple = " ".join(re.findall(r"\w+|[^\w\s]", text.lower()))
+        better = any(plain.known([simple]).unknown < each.known.unknown for (_, plain), each in zip(readers, told))
+        hint = f". More words are known of {simple!r}" if better else ""
+        try:
+            words.check_known(told, limit)
+        except ValueError as error:
+            raise ValueError(f"{error}{hint}") from None
+        for each in told:
+            if each.known.unknown:
+                warnings.warn(f"{each}{hint}", stacklevel=4)

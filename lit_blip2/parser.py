@@ -15,7 +15,7 @@ from lightning.pytorch.loggers import Logger
 
 from lit_blip2.arguments import refuse
 from lit_blip2.complaints import misspelt, without
-from lit_blip2.config import Experiment, check_encoder, read
+from lit_blip2.config import Experiment, check_encoder, flat, read
 from lit_blip2.contents import DEEPEST, INTEGER, Bounded, DataError, parsed_yaml
 from lit_blip2.loggers import CSV, as_list, entitle, has_folder
 from lit_blip2.nulls import check_nulls
@@ -68,13 +68,14 @@ class SuiteParser(LightningArgumentParser):
 
     resume: whether the last command read asks to go on with an unfinished run; no setting of the run itself.
     reading: the file of `--config` that is being read. complaint: what was refused last. left_out: misspelt settings
-    that were told, which files are read without.
+    that were told, which files are read without. placed: the settings, by their dotted names, of the files read.
     """
 
     resume = False
     reading: Path | None = None
     complaint = ""
     left_out: frozenset[str] = frozenset()
+    placed: frozenset[str] = frozenset()
 
     def parse_args(self, *args: Any, **kwargs: Any) -> Namespace:
         config = super().parse_args(*args, **kwargs)
@@ -98,7 +99,7 @@ class SuiteParser(LightningArgumentParser):
         """The settings in a file of `--config`. What is wrong with it ends as `error` does, and names the file."""
         self.reading = Path(str(path))
         try:
-            read(self.reading)
+            SuiteParser.placed |= {each.lstrip(".") for each in flat(read(self.reading).settings, "")}
             return super().parse_path(path, *args, **kwargs)
         except (DataError, OSError) as error:
             self.error(str(error), error)
@@ -123,7 +124,7 @@ def parsed(parser: LightningArgumentParser, arguments: Sequence[str]) -> Namespa
     """What a parser reads, or a line for each argument, and each misspelt setting of a file, that it refuses, and
     status 2."""
     refused: SystemExit | None = None
-    SuiteParser.left_out = frozenset()
+    SuiteParser.left_out = SuiteParser.placed = frozenset()
     while True:
         try:
             config = parser.parse_args(arguments)

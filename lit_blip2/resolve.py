@@ -5,7 +5,7 @@ Reads a JSON list of requests from stdin and writes a JSON list of answers, in o
     {"command": "fit" | "test", "arguments": ["--config", FILE, "--model.net.itm=null", ...], "files": whether the data
     files must be there}
     {"config": the resolved config, "metrics": names (patterns) that the command can write, "steps": max_steps,
-    "missing": which data files are not there, empty where none are missing}
+    "missing": a line for each way to get data files and weights that are not there}
     or {"error": why this experiment cannot be run}
 """
 
@@ -21,14 +21,15 @@ import torch
 import yaml
 from jsonargparse import Namespace
 
-from lit_blip2.cli import SuiteCLI, build
+from lit_blip2.cli import SuiteCLI, build, looks_for_weights
 from lit_blip2.complaints import reason
-from lit_blip2.data.missing import MissingFilesError
 from lit_blip2.data.module import PairData
 from lit_blip2.evaluation.pope import is_pope, metrics_of_samplings
 from lit_blip2.evaluation.vqa import type_metric
 from lit_blip2.lit.progress import check_intervals
+from lit_blip2.lit.start import FROM_FILES
 from lit_blip2.network import NoDraws
+from lit_blip2.paths import run_all
 from lit_blip2.terminal import one_line
 
 
@@ -52,8 +53,11 @@ def resolve(cli: ParserOnly, command: str, arguments: list[str], files: bool = T
         built.model.optimization.check(config.trainer.max_steps)
         if command == "fit":
             check_intervals(config.trainer)
-        if (missing := missing_files(built.data, command)) and files:
-            raise missing
+            built.model.optimization.check_scaled(built.model, FROM_FILES)
+        missing = [missing_files(built.data, command), missing_weights(built) if command == "fit" else None]
+        missing = [each for each in missing if each is not None]
+        if missing and files:
+            raise FileNotFoundError("\n".join(map(str, missing)))
         names = metric_names(built, command, files)
         if command == "test" and (config.trainer.limit_test_batches == 0 or config.trainer.fast_dev_run):
             raise ValueError("trainer.limit_test_batches=0 or fast_dev_run: nothing would be tested, take it out")
@@ -71,13 +75,8 @@ def resolve(cli: ParserOnly, command: str, arguments: list[str], files: bool = T
         "config": yaml.safe_load(cli.parser.dump(config, skip_none=False, skip_validation=True)),
         "metrics": sorted(names),
         "steps": config.trainer.max_steps,
-        "missing": "" if missing is None else told(missing),
+        "missing": [line for each in missing for line in str(each).splitlines()],
     }
-
-
-def told(missing: FileNotFoundError) -> str:
-    """Which files are missing; how they are had a sweep says once, and not for each step."""
-    return f"missing: {', '.join(missing.paths)}" if isinstance(missing, MissingFilesError) else one_line(missing)
 
 
 def missing_files(data: PairData, command: str) -> FileNotFoundError | None:
@@ -86,6 +85,15 @@ def missing_files(data: PairData, command: str) -> FileNotFoundError | None:
         data.check_files(command)
         if command == "test":
             data.check_folder("test")
+    except FileNotFoundError as error:
+        return error
+    return None
+
+
+def missing_weights(built: Namespace) -> FileNotFoundError | None:
+    """Which frozen weights training would miss, if any. A test reads those of its fit."""
+    try:
+        run_all(*looks_for_weights(built.model.net, built.data))
     except FileNotFoundError as error:
         return error
     return None

@@ -79,7 +79,8 @@ def test_what_cannot_be_read_is_named_and_passed_over(pictures, tmp_path):
     (tmp_path / "3.png").unlink()
     out, told = CaptionFile(tmp_path / "c.jsonl", "a run"), []
     assert write_captions(pictures, out, as_rgb, widths, 4, told.append) == (5, 2)
-    assert told == [f"cannot read image {tmp_path / '1.png'}: no image", f"no image file {str(tmp_path / '3.png')!r}"]
+    said = f"cannot read image {tmp_path / '1.png'}: not an image"
+    assert told == [said, f"no image file {str(tmp_path / '3.png')!r}"]
     assert CaptionFile(out.file, "a run").done == set(NAMES) - {"1.png", "3.png"}
 
 

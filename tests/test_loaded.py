@@ -141,13 +141,21 @@ def test_stage_1_has_query_outputs_and_no_soft_prompt(comparing, images):
     [
         (lambda run, image: run.match(image, "a star"), "is of stage 2, which has no ITM: load a run of stage 1"),
         (lambda run, image: run.similarity(image, "a star"), "is of stage 2, which has no ITC"),
-        (lambda run, image: run.ask([image] * 2, ["a"] * 3), "2 images and 3 texts: give one of either"),
+        (
+            lambda run, image: run.ask([image] * 2, ["a"] * 3),
+            "2 images and 3 texts: give as many of both, or one alone",
+        ),
         (lambda run, image: run.ask(image, " "), "the question is empty"),
         (lambda run, image: run.ask(image, "wo ist der Hund"), "100.0% of 4 words of the question 'wo ist der Hund'"),
+        (lambda run, image: run.ask(image, "What COLOR?"), r"More words are known of 'what color \?'"),
+        (lambda run, image: run.caption("tests"), "a folder .give the path of an image in it"),
         (lambda run, image: run.caption(3), "or the path of a file, not a int"),
         (lambda run, image: run.caption([torch.zeros(3, 4, 4)]), "not a Tensor: PIL.Image.fromarray makes"),
         (lambda run, image: run.caption("no.png"), "no image file 'no.png'"),
-        (lambda run, image: run.caption(Image.new("F", (4, 4))), "cannot read image given: pixels are fractions"),
+        (
+            lambda run, image: run.caption(Image.new("F", (4, 4))),
+            r"cannot read image \(a PIL image, F, 4 x 4\): pixels are fractions",
+        ),
         (lambda run, image: run.features([]), "no image"),
     ],
 )

@@ -110,6 +110,8 @@ MEANT = {
         "--trainer.callbacks+=lightning.pytorch.callbacks.EarlyStoping",
     ): "callbacks.EarlyStopping'",
     (*FIT, "--trainer.logger=lightning.pytorch.loggers.CSVLoger"): "did you mean 'lightning.pytorch.loggers.CSVLogger'",
+    (*FIT, "--warmup_steps=5"): "unknown option --warmup_steps, did you mean '--model.optimization.warmup_steps'",
+    (*FIT, "--model.warmup_steps=5"): "'warmup_steps' is not accepted, did you mean 'model.optimization.warmup_steps'",
     ("test", *FIT[1:3], "--ckpt_pth", "runs/x"): "unknown option --ckpt_pth, did you mean '--ckpt_path'",
     ("sweep", "--config", "ablations/objektives.yaml"): "did you mean 'ablations/objectives.yaml'",
     ("sweep", "--config", "ablations/objectives.yaml", "--scale", "smal"): "did you mean 'ablations/scales/small.yaml'",
@@ -259,7 +261,7 @@ def test_errors_of_loading_processes_are_told_apart(tmp_path):
             return Pixels(tmp_path, 8)._load("3.png", 3)
 
     refused = caught(next, iter(DataLoader(Images(), num_workers=1)))
-    assert refusal(refused) == f"cannot read image {tmp_path}/3.png: no image"
+    assert refusal(refused) == f"cannot read image {tmp_path}/3.png: not an image"
     assert refusal(caught(next, iter(DataLoader(Faulty(), num_workers=1)))) is None
 
 

@@ -14,6 +14,7 @@ from lit_blip2.complaints import reason
 from lit_blip2.refusals import refusal
 from lit_blip2.resolve import main
 
+START = "--model.init_from=null"
 pytestmark = pytest.mark.run
 
 
@@ -85,11 +86,17 @@ def answers(world):
             "test",
             [*stage1, *here, "--data.images=elsewhere", "--data.test=one.json", "--data.binding_test=null"],
         ),
+        "no weights": ("fit", [*stage1, *here, "--model.net.tokenizer=no/bert"]),
+        "weights not yet": (
+            "fit",
+            [*stage1, *here, "--model.net.tokenizer=no/bert", "--model.net.vision.weights=no/vit.safetensors"],
+        ),
+        "no such part": ("fit", [*opt, *here, "--model.net.bridge=lit_blip2.model.resampler.Resampler", START]),
         "data not yet": ("fit", [*stage1, "--data.root=nowhere"]),
     }
     requests = json.dumps(
         [
-            {"command": command, "arguments": arguments, "files": not name.endswith("data not yet")}
+            {"command": command, "arguments": arguments, "files": not name.endswith("not yet")}
             for name, (command, arguments) in asked.items()
         ]
     )
@@ -114,13 +121,16 @@ def test_data_that_are_not_there_yet_are_named(answers):
     for name, split in (("data not yet", "val"), ("stage 2, data not yet", "test")):
         assert (
             f"missing: nowhere/annotations/captions_{'train' if split == 'val' else split}.json"
-            in answers[name]["missing"]
+            in answers[name]["missing"][0]
         )
-    assert answers["no itm"]["missing"] == answers["stage 2"]["missing"] == ""
+        assert "made by python -m lit_blip2 data make-mini" in answers[name]["missing"][0]
+    assert answers["no itm"]["missing"] == answers["stage 2"]["missing"] == []
 
 
-def test_how_data_are_had_is_said_once_and_not_for_each_step(answers):
-    assert "make-mini" in answers["no data"]["error"] and "make-mini" not in answers["data not yet"]["missing"]
+def test_weights_that_are_not_there_yet_are_named_with_the_way_to_get_them(answers):
+    tokenizer, encoder = answers["weights not yet"]["missing"]
+    assert "no file or folder 'no/bert'. Get it" in tokenizer and "no file or folder 'no/vit.safetensors'" in encoder
+    assert "no file or folder 'no/bert'" in answers["no weights"]["error"]
 
 
 def test_a_test_without_its_images_is_refused(answers):
@@ -174,6 +184,7 @@ def test_a_fit_that_never_validates_writes_nothing(answers):
         ("warm-up", "warmup_steps=60 must be less than trainer.max_steps=4"),
         ("no data", "missing: nowhere/annotations/captions_train.json"),
         ("no file", "experiments/nowhere.yaml"),
+        ("no such part", "lr_scale names net.bridge.projection, and no trainable parameter begins so: name one of"),
     ],
 )
 def test_what_cannot_be_run_says_why_in_one_line(answers, name, message):

@@ -53,11 +53,11 @@ def check(config: list[str], sample: int | None = None, workers: int = 0, out: P
     for fault in faults:
         say(f"error: {fault}", error=True)
     missing = [Path(fault.removeprefix(MISSING)) for fault in faults if fault.startswith(MISSING)]
-    ways = [data.how_to_get or way_to(path, data.root) for path in missing]
+    ways = [way_to(path, data.root, data.how_to_get) for path in missing]
     if ways:
         say(*dict.fromkeys(ways), error=True)
     if count := report.faults.total():
-        say(f"error: {count:,} problems in {names(config)}, each a row of {file}", error=True)
+        say(f"error: {count:,} problems in the data of {names(config)}, each a row of {file}", error=True)
     if report.rows or faults or file.exists():
         _write(file, [*(("", fault, "", "") for fault in faults), *report.rows])
     return 1 if count or faults else 0

@@ -9,6 +9,8 @@ from lit_blip2.ablation.run.workers import INTERRUPTED
 from lit_blip2.arguments import Arguments, refused
 from lit_blip2.terminal import say
 
+GOES_ON = "interrupted; the same command goes on from here"
+
 EXAMPLES = """
 examples:
   python -m lit_blip2 sweep --config ablations/objectives.yaml --dry-run        list what would run
@@ -69,7 +71,7 @@ def parser() -> Arguments:
     made.add_argument(
         "--dry-run",
         action="store_true",
-        help="run nothing: check every cell, and list what would run and what is shared",
+        help="run nothing: check every cell, and list what would run, what is shared and what is missing",
     )
     made.add_argument(
         "--anew",
@@ -82,20 +84,22 @@ def parser() -> Arguments:
 
 
 def main(arguments: list[str]) -> int:
-    """Parse and run. Returns the exit status: 0 if every cell is done, 1 if some failed, 2 if the sweep cannot start,
-    130 after Ctrl-C."""
+    """Parse and run. Returns the exit status: 0 if every cell is done, 1 if some failed, 2 if the sweep cannot start
+    (a dry run tells that too), 130 after Ctrl-C."""
     options = parser().parse_args(arguments)
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, until there are workers to be ended
     try:
         if options.workers < 1:
             raise ValueError(f"--workers {options.workers} must be at least 1")
-        return run(options)
+        if (status := run(options)) == INTERRUPTED:
+            say(GOES_ON, error=True)
+        return status
     except (ValueError, OSError, RuntimeError, ImportError) as error:
         return refused(error)
     except STORAGE_ERRORS as error:
         return refused(error, lost_storage(error))
     except KeyboardInterrupt:
-        say("interrupted; the same command goes on from here", error=True)
+        say(GOES_ON, error=True)
         return INTERRUPTED
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -246,17 +246,15 @@ def show(found: CheckReport, count: int, most_words: int) -> None:
     sides = np.concatenate(found.sides) if found.sides else np.empty((0, 2))
     if len(sides):
         low, middle, high = (np.percentile(sides, share, axis=0).astype(int) for share in (0, 50, 100))
-        sizes = ", ".join(f"{w} x {h} {word}" for (w, h), word in ((low, "least"), (middle, "median"), (high, "most")))
-        console.print(
-            f"image sizes: {sizes}; {found.duplicates:,} images are byte for byte one before them", soft_wrap=True
-        )
+        spans = (f"{low[i]} to {high[i]} pixels {way} (median {middle[i]})" for i, way in ((0, "wide"), (1, "high")))
+        console.print(f"images: {', '.join(spans)}; {found.duplicates:,} are copies of earlier ones", soft_wrap=True)
     if total := found.words.total():
         lengths = sorted(found.words)
         middle = lengths[int(np.searchsorted(np.cumsum([found.words[length] for length in lengths]), total / 2))]
         cut = sum(count for length, count in found.words.items() if length >= most_words)
         console.print(
             f"captions: {total:,}, of {lengths[0]} to {lengths[-1]} words, median {middle}; "
-            f"{cut:,} have {most_words} words or were cut there",
+            f"{cut:,} reach the limit of {most_words} words (data.max_caption_words), where longer ones are cut",
             soft_wrap=True,
         )
     for note in found.notes:

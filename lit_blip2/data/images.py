@@ -57,13 +57,15 @@ def as_rgb(image: Image.Image | str | Path) -> Image.Image:
     Raises FileNotFoundError, UnreadableImageError, and TypeError for what is neither of the two.
     """
     if isinstance(image, str | Path):
+        if Path(image).is_dir():
+            raise UnreadableImageError(image, "a folder", "give the path of an image in it, or a list of them")
         if not Path(image).is_file():
             raise FileNotFoundError(f"no image file {str(image)!r}")
         return load_image(image)
     if not isinstance(image, Image.Image):
         way_out = ": PIL.Image.fromarray makes an image of an array of uint8" if hasattr(image, "shape") else ""
         raise TypeError(f"an image is one of PIL's or the path of a file, not a {type(image).__name__}{way_out}")
-    name = getattr(image, "filename", "") or "given"
+    name = getattr(image, "filename", "") or f"(a PIL image, {image.mode}, {image.width} x {image.height})"
     try:
         image.load()  # of a file that Pillow has only opened
     except Exception as error:
@@ -110,7 +112,7 @@ def _other_format(data: bytes) -> str:
 
 
 def decode_image(data: bytes, name: str | Path) -> Image.Image:
-    """Decode the contents of a file. Raises UnreadableImageError: empty, no image, a format that is not
+    """Decode the contents of a file. Raises UnreadableImageError: empty, not an image, a format that is not
     opened, too large, truncated or damaged."""
     if not data:
         raise UnreadableImageError(name, "empty")
@@ -143,7 +145,7 @@ def decode_image(data: bytes, name: str | Path) -> Image.Image:
     except UnidentifiedImageError as error:
         if other := _other_format(data):
             raise UnreadableImageError(name, "format not opened", f"{other}: save it as PNG or JPEG") from error
-        raise UnreadableImageError(name, "no image") from error
+        raise UnreadableImageError(name, "not an image") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise UnreadableImageError(name, "too large", error) from error
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and others
@@ -166,7 +168,7 @@ def to_rgb(image: Image.Image, name: str | Path = "given", white: int = 65535, t
     Raises UnreadableImageError for values of which nobody says what is white.
     """
     if image.mode == "F":
-        raise UnreadableImageError(name, "pixels are fractions", "of which nobody says what is white")
+        raise UnreadableImageError(name, "pixels are fractions", "nothing says which is white: scale them to 8 bits")
     if image.mode.startswith("I"):  # convert("RGB") would clip at 255 instead of scaling
         values = np.asarray(image).astype(np.int64)
         image = Image.fromarray(_scaled(values, _white_of(values, name, white, told)))

@@ -35,13 +35,16 @@ class MissingFilesError(FileNotFoundError):
         """how_to_get: the way to get all of them; None: each has its own, where it is known."""
         by_way: dict[str, list[str]] = {}
         for path in dict.fromkeys(paths):
-            by_way.setdefault(how_to_get or way_to(path, root), []).append(str(path))
+            by_way.setdefault(way_to(path, root, how_to_get), []).append(str(path))
         super().__init__("\n".join(f"missing: {', '.join(files)}. {way}" for way, files in by_way.items()))
         self.paths = list(dict.fromkeys(map(str, paths)))
 
 
-def way_to(path: Path, root: Path) -> str:
-    """How a file of a data set is had. root: the data's."""
+def way_to(path: Path, root: Path, how_to_get: str | None = None) -> str:
+    """How a file of a data set is had. root: the data's. how_to_get: the way to get all of its files, if there is one;
+    that the folder itself is missing is then told first."""
+    if how_to_get:
+        return how_to_get if root.is_dir() else f"There is no folder {root}. {how_to_get}"
     below = path.relative_to(root) if path.is_relative_to(root) else path
     ways = [way for pattern, way in WAYS.items() if re.search(rf"(^|/)({pattern})$", below.as_posix())]
     return ways[0].format(root=root) if ways else UNKNOWN

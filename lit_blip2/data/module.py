@@ -381,7 +381,10 @@ class PairData(L.LightningDataModule):
 
     def _eval_loaders(self, split: str) -> dict[str, DataLoader]:
         if split not in self.tables:
-            raise ValueError(f"nothing of {split} is read yet: call setup() first, or give the data to a Trainer")
+            stage = "test" if split == "test" else "validate"
+            raise ValueError(
+                f'nothing of {split} is read yet: call setup("{stage}") first, or give the data to a Trainer'
+            )
         rows = self.tables[split], self.source(split), self.eval_batch_size
         if self.trainer is None:
             return eval_loaders(*rows, num_workers=self.num_workers)

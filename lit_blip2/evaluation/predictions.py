@@ -14,7 +14,7 @@ from lit_blip2.evaluation.pope import is_pope, yes_or_no
 from lit_blip2.evaluation.vqa import Scoring
 from lit_blip2.whole_files import write_json
 
-PREDICTIONS = "predictions.jsonl"  # of a test; those of predict have a file of their own
+PREDICTIONS, PREDICTED = "predictions.jsonl", "predict.jsonl"  # of a test, and of predict
 Rows = Sequence[Mapping[str, Any]]
 # task -> the file of a server, the name of an id in the rows, and what is predicted
 SUBMISSIONS = {

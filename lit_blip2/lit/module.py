@@ -20,7 +20,7 @@ from lit_blip2.data.features.store import FeatureStore
 from lit_blip2.data.module import PairData
 from lit_blip2.evaluation import evaluated
 from lit_blip2.evaluation.items import Items
-from lit_blip2.evaluation.predictions import PREDICTIONS
+from lit_blip2.evaluation.predictions import PREDICTED, PREDICTIONS
 from lit_blip2.evaluation.rules import (
     VALIDATED,
     Rules,
@@ -262,9 +262,12 @@ class LitBLIP2(L.LightningModule):
         command = trainer.state.fn.value
         folder = None if trainer.log_dir is None else Path(trainer.log_dir)  # log_dir asks all ranks
         if self.generation is not None and command in ("test", "predict"):
+            if self.generation.in_context and data is None:
+                raise ValueError("in_context examples are read by the data module: give datamodule=, not its loaders")
             examples = data.examples(self.generation.in_context) if self.generation.in_context else None
             weights = trainer.ckpt_path or str(norm(trainable_state(self).values()))
-            made_of = predictions_made_of(self.config, weights, str(trainer.precision), data)
+            if isinstance(data, PairData):
+                made_of = predictions_made_of(self.config, weights, str(trainer.precision), data)
         return Evaluation(command, folder, trainer.is_global_zero, examples, made_of)
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> None:
@@ -347,16 +350,19 @@ class LitBLIP2(L.LightningModule):
             )
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> list[dict[str, Any]]:
-        """Captions and answers of a batch, the rows of predict.jsonl. predictions.jsonl, which `test` writes, is not
-        changed."""
+        """Captions and answers of a batch, the rows of predict.jsonl, each with its image's file. predictions.jsonl,
+        which `test` writes, is not changed."""
         before = len(self.generation.predictions)
         if batch["task"] in self.generation.tasks:
             with naming(names_of(batch)):
                 self.generation.step(batch)
-        return self.generation.predictions[before:]
+        made = self.generation.predictions[before:]
+        for row, file in zip(made, batch.get("file", ())):
+            row["image"] = file
+        return made
 
     def on_predict_epoch_end(self) -> None:
-        self.generation.write("predict.jsonl")
+        self.generation.write(PREDICTED)
         self.generation.finish()
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:

@@ -88,24 +88,34 @@ class AdamWCosine:
                 "lengthen the run, or set a shorter model.optimization.warmup_steps"
             )
 
+    def check_scaled(self, module: nn.Module, not_yet: tuple[str, ...] = ()) -> None:
+        """Raises ValueError for a name in lr_scale that no trainable parameter starts with. not_yet: how names of
+        parts begin that have no parameters before their weights are read."""
+        names = [name for name, parameter in module.named_parameters() if parameter.requires_grad]
+        used = {self._scaled_by(name) for name in names}
+        unused = [each for each in self.lr_scale if each not in used and not each.startswith(not_yet)]
+        if unused:
+            trained = sorted({".".join(name.split(".")[:3]) for name in names})
+            raise ValueError(
+                f"lr_scale names {', '.join(unused)}, and no trainable parameter begins so: name one of "
+                f"{', '.join(trained)}, or set model.optimization.lr_scale to null"
+            )
+
+    def _scaled_by(self, name: str) -> str | None:
+        """The name in lr_scale that a parameter goes by: the first that its own starts with."""
+        return next((prefix for prefix in self.lr_scale if name.startswith(prefix)), None)
+
     def groups(self, module: nn.Module) -> list[dict]:
         """Parameter groups by weight decay and learning rate."""
         groups: dict[tuple[float, float], list] = {}
-        unused, decays = set(self.lr_scale), self._layer_decays(module)
+        self.check_scaled(module)
+        decays = self._layer_decays(module)
         for name, parameter in module.named_parameters():
             if parameter.requires_grad:
-                prefix = next((prefix for prefix in self.lr_scale if name.startswith(prefix)), None)
-                unused.discard(prefix)
+                prefix = self._scaled_by(name)
                 plain = parameter.ndim < 2 or name.endswith(UNDECAYED)
                 lr = self.lr * self.lr_scale.get(prefix, 1.0) * decays.get(name, 1.0)
                 groups.setdefault((0.0 if plain else self.weight_decay, lr), []).append(parameter)
-        if unused:
-            names = (name for name, parameter in module.named_parameters() if parameter.requires_grad)
-            trained = sorted({".".join(name.split(".")[:3]) for name in names})
-            raise ValueError(
-                f"lr_scale names {', '.join(sorted(unused))}, and no trainable parameter begins so: name one of "
-                f"{', '.join(trained)}, or set model.optimization.lr_scale to null"
-            )
         return [{"params": each, "weight_decay": decay, "lr": lr} for (decay, lr), each in groups.items()]
 
     def _layer_decays(self, module: nn.Module) -> dict[str, float]:

@@ -16,6 +16,7 @@ SETTLED = (
     r"Found \d+ module\(s\) in eval mode at the start of training",  # frozen parts stay in it
     "The '.*' does not have many workers",  # an experiment's num_workers says how many
     "Checkpoint directory .* exists and is not empty",  # it is the run's own
+    "Total length of `dict` across ranks is zero",  # there is no validation set, as the experiment has it
     "Experiment logs directory .* exists and is not empty",  # a file that lies there is kept under another name
 )
 

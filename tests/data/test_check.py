@@ -76,15 +76,15 @@ def test_every_planted_fault_is_found_and_nothing_else(bad, capsys):
     assert main(["check", "--config", str(bad), "--workers", "2"]) == 1
     said, error = capsys.readouterr()
     for line in (
-        "mine, truncated: 1", "mine, empty: 1", "mine, no image: 1", "mine, too large: 1", "mine, missing: 1",
+        "mine, truncated: 1", "mine, empty: 1", "mine, not an image: 1", "mine, too large: 1", "mine, missing: 1",
         "web, empty: 1", "web, left out of the index, no image: 1",
         "web, left out of the index, no caption, or an empty one: 1",
     ):  # fmt: skip
         assert line in said, line
     assert "error: 8 problems in" in error
     assert "cut.jpg" in said and "0.tar/d.jpg" in said and "gone.jpg" in said
-    assert "1 images are byte for byte one before them" in said
-    assert "image sizes: 6 x 4 least" in said and "8 x 6 most" in said
+    assert "1 are copies of earlier ones" in said
+    assert "images: 6 to 8 pixels wide" in said and ", 4 to 6 pixels high" in said
     assert "looked at 14 of 14 images" in said and "of 1 to 3 words" in said
 
 
@@ -94,8 +94,8 @@ def test_every_fault_is_a_row_of_a_file(bad, list_of_faults, capsys):
     assert header == ["source", "problem", "file", "details"] and len(rows) == 8
     problems = {Path(file).name: (source, problem, details) for source, problem, file, details in rows}
     assert problems["cut.jpg"][:2] == ("mine", "truncated") and "get it again" in problems["cut.jpg"][2]
-    assert problems["gone.jpg"] == ("mine", "missing", "") and problems["words.jpg"][1] == "no image"
-    assert f"8 problems in {bad}, each a row of {list_of_faults}" in capsys.readouterr().err
+    assert problems["gone.jpg"] == ("mine", "missing", "") and problems["words.jpg"][1] == "not an image"
+    assert f"8 problems in the data of {bad}, each a row of {list_of_faults}" in capsys.readouterr().err
 
 
 def own_experiment(tmp_path, **settings) -> list[str]:
@@ -310,7 +310,9 @@ def test_settings_behind_an_experiment_change_it(tiny, tmp_path, capsys):
     given = ["check", "--config", str(config), "--workers=1", f"--data.root={tiny}"]
     assert main(given) == 0
     assert main([*given, "--data.init_args.max_caption_words", "2"]) == 0
-    assert "24 have 2 words or were cut there" in capsys.readouterr().out
+    assert (
+        "24 reach the limit of 2 words (data.max_caption_words), where longer ones are cut" in capsys.readouterr().out
+    )
     assert main([*given, "--data.batch_size=0"]) == 2 and main([*given, "--data.batch=3"]) == 2
     refused, misspelt = capsys.readouterr().err.splitlines()
     assert "data.batch_size=0: each must be at least 1" in refused

@@ -67,7 +67,7 @@ def test_a_giant_is_not_decoded(size):
     ("data", "reason"),
     [
         (b"", "empty"),
-        (b"words", "no image"),
+        (b"words", "not an image"),
         (b"version https://git-lfs.github.com/spec/v1\noid", "a pointer of Git LFS"),
         (png_of(9, 9), "truncated"),
     ],
@@ -99,10 +99,10 @@ def test_what_another_program_would_decode_is_not_opened(tmp_path, monkeypatch, 
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setattr("PIL.EpsImagePlugin.gs_binary", None)  # Pillow remembers whether it has found one
     (tmp_path / "a.jpg").write_bytes(data)
-    reason = "no image" if name == "IPTC" else "format not opened"
+    reason = "not an image" if name == "IPTC" else "format not opened"
     with pytest.raises(UnreadableImageError, match=rf"a\.jpg: {reason}") as error:
         load_image(tmp_path / "a.jpg")
-    assert error.value.reason == reason and (reason == "no image" or name.split()[0] in str(error.value))
+    assert error.value.reason == reason and (reason == "not an image" or name.split()[0] in str(error.value))
     assert ending_of(data) == "jpg" and not ran.exists()
 
 

@@ -177,7 +177,7 @@ def test_an_unreadable_image_is_replaced_the_same_way_everywhere(shards, tmp_pat
     index_shards(folder, workers=1)
     faults = Faults(limit=0.01)
     whole, clean = (batches(LAION(str(f.parent), shards=f.name, **SIZE), 9, faults=faults) for f in (folder, shards))
-    assert faults.counts == {("faulty", "empty"): 1, ("faulty", "no image"): 1} and faults.rows == {
+    assert faults.counts == {("faulty", "empty"): 1, ("faulty", "not an image"): 1} and faults.rows == {
         "faulty": 36,
         "laion": 36,
     }
@@ -224,7 +224,7 @@ def test_too_many_faults_end_the_run_with_examples():
 def test_a_source_of_nothing_readable_ends(tmp_path):
     write_tar(tmp_path / "bad" / "0.tar", {f"{i}": {"jpg": b"no image", "txt": b"words"} for i in range(4)})
     index_shards(tmp_path / "bad", workers=1)
-    with pytest.raises(RuntimeError, match=r"10 images drawn in turn cannot be read, the last: .*no image"):
+    with pytest.raises(RuntimeError, match=r"10 images drawn in turn cannot be read, the last: .*not an image"):
         batches(LAION(str(tmp_path), shards="bad", **SIZE), 1)
 
 

@@ -59,6 +59,7 @@ def test_predict_returns_the_rows_that_it_writes(stage2_run, data, tmp_path):
     written = [json.loads(line) for line in (tmp_path / "predict.jsonl").read_text().splitlines()]
     rows = [row for batches in by_task for batch in batches for row in batch]
     assert sorted(map(json.dumps, rows)) == sorted(map(json.dumps, written)) and len(by_task) == 2
+    assert all(Path(row["image"]).stem == f"{row['image_id']:012}" for row in written)  # as the mini-world names them
 
 
 def test_similarity_is_what_retrieval_ranks_by_and_match_is_itms(stage1_run, data, images, tmp_path):

@@ -321,11 +321,12 @@ def test_an_evaluation_without_a_checkpoint_is_refused(fit):
         fit("mini_stage1", command="test")
 
 
-def test_predict_writes_captions_and_answers(fit, stage1_run):
+def test_predict_writes_captions_and_answers_and_says_where(fit, stage1_run, capsys):
     run = fit("mini_opt", f"--model.init_from={stage1_run}", "--trainer.max_steps=2")
     fit("mini_opt", f"--ckpt_path={run}", command="predict", runs=run.parent.parent)
     lines = [json.loads(line) for line in (run / "predict.jsonl").read_text().splitlines()]
     assert {each["task"] for each in lines} == {"caption", "vqa"}
+    assert f"{run}: {len(lines)} rows in predict.jsonl\n" in capsys.readouterr().out
     assert not (run / "predictions.jsonl").exists()  # a test's: predict leaves them alone
 
 

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import groupby
+from typing import NamedTuple
 
 from rich.table import Table
 
@@ -16,11 +17,20 @@ from lit_blip2.ablation.spec.grid import Grid
 from lit_blip2.terminal import duration
 
 
-def dry_run(grid: Grid, folder: Folder, kept: Folder | None = None, workers: int = 1) -> Table:
+class DryRun(NamedTuple):
+    """What a sweep would run. lines: what stands below the table. starts: whether nothing is missing that the sweep
+    does not make itself."""
+
+    table: Table
+    lines: list[str]
+    starts: bool
+
+
+def dry_run(grid: Grid, folder: Folder, kept: Folder | None = None, workers: int = 1) -> DryRun:
     """folder: where the sweep would run. kept: where records of cells may lie that need not be run.
 
-    Raises ValueError with every cell that cannot be run. The data need not be there yet, and what the steps would
-    miss of them is told; models that the cells name must be."""
+    Raises ValueError with every cell that cannot be run. Data and weights need not be there yet: what the steps would
+    miss is told. Language models must be, which a network is built by."""
     missing: list[str] = []
     try:
         plan = plan_or_space(grid, False, missing)[0]
@@ -33,7 +43,8 @@ def dry_run(grid: Grid, folder: Folder, kept: Folder | None = None, workers: int
             there |= {*same, *(name for runs in found.runs.values() for name in runs)}
         left = [run for name, run in plan.steps.items() if name not in there]
         how_long = [] if grid.ranges else [time_of(left, known_seconds(folders_of(folder, kept)), workers)]
-        return plan_table(grid, plan, missing, [*taken, *how_long])
+        lines = _lines(grid, plan, missing, [*taken, *how_long])
+        return DryRun(_table(grid, plan), lines, not missing or bool(grid.prepare))
     except ValueError as error:
         if not grid.prepare:
             raise
@@ -50,20 +61,24 @@ def time_of(runs: Sequence[StepRun], known: Mapping[Size, float], workers: int) 
     return f"time: about {duration(seconds / workers)}{each}, by what steps of this size have taken"
 
 
-def plan_table(grid: Grid, plan: Plan, missing: list[str], said: Sequence[str] = ()) -> Table:
-    """A line for each setting with its steps, seeds folded; how many settings share a run stands behind it. Below it
-    what is run before all, what need not be run, how long the rest takes, and what is missing."""
-    total = sum(len(cell.steps) for cell in plan.cells)
-    title = f"{grid.name}: {len(plan.cells)} cells, {total} steps, of which {len(plan.steps)} are run"
-    table = Table(title=title, caption_justify="left")
+def _lines(grid: Grid, plan: Plan, missing: list[str], said: Sequence[str]) -> list[str]:
+    """What is run before all, what need not be run, how long the rest takes, and what is missing."""
     lines = [f"left out: {line}" for line in plan.left_out[len(grid.left_out) :]]
     if grid.prepare:
-        lines += ["first, if not done: " + "; ".join(f"python -m lit_blip2 {line}" for line in grid.prepare)]
+        lines += ["first, if not done:", *(f"  python -m lit_blip2 {line}" for line in grid.prepare)]
     lines += said
     if missing:
         unless = "the commands above make" if grid.prepare else "you provide"
-        lines += [f"NOT THERE, and the sweep stops before its first step unless {unless} it:", *missing]
-    table.caption = "\n".join(lines) or None
+        lines += [f"NOT THERE, and the sweep stops before its first step unless {unless} it:"]
+        lines += [f"  {line}" for line in missing]
+    return lines
+
+
+def _table(grid: Grid, plan: Plan) -> Table:
+    """A line for each setting with its steps, seeds folded; how many settings share a run stands behind it."""
+    total = sum(len(cell.steps) for cell in plan.cells)
+    title = f"{grid.name}: {len(plan.cells)} cells, {total} steps, of which {len(plan.steps)} are run"
+    table = Table(title=title)
     for head in ("setting", "seeds", "steps (x settings that share one)", "cannot have"):
         table.add_column(head, overflow="fold")
     uses = settings_of_runs(plan)

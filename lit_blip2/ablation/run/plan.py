@@ -25,9 +25,10 @@ def make_plan(
     settings = {run_name(point.labels, 0): point.labels for point in grid.points()}
     answers = resolved(grid, settings, files)
     if missing is not None:
-        missing += dict.fromkeys(
-            f"step {step}: {each['missing']}" for (_, step), each in answers.items() if each["missing"]
-        )
+        lacking = [(line, step) for (_, step), answer in answers.items() for line in answer["missing"]]
+        for line in dict.fromkeys(line for line, _ in lacking):
+            steps = dict.fromkeys(step for each, step in lacking if each == line)
+            missing.append(f"{', '.join(steps)}: {line}")
     chains = {name: {step: answers[name, step] for step in grid.steps} for name in settings}
     providers = {name: providers_of(grid, chain) for name, chain in chains.items()}
     if lost := [metric for metric in grid.metrics if not any(each[metric] for each in providers.values())]:

@@ -11,6 +11,7 @@ from lit_blip2.ablation.run.taken import kept_beside
 from lit_blip2.ablation.run.workers import INTERRUPTED, run_workers
 from lit_blip2.ablation.spec.read import read_grid
 from lit_blip2.console import Console
+from lit_blip2.terminal import say
 
 
 def run(options: argparse.Namespace) -> int:
@@ -25,8 +26,10 @@ def run(options: argparse.Namespace) -> int:
         console.print(f"left out: {line}", highlight=False)
     root = options.out or Path("sweeps") / grid.name
     if options.dry_run:
-        console.print(dry_run(grid, Folder(root), kept_beside(grid, options.config), options.workers))
-        return 0
+        table, lines, starts = dry_run(grid, Folder(root), kept_beside(grid, options.config), options.workers)
+        console.print(table)
+        say(*lines)
+        return 0 if starts else 2
     if options.launcher == "slurm":
         from lit_blip2.ablation.run.slurm import submit  # before anything is begun: submitit may not be there
     folder = _folder(root)

@@ -9,6 +9,7 @@ CSV or TSV with image and caption, or Hugging Face's metadata.jsonl with file_na
 import warnings
 from collections import defaultdict
 from collections.abc import Sequence
+from mimetypes import guess_type
 from pathlib import Path
 from posixpath import normpath
 from typing import Any, NamedTuple, TypedDict
@@ -217,6 +218,18 @@ def _of_token(path: Path) -> list[Listed]:
     return _of_rows(rows, path, caption_needed=True)
 
 
+def _other_names(row: Entry) -> str:
+    """That a row lacks an image or a caption, and how to name the columns: a file's name shows which holds images."""
+    names = sorted(map(str, row.values))
+    kinds = {name: guess_type(str(row.values[name]))[0] or "" for name in names}
+    image = next((name for name in names if kinds[name].startswith("image/")), "NAME")
+    caption = next(name for name in names if name != image) if len(names) == 2 and image in names else "NAME"
+    return (
+        f"needs image and caption, and has {', '.join(names)}: call them image and caption, or with "
+        f"lit_blip2.data.own.OwnData give --data.columns='{{image: {image}, caption: {caption}}}'"
+    )
+
+
 def _of_rows(rows: list[Entry], path: Path, caption_needed: bool, numbered: bool = False) -> list[Listed]:
     """Images and captions of rows that name both; of caption_2 or caption2 too, as further ones. numbered: images
     without an id are numbered, and not called after their files.
@@ -230,10 +243,7 @@ def _of_rows(rows: list[Entry], path: Path, caption_needed: bool, numbered: bool
         image, text = ("image", "caption") if "image" in row else ("file_name", "text" if "text" in row else "caption")
         more = [key for key in row.values if row.values[key] and _is_further(key, text)]
         if image not in row or (caption_needed and text not in row and not more):
-            raise row.error(
-                f"needs image and caption, and has {', '.join(sorted(map(str, row.values)))}: call them image and "
-                "caption, or with lit_blip2.data.own.OwnData give --data.columns='{image: NAME, caption: NAME}'"
-            )
+            raise row.error(_other_names(row))
         if {"label", "relation"} <= row.values.keys():
             raise row.error("VSR's captions, true or false of their images as label says: write those of label 1 alone")
         _check_one(row, image, text)

@@ -122,8 +122,10 @@ class CaptionRows(Dataset):
     def __getitems__(self, places: list[int]) -> Batch:
         table, rows = self.captions, self.rows[places]
         image_ids = table.image_ids[rows]
+        files = [table.files[i] for i in rows]
         batch = {
-            self.source.name: self.source.load([table.files[i] for i in rows], image_ids),
+            self.source.name: self.source.load(files, image_ids),
+            "file": files,
             "captions": [table.of(i) for i in rows],
             "image_id": torch.from_numpy(image_ids),
             "row": torch.from_numpy(rows),
@@ -152,8 +154,10 @@ class QuestionRows(Dataset):
         image_ids = table.image_ids[rows]
         more = {} if table.written_ids is None else {"written_id": [table.written_id(i) for i in rows]}
         more |= {} if table.server == "vqa" else {"server": [table.server] * len(rows)}
+        files = [table.files[i] for i in rows]
         return more | {
-            self.source.name: self.source.load([table.files[i] for i in rows], image_ids),
+            self.source.name: self.source.load(files, image_ids),
+            "file": files,
             "question": [table.texts[i] for i in rows],
             "question_id": table.question_ids[rows].tolist(),
             "question_type": [table.types[i] for i in rows],

@@ -20,7 +20,8 @@ class Evaluation(NamedTuple):
     folder: the run's; None where there is none.
     first: whether this is the process that writes files.
     examples: solved questions to put in front of others; None for none.
-    made_of: all that a prediction depends on beside the network and its decoding; test and predict need it.
+    made_of: all that a prediction depends on beside the network and its decoding, for test and predict; empty where it
+        is not known, because loaders were given in the place of a data module.
     """
 
     command: str
@@ -35,8 +36,8 @@ class Evaluation(NamedTuple):
 
     @property
     def keeps_predictions(self) -> bool:
-        """Whether predictions are written to files, and an interrupted evaluation goes on from them."""
-        return self.folder is not None and self.command in ("test", "predict")
+        """Whether predictions are kept while they are made, so that an interrupted evaluation goes on from them."""
+        return self.folder is not None and self.command in ("test", "predict") and bool(self.made_of)
 
 
 class Losses(NamedTuple):

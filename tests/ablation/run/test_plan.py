@@ -46,7 +46,7 @@ def answer(request: dict) -> dict:
         "data": {"init_args": {"seed": 0}},
     }
     metrics = [] if settings.get("itc") == "null" else METRICS[file]
-    missing = f"missing: {file}.json" if request["command"] == "test" and not request["files"] else ""
+    missing = [f"missing: {file}.json"] if request["command"] == "test" and not request["files"] else []
     told = {"metrics": metrics, "steps": 7, "missing": missing}
     return {"config": config | {"model": {"file": file} | settings}} | told
 
@@ -160,7 +160,7 @@ def test_a_step_that_no_cell_runs_is_said(planned, tmp_path):
     )
     said = [f"step {step}: no metric that is compared is of it, so no cell runs it" for step in ("retrieval", "again")]
     assert planned(text).left_out == said
-    caption = dry_run(read_grid(tmp_path / "trial.yaml"), Folder(tmp_path / "none" / "sweep")).caption
+    caption = "\n".join(dry_run(read_grid(tmp_path / "trial.yaml"), Folder(tmp_path / "none" / "sweep")).lines)
     assert caption.startswith("\n".join(f"left out: {line}" for line in said) + "\ntime: not known")
 
 
@@ -175,15 +175,18 @@ def test_a_test_s_figure_beside_a_validation_s_is_refused(planned, tmp_path):
 
 def test_a_dry_run_says_what_is_made_first_and_what_is_not_there_yet(planned, tmp_path):
     planned("prepare: [data make-mini --out data/mini]" + GRID)
-    table = dry_run(read_grid(tmp_path / "trial.yaml"), Folder(tmp_path / "none" / "sweep"))
-    assert table.caption.splitlines() == [
-        "first, if not done: python -m lit_blip2 data make-mini --out data/mini",
+    found = dry_run(read_grid(tmp_path / "trial.yaml"), Folder(tmp_path / "none" / "sweep"))
+    assert found.starts and found.lines == [
+        "first, if not done:",
+        "  python -m lit_blip2 data make-mini --out data/mini",
         "time: not known, no stage1 of this size has been run here",
         "NOT THERE, and the sweep stops before its first step unless the commands above make it:",
-        "step retrieval: missing: a.yaml.json",
-        "step vqa: missing: b.yaml.json",
+        "  retrieval: missing: a.yaml.json",
+        "  vqa: missing: b.yaml.json",
     ]
     assert [each["files"] for each in planned.asked] == [True] * 8 + [False] * 8
+    planned(GRID)
+    assert not dry_run(read_grid(tmp_path / "trial.yaml"), Folder(tmp_path / "none" / "sweep")).starts
 
 
 def test_a_dry_run_has_a_line_for_each_setting_and_the_time_that_is_left(planned, tmp_path):
@@ -197,14 +200,14 @@ def test_a_dry_run_has_a_line_for_each_setting_and_the_time_that_is_left(planned
         folder = here if name.startswith("stage1/itc=on") else beside
         folder.run(name).mkdir(parents=True)
         write(folder.done(name), Done(key=run.key, seconds=60.0 if run.step == "stage2" else 10.0, **how))
-    table = dry_run(read_grid(tmp_path / "trial.yaml"), here, workers=2)
+    table, lines, _ = dry_run(read_grid(tmp_path / "trial.yaml"), here, workers=2)
     columns = [list(column.cells) for column in table.columns]
     assert columns[0] == [f"itc={itc},start={start}" for itc in ("on", "off") for start in ("stage1", "none")]
     assert columns[1] == ["0, 1"] * 4 and columns[3] == ["", "", "retrieval/itc_txt_r1", "retrieval/itc_txt_r1"]
     assert columns[2][:2] == ["stage1 x2, retrieval x2, stage2, vqa", "stage1 x2, retrieval x2, stage2 x2, vqa x2"]
     left = [run for name, run in made.steps.items() if not name.startswith("stage1/itc=on")]
     seconds = sum(60 if run.step == "stage2" else 10 for run in left) / 2
-    assert f"time: about {duration(seconds)} on 2 workers, by what steps" in table.caption
+    assert f"time: about {duration(seconds)} on 2 workers, by what steps" in "\n".join(lines)
 
 
 def test_a_dry_run_that_lacks_a_model_says_what_would_make_it(planned, tmp_path):

@@ -183,7 +183,7 @@ def test_a_table_of_one_s_own(tmp_path, name, content):
         (
             "x.csv",
             b"image,text\na.jpg,A dog\n",
-            r"x\.csv: line 2: needs image and caption, and has image, text.*--data\.columns=",
+            r"x\.csv: line 2: needs image and caption, and has image, text.*columns=.{image: image, caption: text}",
         ),
         ("x.jsonl", b'{"image": "a.jpg"}\n', r"x\.jsonl: line 1: needs image and caption"),
         ("x.jsonl", b'{"image": \n', r"x\.jsonl: line 1 is not JSON"),
