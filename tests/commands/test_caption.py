@@ -27,7 +27,7 @@ def test_many_pictures_get_the_captions_of_each(run_folder, photos, tmp_path, ca
     out, given = tmp_path / "c.jsonl", ["--checkpoint", run_folder]
     assert ask.main("caption", [*given, str(photos), "--out", str(out), "--batch_size", "2"]) == 1
     said = capsys.readouterr()
-    assert said.out == "" and f"cannot read image {photos / 'notes.jpg'}: no image" in said.err
+    assert said.out == "" and f"cannot read image {photos / 'notes.jpg'}: not an image" in said.err
     assert f"3 captions written, {out} holds 3; 1 pictures cannot be read" in said.err
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert [row["image"] for row in rows] == ["C.PNG", "a b.png", "more/d.png"]
