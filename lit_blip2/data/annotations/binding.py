@@ -1,7 +1,7 @@
 """Binding pairs: a caption, the image that it is true of, and the same image with two attributes swapped.
 
-"A red circle and a blue square" has the same words as "a blue circle and a red square": which of the two
-images it describes cannot be told from a bag of attributes.
+"A red circle and a blue square" has the same words as "a blue circle and a red square", so a bag of attributes
+cannot tell which of the two images it describes.
 """
 
 from dataclasses import dataclass
@@ -34,8 +34,8 @@ class Pairs:
 def read_binding(path: str | Path, max_words: int = 50) -> Pairs:
     """Read {"images": [{id, file_name}], "pairs": [{image_id, caption, swapped_image_id}]}.
 
-    Raises FileNotFoundError, or DataError naming the file and the id for: no pairs, an empty caption, an
-    image that is not listed, or listed twice, an image paired with itself.
+    Raises FileNotFoundError, or DataError naming the file and the id for: no pairs, an empty caption, an image
+    that is unlisted or listed twice, an image paired with itself.
     """
     content = Entry(read_json(path), path)
     files = list_images(content.entries("images"))

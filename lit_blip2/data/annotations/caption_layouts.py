@@ -1,9 +1,9 @@
-"""The layouts of files that hold captions, or images alone, to be captioned for a server.
+"""Reads caption files in every known layout, and lists of images without captions, as a server's test set has.
 
-COCO's own ({"images": [...], "annotations": [...]}; NoCaps too, whose images have a domain, and VizWiz), LAVIS' list of
-{"image", "caption": one or several, "image_id" or "img_id"}, Karpathy's dataset_coco.json and dataset_flickr30k.json
-(sentences inside the images), TextCaps, Flickr30k's results_20130124.token, and, for data of one's own, JSON lines,
-CSV or TSV with image and caption, or Hugging Face's metadata.jsonl with file_name and text.
+The layouts are COCO ({"images": [...], "annotations": [...]}, also used by VizWiz and by NoCaps, whose images have a
+domain), LAVIS' list of {"image", "caption": one or several, "image_id" or "img_id"}, Karpathy's dataset_coco.json and
+dataset_flickr30k.json (sentences inside the images), TextCaps and Flickr30k's results_20130124.token. Your own data may
+be JSON lines, CSV or TSV with image and caption, or Hugging Face's metadata.jsonl with file_name and text.
 """
 
 import warnings
@@ -26,14 +26,14 @@ _KARPATHY_SPLITS = {"train": ("train", "restval"), "val": ("val",), "test": ("te
 
 
 class Columns(TypedDict, total=False):
-    """What the rows of a table, of JSON lines or of a list call the picture's file, and its caption."""
+    """The names of the columns (or keys) that hold the image file and the caption."""
 
     image: str
     caption: str
 
 
 class Listed(NamedTuple):
-    """An image and its captions as they stand in the file; name: its id there, domain: of NoCaps."""
+    """An image and its captions, unchanged from the file. name: its id there. domain: NoCaps only."""
 
     name: Name
     file: str
@@ -42,10 +42,11 @@ class Listed(NamedTuple):
 
 
 def images_in(path: str | Path, *splits: str, columns: Columns | None = None) -> list[Listed]:
-    """The images of a caption file, each once, or of "test" those in a folder. splits: train, val or test, of files
-    that hold several; of "test" they may lack captions. columns: see `read_captions`.
+    """The images of a caption file, each once. For split "test", `path` may also be a folder of images.
 
-    Raises FileNotFoundError, or DataError naming the file, the entry and, where it is known, what the file is.
+    splits: train, val or test; selects images if the file holds several splits. Images of "test" may lack captions.
+    columns: see `read_captions`. Raises FileNotFoundError, or DataError naming the file, the entry and, if known, what
+    the file is.
     """
     path = Path(path)
     if "test" in splits and path.is_dir():
@@ -74,7 +75,7 @@ def images_in(path: str | Path, *splits: str, columns: Columns | None = None) ->
 
 
 def _check_no_frame(top: Entry) -> None:
-    """Raises DataError for rows in an object, as pandas writes them by orient='index' and 'table'."""
+    """Raises DataError for an object of rows, as pandas writes with orient='index' or 'table'."""
     rows = [row for row in top.values.values() if isinstance(row, dict)]
     numbered = rows and len(rows) == len(top.values) and all({"image", "caption"} <= row.keys() for row in rows)
     if numbered or {"schema", "data"} <= top.values.keys():
@@ -82,17 +83,17 @@ def _check_no_frame(top: Entry) -> None:
 
 
 def karpathys_files(top: Entry) -> dict[int, str]:
-    """image id -> file, of all of Karpathy's splits."""
+    """image id -> file, for all of Karpathy's splits."""
     return {image_number(image.name): image.file for image in _of_karpathy(top, tuple(_KARPATHY_SPLITS))}
 
 
 def is_karpathy(top: Entry) -> bool:
-    """Whether sentences stand inside the images."""
+    """Whether the file is Karpathy's: its images contain their sentences."""
     return "images" in top and any("sentences" in image for image in top.entries("images"))
 
 
 def _of_karpathy(top: Entry, splits: Sequence[str]) -> list[Listed]:
-    """The images of some splits. Each says of which it is, so that a file may lack any of them."""
+    """The images of the given splits. Every image names its split, so a file may lack any split."""
     made: dict[int, Listed] = {}
     split_of = {name: split for split, names in _KARPATHY_SPLITS.items() for name in names}
     for image in top.entries("images"):
@@ -109,8 +110,8 @@ def _of_karpathy(top: Entry, splits: Sequence[str]) -> list[Listed]:
 
 
 def list_images(images: list[Entry], key: str = "id", name: str = "file_name") -> dict[int, str]:
-    """image id -> file name, of a COCO file's "images". key: of the ids; where it is not there they are called id, as
-    in version 1.0 of Visual Genome. DataError names an id that is listed twice."""
+    """image id -> file name, for the "images" of a COCO file. key: the key of the ids; an image without it has "id",
+    as in version 1.0 of Visual Genome. Raises DataError for an id that is listed twice."""
     if images and name == "file_name" and not any(name in image for image in images):
         raise images[0].error(
             "no image has a file_name, as in LAVIS' coco_karpathy_test_gt.json: give coco_karpathy_test.json"
@@ -126,17 +127,17 @@ def list_images(images: list[Entry], key: str = "id", name: str = "file_name") -
 
 
 def _of_coco(top: Entry, splits: Sequence[str]) -> list[Listed]:
-    """Of VizWiz, captions that were rejected or chosen from a list are left out, as its own evaluation does."""
+    """COCO's layout. VizWiz' rejected captions and those chosen from a list are left out, as in its own evaluation."""
     listed, annotations = top.entries("images"), top.entries("annotations", default=[])
     images, files, kept = of_splits(listed, splits), list_images(listed), of_splits(annotations, splits)
     captions = {image.image_id("id"): [] for image in images}
-    others: set[int] = set()  # whose captions are all of another split
+    others: set[int] = set()  # images whose captions all belong to another split
     if kept is not annotations:
         others = {each.image_id() for each in annotations} - {each.image_id() for each in kept}
     refused: list[int] = []
     for annotation in kept:
         if (image_id := annotation.image_id()) not in captions:
-            if image_id in files:  # of another split
+            if image_id in files:  # an image of another split
                 continue
             name = annotation.name("image_id")
             raise annotation.error(f"it belongs to image {name}, which is not in the list of images")
@@ -163,7 +164,7 @@ def _of_coco(top: Entry, splits: Sequence[str]) -> list[Listed]:
 
 
 def _of_textcaps(rows: list[Entry]) -> list[Listed]:
-    """A row for each caption. Images are of OpenImages, whose ids are words."""
+    """TextCaps has one row per caption. Its images come from OpenImages, whose ids are words."""
     names: dict[int, Name] = {}
     captions: dict[int, list[list[str]]] = defaultdict(list)
     for row in rows:
@@ -173,7 +174,7 @@ def _of_textcaps(rows: list[Entry]) -> list[Listed]:
 
 
 def _of_list(content: list[Any], path: Path, splits: Sequence[str], columns: Columns | None) -> list[Listed]:
-    """LAVIS': one image may have several rows (training) or one row with several captions (evaluation)."""
+    """LAVIS' list: an image may have several rows (training) or one row with several captions (evaluation)."""
     rows = _named_usually(listed_entries(content, path), columns)
     if not any("caption" in row and "image" in row for row in rows) and (what := what_it_is(content)):
         raise DataError(f"{path}: no captions of images: it holds {what}")
@@ -181,8 +182,8 @@ def _of_list(content: list[Any], path: Path, splits: Sequence[str], columns: Col
 
 
 def _of_table(path: Path, splits: Sequence[str], columns: Columns | None) -> list[Listed]:
-    """JSON lines, CSV or TSV with image and caption, or file_name and text of Hugging Face; a row or several for each
-    image. Images without image_id are numbered."""
+    """JSON lines, CSV or TSV with image and caption, or Hugging Face's file_name and text. An image may have several
+    rows. Images without an image_id are numbered."""
     rows = read_table(path, (columns or {}).values()) if path.suffix in SEPARATORS else read_lines(path)
     rows = _named_usually(rows, columns)
     if rows and "image" not in rows[0] and (what := what_it_is([rows[0].values])):
@@ -191,7 +192,7 @@ def _of_table(path: Path, splits: Sequence[str], columns: Columns | None) -> lis
 
 
 def _named_usually(rows: list[Entry], columns: Columns | None) -> list[Entry]:
-    """Rows that call image and caption so. Raises DataError for one that lacks what `columns` names."""
+    """Rename the given columns to image and caption. Raises DataError for a row that lacks one of them."""
     if not columns:
         return rows
     made = []
@@ -204,7 +205,7 @@ def _named_usually(rows: list[Entry], columns: Columns | None) -> list[Entry]:
 
 
 def _of_token(path: Path) -> list[Listed]:
-    """Lines such as "1000092795.jpg#0", a tab and the caption."""
+    """Flickr30k's lines: a file and a number, such as "1000092795.jpg#0", a tab and the caption."""
     rows = []
     for number, line in enumerate(read_text(path).split("\n"), 1):
         if line.strip():
@@ -231,14 +232,14 @@ def _other_names(row: Entry) -> str:
 
 
 def _of_rows(rows: list[Entry], path: Path, caption_needed: bool, numbered: bool = False) -> list[Listed]:
-    """Images and captions of rows that name both; of caption_2 or caption2 too, as further ones. numbered: images
-    without an id are numbered, and not called after their files.
+    """Group rows by image. Columns such as caption_2 or caption2 hold further captions. numbered: an image without an
+    id is numbered by its place; otherwise its file name gives the id.
 
     Raises DataError for an image with two ids, and for an id of two images.
     """
     captions: dict[str, list[list[str]]] = defaultdict(list)  # those of each row
     given: dict[str, Name] = {}
-    spelt: dict[str, str] = {}  # x/1.jpg, as the first row spells it, which may be ./x/1.jpg
+    spelt: dict[str, str] = {}  # x/1.jpg -> the first row's spelling, such as ./x/1.jpg
     for row in rows:
         image, text = ("image", "caption") if "image" in row else ("file_name", "text" if "text" in row else "caption")
         more = [key for key in row.values if row.values[key] and _is_further(key, text)]
@@ -269,8 +270,8 @@ def _is_further(key: str, text: str) -> bool:
 
 
 def _check_one(row: Entry, image: str, text: str) -> None:
-    """Raises DataError for a row that names two files, or two captions in Hugging Face's layout: none is guessed. A
-    file may stand with and without its folder."""
+    """Raises DataError for a row with two different files or, in Hugging Face's layout, two different captions. One
+    file may be named both with and without its folder."""
     values, end = row.values, lambda key: f"/{normpath(str(row.values[key]))}"
     if image == "image" and values["image"] and values.get("file_name"):
         one, two = end("image"), end("file_name")
@@ -283,15 +284,15 @@ def _check_one(row: Entry, image: str, text: str) -> None:
 
 
 def _joined(rows: list[list[str]]) -> list[str]:
-    """The captions of an image's rows. A row without one counts as an empty caption where another has one."""
+    """All captions of an image. If any row has a caption, a row without one counts as an empty caption."""
     return [text for row in rows for text in row or [""]] if any(rows) else []
 
 
 def _given_name(row: Entry) -> Name | None:
-    """image_id or img_id of a row, None where neither says something. A cell of a table has no type: "42" is 42."""
+    """The image_id or img_id of a row, None if it has neither. Cells of a table are untyped, so "42" there is 42."""
     for key in ("image_id", "img_id"):
         if row.values.get(key) not in (None, ""):
-            row.image_id(key)  # it lies where ids do
+            row.image_id(key)  # raises for a number out of range
             name = row.name(key)
             typed = isinstance(name, int) or (name.isdecimal() and Path(row.path).suffix not in SEPARATORS)
             return name if typed else last_digits(name)

@@ -1,4 +1,4 @@
-"""Images with their captions, as tables; `caption_layouts` has the files that they are read from."""
+"""Tables of images and their captions. `caption_layouts` reads the files."""
 
 import re
 import warnings
@@ -25,10 +25,10 @@ class Captions:
     """N images and their M captions, in the order of the file.
 
     image_ids: int64 [N]; files: N paths relative to the image folder; texts: M cleaned captions, those of
-    image i at first[i] to first[i + 1]; first: int64 [N + 1]. empty: captions that were left out. Of a test split also
-    written: the M captions as they stand in the file, for published metrics; domains: N, of NoCaps. M is 0 for a test
-    split whose captions are a server's secret. written_ids: where some ids are texts in the file, all as it has them,
-    in JSON.
+    image i at first[i] to first[i + 1]; first: int64 [N + 1]; empty: number of empty captions left out. A test split
+    also has written: the M captions unchanged from the file, for published metrics; and domains: N domains, for NoCaps
+    only. M is 0 for a test split whose captions a server keeps secret. written_ids: N ids in JSON as the file spells
+    them, if any of them is a text.
     """
 
     image_ids: np.ndarray
@@ -52,36 +52,37 @@ class Captions:
         return [self.written[i] for i in range(self.first[index], self.first[index + 1])]
 
     def written_id(self, index: int) -> Name:
-        """The id of an image as its file has it."""
+        """The id of an image as its file spells it."""
         return name_of(self.image_ids[index], self.written_ids, index)
 
     def draw(self, index: int, rng: np.random.Generator) -> dict[str, str]:
-        """One caption of one image, all equally likely. Draws from `rng` once, however many there are."""
+        """One caption of an image, each equally likely. Draws from `rng` exactly once."""
         start, end = self.first[index], self.first[index + 1]
         return {"caption": self.texts[start + int(rng.random() * (end - start))]}
 
     def digest(self) -> str:
-        """Of all images' names, captions and ids."""
+        """A hash of all file names, captions, domains and ids."""
         texts = (self.files, self.texts, self.written, self.domains, self.written_ids)
         return digest_of(self.image_ids, self.first, *texts)
 
 
 def clean_caption(text: str, max_words: int = 50) -> str:
-    """Lower case, `.!"()*#:;~` to spaces, spaces collapsed, at most `max_words` words, as LAVIS does."""
+    """Lower-case, replace `.!"()*#:;~` by spaces, collapse spaces and keep `max_words` words, as LAVIS does."""
     return " ".join(_PUNCTUATION.sub(" ", text.lower()).split()[:max_words])
 
 
 def read_captions(
     path: str | Path, split: str = "train", max_words: int = 50, columns: Columns | None = None
 ) -> Captions:
-    """Read a caption file in any of the layouts. `split` (train, val, test) selects in Karpathy's, and
-    in all others whose rows name several. columns: what rows call image and caption, where they do not call them so.
+    """Read a caption file in any known layout.
 
-    An empty caption is left out if its image has another one; the number left out is warned about once. So is it that
-    a test split has images and no captions at all.
+    An empty caption is left out if its image has another one; one warning gives the number. Another warning says if a
+    test split has images but no captions at all.
 
-    Raises FileNotFoundError, or DataError naming the file and the id for: no images, an image twice, an
-    image without a caption, an annotation of an image that is not listed, a layout that is not known.
+    split: train, val or test; selects images in Karpathy's files, and in others whose rows name several splits.
+    columns: the columns of image and caption, if they have other names. Raises FileNotFoundError, or DataError naming
+    the file and the id for: no images, an image listed twice, an image without a caption, an annotation of an unlisted
+    image, an unknown layout.
     """
     images = images_in(path, split, columns=columns)
     if not images:
@@ -102,8 +103,8 @@ def read_captions(
 
 
 def _check_ids(path: str | Path, split: str, names: Sequence[Name], files: Sequence[str]) -> None:
-    """A file with two ids counts as two images, of which retrieval finds one at most: refused in what is evaluated, and
-    told in training, which has each image as a negative of itself now and then."""
+    """Check that no file has two ids. It would count as two images, of which retrieval finds at most one, so val and
+    test raise DataError. Training only warns: the image is now and then a negative of itself."""
     id_of: dict[str, Name] = {}
     twice = [
         (file, id_of[key], name)
@@ -119,7 +120,7 @@ def _check_ids(path: str | Path, split: str, names: Sequence[Name], files: Seque
 
 
 def _domains(domains: Sequence[str | None], names: Sequence[Name], path: str | Path) -> Strings | None:
-    """The domain of each image of NoCaps, None elsewhere."""
+    """The domain of each image of NoCaps; None for other data. Raises DataError if only some images have one."""
     if without := [name for name, domain in zip(names, domains, strict=True) if domain is None]:
         if len(without) < len(names):
             raise DataError(f"{path}: {len(without)} images have no domain, the first is image {without[0]}")
@@ -135,7 +136,7 @@ def make_captions(
     max_words: int,
     names: Sequence[Name] | None = None,
 ) -> Captions:
-    """Clean, and leave out what is empty, as `read_captions` says. path, names (of images): for the messages."""
+    """Clean captions and leave out empty ones, as in `read_captions`. path, names (ids of images): for messages."""
     cleaned = [[clean_caption(text, max_words) for text in texts] for texts in captions]
     kept = [[text for text in texts if text] for texts in cleaned]
     named = zip(names or image_ids.tolist(), files, kept, strict=True)
@@ -159,13 +160,13 @@ def _captions(image_ids: np.ndarray, files: Sequence[str], kept: list[list[str]]
 
 
 def evaluated_ids(path: str | Path) -> set[int]:
-    """Ids of the images that a caption file is there to evaluate on: where it holds several splits, of val and test."""
+    """Ids of the images to evaluate on: those of val and test if a caption file holds several splits, else all."""
     return {image_number(each.name) for each in images_in(path, "val", "test")}
 
 
 def image_files(path: str | Path) -> dict[int, str]:
-    """image id -> file, of COCO's or Karpathy's captions or of Visual Genome's image_data.json. DataError for another
-    layout."""
+    """image id -> file, for captions of COCO or Karpathy, or Visual Genome's image_data.json. Raises DataError for
+    another layout."""
     content = read_json(path)
     if isinstance(content, dict) and "images" in content:
         top = Entry(content, path)
@@ -179,5 +180,5 @@ def image_files(path: str | Path) -> dict[int, str]:
 
 
 def vg_file(url: str) -> str:
-    """Where an image of Visual Genome's image_data.json lies, by its URL, such as VG_100K_2/1.jpg."""
+    """The path of a Visual Genome image, such as VG_100K_2/1.jpg, from its URL in image_data.json."""
     return "/".join(url.rsplit("/", 2)[1:])

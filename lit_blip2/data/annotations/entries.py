@@ -1,7 +1,7 @@
-"""Entries of annotation files: whoever reads a value says what it must be, and is told what stands there instead.
+"""Typed access to the entries of annotation files: the caller says what a value must be, an error says what it is.
 
-JSON names values and says nothing of their types: ids may be words, texts numbers, lists objects. Every reader takes
-its values from an `Entry`, so that an error names the file, the entry, the key and the value.
+JSON does not fix types: an id may be a word, a text a number, a list an object. Every reader takes its values from an
+`Entry`, so that an error names the file, the entry, the key and the value.
 """
 
 import ast
@@ -15,9 +15,9 @@ from typing import Any
 from lit_blip2.contents import LONGEST_NAME, MOST_SHOWN, DataError, once_each, parsed_json, read_text, shown
 from lit_blip2.data.annotations.ids import ID_SPACE, Name, image_number
 
-MISSING = "missing: "  # how the line of a file that is not there begins
-_FRACTION = r"[-+][0-9.]+|[0-9]*\.[0-9]*"  # of a text: no id; 54e91 is one of OpenImages
-_NOTHING = ("None", "null", "nan")  # in a printed list
+MISSING = "missing: "  # begins the line about a missing file
+_FRACTION = r"[-+][0-9.]+|[0-9]*\.[0-9]*"  # a text like this is no id; 54e91 is one, of OpenImages
+_NOTHING = ("None", "null", "nan")  # missing values in a printed list
 _ITEM = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|""" + "|".join(_NOTHING), re.DOTALL)
 _PRINTED = rf"(?:np\.str_\((?:{_ITEM.pattern})\)|{_ITEM.pattern})"
 _LIST = re.compile(
@@ -25,14 +25,14 @@ _LIST = re.compile(
     rf"|\{{\s*{_PRINTED}(?:\s*,\s*{_PRINTED})*\s*\}}",
     re.DOTALL,
 )
-_NEEDED: Any = object()  # the default of what must be there
+_NEEDED: Any = object()  # the default of a value that must be there
 
 
 class Entry:
     """One object of an annotation file, and its place there, such as "entry 3 of annotations".
 
-    Every method takes the key and, for what may be absent, a default. null: returned when the value is null; without
-    it, null counts as absent. All raise DataError that names file, place, key and value.
+    Every getter takes a key and, if the value may be absent, a default. null: what to return for null, which otherwise
+    counts as absent. All raise DataError that names file, place, key and value.
     """
 
     __slots__ = ("path", "place", "values")
@@ -46,7 +46,7 @@ class Entry:
         return key in self.values
 
     def error(self, words: str) -> DataError:
-        """About this entry."""
+        """A DataError about this entry."""
         return DataError(": ".join([str(self.path), *filter(None, [_said(self.place)]), words]))
 
     def text(self, key: str, default: Any = _NEEDED, null: Any = _NEEDED) -> str:
@@ -55,7 +55,8 @@ class Entry:
         return value if value is default or value is null else self._checked_text(key, value)
 
     def texts(self, key: str, default: Any = _NEEDED) -> list[str]:
-        """A text, or a list of them, also as a table's cell has one (`listed_texts`); null is an empty one."""
+        """One text, a list of texts, or a list printed into a table's cell (`listed_texts`). Null in a list is an empty
+        text; null alone is the default or, without one, an empty text."""
         value = self._value(key, default, [""] if default is _NEEDED else default)
         if value is default:
             return value
@@ -70,12 +71,12 @@ class Entry:
         return name
 
     def number(self, key: str, default: Any = _NEEDED) -> int:
-        """A whole number of 64 bits, also where it stands as a text: 7, "7", 7.0."""
+        """A whole number of 64 bits, written as 7, "7" or 7.0."""
         value = self._value(key, default, _NEEDED)
         return value if value is default else self._checked_number(key, value)
 
     def name(self, key: str) -> Name:
-        """An id: a whole number, or a text as it stands, which may be a word but no fraction."""
+        """An id: a whole number or an unchanged text, which may be a word but not a fraction."""
         value = self._value(key, _NEEDED, _NEEDED)
         if isinstance(value, str) and value.strip() and not re.fullmatch(_FRACTION, value):
             return self._checked_text(key, value)
@@ -94,18 +95,18 @@ class Entry:
         return bool(value)
 
     def entry(self, key: str, default: Any = _NEEDED) -> "Entry":
-        """An object in this one."""
+        """The object under a key."""
         return Entry(self._value(key, default, _NEEDED), self.path, (*self.place, key))
 
     def entries(self, key: str, default: Any = _NEEDED) -> list["Entry"]:
-        """A list of objects in this one."""
+        """The list of objects under a key."""
         values = self._value(key, default, _NEEDED)
         if not isinstance(values, list):
             raise self.error(f"{key} must be a list, and is {shown(values)}")
         return [Entry(each, self.path, (*self.place, key, number)) for number, each in enumerate(values, 1)]
 
     def items(self) -> Iterator[tuple[str, "Entry"]]:
-        """The objects in this one, by their keys."""
+        """Every key with the object under it."""
         return ((key, Entry(value, self.path, (*self.place, key))) for key, value in self.values.items())
 
     def _value(self, key: str, default: Any, null: Any) -> Any:
@@ -136,9 +137,9 @@ class Entry:
 
 
 def read_json(path: str | Path) -> Any:
-    """The content of a JSON file, with or without a byte order mark, or the list of a file of JSON lines.
+    """Read a JSON file, with or without a byte order mark. JSON lines become a list.
 
-    Raises FileNotFoundError, or DataError naming the file for what is not JSON and for two values under one key.
+    Raises FileNotFoundError, or DataError naming the file if it is not JSON or has two values under one key.
     """
     text = read_text(path)
     try:
@@ -151,7 +152,7 @@ def read_json(path: str | Path) -> Any:
 
 
 def read_lines(path: str | Path) -> list[Entry]:
-    """The objects of a file of JSON lines; lines without one are passed over. Raises as `read_json`."""
+    """The objects of a file of JSON lines; blank lines are skipped. Raises as `read_json`."""
     return _parsed_lines(read_text(path).split("\n"), path)
 
 
@@ -164,10 +165,10 @@ def listed_entries(values: Any, path: str | Path) -> list[Entry]:
 
 @contextmanager
 def noting(faults: list[str] | None, files: Iterable[Path | None] = ()) -> Iterator[None]:
-    """Add what is wrong with files to a list, a line each, instead of ending there; without a list it is raised.
+    """Append errors about files to `faults`, a line each, instead of raising them. Without a list they are raised.
 
-    files: all that are read. Reading ends at the first that is faulty, so of the others it is seen whether they are
-    there and hold JSON.
+    files: all files that the block reads. The block ends at the first faulty one; the others are then checked only for
+    whether they exist and hold JSON.
     """
     try:
         yield
@@ -195,11 +196,11 @@ def _object(line: str, path: str | Path, number: int) -> Any:
 
 
 def _whole(value: Any) -> int | None:
-    """The whole number that a value stands for, None where it is none."""
+    """The whole number that a value stands for, or None."""
     if isinstance(value, str):
         return int(value) if re.fullmatch(r"-?[0-9]{1,19}", value) else None
     if isinstance(value, float):
-        return int(value) if value.is_integer() and abs(value) < 2**53 else None  # above, neighbours are lost
+        return int(value) if value.is_integer() and abs(value) < 2**53 else None  # above, floats skip numbers
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
@@ -215,14 +216,14 @@ def _listed(value: Any) -> list:
 
 
 def listed_texts(text: str) -> list[str | None]:
-    """The texts of a printed list, tuple or set, as JSON, Python (pandas' to_csv) and NumPy (without commas) write
-    one; of any other text itself alone."""
+    """The texts of a printed list, tuple or set, as written by JSON, Python (pandas' to_csv) or NumPy (without
+    commas). Any other text is returned alone in a list."""
     if not _LIST.fullmatch(stripped := text.strip()):
         return [text]
     try:
         return json.loads(stripped)
-    except ValueError:  # of Python, whose quotes are mostly single ones
-        with suppress(ValueError, SyntaxError):  # of an escape that is none: it is a text
+    except ValueError:  # printed by Python, mostly in single quotes
+        with suppress(ValueError, SyntaxError):  # an invalid escape: it is a plain text
             return [None if each in _NOTHING else ast.literal_eval(each) for each in _ITEM.findall(stripped)]
     return [text]
 

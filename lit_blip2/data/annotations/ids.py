@@ -1,7 +1,7 @@
-"""Ids of images and questions: numbers in tables, features and metrics, also where a file has words.
+"""Ids of images and questions. Tables, features and metrics use numbers, even if the ids of a file are words.
 
-A word's number follows from the word alone, so that it is the same in every file. What a file calls an image or a
-question is kept beside the number (`written`): servers want it back as it stood, "05515938" with its zero.
+A word's number depends on the word alone, so it is the same in every file. The file's own spelling is kept beside the
+number (`written`), because servers want it back unchanged: "05515938" with its zero.
 """
 
 import hashlib
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from lit_blip2.data.annotations.strings import Strings
 
-ID_SPACE = 1 << 44  # image ids of one source of a mixture: more than any source's ids
+ID_SPACE = 1 << 44  # image ids are below this; source i of a mixture adds i times this to its own
 _QUESTIONS = 1 << 63
 Name = int | str  # an id as it stands in a file
 
@@ -22,23 +22,23 @@ def image_number(name: Name) -> int:
 
 
 def question_number(name: Name) -> int:
-    """The same in the upper half of 64 bits."""
+    """42 and "42" -> 42; another word gets a number in the upper half of 0..2**63 - 1."""
     return _number(name, _QUESTIONS)
 
 
 def last_digits(name: str) -> Name:
-    """ "coco_42", "COCO_val2014_000000000042" and "img42" -> 42; "0054c91397f2fe05", no number, stays."""
+    """ "coco_42", "COCO_val2014_000000000042" and "img42" -> 42; a word such as "0054c91397f2fe05" stays."""
     found = re.fullmatch(r"(?:.*[^0-9A-Za-z]|[A-Za-z]*)([0-9]+)", name, re.DOTALL)
     return int(found[1]) if found and int(found[1]) < ID_SPACE else name
 
 
 def written(names: Sequence[Name]) -> Strings | None:
-    """The names in JSON; None where all are numbers."""
+    """The names in JSON; None if all are numbers."""
     return Strings(map(json.dumps, names)) if any(isinstance(name, str) for name in names) else None
 
 
 def name_of(number: int, written_ids: Strings | None, row: int) -> Name:
-    """The id of a row as its file has it, by what `written` gave for all rows."""
+    """The id of a row as its file spells it. written_ids: what `written` returned for all rows."""
     return int(number) if written_ids is None else json.loads(written_ids[row])
 
 

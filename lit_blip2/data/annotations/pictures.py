@@ -8,12 +8,12 @@ from PIL import Image
 from lit_blip2.contents import DataError
 from lit_blip2.data.images import FORMATS
 
-UNOPENED = {".heic", ".heif", ".hif", ".eps", ".wmf"}  # pictures that are named as unreadable, and not passed over
+UNOPENED = {".heic", ".heif", ".hif", ".eps", ".wmf"}  # listed, so that they are reported as unreadable
 
 
 def pictures_in(folder: str | Path) -> list[str]:
-    """The paths of pictures below a folder, sorted, relative to it; hidden ones are left out. Raises DataError where
-    there is none."""
+    """The sorted paths of the images below a folder, relative to it, without hidden ones. Raises DataError if there
+    is none."""
     folder = Path(folder)
     files = (file.relative_to(folder) for file in folder.rglob("*") if ends_as_picture(file.name) and file.is_file())
     found = sorted(file.as_posix() for file in files if not any(part.startswith(".") for part in file.parts))
@@ -23,7 +23,7 @@ def pictures_in(folder: str | Path) -> list[str]:
 
 
 def ends_as_picture(name: str) -> bool:
-    """Whether a file's name ends as those of pictures do, in capitals or not."""
+    """Whether a file name ends in an image suffix, in upper or lower case."""
     return Path(name.strip()).suffix.lower() in _endings()
 
 

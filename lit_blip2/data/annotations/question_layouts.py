@@ -1,7 +1,7 @@
-"""The layouts of files that hold questions, with their answers or, of a server's test sets, without.
+"""Reads question files in every known layout, with answers or, for a server's test set, without.
 
-Which layout a file has is seen in its keys. Each row becomes a `Question`; a layout also says for which server it is,
-because servers name ids and answers differently.
+The keys of a file tell its layout. Each row becomes a `Question`. A layout also names its evaluation server, because
+servers name ids and answers differently.
 """
 
 import re
@@ -17,15 +17,15 @@ from lit_blip2.data.annotations.splits import of_splits
 from lit_blip2.data.annotations.unread import what_it_is
 from lit_blip2.evaluation.pope import TYPE as POPE
 
-UNTYPED = "question"  # the type of questions that have none
-IMAGES_OF = {"test-dev2015": "test2015"}  # data_subtype of questions -> of their images, where the two differ
-# Columns of options that an answer may be a letter of, in small letters.
+UNTYPED = "question"  # the type of questions without one
+IMAGES_OF = {"test-dev2015": "test2015"}  # data_subtype of questions -> that of their images, if they differ
+# Columns of multiple-choice options, in lower case; an answer may be the letter of one.
 OPTIONS = ({"options"}, {"a", "b"}, {"choice_a", "choice_b"}, {"option_a", "option_b"})
-OTHER_IMAGES = 10**10  # GQA's images that are not Visual Genome's: n161313 is this much and 161313
+OTHER_IMAGES = 10**10  # added to ids of GQA's images outside Visual Genome: n161313 -> this + 161313
 
 
 class Question(NamedTuple):
-    """One question with its answers; name: its id as the file has it."""
+    """One question with its answers. name: its id as the file spells it."""
 
     name: Name
     image_id: int
@@ -36,7 +36,7 @@ class Question(NamedTuple):
 
 
 class Asked(NamedTuple):
-    """The questions of one file. server: whose submission they are for, see evaluation/predictions.py."""
+    """The questions of one file. server: the server whose submission they are for, see evaluation/predictions.py."""
 
     rows: list[Question]
     server: str = "vqa"
@@ -45,15 +45,16 @@ class Asked(NamedTuple):
 def asked_in(
     content: Any, path: str | Path, files: Mapping[int, str], split: str, listed: Mapping[int, str] | None = None
 ) -> Asked:
-    """The questions of a file by itself. files: image id -> file, where they are known. split: train, val or test, of
-    a file whose rows name several. listed: those of `files` that are of Visual Genome's own list, if it is given.
+    """The questions of one file that needs no second one. files: image id -> file, as far as known. split: train, val
+    or test; selects rows if they name several splits. listed: the part of `files` that comes from a given list of
+    images; Visual Genome's questions must be about these.
 
-    Raises DataError that names the file, and what it is, where it holds no questions.
+    Raises DataError that names the file, and what it is, if it holds no questions.
     """
     if not isinstance(content, dict | list):
         raise Entry({}, path).error(f"must be an object or a list of them, and is {shown(content)}")
     if isinstance(content, dict) and {"image", "text", "label"} <= content.keys():
-        content = [content]  # of JSON lines, one
+        content = [content]  # JSON lines with a single line
     rows = of_splits(listed_entries(content, path), [split]) if isinstance(content, list) else []
     keys = set().union(*(row.values for row in rows))
     known = what_it_is(content)
@@ -66,7 +67,7 @@ def asked_in(
         return Asked([_textvqa(row) for row in of_splits(Entry(content, path).entries("data"), [split])])
     if "qas" in keys:
         asked = [row for image in rows for row in image.entries("qas")]
-        # captions of COCO beside them have the same ids for other images
+        # COCO captions beside them use the same ids for other images
         own = files if all(row.image_id() in files for row in asked) else {}
         return Asked([_visual_genome(row, own if listed is None else listed, listed is None) for row in asked])
     if {"image", "text", "label"} <= keys:
@@ -89,13 +90,14 @@ def asked_in(
 
 
 def coco_subtype(top: Entry) -> str | None:
-    """Of which of COCO's photos a file's questions are, such as val2014; None where it does not say, and of VQA's
-    abstract scenes, which are drawn and no photos of COCO."""
+    """The set of COCO photos that a file's questions are about, such as val2014. None if the file does not say, and for
+    VQA's abstract scenes, which are drawings."""
     return None if "abstract" in top.text("data_type", default="") else top.text("data_subtype", default=None)
 
 
 def coco_file(image_id: Name, files: Mapping[int, str], subtype: str | None, path: str | Path) -> str:
-    """Where an image of VQAv2's questions lies: as `files` says, else as COCO names the images of this subtype."""
+    """The path of an image of VQAv2's questions: from `files`, else by COCO's naming of images of this subtype. Raises
+    DataError if neither gives one."""
     if (number := image_number(image_id)) in files:
         return files[number]
     if subtype is None or not str(image_id).isdecimal():
@@ -122,7 +124,7 @@ def _asks(rows: Any) -> bool:
 
 
 def _gqa(row: Entry) -> Question:
-    """Its test and submission questions have neither answers nor types."""
+    """GQA. Its test and submission questions have neither answers nor types."""
     number, image = row.place[-1], row.text("imageId")
     if not re.fullmatch(r"[0-9]{1,18}", number) or not re.fullmatch(r"n?[0-9]{1,10}", image):
         raise row.error(f"question {number!r} of image {image!r}: both must be numbers, the image's perhaps after an n")
@@ -141,13 +143,13 @@ def _unanswered_vqa(top: Entry, files: Mapping[int, str], split: str) -> list[Qu
 
 
 def _textvqa(row: Entry) -> Question:
-    """Images are of OpenImages, whose ids are words."""
+    """TextVQA. Its images come from OpenImages, whose ids are words."""
     file, answers = f"{row.name('image_id')}.jpg", row.texts("answers", default=[])
     return Question(row.name("question_id"), row.image_id(), file, row.text("question").strip(), UNTYPED, answers)
 
 
 def _visual_genome(row: Entry, files: Mapping[int, str], unlisted: bool) -> Question:
-    """unlisted: images that `files` lacks are called ID.jpg, as in one folder."""
+    """unlisted: an image that `files` lacks is ID.jpg, as if all lay in one folder; else it raises DataError."""
     text, image_id = row.text("question").strip(), row.image_id()
     kind = next(iter(text.lower().split()), UNTYPED)  # what, where, when, who, why, how
     if (file := files.get(image_id)) is None and not unlisted:
@@ -170,7 +172,7 @@ def _pope(row: Entry) -> Question:
 
 
 def _aokvqa(row: Entry, files: Mapping[int, str]) -> Question:
-    """Images are COCO's of 2017; LAVIS' copy names each. The direct answers count, not the choices."""
+    """A-OKVQA. Its images are COCO's of 2017; LAVIS' copy names each file. Direct answers count, not the choices."""
     image_id = row.image_id() if "image_id" in row or "image" not in row else _image_id(row.file("image"))
     if "image" in row:
         file = row.file("image")
@@ -183,15 +185,15 @@ def _aokvqa(row: Entry, files: Mapping[int, str]) -> Question:
 
 
 def _vizwiz(row: Entry) -> Question:
-    """One question to an image, whose file stands for the question's id."""
+    """VizWiz asks one question per image, so the image's file name is the question's id."""
     answers = [answer.text("answer", null="") for answer in row.entries("answers", default=[])]
     file, text, kind = row.file("image"), row.text("question").strip(), row.text("answer_type", default=UNTYPED)
     return Question(file, _image_id(file), file, text, kind, answers)
 
 
 def _lavis(row: Entry, number: int | None) -> Question:
-    """LAVIS' own copies of VQAv2, OK-VQA, GQA and Visual Genome, whose answers end in a full stop. number: of rows that
-    have no ids, as Visual Genome's."""
+    """LAVIS' own copies of VQAv2, OK-VQA, GQA and Visual Genome. The full stop of Visual Genome's answers is dropped.
+    number: the id of a row that has none, as in Visual Genome."""
     file, text, answers = row.file("image"), row.text("question").strip(), _answers(row)
     if number is not None or row.values.get("dataset") == "vg" or "VG_100K" in file:
         answers = [answer.rstrip(".") for answer in answers]
@@ -201,7 +203,7 @@ def _lavis(row: Entry, number: int | None) -> Question:
 
 
 def _answers(row: Entry) -> list[str]:
-    """All that annotators gave; `answer` alone where a row has no `answers` beside it."""
+    """All annotators' answers of a row: `answers`, or else `answer`."""
     given = row.values.get("answers")
     if isinstance(given, list) and given and isinstance(given[0], dict):
         return [answer.text("answer", null="") for answer in row.entries("answers")]
@@ -209,7 +211,7 @@ def _answers(row: Entry) -> list[str]:
 
 
 def _image_id(file: str) -> int:
-    """By the file's name, whose last digits are the ids of COCO and Visual Genome."""
+    """The id at the end of a file's name, as in COCO and Visual Genome."""
     return image_number(last_digits(Path(file).stem))
 
 

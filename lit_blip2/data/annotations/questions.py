@@ -1,4 +1,4 @@
-"""Questions with their answers: the table of a file of them, or of VQAv2's and OK-VQA's two files."""
+"""Tables of questions with their answers, read from one file or from VQAv2's and OK-VQA's two."""
 
 import warnings
 from collections import Counter
@@ -26,8 +26,8 @@ class Questions:
     """Q questions, sorted by image and then by question id, with A answers each.
 
     question_ids, image_ids: int64 [Q]; files: Q paths relative to the image folder; texts: Q questions;
-    types: Q question types; answers: Q * A answers, those of question i at i * A to (i + 1) * A. written_ids: where
-    some ids are texts in the file, all as it has them, in JSON. server: whose submission the answers are for.
+    types: Q question types; answers: Q * A answers, those of question i at i * A to (i + 1) * A. written_ids: Q ids in
+    JSON as the file spells them, if any of them is a text. server: the server whose submission the answers are for.
     """
 
     question_ids: np.ndarray
@@ -47,21 +47,21 @@ class Questions:
         return list(map(self.answers.__getitem__, range(index * count, (index + 1) * count)))
 
     def written_id(self, index: int) -> Name:
-        """The id of a question as its file has it."""
+        """The id of a question as its file spells it."""
         return name_of(self.question_ids[index], self.written_ids, index)
 
     def draw(self, index: int, rng: np.random.Generator) -> dict[str, str]:
-        """A question and an answer of it that says something, each as often as it was given; one draw from `rng`."""
+        """A question and one of its non-empty answers, drawn as often as annotators gave it. Draws from `rng` once."""
         answers = [answer for answer in self.answers_of(index) if answer]
         return {"question": self.texts[index], "answer": answers[int(rng.random() * len(answers))]}
 
     def digest(self) -> str:
-        """Of all images' names, questions, answers and ids."""
+        """A hash of all file names, questions, types, answers and ids."""
         texts = (self.files, self.texts, self.types, self.answers, self.written_ids)
         return digest_of(self.question_ids, self.image_ids, *texts)
 
     def answered(self) -> "Questions":
-        """Those with an answer that says something."""
+        """The questions that have a non-empty answer."""
         count = len(self.answers) // len(self)
         says = (
             (np.diff(self.answers.offsets).reshape(-1, count) > 0).any(1) if count else np.zeros(len(self), dtype=bool)
@@ -88,20 +88,20 @@ def read_questions(
     files: Mapping[int, str] | None = None,
     split: str = "train",
 ) -> Questions:
-    """Read questions and their answers: VQAv2's and OK-VQA's two files, or one file of a layout in `question_layouts`.
+    """Read questions and their answers: VQAv2's and OK-VQA's two files, or one file in a layout of `question_layouts`.
 
-    VQAv2 names no files: `images` (COCO's or Karpathy's captions, or Visual Genome's image_data.json) or `files` (image
-    id -> file name) do, and where they are silent COCO's own naming is used, with the data_subtype of the questions
-    file, or of VQA-CP the coco_split of each. GQA and Visual Genome have one answer to a question; their images are
-    ID.jpg (Visual Genome's where there is no `images`), and the type of a GQA question is its structural one. POPE's
-    lines are about COCO's images, and all are of type pope.
+    VQAv2 names no image files. `images` (captions of COCO or Karpathy, or Visual Genome's image_data.json) or `files`
+    (image id -> file name) name them. For the rest, COCO's own naming is used, with the data_subtype of the questions
+    file or, in VQA-CP, the coco_split of each question. GQA and Visual Genome have one answer per question; their
+    images are ID.jpg (Visual Genome's only without `images`), and the type of a GQA question is its structural one.
+    POPE asks about COCO's images; its questions have the type pope, followed by their category if they name one.
 
-    split: train, val or test: selects where rows name several. Questions to test on may come without answers.
+    split: train, val or test; selects rows if they name several splits. Questions of "test" may lack answers.
 
-    Raises FileNotFoundError, or DataError naming the file and the ids for: a question or an answer twice, a
-    question without its answer or the other way round, a question without words, one to evaluate on whose answers are
-    all empty, two image ids for one question, an image whose file cannot be named, differing numbers of answers,
-    another layout.
+    Raises FileNotFoundError, or DataError naming the file and the ids for: a question or an answer listed twice, a
+    question without its answer or the other way round, a question without words, a question to evaluate on with only
+    empty answers, two image ids for one question, an image without a known file, differing numbers of answers, an
+    unknown layout.
     """
     refuse_by_name(Path(questions))
     if Path(questions).suffix in SEPARATORS:
@@ -119,8 +119,8 @@ def read_questions(
 
 
 def _with_answers(asked: Asked, path: str | Path, annotations: str | Path, split: str) -> Asked:
-    """Questions whose answers can be used, or without any, to test on. Of some without an answer training leaves out
-    those, and nothing else can."""
+    """Check the answers. Only a test set may lack all of them: then every question gets an empty list. Questions with
+    only empty answers pass in training, which leaves them out, and raise DataError elsewhere."""
     silent = [row for row in asked.rows if not any(map(str.strip, row.answers))]
     if len(silent) == len(asked.rows):
         if split != "test":
@@ -139,7 +139,7 @@ def _with_answers(asked: Asked, path: str | Path, annotations: str | Path, split
 
 
 class Marks(NamedTuple):
-    """What annotators said of a question."""
+    """What annotators said about a question."""
 
     type: str
     answers: list[str]
@@ -183,8 +183,8 @@ def _table(asked: Asked, path: str | Path, annotations: str | Path) -> Questions
 def question_types(
     questions: str | Path, annotations: str | Path | None = None, split: str = "train"
 ) -> frozenset[str]:
-    """The types of the questions that `read_questions` would read; none of those without answers. Of two files, all
-    that the annotations name: the questions need not be there yet."""
+    """The types of the questions that `read_questions` would read, except those without answers. With two files, all
+    types in the annotations: the questions file need not exist yet."""
     if annotations is None:
         content = read_json(questions)
         if isinstance(content, dict) and "questions" in content:
@@ -195,7 +195,7 @@ def question_types(
 
 
 def _top(content: Any, path: str | Path, key: str) -> Entry:
-    """The object of a file; of VQA-CP's, which are the list in it, one around that."""
+    """The object of a file. VQA-CP's files are the bare list under `key`, which is wrapped in an object."""
     return Entry({key: content} if isinstance(content, list) else content, path)
 
 
@@ -228,8 +228,8 @@ def _by_id(rows: list[Entry], path: str | Path) -> dict[int, Entry]:
 
 
 def _marks(asked: dict[int, Entry], questions: str | Path, annotations: str | Path, split: str) -> dict[int, Marks]:
-    """What was said of each question; where annotations name their splits, of this one's. Raises DataError where the
-    two files do not fit."""
+    """question id -> annotation; only of this split, if annotations name their splits. Raises DataError if the two
+    files do not fit."""
     marks = _by_id(_top(read_json(annotations), annotations, "annotations").entries("annotations"), annotations)
     if lonely := sorted(asked.keys() ^ marks.keys()):
         names = [(asked | marks)[number].name("question_id") for number in lonely[:5]]

@@ -1,4 +1,4 @@
-"""Which rows of a file belong to the split that is read, where each row says of which it is."""
+"""Selects the rows of a split from a file whose rows name their splits."""
 
 import warnings
 from collections import Counter
@@ -12,7 +12,7 @@ NAMES = {
     "val": ("val", "validation", "valid", "dev"),
     "test": ("test",),
 }
-# What a row's split is called, with capitals and blanks or without; the first whose values name splits counts.
+# Keys of a row's split, in any case and with blanks around. The first key whose values name splits counts.
 SURE = ("split", "set_name")  # their values need only begin like a split's name, as train2014 does
 KEYS = (
     *SURE, "set", "subset", "partition", "phase", "fold", "is_train", "is_val", "is_test", "train", "val",
@@ -24,13 +24,12 @@ _MOST_NAMED = 8
 
 
 def of_splits(rows: list[Entry], splits: Sequence[str]) -> list[Entry]:
-    """The rows of these splits, of train, val and test. What is left out is counted by its split, and told.
+    """The rows of the given splits (train, val, test). A warning counts the rows left out, by split.
 
-    All rows are taken where no two of them name different splits, and where nothing that they name looks
-    like one.
+    All rows are kept if no two of them name different splits, or if no name looks like a split.
 
-    Raises DataError where the file holds several splits and none of these, and where only some rows name the one that
-    all of those name: the others may belong to it or not.
+    Raises DataError if the file holds several splits but none of the given ones. Also if some rows name one split and
+    the rest none: the rest may belong to it or not.
     """
     key, own = _named_in(rows)
     counts = Counter(own)
@@ -57,8 +56,8 @@ def of_splits(rows: list[Entry], splits: Sequence[str]) -> list[Entry]:
 
 
 def _named_in(rows: list[Entry]) -> tuple[str, list[str]]:
-    """What the splits of rows are called, and that of each row; nothing of rows without any of KEYS, nor a column of
-    another name whose values are all splits."""
+    """The key of the rows' splits, and the split of each row. Both are empty if no row has one of KEYS, and no other
+    column holds splits alone."""
     found = set().union(*(row.values for row in rows))
     spelt = {key: [name for name in found if name.strip().lower() == key] for key in KEYS}
     spelt |= {name: [name] for name in sorted(found) if name not in spelt and _names_splits(rows, name)}
@@ -73,7 +72,7 @@ def _names_splits(rows: Sequence[Entry], key: str) -> bool:
 
 
 def _split_of(row: Entry, keys: Sequence[str]) -> str:
-    """What a row calls its split, in small letters."""
+    """The name of a row's split, in lower case."""
     values = (row.values.get(key) for key in keys)
     return next((str(each).strip().lower() for each in values if each not in (None, "")), _NONE) or _NONE
 

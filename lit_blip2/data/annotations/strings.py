@@ -20,7 +20,7 @@ class Strings:
 
     @classmethod
     def from_arrays(cls, buffer: np.ndarray, offsets: np.ndarray) -> "Strings":
-        """Text i is bytes offsets[i] to offsets[i + 1] of the buffer: uint8 [bytes], int64 [n + 1], perhaps mapped."""
+        """Text i is bytes offsets[i] to offsets[i + 1] of the buffer: uint8 [bytes], int64 [n + 1], maybe mapped."""
         made = cls.__new__(cls)
         made.buffer, made.offsets = buffer, offsets
         return made
@@ -41,7 +41,7 @@ class Strings:
 
 
 def digest_of(*parts: np.ndarray | Strings | None) -> str:
-    """Of the bytes of arrays and texts, None left out."""
+    """A hash of the bytes of arrays and texts; None is skipped."""
     digest = hashlib.blake2b(digest_size=16)
     for part in parts:
         for array in part.arrays() if isinstance(part, Strings) else [] if part is None else [part]:

@@ -1,9 +1,9 @@
 """Tables whose first line names their columns: CSV with commas, TSV with tabs.
 
-A cell that holds the separator must stand in quotes. Where it does not, a caption would end at its first comma, so
-every row must have as many cells as the first, but for empty cells at its end and for columns that nobody reads. Nor
-may a cell in quotes hold what looks like rows: its quote is then one of the text, and would swallow them. A file that
-was cut within its last caption cannot be told from one without a last line's end, which many editors write.
+A cell that holds the separator must be in quotes: without them, a caption would end at its first comma. So every row
+must have as many cells as the first line, except for empty cells at its end and for columns that are not read. A cell
+in quotes must not hold what looks like rows: its quote then belongs to the text, and would swallow them. A file that
+was cut within its last caption is not noticed, because many editors also write no newline at the end.
 """
 
 import csv
@@ -17,23 +17,22 @@ from lit_blip2.data.annotations.entries import Entry
 from lit_blip2.data.annotations.pictures import ends_as_picture
 
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
-READ = {"image", "caption", "file_name", "text", "image_id", "img_id"}  # columns that make images and captions
+READ = {"image", "caption", "file_name", "text", "image_id", "img_id"}  # columns of images and captions
 _OTHERS = ",;\t|"
 _NO_VALUE = {"nan", "NaN", "None", "<NA>"}  # how Python prints a value that is missing
 
 
 def read_table(path: Path, more: Iterable[str] = ()) -> list[Entry]:
-    """The rows of a .csv or .tsv, by their columns' names; empty lines are passed over. more: columns that are read
-    beside READ.
+    """The rows of a .csv or .tsv, keyed by column; empty lines are skipped. more: columns that are read besides READ.
 
     Raises FileNotFoundError, or DataError naming the file and the line for: too many or too few cells in a row, quotes
-    that do not close or close in another row, two columns of one name that is read, another separator, another encoding
-    than UTF-8, NULs, an end within the last row.
+    that do not close or close in another row, two read columns of one name, another separator, an encoding other than
+    UTF-8, NULs, a file that ends within its last row.
     """
     separator, rows, line, known = SEPARATORS[path.suffix], [], 1, READ.union(more)
     check_file(path)
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:  # which a spreadsheet begins with a mark
+        with path.open(newline="", encoding="utf-8-sig") as file:  # spreadsheets write a byte order mark
             lines = csv.reader(file, delimiter=separator, strict=True)
             names = _checked_names([name.strip() for name in next(lines, [])], separator, path, known)
             check_no_nulls(names, path, line)
@@ -54,13 +53,13 @@ def read_table(path: Path, more: Iterable[str] = ()) -> list[Entry]:
 
 
 def check_no_nulls(cells: Iterable[str], path: Path, line: int) -> None:
-    """Raises DataError for a NUL, which no text holds: an interrupted copy leaves them where it has not come to."""
+    """Raises DataError for a NUL. Texts have none, but an interrupted copy leaves them in the part it did not reach."""
     if any("\0" in cell for cell in cells):
         raise DataError(f"{path}: line {line} holds a NUL, as a file does that was copied in part: {COPY_AGAIN}")
 
 
 def _check_end(rows: list[Entry], path: Path) -> None:
-    """Raises DataError for a file that ends within its last row: that one alone lacks cells, and its line's end."""
+    """Raises DataError for a file that ends within its last row: only that row lacks cells, and a newline."""
     cells = [len(row.values) for row in rows]
     if len(cells) < 2 or cells[-1] >= (others := min(cells[:-1])):
         return
@@ -96,9 +95,9 @@ def _checked_names(names: list[str], separator: str, path: Path, known: set[str]
 
 
 def _row(names: list[str], cells: list[str], separator: str, path: Path, line: int, known: set[str]) -> Entry:
-    """A row by its columns' names. Cells past the last column are passed over where all are empty, and columns that a
-    short row leaves out are absent where nobody reads them. A printed `nan` or `None` is an empty cell."""
-    twice = {name for name, count in Counter(names).items() if count > 1}  # which nobody reads
+    """A row, keyed by column. Cells past the last column may only be empty, and are dropped. Columns that a short row
+    lacks are absent, if they are not read. A printed `nan` or `None` is an empty cell. Else raises DataError."""
+    twice = {name for name, count in Counter(names).items() if count > 1}  # columns that are not read
     if any(cells[len(names) :]) or any(name in known for name in names[len(cells) :]):
         raise DataError(
             f"{path}: line {line} has {len(cells)} cells, and the first line names {len(names)} columns: put a cell"
@@ -117,6 +116,6 @@ def _row(names: list[str], cells: list[str], separator: str, path: Path, line: i
 
 
 def _is_row(line: str, separator: str, suffix: str) -> bool:
-    """Whether a line in a cell may be a row: by a tab, which no text holds, or by another file of the row's kind."""
+    """Whether a line in a cell looks like a row: it has a tab, which texts lack, or a file with the row's suffix."""
     parts = line.split(separator)
     return len(parts) > 1 and (separator == "\t" or (suffix != "" and any(part.endswith(suffix) for part in parts)))

@@ -1,4 +1,4 @@
-"""Files that people have and that are not read as captions or questions: what each is, and what to do instead."""
+"""Recognizes files that cannot be read as captions or questions, and says what to do instead."""
 
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ _VISUAL7W = (
     "Visual7W's multiple choice, of texts or of boxes: let others ask it of a run (docs/evaluation.md), or write rows "
     "of image, question and answer, a text"
 )
-# What is there among the keys of a file, and of its entries, and what it then is; the first that fits.
+# (keys of the file, keys of its entries, what the file is). The first that matches counts.
 _BY_KEYS: list[tuple[set[str], set[str], str]] = [
     ({"image_urls"}, set(), _LINKS),
     (set(), {"url", "caption"}, _LINKS),
@@ -72,7 +72,7 @@ _LISTS = ("data", "questions", "images")
 
 
 def refuse_by_name(path: Path) -> None:
-    """DataError for a file whose name or first line already says that it is neither JSON nor a table of images."""
+    """Raises DataError if a file's name or first line shows that it is neither JSON nor a table of images."""
     for suffixes, what in _BY_NAME.items():
         if path.suffix in suffixes:
             raise DataError(f"{path} is not read: it is {what}")
@@ -97,7 +97,7 @@ def _first_line(path: Path) -> str:
 
 
 def _entry_keys(content: Any) -> set[str]:
-    """Of the first entry: of a list, of the objects in an object, or of one of its LISTS."""
+    """The keys of the first entry: of a list, of one of an object's _LISTS, or of the objects in an object."""
     if isinstance(content, dict):
         lists = (content[name] for name in _LISTS if isinstance(content.get(name), list))
         content = next(lists, list(content.values()))
