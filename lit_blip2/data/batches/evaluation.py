@@ -1,8 +1,8 @@
-"""Rows -> batches: map-style data sets that answer a list of keys with a whole batch.
+"""Evaluation batches: map-style data sets that return a whole batch for a list of keys.
 
 DataLoader hands `__getitems__` all keys of a batch at once, so features are gathered in one read and nothing
-is collated. An image source says what stands for an image: `Pixels` (decoded and transformed) or `Features`
-(read from a FeatureStore).
+is collated. The images come from a source: `Pixels` (decoded and transformed) or `Features` (read from a
+FeatureStore).
 """
 
 import hashlib
@@ -34,7 +34,7 @@ class Pixels:
         self.folder, self.size, self.interpolation, self.flat = folder, size, interpolation, flat
 
     def path(self, file: str) -> Path:
-        """folder/file, or the one under `folder` that can be no other: see `own_name` and `is_flat`."""
+        """folder/file or, if there is none, the same image without its folders: see `own_name` and `is_flat`."""
         path = self.folder / file
         if path.exists():
             return path
@@ -42,7 +42,7 @@ class Pixels:
         return next((there for name in others if (there := self.folder / name).exists()), path)
 
     def keys(self, files: Iterable[str]) -> np.ndarray:
-        """What stands for each of the files, whichever way it is named: uint64 [N]."""
+        """A hash of each file's name, the same for all ways to name the file: uint64 [N]."""
         return name_keys(own_name(file, self.folder) for file in files)
 
     def read(self, file: str) -> Image.Image:
@@ -61,9 +61,9 @@ class Pixels:
 
 
 def own_name(file: str, folder: Path) -> str:
-    """A file's name in `folder`, without the folders that it need not name: those that end `folder` itself, as
-    train2014/x.jpg does in coco/train2014, and COCO's, which each file's name repeats (train2014/COCO_train2014_1.jpg).
-    Any other folder is part of the name: 1.jpg is not b/1.jpg."""
+    """A file's name in `folder`, without redundant folders. These are the last parts of `folder` itself
+    (train2014/x.jpg in coco/train2014) and COCO's folders, which the file name repeats
+    (train2014/COCO_train2014_1.jpg). Any other folder is part of the name: 1.jpg is not b/1.jpg."""
     parts = tuple(file.split("/"))
     if len(parts) > 1 and parts[-1].startswith(f"COCO_{parts[-2]}_"):
         return parts[-1]
@@ -75,8 +75,8 @@ def own_name(file: str, folder: Path) -> str:
 
 
 def is_flat(folder: Path, files: Sequence[Strings]) -> bool:
-    """Whether files that are named with folders may lie in `folder` itself: none of their folders is there, and no two
-    of all the names end alike, so that each can be one file alone.
+    """Whether files that are named with folders may lie in `folder` itself: none of their folders exists, and no two
+    names are equal without their folders.
 
     Args: files: all names of files in `folder`, such as VG_100K/1.jpg and VG_100K_2/2.jpg.
     """
@@ -93,13 +93,13 @@ def is_flat(folder: Path, files: Sequence[Strings]) -> bool:
 
 
 def name_keys(names: Iterable[str]) -> np.ndarray:
-    """A number for each name: uint64 [N]."""
+    """A hash of each name: uint64 [N]."""
     digests = (hashlib.blake2b(name.encode(), digest_size=8).digest() for name in names)
     return np.frombuffer(b"".join(digests), dtype=np.uint64)
 
 
 class Features:
-    """Frozen features of the images: {"features": float16 or bfloat16 [B, tokens, width]}."""
+    """Cached features of the images: {"features": float16 or bfloat16 [B, tokens, width]}."""
 
     name = "features"
 
@@ -192,8 +192,8 @@ class BindingRows(Dataset):
 
 
 class NoRows(Dataset):
-    """In the place of a table of which a rank has no row: one batch without a task. A rank without any batch would be
-    left out of what all ranks do together at an evaluation's end, and the others would wait for it."""
+    """Replaces a table of which a rank has no row, by one batch without a task. Without any batch the rank would skip
+    the collective operations at the end of an evaluation, and the other ranks would wait for it."""
 
     def __len__(self) -> int:
         return 1

@@ -1,4 +1,4 @@
-"""Solved questions to put in front of others: examples in a prompt."""
+"""Examples in a prompt: solved questions in front of the asked one."""
 
 from collections.abc import Sequence
 
@@ -11,10 +11,10 @@ from lit_blip2.keyed import check_seed
 
 
 class Examples:
-    """`count` solved questions for each question asked, a function of (seed, question id) alone.
+    """Draws `count` solved questions for each asked question, a function of (seed, question id) alone.
 
-    They are about `count` different images, never the asked one. The answer is the one that most annotators gave, of
-    those that say something.
+    They are about `count` different images, never the asked one. The answer is the non-empty one that most annotators
+    gave.
 
     Raises ValueError for too few images to draw from, and for questions without answers.
     """

@@ -1,4 +1,4 @@
-"""Loaders of training and evaluation batches, made of data sets that answer with whole batches."""
+"""Loaders of training and evaluation batches. Their data sets return whole batches."""
 
 import os
 import signal
@@ -18,9 +18,9 @@ from lit_blip2.data.faults import Faults
 
 
 class TrainLoader(DataLoader):
-    """A DataLoader that needs no state to resume: its sampler asks the run where it stands. Lightning looks for both
-    methods before it trusts a loader with resuming in the middle of an epoch. What was replaced in a batch is counted
-    here, in the process that trains. Each batch says which micro-batch of how many of its step it is.
+    """A DataLoader that needs no state to resume: its sampler asks the run for the current step. Lightning resumes in
+    the middle of an epoch only if a loader has `state_dict` and `load_state_dict`. Replaced images are counted here, in
+    the training process. "micro_batch" in a batch is its number in the step, and how many the step has.
     """
 
     faults: Faults
@@ -69,8 +69,8 @@ def eval_loaders(
     num_workers: int = 0,
     pin_memory: bool = False,
 ) -> dict[str, DataLoader]:
-    """task -> loader of rows rank, rank + world_size, ... of its table, none twice, in order; for a rank without a row,
-    of one batch without a task."""
+    """task -> loader of rows rank, rank + world_size, ... of its table, in order and none twice. A rank without a row
+    gets one batch without a task."""
     kinds = {"caption": CaptionRows, "vqa": QuestionRows, "binding": BindingRows}
     rows = {task: np.arange(rank, len(table), world_size) for task, table in tables.items()}
     datasets = {
@@ -83,7 +83,7 @@ def eval_loaders(
 
 
 def _loader(kind: type[DataLoader], dataset: Dataset, num_workers: int, pin_memory: bool, **how) -> DataLoader:
-    """Data sets answer with whole batches, so nothing is collated. A training loader keeps its workers."""
+    """Data sets return whole batches, so nothing is collated. A training loader keeps its workers."""
     return kind(
         dataset,
         num_workers=num_workers,
@@ -95,17 +95,17 @@ def _loader(kind: type[DataLoader], dataset: Dataset, num_workers: int, pin_memo
     )
 
 
-def _as_is(batch):  # a lambda could not travel to spawned workers
+def _as_is(batch):  # a lambda could not be pickled for spawned workers
     return batch
 
 
 def _let_signals_pass(worker: int) -> None:
-    """A signal to the whole group is for the training process, which still wants batches for the step under way. The
-    SIGTERM by which that one ends its workers is told by its sender, and obeyed."""
+    """Ignore signals that the whole process group gets: the training process handles them, and still needs batches for
+    the current step. A SIGTERM that the training process itself sends ends the worker."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):  # macOS has none
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # of this thread and those that it starts
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # in this thread and those that it starts
         threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
 
 

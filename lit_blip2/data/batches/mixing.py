@@ -1,4 +1,4 @@
-"""Orders of training for shards and for mixtures: like `order.Shuffle`, functions of (seed, position) alone.
+"""Training orders for shards and for mixtures. Like `order.Shuffle`, they are functions of (seed, position) alone.
 
 Shape suffixes: B positions, S shards, W windows.
 """
@@ -11,17 +11,17 @@ import numpy as np
 
 from lit_blip2.data.batches.order import Order, permute
 
-CYCLE = 1024  # groups after which a mixture has its proportions
-MOST_SOURCES = 32  # so that the largest of them has a place left in every cycle
-SHARDS, WITHIN, MEMBER = 1 << 40, 2 << 40, 3 << 40  # added to a seed: each use of it draws for itself
+CYCLE = 1024  # after this many groups a mixture has its proportions
+MOST_SOURCES = 32  # so that the largest one has a slot left in every cycle
+SHARDS, WITHIN, MEMBER = 1 << 40, 2 << 40, 3 << 40  # added to a seed, so that each use draws other numbers
 
 
 class WindowShuffle:
     """Every epoch visits all samples of all shards once, `window` shards at a time.
 
     The shards are permuted anew in each epoch and cut into windows of at least `window` of them; within a window all
-    samples are permuted. So a disk or a bucket is read in few shards at a time, and the negatives of a batch do not
-    come from one shard.
+    samples are permuted. So only few shards of a disk or bucket are read at a time, and the negatives of a batch come
+    from several shards.
     """
 
     group = 1
@@ -35,14 +35,14 @@ class WindowShuffle:
         self.num_samples, self.window = int(self.sizes_S.sum()), window
         self._epoch = lru_cache(2)(self._lay_out)  # a batch lies in one epoch, or in two
 
-    def __reduce__(self):  # what is remembered stays in its process
+    def __reduce__(self):  # the cache stays in its process
         return WindowShuffle, (self.sizes_S, self.window)
 
     def __len__(self) -> int:
         return self.num_samples
 
     def at(self, seed: int, position_B: np.ndarray) -> np.ndarray:
-        """The samples at these places of the run, counted shard by shard: int64 [B] -> int64 [B]."""
+        """The samples at these positions of the run, numbered shard by shard: int64 [B] -> int64 [B]."""
         epoch_B, place_B = np.divmod(position_B, self.num_samples)
         found_B = np.empty_like(place_B)
         for epoch in np.unique(epoch_B):
@@ -60,7 +60,7 @@ class WindowShuffle:
         return found_B
 
     def _lay_out(self, seed: int, epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Of one epoch: its shards in turn [S], where each begins [S], the bounds of its windows [W + 1]."""
+        """The layout of an epoch: its shards in order [S], where each begins [S], the bounds of its windows [W + 1]."""
         count = len(self.sizes_S)
         shard_S = permute(np.arange(count), np.full(count, epoch), count, seed + SHARDS)
         ends_S = np.cumsum(self.sizes_S[shard_S])
@@ -69,16 +69,16 @@ class WindowShuffle:
 
 
 class Mix:
-    """Several orders as one, in exact proportions.
+    """Mixes several orders in exact proportions.
 
-    Positions come in cycles of CYCLE groups. At the end of each a source has had its share of all so far, to less than
-    one group (that of the largest share: less than one for each other source). Which slots of a cycle are whose is
-    drawn by a permutation keyed by the cycle. Samples are counted source by source: those of source i lie behind those
+    Positions come in cycles of CYCLE groups. After each cycle, a source has had its share of all groups so far, to
+    less than one group (the source of the largest share: to less than one for each other source). A permutation keyed
+    by the cycle deals its slots to the sources. Samples are numbered source by source: those of source i follow those
     of the i sources before it.
 
     Args:
-        orders: of the sources, all with one group.
-        weights: one for each, in any unit; none: the sizes, so that every sample of all sources comes equally often.
+        orders: one for each source, all with the same group size.
+        weights: one for each, in any unit; None: the sizes, so that every sample of all sources comes equally often.
     Raises:
         ValueError: a weight that is not positive and finite, another number of weights than of orders, mixed groups,
             more sources than MOST_SOURCES.
@@ -102,14 +102,14 @@ class Mix:
         self.shares = [Fraction(weight) / total for weight in weights]
         self._cycle, self.weights = lru_cache(16)(self._counts_before), weights
 
-    def __reduce__(self):  # what is remembered stays in its process
+    def __reduce__(self):  # the cache stays in its process
         return Mix, (self.orders, self.weights)
 
     def __len__(self) -> int:
         return int(self.start[-1])
 
     def at(self, seed: int, position_B: np.ndarray) -> np.ndarray:
-        """The samples at these places of the run: int64 [B] -> int64 [B]."""
+        """The samples at these positions of the run: int64 [B] -> int64 [B]."""
         unit_B, within_B = np.divmod(position_B, self.group)
         cycle_B, slot_B = np.divmod(unit_B, CYCLE)
         slot_B = permute(slot_B, cycle_B, CYCLE, seed)
@@ -128,7 +128,7 @@ class Mix:
         return found_B
 
     def _counts_before(self, cycle: int) -> np.ndarray:
-        """How many groups of each source lie before a cycle: rounded down, and the largest source has the rest."""
+        """Number of groups of each source before a cycle, rounded down; the largest source gets the rest."""
         counts = [cycle * CYCLE * share.numerator // share.denominator for share in self.shares]
         counts[self.largest] = cycle * CYCLE - (sum(counts) - counts[self.largest])
         return np.array(counts)

@@ -1,4 +1,4 @@
-"""Which samples make up a batch: a function of (seed, step) and of nothing else.
+"""Decides which samples make up a batch, as a function of (seed, step) and of nothing else.
 
 The positions of a run are numbered 0, 1, 2, ... and global batch k holds the positions k*B to k*B + B - 1. An order
 says which sample is at a position: for files, position p lies in epoch p // n at place p % n, and each epoch is a
@@ -19,10 +19,10 @@ ROUNDS = 6  # pairs of half-rounds; three pairs already look random, six leave r
 
 
 class Shuffle:
-    """Every epoch a permutation of all samples, for what is quick to read anywhere.
+    """Permutes all samples anew in every epoch, for data that is quick to read at any place.
 
-    With group = g the blocks of g consecutive samples are permuted and stay whole and in order, so samples 2k and
-    2k + 1 meet in one batch when g = 2. Raises ValueError if `group` is below 1 or does not divide the samples.
+    With group = g, blocks of g consecutive samples are permuted and stay whole and in order: with g = 2, samples 2k
+    and 2k + 1 share a batch. Raises ValueError if `group` is below 1 or does not divide the number of samples.
     """
 
     def __init__(self, num_samples: int, group: int = 1):
@@ -36,15 +36,15 @@ class Shuffle:
         return self.num_samples
 
     def at(self, seed: int, position_B: np.ndarray) -> np.ndarray:
-        """The samples at these places of the run: int64 [B] -> int64 [B], each in [0, len)."""
+        """The samples at these positions of the run: int64 [B] -> int64 [B], each in [0, len)."""
         epoch_B, place_B = np.divmod(position_B, self.num_samples)
         block_B = permute(place_B // self.group, epoch_B, self.num_samples // self.group, seed)
         return block_B * self.group + place_B % self.group
 
 
 class Order(Protocol):
-    """Where a run's positions lie among the samples. Every `len` positions from a multiple of `group` on are whole
-    groups."""
+    """Maps the positions of a run to samples. From each multiple of `group` on, `group` positions hold one whole
+    group of samples."""
 
     group: int
 
@@ -63,11 +63,11 @@ def batch_indices(order: Order, seed: int, step: int, batch_size: int) -> np.nda
 
 
 def permute(place_B: np.ndarray, epoch_B: np.ndarray, size: int, seed: int) -> np.ndarray:
-    """Where `place` lands in the permutation of range(size) of (seed, epoch): int64 [B] -> int64 [B].
+    """Where `place` lands in the permutation of range(size) keyed by (seed, epoch): int64 [B] -> int64 [B].
 
-    The Feistel network permutes the smallest power of two that holds `size`, less than twice as many numbers.
-    Walking on from an image that is out of range until it comes back in range makes a permutation of
-    range(size) of it.
+    The Feistel network permutes range(2**bits), the smallest that holds range(size), so less than twice as many
+    numbers. A result outside range(size) is permuted again until it falls inside: together a permutation of
+    range(size).
     """
     bits = max(size - 1, 0).bit_length()
     keys_BR = _round_keys(seed, epoch_B)

@@ -1,7 +1,7 @@
-"""Image-text pairs to train on, by number.
+"""Image-text pairs to train on, by sample number.
 
-A PairSource maps a sample's number to an image and a text: a caption, or a question with its answer. It also says in
-which order it is read. A mixture hands the number on to the source that it falls into.
+A PairSource maps a sample's number to an image and a text: a caption, or a question with its answer. It also has the
+order in which it is read. A mixture passes the number on to the source that holds the sample.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,7 +26,7 @@ from lit_blip2.data.transforms import train_view
 
 
 class PairSource(Protocol):
-    """Pairs that are numbered from 0. kind: what a view is called in a batch, "image" or "features"."""
+    """Pairs that are numbered from 0. kind: the key of views in a batch, "image" or "features"."""
 
     kind: str
     order: Order
@@ -34,13 +34,13 @@ class PairSource(Protocol):
     def __len__(self) -> int: ...
 
     def span(self, sample: int) -> "Span":
-        """The one source that a sample is of."""
+        """The source that holds a sample."""
 
 
 class Span:
-    """N pairs of one source, with what is added to a place for its number, and to its image ids.
+    """The pairs of one source. start, first_id: offsets of its sample numbers and image ids in a mixture.
 
-    view, file: raise UnreadableImageError or FileNotFoundError.
+    `view` raises UnreadableImageError or FileNotFoundError.
     """
 
     def __init__(self, pairs: "FilePairs | ShardPairs | CachedPairs", start: int = 0, first_id: int = 0):
@@ -50,15 +50,15 @@ class Span:
         return self.first_id + self.pairs.image_id(sample - self.start)
 
     def draw(self, sample: int, rng: np.random.Generator) -> dict[str, str]:
-        """One of its captions, or its question and an answer, by name; one draw from `rng`."""
+        """A caption, or the question and an answer, by name. Draws from `rng` once."""
         return self.pairs.draw(sample - self.start, rng)
 
     def view(self, sample: int, rng: np.random.Generator) -> torch.Tensor | CachedView:
-        """Pixels uint8 [3, size, size], or where cached features are."""
+        """Pixels uint8 [3, size, size], or the place of cached features."""
         return self.pairs.view(sample - self.start, rng)
 
     def another(self, sample: int, rng: np.random.Generator) -> int:
-        """Any sample of the same source; of shards, of the same shard, which is at hand."""
+        """A random sample of the same source; in shards, of the same shard, which is already in use."""
         near = self.pairs.near(sample - self.start)
         return self.start + near[int(rng.integers(len(near)))]
 
@@ -95,11 +95,11 @@ class FilePairs:
         return self.texts.image_ids
 
     def keys(self) -> np.ndarray:
-        """What stands for each image, by its file's name: uint64 [N]."""
+        """A hash of the name of each image's file: uint64 [N]."""
         return self.images.keys(self.texts.files)
 
     def digest(self) -> str:
-        """Of all images' names and texts, without opening an image."""
+        """A hash of all images' names and texts. It opens no image."""
         return self.texts.digest()
 
     def image(self, sample: int) -> Image.Image:
@@ -110,7 +110,7 @@ class FilePairs:
         return train_view(self.image(sample), *looks)
 
     def near(self, sample: int) -> range:
-        """What may stand in for a sample."""
+        """The samples that may replace a sample."""
         return range(len(self))
 
     def file(self, sample: int) -> bytes:
@@ -120,14 +120,14 @@ class FilePairs:
         return self.images.path(self.texts.files[sample])
 
     def place(self, sample: int) -> str:
-        """Where its image is."""
+        """The path of an image."""
         return str(self.path(sample))
 
 
 class ShardPairs:
-    """Images and captions in tar shards; read in windows of shards. An image's id is its number.
+    """Images and captions in tar shards, read in windows of shards. An image's id is its sample number.
 
-    window: shards that are read at a time; None: all, like files. group: as in FilePairs.
+    window: number of shards that are read at a time; None: all, as with files. group: as in FilePairs.
     """
 
     kind = "image"
@@ -166,14 +166,14 @@ class ShardPairs:
         return np.arange(len(self))
 
     def keys(self) -> np.ndarray:
-        """What stands for each image, by its place and its shard's name: uint64 [N]."""
+        """A number for each image, from its shard's name, its place and its size: uint64 [N]."""
         shards = self.shards
         names_S = name_keys(shards.names)
         begin_N, size_N = np.asarray(shards.images_N2).T.astype(np.uint64)
         return np.repeat(names_S, shards.sizes) ^ (begin_N << np.uint64(24)) ^ size_N
 
     def digest(self) -> str:
-        """Of all images' places and captions, without reading an image."""
+        """A hash of all images' places and captions. It reads no image."""
         shards = self.shards
         return digest_of(shards.images_N2, shards.first_N, shards.texts.buffer, name_keys(shards.names))
 
@@ -184,19 +184,19 @@ class ShardPairs:
         return train_view(self.image(sample), self.size, rng if self.augment else None, self.interpolation)
 
     def near(self, sample: int) -> range:
-        """What may stand in for a sample."""
+        """The samples that may replace a sample."""
         return self.shards.shard_of(sample)
 
     def file(self, sample: int) -> bytes:
         return self.shards.image_bytes(sample)
 
     def place(self, sample: int) -> str:
-        """Where its image is."""
+        """The name of an image, with its shard."""
         return self.shards.name(sample)
 
 
 class CachedPairs:
-    """Pairs of another source, with cached features in the place of its images."""
+    """Pairs of another source, with cached features instead of images."""
 
     kind = "features"
 
@@ -219,7 +219,7 @@ class CachedPairs:
 
 
 class MixedPairs:
-    """Several sources, in exact proportions (mixing.Mix). Image ids of different sources never meet.
+    """Several sources in exact proportions (mixing.Mix). Image ids of different sources never collide.
 
     Raises ValueError wherever Mix does.
     """
@@ -247,12 +247,12 @@ class MixedPairs:
 
 
 def sources_in(source: PairSource) -> list[FilePairs | ShardPairs]:
-    """The source, or those of a mixture."""
+    """The source itself, or all sources of a mixture."""
     return [part.pairs for part in source.spans] if isinstance(source, MixedPairs) else [source]
 
 
 def with_features(source: PairSource, stores: Sequence[FeatureStore]) -> PairSource:
-    """The source, or each of a mixture, with the features of its store."""
+    """The same source with cached features. stores: one for each source of a mixture."""
     kept = [CachedPairs(pairs, store) for pairs, store in zip(sources_in(source), stores, strict=True)]
     if not isinstance(source, MixedPairs):
         return kept[0]

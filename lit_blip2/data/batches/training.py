@@ -17,8 +17,8 @@ MOST_TRIES = 10
 
 
 class TrainPairs(Dataset):
-    """Answers a list of keys with a whole batch. An unreadable image is replaced by another sample of its source,
-    which (seed, step, row) decides; `faults` of the batch tells of it.
+    """Returns a whole batch for a list of keys. An unreadable image is replaced by another sample of its source, which
+    (seed, step, row) decides. `faults` of the batch reports it.
     """
 
     def __init__(self, source: PairSource, seed: int):
@@ -48,7 +48,7 @@ class TrainPairs(Dataset):
     def _row(
         self, step: int, row: int, sample: int, faults: list[Fault]
     ) -> tuple[int, dict[str, str], torch.Tensor | CachedView]:
-        """Image id, texts and view that the row has in the end. Raises RuntimeError if no image can be read."""
+        """Image id, texts and view of a row, after any replacement. Raises RuntimeError if no image can be read."""
         rng, part = row_rng(self.seed, step, row), self.source.span(sample)
         for attempt in range(1, MOST_TRIES + 1):
             texts = part.draw(sample, rng)
@@ -56,7 +56,7 @@ class TrainPairs(Dataset):
                 return part.image_id(sample), texts, part.view(sample, rng)
             except (UnreadableImageError, FileNotFoundError) as error:
                 reason, told = error.reason if isinstance(error, UnreadableImageError) else "missing", str(error)
-            if attempt == 1:  # what is drawn in its place and is bad too has a row of its own
+            if attempt == 1:  # an unreadable replacement is counted in its own row
                 faults.append(Fault(part.pairs.name, reason, told))
             rng = np.random.default_rng((self.seed, step, row, attempt))
             sample = part.another(sample, rng)
