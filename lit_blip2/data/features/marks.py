@@ -1,7 +1,7 @@
-"""What tells that another image lies under a file's name than when its features were made, without decoding it.
+"""Detects image files that were replaced since their features were made, without decoding them.
 
-A copy of a data set has other dates, so a date never makes a difference: it only saves opening the file where size and
-date are still the same.
+A copied data set has other dates, so a date alone never counts as a difference. It only saves opening the file if size
+and date are unchanged.
 """
 
 import os
@@ -9,11 +9,11 @@ import zlib
 from pathlib import Path
 from typing import NamedTuple
 
-ENDS = 256  # bytes at either end of a file: a PNG's and a zlib stream's checksum of all that is before are in the last
+ENDS = 256  # bytes read at each end of a file: the last ones hold the checksums of a PNG and of a zlib stream
 
 
 class Mark(NamedTuple):
-    """A file's bytes, its date in nanoseconds, and the CRC-32 of its first and last bytes. All 0: not known."""
+    """A file's size in bytes, its date in nanoseconds, and the CRC-32 of its first and last bytes. All 0: unknown."""
 
     size: int = 0
     date: int = 0
@@ -21,7 +21,7 @@ class Mark(NamedTuple):
 
 
 def mark_of(path: Path | None) -> Mark:
-    """The mark of a file; not known for one that is not there, or may not be read."""
+    """The mark of a file; unknown if the file is missing or may not be read."""
     try:
         stat = os.stat(path) if path else None
         return Mark(stat.st_size, stat.st_mtime_ns, _ends(path, stat.st_size)) if stat else Mark()
@@ -30,7 +30,7 @@ def mark_of(path: Path | None) -> Mark:
 
 
 def is_other(path: Path, mark: Mark) -> bool:
-    """Whether a file differs from its mark; false where either is not known: features are read without their images."""
+    """Whether a file differs from its mark. False if either is unknown: features can be read without their images."""
     try:
         stat = os.stat(path)
         if not any(mark) or (stat.st_size, stat.st_mtime_ns) == mark[:2]:

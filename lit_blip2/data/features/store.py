@@ -1,17 +1,17 @@
 """Frozen features on disk: written once (lit_blip2.data.features.writer), read by every run.
 
-A section is a folder of the images that train, val or test reads, or train_NAME for a source of a mixture:
+A section is a folder with the features of train, val or test, or of train_NAME for a source of a mixture:
 
-    features.json       what made them (encoder, weights, how images look to it), how they are stored, and the CRC-32
-                        of the other files but the shards
-    image_ids.npy       int64 [N], ascending; memory-mapped, as is
-    signature.json      the signature of the encoder's weights; older ones lack it
-    keys.npy            uint64 [N], what stands for the file that an image was
+    features.json       what made them (encoder, weights, image preprocessing), how they are stored, and the CRC-32
+                        of the other files except the shards
+    image_ids.npy       int64 [N], ascending; memory-mapped
+    keys.npy            uint64 [N], a number for the file of each image; memory-mapped
+    signature.json      the signature of the encoder's weights; older sections lack it
     00000.safetensors   features [n, views, tokens, width], int8 with scales float32 [n, views, tokens]; crc32, int64
-                        [n], of each image's own; marks, int64 [n, 3], which tell a file that was replaced since
-                        (marks.py); its metadata name the images that could not be read
+                        [n], of each image's features; marks, int64 [n, 3], which detect replaced files (marks.py); its
+                        metadata name the unreadable images
 
-Sections of before have no CRC-32: of them only sizes and types are compared. Those without marks notice no other file.
+Older sections have no CRC-32: only sizes and types are checked. Without marks, replaced files are not noticed.
 
 Legend: B rows asked for, S images of a shard, K views, N tokens, W width.
 """
@@ -36,20 +36,20 @@ from lit_blip2.links import check_links
 from lit_blip2.pixels import UNNOTED
 
 ABOUT, IDS, KEYS, SIGNATURE = "features.json", "image_ids.npy", "keys.npy", "signature.json"
-MOST = 2**63  # of images, tokens, numbers of a token: what an int64 holds
+MOST = 2**63  # limit of image, token and feature counts: of an int64
 MOST_OPEN = 1024  # mapped shards of a process; the system allows some 65,000
 WAY_OUT = (
     "Read the images themselves (--data.features=null), or write features into another folder (`python -m lit_blip2 "
     "data features --config FILE --out DIR`, then --data.features=DIR; the mini-world's: delete them, data make-mini)"
 )
 WRITE_AGAIN = "remove the folder, and write the features again"
-CHECKED = (IDS, KEYS, SIGNATURE)  # whose CRC-32 stands in ABOUT
+CHECKED = (IDS, KEYS, SIGNATURE)  # files whose CRC-32 is in ABOUT
 CachedDtype = Literal["float16", "bfloat16", "int8"]
 
 
 class Layout(NamedTuple):
-    """How a section is stored. views: 0 is evaluation's only view, else so many augmented ones, drawn by `seed`.
-    shard: images of each file but the last."""
+    """How a section is stored. views: number of augmented views of an image, drawn with `seed`; 0: one view without
+    augmentation. shard: number of images in each file except the last."""
 
     dtype: CachedDtype
     views: int
@@ -70,7 +70,7 @@ class Layout(NamedTuple):
 
     @property
     def read_as(self) -> torch.dtype:
-        """What a reader gets."""
+        """The dtype that a reader gets."""
         return torch.bfloat16 if self.dtype == "bfloat16" else torch.float16
 
     @property
@@ -79,8 +79,8 @@ class Layout(NamedTuple):
 
 
 class Shard(NamedTuple):
-    """One file, mapped. unreadable: row -> (reason, the whole error). crc32_S: of what a row holds, where it was noted.
-    known_S: rows that this process has compared with it, bool."""
+    """One file, memory-mapped. unreadable: row -> (reason, the whole error). crc32_S: of each row, None in older files.
+    known_S: bool, the rows that this process has checked."""
 
     file: Path
     features_SKNW: Tensor
@@ -91,13 +91,13 @@ class Shard(NamedTuple):
     marks_S3: Tensor | None
 
     def check_readable(self, rows: Iterable[int]) -> None:
-        """Raises UnreadableImageError for an image that has no features, as it was when they were made."""
+        """Raises UnreadableImageError for an image that was unreadable when the features were made."""
         for row in self.unreadable.keys() & set(rows) if self.unreadable else ():
             reason, told = self.unreadable[row]
             raise UnreadableImageError(told.removeprefix("cannot read image "), reason)
 
     def check_undamaged(self, row_B: np.ndarray) -> None:
-        """Raises DataError for a row of another CRC-32 than when it was written. A process looks once at each."""
+        """Raises DataError for a row whose CRC-32 has changed. A process checks each row once."""
         if self.crc32_S is None:
             return
         for row in np.unique(row_B[~self.known_S[row_B]]).tolist():
@@ -106,7 +106,7 @@ class Shard(NamedTuple):
             self.known_S[row] = True
 
     def rows(self, row_B: np.ndarray, view_B: np.ndarray) -> Tensor:
-        """float16 or bfloat16 [B, N, W]. Raises UnreadableImageError."""
+        """float16 or bfloat16 [B, N, W]. Raises UnreadableImageError, and DataError for a damaged row."""
         self.check_readable(row_B.tolist())
         self.check_undamaged(row_B)
         place = torch.from_numpy(row_B), torch.from_numpy(view_B)
@@ -116,10 +116,10 @@ class Shard(NamedTuple):
 
 
 class FeatureStore:
-    """Random access by image id to a section. Processes that open one share its pages.
+    """Random access to a section by image id. Processes that open the same section share its memory pages.
 
-    Raises FileNotFoundError if the section is not there, or not complete, and DataError for a damaged file, or a link
-    that leads out of it.
+    Raises FileNotFoundError if the section is missing or incomplete, and DataError for a damaged file or a link that
+    leads out of the section.
     """
 
     def __init__(self, folder: str | Path):
@@ -130,7 +130,7 @@ class FeatureStore:
         self.views = self.layout.views
         told = self.folder / SIGNATURE
         self.signature: dict[str, Any] | None = read_signature(told) if told.exists() else None
-        self._ids_N, self._keys_N = read_ids(self.folder, self.layout)  # first: they bound the number of shards
+        self._ids_N, self._keys_N = read_ids(self.folder, self.layout)  # first: they confirm the number of images
         files = [self.folder / shard_name(number) for number in range(self.layout.shards)]
         if missing := [file for file in files if not file.exists()]:
             raise FileNotFoundError(
@@ -158,7 +158,7 @@ class FeatureStore:
             missing = np.unique(wanted_B[~there_B])
             raise KeyError(f"{self.folder} has no features of image {missing[0]} ({len(missing)} missing)")
         shard_B, row_B = np.divmod(place_B, self.layout.shard)
-        opened = {shard: self._opened(shard) for shard in np.unique(shard_B).tolist()}  # whose sizes the layout tells
+        opened = {shard: self._opened(shard) for shard in np.unique(shard_B).tolist()}  # this checks their sizes
         features_BNW = torch.empty(len(wanted_B), self.layout.tokens, self.layout.width, dtype=self.layout.read_as)
         for shard, each in opened.items():
             one_B = np.flatnonzero(shard_B == shard)
@@ -166,26 +166,28 @@ class FeatureStore:
         return features_BNW
 
     def drawn(self, image_id: int, rng: np.random.Generator) -> "CachedView":
-        """One of the views of an image, all equally likely. Draws from `rng` once. Raises as `rows`."""
+        """One view of an image that is in the store, each equally likely. Draws from `rng` once. Raises
+        UnreadableImageError as `rows`."""
         place_1, _ = self._places(np.array([image_id]))
         shard, row = divmod(int(place_1[0]), self.layout.shard)
         self._opened(shard).check_readable([row])
         return CachedView(self, image_id, int(rng.random() * self.layout.stored_views))
 
     def missing(self, image_ids: np.ndarray, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Of these images, int64 [M], those that are not in the store, and those that were other files when it was
-        written: their `keys`, uint64 [M], differ."""
+        """The image ids that the store lacks, and those of other files than when it was written: their keys differ.
+        image_ids: int64 [M]; keys: uint64 [M]."""
         place_M, there_M = self._places(image_ids)
         return image_ids[~there_M], image_ids[there_M & (self._keys_N[place_M] != keys)]
 
     def check_files(self, image_ids: np.ndarray, path: Callable[[int], Path]) -> bool:
-        """As `check_files` of a section, for some of its images: int64 [M], all in the store; number -> file."""
+        """`check_files` for some images of this section. image_ids: int64 [M], all in the store. path: number of an
+        image among these -> file."""
         place_M, _ = self._places(image_ids)
         number_of = {place: number for number, place in enumerate(place_M.tolist())}
         return check_files(self.folder, self.layout, number_of, lambda place: path(number_of[place]))
 
     def check(self, expected: Mapping) -> None:
-        """DataError lists every field in which `expected` and what made the features differ, with both values."""
+        """Raises DataError unless `expected` made the features. It lists every differing field with both values."""
         if differing := differences(self.made_by, expected):
             raise DataError(
                 f"the features in {self.folder} were made by something else. {differing}. {WAY_OUT}, or use the "
@@ -193,7 +195,7 @@ class FeatureStore:
             )
 
     def _places(self, image_id_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Where they stand (anywhere, if they do not), and whether they do."""
+        """The place of each image (any place, if it is missing), and whether it is there."""
         place_B = np.searchsorted(self._ids_N, image_id_B).clip(max=len(self) - 1)
         return place_B, self._ids_N[place_B] == image_id_B
 
@@ -210,7 +212,7 @@ class CachedView(NamedTuple):
 
 
 def gathered(views: Sequence[CachedView]) -> Tensor:
-    """The features of many views, of each store in one read: [B, tokens, width]. Stores are of one shape and dtype."""
+    """The features of many views: [B, tokens, width], one read per store. Stores share shape and dtype."""
     first = views[0].store.layout
     features_BNW = torch.empty(len(views), first.tokens, first.width, dtype=first.read_as)
     for store in {id(view.store): view.store for view in views}.values():
@@ -225,7 +227,7 @@ def shard_name(number: int) -> str:
 
 
 def open_shard(file: Path, layout: Layout) -> Shard:
-    """Map a shard; only what is read is loaded. Raises DataError for one that is damaged, or of another layout."""
+    """Map a shard: only the rows that are read get loaded. Raises DataError if it is damaged or of another layout."""
     with reading(file, "shard of features", WRITE_AGAIN), safe_open(file, "pt") as opened:
         held = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
         unreadable = {int(row): tuple(why) for row, why in json.loads(opened.metadata()["unreadable"]).items()}
@@ -242,16 +244,16 @@ def open_shard(file: Path, layout: Layout) -> Shard:
 
 
 def crc32_of(features: Tensor, scales: Tensor | None, row: int) -> int:
-    """Of the bytes of a row's features, and of its scales."""
+    """The CRC-32 of a row's features and scales."""
     own = zlib.crc32(features[row].contiguous().view(torch.uint8).numpy())
     return own if scales is None else zlib.crc32(scales[row].contiguous().view(torch.uint8).numpy(), own)
 
 
 def check_files(folder: Path, layout: Layout, places: Iterable[int], path: Callable[[int], Path]) -> bool:
-    """Whether the shards that a section has say how the files were from which they were made.
+    """Check that the image files of a section are unchanged. Returns whether any shard has the marks to tell.
 
     Args: places: images of the section. path: place -> file.
-    Raises ValueError where files were replaced since. One that is not there now counts as it was.
+    Raises ValueError if files were replaced since. A file that is missing now counts as unchanged.
     """
     others, known = {}, False
     for number, here in groupby(sorted(places), lambda place: place // layout.shard):
@@ -298,7 +300,7 @@ def read_about(folder: Path) -> tuple[dict, Layout]:
 
 
 def read_ids(folder: Path, layout: Layout) -> tuple[np.ndarray, np.ndarray]:
-    """Ids and keys of a section's images, mapped: int64 [N], uint64 [N]. Raises DataError for other ones."""
+    """Ids and keys of a section's images, mapped: int64 [N], uint64 [N]. Raises DataError for anything else."""
     found = []
     for name, dtype in ((IDS, np.int64), (KEYS, np.uint64)):
         with reading(folder / name, "array of NumPy's", WRITE_AGAIN):
@@ -311,7 +313,7 @@ def read_ids(folder: Path, layout: Layout) -> tuple[np.ndarray, np.ndarray]:
 
 
 def read_signature(file: Path) -> dict[str, Any] | None:
-    """The signature of the encoder's weights; null where it was not known. Raises DataError."""
+    """The signature of the encoder's weights; None if it was not known. Raises DataError."""
     told = parsed_json(read_text(file), str(file))
     if not isinstance(told, dict | None):
         raise DataError(f"{file} holds no signature: {WRITE_AGAIN}")

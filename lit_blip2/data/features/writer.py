@@ -1,7 +1,7 @@
-"""Cached features written: the frozen encoder's output for all images of an experiment.
+"""Writes cached features: the frozen encoder's output for all images of an experiment.
 
-Processes take shards in turn, each with its own encoder (a GPU each where there are GPUs) and threads that decode. A
-shard is written under another name and renamed when it is whole: an interrupted run goes on with what is missing.
+Processes take shards in turn. Each has its own encoder, on one of the GPUs if there are any, and threads that decode. A
+shard is written under another name and renamed when it is complete: an interrupted run continues with what is missing.
 
 Legend: B images of a batch, K views, N tokens, W width, H image height and width.
 """
@@ -57,9 +57,9 @@ MOST_IN_SHARD = 1024  # images: an interruption loses the work of less than one 
 
 
 class Section(NamedTuple):
-    """The images of train, val or test, or of one source of a mixture. image_ids: ascending. keys: what stands for each
-    image's file. read: place -> image. path: place -> its file; none for what lies in a tar. most_unreadable: the share
-    of them that may be unreadable."""
+    """The images of train, val or test, or of one source of a mixture. image_ids: ascending. keys: a number for each
+    image's file. read: place -> image. path: place -> file; None for images in tars. most_unreadable: the share of the
+    images that may be unreadable."""
 
     name: str
     image_ids: np.ndarray
@@ -133,7 +133,7 @@ def cache_features(
 
 
 def sections(data: PairData) -> Iterator[Section]:
-    """All images that the experiment names, each once for each section."""
+    """The sections of an experiment, with all its images, each once per section."""
     data.check_files("fit")
     data.check_files("test")
     evaluated = {split: dict(sorted(data.evaluation_images(split).items())) for split in ("val", "test")}
@@ -174,7 +174,7 @@ def layout_of(section: Section, shape: tuple[int, int], dtype: CachedDtype, view
 
 
 def check_same(target: Target, made_by: dict) -> None:
-    """Raises ValueError where the section's folder holds something else."""
+    """Raises ValueError if the section's folder holds something else."""
     if not target.folder.exists():
         return
     if not (target.folder / ABOUT).exists():
@@ -192,7 +192,7 @@ def check_same(target: Target, made_by: dict) -> None:
 
 
 def announce(targets: list[Target], out: Path) -> None:
-    """Print what will be written. Raises ValueError where the disk has not so much room."""
+    """Print what will be written. Raises ValueError if the disk is too small."""
     needed = 0
     for target in targets:
         section, layout, left = target.section.name, target.layout, len(missing_shards(target))
@@ -214,7 +214,7 @@ def announce(targets: list[Target], out: Path) -> None:
 
 
 def missing_shards(target: Target) -> list[int]:
-    """Those that are not there, and those with images that could not be read: perhaps now they can."""
+    """Shards that do not exist, and those with unreadable images, which may be readable now."""
     files = [target.folder / shard_name(number) for number in range(target.layout.shards)]
     return [
         number for number, file in enumerate(files) if not file.exists() or open_shard(file, target.layout).unreadable
@@ -222,7 +222,7 @@ def missing_shards(target: Target) -> list[int]:
 
 
 def begin(target: Target, made_by: dict, vision: Encoder) -> None:
-    """The section's folder without shards, unless it is there."""
+    """Make the section's folder, without shards, unless it exists."""
     if target.folder.exists():
         return
     with written_whole(target.folder) as part:
@@ -236,7 +236,7 @@ def begin(target: Target, made_by: dict, vision: Encoder) -> None:
 
 
 def write(targets: list[Target], vision: Encoder, processes: int, threads: int, devices: int) -> None:
-    """All shards that are missing, behind a progress bar; then what could not be read, told and counted."""
+    """Write all missing shards, with a progress bar. Then report and count the unreadable images."""
     todo = [(number, shard) for number, target in enumerate(targets) for shard in missing_shards(target)]
     faults = [Faults(target.section.most_unreadable) for target in targets]
     context = multiprocessing.get_context("spawn")  # a forked process could use neither CUDA nor threads
@@ -278,7 +278,7 @@ _worker: _Worker | None = None  # of this process
 
 
 def _start(targets: list[Target], vision: Encoder, threads: int, devices: int, started) -> None:
-    """Load the encoder, on the next GPU if there are some."""
+    """Load the encoder, on the next GPU if there are any."""
     global _worker
     with started.get_lock():
         number = started.value
@@ -322,7 +322,7 @@ def _write_shard(place: tuple[int, int]) -> tuple[int, int]:
 
 
 def save_shard(file: Path, tensors: dict[str, Tensor], unreadable: dict[int, tuple[str, str]]) -> None:
-    """Write features [n, K, N, W], int8 with scales, and the CRC-32 of each image's."""
+    """Write features [n, K, N, W], int8 with scales, and the CRC-32 of each image's features."""
     features, scales = tensors["features"], tensors.get("scales")
     crc32_n = torch.tensor([crc32_of(features, scales, row) for row in range(len(features))])
     tensors = tensors | {"crc32": crc32_n}
@@ -348,7 +348,7 @@ def views_of(target: Target, place: int) -> Tensor | Exception:
 
 
 def ahead(threads: ThreadPoolExecutor, look: Callable, places: range, batch: int) -> Iterator[list]:
-    """What `look` gives, in batches; while one is used the next is looked at."""
+    """The results of `look`, in batches. The next batch is looked at while one is used."""
     waiting: list = []
     for first in range(0, len(places), batch):
         waiting.append([threads.submit(look, place) for place in places[first : first + batch]])
@@ -359,7 +359,7 @@ def ahead(threads: ThreadPoolExecutor, look: Callable, places: range, batch: int
 
 
 def pack(features: Tensor, dtype: CachedDtype) -> dict[str, Tensor]:
-    """Features [..., N, W] as they are stored, on the CPU. int8: a token's largest magnitude is 127."""
+    """Convert features [..., N, W] to what is stored, on the CPU. int8: a token's largest magnitude becomes 127."""
     if dtype != "int8":
         return {"features": features.to(getattr(torch, dtype)).cpu()}
     features = features.float()
