@@ -1,4 +1,4 @@
-"""Where tar shards are: a folder on disk, or a URL that fsspec reads, with the shards in use kept on disk."""
+"""Where tar shards are: in a folder on disk, or at a URL that fsspec reads, with a cache on disk."""
 
 import hashlib
 import os
@@ -24,7 +24,7 @@ _LIKE_SHARDS = re.compile(r"\.(tar(\.\w+)?|tgz|tbz2?|txz|tzst)$", re.IGNORECASE)
 
 
 class LocalFolder:
-    """The *.tar of a folder on disk."""
+    """The *.tar files of a folder on disk."""
 
     def __init__(self, path: Path):
         self.place, self.name = path, path.name
@@ -37,11 +37,11 @@ class LocalFolder:
         return str(self.place)
 
     def sizes(self) -> dict[str, int]:
-        """Name -> bytes, in the order of their names."""
+        """Name -> bytes, sorted by name."""
         return {file.name: file.stat().st_size for file in sorted(self.place.glob("*.tar"))}
 
     def passed_over(self) -> list[str]:
-        """What looks like a shard and is none of `sizes`: packed, with another ending, or in a folder of this one."""
+        """Files that look like shards but are not in `sizes`: compressed, with another ending, or in a subfolder."""
         inside = (f"{file.parent.name}/{file.name}" for file in self.place.glob("*/*.tar"))
         return _unread_shards([*(file.name for file in self.place.glob("*")), *inside])
 
@@ -55,7 +55,7 @@ class LocalFolder:
 
     @contextmanager
     def at_hand(self, name: str) -> Iterator[Path]:
-        """The shard as a file, and its _stats.json beside it if there is one, while they are read once."""
+        """The shard as a file, with its _stats.json beside it if there is one, for reading once."""
         yield self.place / name
 
     def read(self, name: str, begin: int, size: int) -> bytes:
@@ -72,15 +72,15 @@ class LocalFolder:
 
 
 class RemoteFolder:
-    """The *.tar under a URL such as s3://bucket/cc3m, or those that braces name: https://host/{00000..00331}.tar.
+    """The *.tar files under a URL such as s3://bucket/cc3m, or those that braces name: https://host/{00000..00331}.tar.
 
-    Shards are downloaded whole when they are first read, by one process of a machine for all of them. Where those kept
-    are more than `most_bytes`, the ones that were read longest ago are removed: beside what is being downloaded the
-    cache is never larger. A shard that has another size than `check` was told is refused.
+    A shard is downloaded whole when it is first read, by one process for all processes of the machine. If the cache
+    exceeds `most_bytes`, the shards that were read longest ago are deleted: apart from current downloads, it is never
+    larger. A shard whose size differs from what `check` was told raises DataError.
 
     Args:
         url: with the protocol; its library (s3fs, gcsfs) must be installed.
-        cache: folder, shared by all processes of the machine; one for each URL is made in it.
+        cache: folder, shared by all processes of the machine; each URL gets its own subfolder.
     """
 
     def __init__(self, url: str, cache: Path | None = None, most_bytes: int = 0):
@@ -97,22 +97,22 @@ class RemoteFolder:
         return self.url
 
     def sizes(self) -> dict[str, int | None]:
-        """Name -> bytes, in the order of their names; None where the server does not say."""
+        """Name -> bytes, sorted by name; None if the size is unknown."""
         if self.names:
             return dict.fromkeys(sorted(braceexpand(self.names)))
         listed = self._listed()
         return {name: listed[name] for name in sorted(listed) if name.endswith(".tar")}
 
     def passed_over(self) -> list[str]:
-        """What looks like a shard there and is none of `sizes`: packed, or with another ending."""
+        """Files there that look like shards but are not in `sizes`: compressed, or with another ending."""
         return [] if self.names else _unread_shards(self._listed())
 
     def newer(self, date: float) -> list[str]:
-        """None: what is downloaded has no date of its own."""
+        """Always empty: downloads have no date of their own."""
         return []
 
     def _listed(self) -> dict[str, int | None]:
-        """Name -> bytes of all that lies there."""
+        """Name -> bytes of everything there."""
         system, path = fsspec.core.url_to_fs(self.base)
         try:
             entries = system.ls(path, detail=True)
@@ -123,8 +123,8 @@ class RemoteFolder:
         return {each["name"].rsplit("/", 1)[-1]: each.get("size") for each in entries}
 
     def path(self, name: str) -> Path:
-        """The shard as a file in the cache. Raises OSError if it cannot be had, DataError if it has changed, or leads
-        out of the cache by a link."""
+        """The shard as a file in the cache. Raises OSError if it cannot be downloaded, DataError if it has changed or
+        is a link that leads out of the cache."""
         file = self.folder / name
         check_inside(self.folder.parent, [self.folder])
         check_inside(self.folder, [file])
@@ -143,7 +143,7 @@ class RemoteFolder:
         return file
 
     def _is_kept(self, file: Path) -> bool:
-        """Whether it is there, and is the one that the index knows; if so it is the one read last."""
+        """Whether the file exists with the size that the index knows. Marks it as the one read last."""
         try:
             os.utime(file)
             return file.stat().st_size == self.known.get(file.name, file.stat().st_size)
@@ -152,7 +152,7 @@ class RemoteFolder:
 
     @contextmanager
     def at_hand(self, name: str) -> Iterator[Path]:
-        """The shard as a file, and its _stats.json beside it if there is one, while they are read once."""
+        """The shard as a file, with its _stats.json beside it if there is one, for reading once."""
         with TemporaryDirectory() as folder:
             stats = f"{Path(name).stem}_stats.json"
             self._download(name, Path(folder) / name)
@@ -169,11 +169,11 @@ class RemoteFolder:
                 with path.open("rb", buffering=0) as file:
                     file.seek(begin)
                     return file.read(size)
-            except FileNotFoundError:  # another process has made room in between: it is downloaded again
+            except FileNotFoundError:  # another process deleted it to make room: download it again
                 continue
 
     def check(self, known: Mapping[str, int]) -> None:
-        """known: name -> bytes, to compare with what is downloaded."""
+        """known: name -> bytes, which downloads must have."""
         self.known = dict(known)
 
     def _make_room(self, size: int) -> None:
@@ -214,7 +214,7 @@ def is_url(place: str | Path) -> bool:
 
 
 class _Opened:
-    """A shard's open file; reads from any place, and from several threads."""
+    """A shard's open file. Several threads may read it, at any place."""
 
     def __init__(self, path: Path):
         self.descriptor = os.open(path, os.O_RDONLY)

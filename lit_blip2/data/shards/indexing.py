@@ -1,9 +1,9 @@
-"""`python -m lit_blip2 data index DIR`: an index of tar shards, made once and in parallel, gone on with if interrupted.
+"""`python -m lit_blip2 data index DIR`: makes an index of tar shards in parallel, and continues after an interruption.
 
-A sample is the members of a shard that share a key, their name up to its first dot. It needs one image and a caption
-that is not empty: from `.json`, a dict with "caption" or a list (CapFilt), else from `.txt`, a caption on each line.
-What lacks one, or holds two of which one would have to be guessed, is left out, counted by reason with examples, and
-said.
+A sample is the members of a shard that share a key: their name up to its first dot. It needs one image and a non-empty
+caption. Captions come from `.json`, a dict with "caption" or a list (CapFilt), else from `.txt`, one per line. A sample
+that lacks an image or caption, or has two and no rule to choose, is left out, counted by reason with examples, and
+reported.
 """
 
 import json
@@ -32,7 +32,7 @@ from lit_blip2.whole_files import alone
 IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
 MOST_EXAMPLES = 5
 _LINE_END = re.compile(r"\r\n?|\n")  # and no other: U+2028 may stand in a caption
-# Kinds of members that hold more of the next one's header, which tarfile reads at once, and the most bytes of one.
+# Types of members that extend the next member's header. tarfile reads one at once; MOST_HEADER is its largest size.
 PAX_HEADERS = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
 LONG_HEADERS = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, *PAX_HEADERS)
 MOST_HEADER = 1 << 20
@@ -40,10 +40,10 @@ MOST_HEADER = 1 << 20
 
 @dataclass
 class Listed:
-    """What a shard holds: of each sample its image's place and the CRC-32 of the header before it, and its captions.
-    left_out: reason -> count, examples.
-    lost: samples among what was left out; the rest are captions that are empty beside others. several_lines: samples
-    whose text has several lines, each a caption."""
+    """What a shard holds. images: begin and size in bytes of each sample's image. headers: the CRC-32 of the header
+    before each image. captions: of each sample. left_out: reason -> count, examples. lost: number of samples left out;
+    left_out also counts single captions and texts. several_lines: samples whose text has several lines, each a
+    caption."""
 
     name: str
     bytes: int
@@ -55,7 +55,7 @@ class Listed:
     several_lines: int = 0
 
     def leave_out(self, reason: str, example: str, count: int = 1, samples: int | None = None) -> None:
-        """Count it, as so many samples: by default as `count` says."""
+        """Count what is left out. samples: how many samples are lost by it, by default `count`."""
         self.lost += count if samples is None else samples
         entry = self.left_out.setdefault(reason, {"count": 0, "examples": []})
         entry["count"] += count
@@ -97,7 +97,7 @@ def index_shards(folder: str | Path, out: Path | None = None, workers: int = 0) 
 
 
 def _said_of_others(names: list[str]) -> str:
-    """Of files that look like shards and are not read: how many, which, and what to do. Empty for none."""
+    """A message about files that look like shards but are not read, and what to do. Empty if there are none."""
     shown = ", ".join(names[:MOST_EXAMPLES]) + (", ..." if len(names) > MOST_EXAMPLES else "")
     todo = "only files that end in .tar and lie in the folder itself are read: unpack, rename or move them"
     return f": {len(names):,} files that look like shards ({shown}); {todo}" if names else ""
@@ -122,7 +122,7 @@ def _index(place: LocalFolder | RemoteFolder, shards: dict[str, int | None], out
 
 
 def list_shard(place: LocalFolder | RemoteFolder, name: str) -> Listed:
-    """Read one shard's members: of images only where they are."""
+    """Read one shard's captions, and where its images are."""
     with place.at_hand(name) as path:
         return _list(path)
 
@@ -142,7 +142,7 @@ def _list(path: Path) -> Listed:
 
 
 class Header(tarfile.TarInfo):
-    """A member's header. Raises HeaderError for a size that leads back in the shard, or takes too much to read."""
+    """A member's header. Raises HeaderError for a negative size, and for a header extension that is too large."""
 
     @classmethod
     def frombuf(cls, buf: bytes, encoding: str, errors: str) -> "Header":
@@ -161,8 +161,8 @@ class Header(tarfile.TarInfo):
 
 
 def _check_records(header: bytes) -> None:
-    """Raises HeaderError unless a pax header is a row of "LENGTH KEY=VALUE\\n", with no longer numbers than a name has
-    bytes: tarfile's time grows with the square of what is something else."""
+    """Raises HeaderError unless a pax header is a sequence of "LENGTH KEY=VALUE\\n" with numbers of at most
+    LONGEST_NAME digits: tarfile takes quadratic time for anything else."""
     at, header = 0, header.rstrip(b"\0")
     while at < len(header):
         length = header[at : at + 8].partition(b" ")[0]
@@ -176,12 +176,12 @@ def _check_records(header: bytes) -> None:
 
 
 def _read_headers(path: Path, members_of: dict[str, list[tarfile.TarInfo]]) -> Exception | None:
-    """Gather the members of each sample, all but the folders, and return what ended it before the shard's end."""
+    """Gather the members of each sample, without folders. Returns the error that ended it early, or None."""
     last, size = None, path.stat().st_size
     try:
         with tarfile.open(path, "r:", tarinfo=Header) as tar:
             while (member := tar.next()) is not None:
-                tar.members = []  # else it keeps all of them
+                tar.members = []  # else tarfile keeps all of them
                 if not member.isdir():
                     last = _split(member.name)[0]
                     members_of.setdefault(last, []).append(member)
@@ -191,7 +191,7 @@ def _read_headers(path: Path, members_of: dict[str, list[tarfile.TarInfo]]) -> E
     except OSError:  # of the disk
         raise
     except Exception as error:  # of many kinds: TarError, ValueError, RecursionError
-        members_of.pop(last, None)  # it may go on behind the damage
+        members_of.pop(last, None)  # this sample may continue after the damage
         return error
     try:
         _check_end(path, end)
@@ -201,7 +201,7 @@ def _read_headers(path: Path, members_of: dict[str, list[tarfile.TarInfo]]) -> E
 
 
 def _check_end(path: Path, offset: int) -> None:
-    """Raises EOFError unless a tar ends here, in two blocks of zeros or more: tarfile takes any damage for the end."""
+    """Raises EOFError unless the tar ends here, with two or more blocks of zeros: tarfile takes damage for the end."""
     with path.open("rb") as file:
         file.seek(offset)
         if file.read(2 * tarfile.BLOCKSIZE) != bytes(2 * tarfile.BLOCKSIZE):
@@ -212,7 +212,7 @@ def _check_end(path: Path, offset: int) -> None:
 
 
 def summary(lines: list[dict]) -> str:
-    """How much there is, and what was left out."""
+    """The number of samples and shards, and what was left out, as a text."""
     text = [f"{sum(line['samples'] for line in lines):,} samples in {len(lines):,} shards"]
     reasons: dict[str, dict] = {}
     for line in lines:
@@ -241,7 +241,7 @@ def _split(name: str) -> tuple[str, str]:
 
 
 def _add(listed: Listed, tar: tarfile.TarFile, key: str, members: list[tarfile.TarInfo]) -> None:
-    """A sample, or why it is none."""
+    """Add a sample to `listed`, or the reason why it is left out."""
     example = f"{listed.name}/{key.lstrip('/')}"
     if not all(member.isfile() and not member.issparse() for member in members):
         return listed.leave_out("a link or a sparse file", example)
@@ -285,9 +285,9 @@ def _same(tar: tarfile.TarFile, members: list[tarfile.TarInfo]) -> bool:
 
 
 def _captions(tar: tarfile.TarFile, of: dict[str, tarfile.TarInfo]) -> tuple[list[str], bool, bool]:
-    """Those of a sample in their order, empty ones too; whether its text file says something else than a single one in
-    json (CapFilt's several are there to replace the text); and whether they are several lines of the text. Raises
-    TypeError for one that is no text."""
+    """A sample's captions in order, with empty ones; whether its text file differs from the only caption in json
+    (several in json, by CapFilt, replace the text); and whether they are several lines of the text file. Raises
+    TypeError for a caption that is no text, UnicodeError for one that is not UTF-8, DataError for damaged json."""
     texts: list[str] = []
     written = tar.extractfile(of["txt"]).read() if "txt" in of else b""
     if "json" in of:
@@ -308,7 +308,7 @@ def _captions(tar: tarfile.TarFile, of: dict[str, tarfile.TarInfo]) -> tuple[lis
 
 
 def _compare(listed: Listed, stats: Path) -> None:
-    """img2dataset writes down how many images it has put into a shard."""
+    """Count images that are missing, by the _stats.json in which img2dataset notes how many it put into a shard."""
     if stats.is_file():
         wanted = Entry(read_json(stats), stats).number("successes", default=None)
         found = len(listed.images) + listed.lost
@@ -317,8 +317,8 @@ def _compare(listed: Listed, stats: Path) -> None:
 
 
 def _append(part: Path, shard: Listed, known: dict | None) -> dict:
-    """One shard behind what there is; its line, which is returned, last, so that an interrupted append is overwritten.
-    known: the line before."""
+    """Append one shard to the index and return its line. The line is written last, so that an interrupted append is
+    overwritten. known: the line before."""
     encoded = [text.encode() for texts in shard.captions for text in texts]
     lengths = {"first.bin": [len(texts) for texts in shard.captions], "ends.bin": [len(text) for text in encoded]}
     behind = {name: _last(part / name) + np.cumsum(counts, dtype=np.int64) for name, counts in lengths.items()}
@@ -346,11 +346,12 @@ def _last(file: Path) -> int:
 
 
 def _resume(part: Path, shards: dict[str, int | None]) -> list[dict]:
-    """The shards that an interrupted index has; what it had begun behind them is cut off."""
+    """The lines of the shards that an interrupted index has; empty if it does not fit or is damaged. Anything begun
+    after them is cut off."""
     lines = []
     if (file := part / "shards.jsonl").exists():
         whole = file.read_bytes()
-        file.write_bytes(whole[: whole.rfind(b"\n") + 1])  # its last line may have been begun
+        file.write_bytes(whole[: whole.rfind(b"\n") + 1])  # its last line may be incomplete
         lines = read_shards(part)
     begun = dict(list(shards.items())[: len(lines)])
     whole = all(set(line["sizes"]) == set(line["crc32"]) == set(ARRAYS) for line in lines)
@@ -369,13 +370,13 @@ def _resume(part: Path, shards: dict[str, int | None]) -> list[dict]:
 
 
 def _is_damaged(part: Path, lines: list[dict]) -> bool:
-    """Whether an array holds something else than its last line tells, or less."""
+    """Whether an array holds less than the last line tells, or something else."""
     files = [(part / name, lines[-1]["sizes"][name], lines[-1]["crc32"][name]) for name in ARRAYS if lines]
     return any(not file.is_file() or crc32_of(file, size) != crc32 for file, size, crc32 in files)
 
 
 def _differing(lines: list[dict], shards: dict[str, int | None]) -> list[str]:
-    """Names of shards that only one side has, or with another size; no size (None) fits all."""
+    """Names of shards that only one side has, or that differ in size. An unknown size (None) fits any."""
     known = {line["name"]: line["bytes"] for line in lines}
     unequal = {name for name in known.keys() & shards.keys() if shards[name] not in (None, known[name])}
     return sorted((known.keys() ^ shards.keys()) | unequal)
@@ -387,7 +388,8 @@ def _check_same(out: Path, shards: dict[str, int | None]) -> None:
 
 
 def _check_newer(place: LocalFolder | RemoteFolder, out: Path) -> None:
-    """Read again what was written after the index: a tar is padded, so that its size may stay when captions change."""
+    """Read again the shards that are newer than the index. Tars are padded, so captions may change and the size stay.
+    Raises ValueError for other contents."""
     known = Shards(place, out)
     newer = known.newer()
     listed = (list_shard(place, name) for name in track(newer, "newer shards"))

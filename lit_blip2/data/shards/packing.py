@@ -1,7 +1,7 @@
-"""`python -m lit_blip2 data pack --config FILE --out DIR`: what an experiment trains on, as tar shards.
+"""`python -m lit_blip2 data pack --config FILE --out DIR`: writes an experiment's training data as tar shards.
 
-An image's file goes in as it is, its captions as a list in `.json`. A shard is written under another name and renamed
-when it is whole: an interrupted run goes on with the first that is missing.
+An image's file goes in unchanged, its captions as a list in `.json`. A shard is written under another name and renamed
+when it is complete: an interrupted run continues with the first missing shard.
 """
 
 import io
@@ -63,7 +63,7 @@ def pack(config: list[str], out: Path, samples: int = 1000, workers: int = 0) ->
 
 
 def _check_same(folder: Path, pairs: FilePairs | ShardPairs, samples: int) -> None:
-    """Raises ValueError where the folder holds shards of something else."""
+    """Raises ValueError if the folder holds shards of something else."""
     file = folder / "packed.json"
     asked = {"source": pairs.name, "pairs": len(pairs), "samples": samples, "digest": pairs.digest()}
     if file.exists() and (known := read_object(file)) != asked:
@@ -93,7 +93,7 @@ def _write_shard(file: Path, start: int, samples: int) -> None:
 
 
 def ending_of(content: bytes) -> str:
-    """What the name of an image's file should end with, by its contents; jpg for what readers of tars do not know."""
+    """The ending for an image's file, by its contents; jpg for formats that readers of tars do not know."""
     try:
         with open_image(content) as image:
             ending = image.format.lower()

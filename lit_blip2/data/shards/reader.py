@@ -1,16 +1,16 @@
 """Tar shards in webdataset's layout, read by sample number through an index that is made once (indexing.py).
 
-An index is a folder of memory-mapped arrays, so that a sample costs no memory of a process and workers share all of it:
+An index is a folder of memory-mapped arrays, so that samples take no memory of a process and workers share them all:
 
-    shards.jsonl    a line for each shard: name, bytes, samples, what was left out, by reason, with examples, and of
-                    each array below its size and its CRC-32 up to this shard's end
+    shards.jsonl    a line for each shard: name, bytes, samples, what was left out (by reason, with examples), and the
+                    size and CRC-32 of each array below up to this shard's end
     images.bin      int64 [N, 2]: where in its shard an image begins, and how many bytes it has
-    headers.bin     uint32 [N]: the CRC-32 of the header before that image, which tells a shard that was rewritten
+    headers.bin     uint32 [N]: the CRC-32 of the header before that image, which detects a rewritten shard
     first.bin       int64 [N + 1]: the captions of sample i are first[i] to first[i + 1]
     ends.bin        int64 [M + 1]: caption m is bytes ends[m] to ends[m + 1] of captions.bin
     captions.bin    UTF-8
 
-Sizes and CRC-32 are compared before a sample is read; indexes of before lack the CRC-32, and headers.bin.
+Sizes and CRC-32 are checked before a sample is read. Older indexes lack the CRC-32 and headers.bin.
 """
 
 import tarfile
@@ -37,12 +37,12 @@ class Shards:
     """N samples of a folder of tars, each an image with one caption or several.
 
     Args:
-        folder: of the shards, or where they are (shard_folders.py). index: of the index, by default in `folder`.
-        best: of several captions only the first `best` are drawn from (CapFilt lists the best first); none: all.
+        folder: folder of the shards, or an object of folders.py. index: folder of the index; None: `index` in `folder`.
+        best: number of an image's captions to draw from, counted from the first (CapFilt's best); None: all.
         max_words: captions are cut after this many words.
     Raises:
-        FileNotFoundError: no index, with the command that makes it. DataError: a shard has changed since, or the index
-            is cut short or damaged, or holds a link that leads out of it. Shards may be links.
+        FileNotFoundError: no index; the message has the command that makes it. DataError: a shard has changed since, or
+            the index is cut short or damaged, or holds a link that leads out of it. Shards may be links.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Shards:
         check_arrays(self.index, self.shards)
         self.start_S = np.concatenate([[0], np.cumsum(self.sizes, dtype=np.int64)])
         self.images_N2 = _mapped(self.index / "images.bin").reshape(-1, 2)
-        headers = self.index / "headers.bin"  # which indexes of before have not
+        headers = self.index / "headers.bin"  # which older indexes lack
         self.headers_N = _mapped(headers, np.uint32) if headers.exists() else None
         self.first_N = _mapped(self.index / "first.bin")
         self.texts = Strings.from_arrays(
@@ -81,12 +81,12 @@ class Shards:
         return len(self.images_N2)
 
     def captions(self, sample: int) -> list[str]:
-        """Those that may be drawn, cleaned."""
+        """The captions that may be drawn, cleaned."""
         start, end = self._drawn_from(sample)
         return [clean_caption(self.texts[m], self.max_words) for m in range(start, end)]
 
     def draw(self, sample: int, rng: np.random.Generator) -> str:
-        """One of them, all equally likely. Draws from `rng` once, however many there are."""
+        """One of these captions, each equally likely. Draws from `rng` exactly once."""
         start, end = self._drawn_from(sample)
         return clean_caption(self.texts[start + int(rng.random() * (end - start))], self.max_words)
 
@@ -95,7 +95,7 @@ class Shards:
         return decode_image(self.image_bytes(sample), _Name(self, sample))
 
     def image_bytes(self, sample: int) -> bytes:
-        """The image's file, as it stands in its shard.
+        """The contents of an image's file.
 
         Raises UnreadableImageError for a shard that ends before it, DataError for one that was rewritten.
         """
@@ -113,7 +113,7 @@ class Shards:
         return data
 
     def holds(self, shard: str, images: list[tuple[int, int]], captions: list[list[str]]) -> bool:
-        """Whether the index has these of a shard: of each sample its image's place, and its captions."""
+        """Whether the index agrees with a shard. images: (begin, size) per sample. captions: its captions."""
         if shard not in self.names:
             return not images
         start, end = self.start_S[self.names.index(shard) :][:2].tolist()
@@ -125,7 +125,7 @@ class Shards:
         return self.folder.newer((self.index / "shards.jsonl").stat().st_mtime)
 
     def name(self, sample: int) -> str:
-        """Such as `00012.tar/000123456.jpg`: the header that stands before the image tells its name."""
+        """A name such as `00012.tar/000123456.jpg`, read from the header before the image."""
         shard, begin = self.names[self._shard(sample)], int(self.images_N2[sample, 0])
         header = self.folder.read(shard, begin - tarfile.BLOCKSIZE, tarfile.BLOCKSIZE)
         try:
@@ -146,7 +146,7 @@ class Shards:
         return start, end if self.best is None else min(end, start + self.best)
 
     def _check_unchanged(self) -> None:
-        """Raises DataError where a shard's size is another than when the index was made."""
+        """Raises DataError if a shard is gone, or has another size than when the index was made."""
         try:
             self.folder.check({shard["name"]: shard["bytes"] for shard in self.shards})
         except DataError as error:
@@ -160,12 +160,12 @@ class Shards:
 
 
 def read_shards(index: Path) -> list[dict]:
-    """The shards that an index, or a part of one, has. Raises DataError for what no index says."""
+    """The lines of the shards in an index, or in a part of one. Raises DataError for a line that is not of an index."""
     return [_checked(line) for line in read_lines(index / "shards.jsonl")]
 
 
 def _checked(line: Entry) -> dict:
-    """The values of a line. Of indexes of before sizes and crc32 may be empty."""
+    """The checked values of a line. In older indexes, sizes and crc32 may be empty."""
     name_inside(line.text("name"), f"{line.path}: line {line.place[1]}", f"shards lie in one folder; {WAY_OUT}")
     told = {name: line.entry(name, default={}) for name in ("sizes", "crc32")}
     if not all(each.values.keys() <= {*ARRAYS} for each in told.values()):
@@ -181,8 +181,8 @@ def _checked(line: Entry) -> dict:
 
 
 def check_arrays(index: Path, shards: list[dict]) -> None:
-    """Raises DataError where the arrays of an index are cut short or damaged, by the sizes and the CRC-32 of its last
-    line, or where they do not hold the samples of its lines."""
+    """Raises DataError if the arrays of an index are cut short or damaged, by the sizes and the CRC-32 of its last
+    line, or if they do not hold the samples of its lines."""
     samples = np.cumsum([0, *(shard["samples"] for shard in shards)]).tolist()
     for shard, count in zip(shards, samples[1:]):
         if shard["sizes"].get("images.bin", 16 * count) != 16 * count:
@@ -199,7 +199,7 @@ def check_arrays(index: Path, shards: list[dict]) -> None:
 
 
 def crc32_of(file: Path, size: int | None = None) -> int:
-    """Of a file, or of so many bytes at its begin; of less where it has less."""
+    """The CRC-32 of a file, or of its first `size` bytes, or of fewer if it is shorter."""
     left, found = file.stat().st_size if size is None else size, 0
     with file.open("rb") as opened:
         while part := opened.read(min(left, 1 << 24)):
@@ -208,7 +208,7 @@ def crc32_of(file: Path, size: int | None = None) -> int:
 
 
 class _Name:
-    """A sample's name, read only where a fault tells it."""
+    """A sample's name, read from the shard only if an error names it."""
 
     def __init__(self, shards: Shards, sample: int):
         self.shards, self.sample = shards, sample
