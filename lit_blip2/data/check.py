@@ -1,4 +1,4 @@
-"""Every image of an experiment looked at, with the captions to train on: what is there, and what is wrong with it."""
+"""Looks at every image of an experiment and at its training captions, and reports what is there and what is wrong."""
 
 import hashlib
 import os
@@ -34,7 +34,8 @@ CHUNK = 64  # samples that a process reads at a time
 
 
 class Looked(NamedTuple):
-    """One sample. digest: of the image's file. reason, details: why its image, example, cannot be read."""
+    """One sample. digest: a hash of the image's file. words: length of each caption, in words. reason, details: why the
+    image cannot be read. example: that image's place."""
 
     source: str
     digest: int
@@ -48,7 +49,7 @@ class Looked(NamedTuple):
 
 @dataclass
 class CheckReport:
-    """Everything that was seen. 8 bytes and two numbers are kept of a sample, to find duplicates and medians."""
+    """Everything that was found. It keeps an 8-byte hash and two sides of each image, for duplicates and medians."""
 
     samples: Counter[str] = field(default_factory=Counter)
     faults: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -56,7 +57,7 @@ class CheckReport:
     digests: list[np.ndarray] = field(default_factory=list)
     sides: list[np.ndarray] = field(default_factory=list)
     words: Counter[int] = field(default_factory=Counter)
-    notes: list[str] = field(default_factory=list)  # what is no fault
+    notes: list[str] = field(default_factory=list)  # remarks that are no faults
     rows: list[tuple[str, str, str, str]] = field(default_factory=list)  # each fault: source, problem, file, details
 
     def fault(self, source: str, reason: str, example: str, count: int = 1, details: str = "") -> None:
@@ -77,14 +78,14 @@ class CheckReport:
 
     @property
     def duplicates(self) -> int:
-        """Images whose file is, byte for byte, that of an earlier one."""
+        """Number of images whose file equals an earlier one, byte for byte."""
         digests = np.concatenate(self.digests)
         return len(digests) - len(np.unique(digests))
 
 
 def read_files(data: PairData, faults: list[str]) -> tuple[PairSource | None, Tables]:
-    """What a data module trains on, and split -> task -> table of what it evaluates on, of all files that can be read.
-    faults: gets a line for each that cannot."""
+    """Read the files of a data module. Returns its training pairs, None if they cannot be read, and its evaluation
+    tables, split -> task -> table, without unreadable ones. faults: gets a line for each unreadable file."""
     tables = {split: data.read(split, faults) for split in ("val", "test") if data.tasks(split)}
     if isinstance(data, Mixture):
         return data.train_pairs(faults), tables
@@ -102,10 +103,10 @@ def check_images(
     sample: int | None = None,
     workers: int = 0,
 ) -> None:
-    """Look at all images of a data module, or a sample of them, and at the captions to train on; print what there is.
+    """Look at all images of a data module, or a sample of them, and at its training captions. Print what was found.
 
-    Args: found: gets what is seen. source: what it trains on, if that can be read. tables: split -> task -> table, as
-    it reads them. sample, workers: see the command. Raises ValueError for texts that no batch can hold.
+    Args: found: collects the results. source, tables: from `read_files`. sample: number of images to look at; None:
+    all. workers: number of processes; 0: one for each core. Raises ValueError as `check_texts`.
     """
     pairs_of = [] if source is None else sources_in(source)
     if source is not None:
@@ -137,7 +138,7 @@ def check_images(
 
 
 def check_texts(source: PairSource) -> None:
-    """Draw a text of each source. Raises ValueError for captions beside questions, which no batch can hold."""
+    """Draw a text of each source. Raises ValueError if some are captions and some questions: no batch can hold both."""
     rng, parts = np.random.default_rng(0), source.spans if isinstance(source, MixedPairs) else [source.span(0)]
     kinds = {part.pairs.name: ", ".join(part.draw(part.start, rng)) for part in parts}
     if len(set(kinds.values())) > 1:
@@ -147,7 +148,7 @@ def check_texts(source: PairSource) -> None:
 
 
 class Images:
-    """Images, each once, without their texts: of a split to evaluate on, or those that are asked about."""
+    """Images without their texts, each once: those of an evaluation split, or those that questions ask about."""
 
     def __init__(self, name: str, images: Pixels, files: Iterable[str]):
         self.name, self.images, self.files = name, images, Strings(files)
@@ -156,14 +157,14 @@ class Images:
         return len(self.files)
 
     def captions(self, number: int) -> list[str]:
-        """None: they are read, and checked, before."""
+        """Always empty: these texts were checked when they were read."""
         return []
 
     def file(self, number: int) -> bytes:
         return read_file(self.place(number))
 
     def place(self, number: int) -> str:
-        """Where it is."""
+        """The path of an image."""
         return str(self.images.path(self.files[number]))
 
 
@@ -171,14 +172,14 @@ Source = FilePairs | ShardPairs | Images
 
 
 def _once(pairs: FilePairs | ShardPairs) -> Source:
-    """The images of questions once each, not once for each question; captions as they are."""
+    """The images of questions, once each instead of once per question. Sources of captions come back unchanged."""
     if isinstance(pairs, FilePairs) and isinstance(pairs.texts, Questions):
         return Images(pairs.name, pairs.images, dict.fromkeys(pairs.texts.files))
     return pairs
 
 
 def look(sources: Sequence[Source], numbers: Sequence[int], workers: int) -> Iterator[list[Looked]]:
-    """Every chosen image of the sources, which are numbered one behind the other, read by several processes."""
+    """Look at the chosen images in several processes. numbers: the samples, counted through all sources in turn."""
     with ProcessPoolExecutor(workers, initializer=_remember, initargs=(sources,)) as pool, Progress() as bar:
         task, waiting = bar.add_task("images", total=len(numbers)), deque()
         for first in range(0, len(numbers), CHUNK):
@@ -210,7 +211,7 @@ def _look_at(numbers: Sequence[int]) -> list[Looked]:
 
 
 def look_at(source: Source, number: int) -> Looked:
-    """Read one image's file, and its captions."""
+    """Read an image's file and its captions."""
     words = [len(text.split()) for text in source.captions(number)]
     try:
         content = source.file(number)
@@ -226,7 +227,7 @@ def look_at(source: Source, number: int) -> Looked:
 
 
 def show_missing(found: CheckReport, sources: Sequence[Source]) -> None:
-    """Say of each source all of whose images are missing where they were looked for, and what is there."""
+    """For each source whose images are all missing, print where they were looked for and what is there."""
     for source in sources:
         if (
             not isinstance(source, ShardPairs)

@@ -1,4 +1,4 @@
-"""What the data commands build of an experiment: its data module, and its image encoder for cached features."""
+"""Builds the parts of an experiment that data commands need: its data module, and the encoder of cached features."""
 
 from argparse import ArgumentError
 from collections.abc import Iterator, Sequence
@@ -13,11 +13,11 @@ from lit_blip2.config import Experiment, arguments_of, check_encoder, read
 from lit_blip2.data.module import PairData
 from lit_blip2.nulls import check_nulls
 
-SETTINGS = ("--data.", "--model.net.", "--model.init_args.net.")  # what of an experiment these commands use
+SETTINGS = ("--data.", "--model.net.", "--model.init_args.net.")  # settings that these commands use
 
 
 def read_data(configs: Sequence[str]) -> PairData:
-    """The data module of an experiment, on images. Raises ValueError where there is none, or none that fits."""
+    """The data module of an experiment, set to read images. Raises ValueError if it has none, or an invalid one."""
     data = built(configs, "data", PairData)
     if data is None:
         raise ValueError(f"no `data` in {names(configs)}: give an experiment, such as experiments/mini_stage1.yaml")
@@ -26,19 +26,19 @@ def read_data(configs: Sequence[str]) -> PairData:
 
 
 def experiments_in(configs: Sequence[str]) -> list[Experiment]:
-    """Those of `configs` that are files."""
+    """The experiments in those `configs` that are files."""
     return [read(Path(each)) for each in configs if not is_setting(each)]
 
 
 def is_setting(config: str) -> bool:
-    """Whether it is one such as --data.batch_size=4, and no file."""
+    """Whether it is a setting such as --data.batch_size=4, not a file."""
     return str(config).startswith(SETTINGS)
 
 
 def built(configs: Sequence[str], place: str, kind: type) -> Any:
-    """An object of a class as an experiment describes it at a place such as data or model.net.vision; None where it
-    does not. configs: files, each changing what those before it say, and settings behind them, as in `fit`. Raises
-    ValueError that names the file or the setting."""
+    """Build the object that an experiment describes at a place such as data or model.net.vision; None if it describes
+    none. kind: its class. configs: files, then settings, as in `fit`; each overrides those before it. Raises ValueError
+    that names the file or the setting."""
     *above, name = place.split(".")
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument(f"--{name}", type=kind)
@@ -63,7 +63,7 @@ def built(configs: Sequence[str], place: str, kind: type) -> Any:
 
 @contextmanager
 def refusing(config: str) -> Iterator[None]:
-    """The parser's complaint as a ValueError that names the file."""
+    """Turn the parser's ArgumentError into a ValueError that names the file."""
     try:
         yield
     except ArgumentError as error:
@@ -71,5 +71,5 @@ def refusing(config: str) -> Iterator[None]:
 
 
 def names(configs: Sequence[str]) -> str:
-    """For a message."""
+    """The names of the files, for a message."""
     return " or ".join(str(each) for each in configs if not is_setting(each))

@@ -1,4 +1,4 @@
-"""Images that could not be read and were replaced: counted, told, and too many of them refused."""
+"""Counts and reports unreadable images that were replaced, and stops a run that has too many."""
 
 import logging
 from collections import Counter
@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 class Fault(NamedTuple):
-    """source: its name. reason: a few words. example: the whole error."""
+    """An unreadable image. source: name of its source. reason: a few words. example: the whole error."""
 
     source: str
     reason: str
@@ -23,11 +23,11 @@ class Fault(NamedTuple):
 
 
 class TooManyFaultsError(ValueError):
-    """More of the images cannot be read than the limit allows."""
+    """More images are unreadable than the limit allows."""
 
 
 class Faults:
-    """What was replaced in the batches of this process. limit: the largest share of a source's rows that may be."""
+    """The images that this process replaced in its batches. limit: the largest share of a source's rows to replace."""
 
     def __init__(self, limit: float):
         if not 0 <= limit <= 1:
@@ -38,7 +38,7 @@ class Faults:
         self.examples: dict[tuple[str, str], list[str]] = {}
 
     def add(self, rows: Mapping[str, int], faults: Sequence[Fault]) -> None:
-        """Count a batch, source -> rows. Raises TooManyFaultsError, with examples, where a source passes the limit."""
+        """Count a batch. rows: source -> number of rows. Raises TooManyFaultsError if a source exceeds the limit."""
         self.rows.update(rows)
         for source, reason, example in faults:
             key = source, reason
@@ -64,7 +64,7 @@ class Faults:
         )
 
     def write(self, file: Path) -> None:
-        """As JSON: the rows of each source, and of those with faults the reasons with count and examples."""
+        """Write JSON: the rows of each source, and each reason for faults with its count and examples."""
         content: dict = {"rows": dict(self.rows), "sources": {}}
         for (source, reason), count in self.counts.items():
             entry = {"count": count, "examples": self.examples[source, reason]}

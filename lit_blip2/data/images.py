@@ -1,12 +1,12 @@
-"""From a file, or from bytes, to an 8-bit RGB image, or to the reason why not.
+"""Decodes files and bytes into 8-bit RGB images, or says why it cannot.
 
-What Pillow can read is converted: turned as EXIF says, palettes and CMYK to RGB, 12 and 16 bits to 8, of an
-animation the first frame. What is transparent lies over white, as a page shows it; an alpha of one value is dropped.
-A JPEG or PNG must hold the mark of its end.
+An image is rotated as its EXIF tag says. Palettes and CMYK become RGB, 12 and 16 bits become 8, and an animation gives
+its first frame. Transparent pixels are laid over white, as on a page; an alpha channel of one value is dropped. A JPEG
+or PNG must hold its end marker.
 
-A file's name says nothing about its format: Pillow goes by the contents. Only formats that it decodes itself are
-opened. It hands others to another program (EPS is a program in PostScript, which Ghostscript runs) or to a library that
-somebody else has registered, or opens whatever lies within them as any format (IPTC).
+The format is found from the contents, not from the file's name. Only formats that Pillow decodes itself are opened. It
+would hand others to another program (Ghostscript runs EPS, which is PostScript) or to a library that somebody else has
+registered, or would open what lies within them as any format (IPTC).
 """
 
 import math
@@ -22,18 +22,18 @@ from PIL.JpegImagePlugin import JpegImageFile
 
 from lit_blip2.contents import COPY_AGAIN, POINTER, DataError, check_regular
 
-SIXTEEN = re.compile(r"(?<!BGR);16")  # in Pillow's names of raw modes; BGR;16 has 5 or 6 bits of a colour
-# Tags of a TIFF. PHOTOMETRIC is 0 where its lowest value is white; FORMAT is 2 where values have a sign.
+SIXTEEN = re.compile(r"(?<!BGR);16")  # Pillow's 16-bit raw modes; BGR;16 has 5 or 6 bits per colour
+# Tags of a TIFF. PHOTOMETRIC is 0 if the lowest value is white; FORMAT is 2 if values are signed.
 BITS, PHOTOMETRIC, MAX_VALUE, FORMAT = 258, 262, 281, 339
-HEIC = {b"ftyp" + kind for kind in (b"heic", b"heix", b"hevc", b"mif1")}  # bytes 4 to 11 of a file of a phone's camera
-SIGNED = {8: 127, 16: 32767}  # bits -> the white of values with a sign
+HEIC = {b"ftyp" + kind for kind in (b"heic", b"heix", b"hevc", b"mif1")}  # bytes 4 to 11 of a phone's photo
+SIGNED = {8: 127, 16: 32767}  # bits -> white of signed values
 # Pillow's names of pictures that it decodes within this process.
 FORMATS = {
     "AVIF", "BLP", "BMP", "CUR", "DCX", "DDS", "DIB", "FITS", "FLI", "FTEX", "GBR", "GIF", "ICNS", "ICO", "IM", "IMT",
     "JPEG", "JPEG2000", "MCIDAS", "MSP", "PCD", "PCX", "PIXAR", "PNG", "PPM", "PSD", "QOI", "SGI", "SPIDER", "SUN",
     "TGA", "TIFF", "WEBP", "XBM", "XPM", "XVTHUMB",
 }  # fmt: skip
-NARROW = 16  # the part of all 16-bit values that an image must span
+NARROW = 16  # an image must span 1 / NARROW of all 16-bit values
 JPEG_END, PNG_END = b"\xff\xd9", b"IEND"
 MOST_PIXELS = 89_478_485  # Pillow's own limit for what may be a decompression bomb: 256 MiB as RGB
 
@@ -52,9 +52,9 @@ def load_image(path: str | Path) -> Image.Image:
 
 
 def as_rgb(image: Image.Image | str | Path) -> Image.Image:
-    """An image of Pillow's, of any mode, or the file of one as 8-bit RGB, turned as its EXIF says.
+    """Convert a PIL image of any mode, or an image file, to 8-bit RGB, rotated as its EXIF tag says.
 
-    Raises FileNotFoundError, UnreadableImageError, and TypeError for what is neither of the two.
+    Raises FileNotFoundError, UnreadableImageError, and TypeError for anything else.
     """
     if isinstance(image, str | Path):
         if Path(image).is_dir():
@@ -67,7 +67,7 @@ def as_rgb(image: Image.Image | str | Path) -> Image.Image:
         raise TypeError(f"an image is one of PIL's or the path of a file, not a {type(image).__name__}{way_out}")
     name = getattr(image, "filename", "") or f"(a PIL image, {image.mode}, {image.width} x {image.height})"
     try:
-        image.load()  # of a file that Pillow has only opened
+        image.load()  # Pillow may only have opened the file
     except Exception as error:
         raise UnreadableImageError(name, "damaged", error) from error
     with suppress(Exception):  # of a damaged EXIF block, which says nothing about the pixels
@@ -76,7 +76,8 @@ def as_rgb(image: Image.Image | str | Path) -> Image.Image:
 
 
 def read_file(path: str | Path) -> bytes:
-    """A file's contents. Raises FileNotFoundError, or UnreadableImageError for what is no file or may not be read."""
+    """A file's contents. Raises FileNotFoundError, or UnreadableImageError if it is no regular file or cannot be
+    opened."""
     try:
         check_regular(path)
         return Path(path).read_bytes()
@@ -89,21 +90,21 @@ def read_file(path: str | Path) -> bytes:
 
 
 def open_image(data: bytes) -> Image.Image:
-    """Pillow's image of a file's contents, not decoded yet. Raises what Pillow does, UnidentifiedImageError for a
-    format that is not among FORMATS."""
+    """Open a file's contents as a PIL image, not decoded yet. Raises Pillow's errors, UnidentifiedImageError for a
+    format that is not in FORMATS."""
     return Image.open(BytesIO(data), formats=_opened_formats())
 
 
 @cache
 def _opened_formats() -> tuple[str, ...]:
-    """Those of FORMATS that this Pillow has, in the order in which it tries them."""
+    """The FORMATS that this Pillow has, in the order in which it tries them."""
     Image.preinit()
     Image.init()
     return tuple(name for name in Image.ID if name in FORMATS)
 
 
 def _other_format(data: bytes) -> str:
-    """The name of a format that is known by its first bytes and that is not opened; else an empty string."""
+    """The name of a format that is not opened, if the first bytes tell it; else an empty string."""
     if data[4:12] in HEIC:
         return "HEIC"
     others = (name for name in Image.ID if name not in FORMATS)
@@ -132,13 +133,13 @@ def decode_image(data: bytes, name: str | Path) -> Image.Image:
                 _white_of(colours, name, white, told)
             with suppress(Exception):  # of a damaged EXIF block, which says nothing about the pixels
                 ImageOps.exif_transpose(image, in_place=True)
-            if white == SIGNED[8]:  # which Pillow takes for bytes without a sign
+            if white == SIGNED[8]:  # Pillow takes them for unsigned bytes
                 image = Image.fromarray(np.asarray(image).view(np.int8).astype(np.int32))
             if SIXTEEN.search(raw) and not image.mode.startswith("I"):
-                image.info.pop("transparency", None)  # of 16 bits, which Pillow compares with 8
+                image.info.pop("transparency", None)  # a 16-bit value, which Pillow compares with 8
                 image = _from_sixteen(image, data, name, told)
             rgb = to_rgb(image, name, white, told)
-            # Pillow turns such values of 8 bits itself
+            # Pillow itself inverts values of 8 bits
             return ImageOps.invert(rgb) if white_is_zero and image.mode.startswith("I") else rgb
     except UnreadableImageError:
         raise
@@ -153,32 +154,32 @@ def decode_image(data: bytes, name: str | Path) -> Image.Image:
 
 
 def _has_no_end(image: Image.Image, data: bytes) -> bool:
-    """Whether a JPEG or PNG lacks the mark behind its pixels. A copy that broke off may be filled up with zeros, which
-    decode as pixels. What follows the mark is anybody's; a thumbnail's own mark lies before the pixels."""
+    """Whether a JPEG or PNG lacks the end marker after its pixels. An interrupted copy may be filled up with zeros,
+    which decode as pixels. Anything may follow the marker. A thumbnail's own marker comes before the pixels."""
     if image.format in ("JPEG", "MPO") and not data.endswith(JPEG_END):
-        pixels = JpegImageFile(BytesIO(data)).fp.tell()  # to where it has read
+        pixels = JpegImageFile(BytesIO(data)).fp.tell()  # the end of the headers
         return data.rfind(JPEG_END, pixels) < 0
     return image.format == "PNG" and data.rfind(PNG_END) < 0
 
 
 def to_rgb(image: Image.Image, name: str | Path = "given", white: int = 65535, told: int = 0) -> Image.Image:
-    """A decoded image of any mode as 8-bit RGB.
+    """Convert a decoded image of any mode to 8-bit RGB.
 
-    Args: name: to name it in errors. white, told: of values above 8 bits, see `_white`.
-    Raises UnreadableImageError for values of which nobody says what is white.
+    Args: name: its name in errors. white, told: for values above 8 bits, see `_white`.
+    Raises UnreadableImageError if the white of its values is not known.
     """
     if image.mode == "F":
         raise UnreadableImageError(name, "pixels are fractions", "nothing says which is white: scale them to 8 bits")
     if image.mode.startswith("I"):  # convert("RGB") would clip at 255 instead of scaling
         values = np.asarray(image).astype(np.int64)
         image = Image.fromarray(_scaled(values, _white_of(values, name, white, told)))
-    plain = {"La": "LA", "RGBa": "RGBA"}.get(image.mode)  # from which Pillow alone goes on
+    plain = {"La": "LA", "RGBa": "RGBA"}.get(image.mode)  # Pillow converts these modes to no other
     image = image.convert(plain) if plain else image
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
-        if not _is_one_value(rgba.getchannel("A")):  # else it says nothing: some writers leave all of it 0
+        if not _is_one_value(rgba.getchannel("A")):  # one value says nothing: some writers leave it at 0
             image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-    return image if image.mode == "RGB" else image.convert("RGB")  # which copies even what is RGB
+    return image if image.mode == "RGB" else image.convert("RGB")  # convert copies even an RGB image
 
 
 def _is_one_value(band: Image.Image) -> bool:
@@ -187,10 +188,10 @@ def _is_one_value(band: Image.Image) -> bool:
 
 
 def _white(image: Image.Image, data: bytes) -> tuple[int, int]:
-    """The white of a file's kind of values, and the lower one that the file itself tells, or 0.
+    """(white, told): the white of the file's type of values, and a lower one that the file itself tells, or 0.
 
-    A PNG tells it in sBIT, where all 16 bits say no more than the file's kind; a TIFF in MaxSampleValue, which counts
-    as a limit where it is a power of 2 less 1: else it is the largest value that was found.
+    A PNG tells it in sBIT, unless that is all 16 bits. A TIFF tells it in MaxSampleValue, but only by a power of 2
+    minus 1: another number is merely the largest value found in the image.
     """
     tags = getattr(image, "tag_v2", {})
     bits, signed = tags.get(BITS, (16,))[0], tags.get(FORMAT, (1,))[0] == 2
@@ -203,13 +204,13 @@ def _white(image: Image.Image, data: bytes) -> tuple[int, int]:
 
 
 def _from_sixteen(image: Image.Image, data: bytes, name: str | Path, told: int) -> Image.Image:
-    """Colours of 16 bits, of which Pillow has kept the upper 8: where they are dark, from all 16. Colours that alpha
-    hides do not count, nor do few bright ones, but for CMYK's, where 0 is white."""
+    """An image of 16-bit colours, of which Pillow has kept the upper 8. A dark image is made again from all 16 bits.
+    Colours hidden by alpha do not count, nor do a few bright ones, except in CMYK, where 0 is white."""
     alpha = image.getchannel("A") if image.getbands()[-1] == "A" else None
     bands = 1 if "LA;16" in str(_tiles(data)) else min(3, len(image.getbands()))
     high = np.atleast_3d(np.asarray(image))[..., :bands].astype(np.int64)
     bright, inks = high >= 1 << 6, image.mode == "CMYK"
-    may_be_narrow = _is_narrow(256 * high, 65535 + 256)  # whatever the lower 8 are
+    may_be_narrow = _is_narrow(256 * high, 65535 + 256)  # for any lower 8 bits
     if bright.any() and (inks or not (_are_few(bright) or may_be_narrow)):
         return image
     try:
@@ -232,8 +233,8 @@ def _from_sixteen(image: Image.Image, data: bytes, name: str | Path, told: int) 
 
 
 def _deep_ppm(data: bytes) -> np.ndarray | None:
-    """The colours [H, W, 3] of a PPM file that names 65535 as its largest value, of which Pillow keeps 8 bits; None for
-    another one, whose largest value says what is white."""
+    """The colours [H, W, 3] of a PPM file that names 65535 as its largest value: Pillow keeps 8 bits of them. None for
+    another file, whose largest value is its white."""
     with open_image(data) as image:
         tile, shape = image.tile[0], (image.height, image.width, 3)
     if tile.args != ("RGB", 65535):
@@ -251,9 +252,9 @@ def _tiles(data: bytes) -> list:
 
 
 def _lower_bytes(data: bytes) -> np.ndarray:
-    """The lower 8 of 16 bits [H, W, channels], read as if each value's two bytes lay the other way round.
+    """The lower 8 of 16 bits [H, W, channels], decoded as if the two bytes of each value were swapped.
 
-    Of grey and alpha the four bytes are read as four channels. Raises what Pillow does for modes that it lacks.
+    The four bytes of grey and alpha are read as four channels. Raises Pillow's errors for modes that it lacks.
     """
     with open_image(data) as image:
         tiles = []
@@ -263,7 +264,7 @@ def _lower_bytes(data: bytes) -> np.ndarray:
             tiles.append(tile._replace(args=(other, *rest) if isinstance(tile.args, tuple) else other))
         image.tile = tiles
         image.load()
-        with suppress(Exception):  # as it was turned before
+        with suppress(Exception):  # rotated like the upper bits
             ImageOps.exif_transpose(image, in_place=True)
         lower = np.atleast_3d(np.asarray(image))
         return lower[..., 1:2] if other == "RGBA" else lower
@@ -272,11 +273,11 @@ def _lower_bytes(data: bytes) -> np.ndarray:
 def _white_of(values: np.ndarray, name: str | Path, white: int, told: int) -> int:
     """The white of whole numbers: `white`, or `told`, a lower one that the file tells.
 
-    Shifted values, whose last bits are empty, do not go by `told`. Raises UnreadableImageError for values that do not
-    lie from black to white, and for 16 bits of which no more than a quarter is used but for few pixels, as cameras and
-    scanners write 10, 12 or 14 bits: they would come out dark, or black; or that lie in a narrow band anywhere, as
-    scanners of bodies and of heat write them: they would come out as one grey. Such an image is taken where the file
-    tells this white, or where its values are those of 8 bits: doubled (257 x), or shifted (256 x).
+    `told` does not apply to shifted values, whose last bits are empty. Raises UnreadableImageError for values below 0
+    or above white, and for two kinds of 16-bit values. Dark ones use less than a quarter of the range, but for a few
+    pixels, as cameras and scanners write 10, 12 or 14 bits: the image would come out dark or black. Narrow ones lie in
+    a small band anywhere, as medical and thermal scanners write them: the image would come out as one grey. Both kinds
+    are accepted if the file tells this white, or if they are 8-bit values, doubled (257 x) or shifted (256 x).
     """
     low, high, most = values.min(), values.max(), _largest(values, white)
     body = values if most == high else values[values <= most]
@@ -294,15 +295,15 @@ def _white_of(values: np.ndarray, name: str | Path, white: int, told: int) -> in
 
 
 def _is_narrow(values: np.ndarray, white: int) -> bool:
-    """Whether values lie in less than a 16th of all, and are not as good as one value."""
+    """Whether values span less than 1 / NARROW of the range, but at least 256: fewer are as good as one value."""
     return 256 <= values.max() - values.min() < (white + 1) // NARROW
 
 
 def _largest(values: np.ndarray, white: int) -> int:
-    """The largest value but for few bright ones apart: saturated or dead pixels, or what was drawn over the image.
+    """The largest value, without a few bright ones apart: saturated or dead pixels, or marks drawn over the image.
 
-    They lie apart where hardly any value, 1 to 10 of them, lies from some power of 2, of up to a quarter of white, to
-    the next: a lamp in the dark has edges that fade. What is drawn on black alone is the image itself.
+    They lie apart if there is a power of 2, up to a quarter of white, such that less than a tenth as many values lie
+    between it and the next power. A lamp in the dark is not apart: its edges fade. Marks on pure black are the image.
     """
     bits, above = int(white).bit_length(), 0
     for bit in reversed(range(bits)):
@@ -322,5 +323,5 @@ def _are_few(bright: np.ndarray) -> bool:
 
 
 def _scaled(values: np.ndarray, white: int) -> np.ndarray:
-    """Whole numbers from 0 to white as uint8; what lies above is white."""
+    """Scale whole numbers from 0 to white to uint8; larger ones become white."""
     return (values.clip(max=white) * 255 / white).round().astype(np.uint8)

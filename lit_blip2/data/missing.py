@@ -1,4 +1,4 @@
-"""Which files are missing and how each is had; why images are not where they are looked for, and what is there."""
+"""Messages about missing files: how to get them, and what lies where images were looked for."""
 
 import os
 import re
@@ -10,9 +10,9 @@ from pathlib import Path
 
 from lit_blip2.terminal import first_few
 
-MOST_TRIED = 1000  # images of a source of which one must be there before a run begins
-MOST_NAMED = 4  # of what a folder holds
-# Where a file comes from, by how its path below the data's root ends; the first that fits counts.
+MOST_TRIED = 1000  # one of this many first images of a source must exist before a run begins
+MOST_NAMED = 4  # entries of a folder that a message names
+# Pattern of the end of a path below the data's root -> where the file comes from. The first match counts.
 WAYS = {
     r"(captions|binding|questions|answers)_(train|val|test)\.json|features/\w+/features\.json": (
         "The mini-world's files are made by python -m lit_blip2 data make-mini --out {root}"
@@ -29,10 +29,10 @@ UNKNOWN = "The page of the data set has it; docs/data.md says what each kind of 
 
 
 class MissingFilesError(FileNotFoundError):
-    """A line for each way to get the files that are missing, which it names. paths: all of these files."""
+    """Files are missing. The message has a line for each way to get some of them. paths: all of these files."""
 
     def __init__(self, paths: Sequence[Path], root: Path, how_to_get: str | None):
-        """how_to_get: the way to get all of them; None: each has its own, where it is known."""
+        """how_to_get: the way to get all of them; None: `way_to` tells it for each file."""
         by_way: dict[str, list[str]] = {}
         for path in dict.fromkeys(paths):
             by_way.setdefault(way_to(path, root, how_to_get), []).append(str(path))
@@ -51,28 +51,28 @@ def way_to(path: Path, root: Path, how_to_get: str | None = None) -> str:
 
 
 def check_some_there(paths: Iterable[Path], folder: Path, source: str) -> None:
-    """Raises FileNotFoundError where none of the first images of a source is there, which says what is in its folder: a
-    wrong folder shows before the run. One that is missing alone is replaced in training, and counted."""
+    """Raises FileNotFoundError if none of the first images of a source exists, and says what its folder holds. So a
+    wrong folder shows before the run. In training, a single missing image is replaced and counted."""
     tried = list(islice(paths, MOST_TRIED))
     if tried and not any(path.exists() for path in tried):
         raise FileNotFoundError(all_missing(folder, tried[0], source, len(tried)))
 
 
 def all_missing(folder: Path, first: Path, source: str, count: int) -> str:
-    """What to say where every image of a source is missing. folder: where they should lie. first: one of them."""
+    """The message if every image of a source is missing. folder: where they should be. first: the first of them."""
     other = f" (there is {there})" if (there := namesake(first)) else ""
     none = f"none of the images of {source} is" if count > 1 else f"the image of {source} is not"
     return f"missing: {first}{other}: {none} in {folder} (data.root and data.images), {_holding(folder)}"
 
 
 def namesake(path: Path) -> str:
-    """The name of a file beside a missing one that differs from it in capitals or in the form of its accents alone, as
-    names do that come from another system; empty where there is none."""
+    """The name of a file beside a missing one that differs only in capitals or in the encoding of its accents, as
+    names from another system do; empty if there is none."""
     return _names_in(path.parent).get(_folded(path.name), "")
 
 
 def _holding(folder: Path) -> str:
-    """What a folder holds; of one that is not there, the nearest above it that is."""
+    """What a folder holds; for a missing folder, what the nearest existing one above it holds."""
     if folder.is_dir():
         return f"which holds {_listing(folder)}"
     above = next(each for each in folder.absolute().parents if each.is_dir())

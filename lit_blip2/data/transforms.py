@@ -1,4 +1,4 @@
-"""From an image to pixels of one size. Random choices come from a generator that the caller keys.
+"""Turns images into pixels of one size. Random choices come from a generator that the caller seeds.
 
 Training: random resized crop, scale (0.5, 1), and a horizontal flip. Evaluation: resized to the square, no crop. Values
 stay 8-bit: the image encoder normalises them, with its own mean and standard deviation.
@@ -36,8 +36,8 @@ def random_crop(
     scale: tuple[float, float] = (0.5, 1.0),
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
 ) -> tuple[int, int, int, int]:
-    """(top, left, height, width) of a crop: its share of the area uniform in `scale`, its width / height
-    log-uniform in `ratio`. After ten draws that do not fit: the largest centred crop within `ratio`.
+    """(top, left, height, width) of a random crop. Its share of the area is uniform in `scale`, its width / height
+    log-uniform in `ratio`. After ten draws that do not fit, it is the largest centred crop within `ratio`.
     """
     for _ in range(10):
         area = height * width * rng.uniform(*scale)
