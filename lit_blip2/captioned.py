@@ -1,7 +1,7 @@
-"""A file of captions that a run writes of many pictures: in batches, by one load, and on from where it stopped.
+"""Writes a file with a run's captions of many images, in batches, loading it once. It continues where it stopped.
 
-Each line is an object of JSON: `image`, as it was named, `caption`, and `made_by`, which says by which checkpoint, how,
-and of which folder. The file can be trained on, as `data.train` of data/own.py.
+Each line is a JSON object: `image`, its name as given, `caption`, and `made_by`, which names the checkpoint, how it
+captions, and the folder. The file can be trained on, as `data.train` of data/own.py.
 """
 
 import hashlib
@@ -26,13 +26,13 @@ from lit_blip2.runs import run_of
 from lit_blip2.whole_files import alone
 
 View = TypeVar("View")
-BEGINS = b'{"image":'  # a line
+BEGINS = b'{"image":'  # begins a line
 TABLES = (".csv", ".tsv", ".jsonl", ".json")
 BAR = (TextColumn("captions"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
 
 
 class Pictures(NamedTuple):
-    """Pictures to caption: their names, and the folder that these start from."""
+    """Images to caption. names: their paths, which start from `folder`."""
 
     folder: Path
     names: list[str]
@@ -42,11 +42,10 @@ class Pictures(NamedTuple):
 
 
 def pictures_of(given: Path, images: Path | None = None, column: str | None = None) -> Pictures | None:
-    """The pictures in a folder, or those that a table names, each once; None for another file, which may be a picture.
+    """The images of a folder or of a table, each once; None for another file, which may be an image.
 
-    images: the folder in which a table's pictures lie; None: the table's own. column: what the table calls its
-    pictures; None: image. Raises DataError for a folder or table
-    without any.
+    images: folder of a table's images; None: the table's own folder. column: the table's column of images; None: image.
+    Raises DataError for a folder or table without images.
     """
     if given.is_dir():
         return Pictures(given, pictures_in(given))
@@ -58,7 +57,7 @@ def pictures_of(given: Path, images: Path | None = None, column: str | None = No
 
 
 def made_by(checkpoint: Path, how: str, folder: Path) -> str:
-    """What a line says of where it comes from: a run's checkpoint, its file's digest, how it captions, the folder."""
+    """The origin that a line notes: the run, the digest of its checkpoint, how it captions, and the image folder."""
     with checkpoint.open("rb") as opened:
         digest = hashlib.file_digest(opened, "blake2b").hexdigest()[:12]
     run = run_of(checkpoint.resolve())
@@ -66,10 +65,10 @@ def made_by(checkpoint: Path, how: str, folder: Path) -> str:
 
 
 class CaptionFile:
-    """The file that is written. done: names of the pictures that it holds.
+    """The file of captions. done: names of the images that it holds already.
 
-    A line that a kill has cut is removed; whole ones stay. Raises ValueError for a file that something else has
-    written, or another checkpoint, or of another folder.
+    A line that a kill has cut is removed; whole lines stay. Raises ValueError for a file that was written by something
+    else, by another checkpoint, or for another folder.
     """
 
     def __init__(self, file: Path, made_by: str):
@@ -81,13 +80,13 @@ class CaptionFile:
         *lines, cut = content.split(b"\n")
         rows = [self._row(line) for line in lines]
         if cut and (not BEGINS.startswith(cut[: len(BEGINS)]) or cut.endswith(b"}")):
-            self._row(cut)  # which is refused, if it is of something else
+            self._row(cut)  # raises if something else wrote it
         if cut:
             os.truncate(self.file, len(content) - len(cut))
         return {row.file("image") for row in rows}
 
     def _row(self, line: bytes) -> Entry:
-        """A whole line. Raises ValueError for one that something else has made."""
+        """Parse a whole line. Raises ValueError if something else wrote it."""
         row = Entry(parsed_json(line, f"{self.file}, which --out names and would go on with,"), self.file)
         if (other := row.text("made_by", default="something else")) != self.made_by:
             raise ValueError(
@@ -96,7 +95,7 @@ class CaptionFile:
         return row
 
     def append(self, opened: BinaryIO, names: Sequence[str], captions: Sequence[str]) -> None:
-        """Write the lines of a batch, which are on the disk then."""
+        """Write the lines of a batch, and flush them to the disk."""
         rows = ({"image": name, "caption": text, "made_by": self.made_by} for name, text in zip(names, captions))
         opened.write("".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows).encode())
         opened.flush()
@@ -111,10 +110,10 @@ def write_captions(
     batch_size: int,
     unreadable: Callable[[str], None],
 ) -> tuple[int, int]:
-    """Caption the pictures that `out` does not hold. Returns how many were, and how many could not be read.
+    """Caption the images that `out` does not hold. Returns how many were captioned, and how many are unreadable.
 
-    Args: look: a file to what is captioned, in several threads; UnreadableImageError for one that is passed over.
-    caption: what `look` has made of some to their captions. unreadable: is told why a picture is passed over.
+    Args: look: turns a file into what `caption` takes, in several threads; UnreadableImageError skips the file.
+    caption: turns results of `look` into captions. unreadable: is called with the reason for each skipped image.
     """
     names = [name for name in pictures.names if name not in out.done]
     written = failed = 0
@@ -136,8 +135,8 @@ def write_captions(
 def _looked_ahead(
     pictures: Pictures, names: Sequence[str], look: Callable[[Path], View], batch_size: int
 ) -> Iterator[dict[str, View | OSError]]:
-    """Batches of what `look` makes of pictures, or why one cannot be read, by their names; the next one is looked at
-    meanwhile."""
+    """Batches of name -> result of `look`, or the error if an image cannot be read. The next batch is looked at while
+    one is used."""
 
     def looked(name: str) -> View | OSError:
         try:

@@ -1,5 +1,5 @@
-"""Checkpoints hold what trains and the resolved config, nothing frozen and nothing pickled; what does not fit exactly
-is an error that names it."""
+"""Reads and checks checkpoints. They hold what trains and the resolved config, but no frozen weights and no pickled
+objects. Anything that does not fit exactly raises an error that names it."""
 
 import pickle
 import warnings
@@ -20,23 +20,23 @@ from lit_blip2.runs import is_whole, newest_checkpoint, run_of
 from lit_blip2.settings import LOW_RANK
 from lit_blip2.terminal import first_few
 
-MOST_REPEATED = 1_000_000  # numbers of a tensor beyond those that its file holds
-# What a checkpoint holds under which name.
+MOST_REPEATED = 1_000_000  # a tensor may have so many numbers more than its file holds
+# Key of a checkpoint -> type of its value.
 KINDS = {"state_dict": dict, "settings": dict, "callbacks": dict, "loops": dict, "global_step": int}
 KINDS |= {"validated_step": int, "optimizer_states": list, "lr_schedulers": list}
 MOST_STEPS = 2**53
 
 
 def trainable_state(module: nn.Module) -> dict[str, Tensor]:
-    """State-dict entries of all parameters that train, also of those that a callback has frozen for a while. Left out
-    is what a frozen model has read from its files; low-rank changes of that are kept."""
+    """State-dict entries of all parameters that train, also of those that a callback has frozen for a while. Weights
+    that a frozen model reads from its files are left out; their low-rank changes (LoRA) are kept."""
     parts = [part for part in module.modules() if getattr(part, "frozen", False) is True]
     files = {id(p) for part in parts for name, p in part.named_parameters() if LOW_RANK not in f".{name}"}
     return {name: p.detach() for name, p in module.named_parameters() if p.requires_grad or id(p) not in files}
 
 
 def check_statistics(net: nn.Module) -> None:
-    """Raise ValueError where running statistics would change in training: no checkpoint would hold them."""
+    """Raise ValueError if training would change running statistics, because no checkpoint holds them."""
     for name, part in net.named_modules():
         if part.training and getattr(part, "running_mean", None) is not None:
             raise ValueError(
@@ -46,7 +46,7 @@ def check_statistics(net: nn.Module) -> None:
 
 
 def check_fits(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], what: str) -> None:
-    """Raise ValueError unless `state` has exactly the keys and shapes of `wanted`; all problems named at once."""
+    """Raise ValueError unless `state` has exactly the keys and shapes of `wanted`. The error names all problems."""
     problems = [f"missing {key}" for key in wanted if key not in state]
     problems += [f"unexpected {key}" for key in state if key not in wanted]
     problems += [
@@ -65,7 +65,7 @@ def check_fits(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], what: 
 
 
 def _kind(value: Tensor) -> tuple[Any, ...]:
-    """What keeps one tensor's numbers from standing in another's place."""
+    """What must be equal for one tensor to replace another: whether it is floating, complex, and its layout."""
     return value.is_floating_point(), value.is_complex(), value.layout
 
 
@@ -103,8 +103,8 @@ def _check_kinds(checkpoint: Any, file: Path) -> None:
 
 
 def check_held(contents: Any, file: Path) -> None:
-    """Raises DataError for a tensor that is said to be larger than the file's numbers for it, as a stride of 0 makes
-    one. A little of that may be, such as a scale for each of many rows."""
+    """Raises DataError for a tensor that has more elements than the file holds numbers for it, as a stride of 0 allows.
+    MOST_REPEATED more are accepted, such as a scale for each of many rows."""
     for place, value in _tensors(contents):
         if value.layout is not torch.strided:
             continue
@@ -117,7 +117,7 @@ def check_held(contents: Any, file: Path) -> None:
 
 
 def _tensors(contents: Any) -> Iterator[tuple[str, Tensor]]:
-    """The tensors in nested containers, which may hold themselves, by their places there."""
+    """(place, tensor) for each tensor in nested containers, which may contain themselves."""
     seen, left = set(), [("", contents)]
     while left:
         place, value = left.pop()
@@ -130,9 +130,9 @@ def _tensors(contents: Any) -> Iterator[tuple[str, Tensor]]:
 
 
 def read_safely(file: Path) -> Any:
-    """What a file of torch holds, a .pth or .bin of anybody's, on the CPU; no code in it is run.
+    """Load a file of torch, a .pth or .bin from anybody, on the CPU. No code in it is run.
 
-    Raises DataError for what is damaged, or holds more than tensors and plain containers.
+    Raises DataError for a file that is damaged, or holds more than tensors and plain containers.
     """
     check_no_pointer(file)
     try:
@@ -146,7 +146,7 @@ def read_safely(file: Path) -> Any:
 
 
 def _way_out(error: str) -> str:
-    """How to save the weights alone, where the class that was refused tells which program wrote the file."""
+    """How to save the weights alone, if the refused class tells which program wrote the file."""
     if "deepspeed" in error:
         return ": DeepSpeed's zero_to_fp32.py, which lies beside its checkpoints, does so"
     if "torch.distributed" in error:
@@ -155,8 +155,8 @@ def _way_out(error: str) -> str:
 
 
 def unwrapped(content: Mapping[str, Any], wrappers: Sequence[str], file: Path) -> Mapping[str, Any]:
-    """The weights of a training program's checkpoint: what the first of its `wrappers` holds, and the first in that,
-    else the whole. Warns where several hold something, as a model and its moving average."""
+    """The weights in a training program's checkpoint: the value under the first of `wrappers` that it has, unwrapped
+    again in the same way, else the whole. Warns if it has several, such as a model and its moving average."""
     found = [name for name in wrappers if isinstance(content.get(name), Mapping)]
     if len(found) > 1:
         warnings.warn(
@@ -167,9 +167,9 @@ def unwrapped(content: Mapping[str, Any], wrappers: Sequence[str], file: Path) -
 
 
 def carried(checkpoint: Mapping, file: Path, allow: Sequence[str]) -> Experiment:
-    """The experiment that a checkpoint carries, empty where it carries none. Paths of weights in its run's own folder
-    are those where the folder is now. An older one, which does not note mean, standard deviation and filter of its
-    images, had CLIP's. allow: class names that it may have beside this package's own, see trust.py. Raises
+    """The experiment that a checkpoint carries; empty if it carries none. Paths of weights in its run's own folder are
+    changed to where that folder is now. Older checkpoints do not note mean, standard deviation and filter of images:
+    they get CLIP's. allow: names of classes that it may have besides this package's own, see trust.py. Raises
     ValueError."""
     experiment = from_text(checkpoint.get("config"), str(file))
     allow = [allow] if isinstance(allow, str) else allow
@@ -181,9 +181,9 @@ def carried(checkpoint: Mapping, file: Path, allow: Sequence[str]) -> Experiment
 
 
 def at_home(settings: Any, checkpoint: Path) -> Any:
-    """A run's settings with the paths of weights that lie in its own folder (an import's), wherever that is now.
+    """A run's settings, with paths of weights in its own folder (as of an import) changed to where the folder is now.
 
-    checkpoint: of RUN/version. RUN/weights/x is meant by any path that ends in weights/x.
+    checkpoint: a file of RUN/version. A path that ends in weights/x becomes RUN/weights/x, if that exists.
     """
     if isinstance(settings, dict):
         return {key: at_home(value, checkpoint) for key, value in settings.items()}
@@ -195,7 +195,7 @@ def at_home(settings: Any, checkpoint: Path) -> Any:
 
 
 def qformer_state(checkpoint: Mapping, source: str | Path, qformer: nn.Module) -> dict[str, Tensor]:
-    """The Q-Former's weights in a stage-1 checkpoint, of its text half those that `qformer` has a place for.
+    """The Q-Former's weights in a stage-1 checkpoint. Weights of its text half only count if `qformer` has them too.
 
     Raises ValueError for a checkpoint without a stage-1 Q-Former.
     """

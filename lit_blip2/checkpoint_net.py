@@ -1,7 +1,7 @@
-"""The network of a checkpoint, frozen weights and trained ones, and what its configuration says of how it is used.
+"""Builds the network of a checkpoint, with frozen and trained weights, and checks the settings of its use.
 
 The checkpoint carries the configuration it was trained with: which network to build, where its frozen weights are, how
-a question is put and how many beams look for the answer. Nothing of the trainer is needed.
+a question is phrased and how many beams search for the answer. The trainer is not needed.
 """
 
 import math
@@ -17,7 +17,7 @@ from lit_blip2.contents import shown as described
 from lit_blip2.network import build_net, check_kept
 from lit_blip2.trust import NotAllowedError
 
-# What a checkpoint's configuration says of how it answers and of its images and texts: type, and least value.
+# Settings of a checkpoint's configuration for its answers, images and texts: type, and least value.
 KINDS = {"max_new_tokens": (int, 1), "num_beams": (int, 1), "length_penalty": (int | float, -1000)}
 HOW = {f"{task}_{name}": kind for task in ("vqa", "caption") for name, kind in KINDS.items()} | {"question": (str, 0)}
 SEES = {"image_size": (int | None, 1), "max_unknown_words": (int | float | None, 0)}
@@ -25,8 +25,8 @@ SEES |= {"eval_batch_size": (int, 1), "max_caption_words": (int, 1)}
 
 
 def load_net(contents: dict[str, Any], experiment: Experiment, file: Path, vision: bool = True) -> nn.Module:
-    """The network of a checkpoint, frozen weights and trained ones. vision: read the image encoder's too. Raises
-    ValueError for contents that do not fit the experiment that the checkpoint carries."""
+    """The network of a checkpoint, with frozen and trained weights. vision: whether to read the image encoder's too.
+    Raises ValueError if the contents do not fit the experiment that the checkpoint carries."""
     try:
         net = build_net(experiment)
     except NotAllowedError:
@@ -37,13 +37,13 @@ def load_net(contents: dict[str, Any], experiment: Experiment, file: Path, visio
     state = {name.removeprefix("net."): value for name, value in contents["state_dict"].items()}
     check_fits(state, trainable_state(net), str(file))
     check_kept(contents, net, file)
-    net.load_state_dict(state, strict=False)  # what is missing is what is frozen: check_fits saw to the rest
+    net.load_state_dict(state, strict=False)  # only frozen weights are missing: check_fits has checked
     return net
 
 
 def check_settings(experiment: Experiment) -> None:
-    """Raises ValueError for a checkpoint without a configuration, DataError for one whose settings of how it answers
-    and sees are of other types."""
+    """Raises ValueError for a checkpoint without a configuration, and DataError if its settings in HOW and SEES have
+    another type or a value that is too small."""
     if "net" not in experiment.model or "image_size" not in experiment.data:
         raise ValueError(f"{experiment.source} carries no configuration: it must come from `python -m lit_blip2 fit`")
     for part, settings, kinds in (("model", experiment.model, HOW), ("data", experiment.data, SEES)):

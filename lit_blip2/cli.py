@@ -53,7 +53,7 @@ EVALUATIONS = ("validate", "test", "predict")
 class SuiteCLI(LightningCLI):
     """`python -m lit_blip2 fit|validate|test|predict --config experiments/NAME.yaml`."""
 
-    left: Left | None = None  # the run that a fit goes on with
+    left: Left | None = None  # the run that a fit continues
 
     def parse_arguments(self, parser: LightningArgumentParser, args: list[str] | None) -> None:
         self.given = sys.argv[1:] if args is None else args
@@ -64,7 +64,7 @@ class SuiteCLI(LightningCLI):
         self.config = parsed(parser, rest)
 
     def _parse_ckpt_path(self) -> None:
-        """Lightning would put a checkpoint's own hyper-parameters, classes too, in the place of what --config says."""
+        """Do nothing: Lightning would replace what --config says by a checkpoint's hyper-parameters, even classes."""
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
@@ -86,8 +86,9 @@ class SuiteCLI(LightningCLI):
         return parser
 
     def before_instantiate_classes(self) -> None:
-        """Evaluation of a checkpoint writes into that run's folder, or one in it (`_test_set`, `_by_rules`), unless a
-        logger names a version; a folder stands for its newest checkpoint. A fit goes on, or has a folder of its own."""
+        """Set the checkpoint and the folder. A folder as --ckpt_path means its newest checkpoint. An evaluation writes
+        into the checkpoint's run, or a folder in it (`_test_set`, `_by_rules`), unless a logger names a version. A fit
+        continues a run, or gets a folder of its own."""
         config = self.config[self.subcommand]
         if self.subcommand in EVALUATIONS and config.get("ckpt_path") is None:
             raise ValueError(
@@ -122,25 +123,25 @@ class SuiteCLI(LightningCLI):
         return self._parser(self.subcommand).dump(config, skip_none=False, skip_validation=True)
 
     def _one_curve(self, left: Left) -> None:
-        """Let the log of a run that goes on be one: TensorBoard hides what was logged behind its checkpoint."""
+        """Keep one log for a continued run: TensorBoard hides what was logged after the run's checkpoint."""
         for logger in self.trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger._kwargs["purge_step"] = left.step  # loggers count from 0; its writer is yet to be made
         self._keep_csv(left.run, f"metrics-to-step-{left.step}.csv")
 
     def _keep_csv(self, folder: Path, name: str) -> None:
-        """Lightning's CSVLogger would delete the file that lies there: it is kept under another name."""
+        """Rename the metrics.csv of a folder: Lightning's CSVLogger would delete it."""
         if rank_zero_only.rank == 0 and (file := folder / "metrics.csv").exists():
             file.rename(free_name(file.with_name(name)))
 
     def _test_set(self) -> list[str]:
-        """The name of the last file behind the experiment that chooses what to test on: test sets of one run keep
-        apart. Parsed settings do not tell which file they came from, so the files are asked."""
+        """The name of the last file after the experiment that chooses a test set, so that a run's test sets stay apart.
+        Parsed settings do not tell which file they came from, so the files are read again."""
         files = config_files(self.config.test)[1:] if self.subcommand == "test" else []
         return [file.stem for file in files if read(file).data.keys() & set(TESTED)][-1:]
 
     def _by_rules(self, folder: Path) -> Path:
-        """Where to test: a folder, or one in it where it holds a test by other rules, such as scoring=lavis."""
+        """Where results go: to `folder`, or a folder in it if it holds a test by other rules, such as scoring=lavis."""
         if self.subcommand != "test":
             return folder
         ours = rules_of(Experiment(self.config.test.as_dict(), "this test"))
@@ -151,7 +152,7 @@ class SuiteCLI(LightningCLI):
         return folder
 
     def after_fit(self) -> None:
-        """Where the run lies, how far it came, and what to type next."""
+        """Print where the run is, how many steps it made, and what to type next."""
         changed = any(each.startswith(("--model", "--data")) for each in self.given)
         steps = f"{self.trainer.global_step} of {self.trainer.max_steps} steps"
         self._end(steps, lambda run, of: after_fit(run, config_files(self.config.fit), of, changed))
@@ -185,13 +186,13 @@ class SuiteCLI(LightningCLI):
                 self._keep_csv(folder, f"metrics-before-{self.subcommand}.csv")
 
     def _drop_summary(self, given: list[Namespace]) -> None:
-        """PrintMetrics tells the numbers of parameters: Lightning's table of one row goes, unless it was asked for."""
+        """Drop Lightning's ModelSummary, unless it was asked for: PrintMetrics prints the numbers of parameters."""
         if not any(each.class_path.endswith("ModelSummary") for each in given):
             own = [each for each in self.trainer.callbacks if not isinstance(each, ModelSummary)]
             self.trainer.callbacks = own
 
     def _check_files(self) -> None:
-        """Raises FileNotFoundError with all data and frozen weights that are not there, before anything begins."""
+        """Raises FileNotFoundError with all missing data and frozen weights, before anything begins."""
         steps = [partial(self.datamodule.check_files, self.subcommand)] if isinstance(self.datamodule, PairData) else []
         steps += looks_for_weights(self.model.net, self.datamodule)
         start = None if self.model.resumed else getattr(self.model, "init_from", None)
@@ -214,9 +215,9 @@ def looks_for_weights(net: nn.Module, data: LightningDataModule) -> list[Callabl
 
 
 class SaveConfigOnFit(SaveConfigCallback):
-    """config.yaml in the run's folder, and the name of the job that trains it, written by fit alone: evaluating a run
-    must not change them. A run that goes on writes them again: not before all was found right, and whole, whatever
-    happens in that moment."""
+    """Writes config.yaml, and the name of the training job, into the run's folder. Only fit does so: evaluating a run
+    must not change them. A continued run writes them again, but only after all checks, and each file as a whole or not
+    at all."""
 
     def setup(self, trainer, pl_module, stage: str) -> None:
         pass
@@ -253,10 +254,10 @@ def build(cli: type[SuiteCLI], arguments: list[str] | None = None, run: bool = T
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run one of LightningCLI's commands; without arguments those of the command line.
+    """Run one of LightningCLI's commands. arguments: None: those of the command line.
 
-    One that a signal has ended has the status 128 + the signal's number, as a shell would say: Lightning would leave 0
-    for SIGTERM, and who waits for the run (a sweep, a cluster) would take it for a whole one.
+    A run that a signal has ended exits with status 128 + the signal's number, as in a shell. Lightning would exit with
+    0 after SIGTERM, and whoever waits for the run (a sweep, a cluster) would take it for a complete one.
     """
     try:
         build(SuiteCLI, arguments)

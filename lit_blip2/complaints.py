@@ -1,4 +1,4 @@
-"""What a parser complains about, in plain lines, one for each problem, with what was probably meant."""
+"""Turns a parser's complaint into plain lines, one for each problem, with what was probably meant."""
 
 import argparse
 import difflib
@@ -20,20 +20,20 @@ CHOICE = re.compile(r"invalid choice: '?(.*?)'? \(choose from (.*)\)")
 
 
 def hint(name: str, known: Iterable[str]) -> str:
-    """Such as `, did you mean 'fit'`; empty where no known name is close."""
+    """A hint such as `, did you mean 'fit'`; empty if no known name is close."""
     close = _closest(name, known)
     return f", did you mean {close!r}" if close else ""
 
 
 def _closest(name: str, known: Iterable[str]) -> str:
-    """The known name that is nearest, whatever its capitals; empty where none is near."""
+    """The nearest known name, ignoring case; empty if none is near."""
     by_lower = {each.lower(): each for each in known}
     close = difflib.get_close_matches(name.lower(), by_lower, 1)
     return by_lower[close[0]] if close else ""
 
 
 def no_file(path: str | Path) -> str:
-    """That there is no such file, and one beside it of nearly the same name."""
+    """A message that there is no such file, with a file beside it of nearly the same name."""
     path = Path(path)
     endings = YAML if path.suffix in YAML else (path.suffix,)
     there = [each for ending in endings for each in path.parent.glob(f"*{ending}")] if path.parent.is_dir() else []
@@ -43,11 +43,11 @@ def no_file(path: str | Path) -> str:
 
 
 def problems(complaint: str, parser: argparse.ArgumentParser) -> list[str]:
-    """All that a parser's complaint says, a line each."""
+    """The problems in a parser's complaint, a line each."""
     if unknown := re.fullmatch(r"unrecognized arguments: (.*)", complaint, re.DOTALL):
         words = unknown[1].split()
         first = next((place for place, word in enumerate(words) if word.startswith("-")), len(words))
-        options = [word for word in words[first:] if word.startswith("-")]  # between them stand their values
+        options = [word for word in words[first:] if word.startswith("-")]  # the words between are their values
         return [_unknown(word, parser) for word in [*words[:first], *options]]
     if re.fullmatch(r"the following arguments are required: \w+\.(data|model)\b.*", complaint):
         return ["no experiment: give one by --config, such as --config experiments/mini_stage1.yaml"]
@@ -83,8 +83,8 @@ def _unknown(word: str, parser: argparse.ArgumentParser) -> str:
 
 
 def without(arguments: Sequence[str], complaint: str) -> list[str] | None:
-    """The arguments of a command without those that a complaint is about, so that what else is wrong is found; None
-    where it is about none of them alone, or about a file or a class, without which others would be refused."""
+    """The arguments of a command without those that a complaint is about, so that further problems are found. None if
+    the complaint is about no single argument, or about a file or a class that other arguments need."""
     if unknown := re.fullmatch(r"unrecognized arguments: (.*)", complaint, re.DOTALL):
         words = unknown[1].split()
         return [each for each in arguments if each not in words] if words[0].startswith("-") else None
@@ -102,7 +102,7 @@ def without(arguments: Sequence[str], complaint: str) -> list[str] | None:
 
 
 def misspelt(complaint: str) -> str | None:
-    """The setting whose name a complaint refuses, init_args left out; None for another complaint."""
+    """The setting, without init_args, whose name a complaint refuses; None for another complaint."""
     if found := NOT_ACCEPTED.fullmatch(complaint):
         return found[1]
     option, places = re.search(r"Option '([^']+)' is not accepted", complaint), _places(complaint)
@@ -110,7 +110,7 @@ def misspelt(complaint: str) -> str | None:
 
 
 def _is_about(key: str, place: str, option: str | None) -> bool:
-    """Whether a key of the command line, init_args in it or not, is a setting, or an option of the class there."""
+    """Whether a key of the command line, with or without init_args, is the setting `place` or `option` of its class."""
     short = key.replace(".init_args", "")
     return short == place if option is None else short in (place, f"{place}.{option}")
 
@@ -126,7 +126,7 @@ def _settings(parser: argparse.ArgumentParser) -> set[str]:
 
 def reason(complaint: str) -> str:
     """What is wrong, in one line: the setting, the class that it is an argument of, and jsonargparse's first innermost
-    complaint about it; of the alternatives that a setting may be, the one that only lacks an argument is meant."""
+    complaint about it. If a setting may have several types, the one that only lacks an argument counts."""
     unknown = re.search(r"Option '([^']+)' is not accepted", complaint)
     if unknown is not None and _places(complaint):  # else it is in one line already
         begun, rest = complaint[: unknown.end()], complaint[unknown.end() :]
@@ -143,7 +143,7 @@ def reason(complaint: str) -> str:
         said = f"{found[1]!r} is no class: give its whole name{_class_meant('', found[1])}"
         return _shortened([*_places(complaint), said])
     if found := re.search(r"Errors:\n\s*- Not a valid subclass of .*", complaint, re.DOTALL):
-        # What the class that was given says, while it is built, stands between what other kinds of values would be.
+        # The error of the given class itself stands among complaints about other types.
         kinds = re.findall(r"^ {0,4}- (.*)", found[0], re.MULTILINE)
         if own := [each for each in kinds if not re.match(r"Expected an? |Not a valid |Problem with given ", each)]:
             return _shortened([*_places(complaint), own[-1]])
@@ -170,7 +170,7 @@ def _classes(complaint: str) -> list[str]:
 
 
 def _arguments(class_path: str) -> Sequence[str]:
-    """The names of a class's arguments; none where its module is not imported: nothing is, for a message."""
+    """The names of a class's arguments. Empty if its module is not imported: a message imports nothing."""
     module, _, name = class_path.rpartition(".")
     made = getattr(sys.modules.get(module), name, None)
     if not inspect.isclass(made):
@@ -181,7 +181,7 @@ def _arguments(class_path: str) -> Sequence[str]:
 
 
 def _class_meant(module: str, name: str) -> str:
-    """Which class, or module of a package, may have been meant; of no module, which of this package's classes."""
+    """A hint at the class or module in `module` that may have been meant; without a module, at one of our classes."""
     if module:
         there = sys.modules.get(module)
         names = {*vars(there), *(each.name for each in pkgutil.iter_modules(getattr(there, "__path__", [])))}
@@ -195,7 +195,7 @@ def _class_meant(module: str, name: str) -> str:
 
 
 def no_module(name: str) -> str:
-    """That a module cannot be found, and where one would be looked for."""
+    """A message that a module cannot be found, and where one is looked for."""
     package, _, last = name.rpartition(".")
     inside = getattr(sys.modules.get(package), "__path__", []) if package else [""]
     near = _closest(last, {each.name for each in pkgutil.iter_modules(inside)})

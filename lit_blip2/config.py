@@ -1,7 +1,7 @@
-"""An experiment's YAML: the one place that knows where its parts stand.
+"""Reads an experiment's YAML. Only this module knows where its parts are.
 
-An experiment nests classes. Each is `{class_path: NAME, init_args: {...}}`, or its arguments alone where only one class
-can be meant. Readers ask for a part by name and get its arguments, whichever way they are written:
+An experiment nests classes. Each is `{class_path: NAME, init_args: {...}}`, or its arguments alone if only one class
+can be meant. Readers ask for a part by name and get its arguments, in whichever form they are written:
 
     model                   arguments of a LightningModule: init_from, bert, how answers are made
       net                   of its network: Stage1, Stage2 or Joint
@@ -28,10 +28,10 @@ MAX_UNKNOWN_WORDS = 0.5  # data.max_unknown_words, also of checkpoints that are 
 
 @dataclass(frozen=True)
 class Experiment:
-    """settings: all of the YAML. source: where it was read, to name it in errors. allow: what the class names in it may
-    be beside this package's own, see trust.py; None: anything, for it is the user's own.
+    """An experiment. settings: all of the YAML. source: where it was read, for errors. allow: names that its classes
+    may have besides this package's own, see trust.py; None: any, because it is the user's own.
 
-    A part is the dict inside `settings` itself, so what is set in it is set there; it is empty where there is none.
+    A part is the dict inside `settings` itself, so changing it changes `settings`. A missing part is an empty dict.
     """
 
     settings: dict[str, Any]
@@ -81,9 +81,9 @@ def read(file: Path) -> Experiment:
 
 
 def from_text(text: str | None, source: str) -> Experiment:
-    """The experiment in a text of YAML, such as a checkpoint carries; empty where that holds no mapping.
+    """The experiment in a text of YAML, such as a checkpoint carries; empty if the text holds no mapping.
 
-    Raises DataError for what is not YAML.
+    Raises DataError for a text that is not YAML.
     """
     if not isinstance(text, str | None):
         raise DataError(f"{source} holds a {type(text).__name__} in the place of its configuration, a text of YAML")
@@ -92,9 +92,9 @@ def from_text(text: str | None, source: str) -> Experiment:
 
 
 def check_encoder(files: Sequence[Experiment], vision: Mapping[str, Any], arguments: Sequence[str]) -> None:
-    """Raises ValueError where an image encoder gets the `model_args` of another one: `name` was changed alone.
+    """Raises ValueError if an image encoder gets the `model_args` of another one, because only `name` was changed.
 
-    Args: the files of an experiment, in order; what they and the command line make of the encoder; the command line.
+    Args: files: of an experiment, in order. vision: the resulting settings of the encoder. arguments: the command line.
     """
     name = made_for = args = None
     for file in files:
@@ -110,8 +110,8 @@ def check_encoder(files: Sequence[Experiment], vision: Mapping[str, Any], argume
 
 
 def arguments_of(settings: Any, *path: str) -> dict[str, Any]:
-    """The arguments of the class at a path below a class, such as net, vision below a model: the dict inside `settings`
-    itself, or an empty one where there is none."""
+    """The arguments of the class at a path inside another class, such as net, vision in a model. Returns the dict
+    inside `settings` itself, or an empty one if there is none."""
     for name in path:
         settings = arguments_of(settings).get(name)
     if not isinstance(settings, dict):
@@ -121,8 +121,8 @@ def arguments_of(settings: Any, *path: str) -> dict[str, Any]:
 
 
 def foreign_arguments(settings: Any, place: str = "") -> dict[str, Any]:
-    """Arguments of the classes in `settings` that are not of this package, by their places: what such a class makes of
-    them no list of this package's can know. Of paths the last names."""
+    """place -> argument, for the classes in `settings` that are not of this package: no list in this package can know
+    what such a class does with them. Paths are cut to their last names."""
     if isinstance(settings, list):
         settings = dict(enumerate(settings))
     if not isinstance(settings, dict):
@@ -150,7 +150,7 @@ def strings(settings: Any) -> set[str]:
 
 
 def unplaced(settings: Any, left_out: Collection[str] = ()) -> Any:
-    """Settings with paths cut to their last names, as files may lie elsewhere now, and without some keys."""
+    """Settings with paths cut to their last names, because files may have moved, and without some keys."""
     if isinstance(settings, dict):
         return {key: unplaced(value, left_out) for key, value in settings.items() if key not in left_out}
     if isinstance(settings, list):
@@ -159,7 +159,7 @@ def unplaced(settings: Any, left_out: Collection[str] = ()) -> Any:
 
 
 def flat(settings: dict[str, Any], place: str) -> dict[str, Any]:
-    """Nested settings by their dotted places, `init_args` left out of them."""
+    """Nested settings as dotted place -> value, without `init_args` in the places."""
     found: dict[str, Any] = {}
     for key, value in settings.items():
         below = place if key == "init_args" else f"{place}.{key}"
@@ -168,6 +168,6 @@ def flat(settings: dict[str, Any], place: str) -> dict[str, Any]:
 
 
 def class_path(settings: Any) -> str:
-    """The name of a class that stands beside its arguments; empty where none does."""
+    """The name of the class in `settings`; empty if they name none."""
     name = settings.get("class_path") if isinstance(settings, dict) else None
     return name if isinstance(name, str) else ""

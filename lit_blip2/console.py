@@ -1,4 +1,4 @@
-"""Tables and lines by rich, whose texts are made printable and mean what they say."""
+"""Tables and lines by rich, with texts made printable and shown literally."""
 
 from typing import Any
 
@@ -9,8 +9,8 @@ from lit_blip2.terminal import printable
 
 
 class Console(console.Console):
-    """rich's console. By itself it lets a terminal's escapes pass that stand in a text, and takes brackets for markup,
-    by which a name of somebody's could become a link; who wants a style gives it, or a `styled` text."""
+    """rich's console. rich itself passes on terminal escapes in a text and reads brackets as markup, so that a foreign
+    name could become a link. Here both are off. For a style, give it as an argument, or give a `styled` text."""
 
     def __init__(self, **how: Any):
         super().__init__(**{"markup": False, "emoji": False} | how)

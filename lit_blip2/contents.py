@@ -1,7 +1,7 @@
-"""What files from elsewhere hold: read without running anything, or refused by one kind of error.
+"""Reads files from elsewhere without running anything in them, and raises one kind of error if they are wrong.
 
-JSON, YAML, NumPy's arrays and safetensors each fail in many ways where a file is cut, damaged or made to harm. Here all
-of them become a DataError, and so does a name that leads out of the folder which it should lie in.
+JSON, YAML, NumPy's arrays and safetensors each fail in many ways if a file is cut, damaged or made to harm. Here every
+failure becomes a DataError, and so does a name that leads out of its folder.
 """
 
 import json
@@ -17,46 +17,46 @@ from lit_blip2.terminal import one_line, printable
 
 MOST_SHOWN = 60  # characters of a wrong value in a message
 MOST_FROM_ALIASES = 100_000  # values that the aliases of a YAML file may stand for
-DEEPEST = 100  # brackets within brackets of YAML
+DEEPEST = 100  # nested brackets in YAML
 INTEGER = "tag:yaml.org,2002:int"
 LONGEST_NUMBER = 1000  # characters of a whole number of YAML
 LONGEST_NAME = 255  # bytes of a file's name, as file systems have it
 COPY_AGAIN = "get it again"
-POINTER = b"version https://git-lfs"  # how a file begins that stands for one which Git LFS keeps
+POINTER = b"version https://git-lfs"  # begins a pointer of Git LFS
 IS_POINTER = "is a pointer of Git LFS and not the file itself: get it with git lfs pull"
 _NO_FILES = {stat.S_ISFIFO: "a FIFO", stat.S_ISSOCK: "a socket", stat.S_ISCHR: "a device", stat.S_ISBLK: "a device"}
 _KINDS = {dict: "an object", list: "a list", str: "a text", bool: "true or false", int: "a number", float: "a number"}
 
 
 class DataError(ValueError):
-    """What a file from elsewhere holds is not what it should be. The message names the file, the place in it, what is
-    wrong there, and the way out; control characters are written out."""
+    """A file from elsewhere is wrong. The message names the file, the place in it, what is wrong there, and the way
+    out; control characters are escaped."""
 
     def __init__(self, message: str):
         super().__init__(printable(message))
 
     @classmethod
     def of(cls, file: str | Path, wrong: object, way_out: str = "") -> "DataError":
-        """wrong: what is wrong, behind the place in the file."""
+        """wrong: the place in the file, and what is wrong there."""
         return cls(f"{file}: {one_line(wrong)}" + (f": {way_out}" if way_out else ""))
 
 
 @contextmanager
 def reading(file: str | Path, what: str, way_out: str = COPY_AGAIN) -> Iterator[None]:
-    """While a library reads a file of some kind: what it raises becomes a DataError, but for a file that is not there
-    or may not be opened."""
+    """Turn the errors of a library that reads a file into DataError, except if the file is missing or may not be
+    opened. what: the kind of file."""
     check_no_pointer(file)
     try:
         yield
     except (DataError, FileNotFoundError, PermissionError, IsADirectoryError):
         raise
-    except Exception as error:  # of many kinds, as damage is
+    except Exception as error:  # damage raises many kinds
         reason = one_line(f"{type(error).__name__} {error}", 200)
         raise DataError(f"{file} is damaged or cut, or no {what} ({reason}): {way_out}") from error
 
 
 def texts_in(content: Mapping[str, Any], name: str, file: Path) -> list[str]:
-    """The list of texts that a file's object has under a name; empty where it has none. Raises DataError."""
+    """The list of texts that a file's object has under a name; empty if it has none. Raises DataError."""
     found = content.get(name, [])
     if not isinstance(found, list | tuple) or not all(isinstance(each, str) for each in found):
         raise DataError(f"{file}: {name} is {shown(found)}, where a list of texts is wanted")
@@ -64,8 +64,8 @@ def texts_in(content: Mapping[str, Any], name: str, file: Path) -> list[str]:
 
 
 def check_regular(file: str | Path) -> None:
-    """Raises DataError for a FIFO, a device or a socket in the place of a file: whoever reads one may wait for ever. Of
-    what is not there, or a folder, the one who opens it tells."""
+    """Raises DataError for a FIFO, a device or a socket in the place of a file: its reader may wait for ever. A missing
+    file or a folder passes: opening it raises an error of its own."""
     try:
         mode = Path(file).stat().st_mode
     except (OSError, ValueError):
@@ -76,7 +76,7 @@ def check_regular(file: str | Path) -> None:
 
 
 def is_pointer(file: Path) -> bool:
-    """Whether Git LFS has put a few words in the place of a file, as it does without `git lfs pull`."""
+    """Whether a file is only a pointer of Git LFS, as it is before `git lfs pull`."""
     with file.open("rb") as opened:
         return opened.read(len(POINTER)) == POINTER
 
@@ -96,7 +96,7 @@ def check_file(file: str | Path) -> None:
 
 
 def read_text(file: str | Path) -> str:
-    """A file's text, without a byte order mark. Raises OSError, or DataError for what is no UTF-8 or no file."""
+    """A file's text, without a byte order mark. Raises OSError, or DataError if it is not UTF-8 or not a file."""
     check_file(file)
     try:
         return Path(file).read_text(encoding="utf-8-sig")
@@ -113,16 +113,16 @@ def read_object(file: str | Path, **hooks: Callable) -> dict[str, Any]:
 
 
 def parsed_json(text: str | bytes, where: str, **hooks: Callable) -> Any:
-    """The value that a text of JSON is. where: its file, and its place there. Raises DataError."""
+    """Parse JSON. where: its file, and its place there. hooks: of json.loads. Raises DataError."""
     try:
         return json.loads(text, **hooks)
-    except (ValueError, TypeError, RecursionError) as error:  # of a hook, too
+    except (ValueError, TypeError, RecursionError) as error:  # a hook may raise, too
         raise DataError(f"{where} is not JSON: {error}") from error
 
 
 def once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object's values, as `object_pairs_hook` of json.loads. ValueError for a key that stands twice with two values:
-    JSON would keep the last."""
+    """An `object_pairs_hook` for json.loads. Raises ValueError for a key with two different values: JSON would keep the
+    last."""
     made = dict(pairs)
     if len(made) < len(pairs):
         for key, value in pairs:
@@ -132,7 +132,7 @@ def once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def shown(value: Any) -> str:
-    """A value of JSON for a message, cut, with its kind where that is no number, null, true or false."""
+    """A value of JSON for a message, with its kind, cut to MOST_SHOWN characters: "a number, 5"; null for None."""
     if value is None:
         return "null"
     text = json.dumps(value, ensure_ascii=True, default=str)
@@ -141,27 +141,27 @@ def shown(value: Any) -> str:
 
 
 class Bounded:
-    """What keeps any of PyYAML's loaders from values that a file of its size could not hold; put before one."""
+    """A base class, put before one of PyYAML's loaders: it refuses values that a file of that size could not hold."""
 
     def get_single_node(self) -> yaml.Node | None:
-        """The whole document. Raises YAMLError for one whose aliases make more of it than a file could hold."""
+        """The whole document. Raises YAMLError if its aliases expand it to more than a file could hold."""
         node = super().get_single_node()
         if node is not None and _nodes(node, {}) > MOST_FROM_ALIASES + node.end_mark.index:
             raise yaml.YAMLError(f"its aliases stand for more than {MOST_FROM_ALIASES:,} values")
         return node
 
     def construct_yaml_int(self, node: yaml.Node) -> int:
-        """A whole number. Raises YAMLError for one that takes long to read: YAML also counts in sixties."""
+        """A whole number. Raises YAMLError for a long one, which may take long to read: YAML also has base 60."""
         if len(node.value) > LONGEST_NUMBER:
             raise yaml.YAMLError(f"a number of {len(node.value):,} characters, and {LONGEST_NUMBER} are the most")
         return super().construct_yaml_int(node)
 
 
 class Loader(Bounded, yaml.SafeLoader):
-    """YAML of plain values, neither nested without end nor with aliases that multiply."""
+    """Loads YAML of plain values, with limits for nesting and for aliases."""
 
     def fetch_flow_collection_start(self, token: type[yaml.Token]) -> None:
-        """A bracket that opens. Raises YAMLError for one in too many others."""
+        """Read an opening bracket. Raises YAMLError if too many are open."""
         if self.flow_level >= DEEPEST:
             raise yaml.YAMLError("its values are nested too deep")
         super().fetch_flow_collection_start(token)
@@ -171,7 +171,7 @@ Loader.add_constructor(INTEGER, Loader.construct_yaml_int)
 
 
 def _nodes(node: yaml.Node, known: dict[int, int]) -> float:
-    """The values in a node, those behind an alias each time. An alias that stands in what it names has no end."""
+    """Number of values in a node, counted again at each alias. An alias inside what it names makes it infinite."""
     if not isinstance(node, yaml.CollectionNode):
         return 1
     if id(node) not in known:
@@ -182,7 +182,7 @@ def _nodes(node: yaml.Node, known: dict[int, int]) -> float:
 
 
 def parsed_yaml(text: str, source: str | Path, loader: type[Loader] = Loader) -> Any:
-    """The value that a text of YAML is. source: its file. Raises DataError."""
+    """Parse YAML. source: its file, for errors. Raises DataError."""
     try:
         return yaml.load(text, loader)
     except RecursionError as error:
@@ -192,8 +192,8 @@ def parsed_yaml(text: str, source: str | Path, loader: type[Loader] = Loader) ->
 
 
 def name_inside(name: Any, where: str | Path, way_out: str) -> str:
-    """The name of a file in a folder. where: what names it. Raises DataError for what leads elsewhere (other folders,
-    `..`, an absolute path), is empty, holds a control character, or is longer than a name can be."""
+    """The name itself, of a file in a folder. where: what names it. Raises DataError for a name that leads elsewhere
+    (other folders, `..`, an absolute path), is empty, holds a control character, or is too long."""
     if not isinstance(name, str) or name in ("", ".", "..") or "/" in name or "\\" in name or printable(name) != name:
         raise DataError(f"{where} names {name!r}: {way_out}")
     if len(name.encode()) > LONGEST_NAME:
@@ -202,8 +202,8 @@ def name_inside(name: Any, where: str | Path, way_out: str) -> str:
 
 
 def path_inside(path: Any, where: str | Path, way_out: str) -> str:
-    """The path of a file in a folder, or in one below it. where: what names it. Raises DataError for one that leads out
-    of the folder: an absolute one, or one with `..` in it."""
+    """The path itself, of a file below a folder. where: what names it. Raises DataError for a path that leads out of
+    the folder: an absolute one, or one with `..` in it."""
     parts = PurePosixPath(path).parts if isinstance(path, str) else ()
     if not parts or parts[0].startswith("/") or ".." in parts or "\0" in path:
         raise DataError(f"{where} names {path!r}: {way_out}")

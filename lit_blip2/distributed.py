@@ -83,10 +83,10 @@ def gather_lists(items: list[Any]) -> list[Any]:
 
 
 def gather_rows(rows: Tensor, group: Any = None) -> list[Tensor]:
-    """The rows [R, ...] of each rank, in rank order, where `rows` lie; torchmetrics calls this a dist_sync_fn.
+    """The rows [R, ...] of each rank, in rank order, on the device of `rows`; torchmetrics calls this a dist_sync_fn.
 
-    Ranks may differ in R, and one without rows may bring an empty tensor of any shape and dtype. Rows of the CPU pass
-    through the GPU where NCCL gathers. group: a process group, None for all ranks.
+    Ranks may differ in R, and one without rows may bring an empty tensor of any shape and dtype. With NCCL, rows on the
+    CPU pass through the GPU. group: a process group, None for all ranks.
     """
     if world_size() == 1:
         return [rows]
@@ -105,7 +105,7 @@ def gather_rows(rows: Tensor, group: Any = None) -> list[Tensor]:
 
 
 def _collective_device(rows: Tensor, group: Any) -> torch.device:
-    """Where a backend gathers rows."""
+    """The device on which a backend gathers rows."""
     backend = dist.get_backend(group)
     if backend == "nccl":
         return torch.device("cuda", torch.cuda.current_device())

@@ -1,4 +1,4 @@
-"""A run that ends before it has begun leaves no folder."""
+"""Removes the folder of a run that fails before its first step."""
 
 import shutil
 from collections.abc import Iterator
@@ -14,8 +14,8 @@ MADE_FIRST = ("events.out.tfevents.*", "hparams.yaml", HELD)  # what a run's fol
 
 @contextmanager
 def leaving_no_folder(trainer: Any) -> Iterator[None]:
-    """While a Trainer runs: an error before the first step, or the first result of a test, takes the folders of its
-    loggers away again, and that of their name where nothing else is in it."""
+    """While a Trainer runs: an error before the first step, or before a test's first result, removes the folders of its
+    loggers, and the folder of their name if nothing else is in it."""
     try:
         yield
     except BaseException:

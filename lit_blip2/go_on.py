@@ -1,5 +1,4 @@
-"""Whether a `fit` begins a new run or goes on with one that was stopped, and where; a new one has a folder of its
-own."""
+"""Decides whether a `fit` begins a new run, in a folder of its own, or continues one that was stopped, and which."""
 
 from pathlib import Path
 from typing import Any
@@ -18,11 +17,12 @@ SHOWN = 60  # characters of a setting
 
 
 def go_on(config: Namespace, dumped: dict[str, Any], resume: bool) -> Left | None:
-    """The run to go on with, its place and checkpoint put into the config; None for a new one, which is told of an
-    unfinished one of the same settings.
+    """The run to continue, or None for a new one. Puts a continued run's folder and checkpoint into the config. Before
+    a new run, it logs an unfinished one of the same settings.
 
-    Args: resume: --resume was given; a job that was started once more looks for its own run without it.
-    Raises SystemExit where the run that is meant is finished, and ValueError where two are meant.
+    Args: config: of the command. dumped: its resolved settings. resume: --resume was given; a restarted job looks for
+    its own run even without it.
+    Raises SystemExit if the run to continue is finished, and ValueError for --resume together with --ckpt_path.
     """
     start, again, job = config.get("ckpt_path"), restarted(), job_name()
     if resume and start:
@@ -52,8 +52,8 @@ def go_on(config: Namespace, dumped: dict[str, Any], resume: bool) -> Left | Non
 
 
 def _newest(config: Namespace, dumped: dict[str, Any], own: list[Namespace], folder: Path, resume: bool) -> Left | None:
-    """The newest run of these settings, whoever began it; without --resume it is only told. Raises DataError as
-    `newest_of`, where it is to be gone on with."""
+    """The newest run of these settings, whoever began it. Without --resume it is only logged. With --resume, raises
+    DataError as `newest_of`."""
     try:
         left = newest_of(dumped, folder, config.trainer.max_steps)
         if left is None and resume:
@@ -75,7 +75,7 @@ def _newest(config: Namespace, dumped: dict[str, Any], own: list[Namespace], fol
 
 
 def _with(left: Left, config: Namespace, own: list[Namespace], which: str) -> Left:
-    """Go on with a run. Raises SystemExit where nothing is left to do."""
+    """Continue a run. Raises SystemExit if it is finished."""
     where = _where(left, config)
     if left.finished:
         rank_zero_info(f"{which} is finished: {where}. Another one begins by a command without --resume, or a new job")
@@ -93,8 +93,8 @@ def _where(left: Left, config: Namespace) -> str:
 
 
 def check_folder(config: Namespace) -> None:
-    """Raises ValueError where a fit would begin a new run in a folder that the settings name and that holds a run. A
-    logger without a version makes a new one."""
+    """Raises ValueError if a new run would begin in a folder that the settings name and that already holds a run. A
+    logger without a version makes a new folder."""
     trainer = config.trainer
     if trainer.get("fast_dev_run"):
         return
@@ -106,7 +106,7 @@ def check_folder(config: Namespace) -> None:
 
 
 def own_run(config: Namespace) -> Left | None:
-    """The run that --ckpt_path goes on with in its own folder, as a step of a sweep does; None for any other fit."""
+    """The run that --ckpt_path continues in its own folder, as in a step of a sweep; None for any other fit."""
     start, runs = config.get("ckpt_path"), folders(config.trainer.logger)
     if not (start and runs) or run_of(Path(start).resolve()) != runs[0].resolve():
         return None
@@ -115,7 +115,7 @@ def own_run(config: Namespace) -> Left | None:
 
 
 def _other(dumped: dict[str, Any], folder: Path) -> str:
-    """Which settings the newest run has otherwise, where it is unfinished; empty where it is not."""
+    """A text about the newest run and the settings in which it differs, if it is unfinished; else empty."""
     if (other := newest_other(dumped, folder)) is None:
         return ""
     theirs, ours = (flat(each, "") for each in other.settings)

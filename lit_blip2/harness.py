@@ -8,9 +8,9 @@
 A task's text is put through the run's own question template. `--model_args checkpoint=...,question=a photo of` gives
 another: for captions one without {}, which leaves the task's text out. Tasks add instructions of their own ("Answer
 the question using a single word or phrase."); a copy of a task's YAML with `lmms_eval_specific_kwargs: {lit_blip2:
-{pre_prompt: "", post_prompt: ""}}` under `--include_path` has none. Answers are made as the task's generation_kwargs
-say, and what they leave open as the run's evaluation does; `--gen_kwargs num_beams=5,length_penalty=-1` are the paper's
-for VQA. A request has exactly one image. Tasks that sample, and several rounds, are refused.
+{pre_prompt: "", post_prompt: ""}}` under `--include_path` has none. Answers follow the task's generation_kwargs, and
+the run's evaluation for the rest. `--gen_kwargs num_beams=5,length_penalty=-1` are the paper's for VQA. A request has
+exactly one image. Tasks that sample, and tasks of several rounds, are refused.
 
 Legend: B images of a batch, R its requests.
 """
@@ -37,8 +37,8 @@ SAMPLING = ("temperature", "do_sample", "top_p", "top_k")
 
 
 def manifest():
-    """What lmms-eval's group of entry points asks for, a ModelManifest: the model's name, and where its class is."""
-    from lmms_eval.models.registry_v2 import ModelManifest  # whose package reads the entry points, and so this file
+    """The ModelManifest that lmms-eval's group of entry points asks for: the model's name, and where its class is."""
+    from lmms_eval.models.registry_v2 import ModelManifest  # its package reads entry points, and so imports this file
 
     return ModelManifest("lit_blip2", simple_class_path="lit_blip2.harness.BLIP2")
 
@@ -52,7 +52,7 @@ class BLIP2(lmms):
         batch_size: requests at once, on each device.
         allow: packages, modules or classes that the checkpoint's configuration may name beside this package's own, with
             spaces between them, such as my_project; see SECURITY.md.
-        device: null: a GPU where there is one; of several processes each takes the one that accelerate gives it.
+        device: null: a GPU if there is one; with several processes, accelerate gives each process its own.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class BLIP2(lmms):
         self.answering = decoding(self.run.settings, "vqa")
 
     def _choose_device(self, device: str | None) -> torch.device:
-        """The evaluator hands each process its requests, and lets several wait for each other by accelerate."""
+        """The device of this process. With several, the evaluator lets them wait for each other by accelerate."""
         if int(os.environ.get("WORLD_SIZE", 1)) == 1:
             return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         if device is not None:
@@ -100,9 +100,9 @@ class BLIP2(lmms):
     def loglikelihood(self, requests: Sequence[Instance]) -> list[GenerationResult]:
         """The loss of each continuation, and whether greedy search would write it: pairs (float, bool).
 
-        A mean negative log-likelihood (Loaded.score), as lmms-eval's own models return it and as its multiple choice
-        reads it, which takes the smallest; its base class speaks of a log-likelihood. Each pair is wrapped, because the
-        evaluator (0.7.3) turns a bare one into a string.
+        The loss is a mean negative log-likelihood (Loaded.score), although lmms-eval's base class speaks of a
+        log-likelihood: its own models return the loss, and its multiple choice takes the smallest. Each pair is
+        wrapped, because the evaluator (0.7.3) turns a bare one into a string.
         """
         scores: list[GenerationResult] = []
         with self._bar(requests) as bar:
@@ -116,11 +116,11 @@ class BLIP2(lmms):
         return scores
 
     def generate_until_multi_round(self, requests: Sequence[Instance]) -> list[str]:
-        """Not for a model that reads one image and one prompt."""
+        """Raises NotImplementedError: the model reads one image and one prompt."""
         raise NotImplementedError(f"task {requests[0].task_name} has several rounds: this model answers one prompt")
 
     def _decoding(self, task: str, wishes: dict[str, Any]) -> dict[str, Any]:
-        """generation_kwargs of a task to those of LanguageModel.generate."""
+        """Arguments of LanguageModel.generate for a task's generation_kwargs. Raises ValueError if the task samples."""
         temperature = wishes.get("temperature", 1 if wishes.get("do_sample") else 0)
         if temperature and wishes.get("do_sample", True):
             raise ValueError(
@@ -171,7 +171,7 @@ class BLIP2(lmms):
 
 @contextmanager
 def _named(batch: Sequence[Instance], way_out: str = "") -> Iterator[None]:
-    """Say which documents of which task were on the table when the model refused them."""
+    """Add the task and the documents of a batch to the model's ValueError."""
     try:
         yield
     except ValueError as error:
@@ -180,7 +180,7 @@ def _named(batch: Sequence[Instance], way_out: str = "") -> Iterator[None]:
 
 
 def _until(text: str, ends: Sequence[str]) -> str:
-    """The text before the first of the ends that comes in it."""
+    """The text before the first of `ends` in it."""
     for end in filter(None, ends):
         text = text.split(end)[0]
     return text.strip()

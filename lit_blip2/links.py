@@ -1,9 +1,9 @@
-"""Links in folders: followed where the user has laid something out, never out of what a program has written.
+"""Links in folders: they are followed in the user's own folders, but never out of a folder that this package wrote.
 
-Images, annotations and shards may lie on other disks, behind links of one's own. A run, a sweep, a section of cached
-features, an index and a cache are written by this package, which makes no link in them: one that leads out of such a
-folder was put there by somebody else, to have another file read or written in its place. The folder itself may be
-reached by a link, for it is the user who names it.
+Images, annotations and shards may lie on other disks, behind the user's links. A run, a sweep, a section of cached
+features, an index and a cache are written by this package, which makes no links in them. So somebody else put a link
+there that leads out of such a folder, to have another file read or written instead. The folder itself may be reached
+by a link, because the user names it.
 """
 
 import os
@@ -15,8 +15,8 @@ from lit_blip2.contents import DataError, check_regular
 
 
 def below(folder: Path) -> list[Path]:
-    """Every file below a folder, behind links too, in the order of their names; each real folder once, as links may
-    lead in circles."""
+    """Every file below a folder, sorted, also behind links. Each real folder is visited once, as links may form
+    circles."""
     found, seen = [], set()
     for where, folders, names in os.walk(folder, followlinks=True):
         folders.sort()
@@ -29,7 +29,7 @@ def below(folder: Path) -> list[Path]:
 
 
 def check_inside(folder: Path, files: Iterable[Path]) -> None:
-    """Raises DataError for the first of some files in a folder that is a link, or behind one, which leads out of it."""
+    """Raises DataError for the first of some files in a folder that leads out of it, as a link or behind one."""
     for file in files:
         if leads_out(folder, file):
             raise DataError(
@@ -46,18 +46,18 @@ def leads_out(folder: Path, file: Path) -> bool:
 
 def check_links(folder: Path) -> None:
     """Raises DataError for the first link anywhere in a folder that leads out of it, and for a FIFO, a device or a
-    socket, for whose other end its reader would wait; a folder is read and written as a whole. No link is followed."""
+    socket, whose reader may wait for ever. All of the folder is checked, as all of it is used. No link is followed."""
     for each in others_in(folder):
         check_inside(folder, [each])
         check_regular(each)
 
 
 def others_in(folder: str | Path) -> Iterator[Path]:
-    """All below a folder that is neither a file nor a folder: links, none of them followed, and FIFOs."""
+    """Everything below a folder that is neither a file nor a folder: links, which are not followed, and FIFOs."""
     with os.scandir(folder) as entries:
         for entry in sorted(entries, key=lambda entry: entry.name):
             if entry.is_dir(follow_symlinks=False):
-                with suppress(FileNotFoundError, PermissionError):  # removed meanwhile; not to be read
+                with suppress(FileNotFoundError, PermissionError):  # removed meanwhile, or not readable
                     yield from others_in(entry.path)
             elif not entry.is_file(follow_symlinks=False):
                 yield Path(entry.path)

@@ -1,8 +1,8 @@
-"""`params --memory`: what a training step needs of each GPU, before there is one.
+"""`params --memory`: the memory that a training step needs on each GPU, found without a GPU.
 
-Weights, gradients and AdamW's state are counted. What a forward leaves for its backward is followed: the network's own
-code runs in the experiment's shapes and types on fake tensors, which have no memory and hold no numbers. What a
-backward computes again (checkpointing) is not in it.
+Weights, gradients and AdamW's state are counted. What a forward keeps for its backward is measured: the network's own
+code runs in the experiment's shapes and dtypes on fake tensors, which have no memory and no values. What a backward
+computes again (checkpointing) is not included.
 
 Legend: B rows, R selected rows, U uniform numbers, N image tokens, W image width.
 """
@@ -43,9 +43,9 @@ class Need(NamedTuple):
 
 
 class Held(TorchDispatchMode):
-    """Bytes of the tensors that operations have made and nobody has let go of yet.
+    """Counts the bytes of tensors that operations have made and that are still alive.
 
-    part: whose the next ones are, set by whoever runs the operations. now: of each part. most: in all, at most so far.
+    part: the part that new tensors count for, set by the caller. now: part -> bytes. most: the largest total so far.
     """
 
     def __init__(self, part: str = "") -> None:
@@ -69,10 +69,10 @@ def _storages(values: Any) -> set[torch.UntypedStorage]:
 
 
 def allocated(work: Callable[[], object]) -> tuple[int, int]:
-    """Bytes that `work` takes for new tensors, real or fake: (held at its end, held at most).
+    """Bytes of the new tensors of `work`, real or fake: (at its end, at most).
 
-    At the end, what `work` returns is alive: for a forward, that is what it leaves for its backward. Exact and
-    repeatable; blind to what an operation takes for itself alone while it runs.
+    At the end, what `work` returns is still alive: for a forward, with all that its backward needs. The numbers are
+    exact and repeatable, but leave out the temporary memory of a single operation.
     """
     with Held() as held:
         result = work()
@@ -84,13 +84,13 @@ def allocated(work: Callable[[], object]) -> tuple[int, int]:
 def plan(
     net: nn.Module, image_size: int, rows: int, words: int, devices: int, strategy: str, bf16: bool
 ) -> dict[str, Need]:
-    """What each part, and what each step keeps, needs on each rank.
+    """The memory that each part, and what a step keeps, needs on each rank.
 
     Args:
-        net: from `sketch`; used up. image_size: pixels. rows: a rank's micro-batch. words: tokens of a caption.
+        net: from `sketch`; it is used up. image_size: pixels. rows: a rank's micro-batch. words: tokens of a caption.
         devices: GPUs. strategy: one of STRATEGIES. bf16: the step runs in mixed 16 bits.
     Raises:
-        ValueError: a strategy or a count that cannot be.
+        ValueError: an unknown strategy, or a count below 1.
     """
     if strategy not in STRATEGIES:
         raise ValueError(f"strategy {strategy!r}: one of {', '.join(STRATEGIES)}")
@@ -100,7 +100,7 @@ def plan(
     for name, trainable, frozen in count(net):
         loaded = {"vision": net.vision, "language": getattr(stage2, "language", None)}.get(name)
         size = 4 if loaded is None else loaded.dtype.itemsize
-        if name == "language" and loaded.bits:  # of its linear layers, which are nearly all of it
+        if name == "language" and loaded.bits:  # nearly all of it are linear layers, of these bits
             size = loaded.bits / 8
         needs[name] = share(trainable, frozen * size, devices, strategy)
     for name, size in kept_by_step(net, image_size, rows, words, bf16).items():
@@ -111,7 +111,7 @@ def plan(
 
 
 def gathered(net: nn.Module, image_size: int, rows: int, devices: int) -> int:
-    """Bytes of the global batch's image features, from which ITM draws on every rank: one by one, and joined."""
+    """Bytes of the global batch's image features, which each rank gathers for ITM: in parts, and joined."""
     if devices == 1 or getattr(stages(net)[0], "itm", None) is None:
         return 0
     tokens, width = net.vision.output_shape(image_size)
@@ -119,7 +119,7 @@ def gathered(net: nn.Module, image_size: int, rows: int, devices: int) -> int:
 
 
 def share(trainable: int, frozen_bytes: float, devices: int, strategy: str) -> Need:
-    """A rank's share of a part of so many trainable parameters, kept in float32, and of frozen bytes."""
+    """A rank's memory for a part with `trainable` parameters, kept in float32, and with `frozen_bytes`."""
     weights = devices if strategy == "fsdp" else 1
     gradients = devices if strategy in ("fsdp", "deepspeed_stage_2") else 1
     state = 1 if strategy == "ddp" else devices
@@ -135,8 +135,8 @@ def stages(net: nn.Module) -> tuple[nn.Module | None, nn.Module | None]:
 
 
 def kept_by_step(net: nn.Module, image_size: int, rows: int, words: int, bf16: bool) -> dict[str, int]:
-    """Bytes that the forward of so many rows leaves for its backward: in the encoder, in the language model's blocks,
-    and in all else. Of a frozen encoder that is its output; what passes through it is gone before the rest is there."""
+    """Bytes that a forward of `rows` rows keeps for its backward: in the encoder, in the language model's blocks, and
+    in all else. A frozen encoder keeps only its output: the rest is freed before the other parts run."""
     build_loaded(net)
     given, features = batch(net, rows, words), (rows, *net.vision.output_shape(image_size))
     held = Held("vision")
@@ -159,13 +159,13 @@ def kept_by_step(net: nn.Module, image_size: int, rows: int, words: int, bf16: b
 
 
 def blocks(network: nn.Module) -> Iterator[nn.Module]:
-    """Of a language model: what stands in lists, but not in lists of a block's own."""
+    """The blocks of a language model: the modules in its ModuleLists, but not in lists inside a block."""
     for child in network.children():
         yield from child if isinstance(child, nn.ModuleList) else blocks(child)
 
 
 def build_loaded(net: nn.Module) -> None:
-    """Make on the meta device what `load` would read and a step runs through; a frozen encoder is left out."""
+    """Build on the meta device what `load` would read and a step runs through, except a frozen encoder."""
     vision, (_, stage2) = net.vision, stages(net)
     if not vision.frozen:
         vision.encoder = build_vision(vision.name, vision.model_args, vision.drop_last_blocks, "meta")
@@ -179,7 +179,7 @@ def build_loaded(net: nn.Module) -> None:
 
 
 class OnDevice(PackedText):
-    """Texts that are selected as on a GPU, padded: to pack them again, one would need numbers."""
+    """Texts whose selections stay padded, as on a GPU: packing them again would need their values."""
 
     def select(self, rows_R: Tensor) -> PackedText:
         """As PackedText."""
@@ -187,7 +187,7 @@ class OnDevice(PackedText):
 
 
 def batch(net: nn.Module, rows: int, words: int) -> dict[str, Any]:
-    """What the network takes beside image features, with captions of so many tokens."""
+    """The network's inputs besides image features. words: tokens of each caption."""
     text, (stage1, stage2) = OnDevice.from_lists([[1] * words] * rows), stages(net)
     target = None if stage2 is None else stage2.language.join([[1]] * rows, [[1] * words] * rows)
     if net is stage2:

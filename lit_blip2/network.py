@@ -1,4 +1,4 @@
-"""The network of an experiment, built without Lightning and without weights; and what of it trains."""
+"""Builds the network of an experiment, without Lightning and without weights, and counts what trains."""
 
 import traceback
 import warnings
@@ -28,15 +28,15 @@ from lit_blip2.trust import NotAllowedError, check_fetches_nothing, importing_on
 # The annotations of `net` in this package's own modules, so that `params` and `ask` need not import Lightning.
 OWN = {"lit_blip2.lit.LitStage1": Stage1, "lit_blip2.lit.LitStage2": Stage2, "lit_blip2.lit.LitJoint": Joint}
 
-OPTIMISER = "lit_blip2.lit.optim.AdamWCosine"  # the one class that is no network and may stand in a checkpoint
-ENCODER = "image encoder "  # what a random part is called, before its name
+OPTIMISER = "lit_blip2.lit.optim.AdamWCosine"  # the one class of a checkpoint that belongs to no network
+ENCODER = "image encoder "  # stands before the name of a random part
 
 
 def network_class(experiment: Experiment) -> type[nn.Module]:
-    """Which class the network of an experiment is: the one that its LightningModule has as the annotation of `net`.
+    """The class of an experiment's network: the annotation of `net` in its LightningModule.
 
-    Raises ValueError for an experiment that names no LightningModule, or one without such an annotation, or one that
-    it may not name (see trust.py).
+    Raises ValueError for an experiment that names no LightningModule, one without such an annotation, or one that it
+    may not name (see trust.py).
     """
     path = class_path(experiment.settings.get("model"))
     if path in OWN:
@@ -58,7 +58,7 @@ def network_class(experiment: Experiment) -> type[nn.Module]:
 
 
 def annotated_network(module: type) -> type[nn.Module] | None:
-    """The annotation of `net` in a LightningModule's arguments; None where there is none."""
+    """The annotation of `net` in a LightningModule's arguments; None if there is none."""
     for each in module.__mro__:  # a subclass may hand `net` on in its **kwargs
         if "net" in getattr(each.__init__, "__annotations__", {}):
             return get_type_hints(each.__init__)["net"]
@@ -66,11 +66,11 @@ def annotated_network(module: type) -> type[nn.Module] | None:
 
 
 def build_net(experiment: Experiment) -> nn.Module:
-    """The network of an experiment, on the device of `torch.device(...)`; a class_path beside its arguments may name a
-    subclass.
+    """Build the network of an experiment, on the device of `torch.device(...)`. Its settings may name a subclass by
+    class_path.
 
-    Raises ValueError for an experiment without a network, or with settings that do not fit, or with names that it may
-    not have (see trust.py), and what the parts raise.
+    Raises ValueError for an experiment without a network, with settings that do not fit, or with names that it may not
+    have (see trust.py), and whatever the parts raise.
     """
     if (parts := experiment.model.get("net")) is None:
         raise ValueError(f"{experiment.source}: no model.init_args.net in it: give an experiment, see experiments/")
@@ -78,16 +78,16 @@ def build_net(experiment: Experiment) -> nn.Module:
 
 
 def _built(experiment: Experiment, parts: Any, kind: type[nn.Module]) -> nn.Module:
-    """A network, or a part of one, of this class, from its settings."""
+    """Build a network, or a part of one, of class `kind` from its settings."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--net", type=kind)
     return _parsed(parser, experiment, {"net": parts}).net
 
 
 def module_arguments(experiment: Experiment, kind: type, given: Collection[str] = ()) -> dict[str, Any]:
-    """The arguments of a run's LightningModule, as those of this class, without its network and those `given` already.
+    """The arguments of a run's LightningModule, parsed for class `kind`, without `net` and those in `given`.
 
-    Raises ValueError for those that do not fit, or that have names that they may not have (see trust.py).
+    Raises ValueError for arguments that do not fit, or that have names that they may not have (see trust.py).
     """
     left_out = {"net", *given}
     parser = ArgumentParser(exit_on_error=False)
@@ -98,12 +98,12 @@ def module_arguments(experiment: Experiment, kind: type, given: Collection[str] 
 
 
 def _parsed(parser: ArgumentParser, experiment: Experiment, settings: dict[str, Any]) -> Namespace:
-    """What a parser makes of settings, its classes built."""
+    """Parse settings, and build their classes."""
     try:
         with importing_only(experiment.allow, experiment.source):
             _check_fetches_nothing(experiment, settings)
             given = parser.parse_object(settings)
-            _check_fetches_nothing(experiment, given.as_dict())  # also what stood in a text
+            _check_fetches_nothing(experiment, given.as_dict())  # also what was inside strings
             return parser.instantiate(given)
     except NotAllowedError:
         raise
@@ -122,14 +122,14 @@ def _of_call(error: TypeError) -> bool:
 
 
 def _check_fetches_nothing(experiment: Experiment, settings: Any) -> None:
-    """Raises NotAllowedError where the settings of an experiment from elsewhere would have anything fetched."""
+    """Raises NotAllowedError if the settings of an experiment from elsewhere would fetch anything."""
     if experiment.allow is not None:
         way_out = "name it in a YAML of your own, and give the checkpoint by --ckpt_path"
         check_fetches_nothing(settings, experiment.source, way_out)
 
 
 class NoDraws(TorchFunctionMode):
-    """Meta tensors hold no numbers: leaving normal_ out spares its imports, half of the command's time."""
+    """Skips normal_, as meta tensors hold no values: this saves its imports, half of the command's time."""
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         if function.__name__ == "normal_":
@@ -144,8 +144,8 @@ def sketch(experiment: Experiment) -> nn.Module:
 
 
 def sketch_encoder(experiment: Experiment) -> nn.Module:
-    """A network that holds the experiment's image encoder alone, as `sketch` does: the files of the other parts need
-    not be there."""
+    """Like `sketch`, a network with the experiment's image encoder alone. The files of the other parts may be
+    missing."""
     if (parts := experiment.net.get("vision")) is None:
         raise ValueError(f"{experiment.source}: no image encoder in it")
     net = nn.Module()
@@ -155,30 +155,30 @@ def sketch_encoder(experiment: Experiment) -> nn.Module:
 
 
 def random_parts(net: nn.Module) -> list[str]:
-    """Frozen parts of a network whose weights are random, in words; a trained one has become something else."""
+    """The names of frozen parts with random weights. Parts that train are left out: they do not stay random."""
     kinds = {ENCODER: VisionEncoder, "language model ": LanguageModel}
     parts = [(kind, part) for kind, of in kinds.items() for part in net.modules() if isinstance(part, of)]
     return [f"{kind}{part.name}" for kind, part in parts if part.random and part.frozen]
 
 
 def settings_of_run(net: nn.Module, parts: Any, image_size: int | None) -> dict[str, Any]:
-    """What of a run's network changes its function and no shape, and how large it sees images, as a checkpoint keeps
-    it. parts: the network's settings in the run's configuration."""
+    """The settings that change a network's function but no shape, and its image size, as a checkpoint keeps them.
+    parts: the network's settings in the run's configuration."""
     size = {} if image_size is None else {"image_size": image_size}
     return settings(net) | foreign_arguments(parts) | size
 
 
 def check_kept(checkpoint: Mapping[str, Any], net: nn.Module, file: Path) -> None:
-    """Raise ValueError where a network made from a checkpoint's own configuration has other settings than the
-    checkpoint keeps: its frozen weights, or other files, have changed. Of parts that are not loaded, what is known."""
+    """Raise ValueError if a network made from a checkpoint's own configuration has other settings than the checkpoint
+    keeps: its frozen weights, or other files, have changed. Parts that are not loaded are compared as far as known."""
     kept = as_asked_here(checkpoint.get("settings", {}), ours := settings(net))
     check_same(kept, ours, str(file), checkpoint["state_dict"], way_out="Its files, or this package, changed")
 
 
 def kept_settings(checkpoint: Mapping[str, Any], file: Path, allow: Sequence[str]) -> dict[str, Any]:
-    """The settings of a checkpoint's network: those that it keeps, or of one without, those of its configuration.
+    """The settings of a checkpoint's network: those that it keeps or, if it keeps none, those of its configuration.
 
-    Raises NotAllowedError where this has names that `allow` has not.
+    Raises NotAllowedError if the configuration has names that are not in `allow`.
     """
     if "settings" in checkpoint:
         return _with_lora_defaults(checkpoint["settings"])
@@ -198,8 +198,8 @@ def kept_settings(checkpoint: Mapping[str, Any], file: Path, allow: Sequence[str
 
 
 def as_asked_here(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]:
-    """A checkpoint's settings with this network's `model_args` of timm in place of others that make the same encoder,
-    such as one that spells out a default."""
+    """A checkpoint's settings. Its `model_args` of timm are replaced by this network's if both make the same encoder,
+    for instance if one spells out a default."""
     told = dict(theirs)
     for place, args in ours.items():
         name = place.removesuffix("model_args") + "name"
@@ -210,7 +210,7 @@ def as_asked_here(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[st
 
 
 def _with_lora_defaults(kept: Mapping[str, Any]) -> dict[str, Any]:
-    """Older checkpoints name only those settings of low-rank changes that were given."""
+    """Add the defaults of LoRA: older checkpoints keep only the settings of low-rank changes that were given."""
     begins = {name[: name.index(".lora.") + len(".lora.")] for name in kept if ".lora." in name}
     return {begin + name: value for begin in begins for name, value in lora_settings({}).items()} | dict(kept)
 
@@ -235,7 +235,7 @@ def count(net: nn.Module) -> list[tuple[str, int, int]]:
 
 
 def _loaded_part(name: str, part: nn.Module) -> tuple[str, int, int]:
-    """A part whose network `load()` would make: it knows its size before."""
+    """The row of a part whose network only `load()` makes. The part knows its size before."""
     if not part.frozen:
         return name, part.num_parameters, 0
     return name, getattr(part, "num_lora", 0), part.num_parameters

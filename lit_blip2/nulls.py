@@ -1,4 +1,4 @@
-"""A null where a class takes none: jsonargparse lets it through, and 0, False and null are not the same."""
+"""Finds nulls that a class does not take. jsonargparse lets them through, but null is not 0 or False."""
 
 import inspect
 from importlib import import_module
@@ -9,8 +9,8 @@ from jsonargparse._parameter_resolvers import get_signature_parameters  # what a
 
 
 def check_nulls(settings: Any, place: str) -> None:
-    """Raises ValueError for an argument that is null, of a class named at `place` or below, whose type and default say
-    that it is never None. An argument without a type, or of which nothing is known, may be anything."""
+    """Raises ValueError for a null argument of a class named at `place` or below, if the argument's type and default
+    exclude None. An argument that is unknown, or has no type, may be anything."""
     if isinstance(settings, list):
         for number, each in enumerate(settings):
             check_nulls(each, f"{place}[{number}]")

@@ -1,8 +1,8 @@
-"""While the files of a folder are read, no hub is asked and no code of theirs is run, whatever they name.
+"""Keeps the files of a folder from fetching anything from a hub, and from running code, while they are read.
 
-transformers and peft follow a name that stands in a file to a hub, as a configuration's `backbone` or the base of an
-adapter, and transformers asks on the terminal whether a folder's own code may run. A folder may be anybody's: what is
-read from one is read within `offline`. What a user names as a hub's is looked for before, see `in_cache`.
+transformers and peft follow a name in a file to a hub, such as a configuration's `backbone` or the base of an adapter,
+and transformers asks on the terminal whether a folder's own code may run. A folder may come from anybody, so it is read
+within `offline`. A hub's name that the user gives is looked for before, see `in_cache`.
 """
 
 import os
@@ -16,8 +16,8 @@ from lit_blip2.trust import NotAllowedError
 
 @contextmanager
 def offline() -> Iterator[None]:
-    """Within it huggingface_hub, transformers and peft read this disk alone, and take a folder's code for what may not
-    run, without a question. Raises NotAllowedError for what would have to be fetched."""
+    """Inside, huggingface_hub, transformers and peft read only this disk, and refuse a folder's code without asking.
+    Raises NotAllowedError for anything that would have to be fetched."""
     from huggingface_hub import constants
     from huggingface_hub.errors import OfflineModeIsEnabled
     from transformers import dynamic_module_utils as code

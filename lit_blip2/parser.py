@@ -1,4 +1,4 @@
-"""The command line's parser: what every experiment shares, filled in behind what its YAML and the arguments say."""
+"""The command line's parser. It adds what every experiment shares to what the YAML and the arguments say."""
 
 import inspect
 import operator
@@ -56,7 +56,7 @@ HELP = (
     "(SECURITY.md). Mistakes end in one line; --debug shows the traceback."
 )
 
-# Classes that runs were trained with under another name: their config.yaml can still be read.
+# Old name of a class -> its new name, so that older runs' config.yaml can still be read.
 MOVED = {
     "lit_blip2.lit.scene_scores.SceneScores": "lit_blip2.mini.scene_scores.SceneScores",
     "lit_blip2.lit.ema.EMA": "lit_blip2.lit.callbacks.EMA",
@@ -96,7 +96,7 @@ class SuiteParser(LightningArgumentParser):
         return config
 
     def parse_path(self, path: Any, *args: Any, **kwargs: Any) -> Namespace:
-        """The settings in a file of `--config`. What is wrong with it ends as `error` does, and names the file."""
+        """The settings in a file of `--config`. If it is wrong, ends as `error` does, and names the file."""
         self.reading = Path(str(path))
         try:
             SuiteParser.placed |= {each.lstrip(".") for each in flat(read(self.reading).settings, "")}
@@ -113,7 +113,7 @@ class SuiteParser(LightningArgumentParser):
         return super().parse_string(content, *args, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """A line for each problem, where the base class writes the usage, 50 lines of it; status 2."""
+        """Print a line for each problem, and exit with status 2. The base class would print 50 lines of usage."""
         if not self.exit_on_error or tracebacks_shown():
             super().error(message, ex)
         SuiteParser.complaint = message
@@ -121,8 +121,8 @@ class SuiteParser(LightningArgumentParser):
 
 
 def parsed(parser: LightningArgumentParser, arguments: Sequence[str]) -> Namespace:
-    """What a parser reads, or a line for each argument, and each misspelt setting of a file, that it refuses, and
-    status 2."""
+    """What a parser reads. If it refuses anything, prints a line for each argument, and for each misspelt setting of a
+    file, and exits with status 2."""
     refused: SystemExit | None = None
     SuiteParser.left_out = SuiteParser.placed = frozenset()
     while True:
@@ -144,7 +144,7 @@ def parsed(parser: LightningArgumentParser, arguments: Sequence[str]) -> Namespa
 
 
 def _without_settings(values: Any, names: frozenset[str], place: str = "") -> Any:
-    """The settings of a file without some, which are named from the top, init_args left out."""
+    """The settings of a file without those in `names`, which are dotted places from the top, without init_args."""
     if not isinstance(values, dict):
         return values
     places = {key: place if key == "init_args" else f"{place}.{key}".lstrip(".") for key in values}
@@ -154,8 +154,8 @@ def _without_settings(values: Any, names: frozenset[str], place: str = "") -> An
 def counts_before_shares() -> None:
     """Let the Trainer's arguments that may be a count or a share (limit_test_batches) read 1 as one batch.
 
-    typing may give `float | int` where Lightning writes `int | float`, if it has met the former shortly before: which
-    it is hangs on what was imported earlier, and 1 then becomes 1.0, all batches.
+    Lightning writes `int | float`, but typing may return `float | int` if it has met that before, depending on what
+    was imported earlier. Then 1 becomes 1.0, which means all batches.
     """
     hints = inspect.unwrap(Trainer.__init__).__annotations__
     for name, hint in hints.items():
@@ -169,8 +169,8 @@ def config_files(config: Namespace) -> list[Path]:
 
 
 def loggers(logger: Any, files: list[Path]) -> Any:
-    """The loggers, one with a folder for the run before those without (see loggers.py), each that has no name of its
-    own called after the experiment: its runs lie in runs/NAME/version_N.
+    """The loggers, those with a folder for the run before those without (see loggers.py). A logger without a name is
+    named after the experiment, so its runs lie in runs/NAME/version_N.
 
     The name is that of the first --config: mini_opt for experiments/mini_opt.yaml, and for a run's own config.yaml in
     runs/mini_opt/version_0.
@@ -189,7 +189,7 @@ def loggers(logger: Any, files: list[Path]) -> Any:
 
 @cache
 def csv_logger() -> Namespace:
-    """Beside loggers that have no folder for a run, with all its arguments."""
+    """The CSVLogger, with all its arguments, to put before loggers without a folder for a run."""
     parser = ArgumentParser()
     parser.add_argument("--logger", type=Logger)
     settings = {"save_dir": TRAINER["logger"]["init_args"]["save_dir"], "name": None}
@@ -197,7 +197,7 @@ def csv_logger() -> Namespace:
 
 
 def callbacks(trainer: Namespace) -> list[Namespace]:
-    """An experiment's own callbacks, behind the CALLBACKS whose kind it does not name; none that is switched off."""
+    """The CALLBACKS whose kind the experiment does not name, then its own, without those that are switched off."""
     own = trainer.callbacks or []
     own = own if isinstance(own, list) else [own]
     named = {kind(each) for each in own}
@@ -220,7 +220,7 @@ def default_callbacks() -> list[Namespace]:
 
 
 class BoundedLoader(Bounded, _loaders_dumpers.get_yaml_default_loader()):
-    """The loader of all YAML that jsonargparse reads: texts within settings are read once more."""
+    """The loader of all YAML that jsonargparse reads, also of strings within settings, which it reads once more."""
 
 
 BoundedLoader.add_constructor(INTEGER, BoundedLoader.construct_yaml_int)
@@ -229,21 +229,21 @@ plain_yaml = get_loader("yaml")
 
 
 def load_yaml(text: str) -> Any:
-    """YAML with classes under their names of today, and a null for the word None in a value of one line: jsonargparse
-    hands the null of `--model.net.itm=null` on to the parser of `net` so."""
+    """Parse YAML, with classes under their new names. In a single line the word None becomes null: jsonargparse passes
+    the null of `--model.net.itm=null` on to the parser of `net` in this form."""
     words = MOVED if "\n" in text.strip() else MOVED | {"None": None}
     if text.count("[") + text.count("{") > DEEPEST:
-        parsed_yaml(text, "the configuration")  # which refuses what is too deep
+        parsed_yaml(text, "the configuration")  # raises if it is too deep
     try:
         return replaced(plain_yaml(text), words)
     except RecursionError as error:
         raise DataError("its values are nested too deep") from error
-    except yaml.YAMLError as error:  # of several lines, and the first says what is wrong
+    except yaml.YAMLError as error:  # its message has several lines
         raise DataError(one_line(error)) from error
 
 
 def replaced(value: Any, words: dict[str, str | None]) -> Any:
-    """The value with other words for some."""
+    """A nested value with its strings replaced by `words`."""
     if isinstance(value, dict):
         return {key: replaced(each, words) for key, each in value.items()}
     if isinstance(value, list):

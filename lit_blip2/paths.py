@@ -1,4 +1,4 @@
-"""Where a path in a YAML points to, and names that are free."""
+"""Finds the file that a path in a YAML means, and file names that are free."""
 
 import itertools
 from collections.abc import Callable
@@ -6,7 +6,7 @@ from pathlib import Path
 
 PACKAGE_PARENT = Path(__file__).resolve().parent.parent
 
-# How an advice ends that names an option of fit, validate and test: a checkpoint keeps the path of frozen weights.
+# Ends an advice that names an option of fit, validate and test. Other commands need the path that a checkpoint keeps.
 OR_PUT_BACK = ", or put it at that path: ask, caption and export, which have no such option, look for it there."
 
 
@@ -34,6 +34,6 @@ def run_all(*steps: Callable[[], object]) -> None:
 
 
 def free_name(file: Path) -> Path:
-    """The file, or, where it is there already, the first of file-v1, file-v2, ... that is not."""
+    """The file or, if it exists already, the first of file-v1, file-v2, ... that does not."""
     names = itertools.chain([file], (file.with_stem(f"{file.stem}-v{number}") for number in itertools.count(1)))
     return next(name for name in names if not name.exists())

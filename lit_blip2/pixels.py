@@ -1,7 +1,7 @@
 """How an encoder wants its images: the filter that resizes them, and the mean and standard deviation that pixels are
 normalised with.
 
-Images travel as 8-bit pixels, a quarter of the bytes, and are normalised where they are encoded.
+Images are passed on as 8-bit pixels, a quarter of the bytes, and are normalised where they are encoded.
 """
 
 import sys
@@ -19,10 +19,10 @@ CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 Interpolation = Literal["bicubic", "bilinear"]
 RESAMPLE = {3: "bicubic", 2: "bilinear"}  # PIL's numbers
-# What everything was made with before it was noted: checkpoints and cached features that say nothing.
+# What older checkpoints and cached features, which do not note it, were made with.
 UNNOTED = {"mean": list(CLIP_MEAN), "std": list(CLIP_STD), "interpolation": "bicubic"}
 TIMMS = {"architecture", "pretrained_cfg"}  # keys of a config.json that is read
-# Files of other projects that may lie beside weights -> the key of what they say of images, if it is not the whole.
+# Files of other projects that may lie beside weights -> the key of their image settings; empty: the whole file.
 UNREAD = {
     "open_clip_config.json": "preprocess_cfg",
     "preprocessor_config.json": "",
@@ -32,7 +32,7 @@ UNREAD = {
 
 
 class Looks(NamedTuple):
-    """mean, std: of the three colours, of values from 0 to 1."""
+    """Preprocessing of images. mean, std: of each of the three colours, for values from 0 to 1."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -40,7 +40,7 @@ class Looks(NamedTuple):
 
     @classmethod
     def of(cls, card: Mapping[str, Any], name: str) -> "Looks":
-        """From timm's pretrained_cfg, or what is like it. Raises DataError, with the name, for what cannot be."""
+        """Read timm's pretrained_cfg, or a dict like it. Raises DataError, with the name, for invalid values."""
         looks = cls(*(tuple(each) if isinstance(each := card[key], list | tuple) else each for key in cls._fields))
         wrong = [
             f"{key}={value}"
@@ -64,12 +64,11 @@ def _is_of_colours(values: Any, least: float) -> bool:
 
 
 def card_beside(weights: Path, name: str) -> dict[str, Any]:
-    """What the config.json beside a file of weights says of images and of the network, as timm's folders on the hub
-    have one: mean, std, interpolation, size and model_args, where it says them; random, where an export was of weights
-    that are.
+    """What the config.json beside a file of weights says about images and the network, as in timm's folders on the hub:
+    mean, std, interpolation, size and model_args, as far as it has them; and random, if exported weights are random.
 
-    name: of the encoder, as timm has it; the card of another architecture is left out, with a warning.
-    Raises DataError, with the file's name, for a file that is not JSON, and for values that cannot be.
+    name: timm's name of the encoder. The config.json of another architecture is left out, with a warning.
+    Raises DataError, with the file's name, for a file that is not JSON, and for invalid values.
     """
     file = weights.with_name("config.json")
     content = _read(file)
@@ -98,14 +97,14 @@ def card_beside(weights: Path, name: str) -> dict[str, Any]:
 
 
 def _side(input_size: Any, file: Path) -> int:
-    """Pixels along a side, of timm's [colours, height, width]."""
+    """Pixels along a side, from timm's [colours, height, width]."""
     if isinstance(input_size, list) and len(input_size) == 3 and all(type(each) is int for each in input_size):
         return input_size[-1]
     raise DataError(f"{file}: input_size is {input_size!r}, where [3, height, width] in pixels is wanted")
 
 
 def tell_unread(weights: Path, looks: Looks, name: str) -> None:
-    """Warn where another project's file beside the weights says that images look otherwise than `looks`."""
+    """Warn if another project's file beside the weights has other image settings than `looks`."""
     for file, inside in ((weights.with_name(each), inside) for each, inside in UNREAD.items()):
         content = _read(file)
         card = content.get(inside) if inside else content
@@ -132,7 +131,7 @@ def _alike(theirs: Any, ours: Any) -> bool:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    """A JSON object; empty where there is no file. Raises DataError for another content."""
+    """A JSON object; empty if there is no file. Raises DataError for other contents."""
     return read_object(file) if file.is_file() else {}
 
 
