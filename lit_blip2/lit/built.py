@@ -1,4 +1,4 @@
-"""What a network was when it had been built: callbacks may change it afterwards, which no configuration tells."""
+"""Built, a record of a network as built: callbacks may change it afterwards, which no configuration shows."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,12 +13,15 @@ from lit_blip2.terminal import first_few
 
 BASE = ".base_layer."  # in the name of a weight that low-rank changes may be merged into for a while
 Shapes = Mapping[str, tuple[int, ...]]
-Told = Mapping[str, Sequence[float]]  # of weights by name: [norm, number, ...], nothing where it is not compared
+Told = Mapping[str, Sequence[float]]  # weight's name -> [norm, number, ...]; empty if it is not compared
 
 
 class Built(NamedTuple):
-    """held: shapes of what checkpoints hold, by name. frozen: what tells the weights of each frozen part, by its place
-    in the module: checkpoints hold their signature alone."""
+    """A record of a network as built.
+
+    held: name -> shape of each weight in checkpoints. frozen: path of each frozen part -> numbers that identify its
+    weights. Checkpoints hold only a signature of these parts.
+    """
 
     held: Shapes
     frozen: Mapping[str, Told]
@@ -33,8 +36,8 @@ class Built(NamedTuple):
         return cls(held, frozen)
 
     def check(self, module: nn.Module) -> None:
-        """Raises ValueError where a frozen part has other weights than it had, or weights that would train, or where a
-        checkpoint would have other names or shapes, which the same configuration could not read."""
+        """Raises ValueError if a frozen part has changed weights, or weights that would train, or if a checkpoint would
+        have other names or shapes, which the same configuration could not read."""
         now = Built.of(module)
         for place, part in _signed_parts(module):
             before = self.frozen.get(place, {})
@@ -44,20 +47,20 @@ class Built(NamedTuple):
 
 
 def _signed_parts(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Frozen parts that a checkpoint tells by a signature, with their places."""
+    """Frozen parts that checkpoints identify by a signature, with their paths."""
     for place, part in module.named_modules():
         if getattr(part, "frozen", False) is True and getattr(part, "signature", None):
             yield place, part
 
 
 def _told(name: str, weight: Tensor) -> Sequence[float]:
-    """Quantised weights, and those that several processes share, are not compared."""
+    """Numbers that identify a weight. Empty for weights that are not compared: quantised, sharded or BASE."""
     plain = type(weight.data) is Tensor and weight.is_floating_point()
     return numbers_of(weight) if plain and BASE not in name else ()
 
 
 def _untrained(place: str, part: nn.Module) -> list[str]:
-    """Weights of a frozen encoder that require gradients and get none, wherever they were freed."""
+    """Weights of a frozen encoder that require gradients but never get any, whatever made them trainable."""
     if type(part).forward is not VisionEncoder.forward:
         return []
     return [name for name, weight in part.named_parameters(place) if weight.requires_grad]
@@ -72,7 +75,8 @@ def _check_still_frozen(place: str, freed: Sequence[str]) -> None:
 
 
 def _check_unchanged(place: str, before: Told, now: Told) -> None:
-    """An encoder that nothing had loaded, because its features are cached, may be loaded later."""
+    """Raises ValueError if a frozen part's weights have changed. An encoder that was not loaded, because its features
+    are cached, may be loaded later."""
     other = [name for name, told in now.items() if before and not _is_among(told, before, name)]
     if other or len(now) < len(before):
         raise ValueError(
@@ -83,13 +87,13 @@ def _check_unchanged(place: str, before: Told, now: Told) -> None:
 
 
 def _is_among(told: Sequence[float], before: Told, name: str) -> bool:
-    """Whether a weight is what it was, under a new name one of all."""
+    """Whether a weight is what it was. Under a new name: whether it equals any of the former weights."""
     candidates = [before[name]] if name in before else before.values()
     return any(len(told) == len(was) and all(map(_close, told, was)) for was in candidates)
 
 
 def _close(one: float, two: float) -> bool:
-    """Sums of float64 may be made in another order."""
+    """Equal up to the order in which float64 numbers were summed."""
     return math.isclose(one, two, rel_tol=1e-9)
 
 

@@ -12,14 +12,14 @@ from lit_blip2.whole_files import written_whole
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
-    """A checkpoint is written beside its place and then put there: whoever reads finds the former one or the new one,
-    whole, wherever a process or a machine has died. What is damaged later is not read (see `read_checkpoint`).
+    """Writes a checkpoint to a file beside its place, which is then renamed. A reader finds the former checkpoint or
+    the new one, whole, whenever a process or a machine dies. `read_checkpoint` refuses files that were damaged later.
 
-    Lightning's own writes into TMPDIR and copies, so that a kill leaves half a file where that is another disk.
+    Lightning's own class writes to TMPDIR and copies, so a kill may leave half a file if TMPDIR is on another disk.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        if "://" in str(path):  # a store of its own, which knows no names beside a file's
+        if "://" in str(path):  # remote storage, which cannot rename
             return super().save_checkpoint(checkpoint, path, storage_options)
         size = sum(each.nbytes for each in tree_leaves(checkpoint) if isinstance(each, torch.Tensor))
         with written_whole(Path(path), size) as part:

@@ -1,4 +1,4 @@
-"""No number that is not finite gets into a checkpoint: what is looked at, and how."""
+"""Keeps NaN and infinity out of checkpoints."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,14 +11,14 @@ from lit_blip2.terminal import first_few
 
 
 def gradient_norm(optimizer: Optimizer) -> Tensor:
-    """The norm of all gradients that an optimiser is about to use: a scalar on their device, nan or inf where any is
-    not finite."""
+    """The norm of all gradients that an optimiser is about to use: a scalar on their device, NaN or infinite if any
+    is."""
     grads = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     return nn.utils.get_total_norm(grads)
 
 
 def not_finite(named: Mapping[str, Tensor]) -> list[str]:
-    """Names of the tensors that hold nan or inf. Waits for the device once; a second time only where some do."""
+    """Names of the tensors that hold NaN or infinity. Waits for the device once, and again only if there are any."""
     floats = {name: each for name, each in named.items() if each.is_floating_point() and each.numel()}
     if not floats or nn.utils.get_total_norm(list(floats.values()), torch.inf).isfinite():
         return []
@@ -26,10 +26,10 @@ def not_finite(named: Mapping[str, Tensor]) -> list[str]:
 
 
 def check_finite(checkpoint: Mapping[str, Any]) -> None:
-    """Raises FloatingPointError, which names the first tensors, for a checkpoint with a number that is not finite among
-    its weights, their averages, or the state of its optimiser."""
+    """Raises FloatingPointError, which names the first tensors, if a checkpoint's weights, their averages, or its
+    optimiser states hold NaN or infinity."""
     parts = {name: checkpoint.get(name) for name in ("state_dict", "optimizer_states")}
-    parts["EMA"] = checkpoint.get("callbacks", {}).get("EMA")  # others keep an infinite best value at first
+    parts["EMA"] = checkpoint.get("callbacks", {}).get("EMA")  # other callbacks start with an infinite best value
     if odd := not_finite(_tensors(parts, "")):
         raise FloatingPointError(
             f"step {checkpoint['global_step']} left numbers that are not finite in {first_few(odd, 3)}: no checkpoint "
@@ -38,7 +38,7 @@ def check_finite(checkpoint: Mapping[str, Any]) -> None:
 
 
 def _tensors(contents: Any, place: str) -> dict[str, Tensor]:
-    """The tensors in nested containers, by their places."""
+    """The tensors in nested containers, by path."""
     if isinstance(contents, Tensor):
         return {place: contents}
     if isinstance(contents, list | tuple):

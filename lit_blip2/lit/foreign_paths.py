@@ -1,6 +1,6 @@
-"""Paths in a checkpoint's record of Lightning's ModelCheckpoint, which removes the files that it has surpassed.
+"""Removes foreign paths from a checkpoint's record of Lightning's ModelCheckpoint, which deletes surpassed files.
 
-A checkpoint may come from somebody else, and then these may be any files of the user's, or of a server.
+In a checkpoint from somebody else, these paths may be any files of the user or of a server.
 """
 
 import os
@@ -18,7 +18,8 @@ PATHS = ("best_model_path", "kth_best_model_path", "last_model_path")
 
 
 def forget_foreign_paths(callbacks: Iterable[L.Callback], checkpoint: dict[str, Any]) -> None:
-    """Leave out of a checkpoint, in place, paths that lead out of the folder that this run's callback writes into."""
+    """Clear the record of a callback in a checkpoint, in place, if one of its paths leads out of the callback's
+    folder."""
     states = checkpoint.get("callbacks")
     for callback in callbacks:
         state = states.get(callback.state_key) if isinstance(states, dict) else None
@@ -34,8 +35,8 @@ def forget_foreign_paths(callbacks: Iterable[L.Callback], checkpoint: dict[str, 
 
 
 def leads_out(path: str, folder: str) -> bool:
-    """Whether a path is of a server that is not the folder's, or is in the folder by its name and not in truth. (One
-    that is elsewhere by its name too is never removed.)"""
+    """Whether a path is on another server than the folder, or is in the folder by name but not in truth.
+    (ModelCheckpoint never removes a path that is elsewhere by name too.)"""
     if any(sign in text for sign in ("://", "::") for text in (path, folder)):
         return not path.startswith(f"{folder.rstrip('/')}/") and path not in ("", "None")
     real = os.path.join(os.path.realpath(folder), "")

@@ -17,7 +17,7 @@ FOLDER = "not_finite"  # in a run's folder
 CLASS = "class"  # key under which the name of one of TEXTS stands
 TEXTS = {each.__name__: each for each in (PackedText, TargetText)}
 PLAIN = str | int | float | bool | None
-# What the step that was not finite left: of all, of each number found, and of each micro-batch.
+# Keys and types in the file of a non-finite step: of the whole, of each value found, and of each micro-batch.
 STEP = {"step": int, "rank": int, "ranks": int, "found": list, "batches": list}
 FOUND = {"rank": int, "name": str, "value": float}
 BATCH = {"step": int, "seed": int, "row": Tensor, "image_id": Tensor, "micro_batch": list}
@@ -32,8 +32,8 @@ def keep(file: Path, contents: dict[str, Any]) -> None:
 
 
 def read_kept(file: Path) -> dict[str, Any]:
-    """What `keep` wrote of a step, on the CPU. Raises FileNotFoundError, ValueError for another file, and DataError for
-    one where a part is missing or is something else."""
+    """Read a step that `keep` wrote, to the CPU. Raises FileNotFoundError, ValueError for a file of another kind, and
+    DataError if a part is missing or of another type."""
     if not file.is_file():
         raise FileNotFoundError(f"no file {str(file)!r}: a run that ends at a step that is not finite names its own")
     contents = read_safely(file)
@@ -52,7 +52,7 @@ def read_kept(file: Path) -> dict[str, Any]:
 
 
 def _check(part: Any, kinds: dict[str, type], where: str) -> None:
-    """Raises DataError where a part is no dict of these kinds of values."""
+    """Raises DataError unless `part` is a dict with values of these types."""
     given = part if isinstance(part, dict) else {}
     for name, kind in kinds.items():
         if not isinstance(given.get(name), kind):
@@ -61,7 +61,7 @@ def _check(part: Any, kinds: dict[str, type], where: str) -> None:
 
 
 def _check_rows(batch: dict[str, Any], where: str) -> None:
-    """Raises DataError where a micro-batch does not say which rows it has, or which of how many it is."""
+    """Raises DataError unless a micro-batch names its rows, and its place among the micro-batches of its step."""
     rows, images, place = batch["row"], batch["image_id"], batch["micro_batch"]
     if rows.dim() != 1 or not len(rows) or rows.is_floating_point() or images.shape != rows.shape:
         raise DataError(

@@ -1,9 +1,8 @@
-"""The optimisers and schedules that a checkpoint holds, held to this training's before its first step.
+"""Fits the optimiser and schedule states of a checkpoint to this training's, before the first step.
 
-A fused step reads and writes as many numbers of a state as its parameter has, one behind the other, whatever the state
-says of itself: one of another shape or layout would have it write over memory that is not its own. What an optimiser
-has summed up, and the step that a schedule stands at, are the checkpoint's; what it was told (rates, decays, flags) is
-this run's own.
+A fused optimiser step takes it for granted that a state has its parameter's size and memory layout. With another shape
+or layout it would write to memory outside the state. The checkpoint provides the optimiser's running sums and the
+schedule's step. This run provides the options (rates, decays, flags).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,18 +18,18 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from lit_blip2.contents import DataError
 from lit_blip2.terminal import first_few, printable
 
-STEP = "step"  # the one number of a parameter's state
-SUMS = ("exp_avg", "exp_avg_sq")  # Adam's, of the parameter's shape
+STEP = "step"  # the scalar in a parameter's state
+SUMS = ("exp_avg", "exp_avg_sq")  # Adam's moments, of the parameter's shape
 GREATEST = "max_exp_avg_sq"  # with amsgrad
-SCHEDULED = ("lr", "momentum", "betas")  # what torch's schedules change of a group
+SCHEDULED = ("lr", "momentum", "betas")  # the group options that torch's schedules change
 WAY_OUT = "start from its weights by --model.init_from"
 
 
 def take_up(trainer: L.Trainer, checkpoint: Mapping[str, Any]) -> None:
-    """Make a checkpoint's states of optimisers and schedules fit for `load_state_dict`, in place.
+    """Prepare a checkpoint's optimiser and schedule states for `load_state_dict`, in place.
 
-    Options of groups that this run sets otherwise are replaced by its own and told. Raises ValueError for other groups
-    than this training's, and DataError for a state that is not its parameter's.
+    Group options that differ are replaced by this run's, with a warning. Raises ValueError if the groups differ from
+    this training's, and DataError for a state that does not fit its parameter.
     """
     kept, schedules, step = (checkpoint[name] for name in ("optimizer_states", "lr_schedulers", "global_step"))
     _check_groups(trainer, kept)
@@ -52,10 +51,10 @@ def take_up(trainer: L.Trainer, checkpoint: Mapping[str, Any]) -> None:
 
 
 def settle(trainer: L.Trainer, checkpoint: dict[str, Any]) -> None:
-    """Let a checkpoint tell schedules and rates as they are at its step, in place: it may be written after an
-    optimiser's step and before its schedule's, and is the same file either way."""
+    """Set a checkpoint's schedules and learning rates to its step, in place. It may be written between an optimiser's
+    step and its schedule's, and is the same file either way."""
     if not (checkpoint.get("optimizer_states") and checkpoint.get("lr_schedulers")):
-        return  # weights alone
+        return  # a checkpoint of weights only
     for place, schedule in _of_the_step(trainer).items():
         state = checkpoint["lr_schedulers"][place] = _at(schedule, checkpoint["global_step"])
         for optimizer, kept in zip(trainer.optimizers, checkpoint["optimizer_states"]):
@@ -65,7 +64,7 @@ def settle(trainer: L.Trainer, checkpoint: dict[str, Any]) -> None:
 
 
 def _of_the_step(trainer: L.Trainer) -> dict[int, LambdaLR]:
-    """The schedules that are functions of the step alone, by their places."""
+    """The schedules that depend on the step alone, by index."""
     return {
         place: each.scheduler
         for place, each in enumerate(trainer.lr_scheduler_configs)
@@ -74,7 +73,8 @@ def _of_the_step(trainer: L.Trainer) -> dict[int, LambdaLR]:
 
 
 def _check_groups(trainer: L.Trainer, kept: Any) -> None:
-    """Raises ValueError where a checkpoint's optimisers have other groups than this training's."""
+    """Raises ValueError if a checkpoint's optimisers have other groups than this training's, and DataError if it is
+    damaged."""
     try:
         sizes = [[len(dict(group)["params"]) for group in each["param_groups"]] for each in kept]
         keys = [[key for group in each["param_groups"] for key in group["params"]] for each in kept]
@@ -100,14 +100,14 @@ def _sizes(optimizers: Sequence[Sequence[int]]) -> str:
 
 
 def _pairs(optimizer: Optimizer, kept: Mapping[str, Any]) -> Iterator[tuple[dict, nn.Parameter, Any]]:
-    """(group, parameter, the key of its state) of each parameter."""
+    """(group, parameter, key of its state) of each parameter."""
     for own, group in zip(optimizer.param_groups, kept["param_groups"]):
         yield from ((own, parameter, key) for parameter, key in zip(own["params"], group["params"]))
 
 
 def _check_states(optimizer: Optimizer, kept: dict[str, Any], file: Any) -> None:
-    """Raises DataError for a state that a step of this optimiser could not take, and lays what is of the right shape
-    out as its parameter is. A parameter that has had no gradient yet has none."""
+    """Raises DataError for a state that this optimiser cannot use. Gives tensors of the parameter's shape the
+    parameter's memory layout. A parameter that has had no gradient yet has no state."""
     known = {key for _, _, key in _pairs(optimizer, kept)}
     if spare := [key for key in kept["state"] if key not in known]:
         raise DataError(
@@ -123,8 +123,8 @@ def _check_states(optimizer: Optimizer, kept: dict[str, Any], file: Any) -> None
 
 
 def _wrong(optimizer: Optimizer, group: Mapping[str, Any], parameter: nn.Parameter, state: Any) -> str | None:
-    """What is wrong with a parameter's state, if anything. Of optimisers that are neither Adam nor fused, torch's own
-    operations look at the shapes."""
+    """What is wrong with a parameter's state, or None. Shapes are not checked for optimisers that are neither Adam nor
+    fused: torch's own operations check them."""
     if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
         return f"its state is {type(state).__name__}, where a dict of texts is wanted"
     if isinstance(optimizer, Adam) and state:
@@ -157,7 +157,7 @@ def _shape(value: Any) -> str:
 
 
 def _laid_out_as(parameter: Tensor, value: Tensor) -> Tensor:
-    """The same numbers, each at the place where the parameter has its own."""
+    """The same values in the parameter's memory layout."""
     wanted = torch.empty_like(parameter, device="meta")
     if value.stride() == wanted.stride():
         return value
@@ -165,10 +165,12 @@ def _laid_out_as(parameter: Tensor, value: Tensor) -> Tensor:
 
 
 def _set_options(optimizer: Optimizer, kept: dict[str, Any], rates: list[float] | None, file: Any) -> None:
-    """Put this run's options into a checkpoint's groups. rates: of the first groups, as the schedule has them at the
-    checkpoint's step; None for a schedule that is no function of the step: what it may have set is the checkpoint's. An
-    optimiser of elsewhere may keep what it has summed up among its options: they stay, where they are of the same
-    types."""
+    """Put this run's options into a checkpoint's groups.
+
+    rates: learning rates of the first groups, as the schedule has them at the checkpoint's step. None if the schedule
+    does not depend on the step alone: then the checkpoint's values of SCHEDULED stay. An optimiser from outside torch
+    may keep running sums among its options, so all of its options stay, if their types match.
+    """
     foreign = not type(optimizer).__module__.startswith("torch.optim")
     changed: list[str] = []
     for place, (own, group) in enumerate(zip(optimizer.param_groups, kept["param_groups"])):
@@ -187,21 +189,22 @@ def _set_options(optimizer: Optimizer, kept: dict[str, Any], rates: list[float] 
 
 
 def _at(schedule: LambdaLR, step: int) -> dict[str, Any]:
-    """The state of a schedule that has come to a step."""
+    """The state of a schedule that has reached a step."""
     rates = [base * share(step) for base, share in zip(schedule.base_lrs, schedule.lr_lambdas)]
     return schedule.state_dict() | {"last_epoch": step, "_step_count": step + 1, "_last_lr": rates}
 
 
 def _check_schedule(schedule: LRScheduler, told: Any, file: Any) -> None:
-    """Raises DataError for what is no state of a schedule: `load_state_dict` takes whatever it is given for the
-    schedule's attributes, methods too."""
+    """Raises DataError if `told` is no state of a schedule: `load_state_dict` would set any attribute, even a
+    method."""
     kind, told = type(schedule), told if isinstance(told, dict) else {None: told}
     if odd := [name for name in told if not isinstance(name, str) or callable(getattr(kind, name, None))]:
         raise DataError(f"{file}: lr_schedulers is no state of a {kind.__name__} (its {odd[0]!r}): {WAY_OUT}")
 
 
 def _check_kind(given: Any, own: Any, what: str) -> None:
-    """Raises DataError for an option of another type than this run's. One that is null here may have been set since."""
+    """Raises DataError for an option of another type than this run's. An option that is None here may have any type: it
+    may have been set during training."""
     numbers = (int, float, Tensor)
     same = own is None or type(given) is type(own)
     if isinstance(own, list | tuple):

@@ -1,4 +1,4 @@
-"""A LightningModule of a checkpoint, built as the checkpoint's configuration says, for `load_from_checkpoint`."""
+"""Builds a LightningModule from a checkpoint and its configuration, for `load_from_checkpoint`."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,8 +16,11 @@ Module = TypeVar("Module")
 def made_from(
     kind: type[Module], checkpoint: str | Path, allow: Sequence[str], given: Mapping[str, Any]
 ) -> tuple[Module, dict[str, Any]]:
-    """A module of a class, its frozen weights read, and what the checkpoint holds. given: arguments in the place of the
-    run's; with a network among them the checkpoint needs no configuration. Raises as `load_from_checkpoint`."""
+    """A module of class `kind`, with its frozen weights loaded, and the contents of the checkpoint.
+
+    given: arguments that replace the run's. With a network among them the checkpoint needs no configuration. Raises as
+    `load_from_checkpoint`.
+    """
     file = find_checkpoint(checkpoint)
     contents = read_checkpoint(file)
     experiment = carried(contents, file, [*allow, f"{kind.__module__}.{kind.__qualname__}"])
@@ -27,14 +30,14 @@ def made_from(
         _check_class(experiment, kind)
         arguments["net"] = build_net(experiment)
     if experiment.model:
-        # Training goes on from these weights, and not from the files that the run itself has started from.
+        # Training goes on from these weights, not from the files that the run itself started from.
         arguments = module_arguments(experiment, kind, {*given, *STARTS}) | arguments
     arguments["net"].load()
     return kind(**arguments), contents
 
 
 def _check_class(experiment: Experiment, kind: type) -> None:
-    """Raises ValueError for a run whose network is of another class than this module's."""
+    """Raises ValueError if the run's network is of another class than this module's."""
     if network_class(experiment) is not annotated_network(kind):
         own = class_path(experiment.settings["model"])
         raise ValueError(f"{experiment.source} is a run of {own}, not of {kind.__name__}: load it by that class")

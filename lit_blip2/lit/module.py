@@ -94,7 +94,7 @@ class LitBLIP2(L.LightningModule):
         self.kept: dict[str, Any] | None = None
         self.built: Built | None = None
 
-    @_restricted_classmethod  # Lightning's own: refused on an instance, which it would leave as it is
+    @_restricted_classmethod  # Lightning's: an error on an instance, whose weights it would not change
     def load_from_checkpoint(
         cls,  # noqa: N805
         checkpoint_path: str | Path,
@@ -104,7 +104,7 @@ class LitBLIP2(L.LightningModule):
     ) -> Self:
         """The module of a run, with its frozen and trained weights, in training mode as Lightning leaves it.
 
-        A `fit` of the module starts from these weights, and does not read what the run itself started from.
+        A `fit` of the module starts from these weights, not from the files that the run itself started from.
 
         Args:
             checkpoint_path: a checkpoint, or a run's folder, whose newest checkpoint is used.
@@ -119,7 +119,7 @@ class LitBLIP2(L.LightningModule):
         module, checkpoint = made_from(cls, checkpoint_path, allow, arguments)
         module.config, module.allow = checkpoint.get("config") or "", list(allow)
         module.on_load_checkpoint(checkpoint)
-        module.load_state_dict(checkpoint["state_dict"], strict=False)  # what is missing is frozen, and was checked
+        module.load_state_dict(checkpoint["state_dict"], strict=False)  # missing keys are frozen; it was checked
         return module.to(map_location)
 
     def setup(self, stage: str) -> None:
@@ -136,7 +136,7 @@ class LitBLIP2(L.LightningModule):
         if stage != "fit" and getattr(self.trainer, limit) == 0:
             raise ValueError(f"trainer.{limit}=0: nothing would be evaluated, set it to 1.0 for all batches")
         stores = list(getattr(self.trainer.datamodule, "stores", {}).values())
-        steps = [lambda: self._check_features(stores[0])] if stores else []  # all of them were made by the same
+        steps = [lambda: self._check_features(stores[0])] if stores else []  # one encoder made all of them
         steps.append(lambda: self.net.load(vision=not stores))
         run_all(*steps, *([self.start] if stage == "fit" and not self.resumed else []))
         self._check_words()
@@ -217,7 +217,7 @@ class LitBLIP2(L.LightningModule):
                 for each in self.evaluators if batch["task"] == "train" else self.looking(batch):
                     each.prepare(batch)
             if batch["task"] == "train":
-                self.given = dict(batch)  # on the host, and without what a step adds
+                self.given = dict(batch)  # on the host, without what a step adds
         except ValueError as error:
             if batch["task"] != "train":
                 raise
@@ -260,7 +260,7 @@ class LitBLIP2(L.LightningModule):
         """The current evaluation (command, folder, in-context examples), for the evaluators."""
         trainer, data, examples, made_of = self.trainer, self.trainer.datamodule, None, []
         command = trainer.state.fn.value
-        folder = None if trainer.log_dir is None else Path(trainer.log_dir)  # log_dir asks all ranks
+        folder = None if trainer.log_dir is None else Path(trainer.log_dir)  # collective
         if self.generation is not None and command in ("test", "predict"):
             if self.generation.in_context and data is None:
                 raise ValueError("in_context examples are read by the data module: give datamodule=, not its loaders")
@@ -278,7 +278,7 @@ class LitBLIP2(L.LightningModule):
             self.tally.add_rows(batch["task"], len(batch["image_id"]))
         for losses in found:
             self.tally.add_losses(losses.named, losses.count)
-        if found and self.representation is not None:  # without it there is one loss
+        if found and self.representation is not None:  # stage 2 alone has one loss
             self.tally.add_losses({"total": sum(losses.total for losses in found)}, len(batch["image_id"]))
 
     def on_validation_epoch_end(self) -> None:
@@ -295,7 +295,7 @@ class LitBLIP2(L.LightningModule):
             self.log_dict(each.metrics())
         if self.trainer.state.fn == TrainerFn.FITTING:
             self.validated_step = self.trainer.global_step
-        folder = self.trainer.log_dir  # asks all ranks, so it comes before any of them leaves
+        folder = self.trainer.log_dir  # collective: all ranks must get here
         if self.trainer.state.fn == TrainerFn.VALIDATING and folder and self.trainer.is_global_zero:
             write_rules(Path(folder), of_validation(self.rules()), random=random_parts(self.net), name=VALIDATED)
 
@@ -314,7 +314,7 @@ class LitBLIP2(L.LightningModule):
     def on_test_epoch_end(self) -> None:
         """Write predictions, metrics and intervals. Metrics are logged at the step of the checkpoint, not at 0.
         Predictions are written first, so that an error in a metric does not lose them."""
-        folder = self.trainer.log_dir  # asks all ranks, so it comes before any of them leaves
+        folder = self.trainer.log_dir  # collective: all ranks must get here
         if self.generation is not None:
             self.generation.write(PREDICTIONS)
         if folder and self.trainer.is_global_zero:
@@ -332,8 +332,8 @@ class LitBLIP2(L.LightningModule):
                 rank_zero_warn(f"the submissions hold {100 * share:.3g} % of the test split: a server wants it whole")
 
     def write_rules(self, folder: Path) -> None:
-        """Write the test's rules beside its metrics, and remove metrics of other rules or other weights from the
-        folder. The command line gives such a test its own folder; a folder that the user names may hold both."""
+        """Write the test's rules beside its metrics. Removes metrics of other rules or other weights from the folder.
+        The command line gives a test by other rules its own folder, but a folder that the user names may hold both."""
         rules, weights = self.rules(), norm(trainable_state(self).values())
         if other := differing(kept_rules(folder), rules):
             rank_zero_warn(f"{folder} held a test by other rules, whose metrics are replaced: {told(other)}")
@@ -367,7 +367,7 @@ class LitBLIP2(L.LightningModule):
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         if self.logs_this_step():
-            schedule = self.optimization  # of parameters that lr_scale does not name
+            schedule = self.optimization  # the rate of parameters that lr_scale does not name
             self.log("train/lr", schedule.lr * schedule.share(self.trainer.global_step, self.trainer.max_steps))
             self.log("train/grad_norm", gradient_norm(optimizer))
 

@@ -1,9 +1,9 @@
-"""Where a run stands: at a step, of which everything follows, whatever Lightning has counted.
+"""Resumes a run at the step of its checkpoint, whatever Lightning has counted.
 
-Lightning restores how many batches it had seen. That number is wrong as soon as `accumulate_grad_batches` changes, and
-where a checkpoint was written in the middle of a step (an exception, a signal), whose gradients are lost: batches would
-then be summed across two steps, and validations come at other steps. Here a batch is a function of the step, so all
-counts follow from the step that the checkpoint stands at.
+Lightning restores how many batches it had seen. That number is wrong if `accumulate_grad_batches` changes. It is also
+wrong if a checkpoint was written in the middle of a step (an exception, a signal), whose gradients are lost: batches
+would be summed across two steps, and validations would come at other steps. In this package a step determines its
+batches, so all counts are computed from the checkpoint's step.
 """
 
 import warnings
@@ -19,12 +19,12 @@ from lit_blip2.contents import DataError
 from lit_blip2.terminal import one_line
 
 LOOP = "epoch_loop"
-# Arguments of data that decide nothing about the rows of a training step.
+# Data arguments that do not change which rows a training step has.
 NO_ROWS = (
     "root", "images", "val", "test", "vqa_val", "vqa_test", "binding_val", "binding_test", "features", "num_workers",
     "eval_batch_size", "max_unreadable", "max_unknown_words",
 )  # fmt: skip
-# Arguments of a network that say where its files lie (signatures tell those apart) and how it is computed.
+# Network arguments that say where its files are (signatures compare their weights) or how it is computed.
 NO_TRAINING = ("name", "weights", "tokenizer", "dtype", "bits", "checkpointing")
 INTERVALS = (
     "accumulate_grad_batches", "log_every_n_steps", "val_check_interval", "check_val_every_n_epoch",
@@ -34,14 +34,15 @@ RESTORED = ("lr", "betas", "weight_decay", "lr_scale", "layer_decay")  # argumen
 
 
 def epoch_batches(trainer: L.Trainer) -> int:
-    """Micro-batches after which Lightning counts an epoch: those of the whole run, unless they are limited."""
+    """Micro-batches in what Lightning counts as an epoch: those of the whole run, unless limit_train_batches is set."""
     limit = trainer.limit_train_batches
     return limit if isinstance(limit, int) else int(limit * trainer.max_steps * trainer.accumulate_grad_batches)
 
 
 def check_intervals(trainer: Any) -> None:
-    """Raises ValueError for numbers of a Trainer, or of its settings, by which nothing is trained, or which nothing can
-    come every so many of. None is a default, and a validation may come by the clock: those are not looked at."""
+    """Raises ValueError if one of INTERVALS is 0 or negative, because nothing would be trained, or an interval would be
+    empty. max_epochs=-1 is allowed. trainer: a Trainer, or its settings. None, which is a default, and intervals of
+    time are not checked."""
     given = {name: getattr(trainer, name, None) for name in INTERVALS}
     numbers = {name: value for name, value in given.items() if isinstance(value, int | float)}
     numbers = {name: value for name, value in numbers.items() if (name, value) != ("max_epochs", -1)}  # unlimited
@@ -50,9 +51,9 @@ def check_intervals(trainer: Any) -> None:
 
 
 def check_counts(trainer: L.Trainer) -> None:
-    """Warn where a run would end after its last validation: its metrics would not be those of its checkpoint.
+    """Warn if training continues after the last validation: its metrics would not be those of the final checkpoint.
 
-    Raises ValueError where an epoch would end in the middle of a step, which would be taken with a part of its batch.
+    Raises ValueError if an epoch would end in the middle of a step, which would then see only a part of its batch.
     """
     accumulate, interval = trainer.accumulate_grad_batches, val_interval(trainer)
     if epoch_batches(trainer) % accumulate and not trainer.fast_dev_run:
@@ -70,14 +71,15 @@ def check_counts(trainer: L.Trainer) -> None:
 
 
 def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """In words, the settings that a checkpoint's run and this one both have, and that differ, named by their places,
-    such as data.vqa_val.questions. Where one side has null or a list in a place above, it is compared with that."""
+    """Texts on the settings that both runs have and that differ, named by their keys, such as data.vqa_val.questions.
+    If one side has null or a list at a parent key, that value is compared."""
     pairs = {name: (_at(before, name), _at(now, name)) for name in sorted(before.keys() | now.keys())}
     return [f"{name} {was}, here {own}" for name, (was, own) in pairs.items() if None not in (was, own) and was != own]
 
 
 def _at(settings: Mapping[str, Any], name: str) -> str | None:
-    """A setting, or what stands in a place above it, as a text; None where there is neither."""
+    """The value of a setting, or else of its nearest parent key, or else of its child keys, as text; None without
+    any."""
     place = name
     while place and place not in settings:
         place = place.rpartition(".")[0]
@@ -86,7 +88,7 @@ def _at(settings: Mapping[str, Any], name: str) -> str | None:
 
 
 def _check_same(file: Any, before: Mapping[str, Any], now: Mapping[str, Any], what: str) -> None:
-    """Raises ValueError where settings of a checkpoint's run, of those that this one knows too, have changed."""
+    """Raises ValueError if settings that both a checkpoint's run and this one have differ."""
     if other := _changed(before, now):
         raise ValueError(
             f"{file} was trained with other settings, {what}: {'; '.join(other)}. Use those settings, or start from "
@@ -95,7 +97,8 @@ def _check_same(file: Any, before: Mapping[str, Any], now: Mapping[str, Any], wh
 
 
 def _rows_by(experiment: Experiment, own: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The settings of data that decide which rows a step has. own: values that this run's data module really has."""
+    """The data settings that decide which rows a step has. own: values of this run's data module, which take
+    precedence."""
     settings = experiment.data | (own or {})
     if name := class_path(experiment.settings.get("data")):
         settings["class"] = name
@@ -103,8 +106,8 @@ def _rows_by(experiment: Experiment, own: Mapping[str, Any] | None = None) -> di
 
 
 def _trained_by(experiment: Experiment) -> dict[str, Any]:
-    """The settings of the network that decide how it trains. Of timm's arguments only dropouts: the rest is compared by
-    the network that it makes (`LitBLIP2.check_settings`), because a default may be spelled out."""
+    """The network settings that decide how it trains. Of timm's arguments only dropouts are included. For the others
+    `LitBLIP2.check_settings` compares the networks that they make, because a default may be spelled out."""
     own = flat(unplaced(experiment.net, NO_TRAINING), "model.net")
     drops = {name: value for name, value in own.items() if ".model_args." in name and "drop" in name and value}
     own = {name: value for name, value in own.items() if ".model_args" not in name}
@@ -112,7 +115,7 @@ def _trained_by(experiment: Experiment) -> dict[str, Any]:
 
 
 def check_place(trainer: L.Trainer, batch: Mapping[str, Any], micro_batch: int) -> None:
-    """Raises RuntimeError for a batch that is not the one that the step under way wants next."""
+    """Raises RuntimeError if a batch is not the next one of the current step."""
     accumulate = trainer.accumulate_grad_batches
     wanted = trainer.global_step, (micro_batch, accumulate)
     given = batch["step"], batch.get("micro_batch", wanted[1])
@@ -125,10 +128,10 @@ def check_place(trainer: L.Trainer, batch: Mapping[str, Any], micro_batch: int) 
 
 
 def check_whole(trainer: L.Trainer, checkpoint: Mapping[str, Any], config: str | None) -> None:
-    """Raises ValueError for a checkpoint that this training cannot go on from; warns where nothing is left to do.
+    """Raises ValueError if training cannot resume from a checkpoint; warns if nothing is left to do.
 
-    config: this run's, where nobody has named the checkpoint: on SLURM, Lightning takes any hpc_ckpt_N.ckpt that lies
-    in the working folder.
+    config: this run's configuration if nobody has named the checkpoint, else None. On SLURM, Lightning takes any
+    hpc_ckpt_N.ckpt in the working folder.
     """
     file = trainer.ckpt_path
     if missing := [name for name in ("optimizer_states", "lr_schedulers", "loops") if not checkpoint.get(name)]:
@@ -158,7 +161,7 @@ def check_whole(trainer: L.Trainer, checkpoint: Mapping[str, Any], config: str |
 
 
 def _check_loops(given: Any, own: Any, what: str) -> None:
-    """Raises DataError for counts of a checkpoint that are none, by those of this training's loop."""
+    """Raises DataError if a checkpoint's loop state differs in types or nesting from this training's (`own`)."""
     if type(given) is not type(own):
         raise DataError(f"{what} is {one_line(given, 60)}, where a {type(own).__name__} is wanted: it is damaged")
     for name, each in own.items() if isinstance(own, dict) else ():
@@ -166,8 +169,8 @@ def _check_loops(given: Any, own: Any, what: str) -> None:
 
 
 def _check_settings(trainer: L.Trainer, checkpoint: Mapping[str, Any]) -> None:
-    """Raises ValueError where a checkpoint's run had other settings of its optimiser, its network or its rows than this
-    one; says where the schedule changes, which may."""
+    """Raises ValueError if a checkpoint's run had other settings of its optimiser, its network or its rows than this
+    one. Logs changes of the schedule, which are allowed."""
     file, module = trainer.ckpt_path, trainer.datamodule
     before, now = (from_text(each, str(file)) for each in (checkpoint.get("config"), trainer.lightning_module.config))
     restored = {name: value for name, value in before.optimization.items() if name in RESTORED}
@@ -185,16 +188,16 @@ def _check_settings(trainer: L.Trainer, checkpoint: Mapping[str, Any]) -> None:
 
 
 def _schedule(experiment: Experiment) -> dict[str, Any]:
-    """The settings of the optimiser and the number of steps, where they are told."""
+    """The settings of the optimiser, and max_steps if it is set."""
     return experiment.optimization | {k: v for k, v in experiment.trainer.items() if k == "max_steps"}
 
 
 def stand_at(trainer: L.Trainer, checkpoint: Mapping[str, Any]) -> None:
-    """Let the counts of a checkpoint say that its steps were taken and nothing else; changed in place.
+    """Set a checkpoint's loop counts to exactly its completed steps, in place.
 
-    A validation that comes after its step and was not made is made first, from its first batch. Lightning would look at
-    the rest alone of one that was under way, leave out one that had not begun, and after the last step do nothing: for
-    that one the trainer gets a step more, which `end_at` takes away again.
+    A validation that was due at this step and is missing is made first, from its first batch. Lightning would continue
+    one that had begun with the remaining batches, leave out one that had not, and do nothing after the last step: for
+    that case the trainer gets one more step, which `end_at` takes away again.
     """
     step, counts = checkpoint["global_step"], checkpoint["loops"]["fit_loop"]
     batches, size = step * trainer.accumulate_grad_batches, epoch_batches(trainer)
@@ -202,7 +205,7 @@ def stand_at(trainer: L.Trainer, checkpoint: Mapping[str, Any]) -> None:
     again = _under_way(counts[f"{LOOP}.val_loop.batch_progress"])
     if (validated := checkpoint.get("validated_step")) is not None:
         again = validated < step and _is_due(trainer, batches, place, epoch)
-    between = bool(batches) and place == size and not again  # two epochs
+    between = bool(batches) and place == size and not again  # the checkpoint is between two epochs
     # Lightning counts a batch as completed after the hooks that save, and then counts it for the loggers.
     behind = 0 if again or between else 1
     counts[f"{LOOP}.batch_progress"] |= {
@@ -219,34 +222,34 @@ def stand_at(trainer: L.Trainer, checkpoint: Mapping[str, Any]) -> None:
             "current": dict(ready=0, started=0, processed=0, completed=0),
         }
         trainer.fit_loop.epoch_loop.max_steps = max(trainer.max_steps, step + 1)
-    else:  # one that was made up for leaves a batch counted as begun for ever: the next would start in its middle
+    else:  # a repeated validation leaves a batch counted as begun: the next validation would start in its middle
         for each in (validation["total"], validation["current"]):
             each |= dict.fromkeys(each, each["ready"])
 
 
 def _stand_at_epoch(trainer: L.Trainer, counts: dict[str, Any], epoch: int, between: bool) -> None:
-    """Let an epoch be the one under way. between: all its batches were trained on; its end comes first, unless a hook
-    of that end has written the checkpoint."""
+    """Make `epoch` the current one in Lightning's counts. between: all its batches are done. Its end then comes first,
+    unless a hook of that end has written the checkpoint."""
     over = epoch + (between and counts["current"]["processed"] > epoch)
     for name in ("total", "current"):
         counts[name] = dict(ready=epoch + 1, started=epoch + 1, processed=over, completed=over)
-    if between:  # Lightning's loop of batches then has nothing to do, and must be told so by hand, then and afterwards
+    if between:  # Lightning's batch loop then has nothing to do: tell it so now, and at the start of each epoch
         trainer.fit_loop.epoch_loop.val_loop._has_run = True
         trainer.callbacks.append(LambdaCallback(on_train_epoch_start=_begin_epoch))
 
 
 def _begin_epoch(trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-    """Let an epoch begin with its first batch."""
+    """Start an epoch with its first batch."""
     trainer.fit_loop.epoch_loop.restarting = False
 
 
 def end_at(trainer: L.Trainer, max_steps: int) -> None:
-    """Let training end where it was to end."""
+    """Set the step at which training ends."""
     trainer.fit_loop.epoch_loop.max_steps = max_steps
 
 
 def _is_due(trainer: L.Trainer, batches: int, place: int, epoch: int) -> bool:
-    """Whether a validation comes after so many micro-batches, `place` of them in the epoch under way."""
+    """Whether a validation is due after `batches` micro-batches, `place` of them in the current epoch."""
     interval, every = val_interval(trainer), trainer.check_val_every_n_epoch
     if not batches or not trainer.enable_validation or not isinstance(interval, int | float):
         return False
@@ -258,11 +261,11 @@ def _is_due(trainer: L.Trainer, batches: int, place: int, epoch: int) -> bool:
 
 
 def val_interval(trainer: L.Trainer) -> int | float | None:
-    """trainer.val_check_interval; None where validations come by the clock, for Lightning does not set it then."""
+    """trainer.val_check_interval; None if validations come by the clock, because Lightning does not set it then."""
     return getattr(trainer, "val_check_interval", None)
 
 
 def _under_way(validation: Mapping[str, Any]) -> bool:
-    """Whether a validation has begun and not looked at all its batches."""
+    """Whether a validation has begun and has batches left."""
     current = validation["current"]
     return current["ready"] > 0 and not (validation["is_last_batch"] and current["completed"] == current["ready"])

@@ -1,20 +1,20 @@
-"""What Lightning says that concerns nobody here, and is not printed: adverts, lists of devices, deprecations within its
-own code, and doubts that this suite has settled. All else it says is printed, each of its other warnings too."""
+"""Filters what Lightning prints: adverts, lists of devices, deprecations within its own code, and warnings that do not
+apply here are hidden. Everything else is printed."""
 
 import logging
 import warnings
 
 LOGS = ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero")
-# How lines begin that a run tells in its own: adverts, and that all steps are made.
+# Starts of hidden log lines: adverts, and that all steps are done, which the run itself says.
 NOT_SAID = ("\N{ELECTRIC LIGHT BULB} Tip: ", "`Trainer.fit` stopped: `max_steps=")
-# Functions of Lightning that log what a run's own lines tell, or what no experiment can change.
+# Functions of Lightning whose log lines are hidden: a run says the same, or no experiment can change it.
 CHATTER = {"_log_device_info", "_determine_batch_limits", "_check_cuda_matmul_precision"}
-# Doubts, by how a warning begins, and what settles each.
+# Starts of hidden warnings, and why each does not apply.
 SETTLED = (
-    "You have overridden `on_before_batch_transfer` in `LightningModule`",  # the module's is meant
-    "You're resuming from a checkpoint that ended before the epoch ended",  # a batch follows from its step alone
+    "You have overridden `on_before_batch_transfer` in `LightningModule`",  # on purpose
+    "You're resuming from a checkpoint that ended before the epoch ended",  # a step determines its batch
     r"Found \d+ module\(s\) in eval mode at the start of training",  # frozen parts stay in it
-    "The '.*' does not have many workers",  # an experiment's num_workers says how many
+    "The '.*' does not have many workers",  # the experiment sets num_workers
     "Checkpoint directory .* exists and is not empty",  # it is the run's own
     "Total length of `dict` across ranks is zero",  # there is no validation set, as the experiment has it
     "Experiment logs directory .* exists and is not empty",  # a file that lies there is kept under another name
@@ -22,7 +22,7 @@ SETTLED = (
 
 
 def quiet() -> None:
-    """From here on, in this process."""
+    """Hide all of this from now on, in this process."""
     for name in LOGS:
         log = logging.getLogger(name)
         if not any(isinstance(each, _Concerns) for each in log.filters):

@@ -1,6 +1,6 @@
-"""The batch of a step that was not finite, once more, with the weights of its run's newest checkpoint.
+"""Repeats the batch of a non-finite step, with the weights of its run's newest checkpoint.
 
-Legend: P numbers in the parameters that train.
+Legend: P trainable numbers.
 """
 
 import warnings
@@ -31,7 +31,8 @@ PRECISIONS = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}
 
 
 class Replayed(NamedTuple):
-    """Of one objective: its loss, the norm of its weighted gradient, and where each first is not finite."""
+    """The result for one objective: its loss, the norm of its weighted gradient, and where NaN or infinity first
+    arises."""
 
     loss: float
     norm: float
@@ -39,10 +40,11 @@ class Replayed(NamedTuple):
 
 
 def module_of(kept: Path, allow: Sequence[str] = ()) -> tuple[LitBLIP2, Experiment, str]:
-    """The module of the run that kept a batch, its experiment, and which weights it has, in words.
+    """The module of the run that saved a batch, its experiment, and a description of its weights.
 
-    Raises FileNotFoundError for a run without config.yaml, DataError where that leads out of the run, ValueError for a
-    module that is not of this package.
+    kept: the file of the batch. Without a checkpoint of the run the weights are drawn anew. Raises FileNotFoundError
+    for a run without config.yaml, DataError for a link that leads out of the run, ValueError for a module that is not
+    of this package.
     """
     run = run_of(kept.absolute())
     try:
@@ -69,7 +71,7 @@ def module_of(kept: Path, allow: Sequence[str] = ()) -> tuple[LitBLIP2, Experime
 def replay(
     module: LitBLIP2, experiment: Experiment, kept: dict[str, Any], batch: dict[str, Any]
 ) -> dict[str, Replayed]:
-    """Each objective of one micro-batch of a kept step, on the device of the module, in the run's mixed precision.
+    """Compute each objective of one micro-batch of a saved step, on the module's device, in the run's mixed precision.
 
     Raises DataError for a batch that the run's network cannot take.
     """

@@ -1,4 +1,4 @@
-"""Signals that ask a training process to end: noted when they come, obeyed where a step has ended."""
+"""Signals that ask a training process to end: recorded when they arrive, obeyed at the end of a step."""
 
 import os
 import signal
@@ -19,18 +19,18 @@ class Stopped(SystemExit):
 
 
 def keep_lightnings_out(trainer: L.Trainer) -> None:
-    """Let Lightning put no handlers of its own in place. That of SIGTERM sends something to the other ranks, in the
-    middle of whatever is being sent, and all may wait for ever."""
+    """Stop Lightning from installing its own signal handlers. Its SIGTERM handler sends something to the other ranks in
+    the middle of whatever is being sent, and all ranks may then wait for ever."""
     trainer._signal_connector.register_signal_handlers = lambda: None
 
 
 class Signals:
-    """Notes the first of ASKING that comes. What is under way, a save among it, is never cut off.
+    """Records the first signal of ASKING. The handler interrupts nothing, such as a save.
 
-    grace: seconds that the run has from then on to come to the end of a step; at their end the process ends without.
-    late: says, in one line, what there is of the run in that case.
+    A second Ctrl-C ends the process at once. Other signals after the first are ignored, because launchers repeat them.
 
-    A second Ctrl-C ends the process at once; other signals after the first are let pass: launchers repeat them.
+    grace: seconds from the signal for the step to end; after them the process exits without saving. late: function that
+    says, in one line, what is saved of the run in that case.
     """
 
     def __init__(self, grace: float, late: Callable[[], str]):
@@ -42,7 +42,7 @@ class Signals:
         self._group: dist.ProcessGroup | None = None
 
     def listen(self) -> None:
-        """From now on. Only the main thread can. Under nohup SIGHUP stays ignored."""
+        """Install the handlers, if this is the main thread: no other can. Under nohup SIGHUP stays ignored."""
         if threading.current_thread() is not threading.main_thread():
             return
         ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
@@ -61,12 +61,12 @@ class Signals:
         self._before, self._asked, self._group, self.received = {}, None, None, None
 
     def asked(self) -> signal.Signals | None:
-        """The signal that came to this process, or, of several, to any of them by the time of the call before: all get
-        the same answer. To be called by all of them, at the same places."""
+        """The signal that this process has received, or None. With several processes: the signal that any of them had
+        received by the previous call, so that all get the same answer. All must call this at the same places."""
         if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
             return self.received
         if self._group is None:
-            self._group = dist.new_group(backend="gloo")  # on the CPU: no device has to be waited for
+            self._group = dist.new_group(backend="gloo")  # on the CPU, so that nothing waits for a device
         answer = self._answer()
         number = torch.tensor([self.received or 0])
         self._asked = dist.all_reduce(number, dist.ReduceOp.MAX, self._group, async_op=True), number

@@ -1,4 +1,4 @@
-"""What training starts from: weights of another run."""
+"""Starts training from the weights of another run."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -36,8 +36,8 @@ def starting_checkpoint(source: str) -> Path:
 
 
 def read_start(source: str, module: LitBLIP2) -> dict[str, Any]:
-    """A checkpoint or run folder to start from. Raises ValueError where its settings are not this run's, or where it
-    trained an encoder that is frozen here."""
+    """Read the checkpoint, or a run folder's newest one, that training starts from. Raises ValueError if its settings
+    differ from this run's, or if it trained an image encoder to other weights than those that are frozen here."""
     file = starting_checkpoint(source)
     if file != Path(source):
         rank_zero_info(f"init_from={source!r}: {file} is its newest whole checkpoint")
@@ -59,13 +59,13 @@ def read_start(source: str, module: LitBLIP2) -> dict[str, Any]:
 
 
 def without_encoder(state: Mapping[str, Tensor], vision: VisionEncoder, source: str) -> dict[str, Tensor]:
-    """A checkpoint's weights without its image encoder's, which this run's frozen one holds already. Raises ValueError
-    where it holds others."""
+    """A checkpoint's weights without those of its image encoder, which this run holds frozen. Raises ValueError if the
+    two encoders' weights differ."""
     prefix = "net.vision.encoder."
     trained = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
     if not trained:
         return dict(state)
-    vision.load()  # it is not yet, where cached features are read
+    vision.load()  # not loaded yet if cached features are read
     own = vision.encoder.state_dict()
     if not all(name in own and torch.equal(value.to(own[name].dtype), own[name]) for name, value in trained.items()):
         raise ValueError(
@@ -84,10 +84,10 @@ def in_bridge(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def take_stage(module: nn.Module, checkpoint: Mapping[str, Any], source: str) -> None:
-    """Go on from a run of the same stage: all that trains here, as it was there.
+    """Load all weights that this run trains from a checkpoint of the same stage.
 
-    Heads of objectives that are off here are left, and told; an image encoder or a language model that was frozen there
-    starts from its file. Raises ValueError for anything else that does not fit.
+    Heads of objectives that are off here are skipped and logged. An image encoder or language model that was frozen in
+    that run starts from its file. Raises ValueError for anything else that does not fit.
     """
     state, wanted = dict(checkpoint["state_dict"]), trainable_state(module)
     if spare := sorted(key for key in state if not key.startswith(NO_OBJECTIVES) and key not in wanted):
@@ -95,12 +95,12 @@ def take_stage(module: nn.Module, checkpoint: Mapping[str, Any], source: str) ->
     state = {key: value for key, value in state.items() if key not in spare}
     wanted = {key: value for key, value in wanted.items() if key in state or not key.startswith(FROM_FILES)}
     check_fits(state, wanted, f"init_from={source!r}")
-    module.load_state_dict(state, strict=False)  # what is missing is frozen: check_fits saw to the rest
+    module.load_state_dict(state, strict=False)  # missing keys come from files; check_fits saw the rest
 
 
 def add_text_half(checkpoint: dict[str, Any], text_from: str | None, module: LitBLIP2) -> None:
-    """Put stage 1's text half into a checkpoint of stage 2 whose Q-Former has none. Raises ValueError where one is
-    wanted and `text_from` is None, or where one is given and there is one already."""
+    """Add stage 1's text half to a checkpoint of stage 2 whose Q-Former has none, in place. Raises ValueError if it is
+    needed and `text_from` is None, or if `text_from` is given and the checkpoint has a text half."""
     net, prefix = module.net, "net.bridge.qformer."
     state = checkpoint["state_dict"]
     has = any(is_text_half(key.removeprefix(prefix)) for key in state if key.startswith(prefix))
@@ -118,7 +118,7 @@ def add_text_half(checkpoint: dict[str, Any], text_from: str | None, module: Lit
 
 
 def take_qformer(qformer: QFormer, checkpoint: Mapping[str, Any], source: str) -> None:
-    """Start stage 2's Q-Former from stage 1's. Raises ValueError for what does not fit."""
+    """Load stage 1's Q-Former into stage 2's. Raises ValueError for weights that do not fit."""
     state = qformer_state(checkpoint, source, qformer)
     check_fits(state, qformer.state_dict(), f"init_from={source!r}")
     qformer.load_state_dict(state)

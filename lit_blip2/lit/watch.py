@@ -1,8 +1,8 @@
-"""A rank that dies is noticed by the others at once, whatever they wait for.
+"""Makes all ranks notice at once if one of them dies, whatever they wait for.
 
-Each rank keeps a connection to the first one. The system closes it when a process dies, and finds out within half a
-minute that a machine has. A thread waits for that: the main one may wait in a collective, where no error reaches it.
-Nothing is sent while all goes well.
+Each rank keeps a connection to the first one. The system closes it when a process dies, and within half a
+minute when a machine does. A thread waits for that, because the main thread may wait in a collective, where no error
+reaches it. Nothing is sent while all goes well.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ GRACE_SECONDS = 20.0  # how long a rank then has to end by itself, for example t
 
 
 class Gone(NamedTuple):
-    """A rank that has ended before its time. why: its error; empty where it could not tell."""
+    """A rank that has ended early. why: its error; empty if it could not tell one."""
 
     rank: int
     who: str
@@ -36,8 +36,8 @@ class Gone(NamedTuple):
 
 
 class Watch:
-    """This rank's connections to the others. All ranks make theirs at the same time, with the address of the first
-    one's machine."""
+    """This rank's connections to the others. All ranks must create it at the same time. address: the first rank's
+    machine."""
 
     def __init__(self, address: str):
         self.names: dict[int, str] = dict(enumerate(gather_lists([f"{socket.gethostname()}, process {os.getpid()}"])))
@@ -45,11 +45,11 @@ class Watch:
         self.gone: Gone | None = None
         self.told, self.left, self.lock = threading.Event(), threading.Event(), threading.Lock()
         self._connect(address)
-        os.register_at_fork(after_in_child=self._close)  # loader processes live on a little after a kill
+        os.register_at_fork(after_in_child=self._close)  # loader processes outlive a killed rank a little
         threading.Thread(target=self._listen, name="rank-watch", daemon=True).start()
 
     def _connect(self, address: str) -> None:
-        """The first rank to all others, these to the first. One that cannot be reached is not watched."""
+        """Connect the first rank with each of the others. A rank that cannot be reached is not watched."""
         token, server = secrets.token_hex(16), None
         if rank() == 0:
             local = address in ("localhost", "127.0.0.1")
@@ -84,7 +84,7 @@ class Watch:
         self.peers[peer] = number
 
     def _listen(self) -> None:
-        """Until a rank is gone, or all have left."""
+        """Listen until a rank is gone, or all have left."""
         with selectors.DefaultSelector() as selector:
             for peer in self.peers:
                 selector.register(peer, selectors.EVENT_READ)
@@ -109,21 +109,23 @@ class Watch:
             stop()
 
     def tell(self) -> None:
-        """Say once, on the first of the ranks that are left, who is gone."""
+        """Print once who is gone, on the first of the ranks that are left."""
         with self.lock:
             if not self.told.is_set() and rank() == (1 if self.gone.rank == 0 else 0):
                 say(f"error: {self.gone}", error=True)
             self.told.set()
 
     def heard(self, seconds: float) -> Gone | None:
-        """Who is gone; waits a little for the news, which may come later than the error that it explains."""
+        """The rank that is gone, or None. Waits up to `seconds`: the news may come later than the error that it
+        explains."""
         until = time.monotonic() + seconds
         while self.gone is None and self.peers and time.monotonic() < until:
             time.sleep(0.05)
         return self.gone
 
     def leave(self, why: str = "") -> None:
-        """Nothing more is watched, and this rank's end is no surprise. why: its error, if it must end the others."""
+        """Stop watching, and tell the others that this rank's end is expected. why: its error, if it must end the
+        others."""
         if not self.left.is_set():
             self.left.set()
             self._send({"rank": rank(), "why": why[:LONGEST]} if why else {"bye": True})
