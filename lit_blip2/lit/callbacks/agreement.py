@@ -20,9 +20,9 @@ from lit_blip2.terminal import first_few
 
 HARMLESS = ("num_workers", *WRITES)  # arguments in which ranks may differ
 LIBRARIES = ("torch", "lightning", "timm", "transformers", "tokenizers")
-ENVIRONMENT = ("NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE")  # what products of matrices are made in
+ENVIRONMENT = ("NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE")  # set the precision of matrix products
 SHOWN = 5  # differences that a message names
-LONGEST = 60  # letters of a value
+LONGEST = 60  # characters of a value that a message shows
 
 
 class Agreement(L.Callback):
@@ -61,7 +61,7 @@ def settings_of(config: str, data: Any) -> dict[str, str]:
 def _version(library: str) -> str:
     try:
         return version(library)
-    except PackageNotFoundError:  # as some builds are
+    except PackageNotFoundError:  # some builds have no metadata
         return "unknown"
 
 
@@ -79,7 +79,7 @@ def check_agreed(own: dict[str, str]) -> None:
         return
     told = differing(gather_lists([own]))
     if rank():
-        time.sleep(2)  # who started the ranks ends all when one has: the first has a line to say
+        time.sleep(2)  # a launcher ends all ranks when one ends: let the first print its line
         raise SystemExit(2)
     raise ValueError(
         f"the ranks of this run differ, so nothing is started: {told}. Start each with the same command, files and "
@@ -106,12 +106,12 @@ def differing(of_ranks: Sequence[Mapping[str, str]]) -> str:
 
 
 def _named(ranks: Sequence[int]) -> str:
-    """Ranks in words; of many the first ones."""
+    """Ranks as text, such as `ranks 0, 1`; of many only the first ones."""
     return f"rank{'s' if len(ranks) > 1 else ''} {first_few(list(map(str, ranks)), 8)}"
 
 
 def _cut(value: str, same: int) -> str:
-    """A value, of a long one what stands around the first letter that differs, which is number `same`."""
+    """A value as a message shows it: of a long one, the part around its first differing character, number `same`."""
     if len(value) <= LONGEST:
         return value
     begin = max(0, same - LONGEST // 2)

@@ -85,7 +85,7 @@ class Checkpoints(Checkpoint):
             return
         self.step = trainer.global_step
         if number := self.signals.asked():
-            trainer._logger_connector.update_train_step_metrics()  # the step's own, as Lightning does after this hook
+            trainer._logger_connector.update_train_step_metrics()  # the step's own; Lightning does so after this hook
             self._save(trainer, pl_module)
             self._end(trainer, number)
         self.due = self.every_n_steps is not None and trainer.global_step % self.every_n_steps == 0
@@ -155,8 +155,8 @@ class Checkpoints(Checkpoint):
         return f"Its newest checkpoint is {self.file}, of step {self.written[0]}: go on with it by --resume"
 
     def _end(self, trainer: L.Trainer, number: int) -> None:
-        """Raises Stopped. Where Lightning has started the other processes, it kills all as soon as one of them ends
-        with another status than 0, and only the first one's is seen."""
+        """Raises Stopped. If Lightning started the other processes, it kills all as soon as one exits with a status
+        other than 0. So the others exit with 0, and only the first one's status is seen."""
         place = f"stopped at step {trainer.global_step} of {trainer.max_steps}"
         rank_zero_info(f"{signal.Signals(number).name}: {place}. {self._newest()}")
         if number == signal.SIGUSR1 and trainer.is_global_zero and (job := slurm_job()):
@@ -166,7 +166,7 @@ class Checkpoints(Checkpoint):
 
 
 def _folder(trainer: L.Trainer) -> Path:
-    """Where ModelCheckpoint puts its files, whatever the logger."""
+    """The folder where Lightning's ModelCheckpoint would put its files, whatever the logger."""
     logger = trainer.logger
     if logger is None:
         return Path(trainer.default_root_dir, CHECKPOINTS)
@@ -175,14 +175,15 @@ def _folder(trainer: L.Trainer) -> Path:
 
 
 def _file(folder: Path, start: str | Path | None) -> Path:
-    """The file that was gone on from, where it stands for the run of this folder; else a free name."""
+    """The checkpoint that training resumed from, if it is this folder's and its name starts with last; else a free
+    name."""
     if start is not None and Path(start).name.startswith("last") and Path(start).resolve().parent == folder.resolve():
         return folder / Path(start).name
     return free_name(folder / "last.ckpt")
 
 
 def _requeue(job: str) -> None:
-    """Ask SLURM to start the job once more. Where it does not, that is told: what was trained is saved all the same."""
+    """Ask SLURM to start the job again. Warns if SLURM does not: what was trained is saved all the same."""
     command = ["scontrol", "requeue", job]
     try:
         subprocess.run(command, check=True, capture_output=True, text=True)

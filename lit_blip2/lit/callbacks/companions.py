@@ -34,7 +34,7 @@ class Companions(L.Callback):
             for logger in trainer.loggers:
                 logger.finalize("failed")
             roll_call.stop()
-        is_error = isinstance(exception, Exception)  # no signal
+        is_error = isinstance(exception, Exception)  # a signal raises SystemExit
         lines = (said or f"{type(exception).__name__}: {exception}").splitlines()
         self._leave(lines[0] if is_error and lines else "")
 

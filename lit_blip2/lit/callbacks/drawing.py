@@ -19,24 +19,24 @@ from lit_blip2.lit.callbacks.sample_texts import Line
 
 TILE = 72
 GAP = 4
-COLOURS = {None: "black", True: "#1a7f37", False: "#b3261e"}  # of a Line that is neither, right or wrong
+COLOURS = {None: "black", True: "#1a7f37", False: "#b3261e"}  # of a Line: neither, right, wrong
 LINE_WIDTH = 62  # characters
 
 
 def to_rgb(pixels_B3HW: Tensor) -> np.ndarray:
-    """Pixels uint8 to what is drawn: float32 [B, H, W, 3] in 0..1."""
+    """Pixels, uint8, as matplotlib draws them: float32 [B, H, W, 3] in 0..1."""
     return (pixels_B3HW.float().cpu() / 255).permute(0, 2, 3, 1).numpy()
 
 
 def render(figure: Figure) -> np.ndarray:
-    """uint8 [H, W, 3]."""
+    """The figure's pixels, uint8 [H, W, 3]."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
 def sample_sheet(images_BHW3: np.ndarray, texts: Sequence[Sequence[Line]], columns: int = 2) -> Figure:
-    """Images in `columns`, the lines of each beside it."""
+    """A figure with the images in `columns`, and the lines of each image beside it."""
     rows = -(-len(images_BHW3) // columns)
     figure = Figure(figsize=(6.4 * columns, 2.2 * rows), dpi=100)
     for place, (image, lines) in enumerate(zip(images_BHW3, texts, strict=True)):
@@ -75,7 +75,7 @@ def attention_sheet(images_BHW3: np.ndarray, maps_BQGG: Tensor) -> Figure:
 
 
 def _tiles(images_BHW3: np.ndarray) -> Tensor:
-    """[B, 3, S, S]."""
+    """The images at the size of a tile, [B, 3, S, S]."""
     images_B3HW = torch.from_numpy(images_BHW3).permute(0, 3, 1, 2)
     return F.interpolate(images_B3HW, (TILE, TILE), mode="bilinear", antialias=True).clamp(0, 1)
 

@@ -88,7 +88,7 @@ class MetricsFile(L.Callback):
 
     def _write(self, trainer: L.Trainer, pl_module: L.LightningModule, of: dict[str, float] | None = None) -> None:
         """Write all metrics. of: the step of the evaluated weights; None if nothing was evaluated."""
-        folder = trainer.log_dir  # asks all ranks, so it comes before any of them leaves
+        folder = trainer.log_dir  # collective: all ranks must get here
         if not (trainer.is_global_zero and folder):
             return
         file = Path(folder) / ("validate.json" if trainer.state.fn == TrainerFn.VALIDATING else METRICS)
@@ -112,7 +112,7 @@ class MetricsFile(L.Callback):
 
 
 def name_by_step(folder: Path, step: int | None) -> None:
-    """Let the files of a test that may be handed on say of which step they are, or that they are of an earlier one."""
+    """Rename a test's predictions and submission files, so that their names tell its step; None: `earlier`."""
     for name in (PREDICTIONS, *(file for file, _, _ in SUBMISSIONS.values())):
         if (file := folder / name).exists():
             kept = file.with_suffix(f".{'earlier' if step is None else f'step={step}'}{file.suffix}")
@@ -136,8 +136,8 @@ def _logged(trainer: L.Trainer) -> dict[str, float]:
 
 
 def merged(before: dict[str, float | None], new: dict[str, float | None]) -> dict[str, float | None]:
-    """Metrics with newer ones over them. Of each unit (images, questions, pairs) the last evaluation counts: what it
-    did not measure does not stay from one on other rows, nor anything of a test of another checkpoint."""
+    """Old metrics updated by new ones. An evaluation replaces all old metrics of its units (images, questions, pairs),
+    because these may be of other rows. A test of another checkpoint replaces everything."""
     if before.get(TESTED_STEP, step := new.get(TESTED_STEP)) != step is not None:
         return new  # of another checkpoint
     units = {unit_of(name) for name in new if name.startswith(PREFIX)}
@@ -146,8 +146,8 @@ def merged(before: dict[str, float | None], new: dict[str, float | None]) -> dic
 
 
 def lines_before(file: Path, step: int) -> list[str]:
-    """The lines of a validation.jsonl whose step is less than `step`; none where there is no file. Raises DataError for
-    a line that tells no step."""
+    """The lines of a validation.jsonl whose step is less than `step`; none without the file. Raises DataError for a
+    line without a step."""
     lines = read_text(file).splitlines(keepends=True) if file.exists() else []
     return [line for number, line in enumerate(lines, 1) if _step(line, f"{file}: line {number}") < step]
 

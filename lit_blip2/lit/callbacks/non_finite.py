@@ -1,4 +1,4 @@
-"""What happens at a step whose loss or gradient is not finite: the run ends, or the step is left out.
+"""NonFinite: ends the run, or skips the step, if a loss or the gradient norm is not finite.
 
 Legend: R ranks, V values of a step: the losses of each micro-batch, then the gradient norm.
 """
@@ -23,16 +23,19 @@ from lit_blip2.lit.kept_batch import FOLDER, keep
 from lit_blip2.terminal import first_few
 
 STEPS_LATE = {"cpu": 0}  # how many steps later values are read, by kind of device; 1 on others
-MOST_KEPT = 3  # batches that a run keeps in files: steps that are left out may be many
-MOST_IN_A_ROW = 25  # steps left out one after the other: the next one ends the run
+MOST_KEPT = 3  # batches that a run saves, which may skip many steps
+MOST_IN_A_ROW = 25  # consecutive skipped steps: the next one ends the run
 SHOWN = 8  # rows that a message names
 GRADIENT = "the gradient norm"
 
 
 @dataclass
 class Step:
-    """The micro-batches of a step of this rank, as they came from the host, the names of its values [V], and how to
-    read these of all ranks, float32 [R, V]."""
+    """A step of this rank.
+
+    batches: its micro-batches, as they were on the host. names: of its values [V]. losses: until the optimiser step,
+    the losses. read: after it, a function that gives the values of all ranks, float32 [R, V].
+    """
 
     batches: list[dict[str, Any]] = field(default_factory=list)
     names: list[tuple[int, str]] = field(default_factory=list)  # micro-batch, objective
@@ -72,7 +75,7 @@ class NonFinite(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.under_way, self.pending, self.ended_by = Step(), [], ""
-        self.module, log_dir = pl_module, trainer.log_dir  # log_dir asks all ranks
+        self.module, log_dir = pl_module, trainer.log_dir  # collective
         self.folder = log_dir and Path(log_dir, FOLDER)
 
     def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor) -> None:
@@ -87,7 +90,7 @@ class NonFinite(L.Callback):
         scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
         values = step.losses if scaled else [*step.losses, gradient_norm(optimizer)]
         values_RV = gather(torch.stack([each.float().to(values[0].device) for each in values])[None])
-        if not scaled:  # torch's fused optimisers leave a step out by themselves where this is 1
+        if not scaled:  # torch's fused optimisers skip a step if this is 1
             optimizer.found_inf = (~values_RV.isfinite()).any().float()
         step.losses, step.read = [], on_its_way(values_RV)
         self.pending.append(step)
@@ -108,8 +111,8 @@ class NonFinite(L.Callback):
             self._log(pl_module)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Raises FloatingPointError where the last step left weights that are not finite: a run may have no
-        checkpoint to be written."""
+        """Raises FloatingPointError if the last step left weights that are not finite. Saving a checkpoint checks this
+        too, but a run may save none."""
         check_finite({"global_step": trainer.global_step, "state_dict": trainable_state(pl_module)})
 
     def _log(self, pl_module: L.LightningModule) -> None:
@@ -155,7 +158,7 @@ WAY_OUT = (
 
 
 def on_its_way(values: Tensor) -> Callable[[], Tensor]:
-    """Begin to bring values to the host; what is returned waits until they are there and gives them."""
+    """Start to copy values to the host. Returns a function that waits for the copy and returns it."""
     if values.device.type != "cuda":
         return values.cpu
     host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
@@ -166,9 +169,9 @@ def on_its_way(values: Tensor) -> Callable[[], Tensor]:
 
 
 def _odd(step: Step, values: list[list[float]]) -> list[tuple[int, int | None, str, float]]:
-    """(rank, micro-batch, objective, value) of what is not finite, in the order in which it is made; the sum of the
-    losses and the gradient norm only where no loss is to blame."""
-    names = [*step.names, (None, GRADIENT)]  # without the last where gradients are scaled
+    """(rank, micro-batch, objective, value) of each value that is not finite, in the order of computation. The total
+    loss is included only if no other loss is among them, the gradient norm only if no loss is."""
+    names = [*step.names, (None, GRADIENT)]  # scaled gradients have no norm here
     odd = [
         (number, place, name, value)
         for number, of_rank in enumerate(values)
@@ -181,7 +184,7 @@ def _odd(step: Step, values: list[list[float]]) -> list[tuple[int, int | None, s
 
 
 def _first(odd: list[tuple[int, int | None, str, float]]) -> str:
-    """Which of them went first, and which else."""
+    """A text on the first of these values, and the names of the others."""
     number, _, name, value = odd[0]
     if name == GRADIENT:
         return f"{GRADIENT} is {value}, and no loss is"
@@ -191,8 +194,8 @@ def _first(odd: list[tuple[int, int | None, str, float]]) -> str:
 
 
 def blamed(module: L.LightningModule, batches: list[dict[str, Any]]) -> str:
-    """Whose fault it is, as far as weights and batches show it: a row is named for what it holds itself, or else with
-    all the others."""
+    """A text on the cause, as far as weights and batches show it: weights that are not finite, or else the rows whose
+    own inputs are not finite, or else all rows."""
     if odd := not_finite(trainable_state(module)):
         return f"the weights held such numbers already ({odd[0]}), so no image is to blame"
     rows = [(int(row), int(image)) for each in batches for row, image in zip(each["row"], each["image_id"])]

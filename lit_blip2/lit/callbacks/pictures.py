@@ -66,7 +66,7 @@ class Pictures(L.Callback):
         if not takers:
             return
         from lit_blip2.lit.callbacks.drawing import (
-            render,  # matplotlib, half a second that other ranks and loggers spare
+            render,  # imports matplotlib, half a second that others save
         )
 
         with trainer.precision_plugin.val_step_context():
@@ -107,12 +107,13 @@ class Pictures(L.Callback):
 
 
 def taker(logger: Logger) -> Callable[[str, np.ndarray, int], None] | None:
-    """How a logger takes a picture, by tag, uint8 [H, W, 3] and step; None for one that takes none."""
+    """A function of tag, picture (uint8 [H, W, 3]) and step that gives it to a logger; None for one that takes no
+    pictures."""
     if isinstance(logger, TensorBoardLogger):
         return lambda tag, image_HW3, step: logger.experiment.add_image(tag, image_HW3, step, dataformats="HWC")
-    if hasattr(type(logger), "log_image"):  # as W&B's
+    if hasattr(type(logger), "log_image"):  # such as W&B's
         return lambda tag, image_HW3, step: logger.log_image(tag, [image_HW3], step=step)
-    if hasattr(type(logger), "run_id"):  # as MLflow's, whose client keeps a run's files
+    if hasattr(type(logger), "run_id"):  # such as MLflow's, whose client stores a run's files
         return lambda tag, image_HW3, step: logger.experiment.log_image(logger.run_id, image_HW3, f"{tag}/{step}.png")
     return None
 

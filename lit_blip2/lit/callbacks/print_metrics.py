@@ -1,4 +1,4 @@
-"""Metrics, printed as they come."""
+"""PrintMetrics: prints metrics after each evaluation."""
 
 import re
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from lit_blip2.evaluation.evaluated import TESTED_STEP, VALIDATED_STEP
 from lit_blip2.lit.callbacks.step_progress_bar import tell
 from lit_blip2.lit.evaluators.intervals import INTERVALS
 
-HIDDEN = ("step", TESTED_STEP, VALIDATED_STEP)  # stands in the title
+HIDDEN = ("step", TESTED_STEP, VALIDATED_STEP)  # shown in the title
 
 
 class PrintMetrics(L.Callback):
@@ -36,7 +36,7 @@ class PrintMetrics(L.Callback):
             tell("\n".join([title, *groups(metrics_of(trainer))]))
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        folder = trainer.log_dir  # asks all ranks, so it comes before any of them leaves
+        folder = trainer.log_dir  # collective: all ranks must get here
         if not trainer.is_global_zero:
             return
         file = Path(folder or "", INTERVALS)
@@ -45,7 +45,7 @@ class PrintMetrics(L.Callback):
 
 
 def metrics_of(trainer: L.Trainer) -> dict[str, float]:
-    """What the last evaluation logged, in order of the names, r5 before r10."""
+    """The metrics of the last evaluation, sorted by name, r5 before r10."""
     found = {name: float(value) for name, value in trainer.callback_metrics.items()}
     names = [name for name in found if name not in HIDDEN and not name.startswith("train/")]
     return {name: found[name] for name in sorted(names, key=_natural)}
@@ -67,7 +67,7 @@ def groups(metrics: Mapping[str, float]) -> list[str]:
 
 
 def table(metrics: Mapping[str, float], intervals: Mapping[str, Mapping[str, float]]) -> Table:
-    """A row for each metric. intervals: low, high and images of those that have some."""
+    """A table with a row for each metric. intervals: low, high and images of the metrics that have an interval."""
     made = Table("metric", title="95 % intervals, bootstrap over images" if intervals else None)
     for head in ("value", "low", "high", "images"):
         made.add_column(head, justify="right")

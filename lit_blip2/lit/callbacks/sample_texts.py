@@ -56,7 +56,7 @@ def stage2_lines(
     image_of: Mapping[int, int],
     questions: int,
 ) -> list[list[Line]]:
-    """Each image's reference, the caption generated, and its first `questions` questions with answers.
+    """Lines for each image: its reference, the generated caption, and its first `questions` questions with answers.
 
     predictions: Generation's. references: "" for none. image_of: question id -> image id. What was not predicted is
     left out.
@@ -75,7 +75,7 @@ def stage2_lines(
 
 def _answered(prediction: Mapping[str, Any]) -> Line:
     answers = prediction["answers"]
-    if not answers:  # a server has them
+    if not answers:  # an evaluation server has them
         return Line(f"{prediction['question']} → {prediction['answer']}")
     right = vqa_scores([prediction["answer"]], [answers])[0] > 0
     truth = "" if right else f" (true: {max(answers, key=answers.count)})"

@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 
 from lit_blip2.terminal import duration, say
 
-REFRESH_SECONDS = 0.5  # of the bar: reading the losses makes a GPU wait
+REFRESH_SECONDS = 0.5  # between two redraws of the bar, which read the losses: that makes a GPU wait
 BAR = "{bar:20} {desc}"
 
 
@@ -122,13 +122,14 @@ class StepProgressBar(TQDMProgressBar):
             tell(said)
 
     def _show_batches(self, what: str, given: tuple, total: float) -> None:
-        """A line of an evaluation, whose bar tqdm draws where there is a terminal. given: the hook's arguments."""
+        """Print a line of progress of an evaluation, unless tqdm draws a bar on a terminal. given: the hook's
+        arguments."""
         if not self.draws and self._is_due():
             batch_idx = given[4]
             tell(f"{what}: batch {batch_idx + 1}" + (f" of {total}" if math.isfinite(total) else ""))
 
     def standing(self, trainer: L.Trainer) -> list[str]:
-        """The parts of a line, in order."""
+        """The parts of a line of progress, in order."""
         step, total, now = trainer.global_step, trainer.max_steps, time.monotonic()
         done, parts = step - self._first_step, [f"step {step}" + (f" of {total}" if total > 0 else "")]
         images, trained = getattr(trainer.datamodule, "batch_size", None), self._seconds_trained()
