@@ -1,1 +1,1 @@
-"""What an evaluation collects batch by batch, and scores at its end."""
+"""Evaluators: they collect what an evaluation finds batch by batch, and score it at the end."""

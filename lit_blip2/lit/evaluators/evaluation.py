@@ -1,4 +1,4 @@
-"""What an evaluator is told of the evaluation under way, and what it gives back for a batch.
+"""Evaluation, what an evaluator knows of the current evaluation, and Losses, what it returns for a batch.
 
 Legend: B rows, N image tokens, W image width.
 """
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 
 class Evaluation(NamedTuple):
-    """What an evaluator must know of the evaluation under way.
+    """What an evaluator must know of the current evaluation.
 
     command: fit, validate, test or predict.
-    folder: the run's; None where there is none.
+    folder: the run's; None if there is none.
     first: whether this is the process that writes files.
     examples: solved questions to put in front of others; None for none.
     made_of: all that a prediction depends on beside the network and its decoding, for test and predict; empty where it
@@ -41,7 +41,8 @@ class Evaluation(NamedTuple):
 
 
 class Losses(NamedTuple):
-    """Of an evaluation batch: by name, their weighted sum, and over how many rows (or tokens) they are means."""
+    """The losses of an evaluation batch by name, their weighted sum, and the number of rows (or tokens) they are means
+    over."""
 
     named: dict[str, Tensor]
     total: Tensor
@@ -49,8 +50,8 @@ class Losses(NamedTuple):
 
 
 def names_of(batch: dict[str, Any]) -> list[str]:
-    """What a message calls each row of a batch: the question, or the image, by the id that its file gives it. A rank
-    that has no rows left has no names."""
+    """The name of each row of a batch in messages: `question` or `image`, and the id that its file gives it. A rank
+    without rows left has no names."""
     if "image_id" not in batch:
         return []
     what = "question" if "question_id" in batch else "image"
@@ -59,7 +60,7 @@ def names_of(batch: dict[str, Any]) -> list[str]:
 
 
 def image_features(vision: nn.Module, batch: dict[str, Any], name: str = "image") -> Tensor:
-    """Image features [B, N, W] of `batch[name]`. The batch keeps what the encoder makes, so that it is made once."""
+    """Image features [B, N, W] of `batch[name]`. They are stored in the batch, so that the encoder runs once."""
     key = "features" if name == "image" else name.replace("image", "features")
     if key not in batch:
         batch[key] = vision(batch[name])

@@ -1,4 +1,4 @@
-"""Frozen features until an evaluation's end: in RAM up to a limit, beyond it in files that are mapped into memory."""
+"""FeatureBuffer: keeps image features during an evaluation, in RAM up to a limit, beyond it in memory-mapped files."""
 
 import tempfile
 from collections.abc import Iterator
@@ -10,12 +10,12 @@ from torch import Tensor
 class FeatureBuffer:
     """Rows of tensors, kept batch by batch in their own dtype and read one by one.
 
-    A file is removed as soon as it is mapped, so its room on disk is free again when this object goes, however the
-    process ends. Mapped rows are read from disk when somebody looks at them, and leave RAM when it is short.
+    A file is deleted as soon as it is mapped, so its disk space is free again when this object goes, however the
+    process ends. Mapped rows are read from disk on access, and leave RAM when it is short.
 
     Args:
-        limit_gb: GB (1e9 bytes) of this process that may stay in RAM. What is beyond goes to the folder that TMPDIR
-            names; it should not be one that lies in RAM itself.
+        limit_gb: GB (1e9 bytes) that this process may keep in RAM. The rest goes to the folder that TMPDIR names, which
+            should not lie in RAM itself.
     """
 
     def __init__(self, limit_gb: float):
@@ -23,7 +23,7 @@ class FeatureBuffer:
         self.batches: list[Tensor] = []
 
     def add(self, rows_B: Tensor) -> None:
-        """Keep rows [B, ...]. Raises OSError where the disk has no room."""
+        """Keep rows [B, ...]. Raises OSError if the disk is full."""
         rows_B = rows_B.cpu().contiguous()
         if self.held + rows_B.nbytes > self.limit_gb * 1e9:
             self.batches.append(self._mapped(rows_B))
@@ -40,7 +40,7 @@ class FeatureBuffer:
 
     def _mapped(self, rows_B: Tensor) -> Tensor:
         with tempfile.NamedTemporaryFile(prefix="lit_blip2_features_") as file:
-            try:  # written, not through the mapping: there a full disk would kill the process without a word
+            try:  # not written through the mapping, where a full disk would kill the process silently
                 rows_B.view(torch.uint8).numpy().tofile(file)
             except OSError as error:
                 raise OSError(

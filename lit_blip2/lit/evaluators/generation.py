@@ -144,7 +144,7 @@ class Generation:
         return names
 
     def begin(self, evaluation: Evaluation) -> None:
-        """An evaluation begins."""
+        """Start an evaluation."""
         self.evaluation, self.examples = evaluation, evaluation.examples
         self.predictions, self.gathered = [], False
         self.scored_by = self.caption_scoring if evaluation.tests else PLAIN
@@ -158,8 +158,8 @@ class Generation:
             self.unfinished = Unfinished(evaluation.folder, evaluation.command, rank(), made_of)
 
     def step(self, batch: dict[str, Any]) -> Losses | None:
-        """Look at a batch of one of its tasks, unless an interrupted evaluation has. Returns its loss where it has
-        captions to learn."""
+        """Generate the predictions of a batch, or take those of an interrupted evaluation. Returns the language model's
+        loss if the batch has captions to score it on, else None."""
         captions = batch["task"] == "caption"
         ids = batch["image_id"].tolist() if captions else batch["question_id"]
         made = self.unfinished and self.unfinished.take((batch["task"], number) for number in ids)
@@ -217,7 +217,7 @@ class Generation:
         return [self.question.replace("{}", question) for question in batch["question"]]
 
     def soft_prompts(self, batch: dict[str, Any]) -> Tensor:
-        """One soft prompt per question; an image with several questions is looked at once."""
+        """One soft prompt per question; an image with several questions is encoded once."""
         ids = batch["image_id"].tolist()
         places = {image_id: place for place, image_id in enumerate(ids)}
         name = "features" if "features" in batch else "image"
@@ -227,19 +227,19 @@ class Generation:
         return self.net.soft_prompts(features_BND, batch["prompts"], image_R)
 
     def metrics(self) -> dict[str, float]:
-        """Scores of the predictions of all ranks, counted on the first."""
+        """Scores of the predictions of all ranks, computed on the first."""
         self.gather()
         own = [score(self.predictions, self.lemmatise, self.scoring, **self.scored_by)] if rank() == 0 else []
         (self.items,) = gather_lists(own)
         return {name: each.value() for name, each in self.items.items()}
 
     def gather(self) -> None:
-        """Predictions of all ranks, once."""
+        """Gather the predictions of all ranks, once."""
         if not self.gathered:
             self.predictions, self.gathered = gather_lists(self.predictions), True
 
     def write(self, name: str) -> None:
-        """The predictions of all ranks to a file of the run's folder."""
+        """Write the predictions of all ranks to a file in the run's folder."""
         self.gather()
         folder = self.evaluation.folder
         if self.evaluation.first and folder:
@@ -247,12 +247,12 @@ class Generation:
             write_text(folder / name, "".join(json.dumps(each) + "\n" for each in rows))
 
     def finish(self) -> None:
-        """Nothing of the evaluation is left to do."""
+        """Remove the predictions that were saved in case of an interruption."""
         if self.unfinished and self.evaluation.first:
             self.unfinished.remove()
 
     def rules(self) -> dict[str, Any]:
-        """How the predictions of a test are made, and scored: evaluation/rules.py."""
+        """How a test generates and scores its predictions (evaluation/rules.py)."""
         answering = {f"vqa_{name}": value for name, value in self.answering.items()}
         captioning = {f"caption_{name}": value for name, value in self.captioning.items()}
         captioning |= {"prompt": self.net.prompt, "caption_tokenizer": self.caption_scoring["tokenizer"]}
@@ -260,12 +260,12 @@ class Generation:
         return {"question": self.question} | answering | how | captioning
 
     def submit(self) -> None:
-        """The files of evaluation servers, beside the predictions."""
+        """Write the files for evaluation servers beside the predictions."""
         submit(self.predictions, self.evaluation.folder if self.evaluation.first else None)
 
 
 def _add(rows: list[dict[str, Any]], batch: dict[str, Any], *names: str) -> None:
-    """What only some files have of a row."""
+    """Add columns to the rows, as far as the batch has them."""
     for name in names:
         for row, value in zip(rows, batch.get(name, ())):
             row[name] = value

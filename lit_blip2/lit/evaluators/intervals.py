@@ -1,4 +1,4 @@
-"""How sure a test's metrics are: in intervals.json, and item by item for `compare`."""
+"""Writes a test's confidence intervals (intervals.json), and its values item by item (items.npz) for `compare`."""
 
 from pathlib import Path
 
@@ -12,13 +12,13 @@ INTERVALS = "intervals.json"
 
 
 def write_intervals(trainer: L.Trainer, items: dict[str, Items]) -> None:
-    """Beside the run's metrics, from the first rank: items.npz and intervals.json, {metric: {low, high, images}}. A
+    """Write items.npz and intervals.json, {metric: {low, high, images}}, beside the run's metrics, on the first rank. A
     metric that is not finite is left out."""
     items = {name: each for name, each in items.items() if np.isfinite(each.value())}
-    folder = trainer.log_dir  # asks all ranks, so it comes before any of them leaves
+    folder = trainer.log_dir  # collective: all ranks must get here
     if not (folder and trainer.is_global_zero):
         return
-    if not items:  # a server has the answers; an earlier test's must not stand beside its predictions
+    if not items:  # a server has the answers: remove an earlier test's files
         for name in (FILE, INTERVALS):
             Path(folder, name).unlink(missing_ok=True)
         return

@@ -1,4 +1,4 @@
-"""What stage 1's objectives make of a batch: texts on the host; in evaluation losses, retrieval and binding."""
+"""Representation, the evaluator of stage 1: it tokenises texts, and computes losses, retrieval and binding."""
 
 import json
 from pathlib import Path
@@ -19,10 +19,10 @@ from lit_blip2.whole_files import write_text
 
 
 class Representation:
-    """Stage 1's evaluator: it takes batches and gives losses and metrics.
+    """Stage 1's evaluator: turns batches into losses and metrics.
 
-    query_wins: which query won for each image of the last evaluation, int64 [I]; None without ITC. items: what stands
-    behind its metrics. retrieved: what was ranked, None before the end of an evaluation.
+    query_wins: which query won for each image of the last evaluation, int64 [I]; None without ITC. items: metric name
+    -> the per-example values behind the metric. retrieved: what was ranked; None before the end of an evaluation.
 
     Args:
         net: encoder, Q-Former and objectives.
@@ -76,11 +76,11 @@ class Representation:
         return names
 
     def begin(self, evaluation: Evaluation) -> None:
-        """An evaluation begins."""
+        """Start an evaluation."""
         self.retrieval = RetrievalSet(self.net, self.rerank, self.features_gb)
 
     def step(self, batch: dict[str, Any]) -> Losses | None:
-        """Look at an evaluation batch. Returns its losses where it has captions."""
+        """Evaluate a batch. Returns its losses if it has captions, else None."""
         if batch["task"] == "caption":
             counts = [len(texts) for texts in batch["captions"]]
             features_BND = image_features(self.net.vision, batch)
@@ -93,7 +93,7 @@ class Representation:
         return None
 
     def _losses(self, features_BND: Tensor, batch: dict[str, Any]) -> Losses:
-        """Losses of an evaluation batch by itself, negatives drawn as for step 0 of seed 0."""
+        """Losses of this rank's evaluation batch alone. Negatives are drawn as at step 0 of seed 0."""
         uniform_BU = row_uniforms(0, 0, batch["row"].cpu(), self.net.draws).to(features_BND.device)
         with single_process():
             losses = self.net(features_BND, batch["first_text"], batch["image_id"], uniform_BU)
@@ -101,7 +101,7 @@ class Representation:
         return Losses(losses, total, len(features_BND))
 
     def metrics(self) -> dict[str, float]:
-        """Retrieval and binding over all ranks; forgets what was collected."""
+        """Retrieval and binding metrics over all ranks. Frees what was collected."""
         metrics = self.retrieval.metrics()
         self.items, self.retrieved = self.retrieval.items, self.retrieval.retrieved
         self.query_wins = self.retrieval.query_wins()
@@ -115,7 +115,7 @@ class Representation:
         return {"rerank": self.rerank}
 
     def write(self, file: Path, append: bool) -> None:
-        """What was retrieved, line by line; `append`: behind what the file holds."""
+        """Write what was retrieved, one line of JSON each. append: after what the file holds."""
         if self.retrieved is not None:
             before = file.read_text(encoding="utf-8") if append else ""
             write_text(file, before + "".join(json.dumps(each) + "\n" for each in self.retrieved.predictions()))

@@ -1,13 +1,13 @@
 """Retrieval and binding with a stage-1 network: collected batch by batch, scored at the end.
 
-Each rank keeps the features of its own images and scores their pairs; between ranks ITC's vectors, token ids and ITM's
-logits travel. Of COCO's 5,000 images and 25,000 texts, k = 128, every rank holds at most
+Each rank keeps the features of its own images and scores their pairs. Ranks exchange ITC's vectors, token ids and ITM's
+logits. Of COCO's 5,000 images and 25,000 texts, k = 128, every rank holds at most
 
-    features    7.2 GB at 257 tokens of 1408 in 32 bits, 3.6 GB in 16 (677 tokens: 19.1 and 9.5), over the number of
-                ranks; beyond `features_gb` they lie on disk
-    ITC         the vectors, 190 MB, twice while they are joined (a rank's own twice more where there are several); then
-                their cosines, 500 MB, and a part of them again while candidates and ranks are taken; but for the
-                vectors all gone before the first pair is scored
+    features    7.2 GB at 257 tokens of 1408 in 32 bits, 3.6 GB in 16 (677 tokens: 19.1 and 9.5), divided by the number
+                of ranks; beyond `features_gb` they lie on disk
+    ITC         the vectors, 190 MB, twice while they are joined (with several ranks, a rank's own twice more). Then
+                their cosines, 500 MB, and a part of them again while candidates and ranks are computed. Only the
+                vectors are left when the first pair is scored
     pairs       3.84 million at most, with their places, cosines and logits: 155 MB
     a pass      of 256 pairs looks at one image: its keys and values are 9.5 MB at 257 tokens (25 MB at 677), in 32
                 bits; with 128 pairs it takes 230 MB at its peak (benchmarks/retrieval.py)
@@ -31,12 +31,18 @@ from lit_blip2.model.text import PackedText
 from lit_blip2.objectives.stage1 import Stage1
 
 PAIRS_PER_PASS = 256
-LONG = 100_000  # pairs from which a bar shows how far it is
+LONG = 100_000  # pairs from which on a progress bar is shown
 
 
 class RetrievalSet:
-    """Images and texts seen so far. `rerank`: candidates per image and per text that ITM scores. `features_gb`: GB of
-    this rank's features in RAM. `items`: after `metrics`, what stands behind them; `retrieved`: what was ranked."""
+    """Collects images and texts, and scores them.
+
+    items: after `metrics`, the per-example values behind each metric. retrieved: after `metrics`, what was ranked.
+
+    Args:
+        rerank: candidates per image and per text that ITM scores.
+        features_gb: GB of this rank's features in RAM.
+    """
 
     def __init__(self, net: Stage1, rerank: int, features_gb: float = 8.0):
         self.net = net
@@ -50,7 +56,7 @@ class RetrievalSet:
 
     @torch.no_grad()
     def add(self, features_BND: Tensor, text: PackedText, image_ids_B: Tensor, counts: list[int]) -> None:
-        """A batch: image features, all texts of its images one after another, and how many each image has."""
+        """Add a batch: image features, all texts of its images one after another, and how many each image has."""
         if self.recall is None:
             return
         image_BQP, text_TP = self.net.encode_images(features_BND)[0], self.net.encode_texts(text)
@@ -66,8 +72,8 @@ class RetrievalSet:
     def add_binding(
         self, features_BND: Tensor, swapped_BND: Tensor, text: PackedText, image_ids_B: Tensor, rows_B: Tensor
     ) -> None:
-        """Texts with the scene they describe and the one with attributes swapped; the ids of the first, and the
-        numbers of the pairs."""
+        """Add binding pairs: features of the image that each text describes, features of the image with attributes
+        swapped, the texts, ids of the described images, and ids of the pairs."""
         scores: dict[str, list[Tensor]] = {head: [] for head in self.binding}
         for features in (features_BND, swapped_BND):
             image_BQP, image = self.net.encode_images(features)
@@ -80,8 +86,8 @@ class RetrievalSet:
             self.binding[head].update(true_B, swapped_B, image_ids_B, rows_B)
 
     def metrics(self) -> dict[str, float]:
-        """retrieval/{itc,itm,sum}_{txt,img}_r{1,5,10} and binding/{itc,itm}_accuracy, as far as the net has heads.
-        Once: the vectors are let go."""
+        """retrieval/{itc,itm,sum}_{txt,img}_r{1,5,10} and binding/{itc,itm}_accuracy, for the heads that the network
+        has. Call it once: it frees the vectors."""
         metrics = [*filter(None, [self.recall]), *self.binding.values()]
         seen = gather_lists([[each.update_called for each in metrics]])
         for metric, *on_ranks in zip(metrics, *seen):
@@ -99,7 +105,7 @@ class RetrievalSet:
         return self._gathered("wins")
 
     def _gathered(self, name: str) -> Tensor | None:
-        """A column of all ranks, once: this rank's own part is let go."""
+        """A column of all ranks; None if it is empty. Call it once for each column: it frees this rank's part."""
         parts = [row.pop(name) for row in self.rows]
         rows = torch.cat(gather_rows(torch.cat(parts) if parts else torch.empty(0)))
         return rows if len(rows) else None
@@ -119,10 +125,10 @@ class RetrievalSet:
 def match_pairs(net: Stage1, features: Iterable[Tensor], text: PackedText, pairs_R2: Tensor, bar: bool) -> Tensor:
     """ITM's logit of "match" for pairs of an image and a text, float [R], on the CPU.
 
-    An image is projected once, and all texts of a pass look at its one set of keys and values.
+    An image is projected once, and all texts of a pass attend to its one set of keys and values.
 
-    Args: image features [N, W] each; texts on the host; pairs (place of the image, text), int64, sorted by image, each
-    image with one at least; whether to show how far it is where there are many.
+    Args: image features [N, W] each; texts on the host; pairs (index of the image, text), int64, sorted by image, each
+    image with one at least; whether to show a progress bar if there are many.
     """
     device, logits = net.qformer.query_tokens.device, []
     texts_of = pairs_R2[:, 1].split(torch.bincount(pairs_R2[:, 0]).tolist())
@@ -132,4 +138,4 @@ def match_pairs(net: Stage1, features: Iterable[Tensor], text: PackedText, pairs
         for chosen_R in texts_R.split(PAIRS_PER_PASS):
             chosen = text.select(chosen_R).to(device)
             logits.append(net.match_logits(image.repeat(len(chosen)), chosen)[:, 1].float())
-    return torch.cat(logits).cpu() if logits else torch.empty(0)  # brought over at the end: one wait for a device
+    return torch.cat(logits).cpu() if logits else torch.empty(0)  # copied at the end: one wait for the device

@@ -1,4 +1,4 @@
-"""How much of its split an evaluation has looked at, and the means of its losses: batch by batch, over all ranks."""
+"""Tally: how many rows of its split an evaluation has seen, and the means of its losses, over all ranks."""
 
 from collections import Counter
 from collections.abc import Mapping, Sized
@@ -11,7 +11,8 @@ from lit_blip2.evaluation import evaluated
 
 
 class Tally:
-    """Ranks need not have a batch each: they meet in `metrics` alone."""
+    """Counts rows and sums losses batch by batch. Ranks may have different numbers of batches: only `metrics` is
+    collective."""
 
     def __init__(self) -> None:
         self.rows: Counter[str] = Counter()
@@ -19,18 +20,18 @@ class Tally:
         self.counts: Counter[str] = Counter()
 
     def add_rows(self, task: str, rows: int) -> None:
-        """Rows that were looked at."""
+        """Count rows that were evaluated."""
         self.rows[task] += rows
 
     def add_losses(self, named: Mapping[str, Tensor], count: int) -> None:
-        """Losses of a batch, means over so many rows (or tokens)."""
+        """Add losses of a batch, which are means over `count` rows (or tokens)."""
         for name, loss in named.items():
             self.sums[name] = self.sums.get(name, 0) + loss.float() * count
             self.counts[name] += count
 
     def metrics(self, split: str, tables: Mapping[str, Sized]) -> dict[str, float]:
-        """loss/<name>, and what was looked at, under the names of evaluation/evaluated.py. Every rank calls this, and
-        gets the same.
+        """loss/<name>, and the number of evaluated rows under the names of evaluation/evaluated.py. All ranks call
+        this, and get the same.
 
         Args: split: val or test. tables: task -> all its rows.
         """

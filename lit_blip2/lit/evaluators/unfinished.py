@@ -1,4 +1,4 @@
-"""Predictions of an evaluation that is under way, kept line by line: one that was interrupted goes on from them."""
+"""Saves predictions line by line during an evaluation, so that an interrupted one can continue."""
 
 import hashlib
 import json
@@ -19,12 +19,12 @@ Key = tuple[str, int]
 
 
 def key_of(prediction: Prediction) -> Key:
-    """A caption by its image, an answer by its question."""
+    """The key of a prediction: its task, and the image of a caption or the question of an answer."""
     return prediction["task"], prediction["image_id" if prediction["task"] == "caption" else "question_id"]
 
 
 def _prediction(line: bytes) -> Prediction | None:
-    """What a line tells; None where a crash has left something else there."""
+    """The prediction in a line; None if a crash has left something else there."""
     try:
         told = parsed_json(line, "")
         return told if all(type(part) in (str, int) for part in key_of(told)) else None
@@ -33,10 +33,10 @@ def _prediction(line: bytes) -> Prediction | None:
 
 
 class Unfinished:
-    """What earlier processes of the same evaluation have made, and this one adds.
+    """Predictions of an evaluation: those that earlier, interrupted processes have saved, and those that this one adds.
 
-    Each process writes a file of its own, whose first line says which evaluation it is of. Files of another one are
-    not read. The number of ranks may change.
+    Each process writes a file of its own, whose first line identifies the evaluation. Files of other evaluations are
+    ignored. The number of ranks may change.
 
     Args:
         folder: the run's. command: test or predict. rank: of this process. of: what the predictions depend on.
@@ -46,41 +46,43 @@ class Unfinished:
         digest = hashlib.blake2b("\0".join(of).encode(), digest_size=16).hexdigest()
         self.folder, self.pattern, self.mark = folder, f".{command}.*.jsonl", json.dumps({"evaluation": digest})
         earlier = sorted(folder.glob(self.pattern))
-        self.file = folder / f".{command}.{len(earlier)}.{rank}.jsonl"  # nothing is written behind a line that was cut
+        self.file = folder / f".{command}.{len(earlier)}.{rank}.jsonl"  # a new one: another's last line may be cut off
         self.done = {key_of(each): each for file in earlier for each in self._read(file)}
         if self.done:
             rank_zero_info(f"{len(self.done)} predictions of an interrupted {command} are there: going on from them")
 
     def _read(self, file: Path) -> Iterable[Prediction]:
-        """Whole lines of the same evaluation; the last may be cut off. What is no prediction is made again."""
+        """The predictions in a file of the same evaluation. The last line may be cut off. A line that is no prediction
+        is skipped, and its prediction is made again."""
         first, *lines = file.read_bytes().split(b"\n")
         whole = map(_prediction, lines[:-1]) if first == self.mark.encode() else ()
         return [each for each in whole if each is not None]
 
     def take(self, keys: Iterable[Key]) -> list[Prediction] | None:
-        """The predictions of a batch if all of them are there, else None: a batch is made whole."""
+        """The predictions of a batch if all of them are saved, else None: then the whole batch is made again."""
         found = [self.done.get(key) for key in keys]
         return None if None in found else found
 
     def add(self, predictions: Iterable[Prediction]) -> None:
-        """Keep what was made of a batch."""
+        """Save the predictions of a batch."""
         self.folder.mkdir(parents=True, exist_ok=True)
         new = not self.file.exists()
         with self.file.open("a", encoding="utf-8") as file:
             file.writelines([f"{self.mark}\n"] * new + [f"{json.dumps(each)}\n" for each in predictions])
 
     def remove(self) -> None:
-        """The evaluation is finished: drop the files of all ranks."""
+        """Remove the files of all ranks after the evaluation."""
         for file in self.folder.glob(self.pattern):
             file.unlink(missing_ok=True)
 
 
 def predictions_made_of(config: str, weights: str, precision: str, data: "PairData") -> list[str]:
-    """All that a prediction depends on: model, checkpoint, numbers, data; not how many at a time, or by whom.
+    """All that a prediction depends on: model, weights, precision and data. Batch size and number of ranks are left
+    out.
 
-    Args: config: the resolved configuration as YAML. weights: the checkpoint that is tested, or what tells the weights
-    of a module that was loaded before. precision: the trainer's.
-    data: set up for the test, with the validation questions too where examples are drawn from them.
+    Args: config: the resolved configuration as YAML. weights: the checkpoint that is tested, or a text that identifies
+    the weights of a module that was loaded before. precision: the trainer's.
+    data: set up for the test, with the validation questions too if examples are drawn from them.
     """
     model = from_text(config, "this run").settings.get("model")
     looks = [str(data.root), data.images, str(data.features), str(data.image_size), str(data.seed)]
@@ -94,7 +96,7 @@ def predictions_made_of(config: str, weights: str, precision: str, data: "PairDa
 
 
 def _stamp(weights: str) -> str:
-    """Which state of a checkpoint file this is, where it is one."""
+    """The path with size and time of a checkpoint file; if there is no such file, the text itself."""
     if not (file := Path(weights)).is_file():
         return weights
     state = file.stat()
