@@ -1,4 +1,4 @@
-"""BLEU-4, ROUGE-L and CIDEr, and on request METEOR and SPICE, by pycocoevalcap's scorers, put together here."""
+"""BLEU-4, ROUGE-L and CIDEr, and on request METEOR and SPICE, for each image, by pycocoevalcap's scorers."""
 
 from collections.abc import Sequence
 

@@ -1,6 +1,8 @@
-"""What metrics were measured on, as it stands among them: of each unit how many rows of a split were looked at
-(evaluated/test_images), and which part of its rows that is (evaluated/test_images_share).
-evaluated/random_language_model is 1 where that had random weights."""
+"""What metrics were measured on. It is recorded among the metrics.
+
+evaluated/test_images says how many rows of a split were evaluated, for each unit, and evaluated/test_images_share which
+share of its rows that is. evaluated/random_language_model is 1 if the language model had random weights.
+"""
 
 from collections.abc import Iterable, Mapping
 from math import isfinite
@@ -11,11 +13,11 @@ from lit_blip2.contents import DataError, read_object, shown
 
 WAY_OUT = "remove it; a test, or a validation, writes it again"
 METRICS, PREFIX = "metrics.json", "evaluated/"
-RANDOM = f"{PREFIX}random_"  # before a part of the network
+RANDOM = f"{PREFIX}random_"  # followed by a part of the network
 # Optimiser steps behind the weights that were tested, or validated.
 TESTED_STEP, VALIDATED_STEP = STEPS = ("evaluated/test_step", "evaluated/val_step")
-UNITS = {"caption": "images", "vqa": "questions", "binding": "pairs"}  # what a row of a task's table is
-# The first part of a metric's name -> what it is measured on; of others it is not known
+UNITS = {"caption": "images", "vqa": "questions", "binding": "pairs"}  # task -> the unit of a row of its table
+# The first part of a metric's name -> the unit that it is measured on, unknown for other names
 MEASURED_ON = {
     "caption": "images", "retrieval": "images", "loss": "images", "probe": "images",
     "vqa": "questions", "pope": "questions", "binding": "pairs",
@@ -23,7 +25,8 @@ MEASURED_ON = {
 
 
 def read_metrics(file: Path) -> dict[str, float | None]:
-    """A run's metrics, name -> number, None where it is not finite. Raises FileNotFoundError, or DataError."""
+    """A run's metrics, name -> number, or None for a number that is not finite. Raises FileNotFoundError, or
+    DataError."""
     metrics = read_object(file)
     if wrong := [name for name, value in metrics.items() if type(value) not in (int, float, type(None))]:
         raise DataError(f"{file}: {wrong[0]} is {shown(metrics[wrong[0]])}, where a number is wanted: {WAY_OUT}")
@@ -31,8 +34,11 @@ def read_metrics(file: Path) -> dict[str, float | None]:
 
 
 class Evaluated(NamedTuple):
-    """split: val or test. share: of its rows, the least where several units count; 1.0 is the whole split. rows: of
-    each unit. random: parts of the network with random weights."""
+    """What a metric was measured on.
+
+    split: val or test. share: share of the split's rows, the smallest if there are several units; 1.0 is the whole
+    split. rows: (unit, number of rows). random: parts of the network with random weights.
+    """
 
     split: str
     share: float
@@ -50,19 +56,19 @@ class Evaluated(NamedTuple):
 
 
 def step_in(metrics: Mapping[str, float | None], name: str) -> int | None:
-    """The optimiser step that metrics tell under a name of STEPS; None where they tell none."""
+    """The optimiser step under a name of STEPS in metrics; None if there is none."""
     step = metrics.get(name)
     return None if step is None else int(step)
 
 
 def names(split: str, tasks: Iterable[str]) -> set[str]:
-    """What an evaluation of these tasks tells."""
+    """Names of the entries that an evaluation of these tasks records."""
     found = {name for task in tasks for name in _names(split, UNITS[task])}
     return found | ({TESTED_STEP if split == "test" else VALIDATED_STEP} if found else set())
 
 
 def told(split: str, rows: Mapping[str, int], sizes: Mapping[str, int]) -> dict[str, float]:
-    """Under their names: task -> rows that were looked at, and task -> all its rows."""
+    """The entries of an evaluation. rows: task -> rows that were evaluated. sizes: task -> all its rows."""
     found = {}
     for task, number in rows.items():
         count, share = _names(split, UNITS[task])
@@ -73,12 +79,12 @@ def told(split: str, rows: Mapping[str, int], sizes: Mapping[str, int]) -> dict[
 
 
 def least_share(split: str, metrics: Mapping[str, float], tasks: Iterable[str]) -> float:
-    """The smallest share of a task's rows in the split that was looked at."""
+    """The smallest share of a task's rows in the split that was evaluated."""
     return min((metrics.get(_names(split, UNITS[task])[1], 1.0) for task in tasks), default=1.0)
 
 
 def evaluated(command: str, metrics: Mapping[str, float | None], metric: str) -> Evaluated | None:
-    """What a metric of a run with this metrics.json was measured on; None where it does not say."""
+    """What a metric of a run with this metrics.json was measured on; None if that is not recorded."""
     split = "test" if command == "test" else "val"
     of_all = metrics.get(f"{PREFIX}{split}_share")  # older runs have one share, the least
     unit = unit_of(metric)
@@ -90,17 +96,18 @@ def evaluated(command: str, metrics: Mapping[str, float | None], metric: str) ->
 
 
 def random_marks(parts: Iterable[str]) -> dict[str, float]:
-    """What stands among the metrics of a network with such random parts, of which the first two words tell the kind."""
+    """Entries for a network with these random parts. The first two words of a part tell its kind."""
     return {RANDOM + "_".join(part.split()[:2]): 1.0 for part in parts}
 
 
 def is_tested(metrics: Iterable[str]) -> bool:
-    """Whether a test's metrics are among these."""
+    """Whether metrics of a test are among these."""
     return any(name.startswith(f"{PREFIX}test_") for name in metrics)
 
 
 def unit_of(name: str) -> str | None:
-    """What a metric is measured on, or of which unit it tells the rows or their share; None where that is not known."""
+    """The unit that a metric is measured on, or whose rows or share an entry records; None if unknown. A name of STEPS
+    is a unit of its own."""
     if name in STEPS:
         return name
     told = name.removeprefix(PREFIX).split("_")[1] if name.startswith(PREFIX) else None
@@ -108,5 +115,5 @@ def unit_of(name: str) -> str | None:
 
 
 def _names(split: str, unit: str) -> tuple[str, str]:
-    """Of the rows, and of their share."""
+    """Names of the entries for the number of rows and for their share."""
     return f"{PREFIX}{split}_{unit}", f"{PREFIX}{split}_{unit}_share"

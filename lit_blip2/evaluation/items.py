@@ -21,7 +21,7 @@ MOST_BYTES = 1 << 30  # of an unpacked file
 WAY_OUT = "test the run again"
 FILE = "items.npz"  # in a run's folder, from its newest test
 DRAWS = 2000
-AT_ONCE = 1 << 24  # of the D x G numbers that a bootstrap draws
+AT_ONCE = 1 << 24  # numbers, of the D x G of a bootstrap, that are drawn at once
 
 
 class Items(NamedTuple):
@@ -118,7 +118,8 @@ def _is_whole(items: Items) -> bool:
 
 
 def _by_image(items: Items) -> np.ndarray:
-    """Sums of the statistics of each image and stratum, [G, K, S]; those of a mean are the values and their number."""
+    """Sums of the statistics of each image and stratum, [G, K, S]. A mean's statistics are the values and their
+    number."""
     if not len(items.values):
         raise ValueError("a metric of no items has no value")
     values_NS = items.values if items.values.ndim > 1 else np.stack([items.values, np.ones(len(items.values))], 1)
@@ -132,13 +133,13 @@ def _by_image(items: Items) -> np.ndarray:
 
 
 def _metric(sums_KS: np.ndarray, formula: str) -> np.ndarray:
-    """[..., K, S] to the mean [...] over the strata that there are."""
+    """The mean over non-empty strata, [...], of sums [..., K, S]."""
     there = sums_KS.any(-1)
     return (FORMULAS[formula](sums_KS) * there).sum(-1) / there.sum(-1).clip(1)
 
 
 def _drawn(items: Items, draws: int, seed: int) -> np.ndarray:
-    """The metric of each of so many draws of images, float [D]; equal images give equal draws."""
+    """The metric in each draw of images, float [D]. Items on the same images get the same draws."""
     sums_GKS = _by_image(items)
     images, rng, found = len(sums_GKS), np.random.default_rng(seed), []
     for size in _chunks(draws, max(1, AT_ONCE // images)):

@@ -1,8 +1,8 @@
-"""What pycocoevalcap does with Java: the Penn Treebank tokenizer, METEOR and SPICE.
+"""Runs pycocoevalcap's Java programs: the Penn Treebank tokenizer, METEOR and SPICE.
 
-The programs are those that it ships; nothing is downloaded. SPICE runs through its wrapper. The other two run once for
-all captions, without theirs: METEOR's gives scores, and a bootstrap of a corpus' METEOR needs the statistics behind
-them; the tokenizer's gives an empty caption the words of the next one.
+pycocoevalcap ships the programs; nothing is downloaded. SPICE runs through its wrapper. The other two run once for all
+captions, without their wrappers. METEOR's returns scores, but a bootstrap of a corpus' METEOR needs the statistics
+behind them. The tokenizer's gives an empty caption the words of the next one.
 """
 
 import re
@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 
 SPICE_MODELS = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")
-NEWEST_FOR_SPICE = 15  # later ones close to its cache what it reaches into
+NEWEST_FOR_SPICE = 15  # later ones close the internals that its cache needs
 
 
 def check_java(spice: bool = False) -> None:
-    """Raises FileNotFoundError where java, or for SPICE its models, are missing, and ValueError for a Java that SPICE
-    does not run on. Both say what to do."""
+    """Raises FileNotFoundError if java, or for SPICE its models, are missing, and ValueError for a Java that SPICE does
+    not run on. Both say what to do."""
     if shutil.which("java") is None:
         raise FileNotFoundError(
             "caption_tokenizer=ptb, meteor and spice are Java programs, and there is no java on PATH: install one "
@@ -41,7 +41,7 @@ def check_java(spice: bool = False) -> None:
 
 
 def ptb_words(texts: Sequence[str]) -> list[str]:
-    """Each text lower-cased, its words as the Penn Treebank has them, separated by spaces, without punctuation."""
+    """Each text lower-cased and split into the words of the Penn Treebank, joined by spaces, without punctuation."""
     from pycocoevalcap.tokenizer.ptbtokenizer import PUNCTUATIONS, STANFORD_CORENLP_3_4_1_JAR
 
     command = ["-cp", STANFORD_CORENLP_3_4_1_JAR, "edu.stanford.nlp.process.PTBTokenizer", "-preserveLines"]
@@ -52,8 +52,8 @@ def ptb_words(texts: Sequence[str]) -> list[str]:
 
 
 def meteor_statistics(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
-    """What `formulas.meteor` makes a score of, for each prediction: float [N, 23]. An empty one matches nothing. One
-    that is its reference has a single chunk, which METEOR does not count."""
+    """The statistics of each prediction that `formulas.meteor` needs, float [N, 23]. An empty prediction matches
+    nothing. A prediction equal to its reference has a single chunk, which METEOR does not count: it becomes 0."""
     rows = [[*wanted, given] for given, wanted in zip(predictions, references, strict=True)]
     cleaned = [[" ".join(text.replace("|||", " ").split()) or "-" for text in row] for row in rows]
     lines = [" ||| ".join(["SCORE", *row]) for row in cleaned]
@@ -62,12 +62,12 @@ def meteor_statistics(predictions: Sequence[str], references: Sequence[Sequence[
     whole = (statistics[:, 20] == 1) & (statistics[:, 21:23] == statistics[:, 0:2]).all(1)
     statistics[whole, 20] = 0
     empty = [not given for given in predictions]
-    statistics[empty, 0] = statistics[empty, 2] = 0  # what stood in for its words
+    statistics[empty, 0] = statistics[empty, 2] = 0  # the words of its placeholder "-"
     return statistics
 
 
 def spice_scores(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
-    """SPICE's F of each prediction, float [N]; 0 of an empty one."""
+    """SPICE's F of each prediction, float [N]; 0 for an empty one."""
     from pycocoevalcap.spice.spice import Spice
 
     check_java(spice=True)  # else it would download
@@ -80,7 +80,7 @@ def spice_scores(predictions: Sequence[str], references: Sequence[Sequence[str]]
 
 
 def _run(part: str, command: list[str], lines: Sequence[str]) -> list[str]:
-    """A line of a part's output for each of its input. Raises RuntimeError where Java says otherwise."""
+    """Run a part's Java program: one line of output for each of input. Raises RuntimeError if it fails."""
     done = subprocess.run(
         ["java", *command],
         input="".join(f"{line}\n" for line in lines).encode(),

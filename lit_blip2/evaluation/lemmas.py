@@ -1,14 +1,14 @@
-"""Answers by their lemmas: OK-VQA's annotations hold "play tennis" where people wrote "playing tennis".
+"""Lemmas of answers: OK-VQA's annotations hold "play tennis" where people wrote "playing tennis".
 
-LAVIS lemmatises the nouns and verbs of predictions by spaCy's en_core_web_sm: `lemmatise_as_lavis`, for which both must
-be installed. `lemmatise` needs lemminflect alone (MIT, 1 MB with its dictionary), which knows the forms of a word but
-not its part of speech in a text. So the part is guessed from the word: a noun where it is a plural; else a verb where
-the dictionary knows neither noun nor adjective nor adverb of that spelling, or where it is one of a few activities.
-What it does not know stays: most names, and a plural such as "frisbees".
+`lemmatise_as_lavis` does what LAVIS does: spaCy's en_core_web_sm lemmatises the nouns and verbs of predictions. Both
+must be installed. `lemmatise` needs lemminflect alone (MIT, 1 MB with its dictionary), which knows the forms of a word
+but not its part of speech in a text. So the part is guessed from the word. It is a noun if it is a plural. Else it is a
+verb if the dictionary has no noun, adjective or adverb of that spelling, or if it is one of a few activities. Words
+that it does not know stay: most names, and plurals such as "frisbees".
 
-That differs from LAVIS where a tagger would read the sentence: "united states" becomes "united state", "fried chicken"
-"fry chicken", "broken" and "left" stay even where they are verbs, and so do rarer activities that are nouns as well
-("rafting"). "glasses" becomes "glass" and "pants" "pant".
+The results differ from LAVIS if a tagger would need the sentence: "united states" becomes "united state", "fried
+chicken" "fry chicken", "broken" and "left" stay even if they are verbs, and so do rarer activities that are nouns as
+well ("rafting"). "glasses" becomes "glass" and "pants" "pant".
 """
 
 import re
@@ -17,11 +17,11 @@ from typing import Any
 
 MODEL = "en_core_web_sm"
 _WORD = re.compile(r"(?<!')\b[a-z]+", re.IGNORECASE)  # not what follows an apostrophe
-_SAME_SPELLING = ("NOUN", "ADJ", "ADV", "AUX")  # that a verb's form may also be
+_SAME_SPELLING = ("NOUN", "ADJ", "ADV", "AUX")  # a word that is one of these is taken for no verb
 _ACTIVITIES = """
     flying hunting jogging landing reading running sailing shopping sitting standing swimming washing writing
 """.split()  # noqa: SIM905
-_IRREGULAR = {"leaves": "leaf"}  # of which the dictionary names "leave" first
+_IRREGULAR = {"leaves": "leaf"}  # for which the dictionary names "leave" first
 
 
 def lemmatise(text: str) -> str:
@@ -46,7 +46,7 @@ def _lemma(word: str) -> str:
 
 @lru_cache(maxsize=65536)
 def lemmatise_as_lavis(text: str) -> str:
-    """The text's tokens with a space between them, nouns and verbs by their lemmas, as spaCy tells them.
+    """The text's tokens joined by spaces, with nouns and verbs replaced by spaCy's lemmas.
 
     Raises ImportError that says what to install.
     """
@@ -55,7 +55,7 @@ def lemmatise_as_lavis(text: str) -> str:
 
 @cache
 def spacy_model() -> Any:
-    """Raises ImportError that says what to install."""
+    """spaCy's model, loaded once. Raises ImportError that says what to install."""
     try:
         import spacy
 
@@ -67,4 +67,4 @@ def spacy_model() -> Any:
         ) from error
 
 
-LEMMATISERS = {"official": lemmatise, "lavis": lemmatise_as_lavis}  # by whose rules answers are scored
+LEMMATISERS = {"official": lemmatise, "lavis": lemmatise_as_lavis}  # scoring -> how it lemmatises

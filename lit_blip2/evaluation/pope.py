@@ -10,7 +10,7 @@ import numpy as np
 
 from lit_blip2.evaluation.items import Items
 
-TYPE = "pope"  # of its questions; where rows name their sampling, that stands behind: "pope random"
+TYPE = "pope"  # type of its questions; a sampling that rows name follows: "pope random"
 FRACTIONS = ("precision", "recall", "f1", "share")  # of yes
 ALL = "pope/accuracy"  # of all samplings in one file
 NO = {"No", "no", "not"}

@@ -1,4 +1,4 @@
-"""Predictions, as the rows of predictions.jsonl, to a test's metrics and to the files of evaluation servers."""
+"""Turns predictions, the rows of predictions.jsonl, into a test's metrics and into files for evaluation servers."""
 
 import warnings
 from collections import Counter
@@ -16,21 +16,21 @@ from lit_blip2.whole_files import write_json
 
 PREDICTIONS, PREDICTED = "predictions.jsonl", "predict.jsonl"  # of a test, and of predict
 Rows = Sequence[Mapping[str, Any]]
-# task -> the file of a server, the name of an id in the rows, and what is predicted
+# task -> the file for a server, and the rows' keys of an id and a prediction
 SUBMISSIONS = {
     "caption": ("submission_captions.json", "image_id", "caption"),
     "vqa": ("submission_vqa.json", "question_id", "answer"),
 }
-# server, where a row names one -> what an id and an answer are called there; others call them as the rows do
+# server that a row may name -> its keys of an id and an answer; other servers use the rows' keys
 SERVERS = {"gqa": ("questionId", "prediction"), "vizwiz": ("image", "answer")}
 SHOWN = 10  # ids in a message
 
 
 def score(rows: Rows, lemmatised: bool = False, scoring: Scoring = "official", **captioning: Any) -> dict[str, Items]:
-    """What makes every metric of the rows that have something to be compared with; {} where none has.
+    """The values behind every metric, from the rows that have references or answers; {} if there are none.
 
-    lemmatised: answers are compared by their lemmas. scoring: by whose rules they are. captioning: how captions are
-    scored, see CaptionScores. Empty predictions are warned about.
+    lemmatised: compare answers by their lemmas. scoring: whose rules score answers. captioning: how captions are
+    scored, see CaptionScores. Warns of empty predictions.
     """
     captions = [row for row in rows if row["task"] == "caption" and row["references"]]
     answers = [row for row in rows if row["task"] == "vqa" and row["answers"]]
@@ -42,11 +42,11 @@ def score(rows: Rows, lemmatised: bool = False, scoring: Scoring = "official", *
 
 
 def submit(rows: Rows, folder: str | Path | None) -> None:
-    """Write the server's file of each task that there is: [{"image_id" or "question_id", "caption" or "answer"}], under
-    the server's own names, and with ids as the file of questions or images has them.
+    """Write the server's file of each task in the rows: [{"image_id" or "question_id", "caption" or "answer"}], with
+    the server's own keys, and with ids as the file of questions or images has them.
 
-    Rows are sorted by id. folder: None: only check. Raises ValueError that names the ids for predictions twice, and for
-    empty ones where there is nothing to score them by; where there is, a warning comes in the place of the file.
+    Rows are sorted by id. folder: None: only check. Raises ValueError, with the ids, for duplicate predictions, and for
+    empty ones if no row has references; if some have, it warns and leaves the file out.
     """
     for task, (name, key, value) in SUBMISSIONS.items():
         file = Path(folder, name) if folder else None
@@ -67,7 +67,7 @@ def submit(rows: Rows, folder: str | Path | None) -> None:
 
 
 def _submission(rows: Rows, key: str, value: str) -> list | dict:
-    """Of A-OKVQA a direct answer by question, and no choice."""
+    """The content of a server's file. A-OKVQA's gives each question a direct answer and no choice."""
     if rows[0].get("server") == "aokvqa":
         return {str(_id(row, key)): {"direct_answer": row[value], "multiple_choice": ""} for row in rows}
     their_key, their_value = SERVERS.get(rows[0].get("server"), (key, value))
@@ -75,7 +75,7 @@ def _submission(rows: Rows, key: str, value: str) -> list | dict:
 
 
 def _id(row: Mapping[str, Any], key: str) -> int | str:
-    """As the file has it."""
+    """The id as its file has it."""
     return row.get("written_id", row[key])
 
 
@@ -85,7 +85,7 @@ def _captions(rows: Rows, captioning: Mapping[str, Any]) -> dict[str, Items]:
 
 
 def _answers(rows: Rows, lemmatised: bool, scoring: Scoring) -> dict[str, Items]:
-    """vqa/accuracy, mean_over_types, type_*, for POPE yes_* and pope/*, and no_image where it was asked for."""
+    """vqa/accuracy, mean_over_types and type_*; for POPE also yes_* and pope/*; and no_image if it was asked for."""
     keys = ("answers", "question_type", "image_id", "question_id")
     truths, types, *about = ([row[key] for row in rows] for key in keys)
     said = LEMMATISERS[scoring] if lemmatised else str
@@ -102,14 +102,14 @@ def _answers(rows: Rows, lemmatised: bool, scoring: Scoring) -> dict[str, Items]
 
 
 def _scored(metric: ItemMetric, *columns: Sequence[Any]) -> dict[str, Items]:
-    """What a metric makes of rows, which are those of all ranks."""
+    """The items that a metric makes of rows, which are those of all ranks."""
     metric.update(*columns)
     metric.compute()
     return metric.items
 
 
 def _empty(task: str, rows: Rows) -> str:
-    """What to say of the rows of a task with nothing but spaces; "" where there are none."""
+    """A message on a task's rows with blank predictions; "" if there are none."""
     _, key, value = SUBMISSIONS[task]
     empty = [_id(row, key) for row in rows if not row[value].strip()]
     return f"{len(empty)} of {len(rows)} {value}s are empty, of {key} {_some(empty)}" if empty else ""

@@ -2,13 +2,13 @@
 
 A class is a yes or no about an image, such as a red object at the top left. Its probe is a ridge regression of yes (1)
 and no (0) on features of mean 0 and standard deviation 1, in closed form and for all classes at once. Penalty and
-threshold of each class come from the training images, of which each in turn is left out of the fit: the penalty with
-the least squared error, and then the threshold with the best balanced accuracy. A left out image's residual is its
-residual in the whole fit over a number that this fit knows (Allen, The relationship between variable selection and
-data augmentation, Technometrics 16, 1974), so nothing is fitted again.
+threshold of each class are chosen on the training images by leave-one-out: the penalty with the least squared error,
+then the threshold with the best balanced accuracy. The residual of a left-out image is its residual in the whole fit
+divided by a number that this fit gives (Allen, The relationship between variable selection and data augmentation,
+Technometrics 16, 1974), so nothing is fitted again.
 
-The metric is the balanced accuracy on other images, the mean of the shares of yes and of no that are told rightly: .5
-by chance, however rare a class is. Features of any width are compared by it, as wide ones get the larger penalty.
+The metric is the balanced accuracy on other images, the mean of two shares: of yes and of no that are recognised.
+Chance is .5, however rare a class is. It compares features of any width, as wide ones get the larger penalty.
 
 Legend: N training images, M other images, D features, C classes.
 """
@@ -19,11 +19,11 @@ from torch import Tensor
 
 from lit_blip2.evaluation.items import Items
 
-PENALTIES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # beside a kernel whose diagonal is about 2
+PENALTIES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # added to the kernel's diagonal, which is about 2
 
 
 def probed(train_ND: Tensor, labels_NC: Tensor, other_MD: Tensor) -> Tensor:
-    """What the probes say of other images, bool [M, C].
+    """The probes' answers on other images, bool [M, C].
 
     Args: features of training images, their labels (bool), features of other images.
     Raises ValueError for features that are not finite.
@@ -43,7 +43,7 @@ def probed(train_ND: Tensor, labels_NC: Tensor, other_MD: Tensor) -> Tensor:
 
 
 def _standardised(train_ND: Tensor, other_MD: Tensor) -> tuple[Tensor, Tensor]:
-    """By mean and deviation of the training images, without features that do not vary there."""
+    """Features scaled by the training images' mean and standard deviation, without those that do not vary there."""
     mean_D, std_D = train_ND.mean(0), train_ND.std(0, correction=0)
     varies_D = std_D > 1e-6 * mean_D.abs() + 1e-12
     train_ND, other_MD = (((each - mean_D) / std_D)[:, varies_D] for each in (train_ND, other_MD))
@@ -51,7 +51,7 @@ def _standardised(train_ND: Tensor, other_MD: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _ridge(kernel_NN: Tensor, cross_MN: Tensor, truth_NC: Tensor, penalty: float) -> tuple[Tensor, Tensor]:
-    """Scores of the training images, each by the fit without it, [N, C], and of the others [M, C]."""
+    """Scores [N, C] of the training images, each by the fit without it, and scores [M, C] of the others."""
     inverse_NN = torch.cholesky_inverse(
         torch.linalg.cholesky(kernel_NN + penalty * torch.eye(len(kernel_NN), dtype=kernel_NN.dtype))
     )
@@ -60,7 +60,8 @@ def _ridge(kernel_NN: Tensor, cross_MN: Tensor, truth_NC: Tensor, penalty: float
 
 
 def _thresholds(scores_NC: Tensor, labels_NC: Tensor) -> Tensor:
-    """Float [C]: above it a score says yes, with the best balanced accuracy of these scores."""
+    """The threshold of each class with the best balanced accuracy of these scores, float [C]; scores above it say
+    yes."""
     scores_NC, order_NC = scores_NC.sort(0, descending=True)
     yes_NC = labels_NC.take_along_dim(order_NC, 0).double()
     gain_NC = yes_NC.cumsum(0) / yes_NC.sum(0) - (1 - yes_NC).cumsum(0) / (1 - yes_NC).sum(0)
@@ -70,17 +71,17 @@ def _thresholds(scores_NC: Tensor, labels_NC: Tensor) -> Tensor:
 
 
 def occurs(labels_NC: Tensor, truth_MC: Tensor) -> Tensor:
-    """Bool [C]: classes of which both a yes and a no are among the training images and among the others."""
+    """Bool [C]: classes that have both a yes and a no, among the training images and among the others."""
     return torch.stack([each for of in (labels_NC, truth_MC) for each in (of.any(0), (~of).any(0))]).all(0)
 
 
 def balanced_items(said_MC: Tensor, truth_MC: Tensor, image_ids_M: Tensor, classes_C: Tensor, total: int) -> Items:
-    """What makes the balanced accuracy, mean over classes.
+    """The items of the balanced accuracy, mean over classes.
 
-    Args: answers and truth, bool; int64 ids of the images; int64 numbers of the classes, of so many in all.
+    Args: answers and truth, bool; ids of the images, int64; numbers of the classes, int64; number of all classes.
     """
     right_MC = (said_MC == truth_MC).double()
     image_MC = image_ids_M[:, None].expand_as(right_MC)
-    strata_MC = 2 * classes_C + truth_MC  # of each class the yes and the no
+    strata_MC = 2 * classes_C + truth_MC  # the yes and the no of each class
     columns = right_MC, image_MC, image_MC * total + classes_C, strata_MC
     return Items(*(np.ascontiguousarray(each.flatten().numpy()) for each in columns))

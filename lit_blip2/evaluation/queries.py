@@ -1,4 +1,4 @@
-"""Which queries win ITC's maximum: a few that always win say that the others are idle."""
+"""Which queries attain ITC's maximum: if only a few ever do, the others are idle."""
 
 import torch
 

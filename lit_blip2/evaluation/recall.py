@@ -23,12 +23,12 @@ from lit_blip2.evaluation.retrieval import (
     text_numbers,
 )
 
-IMAGES_AT_ONCE = 32  # whose queries meet all texts: 100 MB for 25,000
+IMAGES_AT_ONCE = 32  # compared with all texts: 100 MB for 25,000
 Match = Callable[[Tensor], Tensor]
 
 
 class Retrieved(NamedTuple):
-    """What was ranked, of all ranks: image ids, the row of each text's image, the candidates, and for each candidate
+    """What was ranked, of all ranks: image ids, the index of each text's image, the candidates, and for each candidate
     pair its cosine and its score by `match` (None without it)."""
 
     ids_I: Tensor

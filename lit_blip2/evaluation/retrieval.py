@@ -13,7 +13,7 @@ from lit_blip2.evaluation.items import Items
 
 KS = (1, 5, 10)
 ROWS_AT_ONCE = 256
-MOST_TEXTS = 1000  # of an image, in the number of an item
+MOST_TEXTS = 1000  # of an image: text ids count in these steps
 
 
 class Candidates(NamedTuple):
@@ -144,7 +144,7 @@ def best(found: Candidates, scores_P: torch.Tensor, top: int = max(KS)) -> tuple
 
 def _candidate_ranks(scores_RK: torch.Tensor, own_RK: torch.Tensor, others_R: torch.Tensor) -> torch.Tensor:
     """Rank, from 1, of each row's best own candidate. others_R: how many a row has that are not its own, candidates or
-    not; all of them are ahead where the row has nothing above -inf."""
+    not. All of them rank ahead if the row has no own candidate above -inf."""
     best_R = scores_RK.masked_fill(~own_RK, float("-inf")).amax(1)
     ahead_R = ((scores_RK >= best_R[:, None]) & ~own_RK).sum(1)
     return 1 + torch.where(best_R.isneginf(), others_R, ahead_R)
@@ -165,8 +165,8 @@ def _image_ranks(scores_TI: torch.Tensor, image_of_text_T: torch.Tensor) -> torc
 
 
 def _at_least(scores_RC: torch.Tensor, bound_R: torch.Tensor) -> torch.Tensor:
-    """How many scores of each row are at least so large. A comparison of all rows at once, made numbers to be added,
-    would be another such matrix."""
+    """How many scores of each row are at least the row's bound. In parts: a comparison of all rows at once, made
+    numbers to be added, would be another such matrix."""
     parts = zip(scores_RC.split(ROWS_AT_ONCE), bound_R.split(ROWS_AT_ONCE))
     return torch.cat([(part >= bound[:, None]).sum(1, dtype=torch.int32) for part, bound in parts])
 

@@ -44,7 +44,8 @@ def vqa_scores(
 ) -> list[float]:
     """The accuracy of each prediction against its annotators' answers, 0..1.
 
-    Where there is one answer, as in GQA, nobody can be left out: it is 1 if the two are equal once both are normalised.
+    With one answer, as in GQA, nobody can be left out: the accuracy is 1 if the two are equal as the rules compare
+    them.
 
     Raises ValueError for unequal numbers, or a question without an answer.
     """
@@ -57,7 +58,7 @@ def vqa_scores(
 
 
 def type_metric(name: str) -> str:
-    """What the accuracy on one type of question is called."""
+    """Name of the accuracy on one type of question."""
     return f"vqa/type_{'_'.join(name.split())}"
 
 
@@ -83,7 +84,7 @@ def _as_lavis(prediction: str, answers: Sequence[str]) -> tuple[str, list[str]]:
 
 
 def _score(prediction: str, answers: Sequence[str]) -> float:
-    """Both as they are compared."""
+    """The accuracy of a prediction, from texts that are ready to be compared."""
     total, same = len(answers), answers.count(prediction)
     if total == 1:
         return float(same)
@@ -92,7 +93,8 @@ def _score(prediction: str, answers: Sequence[str]) -> float:
 
 
 def _strip_punctuation(text: str) -> str:
-    """A mark vanishes beside a space, or if a number with a comma stands anywhere; else it becomes a space."""
+    """Remove punctuation. A mark that stands beside a space anywhere in the text is deleted, and so is every mark if
+    the text has a number with a comma. Else it becomes a space."""
     stripped, has_number = text, _COMMA_IN_NUMBER.search(text)
     for mark in _PUNCTUATION:
         vanishes = has_number or f"{mark} " in text or f" {mark}" in text
