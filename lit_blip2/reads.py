@@ -1,7 +1,7 @@
-"""Which files a process reads: those that it opens, modules that it imports, folders that it lists.
+"""Records which files a process reads: those that it opens, modules that it imports, folders that it lists.
 
-They are written down where READS stands in the environment, also by processes that this one forks or spawns. Of other
-programs that it starts, files among their arguments count. Files opened by code in C++ or Rust are not seen.
+The environment variable READS turns this on, also in processes that are forked or spawned. Of other programs that are
+started, files among their arguments count. Files opened by code in C++ or Rust are not seen.
 """
 
 import json
@@ -12,14 +12,17 @@ from contextlib import suppress
 from importlib.util import source_from_cache
 from typing import Any, NamedTuple
 
-READS = "LIT_BLIP2_READS"  # JSON: a file that gets a line for each, and paths that are left out
+READS = "LIT_BLIP2_READS"  # JSON: a log file with a line for each, and paths that are left out
 READ, UPDATED, WRITTEN, LISTED, MISSED = "read", "updated", "written", "listed", "missed"
 EVENTS = {"open", "import", "os.rename", "os.listdir", "os.scandir", "sqlite3.connect", "subprocess.Popen"}
 
 
 class Seen(NamedTuple):
-    """kind: READ; UPDATED, opened to read and write; WRITTEN, made or added to; LISTED, a folder; MISSED, looked for
-    and not there. written_ns, size: when the file was last written, and its size, as it was opened; 0 if not read."""
+    """One record.
+
+    kind: READ; UPDATED, opened to read and write; WRITTEN, made or added to; LISTED, a folder; MISSED, looked for and
+    not there. written_ns, size: when the file was last written, and its size, as it was opened; 0 if not read.
+    """
 
     kind: str
     path: str
@@ -35,7 +38,7 @@ def record_if_asked() -> None:
 
 
 def read_log(log: str) -> list[Seen]:
-    """What was seen, of all processes that wrote into this file."""
+    """The records of all processes that wrote to this log."""
     with open(log, encoding="utf-8") as lines:
         return [Seen(*json.loads(line)) for line in lines]
 
@@ -68,7 +71,7 @@ def _touched(event: str, arguments: tuple[Any, ...]) -> list[tuple[str, str | by
     elif event == "import":
         found = [(READ, arguments[1])]  # the file of a compiled module; None for others, which are opened
     elif event == "os.rename":
-        found = [(WRITTEN, arguments[0]), (WRITTEN, arguments[1])]  # the old name was an output's
+        found = [(WRITTEN, arguments[0]), (WRITTEN, arguments[1])]  # an output's old name counts too
     elif event == "sqlite3.connect":
         found = [(UPDATED, arguments[0])]
     elif event == "subprocess.Popen":

@@ -1,5 +1,5 @@
-"""Which errors are a check's words to the user, to be printed as one line, and which are faults of a program, whose
-traceback somebody needs."""
+"""Tells errors that are messages for the user, printed as one line, from faults of a program, whose traceback is
+needed."""
 
 import errno
 import os
@@ -11,33 +11,36 @@ from types import TracebackType
 from lit_blip2.complaints import reason
 
 SHOW_TRACEBACKS = "JSONARGPARSE_DEBUG"  # environment variable: the parser shows its own tracebacks by it
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of an OSError: the disk, or what a user may have of it
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of an OSError: the disk is full, or the user's quota
 CHECKS = (ValueError, OSError, ImportError, FloatingPointError, RuntimeError)
-# The last frame of an error from a process that loads data, where one of our files raises on purpose; what it says.
+# The last frame of an error in a loader process, if one of our files raised it on purpose; group 1 is its message.
 FROM_LOADER = re.compile(
     r'[^"]*[/\\]lit_blip2[/\\][^"]*", line \d+, in [^\n]+\n\s+raise [^\n]*\n(?:\s[^\n]*\n)*[\w.]+: (.*?)\s*', re.DOTALL
 )
 
 
 def refusal(error: BaseException) -> str | None:
-    """What an error says, where one of this package's checks raised it, the file system did, or Lightning because of an
-    argument of the Trainer or of a callback; None for a fault of a program, and for all where SHOW_TRACEBACKS is set.
+    """The message of an error that is meant for the user; None for a fault of a program, and always if SHOW_TRACEBACKS
+    is set.
+
+    Such errors come from this package's checks, from the file system, or from Lightning because of an argument of the
+    Trainer or of a callback.
     """
     if tracebacks_shown():
         return None
     while error.__cause__ is not None and _raised_by(error).startswith("jsonargparse."):
         if str(error.__cause__).startswith("Not a valid subclass of"):
-            return reason(str(error))  # the first kind of value that was tried: the class's own error is told there
+            return reason(str(error))  # names the class's own error; the cause is only of the first type tried
         error = error.__cause__  # what a constructor raised
     raised_by = _raised_by(error)
     if raised_by == "torch._utils" and "Original Traceback" in str(error):
         last = FROM_LOADER.fullmatch(str(error).rpartition('  File "')[2])
         return last and last[1]
-    if isinstance(error, TypeError) and _module_of_last(error).startswith("jsonargparse."):  # it called a class in vain
+    if isinstance(error, TypeError) and _module_of_last(error).startswith("jsonargparse."):  # wrong class arguments
         return f"{error}: docs/extend.md says what a class of each kind is built with"
     if isinstance(error, OSError) and error.filename is not None:
         return str(error)
-    if isinstance(error, OSError) and error.errno in FULL:  # in the middle of a file, whose name it does not tell
+    if isinstance(error, OSError) and error.errno in FULL:  # while writing, with no file's name
         return f"{error}: free some space and run the same command again; add --resume to go on with a training"
     ours = raised_by.startswith("lit_blip2.") and isinstance(error, CHECKS)
     building = any(frame.tb_frame.f_code.co_name in ("instantiate_classes", "_set_seed") for frame in _frames(error))

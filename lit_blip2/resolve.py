@@ -1,4 +1,4 @@
-"""Experiments resolved and checked without weights, many in one process: what a sweep asks before it starts anything.
+"""Resolves and checks experiments without weights, many in one process, before a sweep starts anything.
 
 Reads a JSON list of requests from stdin and writes a JSON list of answers, in order:
 
@@ -47,7 +47,7 @@ class ParserOnly(SuiteCLI):
 
 
 def resolve(cli: ParserOnly, command: str, arguments: list[str], files: bool = True) -> dict[str, Any]:
-    """One request's answer. What the model, the data module or a callback refuses is an error here already."""
+    """The answer to one request. What the model, the data module or a callback refuses is an error already here."""
     try:
         config, built = parse(cli, tuple(arguments))
         built.model.optimization.check(config.trainer.max_steps)
@@ -80,7 +80,8 @@ def resolve(cli: ParserOnly, command: str, arguments: list[str], files: bool = T
 
 
 def missing_files(data: PairData, command: str) -> FileNotFoundError | None:
-    """What the command would miss, if anything; a test would miss its images hours later."""
+    """The error for files that the command would miss, or None. A test's images are included: it would miss them hours
+    later."""
     try:
         data.check_files(command)
         if command == "test":
@@ -117,7 +118,7 @@ def parse(cli: ParserOnly, arguments: tuple[str, ...]) -> tuple[Namespace, Names
 
 
 def metric_names(built: Namespace, command: str, files: bool) -> set[str]:
-    """What the command will write; without the files, a * stands for what only they tell."""
+    """Metrics that the command will write. Without the files, a * stands for names that only the files tell."""
     if command == "fit" and not validates(built.trainer):
         return set()
     split = "test" if command == "test" else "val"
@@ -127,7 +128,7 @@ def metric_names(built: Namespace, command: str, files: bool) -> set[str]:
         if hasattr(callback, "metric_names"):
             names |= callback.metric_names(built.model, tasks, command)
     if "vqa/type_*" in names and built.data.vqa[split].get("annotations"):
-        names -= {"pope/*", "vqa/yes_*"}  # POPE's answers stand beside its questions
+        names -= {"pope/*", "vqa/yes_*"}  # POPE's answers are in its file of questions
     if files and "vqa/type_*" in names:
         types = built.data.question_types(split)
         names = names - {"vqa/type_*"} | {type_metric(name) for name in types}
@@ -137,9 +138,9 @@ def metric_names(built: Namespace, command: str, files: bool) -> set[str]:
 
 
 def validates(trainer: Namespace) -> bool:
-    """Whether a fit with these arguments of the Trainer comes to a validation: metrics are written there alone.
+    """Whether a fit with these Trainer arguments reaches a validation. Metrics are written only there.
 
-    The Trainer counts batches to the next one, of which an optimiser step takes several where gradients accumulate.
+    The Trainer counts batches up to the next validation. With gradient accumulation a step takes several batches.
     """
     interval, batches = trainer.val_check_interval, trainer.max_steps * trainer.accumulate_grad_batches
     beyond = isinstance(interval, int) and trainer.max_steps > 0 and interval > batches

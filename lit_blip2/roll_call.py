@@ -1,9 +1,9 @@
-"""Ranks that know of each other from their first seconds, before there is a process group: where one ends while it
-imports, builds its model or reads its data, the others, which would wait for it for half an hour, end too.
+"""Connects ranks from their first seconds, before there is a process group, so that all of them end if one does.
 
-The first rank listens; the others connect, in the background, as soon as they can. The system closes a connection when
-its process dies. What a rank has to tell goes to the first one, and from there to all. torchrun does all this by
-itself. From the setup of the callbacks on, `lit/watch.py` does it.
+Without it, if one ended while it imports, builds its model or reads its data, the others would wait for half an hour.
+The first rank listens. The others connect in the background, as soon as they can. The system closes a connection when
+its process dies. A rank sends its news to the first one, which passes it on to all. torchrun does all this by itself.
+`lit/watch.py` takes over when the callbacks are set up.
 """
 
 import contextlib
@@ -24,13 +24,13 @@ from lit_blip2.complaints import reason
 from lit_blip2.refusals import refusal
 from lit_blip2.terminal import say
 
-KEY = "lit_blip2/roll_call"  # of the store: the port, the token, and the first rank as others name it
-PARENT = "LIT_BLIP2_PARENT"  # environment variable: the process that starts the others, where Lightning does it
+KEY = "lit_blip2/roll_call"  # in the store: the port, the token, and what the first rank is called
+PARENT = "LIT_BLIP2_PARENT"  # environment variable: id of the process that starts the others, if Lightning does
 SETTLE_SECONDS = 5.0  # how long a rank that hears of another's end may still tell an error of its own
-NEWS_SECONDS = 3.0  # by which the news of a rank's end may come later than the error of a collective
+NEWS_SECONDS = 3.0  # how much later than a collective's error the news of a rank's end may come
 COME_SECONDS = 30.0  # how long a rank that ends by an error tries to reach the first one to say so
-LINGER_SECONDS = 5.0  # how long the first rank, when it ends by an error, waits for others to say so to
-LONGEST = 300  # letters of an error
+LINGER_SECONDS = 5.0  # how long the first rank, ending by an error, waits for others, to tell them
+LONGEST = 300  # characters of an error
 # Seconds of silence before a machine is asked whether it is there, between two questions, and how many go unanswered.
 KEEP_ALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4}
 
@@ -41,8 +41,9 @@ class RollCall:
     """This process's connections to the other ranks of its command.
 
     Args:
-        who: this rank, as others name it. is_first: it listens. address, port: where torch's store of the first rank
-        will be, which this one shares. parent: the process that must live on, where Lightning started this one.
+        who: what others call this rank. is_first: whether it is the first, which listens. address, port: of torch's
+        store on the first rank, which this class shares. parent: id of the process that must live on, if Lightning
+        started this one.
     """
 
     def __init__(self, who: str, is_first: bool, address: str, port: int, parent: int | None = None):
@@ -50,11 +51,11 @@ class RollCall:
         self.peers: dict[socket.socket, str] = {}
         self.gone = ""
         self.left, self.connected, self.lingers = threading.Event(), threading.Event(), ""
-        os.register_at_fork(after_in_child=self._close)  # loader processes live on a little after a kill
+        os.register_at_fork(after_in_child=self._close)  # loader processes outlive a killed rank a little
         threading.Thread(target=self._watch, name="roll-call", daemon=True).start()
 
     def _watch(self) -> None:
-        """Until a rank is gone, or this one has left."""
+        """Watch until a rank is gone, or this one has left."""
         if self.parent is not None:
             while os.getppid() == self.parent:
                 if self.left.wait(0.5):
@@ -77,8 +78,8 @@ class RollCall:
                         return self._end(said.get("gone") or f"{self.peers[key.fileobj]} is gone: it was killed")
 
     def _store(self) -> Any:
-        """torch's, at the place where the process group will look for it."""
-        from torch.distributed import TCPStore  # seconds that --help spares
+        """torch's store, at the address where the process group will look for it."""
+        from torch.distributed import TCPStore  # takes seconds, which --help saves
 
         address, port = self.place
         ways = {"timeout": timedelta(hours=1), "wait_for_workers": False, "multi_tenant": True}
@@ -121,20 +122,21 @@ class RollCall:
             self.stop()
 
     def stop(self) -> None:
-        """Say who is gone, once, and end."""
+        """Print who is gone, on one rank, and end this process."""
         if self.is_first or self.gone.startswith("rank 0 "):
             say(f"error: {self.gone}. The others end too", error=True)
         stop()
 
     def heard(self) -> bool:
-        """Whether a rank is gone; waits a little for the news, which may come later than the error that it explains."""
+        """Whether a rank is gone. Waits a little: the news may come later than the error that it explains."""
         until = time.monotonic() + NEWS_SECONDS
         while not self.gone and self.peers and time.monotonic() < until:
             time.sleep(0.05)
         return bool(self.gone)
 
     def leave(self, why: str | None = None) -> None:
-        """Nothing more is watched, and this rank's end is no surprise. why: its error, which ends the others."""
+        """Stop watching, and tell the others that this rank's end is expected. why: its error, which ends the
+        others."""
         if self.left.is_set():
             return
         self.left.set()
@@ -159,8 +161,8 @@ class RollCall:
 
 @contextlib.contextmanager
 def answered() -> Iterator[None]:
-    """While a command of several ranks runs. A rank that ends with an error tells it to the others; where one is gone,
-    the error that this caused elsewhere is not shown."""
+    """Context of a command with several ranks. A rank that ends with an error tells the others. If a rank is gone, the
+    errors that this causes on other ranks are not shown."""
     global _current
     _current = _of_this_process()
     try:
@@ -178,13 +180,14 @@ def answered() -> Iterator[None]:
 
 
 def over() -> None:
-    """All ranks have come, or this one has no more to do."""
+    """End the roll call: all ranks have come, or this one has nothing left to do."""
     if _current is not None:
         _current.leave()
 
 
 def _of_this_process() -> RollCall | None:
-    """By what the environment says of how it was started; None of one that is alone, or torchrun's."""
+    """The roll call of this process, by the environment that it was started in. None for a single process, or under
+    torchrun."""
     if "TORCHELASTIC_RUN_ID" in os.environ:
         return None
     process = f"{socket.gethostname()}, process {os.getpid()}"
@@ -206,7 +209,7 @@ def _of_this_process() -> RollCall | None:
 
 
 def keep_alive(peer: socket.socket) -> None:
-    """Let the system find out when the machine at the other end has vanished."""
+    """Make the system notice if the machine at the other end vanishes."""
     peer.setblocking(True)
     peer.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in KEEP_ALIVE.items():
@@ -215,13 +218,13 @@ def keep_alive(peer: socket.socket) -> None:
 
 
 def send_message(peer: socket.socket, message: dict[str, Any]) -> None:
-    """Unless the connection has ended."""
+    """Send a message, unless the connection has ended."""
     with contextlib.suppress(OSError):
         peer.sendall(json.dumps(message).encode() + b"\n")
 
 
 def read_message(peer: socket.socket) -> dict[str, Any]:
-    """What the other end has sent; an empty one where the connection has ended."""
+    """The next message; {} if the connection has ended."""
     said = b""
     with contextlib.suppress(OSError):
         while not said.endswith(b"\n") and (more := peer.recv(1)):  # another message may stand behind it

@@ -1,13 +1,13 @@
-"""Which checkpoint of a run's folder is meant, and which run a checkpoint belongs to: everybody asks here.
+"""Finds the checkpoint that a run's folder stands for, and the run that a checkpoint belongs to.
 
 A run is the folder that holds its config.yaml, and a folder holds one run. Its checkpoints lie in it or up to two
 folders below, under any name:
 
     runs/mini_opt/version_0/config.yaml
-    runs/mini_opt/version_0/job.txt                  the job that trains it, of a cluster's
+    runs/mini_opt/version_0/job.txt                  the cluster job that trains it, if any
     runs/mini_opt/version_0/checkpoints/last.ckpt, epoch=0-step=500.ckpt
 
-Older folders may hold checkpoints of several runs: the one that config.yaml is of counts.
+Older folders may hold checkpoints of several runs: those of the run of config.yaml count.
 """
 
 import warnings
@@ -23,21 +23,21 @@ from lit_blip2.links import check_inside, leads_out, others_in
 
 CONFIG = "config.yaml"
 JOB = "job.txt"  # the names of the job that trains a run, a line for each machine, see stopping.job_name
-PLANNED = "planned_steps"  # in a checkpoint that stands for its run; one that is picked, such as a best one, has none
+PLANNED = "planned_steps"  # key in checkpoints that stand for their run; a picked one, such as a best one, lacks it
 WRITES = ("logger", "default_root_dir")  # the trainer's keys that say where it writes
-# Of what a run is: where it writes, how long it may take, what it shows, and how many processes share its steps.
+# No part of what a run is: where it writes, how long it may take, what it shows, how many processes share its steps.
 NO_PART = (
     *WRITES, "max_time", "devices", "num_nodes", "enable_progress_bar", "enable_model_summary", "log_every_n_steps",
 )  # fmt: skip
-NO_DATA = ("num_workers", "eval_batch_size")  # of its data's arguments
+NO_DATA = ("num_workers", "eval_batch_size")  # the same, of the data's arguments
 CHECKPOINTS = "checkpoints"  # the folder of a run that holds them
-HELD = ".training.lock"  # of the process that trains a run
-LOOK_SECONDS = 1.0  # within which whoever only looks whether a run is held has looked: each of many ranks does
+HELD = ".training.lock"  # lock of the process that trains a run
+LOOK_SECONDS = 1.0  # to wait for a lock: each of many ranks may hold it briefly to see whether it is free
 DEPTH = 3  # a checkpoint's folder, the one above it, and the one above that
 
 
 class Found(NamedTuple):
-    """A whole checkpoint. Ordered: matches the run's current config, then step, then time written."""
+    """A readable checkpoint. Sorted by: matches the run's current config, then step, then time written."""
 
     is_of_config: bool
     step: int
@@ -46,9 +46,12 @@ class Found(NamedTuple):
 
 
 def find_checkpoint(path: str | Path) -> Path:
-    """A checkpoint file, or the newest whole one of a run's folder, or of an experiment's newest run. A warning says
-    where that has made fewer steps than its run was to make; not of a file that was picked on purpose, as those of
-    ModelCheckpoint are. Raises as `newest_checkpoint`."""
+    """The checkpoint that a path stands for: the file itself, or the newest whole one of a run's folder, or of an
+    experiment's newest run.
+
+    Warns if it has fewer steps than its run planned, except for a file that was picked on purpose, such as
+    ModelCheckpoint's. Raises as `newest_checkpoint`.
+    """
     file, contents = _newest(given := Path(path))
     if given.is_file():
         contents = _standing(file)
@@ -63,24 +66,24 @@ def find_checkpoint(path: str | Path) -> Path:
 
 
 def _standing(file: Path) -> dict[str, Any]:
-    """What a checkpoint file holds that stands for its run, under whatever name; empty of another one. Older ones are
-    known by their name alone."""
+    """The contents of a checkpoint file that stands for its run, under any name; {} for another one. Older ones are
+    recognised by their name alone."""
     contents = (_read(file) or {}) if zipfile.is_zipfile(file) else {}
     return contents if PLANNED in contents or file.name.startswith("last") else {}
 
 
 def newest_checkpoint(path: str | Path) -> Path:
-    """As `find_checkpoint`, for those that go on with a run, or know how far it has come.
+    """As `find_checkpoint`, without its warning, for callers that resume a run or ask for its step.
 
-    Files that are cut short are left out, with a warning that names them. Raises FileNotFoundError that says what was
-    looked for, ValueError for a folder with runs of several experiments, and DataError where a checkpoint or a config
-    is a link that leads out of the folder.
+    Damaged files are left out, with a warning that names them. Raises FileNotFoundError that says what was looked for,
+    ValueError for a folder with runs of several experiments, and DataError if a checkpoint or a config is a link that
+    leads out of the folder.
     """
     return _newest(Path(path))[0]
 
 
 def _newest(path: Path) -> tuple[Path, dict[str, Any]]:
-    """The checkpoint, and what it holds; a file is taken as it is, unread."""
+    """The checkpoint and its contents; a file is returned unread, with {}."""
     if path.is_file():
         return path, {}
     files = _files_of_newest_run(path)
@@ -111,8 +114,8 @@ def _newest(path: Path) -> tuple[Path, dict[str, Any]]:
 
 
 def _files_of_newest_run(folder: Path) -> list[Path]:
-    """The checkpoints of a run's folder, or of the newest run below one. Raises ValueError where those are of several
-    experiments."""
+    """The checkpoints of a run's folder, or of the newest run below a folder. Raises ValueError if it has runs of
+    several experiments."""
     runs: dict[Path, list[Path]] = {}
     for file in _files(folder):
         runs.setdefault(run_of(file), []).append(file)
@@ -126,14 +129,14 @@ def _files_of_newest_run(folder: Path) -> list[Path]:
 
 
 def _files(folder: Path) -> list[Path]:
-    """All that may be a checkpoint below a folder; a name that begins with a dot is one that is being written."""
+    """All possible checkpoints below a folder. A file whose name begins with a dot is still being written."""
     files = [*folder.rglob("*.ckpt"), *(_behind_links(folder) if folder.is_dir() else [])]
     return sorted(file for file in files if file.is_file() and not file.name.startswith("."))
 
 
 def _behind_links(folder: Path) -> list[Path]:
-    """Checkpoints in a run, or in its folder `checkpoints`, that a link in a folder leads out to: they are there, to be
-    refused by name, and not passed over."""
+    """Checkpoints in a run, or in its folder `checkpoints`, behind links that lead out of a folder. They are included
+    so that they are refused by name, and not passed over."""
     links = [link for link in others_in(folder) if link.is_dir() and leads_out(folder, link)]
     own = [file for link in links if link.name == CHECKPOINTS for file in link.glob("*.ckpt")]
     return own + [file for link in links for file in link.glob(f"{CHECKPOINTS}/*.ckpt")]
@@ -149,13 +152,17 @@ class Left(NamedTuple):
 
 
 def newest_of(config: dict[str, Any], folder: Path, max_steps: int, job: str | None = None) -> Left | None:
-    """The newest unfinished run of a resolved config in an experiment's folder that has left a checkpoint and is not
-    being trained now; where there is none, the newest finished one. Where a run writes is no part of its config. None,
-    too, where a run that is newer than the finished one has left nothing: it is to be made anew. Damaged checkpoints
-    are named. job: only runs that this job trained last, and of these the one that has come furthest: the others are
-    copies of it, whose files are newer.
+    """The run of a resolved config, in an experiment's folder, to go on with.
 
-    Raises DataError where such a run's checkpoints lie behind a link that leads out of it."""
+    This is the newest unfinished run that has left a checkpoint and is not being trained now, or else the newest
+    finished one. None if a run newer than the finished one has left nothing: it must be made anew. Where a run writes
+    is no part of its config. A warning names damaged checkpoints.
+
+    job: only runs that this job trained last, and of these the one with the most steps: the others are copies of it,
+    whose files are newer.
+
+    Raises DataError if such a run's checkpoints lie behind a link that leads out of it.
+    """
     wanted, newer, found = _placeless(config), False, []
     for run in _runs(folder):
         kept = _config(run / CONFIG)
@@ -186,8 +193,8 @@ def newest_of(config: dict[str, Any], folder: Path, max_steps: int, job: str | N
 
 
 def _runs(folder: Path) -> list[Path]:
-    """The runs of an experiment, the newest first. One whose config.yaml has not come, as where a copy was cut off, is
-    known by its checkpoints."""
+    """The runs of an experiment, the newest first. A run without config.yaml, as an interrupted copy leaves it, is
+    recognised by its checkpoints."""
     runs = {file.parent for file in folder.glob(f"*/{CONFIG}")}
     runs |= {file.parent.parent for file in folder.glob(f"*/{CHECKPOINTS}/*.ckpt")}
     written = {run: (run / CONFIG if (run / CONFIG).exists() else run).stat().st_mtime_ns for run in runs}
@@ -195,7 +202,7 @@ def _runs(folder: Path) -> list[Path]:
 
 
 def jobs_of(run: Path) -> list[str]:
-    """The names of the job that trained a run last; none where no job of a cluster did."""
+    """The names of the cluster job that trained a run last; [] if there was none."""
     try:
         return read_text(run / JOB).splitlines()
     except (OSError, DataError):
@@ -203,9 +210,9 @@ def jobs_of(run: Path) -> list[str]:
 
 
 def check_new(run: Path, start: str | Path | None = None, job: str | None = None) -> None:
-    """Raises ValueError where a new run would begin in the folder of another one. start: the checkpoint that is gone on
-    from, which may be that run's. job: what a job's own run has left before its first checkpoint may be written over.
-    """
+    """Raises ValueError if a new run would begin in the folder of another one. start: the checkpoint that training
+    resumes from, which may be that run's. job: this job; what it left there before its first checkpoint may be
+    overwritten."""
     if start is not None and run_of(Path(start).resolve()) == run.resolve():
         return
     kept = any((run / CHECKPOINTS).glob("*.ckpt"))
@@ -223,8 +230,8 @@ def check_new(run: Path, start: str | Path | None = None, job: str | None = None
 
 
 class Other(NamedTuple):
-    """An unfinished run of other settings. settings: pairs of its own and those that are asked for, without what makes
-    no other run."""
+    """An unfinished run of other settings. settings: its own and the requested ones, without what is no part of a
+    run."""
 
     run: Path
     step: int
@@ -233,7 +240,8 @@ class Other(NamedTuple):
 
 
 def newest_other(config: dict[str, Any], folder: Path) -> Other | None:
-    """The newest run in an experiment's folder, where it is unfinished and of other settings than a resolved config."""
+    """The newest run in an experiment's folder, if it is unfinished and has other settings than a resolved config; else
+    None."""
     runs = _runs(folder)
     if not runs or is_held(run := runs[0]) or (left := standing(run)) is None:
         return None
@@ -244,8 +252,8 @@ def newest_other(config: dict[str, Any], folder: Path) -> Other | None:
 
 
 class Standing(NamedTuple):
-    """Where the newest whole checkpoint of a run stands. step: optimiser steps. validated: those behind its last whole
-    validation. planned: those that it was to make. None: it does not tell."""
+    """The state of a run's newest whole checkpoint. step: optimiser steps. validated: step of the last complete
+    validation. planned: steps that the run should make. None: not recorded."""
 
     checkpoint: Path
     step: int
@@ -255,7 +263,7 @@ class Standing(NamedTuple):
 
 
 def standing(run: Path) -> Standing | None:
-    """None for a run without a whole checkpoint that tells its step."""
+    """The state of a run; None without a whole checkpoint that records its step."""
     try:
         file, contents = _newest(run)
     except FileNotFoundError:
@@ -266,19 +274,19 @@ def standing(run: Path) -> Standing | None:
 
 
 def step_of(run: Path) -> int | None:
-    """The optimiser steps that the newest whole checkpoint of a run has behind it; None where there is none."""
+    """The step of a run's newest whole checkpoint; None without one."""
     left = standing(run)
     return left and left.step
 
 
 def later_than(step: int, run: Path) -> list[Path]:
-    """A run's whole checkpoints of more optimiser steps, in order of their names."""
+    """A run's whole checkpoints of later steps, sorted by path."""
     files = [file for file in _files(run) if run_of(file) == run]
     return [file for file in files if ((_read(file) or {}).get("global_step") or 0) > step and is_whole(file)]
 
 
 def hold(run: Path) -> FileLock:
-    """Take a run for this process to train, until it ends. Raises OSError where another process trains it."""
+    """Lock a run for this process to train. Raises OSError if another process trains it."""
     run.mkdir(parents=True, exist_ok=True)
     lock = FileLock(run / HELD, timeout=LOOK_SECONDS)
     try:
@@ -291,7 +299,7 @@ def hold(run: Path) -> FileLock:
 
 
 def is_held(run: Path) -> bool:
-    """Whether a process trains it now."""
+    """Whether a process trains a run now."""
     if not (run / HELD).exists():
         return False
     lock = FileLock(run / HELD, timeout=LOOK_SECONDS)
@@ -312,20 +320,21 @@ def run_of(checkpoint: Path) -> Path:
 
 
 def is_whole(file: Path) -> bool:
-    """Whether each part of a checkpoint is what was written: torch writes checksums, and reads past them."""
+    """Whether each part of a checkpoint matches its checksum: torch writes checksums, but ignores them when it
+    reads."""
     try:
         if not zipfile.is_zipfile(file):  # torch's old format has none
             return True
         with zipfile.ZipFile(file) as parts:
             packed = any(part.compress_type != zipfile.ZIP_STORED for part in parts.infolist())
-            return not packed and parts.testzip() is None  # torch packs nothing, which could unpack to terabytes
+            return not packed and parts.testzip() is None  # torch packs nothing; packed parts may unpack to terabytes
     except Exception:  # damaged in one of many ways
         return False
 
 
 def _read(file: Path) -> dict[str, Any] | None:
-    """What a checkpoint holds, its tensors left on the disk; None for one that is cut short, or no checkpoint."""
-    import torch  # a sweep's own process needs none of it
+    """The contents of a checkpoint, its tensors left on the disk; None for a damaged file, or no checkpoint."""
+    import torch  # a sweep's own process does not need it
 
     try:
         contents = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
@@ -349,13 +358,13 @@ def _planned(contents: dict[str, Any]) -> int | None:
 
 
 def is_same_run(one: str | None, two: str | None) -> bool:
-    """Whether two resolved configs are equal but for where a run goes on from, and where it writes."""
+    """Whether two resolved configs are equal but for what is no part of a run (see `_placeless`)."""
     return _config(one) == _config(two)
 
 
 def _config(given: Any) -> Any:
-    """A config, a text or a file, as it can be compared: a run that went on from a checkpoint is the same run. None for
-    a file that is not there, and what is no config."""
+    """A config, text or file, in a form to compare. A run that was resumed from a checkpoint is the same run. None for
+    a missing file, or if it is no config."""
     if not isinstance(given, str | Path) or (isinstance(given, Path) and not given.exists()):
         return None
     try:
@@ -366,8 +375,7 @@ def _config(given: Any) -> Any:
 
 
 def _placeless(config: dict[str, Any]) -> dict[str, Any]:
-    """A config without what says where its run goes on from, and without NO_PART and NO_DATA: none of that changes a
-    step."""
+    """A config without the checkpoint that its run resumes from, NO_PART and NO_DATA, none of which changes a step."""
     trainer = config.get("trainer")
     trainer = {key: value for key, value in trainer.items() if key not in NO_PART} if isinstance(trainer, dict) else {}
     if isinstance(callbacks := trainer.get("callbacks"), list):

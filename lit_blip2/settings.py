@@ -1,10 +1,10 @@
 """Settings that change what a network computes but not its weights' shapes.
 
-They are plain values by name, kept in every checkpoint and compared when one is loaded.
-Every plain attribute of every module counts, such as the heads of an attention or the epsilon of a norm, unless
-NO_FUNCTION or OF_CLASSES names it; so does the kind of a module without weights, such as an activation. A new argument
-is therefore compared from its first day. A part with a method `settings` speaks for itself and for all below it. Layers
-are told together: `qformer.layers.*.attention.heads` is one value where all layers agree, else a list.
+They are plain values by name, kept in every checkpoint and compared when one is loaded. Every plain attribute of every
+module counts, such as the heads of an attention or the epsilon of a norm, unless NO_FUNCTION or OF_CLASSES names it; so
+does the kind of a module without weights, such as an activation. A new argument is therefore compared from its first
+day. A part with a method `settings` gives its own settings, for itself and all below it. Layers are merged:
+`qformer.layers.*.attention.heads` is one value if all layers agree, else a list.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,9 +24,9 @@ from lit_blip2.terminal import first_few
 NO_FUNCTION = {"training", "frozen", "checkpointing", "inplace", "label_smoothing", "attention_dropout"}
 NO_FUNCTION |= {"hard_negatives", "hard_negatives_from", "gather_with_grad", "mean_of_ranks", "learn_begin"}
 NO_FUNCTION |= {"prompt", "max_text_tokens", "tokenizer_path"}
-# The same in these classes, or all classes of a module, and in their subclasses: such attributes matter in training
-# alone, or shapes show them. In another class the name says nothing: a `weight` may be a factor, and num_tokens of a
-# bridge that averages patches changes no shape.
+# The same in these classes, or all classes of a module, and in their subclasses: attributes that matter in training
+# alone, or that shapes show. In another class the same name may be a setting: a `weight` may be a factor, and
+# num_tokens of a bridge that averages patches changes no shape.
 OF_CLASSES = {
     "lit_blip2.objectives.": {"weight"},
     "torch.nn.modules.dropout.": {"p"},
@@ -44,14 +44,14 @@ PLAIN = int | float | str | None
 
 
 def settings(net: nn.Module) -> dict[str, Any]:
-    """The settings of a network, by name; a part that stands in it twice is told once."""
+    """The settings of a network, by name; a part that occurs in it twice is listed once."""
     found: dict[str, list[Any]] = {}
     _collect(net, "", found, set())
     return {name: values[0] if all(each == values[0] for each in values) else values for name, values in found.items()}
 
 
 def _collect(part: Any, place: str, found: dict[str, list[Any]], seen: set[int]) -> None:
-    """Add what a module, or an object that has settings of its own, says under the name of its place."""
+    """Add the settings of a module, or of an object that has settings of its own, under its path."""
     seen.add(id(part))
     if hasattr(part, "settings"):
         own, children = part.settings(), {}
@@ -72,7 +72,7 @@ def _collect(part: Any, place: str, found: dict[str, list[Any]], seen: set[int])
 @cache
 def _left_out(kind: type) -> set[str]:
     """Names of attributes of a class that are no settings."""
-    # What turns a step into a loss, see objectives/objective.py: it may be a class of the user's own.
+    # An objective (objectives/objective.py) may be a class of the user's own, and is known by its methods.
     found = NO_FUNCTION | ({"weight"} if hasattr(kind, "passes") and hasattr(kind, "loss") else set())
     for each in kind.__mro__:
         place = f"{each.__module__}.{each.__qualname__}."

@@ -1,4 +1,4 @@
-"""What tells the weights of one frozen network from those of another, in whichever float type they are held.
+"""Signatures tell the weights of one frozen network from those of another, in whichever float type they are held.
 
 A signature is plain, so that a checkpoint can keep it: a digest of signs, and of each weight its norm and a few of its
 numbers. Older checkpoints hold the digest alone, as a string.
@@ -14,8 +14,8 @@ from torch import Tensor
 
 SIGNS, NUMBERS = 64, 8  # of each weight
 AT_ONCE = 1 << 20  # numbers that are summed in float64 at a time
-# Relative difference that lets one more rounding through: a step of the float type. float32 is allowed the noise of
-# weights that were resampled on another machine.
+# Relative tolerance: one rounding step of the float type. float32's is larger, to allow the noise of weights that were
+# resampled on another machine.
 TOLERANCES = {torch.bfloat16: 2**-7, torch.float16: 2**-10, torch.float32: 1e-5}
 SMALLEST = 1e-7  # absolute: half of float16's smallest step, and a little more
 
@@ -60,12 +60,12 @@ def norm(weights: Iterable[Tensor]) -> float:
 
 
 def _spread(flat: Tensor, count: int) -> Tensor:
-    """So many numbers of a weight, from all over it."""
+    """`count` numbers of a weight, evenly spread over it."""
     return flat[:: max(1, len(flat) // count)][:count]
 
 
 def _norm(flat: Tensor) -> float:
-    """The Euclidean norm; in parts, for a float64 copy of the whole would be large."""
+    """The Euclidean norm, summed in parts, because a float64 copy of the whole would be large."""
     return math.sqrt(sum(float(part.double().square().sum()) for part in flat.split(AT_ONCE)))
 
 
@@ -76,7 +76,7 @@ def _close(one: Sequence[float], two: Sequence[float]) -> bool:
 
 
 def _tolerance(numbers: Sequence[float]) -> float:
-    """That of the coarsest float type that holds all these numbers."""
+    """The tolerance of the coarsest float type that holds all these numbers exactly."""
     numbers_N = torch.tensor(numbers, dtype=torch.float64)
     return next(
         (tolerance for dtype, tolerance in TOLERANCES.items() if torch.equal(numbers_N.to(dtype).double(), numbers_N)),

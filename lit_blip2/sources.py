@@ -1,4 +1,4 @@
-"""Which version of this package runs, and which of somebody's own classes: digests of files."""
+"""Digests of source files: of this package, and of a user's own classes."""
 
 import hashlib
 import sys
@@ -6,19 +6,19 @@ from collections.abc import Iterable
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent
-INSTALLED = {"site-packages", "dist-packages"}  # folders of what has a version
+INSTALLED = {"site-packages", "dist-packages"}  # folders of packages that have a version
 
 
 def sources() -> str:
-    """Digest of the package's files, but for the room that runs sweeps, which changes no result."""
+    """Digest of the package's files, without those that run sweeps, which change no result."""
     left_out = {"ablation", "__pycache__"}
     files = [file for file in PACKAGE.rglob("*") if not left_out & {*file.relative_to(PACKAGE).parts}]
     return digest((str(file.relative_to(PACKAGE)), file.read_bytes()) for file in sorted(files) if file.is_file())
 
 
 def own_sources(names: Iterable[str]) -> dict[str, str]:
-    """Each loaded module of the user's own that dotted names (`my_project.model.Net`) lead to, and those beside it in
-    their package -> a digest of its file."""
+    """Name -> digest of its file, for each loaded module in the user's own packages that dotted names
+    (`my_project.model.Net`) begin with."""
     roots = {root for name in names if (root := name.partition(".")[0]) != name and root in sys.modules}
     files = {
         name: Path(file)

@@ -1,5 +1,5 @@
-"""What reaches a terminal: texts of others, such as file names and captions, without control characters in them; sizes
-and times in units; the first few of a long list."""
+"""Text for a terminal: foreign text, such as file names and captions, without control characters; sizes and times with
+units; the first few of a long list."""
 
 import logging
 import re
@@ -33,7 +33,7 @@ def one_line(text: object, most: int | None = None) -> str:
 
 
 def readable(count: float) -> str:
-    """Such as 724 KB or 1.3 TB."""
+    """A number of bytes with a unit, such as 724 KB or 1.3 TB."""
     for unit in ("B", "KB", "MB", "GB"):
         if count < 1000:
             return f"{count:.3g} {unit}"
@@ -42,7 +42,7 @@ def readable(count: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Such as 45 s, 12 min, 3.5 h or 2.1 days."""
+    """A time with a unit, such as 45 s, 12 min, 3.5 h or 2.1 days."""
     for unit, size, most in (("s", 1, 100), ("min", 60, 100), ("h", 3600, 48)):
         if seconds < most * size:
             return f"{seconds / size:.{1 if unit == 'h' else 0}f} {unit}"
@@ -56,8 +56,8 @@ def first_few(texts: Sequence[str], most: int, between: str = ", ") -> str:
 
 
 def guard(places: bool = True) -> None:
-    """From here on warnings, log lines, tracebacks and what a command's parser says are printable in this process: all
-    may tell names of files. Without `places`, a warning to the user does not tell its line of code."""
+    """Make warnings, log lines, tracebacks and a parser's messages printable in this process from now on: all of them
+    may hold names of files. places: whether a warning to the user names its line of code."""
 
     def told(message: Warning | str, category: type[Warning], *place, **how) -> str:
         if places or not issubclass(category, UserWarning):
@@ -71,7 +71,7 @@ def guard(places: bool = True) -> None:
 
 
 def _printed(parser: ArgumentParser, message: str, file: IO[str] | None = None) -> None:
-    """In the place of the method by which a parser prints all it says."""
+    """Replaces the method by which a parser prints its messages."""
     if message:
         (file or sys.stderr).write(printable(message))
 

@@ -1,9 +1,9 @@
-"""What a file from elsewhere may name. Everything that builds from a checkpoint's configuration asks here.
+"""Limits what a file from elsewhere may name. Everything that builds from a checkpoint's configuration asks here.
 
-A YAML of the user's own may name anything that can be imported. Of a checkpoint's configuration the network alone is
-built, of classes of this package's networks and of what the user named; SECURITY.md says it at length. The parser is
-watched where it imports, not the text before it: a name may come as a class_path at any depth, as a function in the
-place of a class, or within a text that the parser reads as YAML once more.
+The user's own YAML may name anything that can be imported. From a checkpoint's configuration only the network is built,
+of this package's network classes and of what the user allowed (SECURITY.md says more). The check is made where the
+parser imports, not on the text, because a name may come as a class_path at any depth, as a function in the place of a
+class, or within a text that the parser reads as YAML once more.
 """
 
 import re
@@ -18,8 +18,8 @@ ALLOW_HELP = (
     "By default only classes of lit_blip2 (SECURITY.md)"
 )
 FETCHED = re.compile(r"(hf[-_]hub|local-dir):|[a-z][a-z0-9+.-]*://", re.IGNORECASE)
-UNREAD = re.compile(r"[\x00-\x20]")  # what urllib, and so timm, passes over in front of an address and within
-FETCHING = ("pretrained", "checkpoint_path", "cache_dir")  # how timm's arguments that look for weights begin
+UNREAD = re.compile(r"[\x00-\x20]")  # what urllib, and so timm, ignores before and within an address
+FETCHING = ("pretrained", "checkpoint_path", "cache_dir")  # beginnings of timm's arguments that look for weights
 
 
 class NotAllowedError(ValueError):
@@ -32,7 +32,8 @@ def add_allow(parser: ArgumentParser) -> None:
 
 
 def taken_allow(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """What stands behind each `--allow` of a command line, and the rest of it. Raises ValueError for no such name."""
+    """The values of each `--allow` on a command line, and the remaining arguments. Raises ArgumentTypeError for a value
+    that could not be imported."""
     allow, rest, following = [], [], iter(arguments)
     for argument in following:
         option, equals, value = argument.partition("=")
@@ -51,9 +52,9 @@ def _name(given: str) -> str:
 
 @contextmanager
 def importing_only(allow: Sequence[str] | None, source: str) -> Iterator[None]:
-    """Within it jsonargparse imports only classes of this package's networks, and what `allow` names or what is defined
-    below that; with None, anything. Raises NotAllowedError that tells the first other name and what to do; that name is
-    not imported."""
+    """Context in which jsonargparse imports only classes of this package's networks, and what `allow` names or what is
+    defined below that; with None, anything. Raises NotAllowedError with the first other name, which is not imported,
+    and what to do."""
     if allow is None:
         yield
         return
@@ -78,16 +79,16 @@ def importing_only(allow: Sequence[str] | None, source: str) -> Iterator[None]:
 
 
 class _Gate:
-    """Decides which names the parser may import, and remembers those that it refused. real: jsonargparse's
-    import_object. path_of: its get_import_path."""
+    """Decides which names the parser may import, and records those that it refused. real: jsonargparse's import_object.
+    path_of: its get_import_path."""
 
     def __init__(self, allow: Sequence[str], real: Callable[..., Any], path_of: Callable[[Any], str | None]):
         self.allow, self.real, self.path_of = set(allow), real, path_of
         self.refused: list[str] = []
 
     def import_object(self, name: Any, *args: Any, **kwargs: Any) -> Any:
-        """What a dotted name means; of anything else the real one complains. Raises ImportError for one that is not
-        allowed."""
+        """Import a dotted name; jsonargparse's own function raises for anything else. Raises ImportError for a name
+        that is not allowed."""
         dotted = isinstance(name, str) and "." in name and all(each.isidentifier() for each in name.split("."))
         if dotted and not _below(name, (*NETWORKS, *self.allow)):
             self._refuse(name)
@@ -105,7 +106,7 @@ class _Gate:
     def _is_meant(self, name: str, found: Any) -> bool:
         """Whether what was found was defined where its name says: a module also holds what it imports, such as os."""
         if name in self.allow:
-            self.allow.add(self.path_of(found))  # by which the parser asks for it from now on
+            self.allow.add(self.path_of(found))  # the name that the parser uses from now on
             return True
         if _below(name, NETWORKS):
             from torch import nn
@@ -132,8 +133,8 @@ def _below(name: str, allowed: Sequence[str]) -> bool:
 
 
 def check_fetches_nothing(settings: Any, source: str, way_out: str) -> None:
-    """Raises NotAllowedError where settings would have weights, or a network's settings, fetched by timm or by the
-    parser. source, way_out: for the message."""
+    """Raises NotAllowedError if settings would make timm or the parser fetch weights, or a network's settings. source,
+    way_out: for the message."""
     for path, value in _leaves(settings):
         below = path[path.index("model_args") :] if "model_args" in path else ()
         asked = value and any(str(key).startswith(FETCHING) for key in below)

@@ -1,4 +1,4 @@
-"""What to type once a command has ended: commands that go on from its run."""
+"""Commands to type after a command has ended, which go on from its run."""
 
 import shlex
 from collections.abc import Sequence
@@ -14,8 +14,8 @@ TESTED = ("test", "vqa_test", "binding_test")  # what a data module tests on
 
 
 def after_fit(run: Path, files: Sequence[Path], experiment: Experiment, changed: bool) -> list[str]:
-    """Commands for a run that has been trained: its test, experiments beside its own that start from it, and for one
-    with a language model a question. changed: whether it has settings that its files do not tell."""
+    """Commands for a run that has been trained: its test; experiments beside its own that start from it; a question, if
+    it has a language model. changed: whether it has settings that its files do not show."""
     given = [run / CONFIG] if changed else files
     configs = " ".join(f"--config {file}" for file in given)
     lines = [f"{COMMAND} test {configs} --ckpt_path {run}"] if any(map(experiment.data.get, TESTED)) else []
@@ -26,7 +26,7 @@ def after_fit(run: Path, files: Sequence[Path], experiment: Experiment, changed:
 
 
 def _root(file: Path, experiment: Experiment) -> str:
-    """The folder of an experiment's data, where that of the experiment in `file` is another."""
+    """The argument for an experiment's data folder, if the experiment in `file` has another; else empty."""
     root = experiment.data.get("root")
     return f" {shlex.quote(f'--data.root={root}')}" if root and root != read(file).data.get("root", root) else ""
 

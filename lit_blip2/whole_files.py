@@ -1,4 +1,4 @@
-"""Files and folders that are there whole or not at all, and written by one process at a time."""
+"""Writes files and folders whole or not at all, and by one process at a time."""
 
 import glob
 import json
@@ -22,12 +22,13 @@ PART = re.compile(r"\.(?P<name>.+)\.part-(?P<host>.+)-(?P<pid>\d+)")
 
 @contextmanager
 def written_whole(path: Path, size: int = 0) -> Iterator[Path]:
-    """A name beside `path` to write a file or folder under; it becomes `path` at the end, or is removed at an error.
+    """Context with a temporary path beside `path`, for a file or folder. It becomes `path` at the end, or is removed at
+    an error.
 
-    What was at `path` before is there until then. Nothing is left of a process that was killed while it wrote: who
-    writes `path` next removes it. size: bytes that will be written, where they are known.
+    The former `path` stays until then. If a process is killed while it writes, the next one that writes `path` removes
+    what is left. size: bytes that will be written, if known.
 
-    Raises OSError that names the file, the bytes that it needs and those that are free, where the disk is full.
+    Raises OSError that names the file, the bytes that it needs and those that are free, if the disk is full.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(path)
@@ -47,11 +48,11 @@ def written_whole(path: Path, size: int = 0) -> Iterator[Path]:
 
 
 def _full_disk(error: Exception, path: Path, part: Path, size: int) -> OSError | None:
-    """What to say where a full disk is the reason of an error."""
+    """The error to raise if a full disk caused this one, else None."""
     if (number := getattr(error, "errno", None)) not in (None, *FULL):
         return None
     written, free = _size(part), shutil.disk_usage(path.parent).free
-    # safetensors tells the number in its words, torch and numpy do not.
+    # safetensors has the error number in its text, torch and numpy do not.
     told = number is not None or any(f"os error {each})" in str(error) for each in FULL)
     if not told and free >= LEAST_FREE:
         return None
@@ -84,7 +85,7 @@ def write_json(file: Path, content: Any, indent: int | None = 2) -> None:
 
 
 def _on_disk(path: Path) -> None:
-    """Wait until a file, or the names in a folder, have reached the disk: they outlive the machine then."""
+    """Wait until a file, or the names in a folder, are on the disk, where they outlive a crash of the machine."""
     place = os.open(path, os.O_RDONLY)
     try:
         os.fsync(place)
@@ -93,7 +94,7 @@ def _on_disk(path: Path) -> None:
 
 
 def _remove_abandoned(path: Path) -> None:
-    """Remove unfinished copies of `path` that processes of this machine have left when they were killed."""
+    """Remove unfinished copies of `path` that killed processes of this machine have left."""
     for part in path.parent.glob(f".{glob.escape(path.name)}.part-*"):
         found = PART.fullmatch(part.name)
         if found and found["host"] == socket.gethostname() and not _lives(int(found["pid"])):
@@ -117,7 +118,7 @@ def _remove(path: Path) -> None:
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """While a folder is written. Raises OSError where another process writes it."""
+    """Context that locks a folder for writing. Raises OSError if another process writes it."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder.with_name(f".{folder.name}.lock"))
     try:

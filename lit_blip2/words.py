@@ -1,4 +1,4 @@
-"""Whether the tokenizers of a network know the words of the texts that they read.
+"""Checks whether the tokenizers of a network know the words of the texts that they read.
 
 A tokenizer of few words reads "a cup of coffee" as "a [UNK] of [UNK]": training goes on, and learns nothing of cups.
 """
@@ -18,10 +18,10 @@ from lit_blip2.data.batches.pairs import FilePairs, PairSource, ShardPairs, sour
 from lit_blip2.model.plain import Known, Plain, shown
 from lit_blip2.objectives.joint import Joint
 
-MOST = 2000  # images, or questions, of a source whose texts are looked at
+MOST = 2000  # images, or questions, of a source that are sampled
 CAPTIONS, QUESTIONS, ANSWERS, PROMPT = "captions", "questions", "answers", "prompt"
 TEMPLATE = "the text around each question"
-DRAWN = {"caption": CAPTIONS, "question": QUESTIONS, "answer": ANSWERS}  # what a source to train on calls its texts
+DRAWN = {"caption": CAPTIONS, "question": QUESTIONS, "answer": ANSWERS}  # a training source's key of a text -> its kind
 
 
 class Told(NamedTuple):
@@ -38,7 +38,7 @@ class Told(NamedTuple):
 
 
 def tokenizers(net: nn.Module) -> dict[str, tuple[Plain, tuple[str, ...]]]:
-    """The tokenizers of a network that has read them, by whose they are, each with the kinds of texts it reads."""
+    """Reader -> its tokenizer and the kinds of texts that it reads, for a network whose tokenizers are loaded."""
     stage1, stage2 = (net.stage1, net.stage2) if isinstance(net, Joint) else (net, net)
     found = {}
     if getattr(stage1, "tokenizer", None) is not None:
@@ -51,15 +51,15 @@ def tokenizers(net: nn.Module) -> dict[str, tuple[Plain, tuple[str, ...]]]:
 
 
 def tables_of(pairs: PairSource | None, *splits: dict[str, Any]) -> list[Any]:
-    """What has texts, of what is trained on and of splits to evaluate on."""
+    """The training sources and evaluation tables that have texts."""
     sources = [] if pairs is None else [getattr(each, "pairs", each) for each in sources_in(pairs)]
     own = [each.texts if isinstance(each, FilePairs) else each for each in sources]
     return [*own, *(table for tables in splits for table in tables.values())]
 
 
 def texts_of(table: Any) -> dict[str, list[str]]:
-    """A sample of a table's own texts, by kind, evenly spread. Of a class that is not known here, which a user's own
-    source may have, the texts that it draws in training; one that draws none is told."""
+    """A sample of a table's own texts, by kind, evenly spread. For a class that is not known here, such as a user's own
+    source, the texts that it draws in training; warns if it draws none."""
     rows = np.linspace(0, len(table) - 1, min(MOST, len(table))).astype(int).tolist()
     if isinstance(table, Questions):
         return {
@@ -88,9 +88,12 @@ def _drawn(table: Any, rows: Sequence[int]) -> dict[str, list[str]]:
 
 
 def look(net: nn.Module, tables: Iterable[Any], question: str = "{}") -> list[Told]:
-    """What each tokenizer of a network knows of each kind of text that it reads, of each table by itself: few training
-    captions must not hide behind many validation captions. question: how one is put; the words around it are told
-    apart, and do not make up for a question's own."""
+    """What each tokenizer of a network knows of each kind of text that it reads, for each table by itself: few training
+    captions must not hide behind many validation captions.
+
+    question: the template of a question. Its words are a kind of their own, so that they do not make up for a
+    question's.
+    """
     found = [texts_of(table) for table in tables]
     asked = any(QUESTIONS in texts for texts in found)
     fixed = {

@@ -1,8 +1,8 @@
-"""Weights of nothing but zeros: what a file system leaves behind the end of a copy that was cut off.
+"""Finds weights that are all zeros, as a file system leaves them after the end of a copy that was cut off.
 
-Of a single matrix nobody can tell: what begins at zero, such as a gate or an output that is added to its input, may
-have stayed there. A block all of zeros, norms and biases too, is never meant, and neither is an embedding that tells
-no two words, or pixels, apart.
+A single zero matrix may be right: a gate, or an output that is added to its input, begins at zero and may stay there. A
+block that is all zeros, norms and biases too, is never right, and neither is an embedding that is the same for all
+words, or pixels.
 """
 
 import re
@@ -22,9 +22,9 @@ WAY_OUT = "the file was probably cut off while it was copied: get it again"
 
 
 def check_zeros(weights: Mapping[str, Tensor], source: str | Path, never: Collection[str] = ()) -> None:
-    """Warns of matrices of nothing but zeros. never: names of weights that are never zero.
+    """Warns of matrices that are all zeros. never: names of weights that are never zero.
 
-    Raises DataError where one of these is, or a block of matrices and vectors that holds nothing else than zeros.
+    Raises DataError if one of these is all zeros, or a whole block of matrices and vectors.
     """
     held = {name: value for name, value in weights.items() if value.is_floating_point() and not value.is_meta}
     zero = {name for name, value in held.items() if _is_zero(value)}
@@ -33,10 +33,10 @@ def check_zeros(weights: Mapping[str, Tensor], source: str | Path, never: Collec
     matrices = [name for name, value in held.items() if name in zero and _is_matrix(value)]
     for block in dict.fromkeys(found[0] for name in matrices if (found := BLOCK.match(name))):
         names = [name for name in held if (found := BLOCK.match(name)) and found[0] == block]
-        kinds = [_is_matrix(held[name]) for name in names]  # an expert that only fills a place has no vector
+        kinds = [_is_matrix(held[name]) for name in names]  # a placeholder expert has no vector
         if zero.issuperset(names) and sum(kinds) > 1 and not all(kinds):
             raise DataError(f"{source}: all zeros: the {len(names)} weights of {block}*: {WAY_OUT}")
-    if told := [name for name in matrices if "lora_" not in name]:  # whose second matrix begins at zero
+    if told := [name for name in matrices if "lora_" not in name]:  # a low-rank change's second matrix begins at zero
         warnings.warn(f"{source}: all zeros: {first_few(told, SHOWN)}. Unless this is meant, {WAY_OUT}", stacklevel=3)
 
 
@@ -45,6 +45,6 @@ def _is_matrix(value: Tensor) -> bool:
 
 
 def _is_zero(value: Tensor) -> bool:
-    """Whether there are numbers and all of them are zero; mostly the first few tell."""
+    """Whether there are numbers and all of them are zero. The first few are looked at first: mostly they decide."""
     flat = value.detach().flatten()
     return len(flat) > 0 and not flat[:FIRST].any() and not flat.any()
