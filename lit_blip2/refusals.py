@@ -10,7 +10,7 @@ from types import TracebackType
 
 from lit_blip2.complaints import reason
 
-SHOW_TRACEBACKS = "JSONARGPARSE_DEBUG"  # environment variable: the parser shows its own tracebacks by it
+SHOW_TRACEBACKS = "JSONARGPARSE_DEBUG"  # environment variable that makes the parser show its own tracebacks, too
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of an OSError: the disk is full, or the user's quota
 CHECKS = (ValueError, OSError, ImportError, FloatingPointError, RuntimeError)
 # The last frame of an error in a loader process, if one of our files raised it on purpose; group 1 is its message.

@@ -119,7 +119,7 @@ def _files_of_newest_run(folder: Path) -> list[Path]:
     runs: dict[Path, list[Path]] = {}
     for file in _files(folder):
         runs.setdefault(run_of(file), []).append(file)
-    if (folder / CONFIG).is_file():  # a run itself: a run of its own that lies below it is another one
+    if (folder / CONFIG).is_file():  # this is a run; a run below it is another one
         return runs.get(folder, [])
     if len(experiments := sorted({str(run.parent) for run in runs})) > 1:
         raise ValueError(
@@ -178,7 +178,7 @@ def newest_of(config: dict[str, Any], folder: Path, max_steps: int, job: str | N
             if any(run.rglob("*.ckpt")):
                 warnings.warn(str(error), stacklevel=2)
             continue
-        if contents.get("config") and _config(contents["config"]) != wanted:  # config.yaml does not tell, or is newer
+        if contents.get("config") and _config(contents["config"]) != wanted:  # config.yaml is missing, or newer
             newer = newer or kept is not None
             continue
         if kept is None:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-SIGNS, NUMBERS = 64, 8  # of each weight
+SIGNS, NUMBERS = 64, 8  # taken of each weight
 AT_ONCE = 1 << 20  # numbers that are summed in float64 at a time
 # Relative tolerance: one rounding step of the float type. float32's is larger, to allow the noise of weights that were
 # resampled on another machine.

@@ -62,7 +62,7 @@ def importing_only(allow: Sequence[str] | None, source: str) -> Iterator[None]:
 
     gate = _Gate(allow, _typehints.import_object, _typehints.get_import_path)
     watched = {(_typehints, "import_object"): gate.import_object, (_actions, "import_object"): gate.import_object}
-    if hasattr(_typehints, "is_importable_module_path"):  # by which an argument that is a module is looked up
+    if hasattr(_typehints, "is_importable_module_path"):  # looks up an argument that is a module
         watched[_typehints, "is_importable_module_path"] = gate.module
     before = {place: getattr(*place) for place in watched}
     try:

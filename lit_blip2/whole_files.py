@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from lit_blip2.refusals import FULL
 from lit_blip2.terminal import readable
 
-LEAST_FREE = 2**16  # bytes of a disk that is not full
+LEAST_FREE = 2**16  # bytes: a disk with fewer free ones is full
 PART = re.compile(r"\.(?P<name>.+)\.part-(?P<host>.+)-(?P<pid>\d+)")
 
 

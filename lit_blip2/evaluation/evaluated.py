@@ -14,7 +14,7 @@ from lit_blip2.contents import DataError, read_object, shown
 WAY_OUT = "remove it; a test, or a validation, writes it again"
 METRICS, PREFIX = "metrics.json", "evaluated/"
 RANDOM = f"{PREFIX}random_"  # followed by a part of the network
-# Optimiser steps behind the weights that were tested, or validated.
+# Optimiser steps of the weights that were tested, or validated.
 TESTED_STEP, VALIDATED_STEP = STEPS = ("evaluated/test_step", "evaluated/val_step")
 UNITS = {"caption": "images", "vqa": "questions", "binding": "pairs"}  # task -> the unit of a row of its table
 # The first part of a metric's name -> the unit that it is measured on, unknown for other names
@@ -86,7 +86,7 @@ def least_share(split: str, metrics: Mapping[str, float], tasks: Iterable[str]) 
 def evaluated(command: str, metrics: Mapping[str, float | None], metric: str) -> Evaluated | None:
     """What a metric of a run with this metrics.json was measured on; None if that is not recorded."""
     split = "test" if command == "test" else "val"
-    of_all = metrics.get(f"{PREFIX}{split}_share")  # older runs have one share, the least
+    of_all = metrics.get(f"{PREFIX}{split}_share")  # older runs record only the smallest share
     unit = unit_of(metric)
     found = {unit: metrics.get(_names(split, unit)[0]) for unit in ([unit] if unit else UNITS.values())}
     rows = tuple((unit, int(number)) for unit, number in found.items() if number is not None)

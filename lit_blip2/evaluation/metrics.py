@@ -68,7 +68,8 @@ class VQAAccuracy(RowMetric):
     """VQAv2's accuracy, 0..1 (formulas and sources: evaluation/vqa.py).
 
     An answer scores min(1, number of annotators who gave it / 3), averaged over all ways to leave one annotator out.
-    If a question has one reference answer, as in GQA, the prediction scores 1 if both are equal after normalisation.
+    If a question has one reference answer, as in GQA, the prediction scores 1 if both are equal after normalisation;
+    "lavis" normalises the prediction alone.
     For OK-VQA, pass predictions that were lemmatised by evaluation/lemmas.py.
 
     `compute` returns {"vqa/accuracy": float32 scalar}. If questions have types, it adds vqa/type_<name> for each type,

@@ -51,7 +51,7 @@ def submit(rows: Rows, folder: str | Path | None) -> None:
     for task, (name, key, value) in SUBMISSIONS.items():
         file = Path(folder, name) if folder else None
         if file:
-            file.unlink(missing_ok=True)  # an earlier test's
+            file.unlink(missing_ok=True)  # left by an earlier test
         if not (own := [row for row in rows if row["task"] == task]):
             continue
         if twice := [name for name, count in Counter(_id(row, key) for row in own).items() if count > 1]:

@@ -24,7 +24,7 @@ _NUMBERS = {"none": "0"} | {
     word: str(i)
     for i, word in enumerate(["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"])
 }
-# Spelt without one of its apostrophes, each of these gets it back. Forms with a capital I never match lower-cased text.
+# If one of these lacks an apostrophe, it gets it back. Forms with a capital I never match lower-cased text.
 _APOSTROPHES = """
     ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd he'd've
     he's how'd how'll how's isn't it'd it'd've it'll ma'am mightn't mightn't've might've mustn't must've needn't

@@ -119,7 +119,7 @@ class LitBLIP2(L.LightningModule):
         module, checkpoint = made_from(cls, checkpoint_path, allow, arguments)
         module.config, module.allow = checkpoint.get("config") or "", list(allow)
         module.on_load_checkpoint(checkpoint)
-        module.load_state_dict(checkpoint["state_dict"], strict=False)  # missing keys are frozen; it was checked
+        module.load_state_dict(checkpoint["state_dict"], strict=False)  # missing keys are of frozen parts, as checked
         return module.to(map_location)
 
     def setup(self, stage: str) -> None:

@@ -97,7 +97,7 @@ def _replay(
         with watched(net) as origin, torch.autocast(device.type, dtype) if dtype else nullcontext():
             losses = module.losses(moved(batch, device))
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of a module whose output nobody reads
+                warnings.simplefilter("ignore")  # warnings of modules whose output is unused
                 (grad_P,) = gradients({name: objective.weight * losses[name]}, own)
         found[name] = Replayed(losses[name].item(), grad_P.norm().item(), origin)
     return found

@@ -14,7 +14,7 @@ from lit_blip2.model.qformer import Pass, QFormer
 @torch.no_grad()
 def query_maps(qformer: QFormer, features_BND: Tensor) -> Tensor:
     """Image features [B, N, W] to float [B, Q, G, G]: the share of a query's attention, mean over heads, that each
-    patch gets. [CLS] is left out, so a map sums to what is not spent on it, at most 1."""
+    patch gets. [CLS] and registers are left out, so a map sums to at most 1."""
     image = qformer.project_image(features_BND)
     last = [layer.cross for layer in qformer.layers if layer.cross is not None][-1]
     inputs: list[Tensor] = []

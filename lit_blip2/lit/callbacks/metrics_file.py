@@ -139,7 +139,7 @@ def merged(before: dict[str, float | None], new: dict[str, float | None]) -> dic
     """Old metrics updated by new ones. An evaluation replaces all old metrics of its units (images, questions, pairs),
     because these may be of other rows. A test of another checkpoint replaces everything."""
     if before.get(TESTED_STEP, step := new.get(TESTED_STEP)) != step is not None:
-        return new  # of another checkpoint
+        return new  # the old metrics are of another checkpoint
     units = {unit_of(name) for name in new if name.startswith(PREFIX)}
     left = {name: value for name, value in before.items() if unit_of(name) not in units}
     return {name: value for name, value in left.items() if not name.startswith(RANDOM)} | new
