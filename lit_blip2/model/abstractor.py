@@ -58,8 +58,8 @@ class AbstractorBridge(nn.Module):
 
 
 class Block(nn.Module):
-    """RegNet's bottleneck (arXiv 2003.13678), as Honeybee has it: a 3 x 3 convolution of each channel between two of
-    1 x 1, layer norms over channels, SiLU, and a squeeze-and-excitation (arXiv 1709.01507) in the middle."""
+    """RegNet's bottleneck (arXiv 2003.13678), as in Honeybee: a depthwise 3 x 3 convolution between two 1 x 1
+    convolutions, layer norms over channels, SiLU, and squeeze-and-excitation (arXiv 1709.01507) in the middle."""
 
     def __init__(self, width: int, hidden: int):
         super().__init__()

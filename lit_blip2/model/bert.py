@@ -1,5 +1,5 @@
-"""The Q-Former's start from BERT (docs/numerics.md, Q-Former): the text half and self-attention are BERT's,
-the query feed-forward copies its text twin, cross-attention stays random."""
+"""Initialises the Q-Former from BERT (docs/numerics.md, Q-Former). Text half and self-attention become BERT's, query
+feed-forwards copy the text ones, and cross-attention stays random."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ WAY_OUT = (
 
 
 def read_bert(folder: str) -> dict[str, Tensor]:
-    """BERT's weights under their names without `bert.`, from safetensors or a .bin without pickled code."""
+    """BERT's weights by name, without the prefix `bert.`, from safetensors or a .bin without pickled code."""
     path = find(folder, "BERT", WAY_OUT)
     if (path / "model.safetensors").exists():
         from safetensors.torch import load_file
@@ -63,8 +63,8 @@ def load_bert(qformer: QFormer, head: nn.Module | None, folder: str) -> None:
 
 
 def _check_sizes(qformer: QFormer, state: dict[str, Tensor], folder: str) -> None:
-    """ValueError that names every size in which BERT and the Q-Former differ, and what its config.json, where there is
-    one, says of how it computes: shapes show neither its heads nor its kind."""
+    """Raises ValueError that names every size in which BERT and the Q-Former differ. The number of heads and the model
+    type come from BERT's config.json, if there is one, because shapes do not show them."""
     intermediate, hidden = state["encoder.layer.0.intermediate.dense.weight"].shape
     layers = len({key.split(".")[2] for key in state if key.startswith("encoder.layer.")})
     sizes = {
@@ -76,7 +76,7 @@ def _check_sizes(qformer: QFormer, state: dict[str, Tensor], folder: str) -> Non
         positions = len(state["embeddings.position_embeddings.weight"])
         sizes["max_positions"] = (positions, qformer.position_embeddings.num_embeddings)
     if (file := find(folder, "BERT", WAY_OUT) / "config.json").is_file():
-        told = {"model_type": "bert", "num_attention_heads": 12} | read_object(file)  # else its class' defaults
+        told = {"model_type": "bert", "num_attention_heads": 12} | read_object(file)  # defaults of its class
         sizes["heads"] = (told["num_attention_heads"], qformer.layers[0].attention.heads)
         sizes["model_type"] = (told["model_type"], "bert")
     if differing := [

@@ -1,4 +1,4 @@
-"""Where a generated row of ids ends: at a mark of several tokens, such as "###", and not at each "#".
+"""Finds where generated token ids end: at a mark of several tokens, such as "###", but not at each "#".
 
 Legend: B rows, T ids so far.
 """
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def stops_at(marks: Sequence[Sequence[int]]) -> Callable[..., Tensor]:
-    """What transformers asks after each token (a stopping criterion): ids int64 [B, T] -> which rows end, bool [B]."""
+    """A stopping criterion, called by transformers after each token: ids, int64 [B, T] -> which rows end, bool [B]."""
 
     def stops(ids_BT: Tensor, scores: Tensor, **_) -> Tensor:
         ended_B = torch.zeros(len(ids_BT), dtype=torch.bool, device=ids_BT.device)
@@ -23,6 +23,6 @@ def stops_at(marks: Sequence[Sequence[int]]) -> Callable[..., Tensor]:
 
 
 def before_mark(ids: list[int], marks: Sequence[Sequence[int]]) -> list[int]:
-    """Ids up to the first of the marks, or all."""
+    """The ids before the first mark, or all ids."""
     places = [place for place in range(len(ids)) for mark in marks if ids[place : place + len(mark)] == list(mark)]
     return ids[: min(places, default=len(ids))]

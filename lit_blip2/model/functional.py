@@ -1,6 +1,6 @@
-"""What of a language model's configuration changes its function.
+"""Which fields of a language model's configuration change what the model computes.
 
-Every field does, unless its exact name stands here: a field that transformers adds is compared from its first day.
+Every field does, unless its exact name is listed here. So a field that transformers adds is compared at once.
 """
 
 import re
@@ -18,26 +18,26 @@ HELD |= {"_name_or_path", "_commit_hash", "_attn_implementation", "_attn_impleme
 HELD |= {"_from_model_config", "_flash_attn_2_enabled", "auto_map", "chunk_size_feed_forward", "chunk_size_lm_head"}
 ASKED = {"use_cache", "return_dict", "return_last_states", "output_attentions", "output_hidden_states", "torchscript"}
 ASKED |= {"output_router_logits", "task_specific_params", "finetuning_task", "prefix", "bos_token_id", "pad_token_id"}
-# Rules of search, which LanguageModel takes from its arguments alone.
+# Search rules, which LanguageModel takes only from its arguments.
 SEARCH = {"forced_bos_token_id", "forced_eos_token_id", "suppress_tokens", "begin_suppress_tokens", "bad_words_ids"}
 SEARCH |= {"min_length", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "repetition_penalty", "num_beams"}
 SEARCH |= {"length_penalty", "early_stopping"}
 CLASSES = {"id2label", "label2id", "num_labels", "problem_type", "summary_proj_to_labels"}
-# LanguageModel tells the first two by itself; weights show whether some are tied; `random` is this package's own.
+# LanguageModel reports the first two itself; the weights show ties; `random` is this package's own.
 TOLD_ELSEWHERE = {"model_type", "dense_act_fn", "tie_word_embeddings", "tie_encoder_decoder", "random"}
 NO_FUNCTION = TRAINING | STARTS | HELD | ASKED | SEARCH | CLASSES | TOLD_ELSEWHERE
-# Dropout of tokens, which rescales the others, is a setting of the function.
+# Token dropout is not matched: it rescales the other tokens, so it changes the function.
 DROPOUT = re.compile("(?!.*token_dropout)(.+_)?(dropout|pdrop|layerdrop)(_p|_prob|_rate)?")
 # Families that count positions from the padding token's id.
 FROM_PADDING = {"camembert", "data2vec-text", "fsmt", "m2m_100", "nllb-moe", "roberta", "roberta-prelayernorm"}
 FROM_PADDING |= {"seamless_m4t", "seamless_m4t_v2", "trocr", "xglm", "xlm-roberta", "xlm-roberta-xl", "xmod"}
-# Fields of NO_FUNCTION that some families compute with all the same; dory divides by its initializer_range.
+# Fields of NO_FUNCTION that some families do compute with; dory divides by its initializer_range.
 COMPUTES_WITH = {"initializer_range": {"dory"}, "pad_token_id": FROM_PADDING}
 
 
 def functional(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a transformers configuration (its `to_dict`) changes the model's function; plain values alone, those of
-    a configuration within it under `its name.field`."""
+    """The fields of a transformers configuration (its `to_dict`) that change the model's function, if their values are
+    plain. Fields of a nested configuration are named `its name.field`."""
     told, family = {}, fields.get("model_type")
     for name, value in fields.items():
         if isinstance(value, dict) and "model_type" in value:

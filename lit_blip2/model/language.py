@@ -112,9 +112,9 @@ class LanguageModel(nn.Module):
             config = read_config(folder := self._folder())
             card = language_card(build(config, source=str(folder / "config.json"))) | {"config": config}
         elif weights not in (None, RANDOM) and Path(weights).expanduser().is_dir():
-            self._folder()  # one of another model is refused before anything is made of it
+            self._folder()  # refuses another model's folder before anything is built
         self.config: dict[str, Any] = card["config"]
-        self.random = weights == RANDOM or self.config.get("random") is True  # as an import of an export of one says
+        self.random = weights == RANDOM or self.config.get("random") is True  # an exported random model says so
         self.width: int = card["width"]
         self.num_parameters: int = card["parameters"]
         self.num_lora: int = 0 if lora is None else count_lora(build(self.config), lora)
@@ -343,7 +343,7 @@ class LanguageModel(nn.Module):
         return self._logits_at(place_L, inputs), row_L
 
     def _logits_at(self, place_L: Tensor, inputs: dict[str, Any]) -> Tensor:
-        """The model's logits [L, V] at places of its flattened output; its head sees the states of these alone."""
+        """Logits [L, V] at places of the model's flattened output. Its head gets only the hidden states there."""
         picked = []
 
         def pick(_, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -356,7 +356,7 @@ class LanguageModel(nn.Module):
             logits_LV = self.model(**inputs).logits.flatten(0, 1)
         finally:
             hook.remove()
-        # A family that multiplies with its head's weight by itself has made all rows.
+        # A family that uses its head's weight without calling the head has computed all rows.
         return (logits_LV if picked else logits_LV.index_select(0, place_L)).float()
 
     def _embed(self, segments: Sequence[tuple[Tensor | None, PackedText | None]]) -> tuple[Tensor, Tensor]:
@@ -411,7 +411,7 @@ class LanguageModel(nn.Module):
         texts = [pack_prompts(each) for each in ids]
         texts = [text if text is None else text.to(self.model.device) for text in texts]
         embeds_BSD, mask_BS = _packed(*self._embed(list(zip(prefixes, texts))), left=not self.encoder_decoder)
-        # The last token made is never read. An encoder's positions hold none that are made.
+        # The last generated token is never read. An encoder's positions hold no generated tokens.
         self._check_length(embeds_BSD.shape[1], 0 if self.encoder_decoder else max_new_tokens - 1)
         ends = [mark[0] for mark in self.end_marks() if len(mark) == 1]
         marks = [mark for mark in self.end_marks() if len(mark) > 1]
@@ -423,7 +423,7 @@ class LanguageModel(nn.Module):
             **({"length_penalty": length_penalty} if num_beams > 1 else {}),
             do_sample=False,
             pad_token_id=self.pad_id(),
-            # Where no end is a single token, a number that no token has: given none, transformers takes the config's.
+            # If no end is a single token, an id that no token has: without any, transformers takes the config's.
             eos_token_id=ends or [self.model.get_input_embeddings().num_embeddings],
             stopping_criteria=[stops_at(marks)] if marks else None,
         )
@@ -438,8 +438,8 @@ class LanguageModel(nn.Module):
         return [text.strip() for text in texts]
 
     def _room_left(self, prefixes: Sequence[Tensor | None], new: int) -> int | None:
-        """Positions for texts beside soft prompts and `new` tokens, of which the last is never read; an encoder's hold
-        none that are made."""
+        """Positions left for texts beside soft prompts and `new` generated tokens, of which the last is never read. An
+        encoder's positions hold no generated tokens. None: no limit."""
         if self.positions is None:
             return None
         soft = sum(0 if each is None else each.shape[1] for each in prefixes)
@@ -493,7 +493,7 @@ class LanguageModel(nn.Module):
 
 
 def _check_weights(dtype: str, frozen: bool, bits: int | None, lora: dict[str, Any] | None) -> None:
-    """Raises ValueError for arguments of the weights that do not fit each other."""
+    """Raises ValueError for settings of the weights that do not fit each other."""
     if lora is not None and (bits is not None or not frozen):
         raise ValueError(f"lora with bits={bits}, frozen={frozen}: it changes frozen weights that are not quantised")
     if bits is not None and not frozen:
@@ -507,7 +507,7 @@ def _check_weights(dtype: str, frozen: bool, bits: int | None, lora: dict[str, A
 
 
 def _packed(embeds_BSD: Tensor, mask_BS: Tensor, left: bool) -> tuple[Tensor, Tensor]:
-    """Move all padding to the left end (or the right one), and cut it to what the longest row needs."""
+    """Move all padding to the left end, or to the right one, and cut it to what the longest row needs."""
     size = int(mask_BS.sum(1).max())
     source_BS = mask_BS.argsort(dim=1, descending=not left, stable=True)  # real positions keep their order
     source_BS = source_BS[:, -size:] if left else source_BS[:, :size]

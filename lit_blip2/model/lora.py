@@ -12,8 +12,8 @@ from lit_blip2.settings import LOW_RANK, is_plain
 
 NO_FUNCTION = {"task_type", "peft_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision"}
 NO_FUNCTION |= {"inference_mode", "lora_dropout"}
-# What an adapter of a folder may say: numbers, layers of the model, and how they are changed. peft's other fields name
-# modules, files and further adapters, or are methods of training.
+# Fields that an adapter's file may set: numbers, layers of the model, and how these are changed. peft's other fields
+# name modules, files and further adapters, or are methods of training.
 ADAPTER = NO_FUNCTION | {"r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "use_qalora"}
 ADAPTER |= {"target_modules", "exclude_modules", "modules_to_save", "target_parameters", "layers_to_transform"}
 ADAPTER |= {"layers_pattern", "layer_replication", "trainable_token_indices", "fan_in_fan_out", "bias", "lora_bias"}
@@ -21,10 +21,10 @@ ADAPTER |= {"init_lora_weights", "qalora_group_size", "alora_invocation_tokens",
 
 
 def add_lora(model: nn.Module, lora: dict[str, Any]) -> None:
-    """Put changes that train, in float32, beside the layers of a frozen model, in place; at first they change nothing.
+    """Add trainable LoRA weights, in float32, to layers of a frozen model, in place; at first they change nothing.
 
-    Args: lora: arguments of peft.LoraConfig. Raises ValueError for layers that the model has not, for settings that
-    would train more than low-rank changes, and for Megatron's, whose module peft would import by its name.
+    Args: lora: arguments of peft.LoraConfig. Raises ValueError for layers that the model lacks, for settings that would
+    train more than low-rank changes, and for Megatron's, whose module peft would import by its name.
     """
     if lora.get("megatron_config"):
         raise ValueError("lora.megatron_config is for Megatron's own layers, which no model here has: leave it out")
@@ -49,8 +49,8 @@ def add_lora(model: nn.Module, lora: dict[str, Any]) -> None:
 
 
 def check_adapter(file: Path) -> None:
-    """Raises DataError for an adapter beside a language model's weights that is no LoRA, or sets one of peft's fields
-    that ADAPTER has not."""
+    """Raises DataError if the adapter beside a language model's weights is no LoRA, or sets a field of peft that is not
+    in ADAPTER."""
     from peft import LoraConfig
 
     told, plain = read_object(file), vars(LoraConfig())
@@ -66,8 +66,8 @@ def check_adapter(file: Path) -> None:
 
 
 def lora_settings(given: Mapping[str, Any]) -> dict[str, Any]:
-    """What of peft.LoraConfig changes the function and no shape: the arguments given, and the defaults of all others,
-    so that a setting which is named on one side alone is compared too."""
+    """The fields of peft.LoraConfig that change the function, given or default, so that a setting named on only one
+    side is compared too."""
     from peft import LoraConfig
 
     full = vars(LoraConfig()) | given
@@ -77,15 +77,15 @@ def lora_settings(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def count_lora(model: nn.Module, lora: dict[str, Any]) -> int:
-    """How many parameters `add_lora` would train. The model, on the meta device, is used up."""
+    """Number of parameters that `add_lora` would train. It changes the model, which may be on the meta device."""
     add_lora(model, lora)
     return sum(parameter.numel() for parameter in _changes(model))
 
 
 def merge_lora(model: nn.Module) -> None:
-    """Add the changes to the weights that they change, in place: the layers are plain again. A weight that another
-    layer shares becomes the layer's own first: the other has no change. Raises ValueError for what has no place in it.
-    """
+    """Merge the low-rank changes into their weights, in place, so that the layers are plain again. A weight shared with
+    another layer is copied first, because the other layer has no change. Raises ValueError for a change that cannot be
+    merged."""
     from peft.tuners.lora import LoraLayer
 
     for name, layer in list(model.named_modules()):

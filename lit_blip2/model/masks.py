@@ -16,7 +16,7 @@ docs/numerics.md, Masks):
 Padding is a column nobody sees. A padded row still sees what its segment sees, so that no softmax is empty; nothing
 reads its result.
 
-What queries see of an image is all of it, without a mask, or a window of it each: see `windows`.
+Queries attend to the whole image, without a mask, or each to its own window of it: see `windows`.
 
 Legend: B sequences, R row positions, C column positions, S positions of one segment, Q query tokens, N image tokens.
 """
@@ -65,8 +65,8 @@ def attention_mask(rule: Rule, rows: Sequence[Segment], columns: Sequence[Segmen
 
 
 def windows(queries: int, tokens: int, device: torch.device | None = None) -> Tensor:
-    """Which image tokens each query sees, bool [Q, N]: the box of patches that `pool` would average for it, and nothing
-    that is no patch, so not [CLS], which knows the whole image. Four queries on [CLS] and 4 x 4 patches:
+    """Which image tokens each query sees, bool [Q, N]: the patches that `pool` would average for it. Tokens that are no
+    patch are left out, such as [CLS], which knows the whole image. Four queries on [CLS] and 4 x 4 patches:
 
           c p p p p p p p p p p p p p p p p
         q . x x . . x x . . . . . . . . . .
@@ -74,7 +74,7 @@ def windows(queries: int, tokens: int, device: torch.device | None = None) -> Te
         q . . . . . . . . . x x . . x x . .
         q . . . . . . . . . . . x x . . x x
 
-    Raises ValueError for queries that are no rows and columns of boxes, see `patches.boxes`.
+    Raises ValueError if the queries do not fit the patches as rows and columns of boxes, see `patches.boxes`.
     """
     one_1NN = torch.eye(tokens, device=device)[None]
     boxes(queries, side_of(tokens), "num_queries")

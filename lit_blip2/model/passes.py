@@ -1,11 +1,11 @@
-"""What a forward of the Q-Former is asked for, and the table that says where its rows are.
+"""Pass, which says what the Q-Former shall compute, and RowTable, which says where the rows of each pass are.
 
 A row is a token. The query rows of all passes come first, pass after pass, then the text rows of all passes. Linear
 layers run on this matrix as it is. Self-attention runs on padded sequences, pass by pass: RowTable holds the number of
 the row at each of their positions, so one gather turns the matrix into sequences and another turns them back.
 
-The table is one block mask as well: row m may look at row n where both are in a pass' sequence and its mask allows it.
-A kernel that takes such a mask over the whole matrix (flex_attention on a GPU) would need no padded sequences at all;
+The table also defines one block mask: row m may attend to row n if both are in one sequence and its pass' mask allows
+it. A kernel that takes such a mask over the whole matrix (flex_attention on a GPU) would need no padded sequences;
 tests/model/test_passes.py builds the mask and compares.
 
 Legend: B images, R sequences of a pass, Q query tokens, T padded text positions, L rows of one pass' queries or text,
@@ -28,11 +28,11 @@ from lit_blip2.model.text import PackedText
 
 @dataclass(frozen=True)
 class ImageKV:
-    """An image's keys and values for each cross-attention layer, [B, H, N, E] each.
+    """Keys and values of images for each cross-attention layer, [B, H, N, E] each.
 
-    rows_R: which image each sequence looks at (None: one after the other, with no copy).
-    times: sequences in a row that look at the same one; they look together, with no copy either.
-    mask_QN: which image tokens each query sees, bool, of `masks.windows` (None: all).
+    rows_R: the image of each sequence; None: the images in their order, without a copy.
+    times: number of consecutive sequences that share an image. They attend to it together, also without a copy.
+    mask_QN: which image tokens each query sees, bool, from `masks.windows`; None: all.
     """
 
     layers: tuple[tuple[Tensor, Tensor], ...]
@@ -49,7 +49,7 @@ class ImageKV:
         return replace(self, rows_R=rows_R)
 
     def repeat(self, times: int) -> "ImageKV":
-        """So many sequences, one after the other, look at each image."""
+        """`times` consecutive sequences look at each image."""
         return replace(self, times=times)
 
     def layer(self, index: int) -> tuple[Tensor, Tensor]:
@@ -57,7 +57,7 @@ class ImageKV:
         return tuple(map(self._rows, self.layers[index]))
 
     def mask(self, positions: int) -> Tensor | None:
-        """What so many query positions of one image, query after query in each sequence, see of it, bool [S, N]."""
+        """The mask of so many query positions of one image, sequence after sequence, bool [S, N]; None: all see all."""
         return None if self.mask_QN is None else self.mask_QN.repeat(positions // len(self.mask_QN), 1)
 
     def makers(self, index: int, *copies: Tensor) -> list[tuple[Tensor, Callable[[], Tensor]]]:
@@ -69,7 +69,7 @@ class ImageKV:
     def _rows(self, x_BHNE: Tensor) -> Tensor:
         if self.rows_R is None:
             return x_BHNE
-        # As they lie in memory, [B, N, H, E]: the way back adds whole rows too.
+        # In memory order, [B, N, H, E], so that the backward pass also adds whole rows.
         return x_BHNE.transpose(1, 2).index_select(0, self.rows_R).transpose(1, 2)
 
 
@@ -110,14 +110,14 @@ class Sequences(NamedTuple):
 
 
 class RowTable:
-    """Where the rows of all passes are: made once a forward, read by every layer.
+    """Says where the rows of all passes are. It is made once per forward, and every layer reads it.
 
     sequences: one entry for each pass. query_rows: number of query rows. read_M: int64, the rows that the last layer
-    computes; None: all. looks: (image, number of passes, number of their query rows) for passes one after the other
-    that look at the same images: they look together, so that keys and values are read once.
+    computes; None: all. looks: (images, number of passes, number of their query rows) for each run of consecutive
+    passes that look at the same images. They look together, so that keys and values are read once.
 
     Args: passes; query tokens per image; the device of their tensors.
-    Raises: ValueError for a pass of nothing, or of more images than texts or fewer.
+    Raises: ValueError for a pass without image and text, or with unequal numbers of them.
     """
 
     def __init__(self, passes: Sequence[Pass], num_queries: int, device: torch.device):
@@ -138,24 +138,24 @@ class RowTable:
         self.looks = [(run[0], len(run), len(run) * len(run[0]) * num_queries) for run in runs]
 
     def _places(self, rows: int) -> Tensor:
-        """Place of each row among the positions that look: its first, since padding comes after."""
+        """The first place of each row among the positions that look. Padding repeats a row, but only after it."""
         looking_G = torch.cat([each.rows_RS[:, each.seen :].flatten() for each in self.sequences])
         places_G = torch.arange(len(looking_G), device=looking_G.device)
         return places_G.new_zeros(rows).scatter_reduce(0, looking_G, places_G, "amin", include_self=False)
 
     def to_sequences(self, rows_MF: Tensor) -> list[Tensor]:
-        """The matrix of rows [M, F] to each pass' padded sequences [R, S, F]."""
+        """Turn the matrix of rows, [M, F], into each pass' padded sequences, [R, S, F]."""
         shapes = [each.rows_RS.shape for each in self.sequences]
         parts = rows_MF.index_select(0, self._rows_G).split([shape.numel() for shape in shapes])
         return [part_GF.unflatten(0, shape) for part_GF, shape in zip(parts, shapes)]
 
     def to_rows(self, looking: Sequence[Tensor], read_M: Tensor | None) -> Tensor:
-        """Each pass' positions that look, [R, S - seen, D], back to the rows [M, D], or to rows `read_M` of them."""
+        """Turn each pass' positions that look, [R, S - seen, D], back into rows [M, D], or only the rows `read_M`."""
         back_M = self._back_M if read_M is None else self._back_M[read_M]
         return torch.cat([each_RSD.flatten(0, 1) for each_RSD in looking]).index_select(0, back_M)
 
     def outputs(self, rows_MD: Tensor) -> list[Output]:
-        """The last layer's rows to one Output for each pass."""
+        """Split the last layer's rows into one Output for each pass."""
         parts = rows_MD.split(self._read_counts)
         return [
             Output(
@@ -167,7 +167,7 @@ class RowTable:
 
 
 def _sequences(each: Pass, query_RQ: Tensor, text_L: Tensor, queries: Sequence[Tensor]) -> Sequences:
-    """A pass' sequences from the numbers of its query rows, of its text rows, and of all passes' query rows."""
+    """A pass' sequences, from the row numbers of its queries, of its text, and of all passes' queries."""
     if each.image is None and each.text is None:
         raise ValueError("a pass needs an image, a text or both")
     if None not in (each.image, each.text) and len(each.image) != len(each.text):
@@ -186,7 +186,7 @@ def _sequences(each: Pass, query_RQ: Tensor, text_L: Tensor, queries: Sequence[T
 
 
 def _read(each: Pass, rows_L: Tensor) -> Tensor:
-    """Of the numbers of a pass' text rows, those that the caller reads."""
+    """The row numbers of a pass' text that the caller reads."""
     if each.text is None or each.read == "all":
         return rows_L
     return rows_L[each.text.starts_B] if each.read == "first" else rows_L[:0]

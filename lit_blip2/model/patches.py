@@ -1,7 +1,6 @@
-"""Image tokens as the square of patches that they stand for, and boxes of it: their average, or all that is in them.
+"""Arranges image tokens as their square of patches, and averages or concatenates the patches of each box.
 
-An encoder here sees square images, so its patches are a square. What stands in front of them ([CLS], registers) is in
-no box.
+Images are square here, so the patches form a square. Tokens in front of the patches ([CLS], registers) are in no box.
 
 Legend: B images, N image tokens, D width, G patches along a side, T boxes, in R rows and C columns of them, P patches
 in a box.
@@ -14,22 +13,22 @@ from torch.nn import functional as F
 
 
 def on_grid(values_BXN: Tensor) -> Tensor:
-    """What image tokens have, [B, any, N], on the square of patches [B, any, G, G]. The tokens in front that do not
-    fill it are no patches: [CLS], registers."""
+    """Values of image tokens, [B, any, N], placed on the square of patches, [B, any, G, G]. Tokens in front that are no
+    patches ([CLS], registers) are left out."""
     side = side_of(values_BXN.shape[-1])
     return values_BXN[..., -side * side :].unflatten(-1, (side, side))
 
 
 def side_of(tokens: int) -> int:
-    """Patches along a side of an image of so many tokens."""
+    """Number of patches along a side of an image with so many tokens."""
     return isqrt(tokens)
 
 
 def pool(tokens_BND: Tensor, count: int) -> Tensor:
-    """Image tokens to the means of `count` boxes, [B, T, D], row by row; [CLS] is in none of them.
+    """Means of image tokens over `count` boxes, [B, T, D], row by row; [CLS] is in no box.
 
-    The boxes lie in as many rows and columns as `boxes` says. Where these do not divide the patches, neighbours
-    overlap. 8 x 8 patches to 24 tokens, 4 rows of 6:
+    `boxes` gives the number of rows and columns. If these do not divide the patches, neighbouring boxes overlap.
+    8 x 8 patches become 24 tokens, 4 rows of 6:
 
         columns  0 1 2 3 4 5 6 7
         boxes    a a     d d            every box two patches wide and two high,
@@ -40,13 +39,13 @@ def pool(tokens_BND: Tensor, count: int) -> Tensor:
 
 
 def pool_grid(grid_BDGG: Tensor, count: int) -> Tensor:
-    """`pool` of patches that lie on their square: [B, D, R, C]."""
+    """`pool` for patches that already form a square: [B, D, R, C]."""
     return F.adaptive_avg_pool2d(grid_BDGG, boxes(count, grid_BDGG.shape[-1]))
 
 
 def boxes(count: int, side: int, name: str = "num_tokens") -> tuple[int, int]:
-    """Rows and columns, as square as `count` allows: 24 is 4 x 6. Raises ValueError for more of them than patches, and
-    says what the setting is called."""
+    """Rows and columns of `count` boxes, as square as possible: 24 is 4 x 6. name: the setting, for the message. Raises
+    ValueError for more columns than patches along a side."""
     rows, columns = _shape(count)
     if columns > side:
         raise ValueError(
@@ -57,9 +56,9 @@ def boxes(count: int, side: int, name: str = "num_tokens") -> tuple[int, int]:
 
 
 def stack(tokens_BND: Tensor, count: int) -> Tensor:
-    """Image tokens to the patches of `count` boxes of one size, one behind the other, [B, T, P * D], row by row.
+    """Concatenates the patches of each of `count` equal boxes to one token, [B, T, P * D], row by row.
 
-    4 x 4 patches to 4 tokens of 4 patches each, 2 rows of 2 boxes, in the order of their numbers:
+    4 x 4 patches become 4 tokens of 4 patches each, 2 rows of 2 boxes, in the order of these numbers:
 
         1  2 | 5  6
         3  4 | 7  8
@@ -74,7 +73,7 @@ def stack(tokens_BND: Tensor, count: int) -> Tensor:
 
 
 def whole_boxes(count: int, side: int) -> tuple[int, int]:
-    """`boxes` that divide the patches. Raises ValueError where they do not, with the counts whose boxes do."""
+    """As `boxes`, but the boxes must divide the patches. Raises ValueError if not, with the counts whose boxes do."""
     if not _divide(count, side):
         fit = [str(each) for each in range(1, side * side + 1) if _divide(each, side)]
         raise ValueError(

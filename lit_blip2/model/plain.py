@@ -1,8 +1,8 @@
-"""Text to token ids as text alone: no word of it is a special token, and none is added to it.
+"""Tokenises plain text: special tokens are neither recognised in it nor added to it.
 
-A tokenizer finds its special tokens in the text that it is given, so a caption that speaks of "</s>" would end there,
-and puts some before or after each text. Here the words "</s>" are read like any others, and the caller that
-joins texts adds `begin`, `close` or an end mark.
+A tokenizer recognises special tokens in its input, so a caption that mentions "</s>" would end there. It also puts
+some before or after each text. Here "</s>" is read like any other words, and the caller that joins texts adds `begin`,
+`close` or an end mark.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from lit_blip2.contents import DataError
 from lit_blip2.model.spelling import Spelling
 from lit_blip2.terminal import one_line
 
-UNSPELT = "\ue000\ue001\ue000"  # in front of a special token: three characters that no text has in a row
+UNSPELT = "\ue000\ue001\ue000"  # put before a special token's name: three characters that no text has in a row
 PROBE = "a"
 SAMPLE = "A man's café, 3.5 km (or so) from U.S.A."
 SHOWN = 60  # characters of a text that a message shows
@@ -30,7 +30,7 @@ _NAMES: ContextVar[Sequence[str]] = ContextVar("names", default=())
 
 
 class Known(NamedTuple):
-    """How many words of some texts there are, how many of them the tokenizer does not know, and a few of those."""
+    """Number of words in some texts, number of those that the tokenizer does not know, and a few of the unknown."""
 
     words: int
     unknown: int
@@ -38,20 +38,20 @@ class Known(NamedTuple):
 
     @classmethod
     def of(cls, parts: Sequence["Known"]) -> "Known":
-        """Of several groups of texts together."""
+        """The sum over several groups of texts."""
         examples = dict.fromkeys(each for part in parts for each in part.examples)
         return cls(sum(part.words for part in parts), sum(part.unknown for part in parts), tuple(examples)[:EXAMPLES])
 
     @property
     def share(self) -> float:
-        """Of the words that are unknown; 0 without words."""
+        """Share of the words that are unknown; 0 if there are no words."""
         return self.unknown / max(1, self.words)
 
 
 class Plain:
-    """A Hugging Face tokenizer that reads text as text.
+    """A Hugging Face tokenizer that reads text as plain text.
 
-    begin, close: ids that the tokenizer puts before and after a text. cuts: texts cut so far, by what they were.
+    begin, close: ids that the tokenizer puts before and after a text. cuts: number of texts cut so far, by their kind.
     """
 
     def __init__(self, tokenizer: Any):
@@ -63,7 +63,7 @@ class Plain:
         self._known: dict[str, bool] = {}
 
     def ids(self, texts: Iterable[str]) -> list[list[int]]:
-        """Ids of each text's words. Raises DataError where the tokenizer's rules are such that it gives up."""
+        """Token ids of each text, without special tokens. Raises DataError if the tokenizer's rules make it fail."""
         texts = list(texts)
         try:
             if self.backend is not None:
@@ -71,7 +71,7 @@ class Plain:
             made = self.tokenizer(texts, add_special_tokens=False, split_special_tokens=True) if texts else None
             return made["input_ids"] if made else []
         except BaseException as error:
-            if type(error).__name__ != "PanicException":  # of Rust: no Exception, and its class cannot be imported
+            if type(error).__name__ != "PanicException":  # Rust's panic: no Exception, and its class cannot be imported
                 raise
             raise DataError(
                 f"the tokenizer of {self.tokenizer.name_or_path} gives up on a text, its rules cannot be followed "
@@ -90,7 +90,7 @@ class Plain:
         return next((word for word in words if word and self.ids([word])[0]), PROBE)
 
     def _around(self) -> tuple[list[int], list[int]]:
-        """What the tokenizer puts before a text, and after it."""
+        """Token ids that the tokenizer puts before and after a text."""
         if self.backend is not None:
             made = self.tokenizer(self.probe, return_special_tokens_mask=True)
             ids, added = made["input_ids"], made["special_tokens_mask"]
@@ -102,27 +102,27 @@ class Plain:
 
     @cached_property
     def digest(self) -> str:
-        """Tells tokenizers apart: by which words have which ids, how a text becomes them, and what stands around it."""
+        """Tells tokenizers apart: a hash of the words with their ids, a tokenised sample, and what stands around it."""
         words = sorted((id_, word) for word, id_ in self.tokenizer.get_vocab().items())
         return hashlib.sha256(repr((words, self.ids([SAMPLE]), self.begin, self.close)).encode()).hexdigest()[:16]
 
     @cached_property
     def space(self) -> str:
-        """What stands between a text and one that goes on from it, which is tokenised apart: a space, or nothing where
-        the tokenizer itself puts one in front of every text, as sentencepiece does."""
+        """What to put before a text that continues another one and is tokenised separately: a space, or nothing if the
+        tokenizer itself puts a space before every text, as sentencepiece does."""
         probe = self.probe
         one, spaced, two = self.ids([probe, f" {probe}", f"{probe} {probe}"])
         return "" if one + one == two != one + spaced else " "
 
     def mark(self, text: str) -> list[int]:
-        """Ids of a text of the configuration that ends another one: here a special token's name means that token."""
+        """Token ids of an end mark from the configuration. Here the name of a special token means that token."""
         if text in self.tokenizer.get_added_vocab():
             return [self.tokenizer.convert_tokens_to_ids(text)]
         one, both = self.ids([self.probe, self.probe + text])
         return both[len(one) :] if both[: len(one)] == one != both else self.ids([text])[0]
 
     def spelt(self, text: str) -> list[str]:
-        """Special tokens whose names a text holds: they are read as letters."""
+        """Names of special tokens that occur in a text, where they are read as letters."""
         special = dict.fromkeys([*self.tokenizer.all_special_tokens, *self.tokenizer.get_added_vocab()])
         return [name for name in special if len(name) > 1 and name in text]
 
@@ -135,9 +135,9 @@ class Plain:
         limit: str,
         keep_end: bool = False,
     ) -> list[list[int]]:
-        """Ids of texts of at most `most` tokens, one limit for all or one for each: the first, or the last; what is cut
-        is told the first time, the tenth, the hundredth. what, limit: for the message, what they are and the argument
-        that sets `most`."""
+        """Token ids cut to at most `most` tokens, one limit for all texts or one for each. Keeps the first tokens, or
+        with `keep_end` the last. Warns of the first, tenth, hundredth cut. what, limit: for the warning, the kind of
+        text and the argument that sets `most`."""
         most = [most] * len(texts) if isinstance(most, int) else most
         names = _NAMES.get() if len(_NAMES.get()) == len(texts) else [""] * len(texts)
         for text, each, name, longest in zip(texts, ids, names, most):
@@ -153,7 +153,7 @@ class Plain:
         return [each[-longest:] if keep_end else each[:longest] for each, longest in zip(ids, most)]
 
     def known(self, texts: Iterable[str]) -> Known:
-        """Which words of texts hold the unknown token, or letters that no token stands for."""
+        """Counts the words of texts, and those with the unknown token or with letters that have no token."""
         counts = Counter(word for text in texts for word in text.split())
         new = [word for word in counts if word not in self._known]
         self._known |= {word: self._spelling.knows(word, ids) for word, ids in zip(new, self.ids(new))}
@@ -167,7 +167,7 @@ class Plain:
 
 @contextmanager
 def naming(names: Sequence[str]) -> Iterator[None]:
-    """Within it, a text that is cut is named, as "image 12", where there is one text for each name."""
+    """Within this context, a warning of a cut text names it, such as "image 12", if there is one text for each name."""
     before = _NAMES.set(names)
     try:
         yield
@@ -181,15 +181,15 @@ def shown(text: str) -> str:
 
 
 def without_special(tokenizer: Any) -> Tokenizer:
-    """A fast tokenizer in which special tokens have names that no text spells; all ids are the same.
+    """A copy of a fast tokenizer in which special tokens have names that no text spells; all ids stay the same.
 
-    It is not enough to tell the tokenizer to split them: a model of whole words, or T5's pieces, finds them in its
-    vocabulary.
+    It is not enough to tell the tokenizer to split special tokens: a word-level model, or T5's, would still find them
+    in its vocabulary.
     """
     content = json.loads(tokenizer.backend_tokenizer.to_str())
     special = {each["content"] for each in content["added_tokens"] if each["special"]}
     special |= set(tokenizer.all_special_tokens)
-    # A letter that is a special token too, as the "!" that some pad with, is a letter where a text has it.
+    # A single character that is also a special token, such as "!" for padding, stays a character in texts.
     letters = {word for word in special if len(word) == 1}
     special -= letters
 
@@ -208,7 +208,7 @@ def without_special(tokenizer: Any) -> Tokenizer:
         model["vocab"] = [[name(word), score] for word, score in model["vocab"]]
     if model.get("unk_token"):
         model["unk_token"] = name(model["unk_token"])
-    if "merges" in model:  # none may make a special token out of its parts, nor go on from one
+    if "merges" in model:  # no merge may make a special token from parts, or continue one
         parts = ((pair, pair.split(" ") if isinstance(pair, str) else pair) for pair in model["merges"])
         model["merges"] = [pair for pair, both in parts if not special & {*both, "".join(both)}]
     return Tokenizer.from_str(json.dumps(content))

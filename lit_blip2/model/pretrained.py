@@ -1,4 +1,4 @@
-"""A Hugging Face language model from its configuration, or from a folder that must hold all of it."""
+"""Builds a Hugging Face language model from its configuration, or reads it from a folder that must hold all of it."""
 
 import warnings
 from collections.abc import Iterator
@@ -19,19 +19,19 @@ from lit_blip2.terminal import one_line
 from lit_blip2.trust import check_fetches_nothing
 from lit_blip2.zeros import check_zeros
 
-# What transformers makes by itself and old files hold: how its name ends, its dimensions, what an import says of it.
+# Buffers that old files hold and transformers now makes itself: end of the name -> (dimensions, what an import prints).
 OLD_BUFFERS = {
     ".rotary_emb.inv_freq": (1, "derived: frequencies that the configuration gives"),
     ".attn.bias": (4, "derived: the mask of what comes later"),
     ".attention.bias": (4, "derived: the mask of what comes later"),
     ".masked_bias": (0, "dropped: what stands for a masked logit"),
 }
-# What generation takes of a configuration: the tokens that its sequences begin, end and are filled with.
+# Fields of a configuration that generation uses: the tokens that begin, end and pad sequences, and whether to cache.
 GENERATES_WITH = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id", "use_cache")
 
 
 def in_cache(name: str) -> Path | None:
-    """The folder of a hub's model that huggingface_hub has downloaded, if it has; nothing is downloaded."""
+    """The folder of a hub model that huggingface_hub has downloaded before, or None; nothing is downloaded."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
@@ -42,20 +42,22 @@ def in_cache(name: str) -> Path | None:
 
 
 def read_config(folder: Path, name: str = "config.json") -> dict:
-    """Hugging Face's fields of a folder. Raises DataError, with the file's name, for what is no JSON object."""
+    """The fields of a Hugging Face folder's config.json. Raises DataError, with the file's name, if it is no JSON
+    object."""
     return read_object(folder / name, object_hook=_decoded)
 
 
 def _decoded(fields: dict) -> Any:
-    """transformers 5 writes numbers that JSON has no word for as {"__float__": "Infinity"}."""
-    return float(fields["__float__"]) if fields.keys() == {"__float__"} else fields  # ValueError: no number
+    """Decodes how transformers 5 writes numbers that JSON lacks: {"__float__": "Infinity"}. Raises ValueError if it is
+    no number."""
+    return float(fields["__float__"]) if fields.keys() == {"__float__"} else fields
 
 
 def read_tokenizer(folder: Path) -> Any:
-    """Hugging Face's tokenizer of a folder; nothing in it is run.
+    """The Hugging Face tokenizer in a folder; no code of the folder is run.
 
-    Raises ValueError for one that is damaged, lies elsewhere, or has no tokens: transformers makes such a one where
-    there is none.
+    Raises ValueError for a tokenizer that is damaged, lies elsewhere, or has no tokens: if there is none, transformers
+    makes an empty one.
     """
     from transformers import AutoTokenizer
 
@@ -65,7 +67,7 @@ def read_tokenizer(folder: Path) -> Any:
     try:
         with offline():
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except Exception as error:  # of many kinds, as what is damaged is
+    except Exception as error:  # damaged files raise many kinds
         reason = one_line(f"{type(error).__name__} {error}", 200)
         if "tiktoken" in reason and (file := next(folder.glob("*.model"), None)):
             reason = f"{file.name} is no file of sentencepiece: it is cut short, or of another kind"
@@ -79,16 +81,16 @@ def read_tokenizer(folder: Path) -> Any:
 
 
 def _pointer(folder: Path) -> str | None:
-    """What to do where a folder was cloned without its large files; None where all are there."""
+    """What to do about a folder that was cloned without its large files; None if all are there."""
     files = sorted(each for each in folder.iterdir() if each.is_file())
     return next((f"{file.name} {IS_POINTER}" for file in files if is_pointer(file)), None)
 
 
 def tell_no_begin(folder: Path, family: str, tokenizer: Any) -> None:
-    """Warn where no file of a folder says whether texts start with the begin token: transformers 5 then leaves it out.
+    """Warn if no file of a folder says whether texts start with the begin token: transformers 5 then leaves it out.
 
-    Only of families that were trained with one: those whose tokenizer is sentencepiece's file, and OPT. GPT-2's and
-    Qwen's files lie there the same way, and these start without one.
+    Only warns for families that were trained with one: OPT, and those with a sentencepiece file. GPT-2 and Qwen have
+    the same files as OPT, but start without one.
     """
     if (folder / "tokenizer.json").is_file() or "add_bos_token" in tokenizer.init_kwargs:
         return
@@ -109,9 +111,9 @@ def build(
     device: str = "meta",
     source: str = "the configuration of a language model",
 ) -> nn.Module:
-    """The model class that `config` (Hugging Face's fields) asks for: read from disk, or without weights as it is made
-    on `device`. source: of the fields, for messages. Raises ValueError for one that would run code of its own, or that
-    transformers cannot make."""
+    """The model that `config` (Hugging Face's fields) describes: read from the folder `weights`, or, if None, with
+    initial weights on `device`. source: where the fields are from, for messages. Raises ValueError for a configuration
+    that would run code of its own, or that transformers cannot build."""
     check_runs_nothing(config)
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
@@ -131,7 +133,8 @@ def build(
 
 @contextmanager
 def _usable(source: str) -> Iterator[None]:
-    """While transformers makes a model of fields, which may hold anything: what it raises becomes a ValueError."""
+    """Within this context transformers builds a model from fields that may hold anything: any error becomes a
+    ValueError."""
     try:
         with offline():
             yield
@@ -172,9 +175,9 @@ def set_activation(model: nn.Module, name: str) -> None:
 
 
 def without_search_rules(config: Any) -> Any:
-    """What a model of this configuration generates with. A folder's other settings, such as a penalty for repetition or
-    a forced last token, are rules of search: they would change what this package's arguments ask for. So is a forced
-    first token, as mBART's language: no target that is learnt begins with one."""
+    """The generation configuration of a model, with only the fields GENERATES_WITH. A folder's other settings, such as
+    a repetition penalty or a forced last token, are search rules: they would change what this package's arguments ask
+    for. A forced first token, such as mBART's language, is one too: no training target begins with it."""
     from transformers import GenerationConfig
 
     decoder = config.get_text_config(decoder=True)
@@ -184,19 +187,19 @@ def without_search_rules(config: Any) -> Any:
 
 
 def build_random(config: dict, dtype: torch.dtype | str) -> nn.Module:
-    """The model with the weights that transformers starts from."""
+    """The model with transformers' initial weights, the same ones each time."""
     with same_each_time():
         model = build(config, device="cpu")
     return model.to(torch.float32 if dtype == "auto" else dtype).eval()
 
 
 def _read(auto: Any, folder: Path, dtype: torch.dtype | str) -> nn.Module:
-    """A model from its folder. Raises ValueError for one that is damaged, of other sizes, or without some weights:
-    transformers would leave them random."""
+    """Read a model from its folder. Raises ValueError for a model that is damaged, has other sizes, or lacks weights:
+    transformers would leave those random."""
     check_names(folder)
     for other in other_configs(folder):
         check_runs_nothing(read_config(folder, other))
-    adapter = folder / "adapter_config.json"  # which transformers would put into the model, by peft
+    adapter = folder / "adapter_config.json"  # transformers would put it into the model, through peft
     if adapter.is_file():
         check_adapter(adapter)
     how = dict(dtype=dtype, local_files_only=True, trust_remote_code=False)
@@ -204,7 +207,7 @@ def _read(auto: Any, folder: Path, dtype: torch.dtype | str) -> nn.Module:
     try:
         with offline(), _no_bar():
             model, report = auto.from_pretrained(folder, **how)
-    except Exception as error:  # of many kinds, as what is damaged is
+    except Exception as error:  # damaged files raise many kinds
         reason = _pointer(folder) or one_line(f"{type(error).__name__} {error}", 300)
         more = f". {adapter} asks for an adapter: put its weights there, or take it out" if adapter.is_file() else ""
         raise ValueError(f"the language model in {folder} cannot be read: {reason}{more}") from error
@@ -224,7 +227,7 @@ def _read(auto: Any, folder: Path, dtype: torch.dtype | str) -> nn.Module:
 
 @contextmanager
 def _no_bar() -> Iterator[None]:
-    """Without transformers' progress bar of weights that are read from a disk."""
+    """Hides transformers' progress bar for reading weights."""
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()
@@ -245,7 +248,7 @@ def _words(model: nn.Module) -> torch.Tensor | None:
 
 
 def quantise(model: nn.Module, bits: Literal[8, 4]) -> None:
-    """Weights of the linear layers in 8 bits, a scale for each row, or in 4, a scale for each 128; in place.
+    """Quantise the weights of the linear layers in place: 8 bits with a scale per row, or 4 with a scale per 128.
 
     Raises ImportError that says what to install.
     """

@@ -1,4 +1,4 @@
-"""A language model is tried on a few tokens when it is loaded: whether its family does what is asked of it here.
+"""Tries a language model on a few tokens when it is loaded, to check that its family supports what is needed here.
 
 Legend: T tokens, S = T + 1 positions of which the first is no token's, P positions of padding, D width, V vocabulary.
 """
@@ -11,14 +11,14 @@ from torch.nn import functional as F
 
 from lit_blip2.terminal import one_line
 
-PADDING = 4  # positions beside the row that is generated from
+PADDING = 4  # padding positions beside the row that generation starts from
 
 
 @torch.no_grad()
 def check_embeddings(model: nn.Module, name: str) -> None:
-    """Raises ValueError for a model that takes no embeddings in the place of ids, or makes something else of them:
-    some families multiply what they look up, and a soft prompt and its text would come at another scale. Also for an
-    encoder in a decoder's place, which would see the tokens that it is to predict."""
+    """Raises ValueError for a model that takes no embeddings in place of ids, or treats them differently: some families
+    scale the embeddings that they look up, so a soft prompt and its text would have other scales. Raises it also for an
+    encoder used as a decoder, which would see the tokens that it must predict."""
     family, ids_1T = model.config.model_type, _ids(model)
     how: dict[str, Any] = {"use_cache": False}
     if model.config.is_encoder_decoder:
@@ -46,7 +46,7 @@ def check_embeddings(model: nn.Module, name: str) -> None:
 
 
 def _check_causal(model: nn.Module, name: str, ids_1T: torch.Tensor, wanted_1TV: torch.Tensor) -> None:
-    """Raises ValueError where logits of the first tokens change with the last one."""
+    """Raises ValueError if the logits of earlier tokens change with the last one."""
     changed_1T = torch.cat([ids_1T[:, :-1], ids_1T[:, :1]], dim=1)
     changed_1TV = model(input_ids=changed_1T, use_cache=False).logits.float()
     distance = (changed_1TV - wanted_1TV)[:, :-1].abs().max().item()
@@ -61,10 +61,10 @@ def _check_causal(model: nn.Module, name: str, ids_1T: torch.Tensor, wanted_1TV:
 
 @torch.no_grad()
 def why_no_answers(model: nn.Module, name: str) -> str | None:
-    """Why nothing that a model generates can be used, though it can be trained; None where it can.
+    """Why a model's generated text cannot be used, though the model can be trained; None if it can.
 
-    Two tokens are generated after a padded row. Their logits must be those of the same row without padding, in the
-    forward that training has: some families cannot generate after embeddings, or count positions in another way there.
+    Two tokens are generated after a padded row. Their logits must equal those of the same row without padding, in
+    training's forward. Some families cannot generate after embeddings, or count positions differently there.
     """
     soft_1SD = _soft(model.get_input_embeddings()(_ids(model)))
     padding_1PD = soft_1SD[:, :1].expand(-1, PADDING, -1)
@@ -102,13 +102,14 @@ def why_no_answers(model: nn.Module, name: str) -> str | None:
 
 
 def _ids(model: nn.Module) -> torch.Tensor:
-    """A few tokens [1, T]. Some families count positions by what is no padding, so that token would differ rightly."""
+    """A few token ids [1, T], without the padding token: families that count positions by padding may treat it
+    differently."""
     rows, padding = model.get_input_embeddings().num_embeddings, getattr(model.config, "pad_token_id", None)
     return torch.tensor([[row for row in range(min(4, rows)) if row != padding]], device=model.device)
 
 
 def _soft(embeds_1TD: torch.Tensor) -> torch.Tensor:
-    """Tokens' embeddings [1, S, D] after one that is no token's, as a soft prompt is none."""
+    """Embeddings [1, S, D]: one that is no token's, like a soft prompt, then those of the tokens."""
     return torch.cat([embeds_1TD.mean(dim=1, keepdim=True), embeds_1TD], dim=1)
 
 

@@ -1,6 +1,6 @@
-"""From a text to a soft prompt behind which a frozen language model writes this text: P-Former's idea (arXiv
-2307.07063). It is learned from texts alone (mini/train/prompter.py), and says what an image's soft prompt might be
-(lit/aligned.py).
+"""Turns a text into a soft prompt from which a frozen language model generates that text, as in P-Former (arXiv
+2307.07063). It is trained on texts alone (mini/train/prompter.py). Stage 2 can pull an image's soft prompt towards its
+caption's (lit/aligned.py).
 
 Legend: B texts, T padded text positions, Q soft prompt positions, S = Q + T, H width, D language model width,
 V words of the language model.
@@ -29,11 +29,11 @@ class Prompter(nn.Module):
     narrow network need not put a whole caption into one vector.
 
     Args:
-        vocabulary: words of the language model, whose ids it reads. language_width: of the language model's input
-            embeddings.
+        vocabulary: number of words of the language model, whose token ids are read.
+        language_width: width of the language model's input embeddings.
         num_tokens: positions of the soft prompt.
         hidden: width. layers: number of blocks. heads: attention heads.
-        longest: most words of a text.
+        longest: longest text in tokens.
     """
 
     def __init__(
@@ -60,8 +60,8 @@ class Prompter(nn.Module):
             nn.init.normal_(weight, std=hidden**-0.5)
 
     def forward(self, text: PackedText) -> Tensor:
-        """Texts, as ids of the language model without its marks, to their soft prompts [B, Q, D]. Raises ValueError for
-        a text that is too long."""
+        """Soft prompts [B, Q, D] of texts, given as token ids of the language model without special tokens. Raises
+        ValueError for a text that is too long."""
         ids_BT = text.padded()
         if ids_BT.shape[1] > self.longest:
             raise ValueError(f"a text of {ids_BT.shape[1]} tokens: this prompter reads at most longest={self.longest}")
@@ -72,15 +72,15 @@ class Prompter(nn.Module):
 
 
 def save_prompter(prompter: Prompter, folder: Path, language: dict[str, Any]) -> None:
-    """Write weights and sizes. language: the signature of the language model that it was trained with."""
+    """Write weights and sizes to a folder. language: signature of the language model that it was trained with."""
     save_file(prompter.state_dict(), folder / WEIGHTS)
     sizes = {name: getattr(prompter, name) for name in SIZES}
     (folder / CONFIG).write_text(json.dumps(sizes | {"language": language}) + "\n")
 
 
 def read_prompter(folder: Path) -> tuple[Prompter, dict[str, Any]]:
-    """A prompter, and the signature of its language model. Raises FileNotFoundError, or DataError for what is no
-    prompter."""
+    """The prompter in a folder, and the signature of its language model. Raises FileNotFoundError, or DataError if the
+    folder holds no prompter."""
     found = read_object(folder / CONFIG)
     wrong = [name for name in SIZES if type(found.get(name)) is not int or found[name] < 1]
     if wrong or not isinstance(found.get("language"), dict):

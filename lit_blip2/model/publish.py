@@ -1,4 +1,4 @@
-"""Makes published.json again, by counting each model on the meta device: `python -m lit_blip2.model.publish`."""
+"""Regenerates published.json by building each model on the meta device: `python -m lit_blip2.model.publish`."""
 
 import json
 
@@ -7,7 +7,7 @@ from lit_blip2.model.published import FILE, language_card, published, vision_car
 
 
 def refresh() -> dict[str, dict]:
-    """Count every published model again, from its name or configuration."""
+    """The cards of all published models, with widths and sizes read anew from each model."""
     cards = {}
     for name, card in published().items():
         if card["kind"] == "vision":

@@ -1,8 +1,8 @@
-"""What must be known of a published model before its weights are there: sizes, and where to get it.
+"""What is known of published models without their weights: sizes, and where to get them.
 
-`published.json` holds, for each encoder and language model that an experiment names, its width and its number of
-parameters; of encoders how they want their images, of language models the configuration. `python -m
-lit_blip2.model.publish` counts them again, and a test compares.
+`published.json` holds the width and number of parameters of each encoder and language model that an experiment names.
+It also holds how an encoder's images are prepared, and a language model's configuration. `python -m
+lit_blip2.model.publish` regenerates it, and a test compares.
 """
 
 import json
@@ -16,7 +16,7 @@ from torch import nn
 from lit_blip2.offline import offline
 
 FILE = Path(__file__).with_name("published.json")
-ADDED_WORDS = 1024  # rows that fine-tuning, or rounding up, may have put behind a published vocabulary
+ADDED_WORDS = 1024  # most rows that fine-tuning, or rounding up, may have added to a published vocabulary
 
 
 @cache
@@ -26,7 +26,7 @@ def published() -> dict[str, dict]:
 
 
 def vision_card(encoder: nn.Module) -> dict:
-    """Width and parameters of a timm network as it is used, on meta or not, and how it wants its images."""
+    """Width, number of parameters and image preparation of a timm network, on the meta device or not."""
     timms = encoder.pretrained_cfg
     return {
         "width": encoder.num_features,
@@ -39,14 +39,15 @@ def vision_card(encoder: nn.Module) -> dict:
 
 
 def language_card(model: nn.Module) -> dict:
-    """Width of the input embeddings and parameters of a Hugging Face language model, on meta or not."""
+    """Width of the input embeddings and number of parameters of a Hugging Face language model, on the meta device or
+    not."""
     width = model.get_input_embeddings().embedding_dim
     return {"width": width, "parameters": sum(p.numel() for p in model.parameters())}
 
 
 def check_is(name: str, config: Mapping[str, Any], file: Path) -> None:
-    """Raise ValueError where a language model's configuration is of another family than the published model of this
-    name, or has other sizes than its card. Any other name is a folder's own affair. file: it, for the message."""
+    """Raises ValueError if a language model's configuration has another family or other sizes than the published model
+    of this name. A name that is not published is not checked. file: the configuration's, for the message."""
     if (card := published().get(name)) is None:
         return
     from transformers import AutoConfig
@@ -68,5 +69,5 @@ def check_is(name: str, config: Mapping[str, Any], file: Path) -> None:
 
 
 def _is_size(field: str, value: Any) -> bool:
-    """Whether a field of a card is a size that every model of the name has; how far its positions go is not."""
+    """Whether a field of a card is a size that every model of this name has; the number of positions may differ."""
     return type(value) is int and not field.endswith("_id") and field != "max_position_embeddings"

@@ -175,7 +175,7 @@ class QFormerLayer(nn.Module):
         self.text_mlp = FeedForward(hidden, intermediate, dropout) if text else None
 
     def forward(self, rows_MD: Tensor, table: RowTable, cross_index: int, read_M: Tensor | None) -> Tensor:
-        """Rows of all passes [M, D] to the same, or to the rows `read_M` alone."""
+        """The updated rows of all passes, [M, D], or only the rows `read_M`."""
         rows_MD = self.attention(rows_MD, table, read_M)
         query_MD, text_MD = rows_MD.split([table.query_rows, len(rows_MD) - table.query_rows])
         if len(query_MD):
@@ -199,7 +199,7 @@ class SelfAttention(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, rows_MD: Tensor, table: RowTable, read_M: Tensor | None = None) -> Tensor:
-        """Rows of all passes [M, D] to the same, or to the rows `read_M` alone."""
+        """The updated rows of all passes, [M, D], or only the rows `read_M`."""
         dropout = self.attention_dropout if self.training else 0.0
         attended = []
         for (_, seen, mask), qkv_RSF in zip(table.sequences, table.to_sequences(self.qkv(rows_MD))):
@@ -227,14 +227,14 @@ class CrossAttention(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def project_image(self, normed_BND: Tensor, scale_D: Tensor, shift_D: Tensor) -> tuple[Tensor, Tensor]:
-        """Normalised features [B, N, W] under ln_vision's scale and shift [W] to keys and values [B, H, N, E]."""
+        """Keys and values, [B, H, N, E] each, of normalised features [B, N, W] with ln_vision's scale and shift [W]."""
         weight = self.kv.weight * scale_D
         bias = torch.mv(self.kv.weight, shift_D) + self.kv.bias
         kv_BNHE = F.linear(normed_BND, weight, bias).unflatten(-1, (2, self.heads, -1)).unbind(2)
         return kv_BNHE[0].transpose(1, 2), kv_BNHE[1].transpose(1, 2)
 
     def forward(self, query_MD: Tensor, table: RowTable, cross_index: int) -> Tensor:
-        """Query rows of all passes [M, D] to the same."""
+        """The updated query rows of all passes, [M, D]."""
         dropout = self.attention_dropout if self.training else 0.0
         attended = []
         rows = [rows for _, _, rows in table.looks]
@@ -263,7 +263,7 @@ class CrossAttention(nn.Module):
 
 
 def _to_rows(parts_PBQHE: list[Tensor]) -> Tensor:
-    """What each run of passes saw to the rows of all, [M, D]."""
+    """Joins the attention outputs of all runs of passes into rows, [M, D]."""
     return torch.cat([x_PBQHE.flatten(3).flatten(0, 2) for x_PBQHE in parts_PBQHE])
 
 

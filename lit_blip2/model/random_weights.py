@@ -1,4 +1,4 @@
-"""Random weights, where `weights: random` asks for them: said at every start, and the same ones each time."""
+"""Random weights for `weights: random`: the same ones each time, with a warning at every start."""
 
 import warnings
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ def tell_random(what: str, why: str) -> None:
 
 @contextmanager
 def same_each_time() -> Iterator[None]:
-    """Weights made within are the same on every rank and at every start; the random state stays what it was."""
+    """Weights made in this context are the same on every rank and at every start. The random state is restored."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         yield

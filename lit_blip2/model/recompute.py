@@ -1,4 +1,4 @@
-"""Trades compute for memory: autograd stores a function that makes an activation again, not the activation."""
+"""Trades compute for memory: autograd stores a function that rebuilds an activation instead of the activation."""
 
 from collections.abc import Callable
 
@@ -8,15 +8,15 @@ from torch.autograd.graph import saved_tensors_hooks
 
 
 def recomputed(makers: list[tuple[Tensor, Callable[[], Tensor]]]) -> saved_tensors_hooks:
-    """Context in which autograd, asked to keep one of these tensors for the backward, keeps its function instead.
+    """Context in which autograd stores a tensor's function for the backward pass, instead of the tensor.
 
-    For tensors that are large and quick to make again from others that are kept anyway. What a function reads must not
-    change before the backward.
+    Use it for large tensors that are quick to rebuild from tensors that are kept anyway. What a function reads must not
+    change before the backward pass.
     """
     by_place = {_place(made): make for made, make in makers}
 
     def pack(kept: Tensor) -> Tensor | Callable[[], Tensor]:
-        # Detached: an operation that keeps its own output would hold itself, and all before it, until a backward.
+        # Detached: an operation that stores its own output would keep itself and its graph alive until the backward.
         return by_place.get(_place(kept)) or kept.detach()
 
     def unpack(kept: Tensor | Callable[[], Tensor]) -> Tensor:
@@ -29,5 +29,5 @@ def recomputed(makers: list[tuple[Tensor, Callable[[], Tensor]]]) -> saved_tenso
 
 
 def _place(x: Tensor) -> tuple:
-    # The storage and not the address, which fake tensors lack; its number, which does not keep it alive.
+    # The storage's number, which does not keep it alive. Not its address, which fake tensors lack.
     return x.untyped_storage()._cdata, x.storage_offset(), x.shape

@@ -1,7 +1,7 @@
-"""What the files of a Hugging Face folder name: other files of that folder alone, and no code.
+"""Checks that the files of a Hugging Face folder name only other files of that folder.
 
-A folder may be anybody's. Its files may be links of the user's, or those of huggingface_hub, whose folder of a revision
-holds links to ../../blobs; a name that is written in a file may not lead out of the folder.
+A folder may come from anybody. Its files may be links: the user's own, or those of huggingface_hub, whose revision
+folders hold links to ../../blobs. But a name that is written in a file may not lead out of the folder.
 """
 
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from lit_blip2.contents import DataError, check_no_pointer, check_regular, path_
 
 CONFIG, CONFIGS = "config.json", "configuration_files"
 INDICES = "*.index.json"  # of weights in shards: {"weight_map": {weight: file}}
-# Files of JSON -> their fields that name files; transformers reads these.
+# JSON file -> its fields that name files which transformers reads.
 NAMING = {
     CONFIG: ("transformers_weights", CONFIGS),
     "tokenizer_config.json": ("fast_tokenizer_files",),
@@ -21,8 +21,8 @@ WAY_OUT = "a file of this folder is meant; put it there, and name it without its
 
 
 def check_names(folder: Path) -> None:
-    """Raises DataError for the first file outside of the folder that a file in it names, for what is no file, and for
-    JSON that Git LFS has not fetched: transformers passes over a generation_config.json that it cannot read."""
+    """Raises DataError for the first name in a file that leads out of the folder, for what is no regular file, and for
+    JSON that Git LFS has not fetched: transformers ignores a generation_config.json that it cannot read."""
     for file in sorted(folder.iterdir()):
         (check_no_pointer if file.suffix == ".json" else check_regular)(file)
     for file, path in _named(folder):
@@ -30,7 +30,7 @@ def check_names(folder: Path) -> None:
 
 
 def other_configs(folder: Path) -> list[str]:
-    """The files that transformers may read in the place of config.json, by its version."""
+    """The files that transformers may read in place of config.json, depending on its version."""
     named = _listed(_fields(folder / CONFIG).get(CONFIGS))
     return [path for path in named if isinstance(path, str) and (folder / path).is_file()]
 
@@ -51,7 +51,7 @@ def _listed(value: Any) -> list[Any]:
 
 
 def _fields(file: Path) -> dict[str, Any]:
-    """What a file of JSON holds; empty for one that is not there, or that who reads it for good will refuse."""
+    """The fields of a JSON file; empty if it is missing or damaged (its actual reader refuses a damaged one)."""
     try:
         return read_object(file) if file.is_file() else {}
     except DataError:

@@ -1,7 +1,7 @@
 """Whether a tokenizer knows a word: its tokens spell the whole word, and none of them is the unknown token.
 
 A tokenizer without an unknown token drops the letters that it has no token for: "ZEBRA" becomes "A", and no id says so.
-What is compared is the word after the tokenizer's own normalisation, which may lower its case or strip its accents.
+The word is compared after the tokenizer's own normalisation, which may lower its case or strip its accents.
 """
 
 import json
@@ -15,11 +15,11 @@ BYTES = re.compile("(?:<0x[0-9A-F]{2}>)+")  # a character for which there are on
 
 
 class Spelling:
-    """Words and their ids by a Hugging Face tokenizer, letter by letter where it is a fast one.
+    """Checks whether the ids of a Hugging Face tokenizer spell a word, letter by letter if it is a fast tokenizer.
 
     Args:
-        tokenizer: as transformers makes it.
-        backend: of a fast one, what made the ids; None: a tokenizer in Python, of which only the ids are looked at.
+        tokenizer: the tokenizer from transformers.
+        backend: the fast tokenizer that made the ids; None: it is written in Python, and only the ids are checked.
     """
 
     def __init__(self, tokenizer: Any, backend: Tokenizer | None):
@@ -38,7 +38,7 @@ class Spelling:
         return self.backend is None or all(map(self._complete, self._without_added(word)))
 
     def _without_added(self, word: str) -> list[str]:
-        """A word without the tokens that were added to the vocabulary, which are found before anything is split."""
+        """The parts of a word between tokens that were added to the vocabulary: these are found before it is split."""
         made, parts, start = self.backend.encode(word, add_special_tokens=False), [], 0
         for id_, (begin, end) in zip(made.ids, made.offsets):
             if id_ in self.added:

@@ -1,4 +1,4 @@
-"""Prompts and targets as ids, joined and packed as a language model takes them, with the place of each target.
+"""Prompts and targets as token ids, joined and packed for a language model, with the place that predicts each target.
 
 Legend: B samples, T padded text positions, L targets of all samples.
 """
@@ -16,9 +16,9 @@ class TargetText:
     """Prompts and targets, tokenised on the host.
 
     inputs: what is embedded after the soft prompt (decoder: prompt and target; encoder-decoder: prompt; may be None).
-    place_L: int64, for each target its place in the flattened [B, T + 1] grid of inputs with one position (the soft
-    prompt's last) in front; for an encoder-decoder in the [B, T] grid of `decoder_inputs`.
-    target_L: int64, the ids to predict. decoder_inputs: of an encoder-decoder.
+    place_L: int64, the place that predicts each target. For a decoder it lies in the flattened [B, T + 1] grid of one
+    position (the soft prompt's last) and the inputs; for an encoder-decoder in the [B, T] grid of `decoder_inputs`.
+    target_L: int64, the ids to predict. decoder_inputs: what an encoder-decoder's decoder reads; None for a decoder.
     """
 
     inputs: PackedText | None
@@ -32,7 +32,7 @@ class TargetText:
 
 
 def to_decoder(prompt_ids: list[list[int]], target_ids: list[list[int]]) -> TargetText:
-    """Each prompt goes on with its target."""
+    """For a decoder: each target follows its prompt."""
     targets = PackedText.from_lists(target_ids)
     inputs = PackedText.from_lists([a + b for a, b in zip(prompt_ids, target_ids)])
     prompt_B = torch.tensor([len(ids) for ids in prompt_ids])
@@ -42,14 +42,14 @@ def to_decoder(prompt_ids: list[list[int]], target_ids: list[list[int]]) -> Targ
 
 
 def to_encoder_decoder(prompt_ids: list[list[int]], target_ids: list[list[int]], start: int) -> TargetText:
-    """The encoder reads the prompts; the decoder goes on from the id `start`."""
+    """For an encoder-decoder: the encoder reads the prompts, and the decoder starts from the id `start`."""
     targets = PackedText.from_lists(target_ids)
     decoder_inputs = PackedText.from_lists([[start, *ids[:-1]] for ids in target_ids])
     return TargetText(pack_prompts(prompt_ids), decoder_inputs.slot_L, targets.ids_L, decoder_inputs)
 
 
 def cut_together(prompt_ids: list[list[int]], target_ids: list[list[int]], longest: int) -> list[list[int]]:
-    """What of each target is among the first `longest` ids of prompt and target. Raises ValueError where none is."""
+    """The part of each target within the first `longest` ids of prompt and target. Raises ValueError if it is empty."""
     if full := [place for place, ids in enumerate(prompt_ids) if len(ids) >= longest]:
         raise ValueError(
             f"max_text_tokens={longest} leaves no target after the prompts {full} of this batch: raise it, or shorten "
@@ -59,7 +59,7 @@ def cut_together(prompt_ids: list[list[int]], target_ids: list[list[int]], longe
 
 
 def pack_prompts(prompt_ids: list[list[int]]) -> PackedText | None:
-    """Packed prompts; None where all are empty. Raises ValueError for a batch where some are: none is dropped."""
+    """Packed prompts; None if all are empty. Raises ValueError if only some are, because none may be dropped."""
     empty = [place for place, ids in enumerate(prompt_ids) if not ids]
     if empty and len(empty) < len(prompt_ids):
         raise ValueError(f"prompts {empty} of this batch have no token and the others do: give all a prompt, or none")

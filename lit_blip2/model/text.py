@@ -1,4 +1,4 @@
-"""Texts of unequal length as one run of real tokens: linear layers then never see padding.
+"""Packs texts of unequal length into one run of tokens, so that linear layers never see padding.
 
 Legend: B texts, R selected texts, T longest text, L real tokens of all texts.
 """
@@ -16,7 +16,7 @@ from torch import Tensor
 class PackedText:
     """Token ids of B texts, packed end to end.
 
-    ids_L: int64 token ids. row_L: int64, the text each token belongs to. position_L: int64, its place there, from 0.
+    ids_L: int64 token ids. row_L: int64, the text each token belongs to. position_L: int64, its place in it, from 0.
     lengths_B: int64, tokens per text. max_length: T, the longest (a Python number: known without asking a device).
     dense: True when every text takes T slots, padding included (L = B x T).
     """
@@ -39,7 +39,7 @@ class PackedText:
 
     @classmethod
     def from_packed(cls, ids_L: Tensor, lengths_B: Tensor) -> "PackedText":
-        """Ids that lie end to end already, on the CPU; each text has one at least."""
+        """Wrap token ids that are already packed end to end, on the CPU. Each text needs at least one."""
         return cls(ids_L, *_layout(lengths_B), lengths_B, int(lengths_B.max()))
 
     @classmethod
@@ -89,8 +89,8 @@ class PackedText:
         return replace(self, **{k: v.to(device, non_blocking=pin, **kwargs) for k, v in tensors.items()})
 
     def select(self, rows_R: Tensor) -> "PackedText":
-        """Texts `rows_R` (int64), repetition allowed. On the CPU packed again; on a device padded to T, because
-        reading the chosen lengths there would stall the step."""
+        """The texts `rows_R` (int64); they may repeat. On the CPU the result is packed again. On a device it is padded
+        to T, because reading the chosen lengths there would stall the step."""
         lengths_R = self.lengths_B[rows_R]
         if self.ids_L.device.type != "cpu":
             return self.from_padded(self.ids_L[self.source_BT[rows_R]], lengths_R)
@@ -105,7 +105,7 @@ class PackedText:
     def next_tokens(self) -> tuple[Tensor, Tensor]:
         """Next-token prediction: (packed places that predict, ids they must predict), both int64 [L - B].
 
-        Raises ValueError for dense texts: how many targets they hold is known to the device alone.
+        Raises ValueError for dense texts: only the device knows how many targets they hold.
         """
         if self.dense:
             raise ValueError("next_tokens() needs texts packed on the host by from_lists, these are padded")

@@ -1,5 +1,5 @@
-"""A timm network as an image encoder: made from its name and arguments, with a file's weights or none, without its head
-and its last blocks; what it gives as tokens, how it is resized, and whether two are the same.
+"""A timm network as an image encoder: built from a name and arguments, with or without a file's weights, and without
+its head and last blocks. Also its output as tokens, resizing, and whether two networks are the same.
 
 Legend: B images, N image tokens, H rows of patches or of a feature map, W width.
 """
@@ -22,14 +22,14 @@ from lit_blip2.terminal import one_line
 from lit_blip2.trust import check_fetches_nothing
 from lit_blip2.zeros import check_zeros
 
-# What a file may hold beside the encoder: classifiers, what pools, what pretraining alone used, CLIP's other half.
+# Weights that a file may hold beside the encoder's: classifiers, pooling, parts for pretraining, CLIP's text half.
 BESIDE = re.compile(
     r"(module\.)?((aux_|local_|dino_|ibot_)?heads?|classifier|fc|last_linear|(cls_|fc_)?norm|attn_pool|neck|lm_head|"
     r"cls_pt_layers|pre_logits|mask_token|masked_embed|decoder\w*|predictor|projectors?|criterion|"
     r"text\w*|logit_(scale|bias)|transformer|token_embedding|positional_embedding|ln_final|"
     r"head_\w+|\w+_head|\w*decoder|aux\d*|AuxLogits|n_averaged)(\.|$)"
 )
-# Buffers that a network computes by itself, or that a counter of operations has left, wherever they are.
+# Buffers, at any depth, that a network computes by itself or that a counter of operations left behind.
 COMPUTED = re.compile(
     r"(relative_position_index|relative_coords_table|attention_bias_idxs|attn_mask|k_bias|num_batches_tracked|total_ops|"
     r"total_params)$"
@@ -44,11 +44,10 @@ def build(
     weights: Path | None = None,
     copies: "Copies | None" = None,
 ) -> nn.Module:
-    """A timm ViT without head, final norm and last blocks, or another network without its head; with weights from a
-    file, or none. copies: notes how they were read.
+    """Build a timm ViT without head, final norm and last blocks, or another network without its head.
 
-    Raises ValueError for an unknown name, for more blocks to drop than there are, and for a file that does not hold all
-    that is left.
+    weights: file to read; None: timm's initial weights. copies: records how the file is read. Raises ValueError for an
+    unknown name, for more blocks to drop than there are, and for a file that does not fit the remaining network.
     """
     import timm
 
@@ -81,13 +80,12 @@ def build(
 
 
 class Copies(TorchFunctionMode):
-    """Notes what timm does while it reads a file.
+    """Records what timm does while it reads a file.
 
-    into: the tensors that are copied into, and from which type: the weights that the file holds. timm leaves the others
-    random without a word, for it reads as leniently as a new head needs. without_place: names of the file's weights
-    that the network has no place for. grids, patches, tables: (height, width) in the file of the position embeddings,
-    of the patches and of the tables of relative positions that it interpolates, empty where they are of the network's
-    size.
+    into: (tensor, dtype copied from) for each weight that the file holds. timm leaves other weights random without a
+    word, because it reads leniently enough for a new head. without_place: names of the file's weights that the network
+    has no place for. grids, patches, tables: (height, width) in the file of the position embeddings, patches and tables
+    of relative positions that timm interpolates; empty if they have the network's size.
     """
 
     def __init__(self) -> None:
@@ -99,8 +97,8 @@ class Copies(TorchFunctionMode):
         self.without_place: list[str] = []
 
     def noting_names(self) -> AbstractContextManager:
-        """While it lasts, `load_state_dict` takes names that have no place, and they are noted: timm only logs them,
-        and refuses a classifier where it does not expect one."""
+        """Within this context, `load_state_dict` accepts names without a place and records them. timm itself only logs
+        them, and refuses a classifier where it does not expect one."""
         load = nn.Module.load_state_dict
 
         def noted(module: nn.Module, state: Mapping[str, Tensor], strict: bool = True, assign: bool = False) -> Any:
@@ -117,14 +115,14 @@ class Copies(TorchFunctionMode):
             self.into.append((args[0], args[1].dtype))
         elif function is F.interpolate:  # of positions [1, W, H, H]; of patches, by a basis [n, 1, H, W]
             (self.patches if args[0].shape[0] > args[0].shape[1] == 1 else self.grids).append(tuple(args[0].shape[2:]))
-        elif function is torch.bucketize:  # where between the points of a table, per axis
+        elif function is torch.bucketize:  # finds where new points lie between a table's points, per axis
             self.tables.append((len(args[1]), len(args[1])))
         return function(*args, **(kwargs or {}))
 
 
 def _check_read(encoder: nn.Module, copies: Copies, what: str) -> None:
-    """Raises ValueError for weights that no file gave, for those that are no numbers, or zeros (see zeros.py), and for
-    whole numbers, as quantised weights are: timm takes them without the scale that belongs to them."""
+    """Raises ValueError for weights that the file did not give, that are not finite, or zeros (see zeros.py), and for
+    integers, as in a quantised model: timm reads them without their scale."""
     given = {id(tensor): dtype for tensor, dtype in copies.into}
     running = [each for each in encoder.named_buffers() if each[0].endswith(("running_mean", "running_var"))]
     wanted = [*encoder.named_parameters(), *running]
@@ -142,15 +140,15 @@ def _check_read(encoder: nn.Module, copies: Copies, what: str) -> None:
 
 
 def _is_behind(name: str, cut: int | None) -> bool:
-    """Whether a weight is of a block behind the first `cut`: a depth that is asked for cuts there, where no further
-    block is dropped."""
+    """Whether a weight belongs to a block behind the first `cut`. A smaller depth in model_args leaves such blocks out;
+    cut is None if drop_last_blocks drops further ones."""
     block = re.match(r"blocks\.(\d+)\.", name)
     return cut is not None and block is not None and int(block[1]) >= cut
 
 
 def _check_place(names: list[str], what: str, model_args: Mapping[str, Any]) -> None:
-    """Raises ValueError for weights of a file that this network has no place for, and that its features would depend
-    on: the file is of a network that computes otherwise."""
+    """Raises ValueError for weights of a file that have no place in this network, though features would depend on them:
+    the file belongs to a network that computes something else."""
     inside = {name for name in names if not BESIDE.match(name) and not COMPUTED.search(name)}
     if not inside:
         return
@@ -162,12 +160,12 @@ def _check_place(names: list[str], what: str, model_args: Mapping[str, Any]) -> 
 
 
 def has_blocks(encoder: nn.Module) -> bool:
-    """Whether it is a row of blocks of one width, of which the last can be dropped, as timm's ViTs are."""
+    """Whether the network is a row of blocks of one width, as timm's ViTs are, so that its last ones can be dropped."""
     return all(hasattr(encoder, name) for name in ("blocks", "embed_dim", "prune_intermediate_layers"))
 
 
 def tokens(encoder: nn.Module, images_B3HW: Tensor) -> Tensor:
-    """Normalised images to tokens [B, N, W], of a feature map row by row."""
+    """Normalised images to tokens [B, N, W]. A feature map is read row by row."""
     features = encoder.forward_features(images_B3HW)
     if features.ndim == 3:
         return features
@@ -179,8 +177,8 @@ def tokens(encoder: nn.Module, images_B3HW: Tensor) -> Tensor:
 def check_tokens(name: str, encoder: nn.Module, size: int) -> tuple[int, int]:
     """(tokens, width) of an image, from a network on the meta device.
 
-    Raises ValueError for a size that does not fit, and for a network that gives neither the output of its last block,
-    untouched, nor one feature map.
+    Raises ValueError for a size that does not fit, and for a network whose output is neither its last block's,
+    unchanged, nor one feature map.
     """
     made: list[Tensor] = []
     if has_blocks(encoder):
@@ -208,8 +206,9 @@ def can_resize(encoder: nn.Module) -> bool:
 
 
 def resize(encoder: nn.Module, image_size: int | tuple[int, int]) -> None:
-    """Make a timm ViT take images of another size, in pixels, or (height, width). Position embeddings are interpolated
-    bicubically, not antialiased, as LAVIS and Hugging Face do it; timm's own way antialiases and gives other values."""
+    """Make a timm ViT take images of another size: pixels, or (height, width) in pixels. Position embeddings are
+    interpolated bicubically without antialiasing, as in LAVIS and Hugging Face. timm antialiases, so its values differ.
+    """
     before, prefix = encoder.pos_embed.detach(), 0 if encoder.no_embed_class else encoder.num_prefix_tokens
     grid_1WHH = before[:, prefix:].unflatten(1, encoder.patch_embed.grid_size).permute(0, 3, 1, 2)
     encoder.set_input_size(img_size=image_size)
@@ -220,8 +219,8 @@ def resize(encoder: nn.Module, image_size: int | tuple[int, int]) -> None:
 
 
 def same_network(name: str, one: Mapping[str, Any], two: Mapping[str, Any], drop_last_blocks: int = 0) -> bool:
-    """Whether two choices of timm's arguments make networks that compute the same, such as one that spells out a
-    default; what drops is of training alone. Raises ValueError for arguments that timm does not take."""
+    """Whether two sets of timm arguments make networks that compute the same; one may spell out a default. Arguments
+    named *drop* act only in training and are ignored. Raises ValueError for arguments that timm does not take."""
     one, two = ({key: value for key, value in args.items() if "drop" not in key} for args in (one, two))
     if one == two:
         return True
@@ -230,20 +229,20 @@ def same_network(name: str, one: Mapping[str, Any], two: Mapping[str, Any], drop
 
 
 def _held(encoder: nn.Module) -> tuple[Any, ...]:
-    """What a network is made of: its layers as torch writes them, their plain attributes, the shapes of its weights.
-    timm's GELU is torch's."""
+    """What a network is made of: its layers as torch prints them, their plain attributes, and the shapes of its
+    weights. timm's GELU counts as torch's."""
     layers = str(encoder).replace("GELU(approximate='none')", "GELU()")
     told = {key: value for key, value in settings(encoder).items() if value not in ("GELU", "none")}
     return layers, told, {key: value.shape for key, value in encoder.state_dict().items()}
 
 
 def asks_for_same(name: str, args: Any, own: Mapping[str, Any]) -> bool:
-    """Whether timm's arguments that a file tells are those of this network, or others that make the same."""
+    """Whether the timm arguments in a file are those of this network, or make the same network."""
     if args == own or not isinstance(args, dict):
         return args == own
     try:
         check_fetches_nothing({"model_args": args, "name": name}, "the file", "")
         with offline():
             return same_network(name, args, own)
-    except Exception:  # of many kinds, for a file may tell anything
+    except Exception:  # of many kinds, because a file may hold anything
         return False

@@ -11,15 +11,15 @@ from lit_blip2.paths import OR_PUT_BACK, find
 
 
 class BertTokenizer:
-    """Texts to packed ids [CLS] words [SEP], cut at `max_tokens` ([CLS] and [SEP] are kept), which is told.
+    """Turns texts into packed ids [CLS] words [SEP]. A longer text is cut to `max_tokens`, with a warning.
 
     Args:
         path: folder of a BERT tokenizer (bert-base-uncased).
-        vocab_size: words the Q-Former was built for, [DEC] included.
-        max_tokens: longest text.
-        cut: which end of a longer one goes.
+        vocab_size: number of words that the Q-Former was built for, [DEC] included.
+        max_tokens: longest text in tokens, [CLS] and [SEP] included; a cut text keeps both.
+        cut: the end that a longer text loses.
     Raises:
-        FileNotFoundError: no such folder. ValueError: the vocabulary is of another size.
+        FileNotFoundError: no such folder. ValueError: the vocabulary has another size, or lacks [CLS] or [SEP].
     """
 
     def __init__(self, path: str, vocab_size: int, max_tokens: int, cut: Literal["beginning", "end"] = "end"):
@@ -43,7 +43,7 @@ class BertTokenizer:
             )
 
     def settings(self) -> dict[str, str]:
-        """Which words have which ids: a digest of them, and of how a text becomes them."""
+        """A digest of the words with their ids, and of how a sample text is tokenised."""
         words = sorted((id_, word) for word, id_ in self.tokenizer.get_vocab().items() if id_ <= self.dec)
         how = self.tokenizer("A man's café, 3.5 km (or so) from U.S.A.", add_special_tokens=False)["input_ids"]
         return {"digest": hashlib.sha256(repr((words, how)).encode()).hexdigest()[:16]}
@@ -54,7 +54,7 @@ class BertTokenizer:
         return self.tokenizer.bos_token_id
 
     def __call__(self, texts: Sequence[str]) -> PackedText:
-        """Pack texts. Raises ValueError that names the place of an empty one."""
+        """Token ids of texts, packed. Raises ValueError, with its position, for an empty text."""
         empty = [place for place, text in enumerate(texts) if not text.strip()]
         if empty:
             raise ValueError(f"texts {empty} of this batch are empty: each needs at least one word")

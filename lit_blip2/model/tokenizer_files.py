@@ -1,7 +1,7 @@
-"""Files of a tokenizer, held to each other: which class may read them, and whether it read all that they hold.
+"""Checks the files of a tokenizer: which class may read them, and whether it read all that they hold.
 
-A file of text that was cut at a line's end, or one that is missing, leaves a tokenizer that gives other tokens for
-every text, without an error.
+If a text file is missing, or was cut at the end of a line, the tokenizer gives wrong tokens for every text, without an
+error.
 """
 
 import json
@@ -15,12 +15,12 @@ from lit_blip2.trust import NotAllowedError
 WHOLE, CONFIG, TOLD = "tokenizer.json", "config.json", "tokenizer_config.json"
 PIECES, TRIED = "tokenizer.model", 50  # sentencepiece's file, and how many words of a vocabulary are tried
 MERGES, WORDS = "merges.txt", "vocab.txt"
-MOST_LOST = 0.01  # of a vocabulary: words that no merge makes
+MOST_LOST = 0.01  # largest share of a vocabulary's words that may be made by no merge
 
 
 def check_class(folder: Path) -> None:
-    """Raises NotAllowedError for a folder whose tokenizer would be read by a class that is no tokenizer: transformers
-    takes any of its own, such as processors and models, which read further files."""
+    """Raises NotAllowedError if a folder names a tokenizer_class that is no tokenizer. transformers takes any of its
+    classes there, such as processors and models, and these read further files."""
     from transformers import PreTrainedTokenizerBase
     from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
     from transformers.utils.import_utils import DummyObject  # stands for a class whose library is not installed
@@ -41,7 +41,7 @@ def check_class(folder: Path) -> None:
 
 
 def check_read(folder: Path, tokenizer: Any) -> None:
-    """Raises ValueError where a tokenizer has not all that its folder's files hold, or some of these were cut."""
+    """Raises ValueError if a tokenizer lacks something that its folder's files hold, or if a file was cut."""
     if (folder / WHOLE).is_file():
         _check_as_told(folder / WHOLE, tokenizer)
         return
@@ -53,9 +53,8 @@ def check_read(folder: Path, tokenizer: Any) -> None:
 
 
 def _check_as_told(file: Path, tokenizer: Any) -> None:
-    """Raises ValueError where a class has taken tokenizer.json for another kind of tokenizer, because no
-    tokenizer_config.json names one. Warns where transformers takes another class than is named, as for Qwen and Gemma.
-    """
+    """Raises ValueError if tokenizer.json was read as another kind of tokenizer because no tokenizer_config.json names
+    its class. Warns if a class is named and transformers takes another, as for Qwen and Gemma."""
     if type(tokenizer).__name__ in ("TokenizersBackend", "PreTrainedTokenizerFast") or not tokenizer.is_fast:
         return  # read as it is, or not at all
     from tokenizers import Tokenizer
@@ -75,7 +74,8 @@ def _check_as_told(file: Path, tokenizer: Any) -> None:
 
 
 def _check_merges(file: Path, tokenizer: Any) -> None:
-    """Raises ValueError where merges.txt makes too few of the words in vocab.json: it was cut. Warns of fewer."""
+    """Raises ValueError if merges.txt makes too few of the words in vocab.json: it was cut. Warns if only a few are
+    missing."""
     model = json.loads(tokenizer.backend_tokenizer.to_str())["model"] if tokenizer.is_fast else {}
     if model.get("type") != "BPE" or model.get("continuing_subword_prefix"):
         return
@@ -83,7 +83,7 @@ def _check_merges(file: Path, tokenizer: Any) -> None:
     made = {"".join(merge) if isinstance(merge, list) else merge.replace(" ", "") for merge in model["merges"]}
     own = {*tokenizer.get_added_vocab(), *tokenizer.all_special_tokens}
     words = [word for word in vocabulary if len(word.removesuffix(end)) > 1 and word not in own]
-    words = [word for word in words if word[0] + word[-1] not in ("<>", "[]")]  # special ones that nobody told
+    words = [word for word in words if word[0] + word[-1] not in ("<>", "[]")]  # special tokens that no file declares
     lost = [word for word in words if word not in made and _can_be_made(word, vocabulary)]
     if not lost:
         return
@@ -94,13 +94,13 @@ def _check_merges(file: Path, tokenizer: Any) -> None:
 
 
 def _can_be_made(word: str, vocabulary: dict[str, int]) -> bool:
-    """Whether two words of a vocabulary, one behind the other, are a word."""
+    """Whether the word is two words of the vocabulary, joined."""
     return any(word[:place] in vocabulary and word[place:] in vocabulary for place in range(1, len(word)))
 
 
 def _check_words(file: Path, tokenizer: Any) -> None:
-    """Raises ValueError where vocab.txt ends within a line and has fewer words than the model was made for. Warns of
-    fewer words alone: a matrix may have spare rows."""
+    """Raises ValueError if vocab.txt has fewer words than the model was made for and ends within a line. Only warns if
+    it ends with a whole line, because the model's matrix may have spare rows."""
     config = file.with_name(CONFIG)
     rows = read_object(config).get("vocab_size") if config.is_file() else None
     if not isinstance(rows, int) or len(tokenizer) >= rows:
@@ -112,9 +112,8 @@ def _check_words(file: Path, tokenizer: Any) -> None:
 
 
 def check_whole_pieces(folder: Path) -> None:
-    """Raises ValueError for a file of sentencepiece that ends between its pieces, if a tokenizer is made of one: it
-    would be read as a smaller vocabulary, or by other rules, for these (fields 2 and 3) stand behind the pieces
-    (field 1)."""
+    """Raises ValueError if a tokenizer is made from a sentencepiece file that ends among its pieces. Such a file reads
+    as a smaller vocabulary, or with other rules, because the rules (fields 2 and 3) follow the pieces (field 1)."""
     if (folder / WHOLE).is_file():
         return
     for file in sorted(folder.glob("*.model")):
@@ -126,19 +125,19 @@ def check_whole_pieces(folder: Path) -> None:
 
 
 def _fields(content: bytes) -> set[int] | None:
-    """Numbers of the fields of a protobuf message; None for what is none, as one that ends within a field."""
+    """Numbers of the fields of a protobuf message; None if it is none, for example if it ends within a field."""
     found, at = set(), 0
     while at < len(content):
         key, at = _varint(content, at)
         size, at = _varint(content, at)
-        if key % 8 != 2 or (at := at + size) > len(content):  # a field of so many bytes
+        if key % 8 != 2 or (at := at + size) > len(content):  # only fields with a length occur
             return None
         found.add(key // 8)
     return found
 
 
 def _varint(content: bytes, at: int) -> tuple[int, int]:
-    """A whole number at a place, seven bits a byte, and the place behind it."""
+    """The whole number at a place, seven bits a byte, and the place after it."""
     value = shift = 0
     while at < len(content):
         value, shift, at = value | (content[at] & 127) << shift, shift + 7, at + 1
@@ -148,8 +147,8 @@ def _varint(content: bytes, at: int) -> tuple[int, int]:
 
 
 def _check_pieces(folder: Path, tokenizer: Any) -> None:
-    """Raises ValueError where sentencepiece's file alone is there and is read as another kind of tokenizer, as for a
-    family whose own tokenizers are of that kind: spaces and letters would be lost."""
+    """Raises ValueError if the folder holds only a sentencepiece file and it was read as another kind of tokenizer, the
+    kind that its family uses: spaces and letters would be lost."""
     if not (folder / PIECES).is_file():
         return
     from sentencepiece import SentencePieceProcessor
@@ -163,7 +162,7 @@ def _check_pieces(folder: Path, tokenizer: Any) -> None:
     ]
     text = own.decode(pieces[:TRIED])
     read, wanted = tokenizer(text, add_special_tokens=False)["input_ids"], own.encode(text)
-    if len(set(read) ^ set(wanted)) > 2:  # whether a text begins with a space is the family's own affair
+    if len(set(read) ^ set(wanted)) > 2:  # families differ in whether a text begins with a space
         raise ValueError(
             f"{folder / PIECES} is read as a {type(tokenizer).__name__}, and gives other tokens than sentencepiece "
             "(spaces or letters are lost): save the tokenizer there (save_pretrained), as a tokenizer.json"

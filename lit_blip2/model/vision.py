@@ -34,9 +34,9 @@ from lit_blip2.pixels import UNNOTED, Interpolation, Looks, card_beside, normali
 from lit_blip2.settings import WEIGHTS
 from lit_blip2.signature import signature
 
-# Under which training programs keep weights; the first that is there counts, as in timm.
+# Keys under which training programs store weights; the first one present counts, as in timm.
 WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
-COORDINATES = "relative_coords_table"  # how a name ends
+COORDINATES = "relative_coords_table"  # end of a weight's name
 
 
 class VisionEncoder(nn.Module):
@@ -81,7 +81,7 @@ class VisionEncoder(nn.Module):
     ):
         super().__init__()
         _check_weights(dtype, frozen, checkpointing)
-        if weights == RANDOM:  # said here, for cached features need no load()
+        if weights == RANDOM:  # warned here, because cached features need no load()
             tell_random(f"image encoder {name}", f"vision.weights={RANDOM}")
         self.name, self.weights, self.frozen = name, weights, frozen
         self.own_args, self.image_size = dict(model_args or {}), image_size
@@ -141,8 +141,8 @@ class VisionEncoder(nn.Module):
         return self._random() if self.weights == RANDOM else self._read(self.weights_file())
 
     def signed(self) -> dict[str, Any] | None:
-        """The signature of the weights. Where they are not loaded the file is read for this alone, unless cached
-        features told it; None where the file is not there, for cached features do without it."""
+        """The signature of the weights. If they are not loaded, and cached features did not supply it, the file is read
+        only for this. None if the file is missing, since cached features do not need it."""
         if self.signature is None:
             try:
                 self.signature = _signature(self._made())
@@ -151,8 +151,8 @@ class VisionEncoder(nn.Module):
         return self.signature
 
     def _own_card(self) -> dict[str, Any]:
-        """Width, size and looks: those that are published for this name, else those of the network, made on the meta
-        device. Raises ValueError for a network that cannot be used."""
+        """Width, size and image preparation: the published ones for this name, else those of the network, built on the
+        meta device. Raises ValueError for a network that cannot be used."""
         published_card = published().get(self.name, {})
         if published_card and not self.model_args and self.drop_last_blocks == 1:
             return published_card
@@ -176,13 +176,13 @@ class VisionEncoder(nn.Module):
             return None
 
     def _card_beside(self) -> dict[str, Any]:
-        """What the folder of the weights says of images and of the network, if they are there."""
+        """What the config.json beside the weights says of images and of the network; empty if there are no weights."""
         file = self._given_file()
         return {} if file is None else card_beside(file, self.name)
 
     def _asked_size(self, beside: Mapping[str, Any]) -> dict[str, int]:
-        """timm's argument for another size than the model's own, of a network that has one size: the one asked for,
-        else that of the weights."""
+        """timm's img_size argument: the size asked for, else that of the weights if timm's network has a fixed, other
+        size; empty if neither applies."""
         if self.image_size is not None:
             return {"img_size": self.image_size}
         if "img_size" in self.own_args or "size" not in beside:
@@ -194,8 +194,8 @@ class VisionEncoder(nn.Module):
         return {"img_size": beside["size"]} if other else {}
 
     def _check_built(self, theirs: Mapping[str, Any]) -> None:
-        """Raises ValueError where the arguments that a card names make a network that computes otherwise. Sizes are the
-        file's to tell; what drops is of training alone."""
+        """Raises ValueError if the arguments in a config.json make a network that computes something else. Sizes are
+        left to the weights file, and dropout acts only in training."""
         names = [name for name in theirs if name not in ("img_size", "depth") and "drop" not in name]
         other = [name for name in names if name not in self.own_args or self.own_args[name] != theirs[name]]
         if not other:
@@ -209,13 +209,13 @@ class VisionEncoder(nn.Module):
             )
 
     def _random(self) -> nn.Module:
-        """The network as timm makes it."""
+        """The network with timm's initial weights, the same ones each time."""
         with same_each_time():
             return build(self.name, self.model_args, self.drop_last_blocks)
 
     def _read(self, file: Path) -> nn.Module:
-        """The network with a file's weights, positions of another size by `resize`: timm interpolates otherwise. Of
-        which size they are timm's own reading tells, whatever the file calls them."""
+        """The network with a file's weights. Position embeddings of another size are interpolated by `resize`, because
+        timm does it differently. timm's own reading shows their size, whatever the file calls them."""
         coordinates = _check_safe(file)
         begun, copies = torch.get_rng_state(), Copies()
         encoder = build(self.name, self.model_args, self.drop_last_blocks, weights=file, copies=copies)
@@ -229,13 +229,13 @@ class VisionEncoder(nn.Module):
         asked, (rows, columns) = encoder.patch_embed.img_size, copies.grids[0]
         height, width = (pixels // n for pixels, n in zip(asked, encoder.patch_embed.grid_size))
         self._tell_resized(file, held := (rows * height, columns * width))
-        torch.set_rng_state(begun)  # what is drawn later does not depend on the size of a file
+        torch.set_rng_state(begun)  # later random draws must not depend on the file's size
         encoder = build(self.name, self.model_args | {"img_size": held}, self.drop_last_blocks, weights=file)
         resize(encoder, asked)
         return encoder
 
     def _tell_patches(self, file: Path, held: list[tuple[int, int]], encoder: nn.Module) -> None:
-        """Warn of patches of another size, which timm resamples."""
+        """Warn if the file's patches have another size: timm resamples them."""
         if held:
             warnings.warn(
                 f"{file} has patches of {held[0][-1]} pixels, image encoder {self.name} of "
@@ -245,7 +245,7 @@ class VisionEncoder(nn.Module):
             )
 
     def _tell_tables(self, file: Path, held: list[tuple[int, int]]) -> None:
-        """Warn of positions of another size that `resize` does not know, such as relative ones: timm resamples them."""
+        """Warn of positions of another size that `resize` cannot handle, such as relative ones: timm resamples them."""
         if held:
             warnings.warn(
                 f"{file} holds a table of positions of {held[0][0]} x {held[0][1]}, image encoder {self.name} at "
@@ -255,7 +255,7 @@ class VisionEncoder(nn.Module):
             )
 
     def _tell_resized(self, file: Path, held: tuple[int, int]) -> None:
-        """Warn of positions that are interpolated where no setting asks for a size."""
+        """Warn of interpolated positions, if no setting asks for a size."""
         if self.image_size is None and "img_size" not in self.own_args:
             warnings.warn(
                 f"{file} holds positions for images of {held[0]} pixels, {self.name} has {self.size}: they are "
@@ -287,7 +287,8 @@ class VisionEncoder(nn.Module):
 
     @cached_property
     def used_blocks(self) -> int:
-        """How many blocks an image goes through: three of four are the first three of five; 0 where none is cut off."""
+        """Number of blocks that an image passes; 0 for a network without blocks. Three of four blocks are the same as
+        the first three of five."""
         encoder = build(self.name, self.own_args, self.drop_last_blocks, device="meta")
         return len(encoder.blocks) if has_blocks(encoder) else 0
 
@@ -295,8 +296,9 @@ class VisionEncoder(nn.Module):
         return {"mean": list(self.mean), "std": list(self.std), "interpolation": self.interpolation}
 
     def output_shape(self, image_size: int) -> tuple[int, int]:
-        """(tokens, width) of an image's features, without weights. Raises ValueError for a size that does not fit, and
-        for another than was asked for: a network that takes any would interpolate positions twice, by two filters."""
+        """(tokens, width) of an image's features, computed without weights. Raises ValueError for a size that does not
+        fit, and for one that differs from the `image_size` asked for: a network that takes any size would interpolate
+        positions twice, with two filters."""
         if self.image_size not in (None, image_size):
             raise ValueError(
                 f"data.image_size={image_size}, and image encoder {self.name} was asked for "
@@ -305,8 +307,8 @@ class VisionEncoder(nn.Module):
         return check_tokens(self.name, build(self.name, self.model_args, self.drop_last_blocks, "meta"), image_size)
 
     def fingerprint(self, known: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """What the features depend on, for features kept on disk: a change makes them stale. known: what made those
-        that are there, whose model_args stand for this encoder's where they make the same network."""
+        """What the features depend on: cached features with another fingerprint are stale. known: the fingerprint of
+        the cached features; its model_args replace this encoder's if they make the same network."""
         args, digest = self.model_args, RANDOM
         if known and asks_for_same(self.name, known.get("model_args"), args):
             args = known["model_args"]
@@ -324,7 +326,7 @@ class VisionEncoder(nn.Module):
 
 
 def _check_weights(dtype: str, frozen: bool, checkpointing: bool) -> None:
-    """Raises ValueError for weights that cannot be kept, or trained, that way."""
+    """Raises ValueError for settings with which weights cannot be kept or trained."""
     if frozen and checkpointing:
         raise ValueError("checkpointing=true with frozen=true: a frozen encoder keeps nothing for a backward")
     if dtype not in ("float32", "bfloat16", "float16"):
@@ -346,27 +348,27 @@ def _check_resizes(name: str, encoder: nn.Module, image_size: int) -> None:
 
 
 def _side(size: int | Sequence[int]) -> int:
-    """Pixels along a side, of timm's number or pair."""
+    """Pixels along a side, from timm's number or pair."""
     return size if isinstance(size, int) else size[-1]
 
 
 def _check_trains(name: str, encoder: nn.Module) -> None:
-    """Raises ValueError for a network whose running statistics would change in training: checkpoints hold what
-    gradients train, not these."""
+    """Raises ValueError for a network whose running statistics would change in training: checkpoints hold only what
+    gradients train."""
     if any(key.endswith("running_mean") for key in encoder.state_dict()):
         raise ValueError(f"frozen=false: image encoder {name} has batch normalisation, which can only stay frozen here")
 
 
 def _signature(encoder: nn.Module) -> dict[str, Any]:
-    """Position embeddings are left out: their number is the image size's."""
+    """The signature of all weights but position embeddings, whose number depends on the image size."""
     return signature(p for name, p in encoder.named_parameters() if name != "pos_embed")
 
 
 def _check_safe(file: Path) -> dict[str, tuple[int, int]]:
-    """Raises DataError for a file that is damaged, or that holds more than tensors: timm itself may run what a pickle
-    asks for. Warns of one that holds several networks.
+    """Raises DataError for a file that is damaged, or that holds more than tensors: timm itself may run code in a
+    pickle. Warns of a file that holds several networks.
 
-    Returns (height, width) of each table of relative coordinates in it: timm leaves SwinV2's out and makes its own.
+    Returns (height, width) of each table of relative coordinates in the file: timm skips SwinV2's and makes its own.
     """
     if file.suffix != ".safetensors":
         state = read_safely(file)
@@ -383,7 +385,7 @@ def _check_safe(file: Path) -> dict[str, tuple[int, int]]:
 
 
 def _in_cache(name: str) -> Path | None:
-    """The file that timm has downloaded for one of its names, if there is one."""
+    """The file that timm has downloaded for this name, or None."""
     import timm
     from huggingface_hub import try_to_load_from_cache
 
