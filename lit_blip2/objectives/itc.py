@@ -76,7 +76,7 @@ class ITC(nn.Module):
         return [shared.queries, Pass(masks.UNIMODAL, text=shared.text, read="first")]
 
     def loss(self, shared: Shared, outputs: Sequence[Output], uniform_BU: Tensor) -> Tensor:
-        """See Objective. Also stores the similarities in `shared`, where ITM draws hard negatives by them."""
+        """See Objective. Also stores the similarities in `shared`: ITM draws hard negatives by them."""
         queries, captions = outputs
         found = self(queries.query_RQD, captions.text_LD, shared.image_ids_B)
         shared.image_to_text_BN, shared.text_to_image_BN = found["image_to_text_BN"], found["text_to_image_BN"]
@@ -95,7 +95,7 @@ class ITC(nn.Module):
         image_NQP, text_NP, ids_N = gather(image_BQP), gather(text_BP), gather(image_ids_B)
         if not self.gather_with_grad:
             image_NQP, text_NP = image_NQP.detach(), text_NP.detach()
-        with torch.no_grad():  # in place: with a clamp in the graph, a value outside would get no gradient
+        with torch.no_grad():  # in place: a clamp in the graph would give a value outside the bounds no gradient
             self.temperature.clamp_(MIN_TEMPERATURE, MAX_TEMPERATURE)
         temperature = self.temperature.clone()
         image_to_text_BN = similarity(image_BQP, text_NP) / temperature

@@ -68,8 +68,8 @@ class ITM(nn.Module):
         return self(query_RQD, labels_R, weights_R)["loss"]
 
     def _draw(self, shared: Shared, uniform_B2: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """For each image the index of a text and for each text that of an image, int64 [B] in the global batch; and
-        float [B], 0 if there is no other image to draw."""
+        """Draws negatives: for each image the index of a text in the global batch, int64 [B], and float [B], 0 if there
+        is none to draw; then the same for each text and an image."""
         ids_B, ids_N = shared.image_ids_B, gather(shared.image_ids_B)
         image_to_text_BN, text_to_image_BN = shared.image_to_text_BN, shared.text_to_image_BN
         if image_to_text_BN is None or not self._draws_hard(shared.step):
@@ -109,7 +109,7 @@ def draw_negatives(logits_BN: Tensor, ids_B: Tensor, ids_N: Tensor, uniform_B: T
     weights_BN = logits_BN.detach().float().masked_fill(excluded_BN, -torch.inf).softmax(dim=1).double().nan_to_num(0)
     cumulative_BN = weights_BN.cumsum(dim=1)
     total_B = cumulative_BN[:, -1]
-    # Strictly below the total, and right=True: an excluded column has no width and is never hit.
+    # An excluded column has no width. right=True and a point strictly below the total keep it from being drawn.
     point_B = torch.minimum(uniform_B.double() * total_B, total_B * (1 - 1e-9))
     drawn_B = torch.searchsorted(cumulative_BN, point_B[:, None], right=True).squeeze(1)
     possible_B = total_B > 0
@@ -117,8 +117,8 @@ def draw_negatives(logits_BN: Tensor, ids_B: Tensor, ids_N: Tensor, uniform_B: T
 
 
 def negatives(shared: Shared, texts_B: Tensor, images_B: Tensor) -> tuple[PackedText, ImageKV]:
-    """The drawn texts, and the keys and values of the drawn images. Ranks exchange image features, from which keys and
-    values are computed: they are smaller."""
+    """The drawn texts, and the keys and values of the drawn images. Ranks exchange image features, which are smaller,
+    and compute keys and values from them."""
     if world_size() == 1:
         return shared.text.select(texts_B), shared.image.select(images_B)
     ids_NT, lengths_N = gather(shared.text.padded(shared.longest)), gather(shared.text.lengths_B)

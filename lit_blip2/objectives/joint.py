@@ -47,7 +47,7 @@ class Joint(nn.Module):
         itg: image-grounded text generation; null: off.
         lm: loss of the language model, LM, or PrefixLM for an encoder-decoder; null: off.
         prompt: text before each caption, in training and for captioning; it is never a target.
-        projection_std: standard deviation that the projection to the language model starts with; null: as in
+        projection_std: standard deviation of the initial weights of the projection to the language model; null: as in
             QFormerBridge.
         max_text_tokens: longest caption for the Q-Former in tokens, [CLS] and [SEP] included; longer ones are cut.
         more_objectives: further stage-1 objectives by name, as in Stage1; null: none.

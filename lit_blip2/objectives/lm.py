@@ -51,7 +51,7 @@ class LM(nn.Module):
 class PrefixLM(nn.Module):
     """The caption is split in two: the language model reads the prefix after the prompt, and predicts the suffix.
 
-    The split is drawn between the first token and the middle. The paper does not say where; an author has answered so.
+    The split is drawn between the first token and the middle. The paper does not say where; an author gave this answer.
     A caption of one token is all suffix. The paper uses this loss for encoder-decoders; a decoder reads the prefix as
     part of its prompt (ablations/forgetting.yaml).
 

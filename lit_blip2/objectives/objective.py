@@ -66,8 +66,8 @@ class Objective(Protocol):
     draws: int
 
     def passes(self, shared: Shared, uniform_BU: Tensor) -> list[Pass]:
-        """The passes that the loss needs. If a pass attends to the queries of pass 0 (context=0), return
-        `shared.queries` before it: it always is pass 0."""
+        """The passes that the loss needs. If a pass attends to the queries of pass 0 (context=0), also return
+        `shared.queries`, before it: this is always pass 0."""
 
     def loss(self, shared: Shared, outputs: Sequence[Output], uniform_BU: Tensor) -> Tensor:
         """The loss of the global batch, a scalar, from the outputs of `passes`, in their order."""

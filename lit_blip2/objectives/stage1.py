@@ -173,7 +173,7 @@ class Stage1(nn.Module):
         passes = {name: each.passes(shared, uniform[name]) for name, each in objectives.items()}
         wanted = [*chain(*passes.values()), *([queries] if reads_queries else [])]
         shared.reads_text = any(each.text is not None and each.read != "none" for each in wanted)
-        once = {id(each): each for each in sorted(wanted, key=lambda each: each is not queries)}  # they are pass 0
+        once = {id(each): each for each in sorted(wanted, key=lambda each: each is not queries)}  # queries are pass 0
         made = dict(zip(once, shared.run(list(once.values()))))
         losses = {
             name: each.loss(shared, [made[id(one)] for one in passes[name]], uniform[name])
