@@ -1,4 +1,4 @@
-"""What can be wrong with a grid whose parts are sound: between them, and in their names and numbers."""
+"""Checks a grid whose parts are sound: how the parts fit each other, and their names and numbers."""
 
 import itertools
 import re
@@ -9,15 +9,15 @@ from lit_blip2.ablation.spec.grid import AXIS, Grid
 from lit_blip2.ablation.spec.parsing import unknown
 from lit_blip2.config import strings
 
-LONGEST_NAME = 180  # a file name holds 255 bytes, and more is put before and behind
-WIDEST_NUMBER = "-1.23457e-100"  # that a trial is called by
+LONGEST_NAME = 180  # a file name has at most 255 bytes, and prefixes and suffixes are added
+WIDEST_NUMBER = "-1.23457e-100"  # in a trial's name
 LARGEST_SEED = 2**32 - 1  # numpy takes no larger one
-RESERVED_AXES = {"cell", "seed", "state"}  # columns of the tables beside the axes
-RESERVED_STEPS = {"final"}  # TensorBoard's tags of what a cell ended with
+RESERVED_AXES = {"cell", "seed", "state"}  # other columns of the tables
+RESERVED_STEPS = {"final"}  # prefix of TensorBoard's tags for what a cell ended with
 
 
 def problems_of(grid: Grid) -> list[str]:
-    """All that can be said of a grid or a search, each in one line."""
+    """All problems of a grid or a search, one line each."""
     problems = [*_seeds(grid), *_words(grid), *_references(grid)]
     if twice := sorted({metric for metric in grid.metrics if grid.metrics.count(metric) > 1}):
         problems.append(f"metrics: {', '.join(twice)} stands there twice")
@@ -33,7 +33,7 @@ def _seeds(grid: Grid) -> Iterator[str]:
 
 
 def _words(grid: Grid) -> Iterator[str]:
-    """Words that name files, and columns of tables."""
+    """Problems of words that name files or columns of tables."""
     axes = {*grid.axes, *grid.ranges}
     for word in sorted({*grid.steps, *axes, *(label for labels in grid.axes.values() for label in labels)}):
         if not re.fullmatch(r"[\w.+-]+", word, re.ASCII) or word.startswith("."):
@@ -48,7 +48,7 @@ def _words(grid: Grid) -> Iterator[str]:
 
 
 def _references(grid: Grid) -> Iterator[str]:
-    """Settings that ask for the label of an axis that there is not."""
+    """Settings that ask for the label of an axis that does not exist."""
     given = [each for labels in grid.axes.values() for each in labels.values()]
     asked = strings([*given, grid.settings, *(step.set for step in grid.steps.values())])
     for name in sorted(text.removeprefix(AXIS) for text in asked if text.startswith(AXIS)):
@@ -57,7 +57,7 @@ def _references(grid: Grid) -> Iterator[str]:
 
 
 def _labels(grid: Grid) -> Iterator[str]:
-    """Labels that an axis has not, or the control."""
+    """Labels that an axis or the control lacks."""
     yield from (f"axis {axis} has no labels" for axis, labels in grid.axes.items() if not labels)
     choices = [f"{axis}={label}" for axis in grid.axes for label in grid.axes[axis]]
     named = [("without", each) for each in grid.without] + [("compare", each) for pair in grid.compare for each in pair]
@@ -71,7 +71,7 @@ def _labels(grid: Grid) -> Iterator[str]:
 
 
 def _settings(grid: Grid) -> Iterator[str]:
-    """Whether the settings that others are held against are run at all."""
+    """Settings that others are compared to and that are not among the cells."""
     settings = [point.labels for point in grid.points()]
     if grid.control not in settings:
         yield f"the control {grid.control} is not among the cells: `without` leaves it out"
@@ -85,10 +85,10 @@ def _settings(grid: Grid) -> Iterator[str]:
 
 
 def _overlaps(grid: Grid) -> Iterator[str]:
-    """Two axes that set one key: where both do, the first one's value would be lost in silence.
+    """Pairs of axes that set the same key in one cell: the first one's value would be lost in silence.
 
-    A null may stand over a value: it takes away what the other axis gives. With `vary: one` a varied label may stand
-    over the control's.
+    A null may replace a value: it takes away what the other axis gives. With `vary: one` a varied label may replace the
+    control's.
     """
     settings = [point.labels for point in grid.points() if point.seed == grid.seeds[0]]
     for first, second in itertools.combinations(grid.axes, 2):
@@ -109,7 +109,7 @@ def _overlaps(grid: Grid) -> Iterator[str]:
 
 
 def _search(grid: Grid) -> Iterator[str]:
-    """What is peculiar to a search."""
+    """Problems that only a search can have."""
     if grid.axes:
         yield f"axes {', '.join(grid.axes)} have labels, {', '.join(grid.ranges)} ranges: a search has ranges only"
     if grid.expect.comparisons:

@@ -1,4 +1,4 @@
-"""What an ablation expects, said beforehand: a text, and beside it comparisons that a report can decide.
+"""What an ablation expects, written down beforehand: a text, and comparisons that a report can decide.
 
     expect:
       text: Without stage 1 zero-shot answers collapse early in stage 2.
@@ -6,9 +6,9 @@
         - {metric: vqa/mean_over_types, better: {stage1: on}, than: {stage1: off}, by: .05}
         - {metric: vqa/mean_over_types, better: {stage1: on}, than: {stage1: off}, by: .1, at: 200}
 
-by: the size that matters; where a report's interval excludes a difference so large, the comparison did not come true.
-at: the metric as validated at this optimiser step of the last training that validates it; without it the metric that
-the cell ends with, one of `metrics`. Of a loss, smaller is better. A text alone may stand there without `text:`.
+by: the size that matters. If a report's interval excludes a difference so large, the comparison did not come true.
+at: compares the metric as validated at this optimiser step of the last training that validates it; without `at`, the
+metric that the cell ends with, one of `metrics`. Of a loss, smaller is better. A text alone needs no `text:`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -55,7 +55,7 @@ Expect = Annotated[Expectations, BeforeValidator(_expectations)]
 def expect_problems(
     expected: Sequence[Expected], metrics: Sequence[str], settings: Sequence[Mapping[str, str]]
 ) -> Iterator[str]:
-    """Of comparisons whose labels are whole: metrics and settings that are not there, in one line each."""
+    """Metrics and settings of comparisons that do not exist, one line each. The comparisons' labels are complete."""
     for place, each in enumerate(expected, 1):
         where = f"expect, comparison {place}:"
         if each.at is None and each.metric not in metrics:

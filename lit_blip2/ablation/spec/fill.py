@@ -1,6 +1,6 @@
-"""An ablation's file at a scale: `scale.NAME` becomes what the scale gives, and what the scale lacks is left out.
+"""Fills an ablation's file at a scale: `scale.NAME` becomes what the scale gives, and what it lacks is left out.
 
-The file is not checked yet: what is laid out otherwise than expected stays as it is.
+The file is not checked yet: parts with an unexpected layout stay as they are.
 """
 
 import copy
@@ -20,12 +20,12 @@ class LackingError(ValueError):
 
 
 def names_in(value: Any) -> set[str]:
-    """The names that a value asks the scale for."""
+    """The names in a value that the scale must give."""
     return {text.removeprefix(PREFIX) for text in strings(value) if text.startswith(PREFIX)}
 
 
 def fill(value: Any, gives: Mapping[str, Any], prefix: str = PREFIX) -> Any:
-    """A copy with what is given in place of each name behind the prefix; a name that is not given stays."""
+    """A copy in which each prefixed name is replaced by what is given for it; a name that is not given stays."""
     if isinstance(value, dict):
         return {key: fill(each, gives, prefix) for key, each in value.items()}
     if isinstance(value, list):
@@ -38,8 +38,8 @@ def fill(value: Any, gives: Mapping[str, Any], prefix: str = PREFIX) -> Any:
 def leave_out(raw: dict[str, Any], ablation: str, scale: Scale) -> tuple[dict[str, Any], list[str]]:
     """The file without the labels and metrics that the scale lacks, and a line for each of them that says why.
 
-    Raises LackingError where the whole ablation is lacking, or what its steps or its control need, or where nothing
-    would be left to compare.
+    Raises LackingError if the scale lacks the whole ablation, or something that its steps or its control need, or if
+    nothing would be left to compare.
     """
     if why := scale.lacks.get(ablation) or _why(raw.get("steps"), scale):
         raise LackingError(why)
@@ -60,7 +60,7 @@ def leave_out(raw: dict[str, Any], ablation: str, scale: Scale) -> tuple[dict[st
 
 
 def _why(value: Any, scale: Scale) -> str:
-    """Why the scale lacks the first name in a value that it has not; empty if there is none."""
+    """Why the scale lacks a name in this value: the reason of the first; empty if it lacks none."""
     return next((scale.lacks[name] for name in sorted(names_in(value)) if name in scale.lacks), "")
 
 
@@ -75,7 +75,7 @@ def _labels(raw: dict[str, Any]) -> dict[tuple[str, str], Any]:
 
 
 def _control(raw: dict[str, Any]) -> set[tuple[str, str]]:
-    """The control's labels; of an axis that it does not name the first."""
+    """The control's labels; for an axis that it does not name, the first label."""
     first = dict(reversed(_labels(raw)))
     return set((first | {word(axis): word(label) for axis, label in as_dict(raw.get("control")).items()}).items())
 
@@ -99,7 +99,7 @@ def _without(lost: dict[tuple[str, str], str], raw: dict[str, Any]) -> dict[str,
 
 
 def _expecting(raw: dict[str, Any], stands: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-    """The file with those comparisons alone of its expectations that stand."""
+    """The file with only those expected comparisons for which `stands` is true."""
     if not isinstance(expect := raw.get("expect"), dict):
         return raw
     kept = [each for each in as_list(expect.get("comparisons")) if not isinstance(each, dict) or stands(each)]

@@ -1,7 +1,7 @@
 """What a sweep runs: a chain of steps, axes of labelled settings (or ranges), seeds, metrics, the control cell.
 
-read.py makes a grid of an ablation's file at a scale, and says what such a file holds. What one part of a grid says
-by itself is checked here; checks.py holds the parts against each other.
+read.py makes a grid from an ablation's file at a scale, and says what such a file holds. Each part of a grid is checked
+here by itself; checks.py compares the parts.
 """
 
 import itertools
@@ -60,10 +60,10 @@ class Point:
 
 
 class Grid(BaseModel):
-    """An ablation at one scale. Cells vary the seed fastest, so that workers seldom want one step at one time.
+    """An ablation at one scale. Cells vary the seed fastest, so that workers seldom want the same step at once.
 
-    settings: of several steps, over those that the steps set themselves and below those of the labels. left_out: what
-    the scale lacks and why, a line each.
+    settings: for several steps; they override those of the steps themselves, and those of the labels override them.
+    left_out: what the scale lacks and why, a line each.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -115,7 +115,7 @@ class Grid(BaseModel):
         return self
 
     def points(self) -> list[Point]:
-        """Of every cell, in order: the full product, or the control and what differs from it in one axis."""
+        """Every cell's point, in order: the full product, or the control and what differs from it in one axis."""
         settings = [dict(zip(self.axes, labels)) for labels in itertools.product(*self.axes.values())]
         if self.vary == "one":
             settings = [each for each in settings if sum(each[a] != self.control[a] for a in self.axes) <= 1]
@@ -123,19 +123,19 @@ class Grid(BaseModel):
         return [Point(labels, seed) for labels in kept for seed in self.seeds]
 
     def setting(self, labels: dict[str, str]) -> dict[str, str]:
-        """All labels, in the axes' order: those that are not given are the control's."""
+        """All labels, in the axes' order; those that are not given are the control's."""
         return {axis: (self.control | labels)[axis] for axis in self.axes}
 
     @property
     def expected(self) -> list[Expected]:
-        """What is expected, with all labels."""
+        """The expected comparisons, with all labels filled in."""
         return [
             each.model_copy(update={side: self.setting(getattr(each, side)) for side in ("better", "than")})
             for each in self.expect.comparisons
         ]
 
     def arguments(self, labels: dict[str, str], step: str, values: Settings | None = None) -> list[str]:
-        """What a person would type behind `fit` or `test` for this step of a setting; values: of a search's ranges."""
+        """What a person would type after `fit` or `test` for this step of a setting. values: of a search's ranges."""
         one, given = self.steps[step], self._given(labels, step, values or {})
         fit, behind = given.pop("fit", one.fit), given.pop("with", one.behind)
         begin = self.arguments(labels, one.test, values) if one.test else ["--config", fit]
@@ -144,7 +144,7 @@ class Grid(BaseModel):
         return [*begin, *files, *(f"--{key}={value}" for key, value in options.items())]
 
     def _given(self, labels: dict[str, str], step: str, values: Settings) -> dict[str, Any]:
-        """Keys of one step: what it sets itself, and over that what the grid, the labels and the values set."""
+        """Keys of one step: its own settings, overridden by the grid's, then the labels', then the values."""
         found = dict(self.steps[step].set)
         for settings in (self.settings, *(self.axes[axis][label] for axis, label in labels.items()), values):
             found |= {
@@ -154,19 +154,20 @@ class Grid(BaseModel):
 
 
 def _sound(value: Any, problems: Iterable[str]) -> Any:
-    """The value, if there are no problems."""
+    """The value, if there are no problems; else raises ValueError with them."""
     if lines := list(problems):
         raise ValueError("\n".join(lines))
     return value
 
 
 def _of_settings(named: dict[str, Settings], info: ValidationInfo, varies: bool = True) -> Iterator[str]:
-    """The problems of settings by what gives them; none where the steps have problems of their own."""
+    """The problems of settings; none if the steps have problems of their own. named: what gives settings -> settings.
+    varies: see `settings_problems`."""
     if "steps" in info.data:
         for where, each in named.items():
             yield from settings_problems(where, each, info.data["steps"], varies)
 
 
 def run_name(labels: dict[str, str], seed: int) -> str:
-    """`itc=on,itm=off,seed=0`."""
+    """The name of a setting at a seed: `itc=on,itm=off,seed=0`."""
     return ",".join([*(f"{axis}={label}" for axis, label in labels.items()), f"seed={seed}"])

@@ -1,4 +1,4 @@
-"""From a YAML file to a checked model: keys that stand twice are refused, and all problems are told at once."""
+"""From a YAML file to a checked model: duplicate keys are refused, and all problems are reported at once."""
 
 import re
 from collections.abc import Iterable
@@ -13,13 +13,13 @@ from lit_blip2.complaints import hint, no_file
 from lit_blip2.contents import DataError, Loader, parsed_yaml, read_text
 
 MERGE = "tag:yaml.org,2002:merge"  # YAML's <<
-NOTHING = (None, "", [], {})  # what a key may hold without being given
+NOTHING = (None, "", [], {})  # a key with one of these counts as not given
 Model = TypeVar("Model", bound=BaseModel)
 
 
 class OnceLoader(Loader):
-    """Refuses a key that stands twice in one mapping, where YAML itself would keep the last in silence; so do `yes` and
-    `on`, which are one word to YAML, or 1 and 1.0."""
+    """Refuses a duplicate key in a mapping, where YAML itself would keep the last in silence. `yes` and `on` are
+    duplicates too, because YAML reads both as true, and so are 1 and 1.0."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         seen = set()
@@ -39,10 +39,10 @@ def _twice(text: str, key: Any) -> str:
 
 
 def read_mapping(path: Path, example: Path, keys: Iterable[str]) -> tuple[dict[str, Any], list[str]]:
-    """What a file holds, without the keys that hold nothing, and a problem for each that is none of `keys`; example: a
-    file that shows what such a one holds.
+    """What a file holds, without keys that hold nothing, and a problem for each key that is not in `keys`. example: a
+    file that shows what such a file holds.
 
-    Raises FileNotFoundError with the files that there are beside the example, DataError for another kind of file.
+    Raises FileNotFoundError that lists the files beside the example, DataError for a file that holds no mapping.
     """
     if not path.is_file():
         known = ", ".join(sorted(map(str, example.parent.glob("*.yaml")))) or f"none in {example.parent}/"
@@ -65,7 +65,7 @@ def parsed(model: type[Model], given: dict[str, Any]) -> tuple[Model | None, lis
 def _lines(problem: dict[str, Any]) -> list[str]:
     place = [str(each) for each in problem["loc"]]
     where = ".".join(place)
-    if problem["type"] == "value_error":  # of our own checks: those of a whole field name their places themselves
+    if problem["type"] == "value_error":  # from our own checks; those of a whole field name their places themselves
         own = str(problem["ctx"]["error"]).splitlines()
         return own if len(place) < 2 else [f"{where} {line}" for line in own]
     if problem["type"] == "missing":
@@ -83,6 +83,6 @@ def complain(path: Path, problems: list[str]) -> None:
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> str:
-    """That there is no such name, which one may have been meant, and which there are."""
+    """A message that there is no such name, with the one that may have been meant and all that there are."""
     known = sorted(known)
     return f"{what} {name!r} is not known{hint(name, known)}; there are {', '.join(known) or 'none'}"

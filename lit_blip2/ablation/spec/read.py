@@ -2,9 +2,9 @@
 
     question: Which of ITC, ITM and ITG does what?
     expect: what would count as reproducing the paper's effect, said beforehand; expect.py says how a report decides it
-    scale: small                                    # where none is asked for; scale.py says what a scale holds
-    at: {small: {set: {stage1.trainer.max_steps: 400}, seeds: [0, 1]}}        # what is peculiar to one scale: these,
-                                                    # prepare, and more comparisons that are expected
+    scale: small                                    # if none is asked for; scale.py says what a scale holds
+    at: {small: {set: {stage1.trainer.max_steps: 400}, seeds: [0, 1]}}        # for one scale alone: these, prepare,
+                                                    # and more expected comparisons
     steps:                                          # in order; a test reads the run of the step that it names
       stage1: {fit: scale.stage1}                   # what the scale gives under this name; or an experiment's file
       stage2: {fit: scale.stage2, set: {model.init_from: $stage1}}            # $stage1: that step's run
@@ -13,20 +13,20 @@
       itc: {on: {}, off: {stage1.model.net.itc: null}}
       llm: {opt: {}, t5: scale.t5}                  # stage2.fit: FILE is another experiment altogether
       queries: {8: {stage1.model.net.qformer.num_queries: axis.queries}}      # axis.queries: the label itself, here 8
-    vary: product                                   # or one: each axis by itself, the others as in the control
+    vary: product                                   # or one: vary one axis at a time, the others as in the control
     without: [{itc: off, llm: t5}]                  # cells to leave out
     control: {itc: on, llm: opt}                    # without it the first labels
     metrics: [vqa/mean_over_types]                  # of the last step that can write them; the first is the headline
     compare: [[{itc: off}, {llm: t5}]]              # more pairs than each against the control; the rest as in it
     seeds: [0, 1, 2]                                # of training and of the data's order, in place of the scale's
-    prepare: [data make-mini --out data/mini]       # ordinary commands that are run first, after the scale's
+    prepare: [data make-mini --out data/mini]       # ordinary commands that run before the sweep, after the scale's
 
 A search has ranges in place of labels, and a number of trials: `lr: {key: stage1.model.optimization.lr, low: 1.0e-4,
 high: 1.0e-2, log: true}`, `trials: 40`; whole numbers stay whole. Optuna's TPE chooses by the first metric, to minimize
 a loss or a perplexity and to maximize any other, unless `direction` says otherwise; trials that fall behind the median
 at a validation are pruned.
 
-Two axes may not set one key, lest one value be lost in silence; a null may stand over the value of an earlier axis.
+Two axes may not set the same key, because one value would be lost in silence. A null may replace an earlier value.
 """
 
 import json
@@ -50,7 +50,7 @@ EXAMPLE = Path("ablations/objectives.yaml")
 
 
 class At(BaseModel):
-    """What an ablation says for one scale. comparisons: more of what is expected, such as at a step of this scale."""
+    """What an ablation says for one scale. comparisons: more expected ones, such as at a step of this scale."""
 
     model_config = ConfigDict(extra="forbid")
     set: Settings = {}
@@ -60,7 +60,7 @@ class At(BaseModel):
 
 
 class Scaling(BaseModel):
-    """What an ablation says of scales."""
+    """What an ablation says about scales."""
 
     scale: StrictStr = ""
     at: dict[Word, At] = {}
@@ -72,7 +72,7 @@ KEYS = {*Grid.model_fields, *Scaling.model_fields} - {"name", "ranges", "setting
 def read_grid(path: str | Path, scale: str = "", settings: Sequence[str] = ()) -> Grid:
     """Read and check an ablation's file.
 
-    Args: the scale, empty for the one that the file names; settings over the file's own, `step.key=value`.
+    Args: the scale; empty: the one that the file names. Settings `step.key=value`, which override the file's own.
     Raises FileNotFoundError, or ValueError with everything that is wrong with the file.
     """
     path, asked = Path(path), dict(map(_setting, settings))
@@ -112,7 +112,7 @@ def _setting(text: str) -> tuple[str, Any]:
 
 
 def _names(raw: dict[str, Any], scaling: Scaling, scale: Scale, chosen: str) -> list[str]:
-    """Names that are not known: of scales, and of what the scale is asked for."""
+    """Unknown names: of scales, and of what the scale must give."""
     problems = [unknown("at: scale", name, scales()) for name in scaling.at if name not in scales()]
     missing = sorted(_used(raw) - scale.gives.keys())
     if missing and not chosen:
@@ -125,7 +125,7 @@ def _used(raw: dict[str, Any]) -> set[str]:
 
 
 def _filled(raw: dict[str, Any], scale: Scale, at: At) -> dict[str, Any]:
-    """A grid's fields: of the file, and of the scale what the file does not say itself."""
+    """A grid's fields, from the file; the scale adds what the file does not say itself."""
     given = {key: each for key, each in raw.items() if key not in Scaling.model_fields}
     given |= {key: fill(raw[key], scale.gives) for key in ("steps", "axes") if key in raw}
     if seeds := at.seeds or raw.get("seeds") or scale.seeds:
@@ -147,7 +147,7 @@ def _filled(raw: dict[str, Any], scale: Scale, at: At) -> dict[str, Any]:
 
 
 def _is_range(given: Any) -> bool:
-    """Whether an axis has a number's ends in place of labels; labels may be called low and high."""
+    """Whether an axis has the ends of a range in place of labels. Labels may be called low and high."""
     is_labels = isinstance(given, dict) and all(isinstance(each, dict) for each in given.values())
     return isinstance(given, dict) and not is_labels and bool(Range.model_fields.keys() & given.keys())
 
@@ -162,7 +162,7 @@ def _idle(raw: dict[str, Any], is_search: bool) -> list[str]:
 
 
 def _lost(grid: Grid, asked: dict[str, Any]) -> list[str]:
-    """Settings of the command line that an axis sets too."""
+    """Problems of command-line settings that an axis sets too."""
     keys = {axis: {key for settings in labels.values() for key in settings} for axis, labels in grid.axes.items()}
     keys |= {name: {each.key} for name, each in grid.ranges.items()}
     return [

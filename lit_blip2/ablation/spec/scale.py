@@ -1,6 +1,6 @@
-"""A scale: at which size an ablation is run. One YAML in ablations/scales:
+"""A scale: the size at which an ablation is run. One YAML file in ablations/scales:
 
-    like: small                                     # another scale; what is not said here is as there
+    like: small                                     # another scale, which gives what is not said here
     seeds: [0, 1, 2]
     gives:                                          # what `scale.NAME` stands for in an ablation's steps and axes
       stage1: experiments/vitg_stage1.yaml
@@ -39,7 +39,7 @@ class Scale(BaseModel):
     lacks: dict[StrictStr, StrictStr] = {}
 
     def over(self, other: "Scale") -> "Scale":
-        """This scale, with what it does not say taken from another."""
+        """This scale; what it does not say is taken from another."""
         return Scale(
             seeds=self.seeds or other.seeds,
             gives={name: each for name, each in other.gives.items() if name not in self.lacks} | self.gives,

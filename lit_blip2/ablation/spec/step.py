@@ -17,7 +17,7 @@ LAYOUT = "must be {fit: FILE, with: FILE, set: {...}} or {test: STEP, with: FILE
 class Step(BaseModel):
     """One command of the chain: `fit` of an experiment's file, or `test` of an earlier step's run.
 
-    behind: `with` in YAML, a file of settings given behind the experiment's, such as one of experiments/zero_shot.
+    behind: `with` in YAML, a file of settings given after the experiment's, such as one of experiments/zero_shot.
     set: what a person would give as --key=value.
     """
 
@@ -30,7 +30,7 @@ class Step(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _check_layout(cls, given: Any) -> Any:
-        """In one line, where pydantic would have one for each key."""
+        """Reports a wrong layout in one line; pydantic would write one for each key."""
         keys = {*given} if isinstance(given, dict) else set()
         if len(keys & {"fit", "test"}) != 1 or keys - {"fit", "test", "with", "set"}:
             raise ValueError(f"{LAYOUT}, not {given!r}")
@@ -43,7 +43,7 @@ class Step(BaseModel):
 
 
 def chain_problems(steps: Mapping[str, Step]) -> Iterator[str]:
-    """Of the steps by themselves: what they test, and what they set."""
+    """Problems of the steps by themselves: what they test, and what they set."""
     for name, step in steps.items():
         fits = _fits_before(name, steps)
         if step.command == "test" and step.test not in fits:
@@ -57,8 +57,8 @@ def chain_problems(steps: Mapping[str, Step]) -> Iterator[str]:
 def settings_problems(
     where: str, settings: Mapping[str, Any], steps: Mapping[str, Step], varies: bool = False
 ) -> Iterator[str]:
-    """Of settings whose keys begin with a step's name, `stage1.model.net.itc`; where: what gives them; varies: to some
-    cells alone."""
+    """Problems of settings whose keys begin with a step's name, `stage1.model.net.itc`. where: what gives them. varies:
+    whether only some cells have them."""
     for key, value in settings.items():
         name, _, rest = key.partition(".")
         if name not in steps or not rest:
@@ -74,7 +74,7 @@ def settings_problems(
 
 
 def _key_problems(where: str, key: str, rest: str, value: Any, fits: list[str]) -> Iterator[str]:
-    """rest: the key without its step; fits: the steps to whose runs the value may refer."""
+    """Problems of one key. rest: the key without its step. fits: the steps to whose runs the value may refer."""
     if rest in SEED_KEYS:
         yield f"{where}: {key} would be overwritten; seeds: is what varies the seed"
     if rest.startswith("trainer.logger.") and rest.endswith((".save_dir", ".name", ".version", ".run_name")):

@@ -9,12 +9,12 @@ from pydantic import AfterValidator, BeforeValidator, StrictStr
 
 
 def word(value: Any) -> str:
-    """YAML reads a bare on, off, yes, no as a boolean: it is the word again here."""
+    """A value as a word. YAML reads a bare on, off, yes, no as a boolean: it becomes on or off again."""
     return {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value)
 
 
 def _number(given: Any) -> int | float:
-    """YAML takes 1e-4 for a word, unlike 1.0e-4."""
+    """A finite number. YAML reads 1e-4 as a word, unlike 1.0e-4."""
     with suppress(ValueError):
         given = float(given) if isinstance(given, str) else given
     if type(given) not in (int, float) or not math.isfinite(given):
@@ -38,15 +38,15 @@ Settings = dict[StrictStr, Any]  # of several steps: `stage1.model.net.itc: null
 
 
 def smaller_is_better(metric: str) -> bool:
-    """Losses and perplexities; of every other metric more is better."""
+    """Whether smaller is better: true for losses and perplexities, false for every other metric."""
     return metric.startswith("loss/") or metric.endswith(("_loss", "perplexity"))
 
 
 def as_dict(value: Any) -> dict[Any, Any]:
-    """The value, or an empty one in place of another kind of value."""
+    """The value, or an empty dict in place of another kind of value."""
     return value if isinstance(value, dict) else {}
 
 
 def as_list(value: Any) -> list[Any]:
-    """The value, or an empty one in place of another kind of value."""
+    """The value, or an empty list in place of another kind of value."""
     return value if isinstance(value, list) else []
