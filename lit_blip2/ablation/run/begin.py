@@ -1,4 +1,4 @@
-"""How a sweep begins, or goes on: its folder is checked, its plan written, its queue filled."""
+"""Begins or resumes a sweep: checks its folder, writes its plan and fills its queue."""
 
 import argparse
 import shutil
@@ -29,9 +29,10 @@ from lit_blip2.links import check_links
 def plan_or_space(
     grid: Grid, files: bool = True, missing: list[str] | None = None, known: Plan | None = None
 ) -> tuple[Plan, Callable[[Worker], None]]:
-    """What will be run, and what a worker does: cells of a grid, or trials of a search, whose plan shows the first.
+    """The plan, and what a worker does: run a grid's cells, or a search's trials. A search's plan shows one trial, at
+    the low ends of its ranges.
 
-    files: whether the data must be there; before `prepare` has run they may not be, and `missing` gets what is not.
+    files: whether the data must exist. Before `prepare` has run they may not; `missing` then receives what is missing.
     known: the plan with which the sweep began.
     """
     there = None if known is None else known.files
@@ -45,12 +46,12 @@ def plan_or_space(
 def begin(
     grid: Grid, folder: Folder, options: argparse.Namespace, console: Console
 ) -> tuple[Plan, Queue, Callable[[Worker], None]]:
-    """Prepare, plan and fill the queue; who starts at the same time waits for the first to do it.
+    """Prepare, plan and fill the queue. A process that starts at the same time waits for the first to do it.
 
-    Raises ValueError where the folder or the storage belongs to another sweep, or a link leads out of the folder, and
-    ConnectionError for a storage that cannot be used; then nothing is left of a folder without a sweep.
+    Raises ValueError if the folder or the storage belongs to another sweep, or a link leads out of the folder, and
+    ConnectionError for a storage that cannot be used; a folder without a sweep is then removed.
     """
-    check_links(folder.root)  # all that a sweep does writes there
+    check_links(folder.root)  # everything below writes there
     default = f"{JOURNAL}{folder.root / 'study.log'}" if options.launcher == "slurm" else None
     with wait_lock(folder.lock("begin")):
         try:
@@ -81,7 +82,7 @@ def begin(
 
 
 def _remove_lock(folder: Folder) -> None:
-    """Remove a folder that holds nothing but the lock under which a sweep begins."""
+    """Remove the folder if it holds nothing but the lock under which a sweep begins."""
     lock = folder.lock("begin")
     if set(folder.root.rglob("*")) == {lock, lock.parent}:
         shutil.rmtree(folder.root)
@@ -95,15 +96,15 @@ def _prepare(grid: Grid, console: Console) -> None:
 
 
 def _write_plan(grid: Grid, known: Plan | None, plan: Plan, folder: Folder) -> None:
-    """Once; later only the pairs to compare and the number of a search's trials may change: no cell depends on them. A
-    search's plan has no cells."""
+    """Write the plan once. Later only the pairs to compare and the number of a search's trials may change, because no
+    cell depends on them. A search's plan has no cells."""
     if known is None:
         known = plan.model_copy(update={"cells": [], "steps": {}} if grid.ranges else {})
     write(folder.plan, known.model_copy(update={"compare": plan.compare, "search": plan.search}))
 
 
 def check_versions(known: Plan, folder: Folder) -> None:
-    """Raises ValueError where the sweep was begun with other libraries."""
+    """Raises ValueError if the sweep was begun with other versions of the libraries."""
     now = versions()
     if other := [
         f"{name} {known.versions[name]}, now {now[name]}"
@@ -117,7 +118,7 @@ def check_versions(known: Plan, folder: Folder) -> None:
 
 
 def check_same(known: Plan, plan: Plan, folder: Folder) -> None:
-    """Raises ValueError where the folder belongs to another grid, other data or other sources, saying which."""
+    """Raises ValueError, which says why, if the folder belongs to another grid, other data or other sources."""
     if known.identity == plan.identity:
         return
     before, now = {cell.name for cell in known.cells}, {cell.name for cell in plan.cells}
@@ -137,12 +138,12 @@ def _codes(plan: Plan) -> set[str]:
 
 
 def retry(plan: Plan, queue: Queue, folder: Folder, console: Console) -> None:
-    """Forget how the failed cells failed, then queue them: a worker may take one at once."""
+    """Delete the records of failure of the failed cells, then queue these: a worker may take one at once."""
     cells, failed = {cell.name: cell for cell in plan.cells}, queue.failed()
     for name in failed:
         record = read(folder.cell(name), Record)
         if record and record.error and record.error.step in cells[name].steps:
-            folder.done(record.error.step).unlink(missing_ok=True)  # it may have ended well, and without a metric
+            folder.done(record.error.step).unlink(missing_ok=True)  # it may have ended well, but without a metric
         folder.cell(name).unlink(missing_ok=True)
         for step in cells[name].steps:
             folder.failed(step).unlink(missing_ok=True)

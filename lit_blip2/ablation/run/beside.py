@@ -1,8 +1,8 @@
-"""Step runs that another sweep beside this one has made: they are copied with their checkpoints, and not run again.
+"""Reuses step runs of sweeps beside this one: they are copied with their checkpoints, and not run again.
 
-A run is the same where its key is (the same settings, named files, code that it uses, and steps before it), its record
-holds, the libraries are of the same versions, and all that it read besides is as it was. Two ablations that start from
-one stage 1 so train it once, where both write into one folder, as into `sweeps/` by default.
+A run is the same if it has the same key (settings, named files, code that it uses, and steps before it), its record
+still holds, the libraries have the same versions, and all else that it read is unchanged. So two ablations that start
+from the same stage 1 train it once, if both write into one folder, by default `sweeps/`.
 """
 
 import os
@@ -22,13 +22,13 @@ from lit_blip2.links import check_links
 from lit_blip2.terminal import printable
 from lit_blip2.whole_files import write_json
 
-OWN = ("done.json", "parents.json")  # name runs, which are called otherwise in each sweep
+OWN = ("done.json", "parents.json")  # hold names of runs, which differ between sweeps
 LOCKS = ".*.lock"
 PART = "copying"
 
 
 class Same(NamedTuple):
-    """A run of another sweep. names: of the runs behind it, there -> here."""
+    """A run of another sweep. names: of the runs behind it, its name there -> its name here."""
 
     folder: Folder
     name: str
@@ -37,8 +37,8 @@ class Same(NamedTuple):
 
 
 def look(plan: Plan, folder: Folder) -> tuple[dict[str, Same], list[str]]:
-    """Step run of which this folder has nothing yet -> the same one of another sweep; and a line for each sweep that
-    has one and for each that cannot be read."""
+    """Step run of which this folder has nothing yet -> the same run of another sweep. Also a line for each sweep that
+    has some, and for each that cannot be read."""
     here = {run.key: name for name, run in plan.steps.items()}
     wanted = {key for key, name in here.items() if not folder.run(name).exists()}
     found: dict[str, Same] = {}
@@ -62,11 +62,11 @@ def look(plan: Plan, folder: Folder) -> tuple[dict[str, Same], list[str]]:
 
 
 def take_beside(plan: Plan, folder: Folder) -> list[str]:
-    """Copy what `look` finds; the lines that say so. Each run is there whole or not at all."""
+    """Copy what `look` finds, each run whole or not at all. Returns the lines that say so."""
     found, told = look(plan, folder)
     for name, same in found.items():
         part = Folder(folder.root / PART)
-        shutil.rmtree(part.root, ignore_errors=True)  # of a sweep that was killed
+        shutil.rmtree(part.root, ignore_errors=True)  # left by a sweep that was killed
         source, ignored = same.folder.run(same.name), shutil.ignore_patterns(*OWN, LOCKS)
         shutil.copytree(source, part.run(name), copy_function=_copy, ignore=ignored)
         if (parents := read(same.folder.parents(same.name), Parents)) is not None:
@@ -79,7 +79,7 @@ def take_beside(plan: Plan, folder: Folder) -> list[str]:
 
 
 def _same_runs(other: Folder, wanted: set[str], here: dict[str, str]) -> dict[str, Same]:
-    """Name here -> run there. Raises DataError where a file is damaged, or a link leads out of the folder."""
+    """Name here -> run there. Raises DataError if a file is damaged, or a link leads out of the folder."""
     known = read(other.plan, Plan)
     runs = {here[run.key]: run for run in known.steps.values() if run.key in wanted} if known else {}
     if not runs or other_versions(known.versions):
@@ -91,7 +91,7 @@ def _same_runs(other: Folder, wanted: set[str], here: dict[str, str]) -> dict[st
 
 
 def _done(run: StepRun, other: Folder) -> Done | None:
-    """The record of a run that has ended well and stands as it tells."""
+    """The record of a run, if it has ended well and its record still holds; else None."""
     done = read(other.done(run.name), Done)
     read(other.metrics(run.name), Metrics)  # raises for a damaged one
     if done is None or done.key != run.key or not agrees(run, other, done):
@@ -104,7 +104,7 @@ def _renamed(parents: dict[str, int], names: dict[str, str]) -> dict[str, int]:
 
 
 def _copy(source: str, target: str) -> None:
-    """Checkpoints are large and never written in place: the disk holds them once, where it can."""
+    """Copy a file. A checkpoint is linked if possible, because it is large and never written in place."""
     if Path(source).suffix == ".ckpt":
         with suppress(OSError):
             return os.link(source, target)

@@ -18,7 +18,7 @@ WAIT_SECONDS = 1.0
 
 
 def work(plan: Plan, worker: Worker) -> None:
-    """Run cells until none is open, or the worker is to stop."""
+    """Run cells until none is open, or the worker must stop."""
     cells = {cell.name: cell for cell in plan.cells}
     while not worker.stopping():
         with worker.queue.take(lambda name: _blocked(cells[name], worker.folder)) as taken:
@@ -29,11 +29,11 @@ def work(plan: Plan, worker: Worker) -> None:
                 continue
         if not worker.queue.trials(OPEN):
             return
-        time.sleep(WAIT_SECONDS)  # what is open waits for a step that another worker runs
+        time.sleep(WAIT_SECONDS)  # the open cells wait for a step that another worker runs
 
 
 def _blocked(cell: Cell, folder: Folder) -> bool:
-    """Whether the first step that is still to be run is being run by somebody else."""
+    """Whether another worker runs the first step that the cell still needs."""
     undone = [name for name in cell.steps if not folder.done(name).exists()]
     return bool(undone) and is_locked(folder.lock(undone[0]))
 
@@ -65,8 +65,8 @@ def _run_cell(plan: Plan, cell: Cell, trial_id: int, worker: Worker) -> str:
 
 
 def _run_steps(plan: Plan, cell: Cell, trial_id: int, worker: Worker) -> tuple[dict[str, float | None], Failure | None]:
-    """The cell's metrics, and why it failed if it did. What is no fault of the cell (StoppedError, a full disk, changed
-    sources) is raised, and the cell waits again."""
+    """The cell's metrics, and why it failed if it did. An error that is no fault of the cell (StoppedError, a full
+    disk, changed sources) is raised, and the cell waits again."""
     metrics: dict[str, float | None] = {}
     try:
         worker.queue.record(trial_id, cell, worker.grid)
@@ -83,8 +83,8 @@ def _run_steps(plan: Plan, cell: Cell, trial_id: int, worker: Worker) -> tuple[d
 
 
 def cell_metrics(cell: Cell, of_step: Mapping[str, dict[str, float | None]]) -> dict[str, float | None]:
-    """Every metric of the cell's runs, a later step's over an earlier's, a compared one of its own step alone.
-    of_step: what each of its step runs ended with, in their order."""
+    """All metrics of the cell's runs. A later step's value replaces an earlier one's; a compared metric comes only from
+    its own step. of_step: what each of the step runs ended with, in their order."""
     merged = {metric: value for metrics in of_step.values() for metric, value in metrics.items()}
     for metric, name in cell.metrics.items():
         merged.pop(metric, None)
@@ -94,7 +94,7 @@ def cell_metrics(cell: Cell, of_step: Mapping[str, dict[str, float | None]]) -> 
 
 
 def lacking(cell: Cell, metrics: dict[str, float | None]) -> Failure | None:
-    """That a compared metric which the cell can have is missing or not finite."""
+    """A failure if a compared metric that the cell can have is missing or not finite; else None."""
     for metric, name in cell.metrics.items():
         if name is not None and not is_finite(metrics.get(metric)):
             message = f"ended well, and in its metrics.json {metric} is {metrics.get(metric, 'missing')}"

@@ -1,10 +1,10 @@
-"""What of this package's own code a step's results follow from: every definition that the classes of its config lead
-to. A change elsewhere changes no result of the step, nor does one of the modules that only ask, refuse, tell or store.
+"""Finds the code of this package that a step's results depend on: every definition that the classes of its config lead
+to. A change elsewhere changes no result of the step, nor does a change in modules that only ask, refuse, tell or store.
 
-A definition is a function, a class or a name that a module sets. It leads to what its source names: to what its module
-defines or imports under that name, and to what a text such as "lit_blip2.lit.callbacks.EMA" names. What cannot be told
-apart counts whole: a module that is used as one, or in which a name is not found; and the statements of a module that
-define nothing. Comments, docstrings and blank lines do not count.
+A definition is a function, a class or a name that a module sets. It leads to the names in its source, as its module
+defines or imports them, and to what a string such as "lit_blip2.lit.callbacks.EMA" names. A module counts whole if it
+is used as an object, or if a name is not found in it. A module's statements that define nothing count too. Comments,
+docstrings and blank lines do not count.
 """
 
 import ast
@@ -19,13 +19,13 @@ from typing import Any, NamedTuple
 from lit_blip2.config import strings
 from lit_blip2.sources import PACKAGE, digest
 
-# What every step's process runs: which checkpoint is read, how settings are, and what is written to be compared. The
+# Code that every step's process runs: it chooses the checkpoint, reads settings and writes the compared metrics. The
 # rest of the command line only makes the config, which counts by itself.
 BEGIN = {
     f"{PACKAGE.name}.{name}"
     for name in ("go_on.go_on", "lit.callbacks.MetricsFile", "parser.counts_before_shares", "runs.find_checkpoint")
 }
-# Modules from which no number of a run that ends follows. One that is not named here counts.
+# Modules on which no number of a finished run depends. A module that is not named here counts.
 NO_NUMBERS = {
     "allocator", "arguments", "complaints", "config", "console", "contents", "failed_start", "links",
     "loggers", "nulls",
@@ -37,12 +37,12 @@ NO_NUMBERS = {
 }  # fmt: skip
 DOTTED = re.compile(rf"{PACKAGE.name}(\.\w+)+")
 FILE = re.compile(r"[\w-]{1,60}\.\w{1,20}")
-REST = ""  # in the place of a name: what a module does beside defining
+REST = ""  # in place of a name: a module's statements that define nothing
 DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
 
 class Definition(NamedTuple):
-    """texts: its statements. uses: dotted names. beside: files of the package that it names, in its module's folder."""
+    """texts: its statements. uses: dotted names that it uses. beside: files that it names in its module's folder."""
 
     texts: list[str]
     uses: set[str]
@@ -50,14 +50,14 @@ class Definition(NamedTuple):
 
 
 class Module(NamedTuple):
-    """definitions: by name, what else it does under REST. imported: name -> dotted name of what it stands for."""
+    """definitions: by name; other statements under REST. imported: name -> dotted name of what it stands for."""
 
     definitions: dict[str, Definition]
     imported: dict[str, str]
 
 
 def code_digest(config: Any, package: Path = PACKAGE) -> str:
-    """Of the code that the results of a step of this resolved config follow from. package: the folder of the
+    """Digest of the code that the results of a step with this resolved config depend on. package: the folder of the
     sources."""
     names = BEGIN | {text for text in strings(config) if DOTTED.fullmatch(text)}
     return _digest(frozenset(names), package)
@@ -74,7 +74,7 @@ def _digest(names: frozenset[str], package: Path) -> str:
 
 
 def reached(names: Iterable[str], package: Path = PACKAGE) -> set[tuple[str, str]]:
-    """(module, name of a definition) of all that dotted names lead to, without NO_NUMBERS."""
+    """(module, name) of every definition that dotted names lead to, without NO_NUMBERS."""
     found: set[tuple[str, str]] = set()
     open_names, seen = list(names), set()
     while open_names:
@@ -89,7 +89,7 @@ def reached(names: Iterable[str], package: Path = PACKAGE) -> set[tuple[str, str
 
 
 def _definitions_of(dotted: str, package: Path) -> Iterator[tuple[str, str]]:
-    """What a dotted name stands for, and what importing it runs."""
+    """The definitions that a dotted name stands for, and the statements that importing it runs."""
     words = dotted.split(".")
     modules = [".".join(words[:end]) for end in range(1, len(words) + 1)]
     modules = [name for name in modules if _file(name, package)]
@@ -113,7 +113,7 @@ def _counts(module: str) -> bool:
 
 
 def _file(module: str, package: Path) -> Path | None:
-    """The file of a module of the package."""
+    """The file of a module of the package; None for another module."""
     top, *inner = module.split(".")
     path = package.joinpath(*inner)
     files = (path / "__init__.py", path.with_suffix(".py"))
@@ -143,7 +143,7 @@ def _module(name: str, package: Path) -> Module:
 
 
 def _names(statement: ast.stmt) -> list[str]:
-    """What a statement defines; nothing, if it may do more."""
+    """The names that a statement defines; none if it may do more."""
     if isinstance(statement, DEFINITIONS):
         return [statement.name]
     if not isinstance(statement, ast.Assign | ast.AnnAssign | ast.AugAssign):
@@ -163,10 +163,10 @@ def _imported(statements: Iterable[ast.stmt]) -> dict[str, str]:
 
 
 def _uses(statement: ast.stmt, known: dict[str, str]) -> set[str]:
-    """Dotted names of this package's that a statement names."""
+    """Dotted names of this package that a statement uses."""
     known = known | _imported([statement])
     nodes = list(ast.walk(statement))
-    # Of a module, or a class, the attribute that is named; of anything else the whole.
+    # Of a module or a class, only the attribute that is named counts; of anything else, the whole.
     inner = {id(node.value): node.attr for node in nodes if isinstance(node, ast.Attribute)}
     names = [node for node in nodes if isinstance(node, ast.Name) and node.id in known]
     found = {".".join([known[each.id], *([inner[id(each)]] if id(each) in inner else [])]) for each in names}
@@ -186,7 +186,7 @@ def _strings(statement: ast.stmt) -> set[str]:
 
 
 def _bare(source: str) -> list[str]:
-    """The lines, empty where only comments and docstrings stand."""
+    """The lines of a source without comments and docstrings; a line with nothing else is empty."""
     lines = source.splitlines()
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT:

@@ -14,7 +14,7 @@ from lit_blip2.whole_files import write_text
 
 
 def command(run: StepRun, folder: Folder) -> list[str]:
-    """A fit goes on where `going_on` says, or starts over."""
+    """The command's words. A fit resumes where `going_on` says, or starts over."""
     arguments = [sys.executable, "-m", "lit_blip2", run.command, "--config", str(folder.config(run.name))]
     if run.command == "test":
         return [*arguments, "--ckpt_path", str(folder.run(next(iter(run.parents.values()))))]
@@ -23,8 +23,8 @@ def command(run: StepRun, folder: Folder) -> list[str]:
 
 
 def write_config(run: StepRun, folder: Folder) -> None:
-    """The step's resolved YAML: references to other steps as their folders, and loggers that write into its own, or
-    call it SWEEP/STEP/LABELS."""
+    """Write the step's resolved YAML. References to other steps become their folders, and loggers write into the step's
+    own folder or call the run SWEEP/STEP/LABELS."""
     config = _with_folders(run.config, {step: str(folder.run(name)) for step, name in run.parents.items()})
     where = {"save_dir": str(folder.root / "runs"), "name": run.step, "version": run.name.partition("/")[2]}
     title = f"{folder.root.resolve().name}/{run.name}"

@@ -53,7 +53,7 @@ def dry_run(grid: Grid, folder: Folder, kept: Folder | None = None, workers: int
 
 
 def time_of(runs: Sequence[StepRun], known: Mapping[Size, float], workers: int) -> str:
-    """How long these steps would take, in a line."""
+    """A line that says how long these steps would take."""
     seconds, unknown = seconds_of(runs, known)
     if unknown:
         return f"time: not known, no {unknown} of this size has been run here"
@@ -93,6 +93,6 @@ def _table(grid: Grid, plan: Plan) -> Table:
 
 
 def settings_of_runs(plan: Plan) -> dict[str, int]:
-    """Step run -> how many settings stand on it."""
+    """Step run -> number of settings that use it."""
     users = {(name, cell.setting) for cell in plan.cells for name in cell.steps}
     return Counter(name for name, _ in users)

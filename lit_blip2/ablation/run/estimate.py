@@ -1,7 +1,7 @@
-"""How long steps take, by the records of those that have been run: in this sweep, beside it, and kept of it.
+"""Estimates how long steps take from records of finished ones: in this sweep, beside it, and kept of it.
 
-A step counts for another one where both have the same name, number of optimiser steps, data, batch, image encoder and
-language model. What an axis changes besides, such as an objective, is passed over: a mean over cells.
+Steps count as alike if they have the same name, number of optimiser steps, data, batch size, image encoder and language
+model. Other things that an axis changes, such as an objective, are ignored: the estimate is a mean over cells.
 """
 
 from collections.abc import Iterable, Mapping
@@ -14,7 +14,7 @@ from lit_blip2.contents import DataError
 
 
 class Size(NamedTuple):
-    """What the time of a step follows from, by and large."""
+    """What the time of a step mainly depends on."""
 
     step: str
     steps: int | None
@@ -37,8 +37,8 @@ def size_of(run: StepRun) -> Size:
 
 
 def known_seconds(folders: Iterable[Folder]) -> dict[Size, float]:
-    """Mean seconds of the step runs that have ended well, of each size in the first folder that has some. What cannot
-    be read is passed over: those who use it say so."""
+    """Mean seconds of step runs that have ended well, by size, from the first folder that has some of that size. What
+    cannot be read is skipped: other code that reads it reports it."""
     known: dict[Size, float] = {}
     for folder in folders:
         try:
@@ -55,7 +55,7 @@ def folders_of(folder: Folder, kept: Folder | None = None) -> list[Folder]:
 
 
 def seconds_of(runs: Iterable[StepRun], known: Mapping[Size, float]) -> tuple[float, str]:
-    """Their seconds in all, one after the other; and the step of the first of which none are known, "" if all are."""
+    """Total seconds of these runs, one after the other, and the step of the first run of unknown time; "" if none."""
     sizes = [size_of(run) for run in runs]
     unknown = [size.step for size in sizes if size not in known]
     return sum(known.get(size, 0.0) for size in sizes), next(iter(unknown), "")

@@ -1,4 +1,4 @@
-"""What a step depends on besides its config: the files that its config names, and the package."""
+"""What a step depends on besides its config and the code: the files that its config names."""
 
 import hashlib
 import json
@@ -18,14 +18,14 @@ BY_SIZE = {".jpg", ".jpeg", ".png", ".webp", ".tar"}  # told apart by name and s
 LARGEST_READ = 2**30  # bytes
 SAMPLE = 2**20  # bytes
 LONGEST_PATH = 4096
-# Of a section of cached features (lit_blip2.data.features): what made it, its images, the files that they were.
+# Files that identify a section of cached features (lit_blip2.data.features): what made it, its images and their files.
 SECTION = ("features.json", "image_ids.npy", "keys.npy")
 SPLITS = ("train", "val", "test")
 
 
 def paths(config: Any) -> list[str]:
-    """The files and folders that a resolved config reads, relative to here or beside the package. Of a data's `root`
-    only what is named below it, if anything is: a class that reads more of it is seen to do so, see reads.py."""
+    """The files and folders that a resolved config reads, relative to the working folder or beside the package. Of a
+    data's `root`, only what is named below it counts, if anything is; reads.py notices what else a class reads."""
     trainer = _without_outputs(config.get("trainer", {}))
     roots = {str(root) for root in _roots(config)}
     named = strings(config | {"trainer": trainer})
@@ -56,9 +56,9 @@ def _roots(config: Any) -> Iterator[Any]:
 
 
 def of_path(text: str, until: float = math.inf) -> str:
-    """A digest of a file's contents; of a run, of its newest checkpoint and its config; of another folder, of the names
-    and contents of all files below it but hidden ones (see `contents`). Cached features stand for what they are made
-    of, so that they may be made again. until: files that were written later, in seconds, are left out.
+    """A digest of a file's contents; for a run, of its newest checkpoint and its config; for another folder, of the
+    names and contents of all files below it but hidden ones (see `contents`). Cached features are identified by what
+    made them, so that they may be made again. until: files that were written later, in seconds, are left out.
     """
     path = find(text)
     files = [path] if path.is_file() else _of_run(path) or _of_folder(path)
@@ -70,7 +70,7 @@ def _is_there(file: Path, until: float) -> bool:
 
 
 def _of_folder(folder: Path) -> list[Path]:
-    """All files but hidden ones; of a section of cached features those that tell what is in it: its numbers differ in
+    """All files but hidden ones. Of a section of cached features only those that identify it: its numbers differ in
     their last bits between machines, and its marks hold the times of the images."""
     files = [file for file in below(folder) if not file.name.startswith(".")]
     sections = {file.parent for file in files if file.name == SECTION[0]}
@@ -78,8 +78,8 @@ def _of_folder(folder: Path) -> list[Path]:
 
 
 def _of_run(folder: Path) -> list[Path]:
-    """What is read of a run, or of an experiment's newest run: its newest checkpoint and its config; of another folder
-    nothing."""
+    """What is read of a run, or of an experiment's newest run: its newest checkpoint and its config. Empty for another
+    folder."""
     if not any(folder.glob(f"{level}{CONFIG}") for level in ("", "*/")):
         return []
     try:
@@ -90,15 +90,15 @@ def _of_run(folder: Path) -> list[Path]:
 
 
 def find(text: str) -> Path | None:
-    """What a text of a config names, from here or beside the package."""
+    """The path that a config's text names, in the working folder or beside the package; None if there is none."""
     if not text or len(text) > LONGEST_PATH:
         return None
     return next((each for each in (Path(text).expanduser(), PACKAGE.parent / text) if each.exists()), None)
 
 
 def contents(file: Path) -> bytes:
-    """What identifies a file's contents: a digest; of images and tars the size alone; of cached features what made
-    them; of files above LARGEST_READ the size and three samples. A file is read again only once it has been written
+    """What identifies a file's contents: a digest. For images and tars it is the size alone; for cached features what
+    made them; for files above LARGEST_READ the size and three samples. A file is read again only if it was written
     again."""
     now = file.stat()
     return _contents(file, now.st_size, now.st_mtime_ns)
@@ -121,6 +121,6 @@ def _contents(file: Path, size: int, written_ns: int) -> bytes:
 
 
 def _of_section(file: Path) -> bytes:
-    """What the features.json of a section tells but for the check sums of its other files."""
+    """The features.json of a section, without the check sums of its other files."""
     told = read_object(file)
     return json.dumps({key: value for key, value in told.items() if key != "crc32"}, sort_keys=True).encode()

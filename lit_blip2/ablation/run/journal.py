@@ -10,12 +10,11 @@ from optuna.storages.journal import JournalFileBackend
 
 
 class Journal(JournalFileBackend):
-    """A journal that workers write in turn, under a lock of the kernel's: a killed worker gives it up at once, where
-    Optuna's own would hold up the others for half a minute.
+    """A journal that workers write in turn, under a kernel lock. A killed worker releases it at once; Optuna's own lock
+    would hold up the others for half a minute.
 
-    Optuna cannot read on behind half a line. So a line for which the disk has no room is taken back, and half a line
-    that a dead machine has left is removed by whoever writes next. A file that is gone is an OSError, and not made
-    anew.
+    Optuna cannot read past half a line. So a line for which the disk has no room is taken back, and the next writer
+    removes half a line that a dead machine has left. A missing file raises OSError; it is not made anew.
     """
 
     def __init__(self, file: str):
@@ -41,7 +40,7 @@ class Journal(JournalFileBackend):
 
 
 def _end_of_lines(file: str) -> int:
-    """The place behind the last whole line."""
+    """The place after the last whole line."""
     with open(file, "rb") as stream:
         end = stream.seek(0, os.SEEK_END)
         stream.seek(max(0, end - 1))

@@ -1,7 +1,7 @@
 """The locks that workers hold in a sweep's folder.
 
-All workers must see one folder: on several machines, a shared file system. A lock is the kernel's (flock): it goes
-with the last process that holds it, so that a killed worker's work is free at once, and an orphaned run that is still
+All workers must see the same folder: on several machines, a shared file system. A lock is the kernel's (flock): it ends
+with the last process that holds it. So a killed worker's work is free at once, and an orphaned run that is still
 training is waited for.
 """
 
@@ -25,12 +25,12 @@ def try_lock(file: Path) -> Iterator[IO | None]:
         except BlockingIOError:
             yield None
             return
-        yield stream  # closing it, here and in every process that inherited it, lets go
+        yield stream  # closing it, here and in every process that inherited it, releases the lock
 
 
 @contextmanager
 def wait_lock(file: Path) -> Iterator[None]:
-    """The lock, as soon as nobody else holds it."""
+    """Holds the lock within the context, as soon as nobody else holds it."""
     while True:
         with try_lock(file) as stream:
             if stream is not None:

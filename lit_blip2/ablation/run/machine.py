@@ -24,7 +24,7 @@ def thread_share(workers: int) -> dict[str, str]:
 
 
 def wants_gpus(plan: Plan) -> bool:
-    """Whether any of its runs would use one."""
+    """Whether any of the plan's runs would use a GPU."""
     return any(run.config.get("trainer", {}).get("accelerator") != "cpu" for run in plan.steps.values())
 
 
@@ -39,7 +39,7 @@ def gpus() -> list[str]:
 
 
 def _lock_name(gpu: str) -> str:
-    """A GPU's name that no other on this machine has: where a job sees some of them only, numbers begin at 0 again."""
+    """A GPU's name that is unique on this machine: numbers begin at 0 again in a job that sees only some GPUs."""
     if shutil.which("nvidia-smi") is None:
         return gpu
     listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True).stdout
@@ -50,7 +50,7 @@ def _lock_name(gpu: str) -> str:
 def own_gpu() -> Iterator[dict[str, str]]:
     """CUDA_VISIBLE_DEVICES with a GPU that no other worker of this user on this machine has; empty without GPUs.
 
-    Raises ValueError where every GPU is taken: two runs on one would be slower than one after the other.
+    Raises ValueError if every GPU is taken: two runs on one would be slower than one after the other.
     """
     found = gpus()
     for gpu in found:

@@ -1,4 +1,4 @@
-"""How many optimiser steps a run has really made, from which steps of others, and whether its records tell the same."""
+"""How many optimiser steps a run has made, from which steps of other runs, and whether its records still hold."""
 
 from collections.abc import Callable
 
@@ -9,11 +9,11 @@ from lit_blip2.evaluation.evaluated import VALIDATED_STEP, step_in
 from lit_blip2.runs import Standing, standing, step_of
 from lit_blip2.whole_files import write_json
 
-Look = Callable[[str], Standing | None]  # step run -> where its newest checkpoint stands
+Look = Callable[[str], Standing | None]  # step run -> the step of its newest checkpoint
 
 
 def steps_made(run: StepRun, folder: Folder) -> int | None:
-    """Those of a fit's checkpoint; where it writes none, of its last validation. None of a test."""
+    """The step of a fit's checkpoint; if it writes none, of its last validation. None for a test."""
     if run.max_steps is None:
         return None
     made = step_of(folder.run(run.name))
@@ -21,9 +21,9 @@ def steps_made(run: StepRun, folder: Folder) -> int | None:
 
 
 def parents_of(run: StepRun, folder: Folder) -> dict[str, int]:
-    """Of each run that a step is about to start from or to test, the steps behind its newest checkpoint, if it has one,
-    and of those that it started from itself. A fit writes them down: it may be killed and go on, and has then started
-    from what stood there at first."""
+    """Run that a step is about to start from or to test -> steps behind its newest checkpoint, if it has one; also for
+    the runs behind it. A fit writes these down, because it may be killed and resumed, and has then started from what
+    was there at first."""
     if run.command == "fit" and ((known := read(folder.parents(run.name), Parents)) or going_on(run, folder)):
         return known.root if known else {}  # of an older run that goes on it is not known
     found = {name: left.step for name in run.parents.values() if (left := standing(folder.run(name)))}
@@ -35,11 +35,11 @@ def parents_of(run: StepRun, folder: Folder) -> dict[str, int]:
 
 
 def agrees(run: StepRun, folder: Folder, done: Done, if_lost: bool = False, look: Look | None = None) -> bool:
-    """Whether what a step's record tells still holds: the newest checkpoint stands at its step, the metrics are there
-    and of it, and each run that the step started from or tested stands where it stood then.
+    """Whether a step's record still holds: its newest checkpoint is at the recorded step, its metrics exist and belong
+    to it, and each run that it started from or tested is at the same step as then.
 
-    if_lost: the answer where its checkpoint is gone; of another run's that is gone nothing is known. look: for a caller
-    that asks for many. A run that was asked to write no checkpoint agrees.
+    if_lost: the answer if its checkpoint is gone; a missing checkpoint of another run is passed over. look: reads a
+    run's newest checkpoint, for a caller that asks for many. A run that was asked to write no checkpoint agrees.
     """
     look = look or (lambda name: standing(folder.run(name)))
     if done.metrics and not folder.metrics(run.name).exists():
@@ -53,9 +53,9 @@ def agrees(run: StepRun, folder: Folder, done: Done, if_lost: bool = False, look
 
 
 def going_on(run: StepRun, folder: Folder) -> Standing | None:
-    """Where a fit goes on: its newest whole checkpoint. None where it has left none, where what it started from has
-    gone on since, and where it had ended and its metrics are lost, or those of another attempt: going on would train
-    nothing and write none."""
+    """Where a fit resumes: its newest whole checkpoint. None if it has left none, if a run that it started from has
+    moved on since, or if it had ended and its metrics are lost or another attempt's: resuming would then train nothing
+    and write none."""
     left, done = standing(folder.run(run.name)), read(folder.done(run.name), Done)
     began_from = read(folder.parents(run.name), Parents)
     if left is None or (began_from and _have_moved_on(began_from.root, lambda name: standing(folder.run(name)))):
@@ -67,7 +67,7 @@ def going_on(run: StepRun, folder: Folder) -> Standing | None:
 
 
 def _have_moved_on(parents: dict[str, int], look: Look) -> bool:
-    """Whether a run stands at another step now."""
+    """Whether any of these runs is at another step now."""
     return any(left.step != then for name, then in parents.items() if (left := look(name)))
 
 
@@ -77,19 +77,19 @@ def _parents_read(run: StepRun, folder: Folder, done: Done) -> dict[str, int]:
 
 
 def _are_older(run: StepRun, folder: Folder, left: Standing) -> bool:
-    """Whether metrics.json is of a validation before the last one that the checkpoint knows of."""
+    """Whether metrics.json is from a validation before the last one that the checkpoint knows of."""
     validated = _validated(run, folder)
     return None not in (validated, left.validated) and validated < left.validated
 
 
 def _validated(run: StepRun, folder: Folder) -> int | None:
-    """The step of metrics.json; None where it tells none."""
+    """The step of metrics.json; None if it gives none."""
     metrics = _metrics(run, folder)
     return step_in(metrics.root, VALIDATED_STEP) if metrics else None
 
 
 def _metrics(run: StepRun, folder: Folder) -> Metrics | None:
-    """None, too, where they are damaged, which whoever needs them says."""
+    """A run's metrics.json; None also if it is damaged, which code that needs it reports."""
     try:
         return read(folder.metrics(run.name), Metrics)
     except SweepError:

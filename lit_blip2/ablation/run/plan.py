@@ -16,8 +16,8 @@ from lit_blip2.ablation.spec.grid import Grid, run_name
 def make_plan(
     grid: Grid, files: bool = True, missing: list[str] | None = None, known: Collection[str] | None = None
 ) -> Plan:
-    """Resolve every cell's steps, check them, and find what they share. missing: without `files`, gets what the steps
-    would miss of them. known: see `plan_of`.
+    """Resolve every cell's steps, check them, and find what they share. missing: if `files` is false, receives the
+    files that the steps would miss. known: see `plan_of`.
 
     Raises ValueError with every step that the models or the parser refuse, every metric that no cell can write, and
     every expectation of a step that is not validated.

@@ -1,4 +1,4 @@
-"""A command in a process of its own, which never outlives its worker's wish to end."""
+"""Runs a command in a process of its own, which is ended when its worker must end."""
 
 import os
 import subprocess
@@ -12,10 +12,11 @@ POLL_SECONDS = 0.2
 def run_process(
     command: list[str], log: Path, environment: Mapping[str, str], lock: int, poll: Callable[[], None], patience: float
 ) -> tuple[int, float]:
-    """Exit code (negative: the signal that killed it) and peak memory in GiB.
+    """Run a command; returns its exit code (negative: the signal that killed it) and its peak memory in GiB.
 
-    Args: the file that its output is added to; the descriptor of a lock that it holds as long as it lives; called
-    while it runs, and what it raises ends the process and goes on from here; seconds that it then has to end by itself.
+    log: file to which its output is added. lock: descriptor of a lock that the process holds while it lives. poll:
+    called while it runs; an error that it raises ends the process and is passed on. patience: seconds that the process
+    then has to end by itself.
     """
     with log.open("ab") as stream:
         process = subprocess.Popen(

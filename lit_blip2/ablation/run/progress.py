@@ -25,7 +25,7 @@ STYLES = {DONE: "green", FAILED: "red", RUNNING: "cyan", PRUNED: "yellow"}
 
 
 class Progress:
-    """The live table; where there is no terminal, a line as a cell begins and ends, with how far the sweep is."""
+    """The live table of cells. Without a terminal: a line when a cell begins or ends, with how far the sweep is."""
 
     def __init__(self, grid: Grid, plan: Plan, queue: Queue, folder: Folder, workers: int, console: Console):
         self.grid, self.plan, self.queue, self.folder = grid, plan, queue, folder
@@ -49,7 +49,7 @@ class Progress:
             live.update(self.table(), refresh=True)
 
     def table(self) -> Table:
-        """The cells, those that run first; what does not fit is counted."""
+        """The cells, running ones first. Those that do not fit are only counted."""
         states = self.queue.states()
         table = Table(title=f"{self.grid.name}: {self.standing(states)}")
         for head in ("cell", "state", "steps"):
@@ -63,7 +63,7 @@ class Progress:
         return table
 
     def _steps(self, cell: Cell | None) -> Text:
-        """The cell's steps, coloured by how far they are; a search's trials have none that are planned."""
+        """The cell's steps, coloured by how far they are. Empty for a search's trials, whose steps no plan lists."""
         words = []
         for name in cell.steps if cell else []:
             step = self.plan.steps[name].step
@@ -77,15 +77,15 @@ class Progress:
         return Text(" ").join(words)
 
     def standing(self, states: Mapping[str, str]) -> str:
-        """`3 of 35, 1 failed, 12 min left`: of all cells those that have ended."""
+        """`3 of 35, 1 failed, 12 min left`: how many of all cells have ended."""
         ended = sum(state not in (WAITING, RUNNING) for state in states.values())
         failed = sum(state == FAILED for state in states.values())
         parts = [f"{ended} of {self.grid.trials or len(states)}", *([f"{failed} failed"] if failed else [])]
         return ", ".join([*parts, *self.time_left(ended < len(states))])
 
     def time_left(self, open_cells: bool) -> list[str]:
-        """From the seconds that steps like those that are left have taken, spread over this command's workers; nothing
-        for a search, and once all is done."""
+        """The time left, from the seconds that steps of the same size have taken, spread over this command's workers;
+        empty for a search, and once all is done."""
         if self.grid.ranges or not open_cells:
             return []
         undone = [
@@ -100,7 +100,7 @@ class Progress:
         return [f"{duration(seconds / self.workers)} left"]
 
     def finish(self) -> int:
-        """Print what became of the cells, and where to read on; the exit status."""
+        """Print how the cells ended, and where to read on. Returns the exit status."""
         states = self.queue.states()
         failed = [cell for cell, state in states.items() if state == FAILED]
         for cell in failed:

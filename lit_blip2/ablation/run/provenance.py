@@ -17,7 +17,7 @@ LIBRARIES = ("torch", "torchvision", "lightning", "transformers", "timm", "numpy
 
 
 def provenance(options: argparse.Namespace) -> dict[str, Any]:
-    """Those fields of a Plan that do not follow from the ablation's file."""
+    """The fields of a Plan that do not follow from the ablation's file."""
     return {
         "command": command_line(options),
         **commit(options.config),
@@ -28,8 +28,8 @@ def provenance(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def command_line(options: argparse.Namespace) -> str:
-    """The command that makes the sweep again, without what is particular to one machine. A library put before others
-    (LD_PRELOAD, see benchmarks/mkl_on_amd.py) stands there by its name: sums may be made in another order by it."""
+    """The command that makes the sweep again, without what is particular to one machine. It names a preloaded library
+    (LD_PRELOAD, see benchmarks/mkl_on_amd.py), which may add up sums in another order."""
     preloaded = ":".join(Path(each).name for each in os.environ.get("LD_PRELOAD", "").split(":") if each)
     command = ["python", "-m", "lit_blip2", "sweep", *asked(options), "--workers", str(options.workers)]
     return (f"LD_PRELOAD={shlex.quote(preloaded)} " if preloaded else "") + shlex.join(command)
@@ -42,8 +42,8 @@ def asked(options: argparse.Namespace) -> list[str]:
 
 
 def commit(ablation: str) -> dict[str, Any]:
-    """The commit of the package's repository, and whether it lacks something of the package, the experiments, the
-    scales or the ablation's file as they are now; None outside a repository."""
+    """The commit of the package's repository, and whether the package, the experiments, the scales or the ablation's
+    file differ from it now; None outside a repository."""
     git = ["git", "-C", str(PACKAGE.parent)]
     head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True)
     if head.returncode:
@@ -54,12 +54,12 @@ def commit(ablation: str) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str | None]:
-    """Of LIBRARIES; None of one that is not installed."""
+    """Versions of LIBRARIES; None for a library that is not installed."""
     return {each: _version(each) for each in LIBRARIES}
 
 
 def other_versions(known: Mapping[str, str | None]) -> list[str]:
-    """Libraries whose version a plan does not tell, or tells another one of than is installed: `torch 1.0, now 2.0`."""
+    """Libraries whose installed version a plan does not give: `torch 1.0, now 2.0`."""
     return [f"{name} {known.get(name)}, now {now}" for name, now in versions().items() if known.get(name) != now]
 
 

@@ -50,19 +50,19 @@ class Queue:
             self.study.set_user_attr(what, value)
 
     def fill(self, plan: Plan) -> None:
-        """A waiting trial for each cell that has none, or has ended by the queue and not by the folder: a file was
-        removed, a step has gone on since, or a checkpoint of another one was put back. The caller keeps others from
-        filling at the same time."""
+        """Add a waiting trial for each cell that has none. Also for each that has ended in the queue but not in the
+        folder: a file was removed, a step has gone on since, or another checkpoint was put back. The caller keeps
+        others from filling at the same time."""
         states = self.states()
         ended = {name for cell in plan.cells if states.get(cell.name) == DONE for name in cell.steps}
-        look = cache(lambda name: standing(self.folder.run(name)))  # reads a checkpoint whole
+        look = cache(lambda name: standing(self.folder.run(name)))  # cached, for it reads a checkpoint whole
         lost = {name for name in ended if not self._stands(plan.steps[name], look)}
         for cell in plan.cells:
             if cell.name not in states or self._lost(cell, states[cell.name], lost):
                 self._enqueue(cell)
 
     def add_done(self, cell: Cell, grid: Grid, value: float | None) -> None:
-        """A trial that has ended well, for a cell that needs no worker. The caller keeps others from filling."""
+        """Add a trial that has ended well, for a cell that needs no worker. The caller keeps others from filling."""
         self._enqueue(cell)
         trial_id = self.trial_id(len(self.trials()) - 1)
         self._starts(trial_id)
@@ -70,13 +70,12 @@ class Queue:
         self.end(trial_id, DONE, value)
 
     def _stands(self, run: StepRun, look: Look) -> bool:
-        """Whether the record of a step is there and holds; its checkpoint need not be there any more."""
+        """Whether the record of a step exists and still holds; its checkpoint may be gone."""
         done = read(self.folder.done(run.name), Done)
         return done is not None and agrees(run, self.folder, done, if_lost=True, look=look)
 
     def _lost(self, cell: Cell, state: str, lost: Set[str]) -> bool:
-        """Whether a cell that has ended lacks its record, has another's, or stands on one of the steps that are
-        lost."""
+        """Whether an ended cell lacks its record or has another cell's, or whether a done cell uses a lost step."""
         if state not in (DONE, FAILED):
             return False
         record = read(self.folder.cell(cell.name), Record)
@@ -90,12 +89,12 @@ class Queue:
         return self.storage.get_all_trials(self.study_id, deepcopy=False, states=states)
 
     def states(self) -> dict[str, str]:
-        """Cell (of a search `trial=7`) -> how far its newest trial is, in one of WORDS."""
+        """Cell (of a search `trial=7`) -> state of its newest trial, one of WORDS."""
         return {self._cell(trial): WORDS[trial.state] for trial in self.trials()}
 
     def _cell(self, trial: FrozenTrial) -> str:
-        """The cell that a trial is of. Raises SweepError for one that the grid does not have: names of cells are names
-        of files, and a storage may come from anybody."""
+        """The cell of a trial. Raises SweepError for a cell that the grid does not have: names of cells become names of
+        files, and a storage may come from anybody."""
         if self.points is None:
             return f"trial={trial.number}"
         name = trial.user_attrs.get("cell")
@@ -108,10 +107,10 @@ class Queue:
 
     @contextmanager
     def take(self, blocked: Callable[[str], bool]) -> Iterator[tuple[str, int] | None]:
-        """(cell, trial id) to be run within the context, or None: nothing is open, or all that is open is `blocked`.
+        """(cell, trial id) to run within the context, or None if nothing is open, or all that is open is `blocked`.
 
-        The cell is this worker's alone: a waiting trial is taken by the storage's own exchange of states, and a killed
-        worker's by its lock, which is held to the end of the context.
+        The cell is this worker's alone. A waiting trial is taken by the storage's own exchange of states, a killed
+        worker's trial by its lock, which is held until the context ends.
         """
         for trial in self.trials(OPEN):
             cell = self._cell(trial)
@@ -125,24 +124,23 @@ class Queue:
         yield None
 
     def _starts(self, trial_id: int) -> bool:
-        """Whether the trial runs from now on: it waited, or its worker has been killed."""
+        """Whether the trial runs from now on: it was waiting, or its worker was killed."""
         state = self.storage.get_trial(trial_id).state
         if state == TrialState.WAITING:
             return self.storage.set_trial_state_values(trial_id, TrialState.RUNNING)
         return state == TrialState.RUNNING
 
     def end(self, trial_id: int, state: str, value: float | None = None) -> None:
-        """Close a trial as done, failed or pruned; `value` is the headline metric, None where the cell cannot have
-        it."""
+        """Close a trial as done, failed or pruned. value: the headline metric; None if the cell cannot have it."""
         self.storage.set_trial_state_values(trial_id, ENDS[state], None if value is None else [value])
 
     def put_back(self, trial_id: int) -> None:
-        """The worker stops before the cell ended: it waits again. A storage that is gone is not waited for: without its
-        lock, a trial that runs is taken over, too."""
+        """Let a cell wait again, because its worker stops before it ended. A storage that is gone is not waited for: a
+        running trial without its lock is taken over anyway."""
         self.storage.storage.set_trial_state_values(trial_id, TrialState.WAITING)
 
     def record(self, trial_id: int, cell: Cell, grid: Grid) -> None:
-        """Labels and seed as the trial's parameters, for whoever looks at the study with Optuna's own tools."""
+        """Store labels and seed as the trial's parameters, for people who read the study with Optuna's own tools."""
         there = self.storage.get_trial(trial_id).params
         choices = {axis: list(of_axis) for axis, of_axis in grid.axes.items()} | {"seed": grid.seeds}
         for name, value in (cell.labels | {"seed": cell.seed}).items():
@@ -155,7 +153,7 @@ class Queue:
         return [cell for cell, state in self.states().items() if state == FAILED]
 
     def put_again(self, cells: Iterable[str]) -> None:
-        """A new waiting trial for each of these cells."""
+        """Add a new waiting trial for each of these cells."""
         for cell in cells:
             self._enqueue(self.points[cell])
 
@@ -164,7 +162,7 @@ class Queue:
 
 
 def _mark(folder: Folder) -> str:
-    """What tells a folder from others wherever it is mounted or moved to: a name of its own, written once."""
+    """The id of a folder, the same wherever it is mounted or moved to; written once."""
     file = folder.root / "folder_id.txt"
     if not file.exists():
         write_text(file, uuid.uuid4().hex)

@@ -1,4 +1,5 @@
-"""Files that a step read beside what its config names: the code of the user's own classes, and what that code read.
+"""Files that a step read besides those that its config names: the code of the user's own classes, and what that code
+read.
 
 They are known only once the step has run. This package, the sweep's folder, installed libraries and the files that the
 config names are left out: the step's key, or the plan, covers those. See lit_blip2.reads for how files are noticed.
@@ -23,14 +24,14 @@ from lit_blip2.sources import PACKAGE, digest
 
 INSTALLED = tuple(os.path.realpath(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib"))
 INSTALLED += (os.path.realpath(site.getusersitepackages()),)
-PROGRAMS = tuple(os.path.join(prefix, "bin", "") for prefix in (sys.prefix, sys.base_prefix))  # of Python
+PROGRAMS = tuple(os.path.join(prefix, "bin", "") for prefix in (sys.prefix, sys.base_prefix))  # Python's own
 OF_SYSTEM = (*NO_FILES, "/etc/", "/bin/", "/sbin/", "/lib/", "/lib64/", "/usr/bin/", "/usr/sbin/")
 OF_SYSTEM += ("/usr/lib/", "/usr/share/", "/var/cache/")
-# Below the home folder.
+# Folders of libraries below the home folder.
 OF_LIBRARIES = (".config/matplotlib/", ".cache/huggingface/", ".cache/matplotlib/", ".cache/torch/", ".triton/", ".nv/")
-# How pip writes down what is installed, in a folder's or file's name; an editable package stands beside its sources.
+# Ends of the names under which pip records what is installed; those of an editable package lie beside its sources.
 BY_INSTALLING = (".egg-info", ".dist-info", ".__path_hook__")
-GONE, OUTPUT = "", "written"  # in the place of a digest
+GONE, OUTPUT = "", "written"  # in place of a digest
 
 
 class ChangedError(ValueError):
@@ -38,7 +39,7 @@ class ChangedError(ValueError):
 
 
 def asked_to_record(run: StepRun, folder: Folder) -> dict[str, str]:
-    """Environment variables that make the step's process write down what it reads."""
+    """Environment variables that make the step's process record what it reads."""
     return {READS: json.dumps([os.path.abspath(_log(run, folder)), *_left_out(run, folder)])}
 
 
@@ -46,9 +47,9 @@ def collect(run: StepRun, folder: Folder, began: float) -> dict[str, str]:
     """What the step read, file -> digest of its contents. Paths below the working folder are relative to it. Removes
     the log.
 
-    In place of a digest stands GONE for a file that was looked for and not there, and OUTPUT for one that the step
-    wrote. `FOLDER/*.txt` -> digest of the names of such files, for a folder that was listed. `NAME (installed)` ->
-    digest of an installed library.
+    In place of a digest stands GONE for a file that was looked for and missing, and OUTPUT for one that the step wrote.
+    `FOLDER/*.txt` -> digest of the names of such files, for a folder that was listed. `NAME (installed)` -> digest of
+    an installed library.
 
     Args: began: when the step began, in seconds.
 
@@ -70,7 +71,7 @@ def collect(run: StepRun, folder: Folder, began: float) -> dict[str, str]:
     files |= {each.path for each in counted if each.kind == UPDATED and _is_as_seen(each)}
     modules = [path for path in files if path.endswith(".py")]
     unseen = {path for path in data_of(modules) if _counts(path) and not path.startswith(left_out)} - written
-    # What is newer, and was not seen to be read, is an output.
+    # A newer file that was not seen to be read is an output.
     files |= {path for path in unseen if os.stat(path).st_mtime <= began}
     own = tuple(os.path.join(os.path.abspath(each), "") for each in (PACKAGE, folder.root))
     made = {path for path in written if _counts(path) and os.path.isfile(path) and not path.startswith(own)}
@@ -83,7 +84,7 @@ def collect(run: StepRun, folder: Folder, began: float) -> dict[str, str]:
 
 
 def check_unchanged(folder: Folder) -> None:
-    """Raises ChangedError where a file is no longer as a step that has ended read it, unless a step wrote it."""
+    """Raises ChangedError if a file has changed since an ended step read it, unless a step wrote it."""
     reads = _reads(folder)
     made = {path for path, known in reads if known == OUTPUT}
     for (path, known), run in reads.items():
@@ -95,9 +96,9 @@ def check_unchanged(folder: Folder) -> None:
 
 
 def check_files(run: StepRun, plan: Plan, folder: Folder) -> None:
-    """Raises ChangedError where a file that the step's config names is no longer as it was when the sweep began. What
-    was not there yet is an output, as a new file in such a folder is, and what a step has written. A folder in which
-    the sweep's own lies cannot be compared."""
+    """Raises ChangedError if a file that the step's config names has changed since the sweep began. A file that did not
+    exist then is an output, also if it lies in a folder that the config names, and so is what a step has written. A
+    folder that contains the sweep's own folder cannot be compared."""
     outputs = [Path(path).resolve() for path, known in _reads(folder) if known == OUTPUT]
     root = folder.root.resolve()
     for path in fingerprint.paths(run.config):
@@ -112,13 +113,13 @@ def check_files(run: StepRun, plan: Plan, folder: Folder) -> None:
 
 
 def has_changed(path: str, known: str) -> bool:
-    """Whether what `collect` told under this name is no longer so. What the step wrote itself is not looked at."""
+    """Whether what `collect` recorded under this name has changed. What the step wrote itself is not compared."""
     return known != OUTPUT and _digest(path) != known
 
 
 def _reads(folder: Folder) -> dict[tuple[str, str], Path]:
-    """(file, what `collect` told of it) -> a run that told it, of all steps that have ended: each file once, however
-    many cells have read it."""
+    """(file, what `collect` recorded of it) -> a run that recorded it, over all ended steps. Each file occurs once,
+    however many cells have read it."""
     files = sorted(folder.root.glob("runs/*/**/done.json"), reverse=True)
     return {told: file.parent for file in files for told in read(file, Done).reads.items()}
 
@@ -132,7 +133,7 @@ def _left_out(run: StepRun, folder: Folder) -> list[str]:
 
 
 def _counts(path: str) -> bool:
-    """Whether a file may be the user's own: it is none of Python's, of the system's or of a cache."""
+    """Whether a file may be the user's own: it belongs neither to Python, nor to the system or a cache."""
     real, here = os.path.realpath(path), os.path.join(os.getcwd(), "")
     if real.startswith(INSTALLED) or path.startswith(PROGRAMS):
         return False
@@ -146,8 +147,8 @@ def _counts(path: str) -> bool:
 
 
 def _patterns(listed: Iterable[str], files: Iterable[str]) -> set[str]:
-    """Patterns such as FOLDER/*.json for each folder that was listed and whose files, or folders, were read: the names
-    that they match tell later whether some were added or removed."""
+    """Patterns such as FOLDER/*.json, for each folder that was listed and whose files, or folders, were read. The names
+    that they match show later whether some were added or removed."""
     data = [path for path in files if not path.endswith(MODULE)]
     found = {f"{each}/*{Path(path).suffix}" for each in listed for path in data if os.path.dirname(path) == each}
     inner = {each for each in listed for path in data if os.path.dirname(path).startswith(f"{each}/")}
@@ -167,7 +168,7 @@ def _shown(path: str) -> str:
 
 
 def _digest(path: str) -> str:
-    """Of a file, of the names that a pattern finds, or of an installed library; GONE if there is nothing."""
+    """Digest of a file, of the names that a pattern finds, or of an installed library; GONE if there is nothing."""
     if path.endswith(BY_PIP):
         return digest_of_library(path.removesuffix(BY_PIP))
     folder, star, suffix = path.rpartition("/*")

@@ -1,4 +1,4 @@
-"""Which runs cells share: each distinct step once, and for each cell which step runs it stands on.
+"""Finds the runs that cells share: each distinct step is run once, and each cell lists the step runs that it uses.
 
 Two cells share a step if its resolved config, the files that the config names, the package's code that it uses, and the
 steps before it are all equal. A step that no compared metric needs is not run.
@@ -34,7 +34,7 @@ class Chain(NamedTuple):
 
 @dataclass
 class _Draft:
-    """A step run before it has a name: that follows from who uses it."""
+    """A step run before it has a name, which depends on the cells that use it."""
 
     step: str
     command: str
@@ -46,8 +46,8 @@ class _Draft:
 
 
 def plan_of(grid: Grid, chains: list[Chain], known: Collection[str] | None = None) -> Plan:
-    """The plan of these cells. known: files that the configs named when the sweep began; one that has come since is an
-    output, such as a log that a callback writes."""
+    """The plan of these cells. known: files that the configs named when the sweep began; a file that has appeared since
+    is an output, such as a log that a callback writes."""
     drafts: dict[str, _Draft] = {}
     keys = [_draft(grid, chain, drafts, known) for chain in chains]
     names = _names(drafts)
@@ -94,7 +94,7 @@ def _search(grid: Grid) -> dict[str, Search]:
 
 
 def _draft(grid: Grid, chain: Chain, drafts: dict[str, _Draft], known: Collection[str] | None) -> dict[str, str]:
-    """Step -> key of those steps of the chain that some metric needs. Adds what is new to `drafts`."""
+    """Step -> key, for the steps of the chain that some metric needs. Adds new ones to `drafts`."""
     parents = {step: _parents(grid, chain, step) for step in grid.steps}
     needed = {step for step in chain.providers.values() if step}
     for step in reversed(grid.steps):  # a parent comes before its step
@@ -125,13 +125,13 @@ def _with_seed(config: dict[str, Any], seed: int) -> dict[str, Any]:
 
 
 def step_key(command: str, config: dict[str, Any], parents: dict[str, str], files: dict[str, str], code: str) -> str:
-    """What a step's results follow from: not where it logs, nor what it shows. parents: step -> key; files: name ->
-    digest."""
+    """Digest of what a step's results depend on, which is not where it logs, nor what it shows. parents: step -> key.
+    files: name -> digest."""
     return _digest([command, _what_counts(config), parents, files, code])
 
 
 def _what_counts(config: dict[str, Any]) -> dict[str, Any]:
-    """The config without what changes no number: where a run logs, and what it shows."""
+    """The config without settings that change no number: where a run logs, and what it shows."""
     trainer = {key: value for key, value in config["trainer"].items() if key != "logger"}
     return config | {"trainer": trainer | {"callbacks": without_bars(trainer.get("callbacks"))}}
 
@@ -154,7 +154,7 @@ def _digest(value: Any) -> str:
 
 
 def _names(drafts: dict[str, _Draft]) -> dict[str, str]:
-    """Key -> name: the labels that all users agree on; two runs of one name get numbers behind it."""
+    """Key -> name, from the labels on which all users agree. Further runs of the same name get a number behind it."""
     names: dict[str, str] = {}
     known: Counter[str] = Counter()
     for key, draft in drafts.items():

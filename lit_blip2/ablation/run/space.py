@@ -1,7 +1,7 @@
-"""Where a search looks: its chain, resolved once, with the places of its ranges' values.
+"""The chain of a search, resolved once, with the places of its ranges' values.
 
-A trial is planned beside a template, the chain with every range at its low end: what the ranges do not touch has the
-template's key, and is run once for all trials.
+A trial is planned together with a template, which is the chain with every range at its low end. A step that no range
+touches has the template's key, and is run once for all trials.
 """
 
 import copy
@@ -17,8 +17,8 @@ from lit_blip2.ablation.spec.grid import Grid, Point
 
 @dataclass(frozen=True)
 class Space:
-    """The resolved chain at the ranges' low ends; range -> step and path of its value in that step's config. known: see
-    `plan_of`."""
+    """answers: the resolved chain at the ranges' low ends. places: range -> step, and path of its value in that step's
+    config. known: see `plan_of`."""
 
     answers: dict[str, dict[str, Any]]
     places: dict[str, tuple[str, tuple[str, ...]]]
@@ -46,13 +46,13 @@ def make_space(grid: Grid, files: bool = True, known: Collection[str] | None = N
 
 
 def _request(grid: Grid, step: str, high: dict[str, float]) -> dict[str, Any]:
-    """The step with all ranges low but those in `high`."""
+    """The request for a step with all ranges at their low ends but those in `high`."""
     values = {each.key: high.get(name, each.low) for name, each in grid.ranges.items()}
     return {"command": "fit", "arguments": grid.arguments({}, step, values)}
 
 
 def _difference(low: Any, high: Any, key: str, path: tuple[str, ...] = ()) -> tuple[str, ...]:
-    """Where two configs differ, in one place."""
+    """The path of the one value in which two configs differ. Raises ValueError if they do not differ in just one."""
     if not (isinstance(low, dict) and isinstance(high, dict)):
         return path
     differing = [name for name in low if low[name] != high.get(name)]
@@ -63,7 +63,7 @@ def _difference(low: Any, high: Any, key: str, path: tuple[str, ...] = ()) -> tu
 
 
 def trial_plan(grid: Grid, space: Space, values: dict[str, float | int]) -> Plan:
-    """The one cell of a trial, and its steps."""
+    """The plan of a trial: its one cell, and that cell's steps."""
     seed, answers = grid.seeds[0], copy.deepcopy(space.answers)
     for name, value in values.items():
         step, path = space.places[name]
@@ -80,5 +80,5 @@ def trial_plan(grid: Grid, space: Space, values: dict[str, float | int]) -> Plan
 
 
 def word(value: float | int) -> str:
-    """How a drawn value is called, and what it is: floats have six digits."""
+    """A drawn value as a label. A float has six digits, and its value is rounded to them too."""
     return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -1,4 +1,4 @@
-"""One step run: started once whoever asks for it, resumed where a killed process stopped, and its end recorded."""
+"""Runs one step: starts it once, whoever asks for it, resumes it where a killed process stopped, records its end."""
 
 import shutil
 import signal
@@ -20,12 +20,12 @@ from lit_blip2.stopping import ASKING, GRACE, RESTARTS, STATUS
 
 MOST_KILLS = 3  # a step whose process is killed so often has failed
 TAIL_LINES = 30
-LEAST_FREE = 256 * 2**20  # bytes
+LEAST_FREE = 256 * 2**20  # bytes of the disk that a step needs
 TO_EXIT = 10.0  # seconds that a process has beyond its grace time
 
 
 class StepError(Exception):
-    """A step's process ended badly, or without what it was to leave."""
+    """A step failed: its process ended badly, or files changed while it ran."""
 
     def __init__(self, failure: Failure):
         super().__init__(failure.message)
@@ -43,10 +43,10 @@ def run_step(
     stopping: Callable[[], bool],
     watch: Callable[[Path], None] = lambda validations: None,
 ) -> Done:
-    """How this run ended, or the equal one that another cell or worker has made; waits for one that is under way.
+    """Run a step, unless another cell or worker has already made this run; waits for one that is under way.
 
-    Args: environment of the process; whether to stop; called with the run's validation.jsonl while it trains.
-    Raises StepError, StoppedError, what `watch` raises, OSError for a full disk.
+    environment: of the process. stopping: whether to stop. watch: called with the run's validation.jsonl while it
+    trains. Returns its record. Raises StepError, StoppedError, what `watch` raises, OSError for a full disk.
     """
 
     def poll() -> None:
@@ -64,8 +64,8 @@ def run_step(
 
 
 def _ended(run: StepRun, folder: Folder) -> Done | None:
-    """Of a run that ended well and whose record still holds, see `agrees`; another one is run again. Raises StepError
-    for one that did not end well, ValueError for one of another key."""
+    """The record of a run that ended well, if it still holds (see `agrees`); None if it must be run. Raises StepError
+    for a run that failed, ValueError for one with another key."""
     failure, done = read(folder.failed(run.name), Failure), read(folder.done(run.name), Done)
     if any(each and each.key != run.key for each in (failure, done)):
         raise ValueError(
@@ -91,13 +91,15 @@ def _run(
     log.parent.mkdir(parents=True, exist_ok=True)
     write_config(run, folder)
     began, clock = datetime.now(UTC), time.monotonic()
-    # A step goes on from its own checkpoint (see `command`), and looks for no other run's.
+    # A step resumes from its own checkpoint (see `command`), and must look for no other run's.
     environment = {name: value for name, value in environment.items() if name not in RESTARTS}
     environment |= asked_to_record(run, folder)
     for _ in range(MOST_KILLS):
         if run.command == "fit" and going_on(run, folder) is None:
             set_aside(run, folder)
-        parents = parents_of(run, folder)  # before it reads them: where one moves on meanwhile, it is run again
+        parents = parents_of(
+            run, folder
+        )  # noted before it reads them: if one moves on meanwhile, the step is run again
         attempts = _count_attempt(log.with_name("attempts.txt"))
         code, peak = run_process(command(run, folder), log, environment, lock, poll, _patience(run))
         if code == 0:
@@ -106,19 +108,19 @@ def _run(
             raise StoppedError  # Ctrl-C reaches the whole terminal: the run was interrupted, it has not failed
         if code > 0 and code - STATUS not in ASKING:
             break
-    _check_space(folder)  # or it is no fault of the run
+    _check_space(folder)  # a full disk is no fault of the run
     _record_failure(run, folder, _why(code), log)
 
 
 def _patience(run: StepRun) -> float:
-    """Seconds that its process may take to end when it is asked to."""
+    """Seconds that the run's process may take to end when it is asked to."""
     callbacks = run.config.get("trainer", {}).get("callbacks") or []
     given = [(each.get("init_args") or {}).get("grace") for each in callbacks if isinstance(each, dict)]
     return max([each for each in given if isinstance(each, int | float)], default=GRACE) + TO_EXIT
 
 
 def _check_space(folder: Folder) -> None:
-    """Raises OSError where the disk is nearly full: a run that ends in the middle of a checkpoint helps nobody."""
+    """Raises OSError if the disk is nearly full: a run that ends in the middle of a checkpoint is of no use."""
     free = shutil.disk_usage(folder.root).free
     if free < LEAST_FREE:
         raise OSError(
@@ -128,7 +130,7 @@ def _check_space(folder: Folder) -> None:
 
 
 def _count_attempt(file: Path) -> int:
-    """How often this run has been started, by whichever worker."""
+    """Note one more start of this run; returns how often any worker has started it."""
     with file.open("a+", encoding="utf-8") as stream:
         stream.write(datetime.now(UTC).isoformat(timespec="seconds") + "\n")
         stream.seek(0)

@@ -17,17 +17,17 @@ from lit_blip2.contents import DataError, check_regular
 
 JOURNAL = "journal:"
 LOST_STORAGE = "the queue's storage failed; what is done stays done: start the same command again when it is back"
-SUPER_JOURNAL = bytes.fromhex("d9d505f920a163d7")  # the end of a journal that names one
+SUPER_JOURNAL = bytes.fromhex("d9d505f920a163d7")  # end of a rollback journal that names a super-journal
 BUSY_SECONDS = 120  # how long SQLite waits for another worker's write
-# Of PostgreSQL, so that a network that is gone is noticed: seconds to connect, and ms of silence of the other machine.
+# For PostgreSQL, to notice a network that is gone: seconds to connect, and ms of silence of the other machine.
 LIMITS = {"connect_timeout": 10, "tcp_user_timeout": 60_000}
 
 
 def open_storage(url: str) -> Waiting:
-    """SQLite, PostgreSQL (any SQLAlchemy URL), or `journal:FILE` for a file on a shared file system.
+    """Open a storage: SQLite, PostgreSQL (any SQLAlchemy URL), or `journal:FILE` for a file on a shared file system.
 
-    Raises ConnectionError that names the storage and why it cannot be reached, DataError for a SQLite database beside
-    which a journal was put that would have other files removed.
+    Raises ConnectionError that names the storage and why it cannot be reached, DataError for a SQLite database with a
+    journal beside it that would make SQLite remove other files.
     """
     logging.getLogger("alembic").setLevel(logging.WARNING)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -65,8 +65,8 @@ def _database(url: str) -> optuna.storages.BaseStorage:
 
 
 def _check_journal(database: str) -> None:
-    """Raises DataError for a rollback journal that ends in the name of a super-journal: SQLite removes the file of that
-    name, wherever it lies. It writes one only where a transaction is of several databases, and a queue's never is."""
+    """Raises DataError for a rollback journal that names a super-journal: SQLite would remove the file of that name,
+    wherever it lies. SQLite names one only for a transaction over several databases, which a queue never has."""
     journal = Path(f"{database.removeprefix('file:').partition('?')[0]}-journal")
     check_regular(journal)
     with suppress(FileNotFoundError), journal.open("rb") as stream:
@@ -79,11 +79,11 @@ def _check_journal(database: str) -> None:
 
 
 def _is_there(dialect: Any, record: Any, arguments: list[Any], named: dict[str, Any]) -> None:
-    """Of a file that is gone, SQLite would make an empty one. Raises its error of operation."""
+    """Raises SQLite's OperationalError if the file is gone: SQLite would make an empty one."""
     if not arguments[0].startswith("file:") and not Path(arguments[0]).exists():
         raise sqlite3.OperationalError(f"{arguments[0]} is not there")
 
 
 def lost_storage(error: Exception) -> str:
-    """What a storage's own error says, and what to do."""
+    """A message with the storage's own error, and what to do."""
     return f"{LOST_STORAGE} ({reason(error)})"

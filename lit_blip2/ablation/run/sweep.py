@@ -1,4 +1,4 @@
-"""Check a grid, queue its cells, run them with local workers or hand them to SLURM."""
+"""Checks a grid, queues its cells, and runs them with local workers or hands them to SLURM."""
 
 import argparse
 from pathlib import Path
@@ -31,7 +31,7 @@ def run(options: argparse.Namespace) -> int:
         say(*lines)
         return 0 if starts else 2
     if options.launcher == "slurm":
-        from lit_blip2.ablation.run.slurm import submit  # before anything is begun: submitit may not be there
+        from lit_blip2.ablation.run.slurm import submit  # before anything is begun: submitit may be missing
     folder = _folder(root)
     plan, queue, task = begin(grid, folder, options, console)
     for line in plan.left_out[len(grid.left_out) :]:
@@ -40,7 +40,7 @@ def run(options: argparse.Namespace) -> int:
         return submit(grid, folder, options, console)
     status = run_workers(grid, plan, queue, folder, options.workers, console, task)
     if status != INTERRUPTED:
-        from lit_blip2.ablation.report.page import write_report  # seconds that a dry run spares
+        from lit_blip2.ablation.report.page import write_report  # takes seconds, which a dry run saves
 
         with wait_lock(folder.lock("report")):  # several machines may end at one time
             write_report(folder.root)
@@ -49,7 +49,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _folder(root: str | Path) -> Folder:
-    """Made, if it is not there. Raises ValueError where it cannot be."""
+    """The folder, which is made if it is missing. Raises ValueError if it cannot be made."""
     folder = Folder(root)
     try:
         folder.root.mkdir(parents=True, exist_ok=True)

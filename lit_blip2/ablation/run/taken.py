@@ -1,8 +1,8 @@
-"""Cells that need not be run: those whose records are kept beside the ablation, as `report --out` writes them.
+"""Takes cells that need not be run: those whose records are kept beside the ablation, as `report --out` writes them.
 
-A cell is taken where each of its steps has the key that it has in this plan (the same settings, named files, code that
-it uses, and steps before it), the libraries are of the same versions, and all that the step read besides is as it was.
-What has failed, or lacks a metric, is run again.
+A cell is taken if each of its steps has the same key as in this plan (settings, named files, code that it uses, and
+steps before it), the libraries have the same versions, and all else that the step read is unchanged. A cell that has
+failed, or lacks a metric, is run again.
 """
 
 from collections.abc import Container
@@ -30,8 +30,8 @@ def kept_beside(grid: Grid, ablation: str) -> Folder:
 
 
 class Kept(NamedTuple):
-    """What is kept for a plan. records: of cells that can be taken. runs: of each of these, the plan's name of a step
-    run -> the kept one. others: why not -> cells."""
+    """What is kept for a plan. records: of cells that can be taken. runs: for each of these cells, the plan's name of a
+    step run -> the kept name. others: why cells cannot be taken -> these cells."""
 
     records: dict[str, Record]
     runs: dict[str, dict[str, str]]
@@ -40,7 +40,7 @@ class Kept(NamedTuple):
 
 def look(plan: Plan, kept: Folder, left_out: Container[str] = ()) -> Kept:
     """Which of a plan's cells can be taken from `kept`; none if there is no such folder. Raises SweepError for a
-    damaged file, DataError where a link leads out of the folder."""
+    damaged file, DataError if a link leads out of the folder."""
     found = Kept({}, {}, {})
     if not kept.root.is_dir():
         return found
@@ -67,8 +67,8 @@ def look(plan: Plan, kept: Folder, left_out: Container[str] = ()) -> Kept:
 
 
 def take(plan: Plan, grid: Grid, kept: Folder, folder: Folder, queue: Queue) -> list[str]:
-    """Put what can be taken into the sweep's folder and its queue, for cells that the queue does not know yet; the
-    lines that say so."""
+    """Put what can be taken into the sweep's folder and its queue, for cells that the queue does not know yet. Returns
+    the lines that say so."""
     found = look(plan, kept, queue.states())
     cells = {cell.name: cell for cell in plan.cells}
     for name, record in found.records.items():
@@ -82,7 +82,7 @@ def take(plan: Plan, grid: Grid, kept: Folder, folder: Folder, queue: Queue) -> 
 
 
 def told(plan: Plan, kept: Folder, found: Kept) -> list[str]:
-    """What is taken, and what not and why, a line each."""
+    """Lines that say what is taken, and what is not and why."""
     taken = f"{len(found.records)} of {len(plan.cells)} cells are taken from {kept.root}"
     return [taken] * bool(found.records) + [
         printable(f"{len(names)} of {len(plan.cells)} cells are not taken from {kept.root} ({names[0]}): {reason}")
@@ -91,7 +91,7 @@ def told(plan: Plan, kept: Folder, found: Kept) -> list[str]:
 
 
 def _runs(plan: Plan, cell: Cell, known: Plan | None) -> dict[str, str]:
-    """The plan's name of each of the cell's step runs -> the kept one of the same step."""
+    """The plan's name of each of the cell's step runs -> the kept name for the same step."""
     same = [each for each in known.cells if each.name == cell.name] if known else []
     kept = {known.steps[name].step: name for each in same for name in each.steps if name in known.steps}
     return {name: kept[plan.steps[name].step] for name in cell.steps if plan.steps[name].step in kept}
@@ -120,7 +120,7 @@ def _why_not(
 
 
 def _odd(cell: Cell, record: Record, metrics: dict[str, float | None]) -> str:
-    """Why a record that is of the same steps is not sound, "" if it is."""
+    """Why a record of the same steps is not sound; "" if it is."""
     if lacking(cell, metrics):
         return "a metric is missing"
     if not is_of(record, cell):

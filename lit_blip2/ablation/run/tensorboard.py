@@ -22,7 +22,7 @@ from lit_blip2.ablation.spec.grid import Grid
 
 
 def write_cell(folder: Folder, grid: Grid, cell: Cell, state: str, metrics: Mapping[str, float | None]) -> None:
-    """The cell's row and curves, anew. A metric that it has not stays empty; a failed cell has a row too."""
+    """Write the cell's row and curves anew. A metric that it lacks stays empty; a failed cell has a row too."""
     from torch.utils.tensorboard import SummaryWriter
 
     run = folder.root / "tensorboard" / cell.name
@@ -45,8 +45,8 @@ def write_cell(folder: Folder, grid: Grid, cell: Cell, state: str, metrics: Mapp
 def row(grid: Grid, cell: Cell, state: str) -> list[Any]:
     """The summaries that make a row of the HParams table: its columns, the cell's settings, how the cell ended.
 
-    Settings are words with all words that the column may hold, which gives the column its ticks; those of a search
-    are numbers.
+    A setting is a word, given with all words that its column may hold, so that the column can be ticked by word. In a
+    search it is a number.
     """
     from tensorboard.plugins.hparams.api_pb2 import Status
     from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
@@ -65,8 +65,8 @@ def row(grid: Grid, cell: Cell, state: str) -> list[Any]:
 
 
 def curve(folder: Folder, step_run: str) -> Iterator[tuple[int, str, float]]:
-    """(step, metric, value) of a run's validations, not finite ones as nan."""
-    points, _ = read_validations(folder.validations(step_run))  # what cannot be read, the report tells
+    """(step, metric, value) of a run's validations; a value that is not finite is nan."""
+    points, _ = read_validations(folder.validations(step_run))  # the report tells what cannot be read
     for point in points:
         for metric, value in point.metrics.items():
             yield point.step, metric, math.nan if value is None else value

@@ -1,4 +1,4 @@
-"""A worker on a search: it draws settings by Optuna's TPE, each one trial, pruned by its validation metrics."""
+"""A worker on a search: it draws settings by Optuna's TPE. Each is a trial, pruned by its validation metrics."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -21,11 +21,11 @@ from lit_blip2.ablation.schema import DONE, FAILED, PRUNED, Failure, Plan, Recor
 from lit_blip2.ablation.spec.grid import Grid
 
 WAIT_SECONDS = 1.0
-STARTUP_TRIALS = 4  # before any is pruned
+STARTUP_TRIALS = 4  # that end before any is pruned
 
 
 class PrunedError(Exception):
-    """The pruner gave the trial up. value: the metric that it fell behind with."""
+    """The pruner stopped the trial. value: the metric with which it fell behind."""
 
     def __init__(self, value: float):
         super().__init__(value)
@@ -33,7 +33,7 @@ class PrunedError(Exception):
 
 
 def search(space: Space, worker: Worker) -> None:
-    """Run trials until there are grid.trials, or the worker is to stop."""
+    """Run trials until there are grid.trials, or the worker must stop."""
     while not worker.stopping():
         with take_trial(worker.grid, worker.queue, worker.folder) as trial:
             if trial is not None:
@@ -49,7 +49,8 @@ def search(space: Space, worker: Worker) -> None:
 
 @contextmanager
 def take_trial(grid: Grid, queue: Queue, folder: Folder) -> Iterator[Trial | None]:
-    """A killed worker's trial, or a new one while there are fewer than grid.trials; held within the context."""
+    """A killed worker's trial, or a new one while there are fewer than grid.trials; else None. It is locked within the
+    context."""
     with ExitStack() as held:
         with wait_lock(folder.lock("ask")):
             running = [each.number for each in queue.trials((TrialState.RUNNING,))]
@@ -67,8 +68,8 @@ def trial_lock(folder: Folder, number: int) -> Path:
 def trial_of(grid: Grid, queue: Queue, number: int) -> Trial:
     """A trial to draw from, to report to and to prune.
 
-    What it draws is a function of the grid's seed, its number and the trials that ended before: a sampler seeded alike
-    in every process would have all workers, and those that come after them, draw the same points.
+    What it draws depends on the grid's seed, its number and the trials that ended before. With the same sampler seed in
+    every process, all workers, and those that come after them, would draw the same points.
     """
     seed = int(np.random.SeedSequence([grid.seeds[0], number]).generate_state(1)[0])
     study = optuna.load_study(
@@ -77,7 +78,7 @@ def trial_of(grid: Grid, queue: Queue, number: int) -> Trial:
         sampler=optuna.samplers.TPESampler(seed=seed),
         pruner=optuna.pruners.MedianPruner(n_startup_trials=STARTUP_TRIALS),
     )
-    study.get_trials(deepcopy=False)  # or the study's cache does not know another worker's trial
+    study.get_trials(deepcopy=False)  # else the study's cache lacks other workers' trials
     return Trial(study, queue.trial_id(number))
 
 
@@ -120,8 +121,8 @@ def _run_trial(plan: Plan, trial: Trial, worker: Worker) -> str:
 
 
 def _run_steps(plan: Plan, trial: Trial, worker: Worker) -> tuple[str, dict[str, float | None], Failure | None]:
-    """How the trial ended, with which metrics, and why if it failed. Without a finite metric of the objective it has
-    failed: Optuna takes none that is not finite."""
+    """How the trial ended, with which metrics, and why if it failed. A trial without a finite objective has failed,
+    because Optuna takes only finite values."""
     (cell,), objective = plan.cells, worker.grid.metrics[0]
     guiding, metrics = cell.metrics[objective], {}
     try:
@@ -139,7 +140,8 @@ def _run_steps(plan: Plan, trial: Trial, worker: Worker) -> tuple[str, dict[str,
 
 
 def _watch(trial: Trial, objective: str) -> Callable[[Path], None]:
-    """Reports each new validation with a finite metric to the pruner. Raises PrunedError where it gives up."""
+    """A function that reports each new validation with a finite metric to the pruner. It raises PrunedError if the
+    pruner stops the trial."""
     seen: set[int] = set()
 
     def look(validations: Path) -> None:

@@ -1,5 +1,5 @@
-"""What a module may use although reads.py cannot see that it does: data files beside it or named in it, which code in
-C++ may open, and installed libraries."""
+"""Finds what a module may use without reads.py seeing it: data files beside it or named in it, which code in C++ may
+open, and installed libraries."""
 
 import ast
 import importlib.metadata
@@ -17,15 +17,15 @@ from lit_blip2.config import strings
 from lit_blip2.sources import PACKAGE, digest
 
 MODULE = (".py", *EXTENSION_SUFFIXES)
-# What code in C++ or Rust opens by itself: weights, vocabularies, tables.
+# Ends of the names of files that code in C++ or Rust opens by itself: weights, vocabularies, tables.
 NATIVE = (".safetensors", ".gguf", ".h5", ".hdf5", ".bin", ".model", ".spm", ".parquet", ".arrow", ".lmdb", ".mdb")
 NATIVE += ("tokenizer.json", "vocab.txt", "merges.txt")
-MOST_DATA = 1000  # such files below a package; where there are more, all of them are left out
+MOST_DATA = 1000  # such files below a package; if there are more, all of them are left out
 DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 
 
 def libraries(config: object, modules: Iterable[str]) -> list[str]:
-    """Installed libraries that a config names or modules import, but for LIBRARIES: the plan keeps their versions."""
+    """Installed libraries that a config names or modules import, without LIBRARIES, whose versions the plan keeps."""
     tops = {text.partition(".")[0] for text in strings(config) if DOTTED.fullmatch(text)}
     tops |= {name.partition(".")[0] for path in modules for name in _imported(path)}
     tops -= {PACKAGE.name, *LIBRARIES, *sys.stdlib_module_names}
@@ -87,6 +87,6 @@ def _below(package: str) -> list[str]:
 
 @cache
 def digest_of_library(name: str) -> str:
-    """A digest of its version and of pip's list of its files; empty where it is no longer installed."""
+    """A digest of a library's version and of pip's list of its files; empty if it is no longer installed."""
     found = [importlib.metadata.distribution(each) for each in sorted(_distributions().get(name, []))]
     return digest((each.version, (each.read_text("RECORD") or "").encode()) for each in found) if found else ""

@@ -1,4 +1,4 @@
-"""Expectations of a metric at a step of training, held against the resolved trainings: is it validated there?"""
+"""Checks expectations against the resolved trainings: is the metric validated at the step that they name?"""
 
 import fnmatch
 from collections.abc import Iterator, Mapping
@@ -13,8 +13,9 @@ SHOWN = 12  # steps of a training
 
 
 def check_expected(grid: Grid, chains: Mapping[str, Answers], providers: Mapping[str, Mapping[str, Any]]) -> None:
-    """Raises ValueError for each metric that a setting's cells cannot write, or no training of it validates, and each
-    step at which the last that does has no validation. chains, providers: by setting, named as at seed 0."""
+    """Raises ValueError for each metric that a setting's cells cannot write, or that none of its trainings validates,
+    and for each step without a validation in the last training that validates the metric. chains, providers: by
+    setting, named as at seed 0."""
     asked = [each for each in grid.expected if each.at is not None]
     sides = [(each.metric, each.at, labels) for each in asked for labels in (each.better, each.than)]
     problems = [line for metric, at, labels in sides for line in _problems(grid, chains, metric, at, labels)]
@@ -45,7 +46,7 @@ def _problems(grid: Grid, chains: Mapping[str, Answers], metric: str, at: int, l
 
 
 def _validations(trainer: Mapping[str, Any], max_steps: int) -> range | None:
-    """Optimiser steps with a validation; None where these depend on the data or the clock."""
+    """Optimiser steps with a validation; None if they depend on the data or the clock."""
     interval, accumulate = trainer.get("val_check_interval"), trainer.get("accumulate_grad_batches") or 1
     if not isinstance(interval, int) or trainer.get("check_val_every_n_epoch") is not None or interval % accumulate:
         return None

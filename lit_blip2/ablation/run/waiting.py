@@ -1,4 +1,4 @@
-"""A storage that is gone for a while: who asks it something waits until it is back."""
+"""A storage that may be gone for a while: calls to it wait until it is back."""
 
 import sqlite3
 import threading
@@ -16,17 +16,17 @@ from lit_blip2.ablation.run.step import StoppedError
 from lit_blip2.terminal import say
 
 STORAGE_ERRORS = (StorageInternalError, SQLAlchemyError)
-PATIENCE_SECONDS = 600  # a database is restarted within them, and a person makes room on a disk
+PATIENCE_SECONDS = 600  # enough to restart a database, or to make room on a disk
 RETRY_SECONDS = 1.0
 
 
 class Waiting:
-    """An Optuna storage. A call that fails because it is gone, or its disk is full, is made again once a second, for
-    PATIENCE_SECONDS; a line says so, and another one when it is back.
+    """An Optuna storage. A call that fails because the storage is gone, or its disk is full, is repeated once a second,
+    for PATIENCE_SECONDS. A line says so, and another one when it is back.
 
-    A call that failed may have been carried out all the same, with only its answer lost. Repeating one is harmless,
-    except where it makes or ends a trial: these two are handled here, and whoever makes trials holds a lock. Setting
-    `stop` ends the waiting with StoppedError.
+    A failed call may have been carried out, with only its answer lost. Repeating a call is harmless, unless it makes or
+    ends a trial. These two are handled here, and code that makes trials holds a lock. Setting `stop` ends the waiting
+    with StoppedError.
     """
 
     def __init__(self, storage: optuna.storages.BaseStorage):
@@ -70,7 +70,7 @@ class Waiting:
             return answer
 
     def _wait(self, error: Exception) -> None:
-        """Wait a little. Raises StoppedError where the sweep is asked to end."""
+        """Wait a little. Raises StoppedError if the sweep is asked to end."""
         with self._telling:
             if self._gone_since is None:
                 self._gone_since = time.monotonic()
@@ -88,11 +88,11 @@ class Waiting:
 
 
 def is_gone(error: Exception) -> bool:
-    """Whether a storage cannot be reached or has no room, so that what was asked is no reason for its error."""
+    """Whether a storage cannot be reached or has no room, so that the error is not due to what was asked."""
     cause = _cause(error)
     if isinstance(cause, DBAPIError) and cause.connection_invalidated:
         return True
-    # SQLite calls it an error of operation, too, if a table or a column is not there.
+    # SQLite raises OperationalError for a missing table or column, too.
     if isinstance(cause, OperationalError) and getattr(cause.orig, "sqlite_errorcode", 0) == sqlite3.SQLITE_ERROR:
         return False
     return isinstance(cause, OSError | OperationalError | InterfaceError)
@@ -105,7 +105,7 @@ def reason(error: Exception) -> str:
 
 
 def _cause(error: BaseException) -> BaseException:
-    """Behind Optuna's error the database's, and the first of a session: Optuna asks on in it, which cannot be."""
+    """The database's error behind Optuna's, and the first one of a session: Optuna goes on in a failed session."""
     if isinstance(error, StorageInternalError) and error.__cause__:
         return _cause(error.__cause__)
     if isinstance(error, PendingRollbackError) and error.__context__:

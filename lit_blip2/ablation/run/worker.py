@@ -1,4 +1,4 @@
-"""What a worker works with, be it on a grid's cells or on a search's trials."""
+"""What a worker works with, on a grid's cells or on a search's trials."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -29,8 +29,8 @@ class Worker:
     dirty: bool | None = None
 
     def run(self, plan: Plan, name: str, watch: Callable[[Path], None] = lambda validations: None) -> None:
-        """One of the plan's step runs; see run_step. Raises ValueError where the code has been edited since the
-        sweep began: its cells would not be comparable."""
+        """Make one of the plan's step runs; see run_step. Raises ValueError if the code was edited since the sweep
+        began: its cells would not be comparable."""
         if plan.sources not in ("", sources()):
             raise ValueError(
                 f"the sources in {PACKAGE} have changed since this sweep began: put them back and start the same "
@@ -39,7 +39,7 @@ class Worker:
         check_files(plan.steps[name], plan, self.folder)
         check_unchanged(self.folder)
         run_step(plan.steps[name], self.folder, self.environment, self.stopping, watch)
-        check_unchanged(self.folder)  # the last steps of two workers have nobody behind them to look
+        check_unchanged(self.folder)  # no later step looks after a worker's last one
 
     def metrics(self, name: str) -> dict[str, float | None]:
         """What a step run ended with; empty if it wrote nothing."""
@@ -47,7 +47,7 @@ class Worker:
         return ended.root if ended else {}
 
     def reached(self, plan: Plan, cell: Cell) -> dict[str, Reached]:
-        """How far the cell's step runs came that have ended well."""
+        """Step run -> how far it came, for the cell's runs that have ended well."""
         done = {name: each for name in cell.steps if (each := read(self.folder.done(name), Done))}
         metrics = {name: each for name in done if (each := read(self.folder.metrics(name), Metrics))}
         return reached(plan.steps, [cell], done, metrics)

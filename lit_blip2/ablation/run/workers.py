@@ -1,4 +1,4 @@
-"""The workers of one command: threads that run cells, a live table of them, and a polite end."""
+"""The workers of one command: threads that run cells, a live table of them, and an orderly end."""
 
 import os
 import signal
@@ -23,7 +23,8 @@ INTERRUPTED = 130
 def run_workers(
     grid: Grid, plan: Plan, queue: Queue, folder: Folder, workers: int, console: Console, task: Callable[[Worker], None]
 ) -> int:
-    """The exit status once all have ended. task: see `plan_or_space`. Raises what stopped a worker."""
+    """Run the workers; returns the exit status once all have ended. task: see `plan_or_space`. Raises what stopped a
+    worker."""
     _check_gpus(plan, workers)
     stop, progress = queue.storage.stop, Progress(grid, plan, queue, folder, workers, console)
 
@@ -60,7 +61,7 @@ def _check_gpus(plan: Plan, workers: int) -> None:
 
 @contextmanager
 def _stopping_at_signals(stop: threading.Event) -> Iterator[list[int]]:
-    """The numbers of the signals that asked for an end."""
+    """Sets `stop` when a signal asks for an end; yields the numbers of these signals."""
     seen: list[int] = []
 
     def end(number: int, frame: object) -> None:
