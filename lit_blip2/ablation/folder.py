@@ -8,8 +8,8 @@ runs/<step>/<labels>/          a run of an ordinary command, and in it
     parents.json               of a fit that starts from others: Parents
     validation.jsonl           of a run that trains: a Validation a line
     items.npz                  of a run that tests: its metrics taken apart, see lit_blip2.evaluation.items
-before/<number>/<step>/<labels>/   what an attempt has left that was made anew: kept, and never read; may be removed
-copying/                       a run of another sweep until all of it is there
+before/<number>/<step>/<labels>/   files of an attempt that was started over: kept, never read, may be removed
+copying/                       a run of another sweep while it is being copied
 configs/, locks/               the resolved YAML of each step run, and a lock for each step run and cell
 outcome.json                   Found: the report in short, for the table of several sweeps
 study.db                       the queue, unless --storage names another
@@ -27,12 +27,12 @@ from lit_blip2.contents import DataError, check_regular
 from lit_blip2.whole_files import written_whole
 
 WAY_OUT = "remove it, and run the sweep again to have it made anew"
-MOST_BYTES = 1 << 28  # of a file
+MOST_BYTES = 1 << 28  # the largest file that is read
 SHOWN = 80  # characters of a value that is wrong
 
 
 class SweepError(DataError):
-    """What keeps a sweep's files from being read: one line for each problem."""
+    """A sweep's files cannot be read; one line for each problem."""
 
 
 Kind = TypeVar("Kind", bound=BaseModel)
@@ -52,7 +52,7 @@ class Folder:
         return self.root / "cells" / f"{name}.json"
 
     def cells(self) -> list[Path]:
-        """Of those that have ended: trial=2 before trial=10, and no file that is being written."""
+        """Records of the cells that have ended, trial=2 before trial=10. Files that are being written are left out."""
         files = [file for file in self.root.glob("cells/*.json") if not file.name.startswith(".")]
         return sorted(files, key=lambda file: (len(file.stem), file.stem))
 
@@ -61,7 +61,7 @@ class Folder:
         return self.root / "runs" / name
 
     def before(self, name: str, number: int) -> Path:
-        """Where a step run's folder lies that was set aside, the first, the second ..."""
+        """Where a step run's files lie that were set aside for the first, the second ... time."""
         return self.root / "before" / str(number) / name
 
     def config(self, name: str) -> Path:
@@ -91,13 +91,14 @@ class Folder:
 
 
 def write(file: Path, saved: Saved) -> None:
-    """Another process never reads half a file. What was left out of `saved` is left out of the file."""
+    """Write a file whole, so that another process never reads half of it. Fields that were not set in `saved` are left
+    out."""
     with written_whole(file) as part:
         part.write_text(saved.model_dump_json(indent=1, exclude_unset=True) + "\n", encoding="utf-8")
 
 
 def read(file: Path, kind: type[Kind]) -> Kind | None:
-    """None if there is no such file. Raises SweepError with everything that is wrong with a damaged one."""
+    """A file's contents; None if there is no such file. Raises SweepError with everything wrong in a damaged one."""
     check_regular(file)
     try:
         return kind.model_validate_json(_bytes(file))
@@ -108,9 +109,9 @@ def read(file: Path, kind: type[Kind]) -> Kind | None:
 
 
 def read_validations(file: Path) -> tuple[list[Validation], list[str]]:
-    """The lines of a validation.jsonl as far as they can be read, and what is wrong with the others.
+    """The lines of a validation.jsonl that can be read, and what is wrong with the others.
 
-    A last line without its end is being written at this moment, or was when its process was killed: it is left out.
+    A last line without its end is left out: it is still being written, or its process was killed while writing it.
     """
     check_regular(file)
     points, faults = [], []
@@ -124,14 +125,14 @@ def read_validations(file: Path) -> tuple[list[Validation], list[str]]:
 
 
 def _bytes(file: Path) -> bytes:
-    """Raises SweepError for a file that no sweep writes so large."""
+    """A file's bytes. Raises SweepError for a file larger than any that a sweep writes."""
     if (size := file.stat().st_size) > MOST_BYTES:
         raise SweepError(f"{file} has {size:,} bytes, more than {MOST_BYTES:,}: {WAY_OUT}")
     return file.read_bytes()
 
 
 def _faults(error: ValidationError) -> Iterator[str]:
-    """Each of its problems in the words of this project, to stand behind a file's name."""
+    """Each problem of the error in this project's words, to follow a file's name."""
     for each in error.errors():
         name, given = ".".join(map(str, each["loc"])), repr(each["input"])[:SHOWN]
         match each["type"]:

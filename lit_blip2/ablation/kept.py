@@ -1,4 +1,4 @@
-"""What is kept of a sweep beside its ablation: all that its report is made of, and small enough to be committed.
+"""Keeps part of a sweep beside its ablation: all that its report is made of, and small enough to be committed.
 
 It is a folder of the same files as the sweep's own: plan.json, cells/, and of each run done.json, metrics.json,
 validation.jsonl and, of the compared metrics, items.npz. `report` reads it as it reads a sweep, and a sweep of the same
@@ -37,7 +37,7 @@ def keep(folder: str | Path, out: str | Path) -> None:
 
 
 def copy_run(source: Folder, name: str, target: Folder, new_name: str, metrics: Collection[str]) -> None:
-    """What is kept of a run, as far as it is there; the results per image of these metrics. Raises SweepError, or
+    """Copy what is kept of a run, as far as it exists; results per image only of these metrics. Raises SweepError, or
     DataError for a damaged items.npz."""
     if (ended := read(source.metrics(name), Metrics)) is not None:
         write(target.metrics(new_name), ended)
@@ -54,17 +54,19 @@ def copy_run(source: Folder, name: str, target: Folder, new_name: str, metrics: 
 
 
 def _write_small(file: Path, items: Mapping[str, Items]) -> None:
-    """As `write_items` does, and packed again by LZMA, which makes a third of it: most are numbers of questions."""
+    """As `write_items`, but packed by LZMA to a third of the size: most of it are numbers of questions."""
     write_items(file, items)
     with zipfile.ZipFile(file) as packed:
         parts = {part.filename: packed.read(part) for part in packed.infolist()}
     with written_whole(file) as new, zipfile.ZipFile(new, "w", zipfile.ZIP_LZMA) as packed:
         for name, content in parts.items():
-            packed.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_LZMA)  # of no time, so that git sees no change
+            packed.writestr(
+                zipfile.ZipInfo(name), content, zipfile.ZIP_LZMA
+            )  # without a time, so that git sees no change
 
 
 def _check_free(source: Folder, target: Folder, records: Collection[str]) -> None:
-    """Raises SweepError where the target is a sweep's own folder, or would mix cells of two sweeps."""
+    """Raises SweepError if a sweep runs in the target folder, or if the target would mix cells of two sweeps."""
     if any((target.root / name).exists() for name in ("locks", "configs")):
         raise SweepError(f"--out {target.root} is a folder in which a sweep runs: give another one")
     if others := [file.stem for file in target.cells() if file.stem not in records]:

@@ -1,4 +1,4 @@
-"""How far the step runs of a cell came, and at which step those stood that they read: from what they left behind."""
+"""How far the step runs of a cell came, and at which step the runs stood that they read, from the files they left."""
 
 from collections.abc import Iterable, Mapping
 
@@ -9,7 +9,8 @@ from lit_blip2.evaluation.evaluated import TESTED_STEP, VALIDATED_STEP, step_in
 def reached(
     runs: Mapping[str, StepRun], cells: Iterable[Cell], done: Mapping[str, Done], metrics: Mapping[str, Metrics]
 ) -> dict[str, Reached]:
-    """Of each step run that has ended well. cells: those that stand on them. done, metrics: of those that left them."""
+    """Step run -> how far it came, if it has ended well. cells: those that use the runs. done, metrics: by step run, if
+    it left them."""
     compared = {name for cell in cells for name in cell.metrics.values()}
     return {
         name: Reached(
@@ -22,8 +23,8 @@ def reached(
 
 
 def parents_read(run: StepRun, done: Done, metrics: Mapping[str, Metrics]) -> dict[str, int]:
-    """Of each run that a step started from or tested, the optimiser steps behind it then; of what was tested, as the
-    metrics tell."""
+    """Run that a step started from or tested -> the optimiser steps behind it then. For a tested run, the metrics tell
+    them."""
     tested = _measured(run, metrics) if run.command == "test" else None
     return done.parents | ({} if tested is None else {_tested(run): tested})
 

@@ -1,6 +1,6 @@
-"""What a sweep's files hold: who runs a sweep writes these classes, and who reports it reads them.
+"""The contents of a sweep's files: a running sweep writes these classes, and a report reads them.
 
-Types are not converted: "1" is no number. Keys that nobody knows are passed over.
+Types are not converted: "1" is no number. Unknown keys are ignored.
 """
 
 import math
@@ -16,14 +16,14 @@ from lit_blip2.ablation.spec.expect import Expected
 from lit_blip2.ablation.spec.grid import Range
 from lit_blip2.terminal import printable
 
-BY_PIP = " (installed)"  # behind the name of a library among what a step has read
-NO_FILES = ("/proc/", "/sys/", "/dev/")  # of the system, whose files may have no end
-WAITING = "waiting"  # of a cell that has no record
+BY_PIP = " (installed)"  # suffix of a library's name among what a step has read
+NO_FILES = ("/proc/", "/sys/", "/dev/")  # system folders, whose files may have no end
+WAITING = "waiting"  # state of a cell without a record
 DONE, FAILED, PRUNED = STATES = ("done", "failed", "pruned")
 
 
 def _inside(name: str) -> str:
-    """A name, also one with folders in it, of what lies in the sweep's folder."""
+    """The name of something in the sweep's folder; it may include folders."""
     if name.startswith("/") or {"..", "", "."} & set(name.split("/")) or printable(name) != name or "\\" in name:
         raise ValueError(f"{name!r} leads out of the sweep's folder, or is no name")
     return name
@@ -43,14 +43,14 @@ def _read(name: str) -> str:
 
 Inside = Annotated[str, AfterValidator(_inside)]
 Read = Annotated[str, AfterValidator(_read)]
-# One without a zone is of UTC, as all are that a sweep writes: others could not be compared with it.
+# A time without a zone is taken for UTC, as a sweep writes all its times: else they could not be compared.
 Time = Annotated[
     datetime,
     AfterValidator(lambda time: time if time.tzinfo else time.replace(tzinfo=UTC)),
     PlainSerializer(datetime.isoformat),
 ]
 Spent = Annotated[float, Field(ge=0, lt=1e15, allow_inf_nan=False)]
-Whole = Annotated[int, Field(ge=-(2**63), lt=2**63)]  # of any size JSON has numbers that cannot be drawn or added
+Whole = Annotated[int, Field(ge=-(2**63), lt=2**63)]  # JSON has larger numbers, which cannot be drawn or added
 
 
 def is_finite(value: float | None) -> bool:
@@ -59,12 +59,12 @@ def is_finite(value: float | None) -> bool:
 
 
 def finite(value: float | None) -> float | None:
-    """A metric's value, None for one that is not finite."""
+    """A metric's value; None if it is not finite."""
     return value if is_finite(value) else None
 
 
 class Saved(BaseModel):
-    """What is saved as JSON."""
+    """Base of the classes that are saved as JSON."""
 
     model_config = ConfigDict(strict=True, frozen=True, ser_json_inf_nan="constants")
 
@@ -72,11 +72,11 @@ class Saved(BaseModel):
 class StepRun(Saved):
     """One run of one step of an ablation's chain.
 
-    name: `stage1/itc=on,seed=0`, of the labels on which all cells that share it agree; also its folder below runs/.
-    parents: step -> name of the run that it reads, of a test first the run that it tests; `$step` in the config stands
-    for that run's folder. code: digest of the package's code that it uses, empty in older plans. key: digest of all
-    that its results follow from: that code, the config, the files that it names, the parents' keys. max_steps: None
-    of a test.
+    name: `stage1/itc=on,seed=0`, with the labels on which all cells that share it agree; also its folder below runs/.
+    parents: step -> name of the run that it reads; for a test, the run that it tests comes first. `$step` in the config
+    stands for that run's folder. code: digest of the package's code that it uses; empty in older plans. key: digest of
+    all that its results depend on: that code, the config, the files that it names, the parents' keys. max_steps: None
+    for a test.
     """
 
     name: Inside
@@ -91,8 +91,8 @@ class StepRun(Saved):
 
 
 class Cell(Saved):
-    """One setting at one seed: its step runs in order, and for each compared metric the run that writes it, None where
-    the cell cannot have it."""
+    """One setting at one seed. steps: its step runs, in order. metrics: for each compared metric the run that writes
+    it; None if the cell cannot have it."""
 
     name: Inside
     labels: dict[str, str]
@@ -107,7 +107,7 @@ class Cell(Saved):
 
 
 class Search(Saved):
-    """Where a search looks, by what, and how many trials it is to make; None in older plans."""
+    """The ranges of a search, the objective that guides it, and its number of trials (None in older plans)."""
 
     objective: str
     direction: str
@@ -116,9 +116,9 @@ class Search(Saved):
 
 
 class Plan(Saved):
-    """What is run, and what was asked. identity: digest of all that makes two sweeps the same one. files: of each file
-    or folder that a step's config names a digest. looked: when they were looked at, in seconds. A search's plan has
-    no cells: its trials are known once they have ended."""
+    """What is run, and what was asked. identity: digest of all that makes two sweeps the same one. files: a digest of
+    each file or folder that a step's config names. looked: when these were read, in seconds. A search's plan has no
+    cells: its trials are known only once they have ended."""
 
     name: str
     question: str = ""
@@ -145,14 +145,14 @@ class Plan(Saved):
     steps: dict[Inside, StepRun]
 
     def uses(self) -> Counter[str]:
-        """Step run -> how many cells stand on it."""
+        """Step run -> number of cells that use it."""
         return Counter(name for cell in self.cells for name in set(cell.steps))
 
 
 class Done(Saved):
-    """A step whose process ended well. steps: optimiser steps, None of a test. parents: of each run that it started
-    from or tested, and of those behind these, the optimiser steps behind it then. metrics: whether it left a
-    metrics.json. reads: files of others, see lit_blip2.ablation.run.reads. Older ones have no parents and metrics."""
+    """A step whose process ended well. steps: optimiser steps; None for a test. parents: each run that it started from
+    or tested, and the runs behind those -> the optimiser steps behind it then. metrics: whether it left a metrics.json.
+    reads: other files that it read, see lit_blip2.ablation.run.reads. Older records lack parents and metrics."""
 
     key: str
     seconds: Spent
@@ -167,13 +167,13 @@ class Done(Saved):
 
 
 class Parents(RootModel[dict[Inside, Whole]]):
-    """Of each run that a fit started from, and of those behind these, the optimiser steps behind it then."""
+    """Each run that a fit started from, and the runs behind those -> the optimiser steps behind it then."""
 
     model_config = ConfigDict(strict=True, frozen=True)
 
 
 class Failure(Saved):
-    """Why a step failed. key: that of the step run, in failed.json."""
+    """Why a step failed. key: the step run's, in failed.json."""
 
     key: str | None = None
     step: Inside
@@ -182,9 +182,9 @@ class Failure(Saved):
 
 
 class Reached(Saved):
-    """How far a step run of a cell came, in optimiser steps. planned: that a fit was to make. made: by a fit, or by the
-    run that a test tested. measured: behind the weights that those of its metrics are of which the cell is compared by.
-    None where that is not known."""
+    """How far a step run of a cell came, in optimiser steps. planned: steps that a fit was to make. made: steps that
+    the fit made, or the run that a test tested. measured: step of the weights that its compared metrics were measured
+    with. Each is None if it is not known."""
 
     planned: Whole | None
     made: Whole | None
@@ -192,9 +192,9 @@ class Reached(Saved):
 
 
 class Record(Saved):
-    """What a cell came to. name: the cell's, or `trial=7`. worker: of a grid's cell. steps: of a trial, which no plan
-    knew. keys, reached: of each of its step runs that has ended well. commit, dirty: of the code that ran it, as in a
-    plan. Older records lack some of these."""
+    """How a cell ended. name: the cell's, or `trial=7`. worker: who ran a grid's cell. steps: a trial's step runs,
+    which no plan lists. keys: of each of its step runs. reached: of those that have ended well. commit, dirty: of the
+    code that ran it, as in a plan. Older records lack some of these."""
 
     name: Inside | None = None
     state: Literal[STATES]
@@ -213,8 +213,8 @@ class Record(Saved):
 
 
 class Decided(Saved):
-    """What came of one comparison that was expected: claim (in Markdown; in short the labels that differ) and verdict
-    in words, and of which metric it is; difference, the ends of its interval and Holm's p where there are some."""
+    """The outcome of one expected comparison. claim: in Markdown. short: the same with only the labels that differ.
+    verdict: in words. difference, interval (its two ends), p (Holm's): None if there is none."""
 
     claim: str
     short: str = ""
@@ -226,9 +226,9 @@ class Decided(Saved):
 
 
 class Found(Saved):
-    """A sweep's report in short. cells: how many are planned; done: how many of them have ended well. warnings: in
-    Markdown, which trainings ended at another step than planned, or were measured at another than their last. plot: the
-    path of the one that shows most of what came of it; older ones name none."""
+    """A sweep's report in short. cells: number of planned cells. done: number of those that ended well. warnings: in
+    Markdown, trainings that ended at another step than planned, or were measured at another than their last. plot: path
+    of the plot that shows most of the outcome; older ones name none."""
 
     name: str
     question: str
@@ -251,21 +251,21 @@ class Validation(BaseModel):
 
     @property
     def metrics(self) -> dict[str, float | None]:
-        """None where a metric was not finite."""
+        """Metric -> value; None if it was not finite."""
         return self.model_extra
 
 
 class Metrics(RootModel[dict[str, Annotated[float | None, AfterValidator(finite)]]]):
-    """metrics.json of a run. None where a metric is not finite."""
+    """A run's metrics.json. A metric that is not finite is None."""
 
     model_config = ConfigDict(strict=True, frozen=True)
 
 
 def is_of(record: Record, cell: Cell) -> bool:
-    """Whether a record is the cell's own, and no copy of another's."""
+    """Whether a record is the cell's own, and not a copy of another cell's."""
     return record.name in (None, cell.name) and (record.labels, record.seed) == (cell.labels, cell.seed)
 
 
 def setting_name(labels: Mapping[str, str]) -> str:
-    """`itc=on,itm=off`."""
+    """The name of a setting: `itc=on,itm=off`."""
     return ",".join(f"{axis}={label}" for axis, label in labels.items()) or "base"
