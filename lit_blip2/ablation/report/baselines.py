@@ -1,5 +1,5 @@
-"""What a metric is held against beside the control: the same without the image, the language model that reads a
-description in the image's place, and chance. Tests measure them beside the metric; a report draws them as lines."""
+"""Baselines of a metric, beside the control: the same without the image, the language model reading a description in
+place of the image, and chance. Tests measure them with the metric; a report draws them as lines."""
 
 from dataclasses import dataclass
 
@@ -10,24 +10,24 @@ from lit_blip2.ablation.schema import is_finite
 
 NO_IMAGE, TEXT_ALONE, CHANCE = "without the image", "language model reading a description", "chance"
 MEASURED = {"vqa/mean_over_types": {"vqa/no_image": NO_IMAGE, "llm/text_qa": TEXT_ALONE}}  # metric -> baseline -> name
-KNOWN = {"binding/itc_accuracy": 0.5, "binding/itm_accuracy": 0.5}  # chance, where nothing need be measured
+KNOWN = {"binding/itc_accuracy": 0.5, "binding/itm_accuracy": 0.5}  # chance that need not be measured
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """values: by setting, each the mean over its cells; it differs between settings where their language models do."""
+    """values: setting -> mean over its cells. They differ between settings if, for example, language models do."""
 
     name: str
     values: dict[str, float]
 
     @property
     def is_one(self) -> bool:
-        """Whether it is the same in all settings, as far as a report writes it."""
+        """Whether the value is the same in all settings, as rounded in a report."""
         return len({number(value) for value in self.values.values()}) == 1
 
 
 def baselines(sweep: Sweep, metric: str) -> list[Baseline]:
-    """Those of a metric that the cells' records tell, and chance where it is known."""
+    """The baselines of a metric that the cells' records hold, and chance if it is known."""
     measured = MEASURED.get(metric, {}) | {f"{metric}_chance": CHANCE}
     found = [Baseline(name, _means(sweep, other)) for other, name in measured.items()]
     found += [Baseline(CHANCE, dict.fromkeys(sweep.settings, KNOWN[metric]))] if metric in KNOWN else []

@@ -8,7 +8,7 @@ from lit_blip2.ablation.report.records import Sweep, is_number
 from lit_blip2.ablation.schema import Cell
 from lit_blip2.terminal import printable
 
-FORMULA = ("=", "+", "-", "@", "\t", "\n")  # how one begins
+FORMULA = ("=", "+", "-", "@", "\t", "\n")  # first characters of a formula
 COSTS = ("seconds", "steps", "peak_memory_gib", "shared_seconds")
 
 
@@ -31,6 +31,6 @@ def _line(sweep: Sweep, cell: Cell, axes: list[str]) -> list:
 
 
 def _text(text: str) -> str:
-    """A text that a spreadsheet takes for one: it would run what begins like a formula, and is no number."""
+    """A text that a spreadsheet takes for text: it would run one that begins like a formula and is no number."""
     text = printable(text)
     return f"'{text}" if text.startswith(FORMULA) and not is_number(text) else text

@@ -28,8 +28,8 @@ TEXT = (
 
 
 class Shown(BaseModel):
-    """An ablation, the metrics whose comparisons speak of the claim, the name of one of the report's plots, and how the
-    comparisons bear on the claim, where that is not plain."""
+    """An ablation that bears on a claim. metrics: those whose comparisons speak of it. plot: name of one of the
+    report's plots. note: how the comparisons bear on the claim, where that is not plain."""
 
     model_config = ConfigDict(extra="forbid")
     ablation: StrictStr
@@ -39,7 +39,7 @@ class Shown(BaseModel):
 
 
 class Claim(BaseModel):
-    """says: the claim. where: in the paper. full: commands of `python -m lit_blip2`."""
+    """says: the claim. where: its place in the paper. full: commands of `python -m lit_blip2` for the paper's size."""
 
     model_config = ConfigDict(extra="forbid")
     says: StrictStr
@@ -56,7 +56,7 @@ class Claims(BaseModel):
 
 
 def read_claims(file: Path) -> list[Claim]:
-    """Raises FileNotFoundError, and DataError with all problems: keys, and ablations or metrics that there are not."""
+    """The claims in a file. Raises FileNotFoundError, and DataError with all unknown keys, ablations and metrics."""
     given, problems = read_mapping(file, DEFAULT, Claims.model_fields)
     found, more = parsed(Claims, given)
     complain(file, problems + more)
@@ -77,7 +77,7 @@ def _problems(shown: Shown) -> list[str]:
 
 
 def write_results(claims: Path, results: Path) -> Path:
-    """Write results.md beside a file of claims; the file. results: the folder of the committed sweeps."""
+    """Write results.md beside a file of claims, and return its path. results: the folder of the committed sweeps."""
     file = claims.with_name(OUT)
     write_text(file, results_page(claims, results))
     return file

@@ -1,6 +1,6 @@
-"""What a sweep cost, and what the steps that cells share have saved.
+"""What a sweep cost, and what sharing steps has saved.
 
-A step that several cells need is run once. Each of them is charged all of it "alone"; the sweep has spent it once.
+A step that several cells need is run once. "Alone" charges all of it to each of them; the sweep has spent it once.
 """
 
 from collections import Counter
@@ -12,10 +12,10 @@ from lit_blip2.ablation.schema import Cell, Record
 
 @dataclass(frozen=True)
 class CellCost:
-    """A cell's steps as if it were alone, as far as they have ended; None where nothing is known."""
+    """The cost of a cell's ended steps, as if it were alone; None where nothing is known."""
 
     seconds: float | None
-    shared_seconds: float | None  # of these, in steps that other cells use too
+    shared_seconds: float | None  # part of `seconds`, in steps that other cells use too
     steps: int | None
     peak_memory_gib: float | None
     ended: int
@@ -59,5 +59,5 @@ def sweep_cost(sweep: Sweep) -> SweepCost:
 
 
 def wall(record: Record) -> float:
-    """Seconds from a cell's begin to its end, waiting for shared steps included."""
+    """Seconds from a cell's beginning to its end, waiting for shared steps included."""
     return (record.ended - record.began).total_seconds()

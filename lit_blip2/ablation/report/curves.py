@@ -1,6 +1,6 @@
 """Validation metrics against steps, mean and spread over seeds: learning, and forgetting.
 
-Settings that share a run have the same curve: it is one, named by the labels that they have in common.
+Settings that share their runs share one curve, named by the labels that they have in common.
 """
 
 from dataclasses import dataclass
@@ -15,9 +15,9 @@ CAPTION_LOSS = "loss/lm"
 
 @dataclass(frozen=True)
 class Curve:
-    """steps, mean and sd are of one length; sd is None where one seed has validated.
+    """steps, mean and sd have the same length; an sd is None if only one seed has validated.
 
-    setting: whose look it has, the control or the first of the settings that share the runs.
+    setting: the setting whose look the curve has: the control, or the first of the settings that share the runs.
     """
 
     name: str
@@ -30,7 +30,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Track:
-    """A setting's way through (caption loss, metric), means over seeds, in the order of steps; sd of the metric."""
+    """A setting's path through (caption loss, metric): means over seeds, in the order of steps. sd: the metric's."""
 
     name: str
     setting: str
@@ -42,7 +42,7 @@ class Track:
 @dataclass(frozen=True)
 class Change:
     """What the second half of training did to the caption loss and to a metric: the last validation minus the one at
-    half of the steps, of each run by itself: both are of one training, so here the difference is taken run by run."""
+    half of the steps. The difference is taken run by run, because both validations are of one training."""
 
     name: str
     middle: int
@@ -52,12 +52,12 @@ class Change:
 
     @property
     def forgets(self) -> bool:
-        """The loss gets better and the metric worse, and the intervals show it."""
+        """Whether the loss gets better and the metric worse, and both differences are shown (Holm's p)."""
         return (self.loss.verdict, self.metric.verdict) == (BETTER, WORSE)
 
 
 def validating_steps(sweep: Sweep) -> list[str]:
-    """Such as stage1 and stage2, in the plan's order."""
+    """The steps that have validations, such as stage1 and stage2, in the plan's order."""
     return list(dict.fromkeys(run.step for name, run in sweep.plan.steps.items() if sweep.validations.get(name)))
 
 
@@ -70,7 +70,7 @@ def curve_metrics(sweep: Sweep, step: str) -> list[str]:
 
 
 def curves(sweep: Sweep, step: str, metric: str) -> list[Curve]:
-    """One for each set of runs that has the metric, in the order of settings."""
+    """One curve for each set of runs that has the metric, in the order of settings."""
     found = []
     for runs, settings in _groups(sweep, step).items():
         at: dict[int, list[float]] = {}
@@ -97,7 +97,7 @@ def tracks(sweep: Sweep, step: str, metric: str) -> list[Track]:
 
 
 def changes(sweep: Sweep, step: str, metric: str) -> list[Change]:
-    """For each set of runs with three validations or more; intervals hold together over all of them."""
+    """One change for each set of runs with three validations or more. All their intervals hold together."""
     groups = _groups(sweep, step)
     halves = [(settings, each) for runs, settings in groups.items() if (each := _halves(sweep, runs, metric))]
     loss, other = (
@@ -108,8 +108,8 @@ def changes(sweep: Sweep, step: str, metric: str) -> list[Change]:
 
 
 def _halves(sweep: Sweep, runs: frozenset[str], metric: str) -> tuple[int, int, dict[str, Estimate]] | None:
-    """(step at half, last step, loss and metric -> mean change), of the runs that have come as far as any; None if they
-    have no validation in common at half of the steps."""
+    """(step at half, last step, loss and metric -> mean change) of the runs that came furthest; None if they have no
+    validation in common at half of the steps."""
     metrics = {name: {run: sweep.validated(run, name) for run in runs} for name in (CAPTION_LOSS, metric)}
     steps = {run: sorted(metrics[CAPTION_LOSS][run].keys() & metrics[metric][run].keys()) for run in runs}
     last = max((each[-1] for each in steps.values() if each), default=0)
@@ -122,7 +122,7 @@ def _halves(sweep: Sweep, runs: frozenset[str], metric: str) -> tuple[int, int, 
 
 
 def _groups(sweep: Sweep, step: str) -> dict[frozenset[str], list[dict[str, str]]]:
-    """Labels of the settings that use each set of runs."""
+    """Set of runs -> labels of the settings that use it."""
     groups: dict[frozenset[str], list[dict[str, str]]] = {}
     for cells in sweep.settings.values():
         used = [run for cell in cells for run in sweep.steps_of(cell)]
@@ -133,7 +133,7 @@ def _groups(sweep: Sweep, step: str) -> dict[frozenset[str], list[dict[str, str]
 
 
 def _name(sweep: Sweep, settings: list[dict[str, str]]) -> tuple[str, str]:
-    """What settings that share their runs are called together, and the one whose look they have."""
+    """The common name of settings that share their runs, and the setting whose look they have."""
     common = {k: v for k, v in settings[0].items() if all(other.get(k) == v for other in settings)}
     names = [setting_name(labels) for labels in settings]
     setting = sweep.control if sweep.control in names else names[0]

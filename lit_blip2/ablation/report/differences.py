@@ -1,7 +1,7 @@
 """What a setting changes: the keys of its resolved configs that differ from the control's, at the same seed.
 
-Left out is what follows from a run's place alone: `trainer.logger`, and folders of the sweep's own runs (the run that a
-step starts from differs in every cell, and is shown by that run's own keys).
+Keys that only follow from a run's place are left out: `trainer.logger`, and folders of the sweep's own runs (the run
+that a step starts from differs in every cell, and is shown by that run's own keys).
 """
 
 import itertools
@@ -18,7 +18,7 @@ IGNORED = ("trainer.logger",)
 
 @dataclass(frozen=True)
 class Difference:
-    """step: with its command, such as "stage1 fit". seeds: those at which it shows."""
+    """step: with its command, such as "stage1 fit". seeds: those at which the key differs."""
 
     step: str
     key: str
@@ -28,7 +28,7 @@ class Difference:
 
 
 def config_differences(sweep: Sweep, setting: str) -> list[Difference]:
-    """Of a setting against the control, over the seeds that both are planned at."""
+    """Differences of a setting from the control, over the seeds at which both are planned."""
     control = {cell.seed: cell for cell in sweep.settings.get(sweep.control or "", [])}
     step_in = {run.folder.strip("/"): run.step for run in sweep.plan.steps.values()}
     seeds: dict[str, tuple[tuple, list[int]]] = {}
@@ -40,8 +40,8 @@ def config_differences(sweep: Sweep, setting: str) -> list[Difference]:
 
 
 def flat_differences(control: Any, setting: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """(dotted key, control's value, setting's value) of every leaf that differs; where one side has a whole branch and
-    the other none, the branch. Lists are leaves unless they hold objects."""
+    """(dotted key, control's value, setting's value) of every leaf that differs. A branch that only one side has counts
+    as one leaf. Lists are leaves unless they hold objects."""
     if prefix in IGNORED:
         return
     if _is_branch(control) and _is_branch(setting):
@@ -71,7 +71,7 @@ def _by_step(sweep: Sweep, cell: Cell) -> dict[str, StepRun]:
 
 
 def _without_runs(step_in: Mapping[str, str], value: Any) -> Any:
-    """Paths into runs of this sweep, replaced by which step's run it is. step_in: folder of a run -> its step."""
+    """Replaces paths into runs of this sweep by the step of that run. step_in: folder of a run -> its step."""
     if isinstance(value, Mapping):
         return {key: _without_runs(step_in, each) for key, each in value.items()}
     if isinstance(value, list):
@@ -82,7 +82,7 @@ def _without_runs(step_in: Mapping[str, str], value: Any) -> Any:
 
 
 def _run_in(step_in: Mapping[str, str], path: str) -> str | None:
-    """The step whose run's folder is spelt by whole components of the path."""
+    """The step whose run's folder is part of the path, in whole components; None if there is none."""
     parts = path.strip("/").split("/")
     spans = itertools.combinations(range(len(parts) + 1), 2)
     return next((step_in[folder] for i, j in spans if (folder := "/".join(parts[i:j])) in step_in), None)

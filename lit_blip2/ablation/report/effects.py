@@ -1,9 +1,9 @@
 """Main effects and two-way interactions of a grid's axes, as contrasts of its settings' means.
 
-The main effect of a label is the mean of the settings that have it less that of the settings that have the control's
-label of this axis and are otherwise the same. The interaction of labels of two axes is how much the effect of the first
-changes from the control's label of the second to this one: 0 where each gives the same with the other and without.
-A grid need not be whole: both are taken over those settings of the other axes in which every corner is planned.
+The main effect of a label is the mean of the settings that have it, minus the mean of the same settings with the
+control's label of this axis. The interaction of labels of two axes is how much the effect of the first changes when the
+second axis goes from the control's label to this one. It is 0 if each has the same effect with the other and without.
+A grid need not be complete: both are taken over those settings of the other axes in which every corner is planned.
 """
 
 import itertools
@@ -21,10 +21,10 @@ Weights = dict[str, float]  # setting -> its weight in a contrast
 
 @dataclass(frozen=True)
 class Effect:
-    """label: such as itc=off. over: the settings of the other axes that it is a mean of.
+    """label: such as itc=off. over: number of settings of the other axes that it is a mean of.
 
-    Of an interaction, at: the control's label of the second axis, and the label that the effect changes with; simple:
-    the first label's effect at each of these, None where a setting has no value. Both are empty of a main effect.
+    at: for an interaction, the control's label of the second axis, and the label that the effect changes with. simple:
+    the first label's effect at each of these; None if a setting has no value. Both are empty for a main effect.
     """
 
     label: str
@@ -35,7 +35,7 @@ class Effect:
 
 
 def effects(sweep: Sweep, metric: str) -> tuple[list[Effect], list[Effect]]:
-    """Main effects and interactions, a family each; none of both for a grid that has no interaction to show."""
+    """Main effects and interactions, a family each. Both are empty for a grid without an interaction to show."""
     possible = [cells[0].labels for cells in sweep.settings.values() if any(cell.metrics.get(metric) for cell in cells)]
     base = {axis: labels[0] for axis, labels in sweep.plan.axes.items() if labels} | (sweep.plan.control or {})
     alone = [{axis: label} for axis, labels in sweep.plan.axes.items() for label in labels if label != base[axis]]
@@ -47,11 +47,11 @@ def effects(sweep: Sweep, metric: str) -> tuple[list[Effect], list[Effect]]:
 def _family(
     sweep: Sweep, metric: str, possible: Sequence[Labels], changes: Sequence[Labels], base: Labels
 ) -> list[Effect]:
-    """Of those changes that have all their corners."""
+    """The effects of those changes that have all their corners."""
     runs = {name: sweep.runs(cells, metric) for name, cells in sweep.settings.items()}
 
     def estimate(contrasts: Sequence[Weights]) -> Estimate:
-        """Of their mean."""
+        """The estimate of the contrasts' mean."""
         weights: Weights = {}
         for name, weight in (pair for each in contrasts for pair in each.items()):
             weights[name] = weights.get(name, 0.0) + weight / len(contrasts)
@@ -69,8 +69,8 @@ def _family(
 
 
 def _corners(possible: Sequence[Labels], change: Labels, base: Labels) -> list[Weights]:
-    """For each setting of the other axes that has them all: the settings with the changed or the control's labels, by
-    1 or -1 as an even or an odd number of labels is the control's."""
+    """For each setting of the other axes that has all corners: each corner's setting -> its weight, 1 if an even number
+    of the changed labels is put back to the control's, -1 if an odd number is."""
     names, found = {setting_name(labels) for labels in possible}, []
     for labels in [each for each in possible if change.items() <= each.items()]:
         weights = {}
@@ -83,8 +83,8 @@ def _corners(possible: Sequence[Labels], change: Labels, base: Labels) -> list[W
 
 
 def _simple(corners: Sequence[Weights]) -> list[list[Weights]]:
-    """Of an interaction: the first label's effect at the control's label of the second, then at the second label. None
-    of a main effect."""
+    """The contrasts of an interaction's simple effects: of the first label at the control's label of the second axis,
+    then at the second label. Empty for a main effect."""
     if len(corners[0]) == 2:
         return []
     both, first, second, none = zip(*corners)

@@ -1,8 +1,8 @@
-"""What came of what was expected: each comparison that an ablation's file lists, decided. All of them are one family.
+"""Decides each comparison that an ablation's file expects. All of them are one family.
 
-It came true where the difference is shown (Holm's p), in the direction that was expected, and the interval does not
-exclude the size that matters. It did not where the interval excludes a difference of that size; where the difference is
-shown in the other direction, the verdict says so. It is open otherwise, and wherever a cell has no value.
+A comparison came true if the difference is shown (Holm's p) in the expected direction, and the interval does not
+exclude the size that matters. It did not come true if the interval excludes a difference of that size; if the
+difference is shown in the other direction, the verdict says so. Otherwise, or if a cell has no value, it is open.
 """
 
 from collections import Counter
@@ -20,8 +20,8 @@ CAME_TRUE, NOT_TRUE, OPEN = "came true", "did not come true", "open"
 
 @dataclass(frozen=True)
 class Outcome:
-    """comparison: of the setting that should be better less the other; it holds no number where a cell has no value.
-    cells: of both settings. without: why some have no value, and how many."""
+    """comparison: the setting that should be better minus the other; without a number if a cell has no value. cells:
+    number of cells of both settings. without: why some have no value -> how many."""
 
     expected: Expected
     comparison: Comparison
@@ -48,7 +48,7 @@ class Outcome:
 
 
 def outcomes(sweep: Sweep) -> list[Outcome]:
-    """One for each comparison that is expected, in the file's order."""
+    """One outcome for each expected comparison, in the file's order."""
     expected = sweep.plan.expected
     sides = [[_cells(sweep, labels) for labels in (each.better, each.than)] for each in expected]
     without = [_without(sweep, each, first + second) for each, (first, second) in zip(expected, sides)]
@@ -66,7 +66,7 @@ def _cells(sweep: Sweep, labels: dict[str, str]) -> list[Cell]:
 
 
 def _runs(sweep: Sweep, expected: Expected, cells: list[Cell]) -> Runs:
-    """Of one setting; over seeds alone for a step of training, which has no results per image."""
+    """The runs of one setting. A metric at a step of training has values by seed alone, and no results per image."""
     if expected.at is None:
         return sweep.runs(cells, expected.metric)
     at = {cell.seed: sweep.validated_at(cell, expected.metric, expected.at) for cell in cells}
@@ -74,7 +74,7 @@ def _runs(sweep: Sweep, expected: Expected, cells: list[Cell]) -> Runs:
 
 
 def _without(sweep: Sweep, expected: Expected, cells: list[Cell]) -> dict[str, int]:
-    """Reason -> cells without a value for it."""
+    """Reason -> number of cells that have no value for this reason."""
     if expected.at is None:
         return dict(Counter(reason for cell in cells if (reason := sweep.without(cell, expected.metric))))
     lacking = [cell for cell in cells if sweep.validated_at(cell, expected.metric, expected.at) is None]

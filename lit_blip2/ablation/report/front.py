@@ -1,6 +1,6 @@
-"""The part of a front page made of committed reports: each ablation with its first comparison and what came of all of
-them, the ablations not run yet, and the claims' first plot. It stands between two comments; the rest of the page stays
-as it is."""
+"""Writes the part of a front page that is made from committed reports: each ablation with its first comparison and the
+verdicts of all, the ablations not run yet, and the claims' first plot. The part lies between two comments; the rest of
+the page stays as it is."""
 
 import os
 from pathlib import Path
@@ -18,9 +18,9 @@ HEAD = ["ablation", "first comparison", "all comparisons"]
 
 
 def write_front(page: Path, claims: Path, results: Path) -> Path:
-    """Write the part anew; the page. results: the folder of the committed sweeps, beside the ablations.
+    """Write the part anew, and return the page. results: the folder of the committed sweeps, beside the ablations.
 
-    Raises DataError where the page lacks the two comments.
+    Raises DataError if the page lacks the two comments.
     """
     text = page.read_text(encoding="utf-8")
     before, begin, rest = text.partition(BEGIN)
@@ -42,7 +42,7 @@ def front(page: Path, claims: Path, results: Path) -> str:
 
 
 def _picture(claims: list[Claim], results: Path, place: str) -> list[str]:
-    """The first plot that is there, and of which claim it is; none where there is none."""
+    """The claims' first plot that exists, below the text of its claim; empty if none exists."""
     for claim in claims:
         for each in claim.shown:
             if (results / each.ablation / "plots" / f"{each.plot}.png").is_file():
@@ -63,5 +63,5 @@ def _first(decided: Decided | None) -> str:
     """`itc=on` over `itc=off` in `loss/itm`: +0.1, came true."""
     if decided is None or decided.difference is None:
         return NONE
-    verdict = decided.verdict.partition(",")[0].rpartition(": ")[2]  # without the numbers of one that is open
+    verdict = decided.verdict.partition(",")[0].rpartition(": ")[2]  # without an open one's numbers
     return f"{decided.short}: {number(decided.difference, sign=True)}, {plain(verdict)}"

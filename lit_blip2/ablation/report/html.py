@@ -15,8 +15,8 @@ from lit_blip2.terminal import printable
 def to_html(
     markdown: str, title: str, plots: Mapping[str, tuple[bytes, bytes]], looks: Mapping[str, Look] | None = None
 ) -> str:
-    """plots: PNGs on light and on dark paper, by the path that the Markdown shows them under. In the place of any other
-    picture stands its text. looks: by setting; its name, in a code span, bears the mark that it has in the plots."""
+    """The HTML of a report. plots: path in the Markdown -> PNGs on light and on dark paper; any other picture is
+    replaced by its text. looks: by setting; a setting's name in a code span gets the mark that it has in the plots."""
     reader = MarkdownIt("commonmark", {"html": False}).enable("table")
     marks = {name: f' class="{_mark(look)}"' for name, look in (looks or {}).items()}
 
@@ -26,7 +26,7 @@ def to_html(
         return html.escape(token.content) if pair is None else _picture(pair, token.content)
 
     def code(self, tokens, index, options, env) -> str:
-        """May break after a comma and a slash."""
+        """A code span, which may break after a comma or a slash."""
         text = tokens[index].content
         shown = html.escape(text).replace(",", ",<wbr>").replace("/", "/<wbr>")
         return f"<code{marks.get(text, '')}>{shown}</code>"
@@ -53,7 +53,7 @@ def _picture(pair: tuple[bytes, bytes], text: str) -> str:
     return f'<picture{broad}>{source}<img src="{light}" width="{width}" alt="{html.escape(text)}"></picture>'
 
 
-BROAD = 560  # pixels; broader plots are scrolled on a phone, not shrunk until nobody can read them
+BROAD = 560  # pixels; broader plots scroll on a phone, because shrunk they could not be read
 PAGE = """<!doctype html>
 <html lang="en">
 <head>
@@ -86,7 +86,7 @@ def _style(looks: Mapping[str, Look]) -> str:
     return "\n".join(["", variables(LIGHT, ON_LIGHT), dark, *sorted(marks), STYLE])
 
 
-# Verdicts stand on grounds too pale for a setting's colour.
+# Verdicts have backgrounds too pale to be taken for a setting's colour.
 ON_LIGHT = {"line": "#d8dde3", "soft": "#f4f6f8", "better": "#d9f0ea", "worse": "#fbe3d6"}
 ON_DARK = {"line": "#30363d", "soft": "#1f242b", "better": "#12382f", "worse": "#4a2a17"}
 STYLE = """

@@ -1,16 +1,16 @@
-"""What drawing other test images would do to a contrast of settings, from the results of every run per image.
+"""How much a contrast of settings would change with other test images, from the results of every run per image.
 
-Seeds and images are both drawn, as readers and cases are in studies with many readers: seeds belong to a setting,
-images are the same in all. As there (Dorfman, Berbaum and Metz, Investigative Radiology 27, 1992), a run's metric is
-taken apart into jackknife pseudo-values p of its images, whatever the metric is: p = G m - (G - 1) m', m being the
-metric of all G images and m' that of all but one. Let d be the contrast of the settings' pseudo-values, each averaged
-over the setting's runs, and c, R its weights and numbers of runs. Then the variance by images is
+Seeds and images are both random, like readers and cases in studies with many readers: seeds belong to a setting, images
+are the same in all. As there (Dorfman, Berbaum and Metz, Investigative Radiology 27, 1992), a run's metric is split
+into jackknife pseudo-values p of its images, whatever the metric is: p = G m - (G - 1) m', where m is the metric of all
+G images and m' that of all but one. Let d be the contrast of the settings' pseudo-values, each averaged over the
+setting's runs, c its weights and R the settings' numbers of runs. Then the variance by images is
 
     max(0, V - E)        V = variance of d over images / G        E = sum of c² MS / (R G)
 
-MS is the mean square of run by image within a setting: what a run does to single images. The variance over seeds holds
-that noise already, divided by the same numbers, so that V is taken without it; it is never taken below 0 (Hillis,
-Statistics in Medicine 26, 2007). What is estimated: how much the contrast of these means would change with images.
+MS is the mean square of run by image within a setting: the noise of a run on single images. The variance over seeds
+already holds this noise, divided by the same numbers, so E is subtracted from V. The result is never below 0 (Hillis,
+Statistics in Medicine 26, 2007). It estimates how much the contrast of these means would change with the images.
 
 Legend: R runs of a setting, G images.
 """
@@ -52,8 +52,8 @@ class OneRun:
 
 
 def read_images(file: Path, recorded: Mapping[str, float | None]) -> dict[str, OneRun]:
-    """Of those metrics in a run's items.npz that are recorded with this value; none where there is no such file: a
-    later test that wrote other results does not speak of these. Raises DataError for a damaged file."""
+    """Pseudo-values of those metrics in a run's items.npz that have the recorded value, because a later test may have
+    written other results. Empty if there is no such file. Raises DataError for a damaged file."""
     if not file.exists():
         return {}
     items = {name: each for name, each in read_items(file).items() if recorded.get(name) is not None}
@@ -62,7 +62,7 @@ def read_images(file: Path, recorded: Mapping[str, float | None]) -> dict[str, O
 
 
 def together(runs: Sequence[OneRun]) -> PerImage | None:
-    """The runs of a setting; None for fewer than two, for a single image, and where they were tested on others."""
+    """The runs of a setting; None for fewer than two runs, for a single image, and if their images differ."""
     if len(runs) < 2 or len(runs[0].ids) < 2 or not same_images(runs):
         return None
     return PerImage(runs[0].ids, np.stack([each.values for each in runs]))
@@ -74,7 +74,7 @@ def same_images(tested: Sequence[PerImage | OneRun]) -> bool:
 
 
 def image_variance(settings: Sequence[PerImage], weights: Sequence[float]) -> float:
-    """Of the contrast, by images beyond what its variance over seeds holds."""
+    """The contrast's variance by images, beyond what its variance over seeds already holds."""
     mean_G = sum(weight * each.values.mean(0) for weight, each in zip(weights, settings, strict=True))
     noise = sum(weight**2 * each.noise / len(each.values) for weight, each in zip(weights, settings))
     return max(0.0, float(mean_G.var(ddof=1) - noise) / len(mean_G))

@@ -1,4 +1,4 @@
-"""GitHub's Markdown: text that means what it says, without a terminal's escapes, numbers with three digits, tables."""
+"""GitHub's Markdown: text with markup and control characters escaped, three-digit numbers, and tables."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -32,7 +32,7 @@ def number(value: float | None, sign: bool = False) -> str:
     """Three significant digits, whole numbers above a thousand; a dash for None."""
     if value is None:
         return NONE
-    if abs(value) < 1e-12:  # what rounding leaves of nothing
+    if abs(value) < 1e-12:  # rounding errors of zero
         return "0"
     plus = "+" if sign else ""
     if 1e-3 <= abs(value) < 999.5:
@@ -46,14 +46,14 @@ def span(ends: tuple[float, float] | None) -> str:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[int] = ()) -> str:
-    """Columns in `right` are aligned to the right."""
+    """A table. right: columns that are aligned to the right."""
     ruler = ["---:" if column in right else "---" for column in range(len(head))]
     body = [[cell.replace("|", "\\|") for cell in row] for row in rows]
     return "\n".join("| " + " | ".join(row) + " |" for row in [list(head), ruler, *body])
 
 
 def seconds(value: float | None) -> str:
-    """As a person says it: 42 s, 12 min 5 s, 3 h 20 min."""
+    """A duration as a person says it: 42 s, 12 min 5 s, 3 h 20 min."""
     if value is None:
         return NONE
     if value < 60:

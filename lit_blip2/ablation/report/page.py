@@ -23,7 +23,7 @@ from lit_blip2.whole_files import written_whole
 
 
 def write_report(folder: str | Path) -> list[Path]:
-    """Write report.md, report.html, cells.csv, outcome.json and plots/*.png into a sweep's folder; the files written.
+    """Write report.md, report.html, cells.csv, outcome.json and plots/*.png into a sweep's folder; returns their paths.
 
     Raises SweepError if the folder is no sweep, or a file in it is damaged.
     """
@@ -31,7 +31,7 @@ def write_report(folder: str | Path) -> list[Path]:
     sweep, plots = read_sweep(folder), Plots()
     markdown = report_markdown(sweep, str(folder), plots)
     contents: dict[str, bytes] = {path: light for path, (light, _) in plots.files.items()}
-    if not sweep.remade:  # the table that lies there may hold what the records do not
+    if not sweep.remade:  # an existing table may hold more than the records
         contents["cells.csv"] = cells_csv(sweep).encode()
     contents[Folder("").outcome.name] = found(sweep, plots.files).model_dump_json(indent=1).encode() + b"\n"
     marked = {} if sweep.plan.search else looks(sweep)
@@ -45,7 +45,7 @@ def write_report(folder: str | Path) -> list[Path]:
 
 
 def report_markdown(sweep: Sweep, folder: str, plots: Plots) -> str:
-    """The whole page, drawing its plots on the way."""
+    """The whole page as Markdown. Draws its plots into `plots`."""
     sections = [opening(sweep, folder, found(sweep).expected)]
     if sweep.plan.search:
         sections += [search_section(sweep, plots), expected_section(sweep), what_was_run(sweep, folder)]

@@ -1,7 +1,7 @@
-"""A sweep's folder, read: the plan, what each cell came to, and what each step run left behind.
+"""Reads a sweep's folder: the plan, how each cell ended, and what each step run left behind.
 
-A cell is a setting (labels) at one seed; it is waiting, or running, while it has no record. A step run may serve many
-cells. Of a search the plan holds no cells: each trial's record says itself what it was.
+A cell is a setting (labels) at one seed; without a record it is waiting or running. A step run may serve many cells. A
+search's plan holds no cells: each trial's record describes itself.
 """
 
 import math
@@ -49,8 +49,8 @@ NOT_PLANNED, MISSING, NOT_FINITE = "n/a", "missing", "not finite"
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep as far as it has come: records by cell; done, metrics, validations and results per image by step run.
-    strangers: files in cells/ that are of no cell, or of no trial."""
+    """A sweep as far as it has come. records: by cell. done, ended_with (metrics), validations, images (results per
+    image): by step run. strangers: files in cells/ that belong to no cell or trial."""
 
     plan: Plan
     cells: list[Cell]
@@ -60,11 +60,11 @@ class Sweep:
     validations: dict[str, list[Validation]]
     images: dict[str, dict[str, OneRun]]
     strangers: list[str] = field(default_factory=list)
-    remade: bool = False  # the plan is none that was written
+    remade: bool = False  # the plan was rebuilt, not read
 
     @property
     def metrics(self) -> list[str]:
-        """The compared metrics; of a search its objective too."""
+        """The compared metrics; for a search its objective too."""
         return list(dict.fromkeys(self.plan.metrics + ([self.plan.search.objective] if self.plan.search else [])))
 
     @cached_property
@@ -84,21 +84,21 @@ class Sweep:
 
     @cached_property
     def users(self) -> Counter[str]:
-        """Step run -> how many cells stand on it."""
+        """Step run -> number of cells that use it."""
         return self.plan.uses()
 
     @cached_property
     def reached(self) -> dict[str, Reached]:
-        """Step run -> how far it came, of those that lie there."""
+        """Step run -> how far it came, for those that have ended well."""
         return reached(self.plan.steps, self.cells, self.done, self.ended_with)
 
     def told(self, cell: Cell) -> dict[str, Reached]:
-        """The same of the cell's runs, as its record tells it, which holds its metrics too; none of older ones."""
+        """The same for the cell's runs, from its record, which also holds its metrics; empty for older records."""
         return self.records[cell.name].reached if cell.name in self.records else {}
 
     @property
     def planned(self) -> int:
-        """How many cells, or trials, there are to be."""
+        """Number of planned cells, or trials."""
         trials = self.plan.search.trials if self.plan.search else None
         return max(len(self.cells), trials or 0)
 
@@ -112,42 +112,42 @@ class Sweep:
         return sum(self.state(cell) == state for cell in self.cells)
 
     def value(self, cell: Cell, metric: str) -> float | None:
-        """None where there is none, or none that is finite."""
+        """The cell's value of a metric; None if there is none, or it is not finite."""
         value = self.records[cell.name].metrics.get(metric) if cell.name in self.records else None
         return value if is_finite(value) else None
 
     def runs(self, cells: Sequence[Cell], metric: str) -> Runs:
-        """The values of one setting's cells, and what is known of them per image."""
+        """The values of one setting's cells, and their results per image, if known."""
         values = {cell.seed: value for cell in cells if (value := self.value(cell, metric)) is not None}
         of_runs = [self.images.get(self._writer(cell, metric) or "", {}) for cell in cells]
         return Runs(values, together([each[metric] for each in of_runs if metric in each]))
 
     def validated(self, run: str, metric: str) -> dict[int, float]:
-        """Step -> finite value. A run that was taken up again validates a step twice: the later one counts."""
+        """Step -> finite value. A resumed run may validate a step twice: the later one counts."""
         points = self.validations.get(run, [])
         last = {point.step: point.metrics[metric] for point in points if metric in point.metrics}
         return {step: value for step, value in last.items() if is_finite(value)}
 
     def validated_at(self, cell: Cell, metric: str, step: int) -> float | None:
-        """The value at this step of the cell's last training that validates the metric."""
+        """The value at this step, from the cell's last training that validates the metric; None if there is none."""
         found = [each for run in cell.steps if (each := self.validated(run, metric))]
         return found[-1].get(step) if found else None
 
     def evaluated(self, cell: Cell, metric: str) -> Evaluated | None:
-        """What the cell's value was measured on; None where it has none, or its run does not say."""
+        """What the cell's value was measured on; None if it has no value, or its run does not say."""
         if (writer := self._writer(cell, metric)) is None:
             return None
         return evaluated(self.plan.steps[writer].command, self.ended_with[writer].root, metric)
 
     def rules(self, cell: Cell, metric: str) -> Rules:
-        """The rules that the cell's value stands under; none where it has no value."""
+        """The evaluation rules of the cell's value; empty if it has no value."""
         if (writer := self._writer(cell, metric)) is None:
             return {}
         step = self.plan.steps[writer]
         return of_metric(rules_of(Experiment(step.config, writer), step.command), metric)
 
     def _writer(self, cell: Cell, metric: str) -> str | None:
-        """The step run that the cell's value comes from; None where there is no value."""
+        """The step run that the cell's value comes from; None if there is no value."""
         if self.value(cell, metric) is None:
             return None
         runs = [name for name in [cell.metrics.get(metric), *reversed(cell.steps)] if name in self.ended_with]
@@ -165,8 +165,8 @@ class Sweep:
 
 
 def read_sweep(root: str | Path) -> Sweep:
-    """A sweep's folder, or one with the records of its cells alone. Raises SweepError, with all problems at once, if it
-    is none or a file is damaged, and DataError where a link leads out of it."""
+    """Read a sweep's folder, or one with the records of its cells alone. Raises SweepError, with all problems at once,
+    if it is no such folder or a file is damaged, and DataError if a link leads out of it."""
     folder, problems = Folder(root), []
     if not folder.root.is_dir():
         beside = [each.name for each in folder.root.parent.glob("*/")]
@@ -196,7 +196,7 @@ def read_sweep(root: str | Path) -> Sweep:
 
 
 def _read_all(files: dict[str, Path], kind: type[Saved], problems: list[str]) -> dict[str, Any]:
-    """Those files that are there and can be read; what is wrong with the others goes to `problems`."""
+    """Contents of the files that exist and can be read. What is wrong with the others goes to `problems`."""
     contents = {}
     for name, file in files.items():
         try:
@@ -209,7 +209,7 @@ def _read_all(files: dict[str, Path], kind: type[Saved], problems: list[str]) ->
 def _read_images(
     folder: Folder, plan: Plan, ended_with: dict[str, Metrics], problems: list[str]
 ) -> dict[str, dict[str, OneRun]]:
-    """The compared metrics of each test, taken apart by image; what is wrong with a file goes to `problems`."""
+    """The compared metrics of each test, split by image. What is wrong with a file goes to `problems`."""
     found = {}
     for name in [name for name in ended_with if plan.steps[name].command == "test"]:
         recorded = {metric: ended_with[name].root.get(metric) for metric in plan.metrics}
@@ -228,7 +228,7 @@ def _trial(plan: Plan, name: str, record: Record) -> Cell:
 
 
 def _is_trial(search: Search, name: str, record: Record) -> bool:
-    """Whether a record is a trial's. Older ones do not say so themselves, and have one of the search's numbers."""
+    """Whether a record is a trial's. An older record holds no name, and its number must be one of the search's."""
     number = re.fullmatch(r"trial=(0|[1-9]\d*)", name)
     return bool(number) and (record.name is not None or int(number[1]) < (search.trials or math.inf))
 
@@ -244,7 +244,7 @@ def _copied(cells: list[Cell], records: dict[str, Record]) -> list[str]:
 
 
 def _of_others(plan: Plan, records: dict[str, Record], done: dict[str, Done]) -> list[str]:
-    """Records of other settings, data or code than the plan's: one table may not hold both."""
+    """Records of other settings, data or code than the plan's: one table must not hold both."""
     keys = {name: run.key for name, run in plan.steps.items()}
     files = [(f"cells/{cell}.json", name, key) for cell, each in records.items() for name, key in each.keys.items()]
     files += [(f"runs/{name}/done.json", name, each.key) for name, each in done.items()]
@@ -265,7 +265,7 @@ def _unknown_steps(plan: Plan) -> list[str]:
 
 
 def _no_numbers(plan: Plan, trials: list[Cell]) -> list[str]:
-    """Trials of a search that do not say where in a range they were."""
+    """Trials of a search whose label on a range is no number."""
     return [
         f"cells/{trial.name}.json: label {name} is {trial.labels[name]!r}, where a number is wanted: {WAY_OUT}"
         for trial in trials
@@ -275,7 +275,7 @@ def _no_numbers(plan: Plan, trials: list[Cell]) -> list[str]:
 
 
 def is_number(text: str) -> bool:
-    """Whether a text is that of a finite number."""
+    """Whether a text is a finite number."""
     try:
         return is_finite(float(text))
     except ValueError:

@@ -1,5 +1,5 @@
-"""The plan of a sweep of which the cells' records alone were kept: what was asked, of which cells and seeds, is read
-from the ablation's file beside them, or from that file as it is now."""
+"""Rebuilds the plan of a sweep of which only the cells' records were kept. The question, cells and seeds come from the
+ablation's file beside the records, or else from the current file."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,14 +15,15 @@ NOTICE = (
 
 
 def ablation_of(folder: Path) -> Path:
-    """The file of the ablation that a folder is named after: beside the records where it has changed since."""
+    """The file of the ablation that a folder is named after: the one beside the records if it exists, for the ablation
+    may have changed since; else the current one."""
     name = f"{folder.resolve().name}.yaml"
     return own if (own := folder / name).is_file() else EXAMPLE.with_name(name)
 
 
 def plan_of_records(folder: Path, records: Mapping[str, Record]) -> Plan | None:
-    """None where there are no records, or no ablation of the folder's name, or none with labels. Raises ValueError for
-    a faulty one."""
+    """The rebuilt plan; None if there are no records, or no ablation of the folder's name, or if it is a search. Raises
+    ValueError for a faulty ablation."""
     file = ablation_of(folder)
     if not records or not file.is_file() or (grid := read_grid(file)).ranges:
         return None
@@ -46,8 +47,8 @@ def plan_of_records(folder: Path, records: Mapping[str, Record]) -> Plan | None:
 
 
 def _cells(grid: Grid, seeds: Sequence[int], records: Mapping[str, Record]) -> list[Cell]:
-    """All of the grid, at each seed; those without a record are waiting. A setting can have a metric if one of its
-    records has it, and if it has no record."""
+    """All cells of the grid, at each seed; those without a record are waiting. A setting can have a metric if one of
+    its records has it, or if it has no record."""
     cells = []
     for labels in {setting_name(point.labels): point.labels for point in grid.points()}.values():
         own = [record for record in records.values() if record.labels == labels]

@@ -12,9 +12,9 @@ from lit_blip2.evaluation.rules import Rules
 
 @dataclass(frozen=True)
 class SettingResult:
-    """One metric in one setting. values: by seed. without: why seeds have no value, and how many. evaluated: what the
-    values were measured on, each once. rules: that they stand under. comparison: None of the control itself, and where
-    there is nothing to compare to."""
+    """One metric in one setting. values: by seed. without: why seeds have no value -> how many. evaluated: what the
+    values were measured on, each once. rules: the evaluation rules of the values. comparison: to the control; None for
+    the control itself, and if there is nothing to compare to."""
 
     setting: str
     values: dict[int, float]
@@ -34,7 +34,7 @@ class SettingResult:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two settings that the ablation's file asks to compare: the first held against the second."""
+    """Two settings that the ablation's file asks to compare: the first minus the second."""
 
     first: str
     second: str
@@ -43,8 +43,8 @@ class Pair:
 
 @dataclass(frozen=True)
 class MetricResult:
-    """One metric in every setting. comparisons: settings held against the control, whether they have ended or not, so
-    that an interval does not grow while a sweep runs. pairs: beside these, corrected for their own number."""
+    """One metric in every setting. comparisons: number of settings compared to the control, whether they have ended or
+    not, so that an interval does not grow while a sweep runs. pairs: further ones, corrected for their own number."""
 
     metric: str
     settings: list[SettingResult]

@@ -1,8 +1,8 @@
 """Is a setting better than another? Welch's t over seeds, and over images where runs keep their results per image.
 
-A contrast is a weighted sum of settings' means: a setting less the control, or an effect of an axis. Of setting a let
-c be the weight, m the mean over its n seeds and s their standard deviation (n - 1). Then (Welch, Biometrika 34, 1947;
-Satterthwaite, Biometrics Bulletin 2, 1946), with v[a] = c² s² / n,
+A contrast is a weighted sum of settings' means: a setting minus the control, or an effect of an axis. For setting a,
+let c be the weight, m the mean over its n seeds and s their standard deviation (n - 1). Then (Welch, Biometrika 34,
+1947; Satterthwaite, Biometrics Bulletin 2, 1946), with v[a] = c² s² / n,
 
     estimate = sum of c m        variance = sum of v        degrees of freedom = variance² / (sum of v² / (n - 1))
 
@@ -14,8 +14,8 @@ G - 1 degrees of freedom for G images: the interval then speaks of new seeds and
 
 A family is the m contrasts that are made together. Its intervals are Bonferroni's, each at 1 - (1 - LEVEL) / m: all
 hold together at LEVEL. Its p are Holm's (Scandinavian Journal of Statistics 6, 1979): the smallest of m times m, the
-next times m - 1, and so on. A difference is shown where Holm's p is below 1 - LEVEL, which it is wherever
-the interval excludes 0, and at times elsewhere.
+next times m - 1, and so on. A difference is shown if Holm's p is below 1 - LEVEL. It is wherever the interval excludes
+0, and sometimes where it does not.
 """
 
 import math
@@ -29,12 +29,12 @@ PERCENT = f"{100 * LEVEL:g} %"
 POWER = 0.8
 BETTER, WORSE, NOT_SHOWN = "better", "worse", "no difference shown"
 TOO_FEW, NO_SPREAD, NO_ITEMS = "too few seeds", "no spread", "results per image are missing"
-ALIKE = 1e-6  # of the largest value: differences closer than this agree to single precision
+ALIKE = 1e-6  # as a share of the largest value: values closer than this agree to single precision
 
 
 @dataclass(frozen=True)
 class Summary:
-    """Of one setting's seeds. mean is None for no value, sd for fewer than two."""
+    """Summary of one setting's seeds. mean is None without a value, sd with fewer than two."""
 
     n: int
     mean: float | None
@@ -43,7 +43,7 @@ class Summary:
 
 @dataclass(frozen=True)
 class Runs:
-    """One setting's runs. values: by seed. images: None where fewer than two of them have results per image."""
+    """One setting's runs. values: by seed. images: results per image; None if fewer than two runs have them."""
 
     values: Mapping[int, float]
     images: PerImage | None = None
@@ -51,10 +51,10 @@ class Runs:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Of a contrast, before it is known which others are made with it.
+    """A contrast, before it is known which others are made with it.
 
-    seeds: how many each setting has. error: standard error, None where there is none, and `why`. images: how many the
-    error speaks of beyond its own; None if it is over seeds alone.
+    seeds: how many each setting has. error: standard error; None if there is none, and `why` says why. images: number
+    of test images, if the error also covers drawing others; None if it is over seeds alone.
     """
 
     seeds: tuple[int, ...]
@@ -68,9 +68,9 @@ class Estimate:
 @dataclass(frozen=True)
 class Comparison:
     """A contrast in its family. half_width: of its interval. p: Holm's. detectable: the smallest true difference that
-    this many seeds of this spread show with probability POWER, (t + t_POWER) times the standard error, t_POWER being
-    Student's quantile at POWER; one as small as the half-width is shown only every other time. All three are None
-    where there is no standard error. verdict is one of the words above.
+    this many seeds of this spread show with probability POWER. It is (t + t_POWER) times the standard error, where
+    t_POWER is Student's quantile at POWER; a true difference as small as the half-width is shown only every other time.
+    All three are None without a standard error. verdict: one of the words above.
     """
 
     estimate: Estimate
@@ -91,7 +91,7 @@ class Comparison:
 
 
 def summarise(values: Iterable[float]) -> Summary:
-    """Mean and standard deviation (n - 1). ValueError for a value that is not finite."""
+    """Mean and standard deviation (n - 1). Raises ValueError for a value that is not finite."""
     values = list(values)
     if odd := [value for value in values if not math.isfinite(value)]:
         raise ValueError(f"{odd[0]} has no mean: leave runs without a finite metric out, and say so")
@@ -100,10 +100,10 @@ def summarise(values: Iterable[float]) -> Summary:
 
 
 def contrast(settings: Sequence[Runs], weights: Sequence[float] = (1, -1)) -> Estimate:
-    """The weighted sum of the settings' means; by default the first less the second.
+    """The weighted sum of the settings' means; by default the first minus the second.
 
-    Settings whose seeds all agree leave no standard error: nothing is known of the noise. Nor do settings of which some
-    runs have results per image and others have none.
+    There is no standard error if the seeds of every setting agree, because then nothing is known of the noise. Nor is
+    there one if some runs have results per image and others have none, or if the settings' images differ.
     """
     found = [summarise(each.values.values()) for each in settings]
     seeds = tuple(each.n for each in found)
@@ -145,7 +145,7 @@ def t_quantile(df: float, comparisons: int = 1, level: float = LEVEL) -> float:
 
 
 def p_value(estimate: Estimate) -> float | None:
-    """Two-sided, of this contrast alone; None without a standard error."""
+    """The two-sided p of this contrast alone; None without a standard error."""
     from scipy import stats
 
     if estimate.error is None:
@@ -154,8 +154,8 @@ def p_value(estimate: Estimate) -> float | None:
 
 
 def holm(p: Sequence[float | None], comparisons: int) -> list[float | None]:
-    """Adjusted so that those below a level hold together at it. comparisons: of the family, where some of it have no p
-    yet they count as the largest."""
+    """Holm's adjusted p: those below a level hold together at it. comparisons: size of the family. Members that have no
+    p yet count as the largest."""
     known = sorted((value, place) for place, value in enumerate(p) if value is not None)
     adjusted, so_far = list(p), 0.0
     for rank, (value, place) in enumerate(known):
@@ -166,7 +166,7 @@ def holm(p: Sequence[float | None], comparisons: int) -> list[float | None]:
 def decide(
     family: Sequence[Estimate], comparisons: int | None = None, smaller_is_better: bool | Sequence[bool] = False
 ) -> list[Comparison]:
-    """Each contrast of a family, decided. comparisons: how many are made together, if more than are given here."""
+    """Decides each contrast of a family. comparisons: how many are made together, if more than are given here."""
     number = len(family) if comparisons is None else comparisons
     signs = [smaller_is_better] * len(family) if isinstance(smaller_is_better, bool) else smaller_is_better
     adjusted = holm([p_value(each) for each in family], number)

@@ -1,4 +1,4 @@
-"""What is to be said before any table: runs that made other steps than planned, and metrics of an earlier step."""
+"""Warnings that come before any table: runs that made other steps than planned, and metrics of an earlier step."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from lit_blip2.ablation.schema import Reached
 
 
 class Warned(NamedTuple):
-    """what: of the runs. runs: in Markdown, each with its steps. why: what has led to it, or the way out."""
+    """what: what is wrong with the runs. runs: in Markdown, each with its steps. why: the cause, or the way out."""
 
     what: str
     runs: list[str]
@@ -24,7 +24,7 @@ class Warned(NamedTuple):
 
 
 def warnings_of(sweep: Sweep) -> list[Warned]:
-    """Those that there is something to say of."""
+    """The warnings that apply."""
     trained = _trained(sweep)
     found = [
         Warned(
@@ -52,7 +52,7 @@ def warnings_of(sweep: Sweep) -> list[Warned]:
 
 
 def _trained(sweep: Sweep) -> list[tuple[str, Reached]]:
-    """How far each training came: as the cells' records tell it, else as the run does."""
+    """How far each training came, from the cells' records, else from the run itself."""
     told = [(name, each) for cell in sweep.cells for name, each in sweep.told(cell).items()]
     known = {name for name, _ in told}
     seen = [(name, each) for name, each in sweep.reached.items() if name not in known]
@@ -60,7 +60,7 @@ def _trained(sweep: Sweep) -> list[tuple[str, Reached]]:
 
 
 def _older_runs(sweep: Sweep) -> Iterable[str]:
-    """Runs that read another step of a run than the one at which it stands."""
+    """Runs that read another run at a step at which it no longer is."""
     for name, done in sweep.done.items():
         for parent, then in parents_read(sweep.plan.steps[name], done, sweep.ended_with).items():
             now = sweep.done[parent].steps if parent in sweep.done else None
@@ -69,7 +69,7 @@ def _older_runs(sweep: Sweep) -> Iterable[str]:
 
 
 def _older_cells(sweep: Sweep) -> Iterable[str]:
-    """Cells whose record tells of another step of a run."""
+    """Cells whose record gives another step of a run than the run has now."""
     for cell in sweep.cells:
         for name, then in sweep.told(cell).items():
             now = sweep.reached.get(name)
@@ -78,7 +78,7 @@ def _older_cells(sweep: Sweep) -> Iterable[str]:
 
 
 def _is_test(sweep: Sweep, name: str) -> bool:
-    """Whether a run tests another one, whose steps are told themselves. Of a search there are none."""
+    """Whether a run tests another one, whose own steps are reported. A search has no tests."""
     return name in sweep.plan.steps and sweep.plan.steps[name].command == "test"
 
 

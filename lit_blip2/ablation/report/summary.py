@@ -1,5 +1,5 @@
-"""Many ablations at a glance: README.md of the folder that holds their reports. A line for each, then of each what came
-of what was expected, and the plot that shows most of it."""
+"""Many ablations at a glance: README.md of the folder that holds their reports. It has a line for each ablation, then
+for each the outcome of what was expected, and the plot that shows most of it."""
 
 import html
 import shlex
@@ -21,7 +21,7 @@ from lit_blip2.terminal import printable
 from lit_blip2.whole_files import written_whole
 
 HEAD = ["ablation", "question", "what came of it"]
-WORDS = {CAME_TRUE: "came true", NOT_TRUE: "did not", OPEN: "open"}  # as a verdict begins -> in short
+WORDS = {CAME_TRUE: "came true", NOT_TRUE: "did not", OPEN: "open"}  # beginning of a verdict -> in short
 TEXT = (
     "Each line is a sweep; its link leads to the report, whose first line says how it was made. What was expected was "
     "written into the ablation's YAML beforehand: in words, and as comparisons where they are listed here. Of each "
@@ -32,7 +32,7 @@ WIDTH = 680  # of a plot, in pixels
 
 
 def found(sweep: Sweep, plots: Collection[str] = ()) -> Found:
-    """A sweep's report in short. plots: the paths of those that there are."""
+    """A sweep's report in short. plots: the paths of the existing ones."""
     decided = [
         Decided(
             claim=claim(each),
@@ -54,7 +54,8 @@ def found(sweep: Sweep, plots: Collection[str] = ()) -> Found:
 
 
 def _headline(sweep: Sweep, plots: Collection[str]) -> str:
-    """The plot of the first comparison, along the training where one is at a step of it; else of the first metric."""
+    """The path of the plot to show: along the training, if a comparison is at a step of it; else of the first compared
+    metric; "" if there is none."""
     plan, steps = sweep.plan, validating_steps(sweep)
     along = [each.metric for each in plan.expected if each.at is not None]
     names = [f"forgetting.{step}.{metric}" for metric in along for step in steps]
@@ -64,8 +65,8 @@ def _headline(sweep: Sweep, plots: Collection[str]) -> str:
 
 
 def write_summary(folder: str | Path) -> Path:
-    """Write the README.md of a folder of sweeps; the file. Raises SweepError where there is none, or where a report in
-    short is missing or damaged."""
+    """Write the README.md of a folder of sweeps, and return its path. Raises SweepError if there is no sweep, or if an
+    outcome.json is missing or damaged."""
     folder = Path(folder)
     sweeps = sorted(file.parent for file in folder.glob("*/report.md"))
     if not sweeps:

@@ -13,8 +13,8 @@ from lit_blip2.ablation.report.plots.looks import MOST, Look
 from lit_blip2.ablation.report.plots.paper import Paper, axis_name
 from lit_blip2.ablation.report.plots.reference import handles, line_look, near
 
-MOST_LINES = MOST + 1  # more are coloured by the label of the first axis, and have no bands
-MOST_MARKED = 25  # steps
+MOST_LINES = MOST + 1  # more lines are coloured by the label of the first axis, and have no bands
+MOST_MARKED = 25  # most steps of a curve whose points are marked
 BAND = "band: one standard deviation over seeds"
 Looks = Mapping[str, Look]  # by setting
 
@@ -38,8 +38,8 @@ def forgetting_figure(
     looks: Looks,
     baselines: Sequence[Baseline],
 ) -> Figure:
-    """The metric against the step; beside it, against the caption loss, which falls to the right: the last validation
-    is the large marker."""
+    """The metric against the step, and beside it against the caption loss, which falls to the right. A large marker is
+    the last validation."""
     figure, (left, right) = _panels(2, len(curves) + len(baselines))
     _against_steps(left, paper, curves, looks)
     for track in _control_last(tracks, looks):
@@ -76,7 +76,7 @@ def _against_steps(axes: Axes, paper: Paper, curves: Sequence[Curve], looks: Loo
 
 
 def _band(axes: Axes, x: Sequence[float], mean: Sequence[float], sd: Sequence[float | None], colour: str) -> None:
-    """One standard deviation to either side, where it is known."""
+    """Draw one standard deviation to either side, where it is known."""
     spread = np.array([np.nan if each is None else each for each in sd])
     axes.fill_between(x, mean - spread, mean + spread, color=colour, alpha=0.16, linewidth=0)
 
@@ -84,7 +84,8 @@ def _band(axes: Axes, x: Sequence[float], mean: Sequence[float], sd: Sequence[fl
 def _baselines(
     axes: Axes, paper: Paper, curves: Sequence[Curve], looks: Looks, baselines: Sequence[Baseline]
 ) -> list[Baseline]:
-    """Draw those that are near; these. Where settings differ in one, each has a line in its own colour."""
+    """Draw the baselines that are near, and return them. If settings differ in one, each setting has a line in its own
+    colour."""
     data = [mean + side * (sd or 0) for curve in curves for mean, sd in zip(curve.mean, curve.sd) for side in (-1, 1)]
     drawn = near(baselines, data)
     for line in drawn:
@@ -96,12 +97,12 @@ def _baselines(
 
 
 def _control_last(lines: Sequence[Curve] | Sequence[Track], looks: Looks) -> list:
-    """So that the control lies on top."""
+    """The lines in drawing order, so that the control lies on top."""
     return sorted(lines, key=lambda line: looks[line.setting].colour is None)
 
 
 def _look(paper: Paper, look: Look) -> dict[str, str]:
-    """For matplotlib; the control is dashed."""
+    """A look as arguments for matplotlib; the control is dashed."""
     return {"color": paper.colour(look), "marker": look.marker, "linestyle": "--" if look.colour is None else "-"}
 
 

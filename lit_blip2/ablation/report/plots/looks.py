@@ -1,6 +1,6 @@
 """The look of each setting: one colour and one marker, the same in every plot and table of a report.
 
-The control has the ink of the text and a round marker. Verdicts have no colour of a setting: plots write them out.
+The control has the text's colour and a round marker. Verdicts have no setting's colour: plots write them out.
 """
 
 from dataclasses import dataclass
@@ -9,13 +9,13 @@ from lit_blip2.ablation.report.records import Sweep
 
 MARKERS = "sD^vPX*"
 GLYPHS = dict(zip("o" + MARKERS, "●■◆▲▼✚✖★"))  # the same shapes as text
-MOST = len(MARKERS)  # other settings than the control; more share the look of their label of the first axis
+MOST = len(MARKERS)  # settings beside the control; if there are more, they share the look of their first axis' label
 
 
 @dataclass(frozen=True)
 class Look:
-    """colour: its place among a paper's colours, None for the ink. of: whose look it is, a setting or such as
-    `stage1=on`, which many settings have."""
+    """colour: its place among a paper's colours; None for the ink. of: whose look it is, a setting's or that of a label
+    such as `stage1=on`, which many settings have."""
 
     colour: int | None
     marker: str
@@ -23,7 +23,7 @@ class Look:
 
 
 def looks(sweep: Sweep) -> dict[str, Look]:
-    """By setting, in the plan's order."""
+    """Setting -> its look, in the plan's order."""
     others = [name for name in sweep.settings if name != sweep.control]
     axis = next(iter(sweep.plan.axes), "")
     of = {name: name for name in others}
@@ -35,5 +35,5 @@ def looks(sweep: Sweep) -> dict[str, Look]:
 
 
 def _look(place: int, of: str) -> Look:
-    """Colours begin again after the last one, with other markers."""
+    """The look at a place in the order. After the last colour they begin again, with other markers."""
     return Look(place % MOST, MARKERS[(place + place // MOST) % MOST], of)

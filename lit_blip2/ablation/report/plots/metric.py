@@ -1,5 +1,5 @@
-"""Metrics by setting: each seed, the mean and the standard deviation. All metrics side by side for the overview; and of
-one metric, beside it, the differences to the control."""
+"""Metrics by setting: each seed, the mean and the standard deviation. The overview has all metrics side by side; a
+metric's own plot also has the differences to the control."""
 
 import math
 import textwrap
@@ -22,7 +22,7 @@ Drawn = tuple[MetricResult, Sequence[Baseline]]
 
 
 def overview_figure(paper: Paper, drawn: Sequence[Drawn], looks: Looks) -> Figure:
-    """A small panel for each metric, settings down."""
+    """A small panel for each metric, with a row for each setting."""
     settings = drawn[0][0].settings
     rows = math.ceil(len(drawn) / MOST_BESIDE)
     columns = math.ceil(len(drawn) / rows)
@@ -44,7 +44,7 @@ def overview_figure(paper: Paper, drawn: Sequence[Drawn], looks: Looks) -> Figur
 
 
 def metric_figure(paper: Paper, result: MetricResult, looks: Looks, baselines: Sequence[Baseline]) -> Figure:
-    """Settings down; beside it differences to the control with their intervals."""
+    """A row for each setting; beside it the differences to the control with their intervals."""
     settings, compared = result.settings, bool(result.compared)
     size = (9.6 if compared else 6.0, 1.2 + 0.42 * len(settings) + 0.2 * bool(baselines))
     figure = Figure(figsize=size, layout="constrained")
@@ -64,7 +64,7 @@ def metric_figure(paper: Paper, result: MetricResult, looks: Looks, baselines: S
 def _settings(
     axes: Axes, paper: Paper, result: MetricResult, looks: Looks, baselines: Sequence[Baseline], size: float
 ) -> list[Baseline]:
-    """Draw all settings and those baselines that are near; these. size: of the mean's marker, in points."""
+    """Draw all settings and the baselines that are near; returns these. size: of the mean's marker, in points."""
     settings = result.settings
     for y, each in enumerate(settings):
         _setting(axes, y, each, paper, looks[each.setting], size)
@@ -80,7 +80,7 @@ def _settings(
 
 
 def _baseline(axes: Axes, paper: Paper, baseline: Baseline, settings: Sequence[str]) -> None:
-    """From top to bottom; where settings differ in it, a piece for each that has it."""
+    """Draw a line from top to bottom; if settings differ in the baseline, a piece for each setting that has it."""
     look = line_look(paper, baseline)
     if baseline.is_one:
         axes.axvline(next(iter(baseline.values.values())), **look)
@@ -99,7 +99,7 @@ def _label(result: SettingResult) -> str:
 
 
 def _setting(axes: Axes, y: int, result: SettingResult, paper: Paper, look: Look, size: float) -> None:
-    """The seeds as small dots, and above them the mean with one standard deviation to either side."""
+    """Draw the seeds as small dots, and above them the mean with one standard deviation to either side."""
     if not result.values:
         place = axes.get_yaxis_transform()  # x in 0..1 of the panel, y in settings
         reason = " and ".join(result.without)
@@ -113,7 +113,7 @@ def _setting(axes: Axes, y: int, result: SettingResult, paper: Paper, look: Look
 
 
 def _differences(axes: Axes, settings: Sequence[SettingResult], paper: Paper, looks: Looks) -> None:
-    """Filled where a difference is shown, hollow where not; the verdict stands at the right."""
+    """Draw the differences to the control: filled if one is shown, else hollow. The verdict is at the right."""
     axes.axvline(0, color=paper.ink, linewidth=0.9)
     for y, each in enumerate(settings):
         if each.comparison is None:

@@ -43,12 +43,12 @@ class Paper:
     colours: tuple[str, ...]
 
     def colour(self, look: Look) -> str:
-        """Of a setting."""
+        """The colour of a look on this paper."""
         return self.ink if look.colour is None else self.colours[look.colour]
 
     @property
     def style(self) -> dict[str, str]:
-        """As matplotlib's settings."""
+        """The paper as matplotlib's settings."""
         places = {self.background: BACKGROUND, self.ink: INK, self.faint: FAINT}
         return {place: colour for colour, names in places.items() for place in names}
 
@@ -74,7 +74,7 @@ class Plots:
     files: dict[str, tuple[bytes, bytes]] = field(default_factory=dict)
 
     def show(self, name: str, alt: str, draw: Callable[..., Figure], *arguments) -> str:
-        """Draw one, `draw(paper, *arguments)`; the Markdown that shows it."""
+        """Draw a plot by `draw(paper, *arguments)`; returns the Markdown that shows it."""
         path = plot_path(name)
         self.files[path] = (_png(draw, LIGHT, *arguments), _png(draw, DARK, *arguments))
         return f"![{plain(alt)}]({path})"
@@ -95,6 +95,6 @@ def _png(draw: Callable[..., Figure], paper: Paper, *arguments) -> bytes:
 
 
 def axis_name(metric: str) -> str:
-    """The metric with its unit, and the direction where it is not more."""
+    """The metric with its unit, and a note if smaller is better."""
     unit = UNITS.get(metric.split("/")[0])
     return metric + (f", {unit}" if unit else "") + (" (smaller is better)" if smaller_is_better(metric) else "")

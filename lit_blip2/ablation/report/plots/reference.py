@@ -1,4 +1,4 @@
-"""Baselines as lines: each kind has its own dashes, in the colour of no setting."""
+"""Baselines as lines: each kind has its own dashes, in a colour that no setting has."""
 
 from collections.abc import Iterable, Sequence
 
@@ -9,11 +9,11 @@ from lit_blip2.ablation.report.markdown import number
 from lit_blip2.ablation.report.plots.paper import Paper
 
 DASHES = {NO_IMAGE: ":", TEXT_ALONE: "-.", CHANCE: "--"}
-LEAST = 0.45  # of the largest value, which the data count as wide at least
+LEAST = 0.45  # the data count as at least so wide, as a share of their largest value
 
 
 def near(baselines: Sequence[Baseline], data: Iterable[float]) -> list[Baseline]:
-    """Those no farther from the data than the data are wide: a line beyond would press the data together."""
+    """The baselines no farther from the data than the data are wide. A line farther off would squeeze the data."""
     data = list(data)
     reach = max(max(data) - min(data), LEAST * max(map(abs, data)))
     low, high = min(data) - reach, max(data) + reach
@@ -21,12 +21,12 @@ def near(baselines: Sequence[Baseline], data: Iterable[float]) -> list[Baseline]
 
 
 def line_look(paper: Paper, baseline: Baseline) -> dict:
-    """For matplotlib."""
+    """A baseline's look as arguments for matplotlib."""
     return {"color": paper.faint, "linestyle": DASHES[baseline.name], "linewidth": 1.3}
 
 
 def handles(paper: Paper, baselines: Sequence[Baseline], drawn: Sequence[Baseline]) -> list[Line2D]:
-    """For a legend, with their values; of those that are not drawn these alone."""
+    """Entries for a legend, with the baselines' values. A baseline that is not drawn has only its text."""
     return [
         Line2D([], [], **line_look(paper, each), label=_label(each, each in drawn), visible=each in drawn)
         for each in baselines

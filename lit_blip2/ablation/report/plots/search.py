@@ -8,7 +8,7 @@ from lit_blip2.ablation.schema import DONE
 
 
 def search_figure(paper: Paper, sweep: Sweep, name: str) -> Figure:
-    """Hollow: pruned or failed at that value."""
+    """A point for each trial; a hollow one was pruned or failed at that value."""
     search, figure = sweep.plan.search, Figure(figsize=(5.2, 3.5), layout="constrained")
     axes = figure.subplots()
     for cell in sweep.cells:

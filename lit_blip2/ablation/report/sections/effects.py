@@ -20,7 +20,7 @@ WORDS = (
 
 
 def effects_tables(main: Sequence[Effect], interactions: Sequence[Effect]) -> str:
-    """Empty where there are none."""
+    """Both tables; empty if there are no interactions."""
     if not interactions:
         return ""
     first = table(MAIN, map(_main, main), range(1, len(MAIN) - 1))

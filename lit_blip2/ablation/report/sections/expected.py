@@ -1,4 +1,4 @@
-"""What was expected beforehand, and what came of it: in short for a report's first lines, and in numbers."""
+"""What was expected beforehand, and how it turned out: in short for a report's first lines, and in numbers."""
 
 from collections.abc import Sequence
 
@@ -19,7 +19,7 @@ RULE = (
 
 
 def expected_section(sweep: Sweep) -> str:
-    """Empty where nothing was expected."""
+    """The section; empty if nothing was expected."""
     said = [f"**Expected beforehand:** {plain(sweep.plan.expect)}"] if sweep.plan.expect else []
     if found := outcomes(sweep):
         said.append(table(HEAD, map(_line, found), (1, 2, 3)))
@@ -28,12 +28,12 @@ def expected_section(sweep: Sweep) -> str:
 
 
 def came_of_it(found: Sequence[Decided]) -> str:
-    """A line for each comparison that was expected."""
+    """A line for each expected comparison."""
     return "\n".join(f"- {in_short(each)}" for each in found)
 
 
 def in_short(each: Decided) -> str:
-    """The claim, its verdict, and the numbers behind it where there are some."""
+    """The claim, its verdict, and the numbers behind it, if there are any."""
     told = f"difference {number(each.difference, sign=True)}, {span(each.interval)}, p {number(each.p)}"
     return f"{each.claim}: **{plain(each.verdict)}**" + (f" ({told})" if each.interval else "")
 

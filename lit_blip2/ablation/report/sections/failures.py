@@ -6,7 +6,7 @@ from lit_blip2.ablation.schema import FAILED, Failure
 
 
 def failures_section(sweep: Sweep) -> str:
-    """Empty if none failed."""
+    """The section; empty if no cell failed."""
     parts = []
     for cell in [cell for cell in sweep.cells if sweep.state(cell) == FAILED]:
         error = sweep.records[cell.name].error

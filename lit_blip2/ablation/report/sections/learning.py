@@ -31,7 +31,7 @@ NO_CHANGES = "Nothing was validated three times: there is no table of what the s
 
 
 def curves_section(sweep: Sweep, plots: Plots) -> str:
-    """A plot for each metric of each step that is not drawn below against the caption loss; empty where nothing was
+    """For each step, a plot for each metric that is not drawn below against the caption loss. Empty if nothing was
     validated."""
     parts = []
     for step in validating_steps(sweep):
@@ -51,7 +51,7 @@ def curves_section(sweep: Sweep, plots: Plots) -> str:
 
 
 def _said(seeds: list[int]) -> str:
-    """What the curves of a step are, given how many seeds each is of; none if nothing was validated twice."""
+    """A sentence on the curves of a step. seeds: number of seeds of each curve; empty if there is no curve."""
     if not seeds:
         return "Validated once only: there is no curve."
     n = f"{min(seeds)}" if min(seeds) == max(seeds) else f"{min(seeds)} to {max(seeds)}"
@@ -59,7 +59,7 @@ def _said(seeds: list[int]) -> str:
 
 
 def forgetting_section(sweep: Sweep, plots: Plots) -> str:
-    """A plot and a table for each metric that is validated beside the caption loss; empty where none is."""
+    """A plot and a table for each metric that is validated beside the caption loss; empty if none is."""
     shown, tables = [], []
     for step in validating_steps(sweep):
         for metric, drawn in _against_loss(sweep, step).items():
@@ -81,7 +81,7 @@ def _against_loss(sweep: Sweep, step: str) -> dict[str, tuple[list[Curve], list[
 
 
 def _changes_table(found: list[Change], step: str, metric: str) -> str:
-    """What the second half of training did to loss and metric; empty where nothing was validated often enough."""
+    """What the second half of training did to loss and metric; empty if nothing was validated often enough."""
     if not found:
         return ""
     head = ["setting", "steps", "seeds", f"{CAPTION_LOSS}, change", f"{PERCENT} interval"]

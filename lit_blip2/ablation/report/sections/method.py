@@ -1,4 +1,4 @@
-"""How differences are judged, as a report says it: the columns of a comparison, and what stands below its table."""
+"""How a report says that differences are judged: the columns of a comparison, and the sentences below its table."""
 
 from collections.abc import Sequence
 
@@ -27,20 +27,20 @@ WHY = {
 
 
 def compared(found: Comparison) -> list[str]:
-    """Under COMPARED."""
+    """A comparison's entries for the columns COMPARED."""
     difference = number(found.difference, sign=True)
     numbers = [number(each) for each in (found.p, found.estimate.df, found.detectable)]
     return [difference, span(found.interval), *numbers, found.verdict]
 
 
 def family(comparisons: int) -> str:
-    """How many are made together."""
+    """A sentence on how many comparisons are made together."""
     each = f", each interval at {100 * (1 - (1 - LEVEL) / comparisons):.4g} %" if comparisons > 1 else ""
     return f"Compared together: m = {comparisons}{each}."
 
 
 def speaks_of(found: Sequence[Comparison]) -> str:
-    """What the intervals are of, and why some comparisons have none."""
+    """Sentences on what the intervals cover, and why some comparisons have none."""
     images = {each.estimate.images for each in found if each.half_width is not None}
     text = "There is no interval yet."
     if images == {None}:

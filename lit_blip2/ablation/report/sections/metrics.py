@@ -1,4 +1,4 @@
-"""The metrics: of each a table of its settings against the control, and a plot.
+"""The metrics: for each, a table of its settings against the control, and a plot.
 
 A column of these tables is an entry of COLUMNS.
 """
@@ -23,7 +23,7 @@ NUMBERS = range(1, len(COLUMNS) - 1)  # columns that are aligned to the right
 
 
 def metrics_section(sweep: Sweep, results: Sequence[MetricResult], plots: Plots) -> str:
-    """All metrics; empty where none is compared."""
+    """All metrics; empty if none is compared."""
     crossed = [effects(sweep, result.metric) for result in results]
     parts = ["## Metrics", METHOD] if results else []
     parts += [WORDS] if any(interactions for _, interactions in crossed) else []
@@ -46,7 +46,7 @@ def _metric(result: MetricResult) -> str:
 
 
 def _evaluated(result: MetricResult) -> str:
-    """Which split the metric is of and how much of it, and where that differs, in which settings."""
+    """The split that the metric was measured on, and how much of it; if settings differ, which setting has which."""
     settings: dict[str, list[str]] = {}
     for each in result.settings:
         for on in each.evaluated:

@@ -1,4 +1,4 @@
-"""What a sweep asks and what came of it; below the overview, what was run; at the page's end, where it ran."""
+"""What a sweep asks, and the outcome; below the overview, what was run; at the page's end, where it ran."""
 
 import shlex
 from collections import Counter
@@ -17,8 +17,8 @@ NOT_ENDED = "> **This sweep is still running** (or was stopped): "
 
 
 def opening(sweep: Sweep, folder: str, found: Sequence[Decided]) -> str:
-    """The commands that make it again, the question, what keeps the page from being whole, and what came of what was
-    expected. found: of each comparison."""
+    """The commands that make sweep and page again, the question, warnings, and the outcome of what was expected. found:
+    the outcome of each comparison."""
     plan = sweep.plan
     made_by = f"Sweep: {code(plan.command)}; this page: " if plan.command else "This page: "
     lines = [made_by + code(f"python -m lit_blip2 report {shlex.quote(folder)}"), f"# {plain(plan.name)}"]
@@ -45,7 +45,7 @@ def what_was_run(sweep: Sweep, folder: str) -> str:
 
 
 def _warnings(sweep: Sweep) -> list[str]:
-    """That some cells have not ended, or trainings made other steps than planned."""
+    """Warnings that some cells have not ended, and those about runs' steps."""
     lines, is_search = [], sweep.plan.search is not None
     if waiting := sweep.count(WAITING):
         lines.append(f"{NOT_ENDED}{waiting} of {len(sweep.cells)} cells have not ended. The tables hold what has.")
@@ -66,7 +66,7 @@ def _status(sweep: Sweep) -> str:
 
 
 def _commits(sweep: Sweep) -> Counter[str]:
-    """The commits that cells were run at, as far as their records tell -> how many."""
+    """Commit -> number of cells that were run at it, as far as their records tell."""
     told = [each for each in sweep.records.values() if each.commit]
     return Counter(code(each.commit) + (", with uncommitted changes" if each.dirty else "") for each in told)
 

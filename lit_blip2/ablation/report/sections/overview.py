@@ -20,7 +20,7 @@ TEXT = (
 
 
 def overview_section(sweep: Sweep, results: Sequence[MetricResult], plots: Plots) -> str:
-    """Empty where no metric is compared, or no setting is planned."""
+    """The section; empty if no metric is compared, or no setting is planned."""
     if not results or not results[0].settings:
         return ""
     across = list(zip(*(result.settings for result in results), strict=True))
@@ -33,7 +33,7 @@ def overview_section(sweep: Sweep, results: Sequence[MetricResult], plots: Plots
 
 
 def _line(across: Sequence[SettingResult]) -> list[str]:
-    """One setting; n is of most metrics, and where a metric has fewer seeds, it says so."""
+    """One setting's row. n is the most seeds that any metric has; a metric with fewer says so."""
     n, seeds = max(each.summary.n for each in across), across[0].seeds
     return [named(across[0]), str(n) if n == seeds else f"{n} of {seeds}", *(_cell(each, n) for each in across)]
 

@@ -27,7 +27,7 @@ def search_section(sweep: Sweep, plots: Plots) -> str:
 
 
 def _ranked(sweep: Sweep) -> list[Cell]:
-    """Those with a value before those without, in the direction of the search."""
+    """The trials by state, those with a value before those without, in the direction of the search."""
     search, sign = sweep.plan.search, -1 if sweep.plan.search.direction == "maximize" else 1
 
     def rank(cell: Cell) -> tuple[int, bool, float]:

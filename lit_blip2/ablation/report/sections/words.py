@@ -5,12 +5,12 @@ from lit_blip2.ablation.report.results import SettingResult
 
 
 def named(result: SettingResult) -> str:
-    """The setting."""
+    """The setting's name, marked if it is the control."""
     return code(result.setting) + (" (control)" if result.is_control else "")
 
 
 def mean(result: SettingResult) -> str:
-    """Or why there is none."""
+    """The mean, or why there is none."""
     return reasons(result) if result.summary.mean is None else number(result.summary.mean)
 
 
