@@ -52,7 +52,7 @@ def _request(grid: Grid, step: str, high: dict[str, float]) -> dict[str, Any]:
 
 
 def _difference(low: Any, high: Any, key: str, path: tuple[str, ...] = ()) -> tuple[str, ...]:
-    """The path of the one value in which two configs differ. Raises ValueError if they do not differ in just one."""
+    """The path of the one value in which two configs differ. Raises ValueError if that is not one."""
     if not (isinstance(low, dict) and isinstance(high, dict)):
         return path
     differing = [name for name in low if low[name] != high.get(name)]
@@ -80,5 +80,5 @@ def trial_plan(grid: Grid, space: Space, values: dict[str, float | int]) -> Plan
 
 
 def word(value: float | int) -> str:
-    """A drawn value as a label. A float has six digits, and its value is rounded to them too."""
+    """A drawn value as a label, which is its value too: a float has six digits."""
     return f"{value:.6g}" if isinstance(value, float) else str(value)
