@@ -76,7 +76,7 @@ def _check_sizes(qformer: QFormer, state: dict[str, Tensor], folder: str) -> Non
         positions = len(state["embeddings.position_embeddings.weight"])
         sizes["max_positions"] = (positions, qformer.position_embeddings.num_embeddings)
     if (file := find(folder, "BERT", WAY_OUT) / "config.json").is_file():
-        told = {"model_type": "bert", "num_attention_heads": 12} | read_object(file)  # defaults of its class
+        told = {"model_type": "bert", "num_attention_heads": 12} | read_object(file)  # if the file lacks them
         sizes["heads"] = (told["num_attention_heads"], qformer.layers[0].attention.heads)
         sizes["model_type"] = (told["model_type"], "bert")
     if differing := [

@@ -83,9 +83,8 @@ def count_lora(model: nn.Module, lora: dict[str, Any]) -> int:
 
 
 def merge_lora(model: nn.Module) -> None:
-    """Merge the low-rank changes into their weights, in place, so that the layers are plain again. A weight shared with
-    another layer is copied first, because the other layer has no change. Raises ValueError for a change that cannot be
-    merged."""
+    """Merge the low-rank changes into their weights, in place, so that the layers are plain again. Each weight is
+    copied first: another layer that shares it has no change. Raises ValueError for a change that cannot be merged."""
     from peft.tuners.lora import LoraLayer
 
     for name, layer in list(model.named_modules()):

@@ -67,7 +67,7 @@ def read_tokenizer(folder: Path) -> Any:
     try:
         with offline():
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except Exception as error:  # damaged files raise many kinds
+    except Exception as error:  # of many kinds, as damage is
         reason = one_line(f"{type(error).__name__} {error}", 200)
         if "tiktoken" in reason and (file := next(folder.glob("*.model"), None)):
             reason = f"{file.name} is no file of sentencepiece: it is cut short, or of another kind"
@@ -207,7 +207,7 @@ def _read(auto: Any, folder: Path, dtype: torch.dtype | str) -> nn.Module:
     try:
         with offline(), _no_bar():
             model, report = auto.from_pretrained(folder, **how)
-    except Exception as error:  # damaged files raise many kinds
+    except Exception as error:  # of many kinds, as damage is
         reason = _pointer(folder) or one_line(f"{type(error).__name__} {error}", 300)
         more = f". {adapter} asks for an adapter: put its weights there, or take it out" if adapter.is_file() else ""
         raise ValueError(f"the language model in {folder} cannot be read: {reason}{more}") from error

@@ -7,7 +7,7 @@ from lit_blip2.model.published import FILE, language_card, published, vision_car
 
 
 def refresh() -> dict[str, dict]:
-    """The cards of all published models, with widths and sizes read anew from each model."""
+    """Build every published model from its name or configuration, and return the new cards."""
     cards = {}
     for name, card in published().items():
         if card["kind"] == "vision":

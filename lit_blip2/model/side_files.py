@@ -21,8 +21,8 @@ WAY_OUT = "a file of this folder is meant; put it there, and name it without its
 
 
 def check_names(folder: Path) -> None:
-    """Raises DataError for the first name in a file that leads out of the folder, for what is no regular file, and for
-    JSON that Git LFS has not fetched: transformers ignores a generation_config.json that it cannot read."""
+    """Raises DataError for the first name in a file that leads out of the folder, for a special file such as a FIFO,
+    and for JSON that Git LFS has not fetched: transformers ignores a generation_config.json that it cannot read."""
     for file in sorted(folder.iterdir()):
         (check_no_pointer if file.suffix == ".json" else check_regular)(file)
     for file, path in _named(folder):
