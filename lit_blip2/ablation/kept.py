@@ -60,9 +60,7 @@ def _write_small(file: Path, items: Mapping[str, Items]) -> None:
         parts = {part.filename: packed.read(part) for part in packed.infolist()}
     with written_whole(file) as new, zipfile.ZipFile(new, "w", zipfile.ZIP_LZMA) as packed:
         for name, content in parts.items():
-            packed.writestr(
-                zipfile.ZipInfo(name), content, zipfile.ZIP_LZMA
-            )  # without a time, so that git sees no change
+            packed.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_LZMA)  # no time, so that git sees no change
 
 
 def _check_free(source: Folder, target: Folder, records: Collection[str]) -> None:

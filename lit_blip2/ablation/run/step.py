@@ -97,9 +97,7 @@ def _run(
     for _ in range(MOST_KILLS):
         if run.command == "fit" and going_on(run, folder) is None:
             set_aside(run, folder)
-        parents = parents_of(
-            run, folder
-        )  # noted before it reads them: if one moves on meanwhile, the step is run again
+        parents = parents_of(run, folder)  # before it reads them: if one moves on meanwhile, it is run again
         attempts = _count_attempt(log.with_name("attempts.txt"))
         code, peak = run_process(command(run, folder), log, environment, lock, poll, _patience(run))
         if code == 0:
