@@ -89,8 +89,8 @@ def _pointer(folder: Path) -> str | None:
 def tell_no_begin(folder: Path, family: str, tokenizer: Any) -> None:
     """Warn if no file of a folder says whether texts start with the begin token: transformers 5 then leaves it out.
 
-    Only warns for families that were trained with one: OPT, and those with a sentencepiece file. GPT-2 and Qwen have
-    the same files as OPT, but start without one.
+    Only warns for families that were trained with one: OPT, and those with a sentencepiece file. GPT-2's and Qwen's
+    files look like OPT's, but these families start without one.
     """
     if (folder / "tokenizer.json").is_file() or "add_bos_token" in tokenizer.init_kwargs:
         return

@@ -87,7 +87,7 @@ class Stage2(nn.Module):
             features_BND: image features, float [B, N, W].
             prompts: R prompts from `read`, for a bridge that reads them.
             image_R: int64, the index of each row's image; None: row i belongs to image i.
-            queries: the number of queries from `draw`; None: all.
+            queries: the number of queries from `draw`; None: those that evaluation uses.
         """
         if prompts is not None:
             return self.bridge(features_BND, prompts, image_R)
