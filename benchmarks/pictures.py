@@ -2,7 +2,7 @@
 
     python benchmarks/pictures.py runs/mini_opt --out docs/pictures
 
-Writes samples.png and attention.png: the upper half of the pictures, the first images of the test set.
+Writes samples.png and attention.png: the upper part of the pictures, the first images of the test set.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout need not be installed
 from lit_blip2.runs import find_checkpoint, run_of
 
-NAMES = ("samples", "attention")
+PARTS = {"samples": 2, "attention": 4}  # one part of so many of a picture is shown
 
 
 def last_pictures(run: Path) -> dict[str, bytes]:
@@ -35,13 +35,11 @@ def main() -> None:
     given = parser.parse_args()
     pictures = last_pictures(run_of(find_checkpoint(given.run).resolve()))
     given.out.mkdir(parents=True, exist_ok=True)
-    for name in NAMES:
+    for name, part in PARTS.items():
         if f"test/{name}" not in pictures:
             parser.error(f"{given.run} holds no picture test/{name}: test it first, with TensorBoard as its logger")
         picture = Image.open(io.BytesIO(pictures[f"test/{name}"]))
-        upper = picture.crop((0, 0, picture.width, picture.height // 2 + (12 if name == "attention" else 0)))
-        if name == "attention":  # of scenes a palette would give rare colours, such as an object's, to frequent ones
-            upper = upper.quantize(256)
+        upper = picture.crop((0, 0, picture.width, picture.height // part))
         upper.save(given.out / f"{name}.png", optimize=True)
         print(given.out / f"{name}.png")
 

@@ -23,7 +23,7 @@ from lit_blip2.terminal import first_few
 MOST_REPEATED = 1_000_000  # a tensor may have so many numbers more than its file holds
 # Key of a checkpoint -> type of its value.
 KINDS = {"state_dict": dict, "settings": dict, "callbacks": dict, "loops": dict, "global_step": int}
-KINDS |= {"validated_step": int, "optimizer_states": list, "lr_schedulers": list}
+KINDS |= {"validated_step": int, "validation_due": bool, "optimizer_states": list, "lr_schedulers": list}
 MOST_STEPS = 2**53
 
 

@@ -12,6 +12,7 @@ Older folders may hold checkpoints of several runs: those of the run of config.y
 
 import warnings
 import zipfile
+from collections.abc import Mapping
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -184,12 +185,19 @@ def newest_of(config: dict[str, Any], folder: Path, max_steps: int, job: str | N
         if kept is None:
             warnings.warn(f"{run} has no {CONFIG} that can be read: taking the one in {file}", stacklevel=2)
         step = contents.get("global_step", 0)
-        left = Left(run, file, step, step >= max_steps and contents.get("validated_step", step) == step)
+        left = Left(run, file, step, is_at_end(contents, max_steps))
         if not left.finished and job is None:
             return left
         if not (left.finished and newer):
             found.append(left)
     return max(found, key=lambda left: left.step if job else 0, default=None)
+
+
+def is_at_end(contents: Mapping[str, Any], max_steps: int) -> bool:
+    """Whether nothing is left to do from a checkpoint: all steps are made, and no validation of the last is due."""
+    step = contents.get("global_step", 0)
+    due = contents.get("validation_due", contents.get("validated_step", step) != step)  # older ones do not tell it
+    return step >= max_steps and not due
 
 
 def _runs(folder: Path) -> list[Path]:

@@ -59,12 +59,12 @@ def guard(places: bool = True) -> None:
     """Make warnings, log lines, tracebacks and a parser's messages printable in this process from now on: all of them
     may hold names of files. places: whether a warning to the user names its line of code."""
 
-    def told(message: Warning | str, category: type[Warning], *place, **how) -> str:
-        if places or not issubclass(category, UserWarning):
-            return printable(PLAIN_WARNING(message, category, *place, **how))
-        return f"warning: {printable(message)}\n"
+    def show(message: Warning | str, category: type[Warning], filename: str, lineno: int, file=None, line=None) -> None:
+        plain = not places and issubclass(category, UserWarning)
+        told = f"warning: {message}\n" if plain else PLAIN_WARNING(message, category, filename, lineno, line)
+        (file or sys.stderr).write(printable(told))
 
-    warnings.formatwarning = told
+    warnings.showwarning = show  # Lightning has a formatwarning of its own, which would take the place of one set here
     logging.setLogRecordFactory(_Record)
     ArgumentParser._print_message = _printed
     sys.excepthook = lambda *error: say("".join(traceback.format_exception(*error)).rstrip("\n"), error=True)

@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from lit_blip2.config import Experiment, classes_in, read
+from lit_blip2.config import Experiment, classes_in, flat, read
 from lit_blip2.contents import DataError
 from lit_blip2.runs import CONFIG
 
@@ -19,10 +19,31 @@ def after_fit(run: Path, files: Sequence[Path], experiment: Experiment, changed:
     given = [run / CONFIG] if changed else files
     configs = " ".join(f"--config {file}" for file in given)
     lines = [f"{COMMAND} test {configs} --ckpt_path {run}"] if any(map(experiment.data.get, TESTED)) else []
-    same = len(files) == 1 and not own_modules(experiment)  # else experiments beside it have other sizes, or classes
-    beside = starting_from(run, files) if same else []
-    lines += [f"{COMMAND} fit --config {file} --model.init_from={run}{_root(file, experiment)}" for file in beside]
+    for start in starting_from(run, files) if files and _has_same_net(experiment, files) else []:
+        if (parts := _with_partners(start, files)) is not None:
+            configs = " ".join(f"--config {file}" for file in parts)
+            lines.append(f"{COMMAND} fit {configs} --model.init_from={run}{_root(start, experiment)}")
     return lines + after_test(run, experiment)
+
+
+def _with_partners(start: Path, files: Sequence[Path]) -> list[Path] | None:
+    """An experiment with a partner of each further file that the run had: own_data_opt.yaml goes with small/opt.yaml if
+    own_data_stage1.yaml had small/stage1.yaml. None if a partner is not there."""
+    first, *further = files
+    partners = [
+        each.with_stem(start.stem.removeprefix(first.stem.removesuffix(each.stem)))
+        for each in further
+        if first.stem.endswith(each.stem)
+    ]
+    return [start, *partners] if len(partners) == len(further) and all(each.exists() for each in partners) else None
+
+
+def _has_same_net(experiment: Experiment, files: Sequence[Path]) -> bool:
+    """Whether the network is the one of the run's files: from another, the experiments beside them cannot start."""
+    ours, written = flat(experiment.net, ""), {}
+    for file in files:
+        written |= flat(read(file).net, "")
+    return all(ours.get(place) == value for place, value in written.items() if value is not None)
 
 
 def _root(file: Path, experiment: Experiment) -> str:

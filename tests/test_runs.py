@@ -20,6 +20,7 @@ from lit_blip2.runs import (
     check_new,
     find_checkpoint,
     hold,
+    is_at_end,
     is_held,
     newest_checkpoint,
     newest_of,
@@ -306,3 +307,12 @@ def test_how_long_a_run_may_take_to_stop_is_no_other_run(tmp_path):
     assert newest_of(asked, tmp_path, 6).run == run  # nor is what it shows
     asked["trainer"]["callbacks"][0]["init_args"]["n"] = 2
     assert newest_of(asked, tmp_path, 6) is None
+
+
+def test_a_run_is_finished_once_its_steps_are_made_and_no_validation_is_due():
+    """One without a validation set is never validated; of older checkpoints the step of the last validation tells."""
+    assert is_at_end({"global_step": 6, "validated_step": 0, "validation_due": False}, 6)
+    assert not is_at_end({"global_step": 6, "validated_step": 4, "validation_due": True}, 6)
+    assert not is_at_end({"global_step": 5, "validated_step": 5, "validation_due": False}, 6)
+    assert is_at_end({"global_step": 6, "validated_step": 6}, 6) and is_at_end({"global_step": 6}, 6)
+    assert not is_at_end({"global_step": 6, "validated_step": 4}, 6)

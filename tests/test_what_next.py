@@ -26,6 +26,12 @@ def test_what_was_set_on_the_command_line_is_tested_with_the_runs_own_config():
     assert tested == f"python -m lit_blip2 test --config {RUN}/config.yaml --ckpt_path {RUN}"
 
 
+def test_a_network_of_another_size_leads_to_no_experiment_that_could_not_start_from_it():
+    experiment = read(STAGE1)
+    experiment.net["qformer"]["num_queries"] = 8
+    assert len(after_fit(RUN, [STAGE1], experiment, changed=True)) == 1
+
+
 def test_what_starts_from_a_run_gets_its_data_and_no_line_where_sizes_may_differ():
     file, run = Path("experiments/own_data_stage1.yaml"), Path("runs/own_data_stage1/version_0")
     experiment = read(file)
@@ -33,7 +39,19 @@ def test_what_starts_from_a_run_gets_its_data_and_no_line_where_sizes_may_differ
     assert after_fit(run, [file], experiment, changed=False) == [line]
     experiment.data["root"] = "my photos"
     assert after_fit(run, [file], experiment, changed=True) == [f"{line} '--data.root=my photos'"]
-    assert after_fit(run, [file, Path("experiments/own_data_cpu/stage1.yaml")], experiment, changed=True) == []
+
+
+def test_a_second_file_of_a_run_leads_to_its_partner():
+    """The sizes for a CPU go on with those of stage 2; where a file has no partner, nothing is proposed."""
+    run, small = Path("runs/own_data_stage1/version_0"), Path("experiments/own_data_cpu")
+    files = [Path("experiments/own_data_stage1.yaml"), small / "stage1.yaml"]
+    experiment = read(files[0])
+    for place, value in read(files[1]).net.items():
+        experiment.net[place] = experiment.net[place] | value if isinstance(value, dict) else value
+    line = f"python -m lit_blip2 fit --config experiments/own_data_opt.yaml --config {small}/opt.yaml"
+    assert after_fit(run, files, experiment, changed=True) == [f"{line} --model.init_from={run}"]
+    alone = [files[0], Path("experiments/mini_stage1.yaml")]
+    assert after_fit(run, alone, experiment, changed=True) == []
 
 
 def test_stage_2_leads_to_its_test_and_a_question():

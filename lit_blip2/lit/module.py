@@ -52,6 +52,7 @@ from lit_blip2.lit.progress import (
     check_whole,
     end_at,
     stand_at,
+    validation_is_due,
 )
 from lit_blip2.model.plain import naming
 from lit_blip2.network import as_asked_here, kept_settings, random_parts, settings_of_run
@@ -414,7 +415,8 @@ class LitBLIP2(L.LightningModule):
         check_finite(checkpoint)
         if getattr(data := self.trainer.datamodule, "pairs", None) is not None:
             checkpoint["rows"] = data.rows()
-        checkpoint["validated_step"] = self.validated_step
+        checkpoint["validated_step"], step = self.validated_step, self.trainer.global_step
+        checkpoint["validation_due"] = self.validated_step < step and validation_is_due(self.trainer, step)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Raises ValueError with every missing, unexpected or misshapen weight, and with settings that differ."""

@@ -16,6 +16,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from lit_blip2.config import Experiment, class_path, flat, from_text, unplaced
 from lit_blip2.contents import DataError
+from lit_blip2.runs import is_at_end
 from lit_blip2.terminal import one_line
 
 LOOP = "epoch_loop"
@@ -62,7 +63,13 @@ def check_counts(trainer: L.Trainer) -> None:
             "micro-batches: make it a multiple of trainer.accumulate_grad_batches"
         )
     batches = trainer.max_steps * accumulate
-    if isinstance(interval, int) and batches % interval and trainer.enable_validation:
+    if isinstance(interval, int) and interval > batches and trainer.enable_validation:
+        warnings.warn(
+            f"trainer.val_check_interval={interval} is more than the run's {batches} batches: nothing is validated. "
+            "Set it to a divisor.",
+            stacklevel=3,
+        )
+    elif isinstance(interval, int) and batches % interval and trainer.enable_validation:
         warnings.warn(
             f"trainer.val_check_interval={interval} does not divide the run's {batches} batches: what comes after "
             "the last validation has no metrics. Set it to a divisor.",
@@ -151,11 +158,10 @@ def check_whole(trainer: L.Trainer, checkpoint: Mapping[str, Any], config: str |
             "start from them by --model.init_from"
         )
     _check_settings(trainer, checkpoint)
-    step = checkpoint["global_step"]
-    if step >= trainer.max_steps and checkpoint.get("validated_step", step) == step:
+    if is_at_end(checkpoint, trainer.max_steps):
         warnings.warn(
-            f"{file} stands at step {step} of {trainer.max_steps}: nothing is trained or validated (`validate "
-            "--ckpt_path` does the latter)",
+            f"{file} stands at step {checkpoint['global_step']} of {trainer.max_steps}: nothing is trained or "
+            "validated (`validate --ckpt_path` does the latter)",
             stacklevel=3,
         )
 
@@ -200,12 +206,11 @@ def stand_at(trainer: L.Trainer, checkpoint: Mapping[str, Any]) -> None:
     that case the trainer gets one more step, which `end_at` takes away again.
     """
     step, counts = checkpoint["global_step"], checkpoint["loops"]["fit_loop"]
-    batches, size = step * trainer.accumulate_grad_batches, epoch_batches(trainer)
-    epoch, place = ((batches - 1) // size, (batches - 1) % size + 1) if batches and size else (0, batches)
+    batches, place, epoch = _counts(trainer, step)
     again = _under_way(counts[f"{LOOP}.val_loop.batch_progress"])
     if (validated := checkpoint.get("validated_step")) is not None:
         again = validated < step and _is_due(trainer, batches, place, epoch)
-    between = bool(batches) and place == size and not again  # the checkpoint is between two epochs
+    between = bool(batches) and place == epoch_batches(trainer) and not again  # the checkpoint is between two epochs
     # Lightning counts a batch as completed after the hooks that save, and then counts it for the loggers.
     behind = 0 if again or between else 1
     counts[f"{LOOP}.batch_progress"] |= {
@@ -246,6 +251,18 @@ def _begin_epoch(trainer: L.Trainer, pl_module: L.LightningModule) -> None:
 def end_at(trainer: L.Trainer, max_steps: int) -> None:
     """Set the step at which training ends."""
     trainer.fit_loop.epoch_loop.max_steps = max_steps
+
+
+def _counts(trainer: L.Trainer, step: int) -> tuple[int, int, int]:
+    """Micro-batches until a step, how many of them are in the current epoch, and which epoch that is."""
+    batches, size = step * trainer.accumulate_grad_batches, epoch_batches(trainer)
+    epoch, place = ((batches - 1) // size, (batches - 1) % size + 1) if batches and size else (0, batches)
+    return batches, place, epoch
+
+
+def validation_is_due(trainer: L.Trainer, step: int) -> bool:
+    """Whether a validation comes after a step; none does without anything to validate."""
+    return sum(trainer.num_val_batches) > 0 and _is_due(trainer, *_counts(trainer, step))
 
 
 def _is_due(trainer: L.Trainer, batches: int, place: int, epoch: int) -> bool:

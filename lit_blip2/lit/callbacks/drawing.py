@@ -1,6 +1,7 @@
 """Tensors and texts to pictures: matplotlib without its global state, rendered to an array.
 
-Legend: B images, Q query tokens, C columns (1 + Q), G patches along a side, H W pixels, S pixels along a tile's side.
+Legend: B images, Q query tokens, C columns (1 + Q), G patches along a side, H W pixels, S pixels along a tile's side,
+T tiles.
 """
 
 import textwrap
@@ -20,7 +21,8 @@ from lit_blip2.lit.callbacks.sample_texts import Line
 TILE = 72
 GAP = 4
 COLOURS = {None: "black", True: "#1a7f37", False: "#b3261e"}  # of a Line: neither, right, wrong
-LINE_WIDTH = 62  # characters
+LINE_WIDTH = 42  # characters
+MOST_QUERIES = 12  # in a row of attention maps: a sheet of more is too wide for TensorBoard's card
 
 
 def to_rgb(pixels_B3HW: Tensor) -> np.ndarray:
@@ -38,13 +40,13 @@ def render(figure: Figure) -> np.ndarray:
 def sample_sheet(images_BHW3: np.ndarray, texts: Sequence[Sequence[Line]], columns: int = 2) -> Figure:
     """A figure with the images in `columns`, and the lines of each image beside it."""
     rows = -(-len(images_BHW3) // columns)
-    figure = Figure(figsize=(6.4 * columns, 2.2 * rows), dpi=100)
+    figure = Figure(figsize=(4.7 * columns, 2.2 * rows), dpi=100)
     for place, (image, lines) in enumerate(zip(images_BHW3, texts, strict=True)):
         left, bottom = (place % columns) / columns, 1 - (place // columns + 1) / rows
-        axes = figure.add_axes((left + 0.01, bottom + 0.04 / rows, 0.3 / columns, 0.92 / rows))
+        axes = figure.add_axes((left + 0.01, bottom + 0.04 / rows, 0.38 / columns, 0.92 / rows))
         axes.imshow(image)
         axes.set_axis_off()
-        _write(figure, left + 0.34 / columns, bottom + 0.94 / rows, lines)
+        _write(figure, left + 0.42 / columns, bottom + 0.94 / rows, lines)
     return figure
 
 
@@ -58,20 +60,37 @@ def _write(figure: Figure, x: float, y: float, lines: Sequence[Line]) -> None:
 
 
 def attention_sheet(images_BHW3: np.ndarray, maps_BQGG: Tensor) -> Figure:
-    """A row for each image: itself, then each query's map over it. A map's brightest patch is at full scale."""
+    """For each image: itself, then each query's map over it, MOST_QUERIES or fewer to a row, with the query's number. A
+    map's brightest patch is at full scale."""
     tiles_BC3SS = _overlays(_tiles(images_BHW3), maps_BQGG.cpu())
-    columns = tiles_BC3SS.shape[1]
-    grid_3HW = make_grid(tiles_BC3SS.flatten(0, 1), nrow=columns, padding=GAP, pad_value=1)
+    queries = maps_BQGG.shape[1]
+    rows = -(-queries // MOST_QUERIES)
+    per_row = -(-queries // rows)
+    shown_T3SS, numbers = _in_rows(tiles_BC3SS, rows, per_row)
+    grid_3HW = make_grid(shown_T3SS, nrow=1 + per_row, padding=GAP, pad_value=1)
     sheet = grid_3HW[:, GAP:, GAP:].permute(1, 2, 0).numpy()  # without the gap at the upper left
-    figure = Figure(figsize=(sheet.shape[1] / 100, sheet.shape[0] / 100 + 0.25), dpi=100)
-    height = sheet.shape[0] / 100 / figure.get_figheight()
-    axes = figure.add_axes((0, 0, 1, height))
+    figure = Figure(figsize=(sheet.shape[1] / 100, sheet.shape[0] / 100), dpi=100)
+    axes = figure.add_axes((0, 0, 1, 1))
     axes.imshow(sheet, aspect="auto", interpolation="nearest")
     axes.set_axis_off()
-    for column in range(columns):
-        name = f"query {column}" if column else "image"
-        figure.text((column + 0.47) / columns, height + 0.2 * (1 - height), name, ha="center", fontsize=7)
+    for place, number in enumerate(numbers):
+        row, column = divmod(place, 1 + per_row)
+        corner = (column * (TILE + GAP) + TILE / 2, row * (TILE + GAP) + 2)
+        axes.text(*corner, number, color="white", ha="center", va="top", fontsize=6)
     return figure
+
+
+def _in_rows(tiles_BC3SS: Tensor, rows: int, per_row: int) -> tuple[Tensor, list[str]]:
+    """The tiles of each image in `rows` rows, the image at the left of the first, and what is written on each; white
+    tiles fill the gaps."""
+    blank_3SS, tiles, numbers = torch.ones_like(tiles_BC3SS[0, 0]), [], []
+    for image_3SS, *queries in tiles_BC3SS:
+        queries += [blank_3SS] * (rows * per_row - len(queries))
+        for row in range(rows):
+            first = row * per_row
+            tiles += [blank_3SS if row else image_3SS, *queries[first : first + per_row]]
+            numbers += ["", *(str(first + number + 1) for number in range(per_row))]
+    return torch.stack(tiles), numbers
 
 
 def _tiles(images_BHW3: np.ndarray) -> Tensor:
