@@ -49,7 +49,8 @@ def _picture(claims: list[Claim], results: Path, place: str) -> list[str]:
                 path = f"{place}/{each.ablation}/plots/{each.plot}.png"
                 short = read(Folder(results / each.ablation).outcome, Found)
                 came = f": {counted(short)}" if short else ""
-                here = f"In the mini-world ({plain(each.ablation)}{came}):"
+                note = f" {plain(each.note)}" if each.note else ""
+                here = f"In the mini-world ({plain(each.ablation)}{came}):{note}"
                 text = f"The paper ({plain(claim.where)}): {plain(claim.says)} {here}"
                 return [text, f"![{plain(each.plot)}]({path})"]
     return []

@@ -44,7 +44,7 @@ def run(options: argparse.Namespace) -> int:
 
         with wait_lock(folder.lock("report")):  # several machines may end at one time
             write_report(folder.root)
-        console.print(f"report: {folder.root / 'report.md'}, {folder.root / 'report.html'}", highlight=False)
+        say(f"report: {folder.root / 'report.md'}, {folder.root / 'report.html'}")
     return status
 
 
