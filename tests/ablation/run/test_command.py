@@ -73,7 +73,7 @@ def test_a_sweep_keeps_the_scale_and_the_settings_of_its_command(command, tmp_pa
 
 
 def test_what_a_scale_lacks_is_told_first(capsys, monkeypatch):
-    monkeypatch.setattr(sweep, "dry_run", lambda *_: "")
+    monkeypatch.setattr(sweep, "dry_run", lambda *_: ("", [], True))
     assert main(["--config", "ablations/skip_stage1_as_read.yaml", "--scale", "vitb_opt125m", "--dry-run"]) == 0
     assert "left out: llm=t5: experiments/ has no T5 of this size" in capsys.readouterr().out
 
