@@ -92,11 +92,11 @@ def missing_files(data: PairData, command: str) -> FileNotFoundError | None:
 
 
 def missing_weights(built: Namespace) -> FileNotFoundError | None:
-    """Which frozen weights training would miss, if any. A test reads those of its fit."""
+    """Which frozen weights or tokenizers training would miss, or could not read. A test reads those of its fit."""
     try:
         run_all(*looks_for_weights(built.model.net, built.data))
-    except FileNotFoundError as error:
-        return error
+    except (OSError, ValueError) as error:
+        return FileNotFoundError(str(error))
     return None
 
 

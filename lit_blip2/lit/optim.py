@@ -93,7 +93,7 @@ class AdamWCosine:
         parts begin that have no parameters before their weights are read."""
         names = [name for name, parameter in module.named_parameters() if parameter.requires_grad]
         used = {self._scaled_by(name) for name in names}
-        unused = [each for each in self.lr_scale if each not in used and not each.startswith(not_yet)]
+        unused = [each for each in self.lr_scale if each not in used and not f"{each}.".startswith(not_yet)]
         if unused:
             trained = sorted({".".join(name.split(".")[:3]) for name in names})
             raise ValueError(

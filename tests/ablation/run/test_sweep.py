@@ -180,7 +180,7 @@ def test_what_cannot_be_run_is_an_error_before_anything_starts(ablation, resolvi
     said = capfd.readouterr().err
     assert "Traceback" not in said
     assert "itc=off,queries=24, step stage1" in said and "Option 'itcc' is not accepted" in said
-    assert "itc=on,queries=0, step stage1: num_queries=0 must be at least 1" in said
+    assert "itc=on,queries=0, step stage1 (and 1 more such steps): num_queries=0 must be at least 1" in said
     assert not (tmp_path / "out" / "runs").exists()
 
 
